@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One encoded image with its ground truth.
+
+    Attributes:
+        key: names the record in every message; for a file its path relative to its channel.
+        path: the image file.
+        width, height: pixels of the upright image.
+        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` in pixels of the upright image.
+        labels: (N,) int64, 0-based.
+        ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
+
+    """
+
+    key: str
+    path: Path
+    width: int
+    height: int
+    boxes: Float32
+    labels: Int64
+    ignored: Bool
+
+    def read(self) -> bytes:
+        """The encoded image."""
+        return self.path.read_bytes()
+
+
+@dataclass
+class _Packed:
+    names: list[bytes] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    boxes: list[Float32] = field(default_factory=list)
+    labels: list[Int64] = field(default_factory=list)
+    ignored: list[Bool] = field(default_factory=list)
+
+
+class Records(Sequence[Record]):
+    """Many records, packed into a few arrays: loader workers share them without a copy each.
+
+    Attributes:
+        boxes, labels, ignored: those of all records, one after the other.
+        sizes: (R, 2) int64 width and height.
+
+    """
+
+    def __init__(self, records: Iterable[Record]):
+        packed = _Packed()
+        for record in records:
+            packed.names += [record.key.encode(), str(record.path).encode()]
+            packed.sizes.append((record.width, record.height))
+            packed.counts.append(len(record.labels))
+            packed.boxes.append(record.boxes)
+            packed.labels.append(record.labels)
+            packed.ignored.append(record.ignored)
+        self._text = np.frombuffer(b"".join(packed.names), dtype=np.uint8)
+        self._text_ends = np.cumsum([len(name) for name in packed.names], dtype=np.int64)
+        self.sizes = np.asarray(packed.sizes, dtype=np.int64).reshape(-1, 2)
+        self._box_ends = np.cumsum(packed.counts, dtype=np.int64)
+        self.boxes = np.concatenate([*packed.boxes, np.zeros((0, 4), np.float32)])
+        self.labels = np.concatenate([*packed.labels, np.zeros(0, np.int64)])
+        self.ignored = np.concatenate([*packed.ignored, np.zeros(0, np.bool_)])
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # slices are not needed
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = int(self._box_ends[index - 1]) if index else 0
+        of = slice(start, int(self._box_ends[index]))
+        width, height = self.sizes[index].tolist()
+        return Record(
+            key=self._name(2 * index),
+            path=Path(self._name(2 * index + 1)),
+            width=width,
+            height=height,
+            boxes=self.boxes[of],
+            labels=self.labels[of],
+            ignored=self.ignored[of],
+        )
+
+    def _name(self, index: int) -> str:
+        start = self._text_ends[index - 1] if index else 0
+        return self._text[start : self._text_ends[index]].tobytes().decode()
+
+    @property
+    def object_counts(self) -> Int64:
+        """(R,) the number of objects of each record."""
+        return np.diff(self._box_ends, prepend=0)
+
+    def select(self, indices: Iterable[int]) -> Records:
+        """The records at ``indices``, in that order."""
+        return Records(self[index] for index in indices)

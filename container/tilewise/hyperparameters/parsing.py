@@ -1,0 +1,217 @@
+"""From SageMaker's strings, in either dialect, to Hyperparameters or one message that lists every problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+from tilewise.errors import UserError
+from tilewise.hyperparameters.models import (
+    AVAILABLE_MODELS,
+    BASE_NETWORKS,
+    LATER_MODELS,
+    YOLOV5_SIZES,
+    scaling_of,
+)
+from tilewise.hyperparameters.table import ROWS, Hyperparameters, Job, Preset
+from tilewise.hyperparameters.values import Values, did_you_mean, shown
+
+_PLATFORM_PREFIXES = ("_", "sagemaker_")
+_BUILTIN_MARKS = ("num_training_samples", "base_network")
+_SCALED_BY = {
+    "square": "image_size, the side of its square input",
+    "sides": "min_size and max_size, its shorter and longer side",
+}
+
+
+def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
+    """Read the hyperparameters of a job as SageMaker passes them.
+
+    A job that names no ``model_name`` but gives ``num_training_samples`` or ``base_network`` is one for the
+    built-in Object Detection algorithm and gets its model and defaults; every other job gets Azure AutoML's.
+    Values are texts, plain or quoted as JSON; an empty one means the default. Names that the platform adds
+    are passed over.
+
+    Raises:
+        UserError: the message lists all problems in the order of ``raw``, by the names as written.
+
+    """
+    given = _Given(raw)
+    _check_required(given)
+    _check_schedule(given)
+    model = _resolve_model(given)
+    if model is not None:
+        _check_scaling(given, model)
+    problems = [problem for found in given.problems.values() for problem in found]
+    if problems or model is None:
+        raise UserError("; ".join(problems))
+    return Hyperparameters.model_validate(_complete(given, model))
+
+
+class _Entry(NamedTuple):
+    """A hyperparameter as the user wrote it, and its value."""
+
+    name: str
+    text: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}={shown(self.text)}"
+
+
+class _Given:
+    """What the user gave: the names as written, the entries by canonical name, the problems by name."""
+
+    def __init__(self, raw: Mapping[str, object]) -> None:
+        self.names: list[str] = []
+        self.entries: dict[str, _Entry] = {}
+        self.problems: dict[str, list[str]] = {name: [] for name in raw}
+        for name, value in raw.items():
+            if not name.startswith(_PLATFORM_PREFIXES):
+                self._take(name, _as_text(value))
+
+    @property
+    def job(self) -> Job:
+        builtin = "model_name" not in self.names and any(mark in self.names for mark in _BUILTIN_MARKS)
+        return "builtin" if builtin else "azure"
+
+    def refuse(self, name: str, problem: str) -> None:
+        self.problems.setdefault(name, []).append(problem)
+
+    def refuse_both(self, first: _Entry, second: _Entry) -> None:
+        self.refuse(second.name, f"{first} and {second} disagree: give one of them")
+
+    def _take(self, name: str, text: str) -> None:
+        if name not in _SPELLINGS:
+            near = did_you_mean(name, _SPELLINGS) or "; leave it out"
+            self.refuse(name, f"{name}={shown(text)}: unknown hyperparameter{near}")
+            return
+        canonical, values = _SPELLINGS[name]
+        try:
+            value = values.read(text) if text else None
+        except ValueError as error:
+            self.names.append(name)
+            self.refuse(name, f"{name}={shown(text)}: {error}")
+            return
+        if value is not None and value != ():
+            self.names.append(name)
+            self._keep(canonical, _Entry(name, text, value))
+
+    def _keep(self, canonical: str, entry: _Entry) -> None:
+        first = self.entries.setdefault(canonical, entry)
+        if first.value != entry.value:
+            self.refuse_both(first, entry)
+        row = ROWS[canonical]
+        if row.later and entry.value != row.azure:
+            self.refuse(entry.name, f"{entry}: {row.later}; leave it out")
+
+
+def _spellings() -> dict[str, tuple[str, Values]]:
+    """The names that a user may write: the canonical name each stands for, and the values it takes."""
+    types = get_type_hints(Hyperparameters, include_extras=True)
+    spellings = {name: (name, Values(types[name])) for name in ROWS}
+    for name, row in ROWS.items():
+        if row.alias and row.alias != name:
+            spellings[row.alias] = (name, Values(row.alias_type) if row.alias_type else spellings[name][1])
+    return spellings
+
+
+_SPELLINGS = _spellings()
+
+
+def _as_text(value: object) -> str:
+    """A value as bare text: the SDK quotes some as JSON, and a file written by hand may hold numbers."""
+    if value is None:
+        return ""
+    text = str(value).strip()
+    if not text.startswith('"'):
+        return text
+    try:
+        return str(json.loads(text)).strip()
+    except json.JSONDecodeError:
+        return text
+
+
+def _check_required(given: _Given) -> None:
+    if given.job == "azure":
+        return
+    mark = next(name for name in given.names if name in _BUILTIN_MARKS)
+    for name, row in ROWS.items():
+        if row.required and name not in given.names:
+            job = f"a job with {mark} and no model_name (one for the built-in algorithm)"
+            given.refuse(name, f"{name} is required in {job}")
+
+
+def _check_schedule(given: _Given) -> None:
+    steps = given.entries.get("lr_scheduler_step")
+    scheduler = given.entries.get("learning_rate_scheduler")
+    step_size = given.entries.get("step_lr_step_size")
+    if steps and scheduler and scheduler.value != "step":
+        given.refuse_both(steps, scheduler)
+    if steps and step_size:
+        given.refuse_both(steps, step_size)
+
+
+def _resolve_model(given: _Given) -> str | None:
+    """The model that is meant, available or not; None where there is no such model."""
+    entry = given.entries.get("model_name")
+    size = given.entries.get("model_size")
+    model: str = entry.value if entry else ROWS["model_name"].default(given.job)
+    if model == "yolov5":
+        model = YOLOV5_SIZES[size.value if size else "medium"]
+    elif size:
+        given.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
+    if entry and model not in AVAILABLE_MODELS:
+        given.refuse(entry.name, _why_not(entry, model))
+    return model if model in AVAILABLE_MODELS + LATER_MODELS else None
+
+
+def _why_not(entry: _Entry, model: str) -> str:
+    available: tuple[str, ...] = AVAILABLE_MODELS
+    if model not in LATER_MODELS:
+        near = did_you_mean(entry.text, (*AVAILABLE_MODELS, *LATER_MODELS, "yolov5"))
+        return f"{entry}: there is no such model{near}; available: {', '.join(available)}"
+    if entry.name == "base_network":
+        available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in AVAILABLE_MODELS)
+    meaning = "" if model == entry.text else f" ({model})"
+    return f"{entry}{meaning} is not available in this version; available: {', '.join(available)}"
+
+
+def _check_scaling(given: _Given, model: str) -> None:
+    scaling = scaling_of(model)
+    for canonical, entry in given.entries.items():
+        if ROWS[canonical].scaling not in (None, scaling):
+            given.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
+    if scaling == "sides":
+        _check_sides(given)
+
+
+def _check_sides(given: _Given) -> None:
+    low, high = given.entries.get("min_size"), given.entries.get("max_size")
+    least = low.value if low else ROWS["min_size"].azure
+    most = high.value if high else ROWS["max_size"].azure
+    if low and least > most:
+        given.refuse(low.name, f"{low}: must be at most max_size={most}")
+    elif high and least > most:
+        given.refuse(high.name, f"{high}: must be at least min_size={least}")
+
+
+def _complete(given: _Given, model: str) -> dict[str, Any]:
+    """All fields: what was given, the defaults of the job and the model, and what follows from them."""
+    yolox = given.job == "azure" and model.startswith("yolox_")
+    preset: Preset = "yolox" if yolox else given.job
+    applies = (None, scaling_of(model))
+    values = {name: row.default(preset) if row.scaling in applies else None for name, row in ROWS.items()}
+    values |= {name: entry.value for name, entry in given.entries.items()}
+    values["model_name"] = model
+    if values["lr_scheduler_step"]:
+        values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
+    if values["validation_batch_size"] is None:
+        values["validation_batch_size"] = values["training_batch_size"]
+    by_machine = given.job == "builtin" and "training_batch_size" not in given.names
+    return values | {
+        "job": given.job,
+        "batch_unit": "machine" if by_machine or "mini_batch_size" in given.names else "gpu",
+        "given": tuple(given.names),
+    }

@@ -1,0 +1,485 @@
+"""The table: every hyperparameter with its names, values, defaults and one line of help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
+from tilewise.hyperparameters.values import Count, Flag, Fraction, Grid, Pattern, Steps, Workers
+
+Job = Literal["azure", "builtin"]
+Preset = Literal["azure", "yolox", "builtin"]
+
+
+class Tuning(NamedTuple):
+    """The range that a tuning job may search: a scale from ``low`` to ``high``, or categories."""
+
+    scale: Literal["Linear", "Logarithmic", "Categorical"]
+    low: float = 0
+    high: float = 0
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: all that is to be said of a hyperparameter beside its name and its type.
+
+    Attributes:
+        group: the heading it stands under.
+        help: one line for the user.
+        azure: the default, in a job with Azure AutoML's names.
+        yolox: the default for a YOLOX, ``...`` where it is the same.
+        builtin: the default in a job of the built-in algorithm, ``...`` where it is the same.
+        unset: what a default of None means, in words.
+        alias: the built-in algorithm's name for it.
+        alias_type: the values under that name, where they differ.
+        required: whether a job of the built-in algorithm has to give it.
+        scaling: the models it applies to, by the way their input is scaled; None for all of them.
+        tuning: the range for a tuning job, where there is one.
+        later: why only the default is accepted, where it has no effect in this version.
+
+    """
+
+    group: str
+    help: str
+    azure: Any
+    yolox: Any = ...
+    builtin: Any = ...
+    unset: str = "none"
+    alias: str | None = None
+    alias_type: Any = None
+    required: bool = False
+    scaling: Scaling | None = None
+    tuning: Tuning | None = None
+    later: str | None = None
+
+    def default(self, preset: Preset) -> Any:
+        """The default in jobs of one kind."""
+        own = {"azure": self.azure, "yolox": self.yolox, "builtin": self.builtin}[preset]
+        return self.azure if own is ... else own
+
+
+_BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NETWORKS.__getitem__)]
+_NO_TILING = "tiling is not available in this version"
+_NO_FREEZING = "freezing is not available in this version"
+
+
+class Hyperparameters(BaseModel):
+    """The hyperparameters of one job, complete and checked. ``parse_hyperparameters`` makes them.
+
+    The table says what each is for. The last three fields say how the job was written: ``job`` is the dialect
+    whose defaults hold; ``batch_unit`` says whether the two batch sizes are for each GPU or for all GPUs of a
+    machine together; ``given`` holds the names of what the user gave, in their spelling and order.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_name: Annotated[
+        str,
+        Field(description="one of the models below"),
+        Row(
+            "Model",
+            "The detector. In the built-in's terms, an SSD on this base network.",
+            azure="fasterrcnn_resnet50_fpn",
+            builtin="ssd_vgg16",
+            alias="base_network",
+            alias_type=_BaseNetwork,
+        ),
+    ]
+    model_size: Annotated[
+        Literal["small", "medium", "large", "extra_large"] | None,
+        Row(
+            "Model",
+            "The size of `model_name=yolov5`: `yolox_s`, `_m`, `_l` or `_x`.",
+            azure=None,
+            unset="medium",
+        ),
+    ]
+    use_pretrained_model: Annotated[
+        Flag,
+        Row(
+            "Model",
+            "Start from pretrained weights; 0 starts from random ones.",
+            azure=True,
+            alias="use_pretrained_model",
+        ),
+    ]
+    image_size: Annotated[
+        Count | None,
+        Row(
+            "Model",
+            "Side of the square, in pixels, that an image is scaled to (`ssd*` and `yolox_*`).",
+            azure=640,
+            builtin=300,
+            alias="image_shape",
+            alias_type=Annotated[int, Field(ge=300)],
+            scaling="square",
+        ),
+    ]
+    min_size: Annotated[
+        Count | None,
+        Row(
+            "Model",
+            "Pixels that the shorter side is scaled to (all models but `ssd*` and `yolox_*`).",
+            azure=600,
+            yolox=None,
+            builtin=None,
+            unset="-",
+            scaling="sides",
+        ),
+    ]
+    max_size: Annotated[
+        Count | None,
+        Row(
+            "Model",
+            "Pixels that the longer side may have after scaling (all models but `ssd*` and `yolox_*`).",
+            azure=1333,
+            yolox=None,
+            builtin=None,
+            unset="-",
+            scaling="sides",
+        ),
+    ]
+    multi_scale: Annotated[
+        Flag,
+        Row(
+            "Model",
+            "Vary the size of the training images around `image_size`.",
+            azure=False,
+            later="multi-scale training is not available in this version",
+        ),
+    ]
+    layers_to_freeze: Annotated[
+        Count | None,
+        Row("Model", "Freeze the first so many stages of the backbone.", azure=None, later=_NO_FREEZING),
+    ]
+    freeze_layer_pattern: Annotated[
+        Pattern,
+        Row(
+            "Model",
+            "Freeze the parameters whose names match. `false` means none.",
+            azure=None,
+            alias="freeze_layer_pattern",
+            later=_NO_FREEZING,
+        ),
+    ]
+
+    num_classes: Annotated[
+        Count | None,
+        Row(
+            "Data",
+            "Number of classes, without background; must agree with the data.",
+            azure=None,
+            unset="from the data",
+            alias="num_classes",
+            required=True,
+        ),
+    ]
+    num_training_samples: Annotated[
+        Count | None,
+        Row(
+            "Data",
+            "Number of training images; the data is counted all the same.",
+            azure=None,
+            unset="from the data",
+            alias="num_training_samples",
+            required=True,
+        ),
+    ]
+    label_width: Annotated[
+        Count | None,
+        Row(
+            "Data",
+            "Accepted; an image may have any number of objects.",
+            azure=None,
+            unset="any",
+            alias="label_width",
+        ),
+    ]
+    num_workers: Annotated[
+        Workers,
+        Row(
+            "Data",
+            "Processes that load images, for each GPU; `auto` follows the machine.",
+            azure=None,
+            unset="auto",
+        ),
+    ]
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**32),
+        Row("Data", "Seed of shuffling, augmentation and initial weights.", azure=0),
+    ]
+
+    number_of_epochs: Annotated[
+        Count,
+        Row("Training", "Passes over the training data.", azure=15, yolox=30, builtin=30, alias="epochs"),
+    ]
+    training_batch_size: Annotated[
+        Count,
+        Row(
+            "Training",
+            "Images in a step: for each GPU as `training_batch_size`; for each machine as `mini_batch_size`,"
+            " and in a built-in job that gives neither.",
+            azure=2,
+            yolox=16,
+            builtin=32,
+            alias="mini_batch_size",
+            tuning=Tuning("Linear", 8, 64),
+        ),
+    ]
+    validation_batch_size: Annotated[
+        Count,
+        Row(
+            "Training",
+            "Images at a time in validation, for each GPU or machine as in training.",
+            azure=1,
+            yolox=16,
+            builtin=None,
+            unset="as in training",
+        ),
+    ]
+    gradient_accumulation_step: Annotated[
+        Count, Row("Training", "Batches whose gradients are added up for one update.", azure=1)
+    ]
+    kv_store: Annotated[
+        Literal["dist_sync", "dist_async"] | None,
+        Row(
+            "Training",
+            "Accepted; training is always synchronous.",
+            azure=None,
+            builtin="dist_sync",
+            alias="kv_store",
+        ),
+    ]
+
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw", "rmsprop", "adadelta"],
+        Row(
+            "Optimizer",
+            "The algorithm that updates the weights.",
+            azure="sgd",
+            alias="optimizer",
+            tuning=Tuning("Categorical", categories=("sgd", "adam", "rmsprop", "adadelta")),
+        ),
+    ]
+    momentum: Annotated[
+        Fraction,
+        Row(
+            "Optimizer",
+            "Momentum; `sgd` and `rmsprop` only.",
+            azure=0.9,
+            alias="momentum",
+            tuning=Tuning("Linear", 0, 0.999),
+        ),
+    ]
+    nesterov: Annotated[
+        Flag, Row("Optimizer", "Nesterov's form of momentum; `sgd` only.", azure=True, builtin=False)
+    ]
+    weight_decay: Annotated[
+        Fraction,
+        Row(
+            "Optimizer",
+            "Decay of the weights towards zero.",
+            azure=1e-4,
+            builtin=5e-4,
+            alias="weight_decay",
+            tuning=Tuning("Linear", 0, 0.999),
+        ),
+    ]
+    beta1: Annotated[
+        Fraction, Row("Optimizer", "Decay of the mean of the gradients; `adam` and `adamw` only.", azure=0.9)
+    ]
+    beta2: Annotated[
+        Fraction,
+        Row("Optimizer", "Decay of the mean of their squares; `adam` and `adamw` only.", azure=0.999),
+    ]
+    ams_gradient: Annotated[
+        Flag, Row("Optimizer", "The AMSGrad variant; `adam` and `adamw` only.", azure=False)
+    ]
+
+    learning_rate: Annotated[
+        float,
+        Field(gt=0, le=1),
+        Row(
+            "Learning rate",
+            "The highest learning rate.",
+            azure=0.005,
+            yolox=0.01,
+            builtin=0.001,
+            alias="learning_rate",
+            tuning=Tuning("Logarithmic", 1e-6, 0.5),
+        ),
+    ]
+    learning_rate_scheduler: Annotated[
+        Literal["warmup_cosine", "step"],
+        Row(
+            "Learning rate",
+            "How it falls: along a cosine after a warm-up, or in steps, which `lr_scheduler_step` implies.",
+            azure="warmup_cosine",
+            builtin="step",
+        ),
+    ]
+    warmup_cosine_lr_warmup_epochs: Annotated[
+        Count, Row("Learning rate", "Epochs of warm-up; `warmup_cosine` only.", azure=2)
+    ]
+    warmup_cosine_lr_cycles: Annotated[
+        Fraction,
+        Row("Learning rate", "Periods of the cosine; 0.5 ends at zero. `warmup_cosine` only.", azure=0.45),
+    ]
+    step_lr_gamma: Annotated[
+        Fraction,
+        Row(
+            "Learning rate",
+            "Factor at each step; `step` only.",
+            azure=0.5,
+            builtin=0.1,
+            alias="lr_scheduler_factor",
+        ),
+    ]
+    step_lr_step_size: Annotated[
+        Count | None, Row("Learning rate", "Epochs between steps; `step` only.", azure=5, builtin=None)
+    ]
+    lr_scheduler_step: Annotated[
+        Steps,
+        Row(
+            "Learning rate",
+            "Epochs after which the rate falls, instead of `step_lr_step_size`."
+            " A built-in job that gives neither keeps it constant.",
+            azure=(),
+            unset="none",
+            alias="lr_scheduler_step",
+        ),
+    ]
+
+    early_stopping: Annotated[
+        Flag,
+        Row(
+            "Early stopping",
+            "Stop when validation no longer improves.",
+            azure=True,
+            builtin=False,
+            alias="early_stopping",
+        ),
+    ]
+    early_stopping_patience: Annotated[
+        Count,
+        Row(
+            "Early stopping",
+            "Validations without improvement before it stops.",
+            azure=5,
+            alias="early_stopping_patience",
+        ),
+    ]
+    early_stopping_delay: Annotated[
+        Count,
+        Row(
+            "Early stopping",
+            "Epochs before it may stop.",
+            azure=5,
+            builtin=10,
+            alias="early_stopping_min_epochs",
+        ),
+    ]
+    early_stopping_tolerance: Annotated[
+        Fraction,
+        Row(
+            "Early stopping",
+            "Smallest improvement that counts, as a share of the best figure so far.",
+            azure=0.0,
+            alias="early_stopping_tolerance",
+        ),
+    ]
+    checkpoint_frequency: Annotated[
+        Count | None,
+        Row(
+            "Checkpoints",
+            "Epochs between checkpoints that are kept.",
+            azure=None,
+            unset="best epoch only",
+            later="keeping more than the best epoch is not available in this version",
+        ),
+    ]
+    checkpoint_run_id: Annotated[
+        str | None,
+        Row(
+            "Checkpoints",
+            "The run to start from.",
+            azure=None,
+            unset="the `model` channel",
+            later="starting from another run is not available in this version",
+        ),
+    ]
+
+    evaluation_frequency: Annotated[Count, Row("Evaluation", "Epochs between validations.", azure=1)]
+    validation_metric_type: Annotated[
+        Literal["none", "coco", "voc", "coco_voc"],
+        Row("Evaluation", "The figures of validation.", azure="voc"),
+    ]
+    validation_iou_threshold: Annotated[
+        float,
+        Field(ge=0.1, le=1),
+        Row(
+            "Evaluation",
+            "IoU at which a box is found, in the VOC figures.",
+            azure=0.5,
+            alias="overlap_threshold",
+        ),
+    ]
+
+    box_score_threshold: Annotated[
+        Fraction,
+        Row("Detections", "Boxes below this score are left out.", azure=0.3, yolox=0.1, builtin=0.01),
+    ]
+    nms_iou_threshold: Annotated[
+        Fraction,
+        Row(
+            "Detections",
+            "IoU above which the lower of two boxes of a class is left out.",
+            azure=0.5,
+            builtin=0.45,
+            alias="nms_threshold",
+        ),
+    ]
+    box_detections_per_image: Annotated[
+        Count,
+        Row(
+            "Detections", "Most boxes of an image, the best first.", azure=100, builtin=400, alias="nms_topk"
+        ),
+    ]
+
+    tile_grid_size: Annotated[
+        Grid,
+        Row("Small objects", "Cut images into a grid of overlapping tiles.", azure=None, later=_NO_TILING),
+    ]
+    tile_overlap_ratio: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        Row(
+            "Small objects",
+            "Overlap of neighbouring tiles, as a share of a tile.",
+            azure=0.25,
+            later=_NO_TILING,
+        ),
+    ]
+    tile_predictions_nms_threshold: Annotated[
+        Fraction,
+        Row(
+            "Small objects", "IoU at which boxes of neighbouring tiles are one.", azure=0.25, later=_NO_TILING
+        ),
+    ]
+
+    job: Job
+    batch_unit: Literal["gpu", "machine"]
+    given: tuple[str, ...]
+
+
+ROWS: dict[str, Row] = {
+    name: entry
+    for name, field in Hyperparameters.model_fields.items()
+    for entry in field.metadata
+    if isinstance(entry, Row)
+}

@@ -1,0 +1,140 @@
+"""The kinds of values that hyperparameters take, and how a text is read as one of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+
+
+def _read_flag(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() not in ("true", "1", "false", "0"):
+        raise ValueError("not a flag")
+    return value.lower() in ("true", "1")
+
+
+def _read_steps(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    steps = value.strip("[]() ,")
+    return steps.split(",") if steps else ()
+
+
+def _check_increasing(steps: tuple[int, ...]) -> tuple[int, ...]:
+    if list(steps) != sorted(set(steps)):
+        raise ValueError("not increasing")
+    return steps
+
+
+def _read_grid(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "auto":
+        return "auto"
+    return re.split("[xX,]", value.strip("[]() "))
+
+
+def _check_tiled(grid: object) -> object:
+    if grid == (1, 1):
+        raise ValueError("one tile")
+    return grid
+
+
+def _unset_by(word: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
+
+
+Flag = Annotated[bool, BeforeValidator(_read_flag)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[
+    tuple[Count, ...],
+    BeforeValidator(_read_steps),
+    AfterValidator(_check_increasing),
+    Field(description="increasing epochs from 1, such as 20,30"),
+]
+Grid = Annotated[
+    tuple[Count, Count] | Literal["auto"] | None,
+    BeforeValidator(_read_grid),
+    AfterValidator(_check_tiled),
+    Field(description="columns x rows of more than one tile, such as 3x2, or auto"),
+]
+Workers = Annotated[
+    Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
+]
+Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
+
+_BOUNDS = {
+    "exclusiveMinimum": "greater than",
+    "minimum": "at least",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+
+
+class Values:
+    """The values of one type that a hyperparameter may have.
+
+    Attributes:
+        allowed: what is allowed, in words that follow "must be".
+        optional: whether none is allowed.
+
+    """
+
+    def __init__(self, annotation: Any) -> None:
+        self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        schema = self._adapter.json_schema()
+        one_of = schema.get("anyOf", [schema])
+        self.optional = {"type": "null"} in one_of
+        self._choices = one_of[0].get("enum", ())
+        self.allowed = schema.get("description") or _in_words(one_of[0])
+
+    def read(self, text: str) -> Any:
+        """Read a stripped, non-empty text; "none" and "null" in any case are None where none is allowed.
+
+        Raises:
+            ValueError: the text is not one of the values; the message says what it must be.
+
+        """
+        if text.lower() in ("none", "null"):
+            if self.optional:
+                return None
+            text = "none"
+        try:
+            return self._adapter.validate_python(text)
+        except ValidationError:
+            raise ValueError(f"must be {self.allowed}{did_you_mean(text, self._choices, most=1)}") from None
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if schema["type"] == "boolean":
+        return "0, 1, true or false"
+    if schema["type"] == "string":
+        return "text"
+    bounds = " and ".join(f"{words} {schema[bound]}" for bound, words in _BOUNDS.items() if bound in schema)
+    return f"a whole number, {bounds}" if schema["type"] == "integer" else bounds
+
+
+def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
+    """`` (did you mean …?)`` with the nearest known words, best first; empty where none is near."""
+    near = difflib.get_close_matches(word.lower(), list(known), n=most)
+    return f" (did you mean {', '.join(near)}?)" if near else ""
+
+
+def shown(text: str, longest: int = 60) -> str:
+    """A value as a message shows it: a number as it is, any other text in quotes, a long one cut."""
+    if len(text) > longest:
+        return repr(text[: longest - 1] + "…")
+    try:
+        float(text)
+    except ValueError:
+        return repr(text)
+    return text

@@ -1,0 +1,168 @@
+"""Everything Tilewise knows of the SageMaker platform: folders, configuration files, channels, signals, failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tilewise.errors import UserError
+
+FAILURE_LIMIT = 1024
+"""SageMaker shows this many characters of ``/opt/ml/output/failure`` as the job's FailureReason."""
+
+
+def base_dir() -> Path:
+    """``/opt/ml``, or where ``SAGEMAKER_BASE_DIR`` moves it."""
+    return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
+
+
+def model_dir() -> Path:
+    """The folder that SageMaker packs as ``model.tar.gz`` after training and unpacks before serving."""
+    return base_dir() / "model"
+
+
+def output_data_dir() -> Path:
+    """The folder that SageMaker packs as ``output.tar.gz`` after training."""
+    return base_dir() / "output" / "data"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One input channel of a job, as ``inputdataconfig.json`` describes it.
+
+    Attributes:
+        name: ``train``, ``validation``, ``train_annotation``, …
+        path: the folder that holds its files (File and FastFile mode).
+        content_type: as the user gave it, lower case and without parameters; "" when not given.
+        input_mode: ``File``, ``FastFile`` or ``Pipe``.
+
+    """
+
+    name: str
+    path: Path
+    content_type: str = ""
+    input_mode: str = "File"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SageMaker tells a training container: hyperparameters, channels and hosts."""
+
+    hyperparameters: Mapping[str, Any]
+    channels: Mapping[str, Channel]
+    hosts: tuple[str, ...]
+    current_host: str
+    network_interface: str
+
+
+def read_job() -> Job:
+    """Read the job's configuration below :func:`base_dir` through sagemaker-training's environment.
+
+    Raises:
+        UserError: there is no ``/opt/ml`` here, or a configuration file is missing or not JSON.
+
+    """
+    config = base_dir() / "input" / "config"
+    if not config.is_dir():
+        raise UserError(
+            f"{config} does not exist: run this in a SageMaker training job, mount a folder with its layout at "
+            "/opt/ml, or name such a folder in SAGEMAKER_BASE_DIR"
+        )
+    # Imported here: it takes boto3 with it, and it makes folders where it finds no /opt/ml.
+    from sagemaker_training import environment
+
+    logging.getLogger("sagemaker-training-toolkit").setLevel(logging.WARNING)
+    hyperparameters = _read(config / "hyperparameters.json", environment.read_hyperparameters)
+    channels = _read(config / "inputdataconfig.json", environment.read_input_data_config)
+    resources = _read(config / "resourceconfig.json", environment.read_resource_config)
+    return Job(
+        hyperparameters=hyperparameters,
+        channels={name: _channel(name, facts) for name, facts in channels.items()},
+        hosts=tuple(sorted(resources.get("hosts") or ["algo-1"])),
+        current_host=resources.get("current_host") or "algo-1",
+        network_interface=resources.get("network_interface_name") or "eth0",
+    )
+
+
+def _read(path: Path, reader: Any) -> dict[str, Any]:
+    try:
+        content = reader()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); SageMaker writes it for every job") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    except AttributeError:  # sagemaker-training asks a list or a number for its items
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold one JSON object, {{…}}")
+    return content
+
+
+def _channel(name: str, facts: Any) -> Channel:
+    facts = facts if isinstance(facts, dict) else {}
+    content_type = str(facts.get("ContentType") or "").split(";")[0].strip().lower()
+    input_mode = str(facts.get("TrainingInputMode") or "File")
+    return Channel(name, base_dir() / "input" / "data" / name, content_type, input_mode)
+
+
+def require_writable(folder: Path) -> None:
+    """Make ``folder`` if it is not there, and prove that a file can be written into it.
+
+    Raises:
+        UserError: it cannot.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): mount it writable for this user") from None
+
+
+def write_failure(error: BaseException) -> str:
+    """Leave the reason of a failure where SageMaker looks for it, and return the sentence.
+
+    ``ClientError: …`` stands for what the user can mend, ``AlgorithmError: …`` for what is ours to mend.
+    """
+    if isinstance(error, UserError):
+        sentence = f"ClientError: {error}"
+    else:
+        sentence = f"AlgorithmError: {type(error).__name__}: {error}"
+    if len(sentence) > FAILURE_LIMIT:
+        sentence = sentence[: FAILURE_LIMIT - 1] + "…"
+    folder = base_dir() / "output"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure").write_text(sentence, encoding="utf-8")
+    except OSError as problem:
+        print(f"{folder / 'failure'} cannot be written ({problem.strerror})", flush=True)
+    return sentence
+
+
+class StopRequest:
+    """Whether SageMaker has asked the job to stop: SIGTERM, and SIGKILL 120 seconds later."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def listen(self) -> StopRequest:
+        """Turn SIGTERM from now on into :attr:`requested`."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.requested = True
+        # os.write, not print: a signal may arrive while print holds its lock.
+        os.write(1, b"SIGTERM received: finishing the step, then leaving with the best model so far\n")
+
+    def __bool__(self) -> bool:
+        return self.requested

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tilewise.views.view import View
+
+MIN_VISIBILITY = 0.4
+"""A box of which the view shows a smaller share of its area is ignored: neither an object nor background."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A view's pixels, and its targets in the view's own frame.
+
+    Attributes:
+        pixels: (3, h, w) uint8.
+        boxes: (N, 4) float32, inside the view.
+        labels: (N,) int64, 0-based.
+        ignored: (N,) bool.
+
+    """
+
+    pixels: Tensor
+    boxes: Tensor
+    labels: Tensor
+    ignored: Tensor
+
+
+def make_sample(image: Tensor, boxes: Tensor, labels: Tensor, ignored: Tensor, view: View) -> Sample:
+    """Look at an image and its ground truth through a view.
+
+    A box is kept when at least :data:`MIN_VISIBILITY` of its area is in the view, ignored when some of it is, and
+    dropped when none is, or when less than a pixel of the view is left of a side.
+
+    Args:
+        image: (3, H, W) uint8.
+        boxes: (N, 4) float32 in pixels of the image.
+        labels: (N,) int64.
+        ignored: (N,) bool.
+        view: the window and the size to scale it to.
+
+    """
+    whole = view.boxes_from_image(boxes)
+    width, height = view.size
+    limits = whole.new_tensor([width, height, width, height])
+    clipped = torch.minimum(whole.clamp(min=0), limits)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    visible = (sides >= 1).all(dim=1)
+    share = sides.prod(dim=1) / (whole[:, 2:] - whole[:, :2]).prod(dim=1)
+    cut = share < MIN_VISIBILITY
+    return Sample(
+        pixels=view.pixels_from_image(image),
+        boxes=clipped[visible],
+        labels=labels[visible],
+        ignored=(ignored | cut)[visible],
+    )

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+FILL = (123, 117, 104)
+"""RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How large a window becomes for the model.
+
+    Either ``square``: each window is scaled to ``(square, square)`` pixels, its aspect ratio not kept (SSD, YOLOX);
+    or ``min_size`` and ``max_size``: the shorter side becomes ``min_size``, but the longer side at most ``max_size``
+    (Faster R-CNN, RetinaNet, FCOS; torchvision's GeneralizedRCNNTransform).
+    """
+
+    square: int | None = None
+    min_size: int | None = None
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.square is None) == (self.min_size is None) or (self.min_size is None) != (self.max_size is None):
+            raise ValueError("a Scaling has either square, or min_size and max_size")
+
+    def size_of(self, width: float, height: float) -> tuple[int, int]:
+        """The (width, height) in pixels that a window of that many pixels is scaled to."""
+        if self.square is not None:
+            return self.square, self.square
+        assert self.min_size is not None and self.max_size is not None
+        scale = min(self.min_size / min(width, height), self.max_size / max(width, height))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+@dataclass(frozen=True)
+class View:
+    """What the model is to look at: a window of an image, and the size it is scaled to.
+
+    Attributes:
+        window: ``x0, y0, x1, y1`` in whole pixels of the upright image; it may reach beyond the image.
+        size: (width, height) in pixels of what the model sees.
+
+    """
+
+    window: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the view for one pixel of the image, along x and y."""
+        x0, y0, x1, y1 = self.window
+        return self.size[0] / (x1 - x0), self.size[1] / (y1 - y0)
+
+    def boxes_from_image(self, boxes_N4: Tensor) -> Tensor:
+        """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
+        return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
+
+    def boxes_to_image(self, boxes_N4: Tensor) -> Tensor:
+        """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
+        return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
+
+    def pixels_from_image(self, image: Tensor) -> Tensor:
+        """Cut the window out of an image and scale it.
+
+        Args:
+            image: (3, H, W) uint8, on any device.
+
+        Returns:
+            (3, height, width) uint8 of :attr:`size`; what lies outside the image is :data:`FILL`.
+
+        """
+        x0, y0, x1, y1 = self.window
+        height, width = image.shape[-2:]
+        inside = image[:, max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+        if inside.shape[-2:] != (y1 - y0, x1 - x0):
+            fill = torch.tensor(FILL, dtype=image.dtype, device=image.device).view(3, 1, 1)
+            canvas = fill.expand(3, y1 - y0, x1 - x0).clone()
+            top, left = max(-y0, 0), max(-x0, 0)
+            canvas[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
+            inside = canvas
+        return F.resize(inside, [self.size[1], self.size[0]], antialias=True)
+
+    def _offset(self, like: Tensor) -> Tensor:
+        x0, y0, _, _ = self.window
+        return like.new_tensor([x0, y0, x0, y0])
+
+    def _factor(self, like: Tensor) -> Tensor:
+        return like.new_tensor([*self.scale, *self.scale])
+
+
+def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:
+    """The plan that looks at the image once, as a whole."""
+    return [View((0, 0, width, height), scaling.size_of(width, height))]

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import torch
+from flask.testing import FlaskClient
+from gunicorn.http.errors import InvalidChunkSize
+from tilewise.data.decode import DecodeError, ImageTooLargeError
+from tilewise.detections import Detections
+from tilewise.serving.app import create_app
+from tilewise.serving.model import Predicts, ServedModel
+from tilewise.serving.responses import Form
+from tilewise.serving.settings import MEGABYTE, Settings
+from werkzeug.test import TestResponse
+
+if TYPE_CHECKING:
+    from tilewise.inference.predictor import Prediction
+
+JPEG = b"\xff\xd8\xff and so on"
+
+
+class FakePredictor:
+    """Finds one object in everything that begins like a JPEG."""
+
+    def __init__(self) -> None:
+        self.images: list[bytes] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.inside = threading.Event()
+
+    def warm_up(self) -> None:
+        pass
+
+    def predict(self, image: bytes) -> Prediction:
+        self.images.append(image)
+        self.inside.set()
+        assert self.gate.wait(10)
+        if image.startswith(b"huge"):
+            raise ImageTooLargeError("the image has 100000 x 100000 pixels")
+        if image.startswith(b"bug"):
+            raise RuntimeError("/opt/ml/model/secret")
+        if not image.startswith(b"\xff\xd8\xff"):
+            raise DecodeError("these bytes are not an image in a known format")
+        found = Detections(torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([0.5]), torch.tensor([1]))
+        return cast("Prediction", SimpleNamespace(width=100, height=200, detections=found))
+
+
+class Client:
+    """A test client for an app around a fake predictor."""
+
+    def __init__(self, settings: Settings, predictor: FakePredictor, start: bool = True) -> None:
+        self.model = ServedModel(lambda: cast(Predicts, predictor), 0.2, _unexpected, _unexpected)
+        if start:
+            self.model.start().join(10)
+        self.http: FlaskClient = create_app(self.model, settings).test_client()
+
+    def invoke(
+        self, body: bytes, content_type: str | None = "application/x-image", accept: str = ""
+    ) -> TestResponse:
+        headers = {"Accept": accept} if accept else {}
+        return self.http.post("/invocations", data=body, content_type=content_type, headers=headers)
+
+
+def _unexpected() -> None:
+    raise AssertionError("the worker was to be ended")
+
+
+@pytest.fixture
+def predictor() -> FakePredictor:
+    return FakePredictor()
+
+
+@pytest.fixture
+def client(predictor: FakePredictor) -> Client:
+    return Client(Settings(max_payload_mb=1, max_in_flight=2), predictor)
+
+
+def refused(response: TestResponse, status: int) -> str:
+    assert response.status_code == status
+    assert response.mimetype == "application/json"
+    assert list(response.get_json()) == ["error"]
+    reason = response.get_json()["error"]
+    assert 0 < len(reason) < 300
+    assert "/opt/" not in reason and "Traceback" not in reason and "<" not in reason
+    return str(reason)
+
+
+def test_ping__only_when_the_model_answers(predictor: FakePredictor) -> None:
+    loading = Client(Settings(), predictor, start=False)
+    assert loading.http.get("/ping").status_code == 503
+    loading.model.start().join(10)
+    response = loading.http.get("/ping")
+    assert (response.status_code, response.data) == (200, b"")
+
+
+def test_invocations__default_answer(client: Client) -> None:
+    response = client.invoke(JPEG)
+    assert response.status_code == 200
+    assert response.mimetype == "application/json"
+    assert response.get_json() == {"prediction": [[1.0, 0.5, 0.1, 0.1, 0.3, 0.3]]}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/x-image",
+        "image/jpeg",
+        "image/jpg",
+        "image/png",
+        "IMAGE/JPEG",
+        "image/webp",
+        "image/jpeg; charset=binary",
+        "application/octet-stream",
+        "binary/octet-stream",
+        None,
+    ],
+)
+def test_invocations__image_types(client: Client, predictor: FakePredictor, content_type: str | None) -> None:
+    assert client.invoke(JPEG, content_type).status_code == 200
+    assert predictor.images == [JPEG]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/csv", "application/json", "multipart/form-data; boundary=x", "application/zip"],
+)
+def test_invocations__other_types(client: Client, predictor: FakePredictor, content_type: str) -> None:
+    assert "application/x-image" in refused(client.invoke(JPEG, content_type), 415)
+    assert predictor.images == []
+
+
+def test_invocations__annotation(client: Client) -> None:
+    response = client.invoke(JPEG, accept="application/json;annotation=1")
+    assert response.mimetype == "application/json"
+    assert response.get_json() == {
+        "image_size": [{"width": 100, "height": 200, "depth": 3}],
+        "annotations": [{"class_id": 1, "score": 0.5, "left": 10, "top": 20, "width": 20, "height": 40}],
+    }
+
+
+@pytest.mark.parametrize("accept", ["application/jsonlines", "application/jsonlines;annotation=1"])
+def test_invocations__json_lines(client: Client, accept: str) -> None:
+    response = client.invoke(JPEG, accept=accept)
+    assert response.mimetype == "application/jsonlines"
+    assert response.data.endswith(b"\n") and response.data.count(b"\n") == 1
+    assert client.invoke(JPEG, accept=accept.replace("lines", "")).get_json() == json.loads(response.data)
+
+
+def test_invocations__default_form_of_the_server(predictor: FakePredictor) -> None:
+    client = Client(Settings(default_form=Form("application/jsonlines")), predictor)
+    assert client.invoke(JPEG).mimetype == "application/jsonlines"
+    assert client.invoke(JPEG, accept="*/*").mimetype == "application/jsonlines"
+    assert client.invoke(JPEG, accept="application/json").mimetype == "application/json"
+
+
+def test_invocations__not_acceptable(client: Client, predictor: FakePredictor) -> None:
+    assert "application/json" in refused(client.invoke(JPEG, accept="text/csv"), 406)
+    assert predictor.images == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"", 400, "empty"),
+        (b"xmin,ymin,xmax,ymax", 400, "not an image"),
+        (b"huge", 413, "100000 x 100000"),
+        (b"x" * (MEGABYTE + 1), 413, "larger than 1 MB"),
+    ],
+)
+def test_invocations__refused_bodies(client: Client, body: bytes, status: int, reason: str) -> None:
+    assert reason in refused(client.invoke(body), status)
+
+
+def test_invocations__exactly_the_limit(client: Client, predictor: FakePredictor) -> None:
+    body = JPEG.ljust(MEGABYTE, b"\0")
+    assert client.invoke(body).status_code == 200
+    assert predictor.images == [body]
+
+
+def test_invocations__failure_is_for_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        assert refused(client.invoke(b"bug"), 500) == "internal error"
+    assert "/opt/ml/model/secret" in caplog.text
+    assert "Traceback" in caplog.text
+    assert client.invoke(JPEG).status_code == 200
+
+
+def test_invocations__model_not_ready(predictor: FakePredictor) -> None:
+    response = Client(Settings(), predictor, start=False).invoke(JPEG)
+    assert "not ready" in refused(response, 503)
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_invocations__busy(predictor: FakePredictor) -> None:
+    client = Client(Settings(max_in_flight=1), predictor)
+    predictor.gate.clear()
+    answers: list[TestResponse] = []
+    first = threading.Thread(target=lambda: answers.append(client.invoke(JPEG)))
+    first.start()
+    assert predictor.inside.wait(10)
+    response = client.invoke(JPEG)
+    assert "waiting" in refused(response, 503)
+    assert int(response.headers["Retry-After"]) >= 1
+    assert client.http.get("/ping").status_code == 200
+    predictor.gate.set()
+    first.join(10)
+    assert answers[0].status_code == 200
+    assert client.invoke(JPEG).status_code == 200
+
+
+class Stream(io.RawIOBase):
+    """A body as gunicorn gives it: of any length, from a client that may misbehave."""
+
+    def __init__(self, size: int, error: Exception | None = None) -> None:
+        self.left = size
+        self.taken = 0
+        self.error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if self.error is not None and self.left == 0:
+            raise self.error
+        size = self.left if size < 0 else min(size, self.left)
+        self.left -= size
+        self.taken += size
+        return b"\xff\xd8\xff".ljust(size, b"\0")[:size]
+
+
+def stream(client: Client, body: Stream, declared: int | None = None) -> TestResponse:
+    length = {} if declared is None else {"CONTENT_LENGTH": str(declared)}
+    environ = {"wsgi.input": body, "wsgi.input_terminated": True, **length}
+    return client.http.post("/invocations", environ_overrides=environ)
+
+
+def test_read_body__chunks_within_the_limit(client: Client, predictor: FakePredictor) -> None:
+    assert stream(client, Stream(MEGABYTE)).status_code == 200
+    assert len(predictor.images[0]) == MEGABYTE
+
+
+def test_read_body__chunks_over_the_limit(client: Client) -> None:
+    body = Stream(100 * MEGABYTE)
+    assert "larger than 1 MB" in refused(stream(client, body), 413)
+    assert body.taken <= 2 * MEGABYTE + 1
+
+
+def test_read_body__declared_length_over_the_limit_is_drained(client: Client) -> None:
+    body = Stream(MEGABYTE + 2)
+    assert "larger than 1 MB" in refused(stream(client, body, declared=MEGABYTE + 2), 413)
+    assert body.left == 0
+
+
+def test_read_body__but_not_without_end(client: Client) -> None:
+    body = Stream(1000 * MEGABYTE)
+    assert "larger than 1 MB" in refused(stream(client, body, declared=1000 * MEGABYTE), 413)
+    assert body.taken == 2 * MEGABYTE
+
+
+def test_read_body__ends_early(client: Client) -> None:
+    assert "ended before" in refused(stream(client, Stream(10), declared=20), 400)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(TimeoutError(), 408), (ConnectionResetError(), 400), (InvalidChunkSize(b"zz"), 400)],
+)
+def test_read_body__client_misbehaves(client: Client, error: Exception, status: int) -> None:
+    refused(stream(client, Stream(10, error)), status)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (Settings(), (1, 25)),
+        (Settings(workers=4), (4, 25)),
+        (Settings(workers=8), (4, 25)),
+        (Settings(workers=8, max_payload_mb=100), (1, 100)),
+        (Settings(workers=8, max_payload_mb=500), (1, 100)),
+    ],
+)
+def test_execution_parameters__within_what_batch_transform_allows(
+    predictor: FakePredictor, settings: Settings, expected: tuple[int, int]
+) -> None:
+    response = Client(settings, predictor).http.get("/execution-parameters")
+    assert response.get_json() == {
+        "MaxConcurrentTransforms": expected[0],
+        "BatchStrategy": "SINGLE_RECORD",
+        "MaxPayloadInMB": expected[1],
+    }
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/ping/", "//ping", "/static/x", "/%2e%2e/etc/passwd"])
+def test_unknown_paths__404(client: Client, path: str) -> None:
+    assert "/ping" in refused(client.http.get(path), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/invocations"), ("DELETE", "/invocations"), ("POST", "/ping")]
+)
+def test_unknown_methods__405(client: Client, method: str, path: str) -> None:
+    response = client.http.open(path, method=method)
+    refused(response, 405)
+    assert response.headers["Allow"]
+
+
+def test_unknown_headers__ignored(client: Client) -> None:
+    headers = {"X-Amzn-SageMaker-Custom-Attributes": "x" * 1024, "X-Amzn-SageMaker-Inference-Id": "1"}
+    response = client.http.post("/invocations", data=JPEG, content_type="image/jpeg", headers=headers)
+    assert response.status_code == 200

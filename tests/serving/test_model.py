@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import logging
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from tilewise.errors import UserError
+from tilewise.serving.model import BusyError, Predicts, ServedModel
+
+if TYPE_CHECKING:
+    from tilewise.inference.predictor import Prediction
+
+ANSWER = cast("Prediction", SimpleNamespace(width=1, height=1, detections=()))
+
+
+class FakePredictor:
+    def __init__(self) -> None:
+        self.broken = False
+        self.warm_ups = 0
+        self.inside = 0
+        self.most_inside = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def warm_up(self) -> None:
+        self.warm_ups += 1
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def predict(self, image: bytes) -> Prediction:
+        self.inside += 1
+        self.most_inside = max(self.most_inside, self.inside)
+        assert self.gate.wait(10)
+        self.inside -= 1
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if image == b"text":
+            raise UserError("not an image")
+        if image == b"odd":
+            raise RuntimeError("odd")
+        return ANSWER
+
+
+class Calls:
+    """A served model, and what became of its worker."""
+
+    def __init__(self, predictor: FakePredictor | Exception, patience_s: float = 10) -> None:
+        self.stopped = 0
+        self.retired = 0
+        self.predictor = predictor
+        self.model = ServedModel(self.load, patience_s, self.stop, self.retire)
+
+    def load(self) -> Predicts:
+        if isinstance(self.predictor, Exception):
+            raise self.predictor
+        return self.predictor
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def retire(self) -> None:
+        self.retired += 1
+
+
+def started(calls: Calls) -> ServedModel:
+    calls.model.start().join(10)
+    return calls.model
+
+
+def test_served_model__ready_after_its_warm_up() -> None:
+    predictor = FakePredictor()
+    calls = Calls(predictor)
+    assert not calls.model.ready
+    model = started(calls)
+    assert model.ready
+    assert predictor.warm_ups == 1
+    assert model.predict(b"image") is ANSWER
+
+
+def test_served_model__predict_waits_for_the_model() -> None:
+    calls = Calls(FakePredictor())
+    answers: list[object] = []
+    early = threading.Thread(target=lambda: answers.append(calls.model.predict(b"image")))
+    early.start()
+    started(calls)
+    early.join(10)
+    assert answers == [ANSWER]
+
+
+def test_served_model__not_for_ever() -> None:
+    calls = Calls(FakePredictor(), patience_s=0.01)
+    with pytest.raises(BusyError, match="not ready"):
+        calls.model.predict(b"image")
+
+
+def test_served_model__one_at_a_time() -> None:
+    predictor = FakePredictor()
+    predictor.gate.clear()
+    model = started(Calls(predictor, patience_s=10))
+    threads = [threading.Thread(target=model.predict, args=(b"image",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    predictor.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert predictor.most_inside == 1
+
+
+def test_served_model__turn_does_not_come() -> None:
+    predictor = FakePredictor()
+    predictor.gate.clear()
+    model = started(Calls(predictor, patience_s=0.1))
+    first = threading.Thread(target=model.predict, args=(b"image",))
+    first.start()
+    with pytest.raises(BusyError, match="waiting"):
+        model.predict(b"image")
+    predictor.gate.set()
+    first.join(10)
+    assert model.predict(b"image") is ANSWER
+
+
+def test_served_model__no_usable_model_is_one_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    calls = Calls(UserError("the model folder holds no model.json"))
+    model = started(calls)
+    assert calls.stopped == 1
+    assert not model.ready
+    assert [record.getMessage() for record in caplog.records] == [
+        "the model cannot be served: the model folder holds no model.json"
+    ]
+    assert caplog.records[0].exc_info is None
+
+
+def test_served_model__failing_warm_up_stops_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    predictor = FakePredictor()
+    predictor.broken = True
+    calls = Calls(predictor)
+    model = started(calls)
+    assert calls.stopped == 1
+    assert not model.ready
+    assert caplog.records[0].levelno == logging.ERROR
+    assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize(("image", "error"), [(b"text", UserError), (b"odd", RuntimeError)])
+def test_served_model__one_bad_image_does_no_harm(image: bytes, error: type[Exception]) -> None:
+    calls = Calls(FakePredictor())
+    model = started(calls)
+    with pytest.raises(error):
+        model.predict(image)
+    assert model.ready
+    assert model.predict(b"image") is ANSWER
+    assert calls.retired == 0
+
+
+def test_served_model__lasting_failure_retires_the_worker() -> None:
+    predictor = FakePredictor()
+    calls = Calls(predictor, patience_s=0.01)
+    model = started(calls)
+    predictor.broken = True
+    with pytest.raises(RuntimeError):
+        model.predict(b"image")
+    assert calls.retired == 1
+    assert not model.ready
+    with pytest.raises(BusyError):
+        model.predict(b"image")
+    assert calls.retired == 1

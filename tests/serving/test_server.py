@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from tilewise.serving import server
+from tilewise.serving.gunicorn_config import AccessLogger
+from tilewise.serving.settings import Settings
+
+
+def test_server__master_does_not_load_torch() -> None:
+    code = "import sys; from tilewise.serving import server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_server__settings_reach_gunicorn() -> None:
+    application = server.Server(Settings(port=9000, workers=2))
+    assert application.cfg.address == [("0.0.0.0", 9000)]
+    assert application.cfg.workers == 2
+    assert application.cfg.worker_class_str == "gthread"
+    assert application.cfg.logger_class is AccessLogger
+
+
+def test_main__wrong_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "environ", {"SAGEMAKER_BIND_TO_PORT": "x"})
+    try:
+        assert server.main() == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err.startswith("SAGEMAKER_BIND_TO_PORT must be")
+
+
+def test_access_logger__no_line_for_ping(tmp_path: Path) -> None:
+    application = server.Server(Settings())
+    application.cfg.set("accesslog", str(tmp_path / "log"))
+    logger = AccessLogger(application.cfg)
+    for path in ("/ping", "/invocations"):
+        environ = {
+            "PATH_INFO": path,
+            "RAW_URI": path,
+            "REQUEST_METHOD": "GET",
+            "SERVER_PROTOCOL": "HTTP/1.1",
+        }
+        logger.access(_Response(), {}, environ, timedelta(seconds=1.5))
+    for handler in list(logging.getLogger("gunicorn.access").handlers):
+        logging.getLogger("gunicorn.access").removeHandler(handler)
+        handler.close()
+    assert (tmp_path / "log").read_text().endswith('"GET /invocations HTTP/1.1" 200 2 bytes 1500 ms\n')
+    assert "/ping" not in (tmp_path / "log").read_text()
+
+
+class _Response:
+    status = "200 OK"
+    sent = 2
+    headers: tuple[tuple[str, str], ...] = ()

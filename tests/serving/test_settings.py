@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from tilewise.errors import UserError
+from tilewise.serving import gunicorn_config, settings
+from tilewise.serving.gunicorn_config import gunicorn_options
+from tilewise.serving.responses import Form
+from tilewise.serving.settings import Settings, default_workers, read_settings, thread_caps
+
+
+def test_read_settings__defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: 2)
+    assert read_settings({}) == Settings()
+    assert read_settings({"SAGEMAKER_BIND_TO_PORT": "", "TILEWISE_MAX_IN_FLIGHT": " "}) == Settings()
+
+
+def test_read_settings__everything_set() -> None:
+    read = read_settings(
+        {
+            "SAGEMAKER_BIND_TO_PORT": "9000",
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "3",
+            "MODEL_SERVER_WORKERS": "5",
+            "SAGEMAKER_MODEL_SERVER_TIMEOUT": "120",
+            "TILEWISE_MAX_PAYLOAD_MB": "6",
+            "TILEWISE_MAX_IN_FLIGHT": "4",
+            "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "application/jsonlines;annotation=1",
+            "SAGEMAKER_CONTAINER_LOG_LEVEL": "10",
+        }
+    )
+    lines = Form("application/jsonlines", annotation=True)
+    assert read == Settings(9000, 3, 120, 6, 4, lines, logging.DEBUG)
+    assert read.max_payload_bytes == 6 * 1024 * 1024
+
+
+def test_read_settings__the_other_name_of_workers() -> None:
+    assert read_settings({"MODEL_SERVER_WORKERS": "5"}).workers == 5
+
+
+@pytest.mark.parametrize(
+    ("environ", "megabytes"),
+    [
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "100"}, 25),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "100", "SAGEMAKER_BATCH": "true"}, 100),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "6", "SAGEMAKER_BATCH": "True"}, 25),
+        ({"SAGEMAKER_MAX_PAYLOAD_IN_MB": "0", "SAGEMAKER_BATCH": "true"}, 25),
+        ({"SAGEMAKER_BATCH": "true"}, 25),
+        (
+            {
+                "SAGEMAKER_MAX_PAYLOAD_IN_MB": "100",
+                "SAGEMAKER_BATCH": "true",
+                "TILEWISE_MAX_PAYLOAD_MB": "50",
+            },
+            50,
+        ),
+    ],
+)
+def test_read_settings__largest_payload(environ: dict[str, str], megabytes: int) -> None:
+    assert read_settings(environ).max_payload_mb == megabytes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SAGEMAKER_BIND_TO_PORT", "http"),
+        ("SAGEMAKER_BIND_TO_PORT", "0"),
+        ("SAGEMAKER_BIND_TO_PORT", "65536"),
+        ("SAGEMAKER_BIND_TO_PORT", "-1"),
+        ("SAGEMAKER_MODEL_SERVER_WORKERS", "two"),
+        ("SAGEMAKER_MODEL_SERVER_WORKERS", "0"),
+        ("MODEL_SERVER_WORKERS", "1.5"),
+        ("SAGEMAKER_MODEL_SERVER_TIMEOUT", "0"),
+        ("TILEWISE_MAX_PAYLOAD_MB", "1e3"),
+        ("TILEWISE_MAX_IN_FLIGHT", "9" * 5000),
+        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv"),
+        ("SAGEMAKER_CONTAINER_LOG_LEVEL", "loud"),
+    ],
+)
+def test_read_settings__wrong_value_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(UserError, match=name):
+        read_settings({name: value})
+
+
+@pytest.mark.parametrize(("text", "level"), [("warning", 30), ("ERROR", 40), ("20", 20), ("", 20)])
+def test_read_settings__log_level(text: str, level: int) -> None:
+    assert read_settings({"SAGEMAKER_CONTAINER_LOG_LEVEL": text}).log_level == level
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (7, 1), (8, 2), (32, 8)])
+def test_default_workers__cpu(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: cores)
+    assert default_workers({"CUDA_VISIBLE_DEVICES": ""}) == workers
+
+
+def test_default_workers__one_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "available_cores", lambda: 32)
+    monkeypatch.setattr(settings, "_has_gpu", lambda environ: True)
+    assert default_workers({}) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_quota__both_versions(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert settings._cgroup_quota(tmp_path) == cores
+
+
+def test_available_cores__quota_rounds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(settings, "_cgroup_quota", lambda cgroup: 1.5)
+    assert settings.available_cores() == 2
+
+
+def test_thread_caps__share_the_cores() -> None:
+    assert set(thread_caps({}, workers=2, cores=8).values()) == {"4"}
+    assert thread_caps({}, workers=4, cores=2)["OMP_NUM_THREADS"] == "1"
+
+
+def test_thread_caps__leave_what_the_user_set() -> None:
+    caps = thread_caps({"OMP_NUM_THREADS": "3"}, workers=1, cores=8)
+    assert "OMP_NUM_THREADS" not in caps
+    assert caps["MKL_NUM_THREADS"] == "8"
+
+
+def test_gunicorn_options__follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = gunicorn_options(Settings(port=9000, workers=3, timeout_s=1, log_level=logging.WARNING))
+    assert options["bind"] == "0.0.0.0:9000"
+    assert options["workers"] == 3
+    assert options["worker_class"] == "gthread"
+    assert options["threads"] > Settings.max_in_flight
+    assert options["timeout"] == 10
+    assert options["graceful_timeout"] < 30
+    assert options["loglevel"] == "warning"
+    assert not options["preload_app"]
+    assert gunicorn_options(Settings(timeout_s=300))["timeout"] == 300
+
+
+def test_gunicorn_options__without_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(gunicorn_config, "SHARED_MEMORY", str(tmp_path / "missing"))
+    monkeypatch.setattr(gunicorn_config.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert gunicorn_options(Settings())["worker_tmp_dir"] == str(tmp_path)

@@ -1,0 +1,796 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tilewise.errors import UserError
+from tilewise.hyperparameters import Hyperparameters, as_markdown, parse_hyperparameters
+from tilewise.hyperparameters.models import AVAILABLE_MODELS, LATER_MODELS
+from tilewise.hyperparameters.table import ROWS
+
+DOCS = Path(__file__).parents[1] / "docs" / "hyperparameters.md"
+
+BUILTIN = {"num_classes": "2", "num_training_samples": "500"}
+
+# name: default of an Azure job, of one with a YOLOX, of a built-in job.
+DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
+    "num_classes": (None, None, 2),
+    "num_training_samples": (None, None, 500),
+    "label_width": (None, None, None),
+    "number_of_epochs": (15, 30, 30),
+    "training_batch_size": (2, 16, 32),
+    "batch_unit": ("gpu", "gpu", "machine"),
+    "validation_batch_size": (1, 16, 32),
+    "gradient_accumulation_step": (1, 1, 1),
+    "learning_rate": (0.005, 0.01, 0.001),
+    "learning_rate_scheduler": ("warmup_cosine", "warmup_cosine", "step"),
+    "step_lr_gamma": (0.5, 0.5, 0.1),
+    "step_lr_step_size": (5, 5, None),
+    "lr_scheduler_step": ((), (), ()),
+    "warmup_cosine_lr_cycles": (0.45, 0.45, 0.45),
+    "warmup_cosine_lr_warmup_epochs": (2, 2, 2),
+    "optimizer": ("sgd", "sgd", "sgd"),
+    "momentum": (0.9, 0.9, 0.9),
+    "nesterov": (True, True, False),
+    "weight_decay": (1e-4, 1e-4, 5e-4),
+    "beta1": (0.9, 0.9, 0.9),
+    "beta2": (0.999, 0.999, 0.999),
+    "ams_gradient": (False, False, False),
+    "early_stopping": (True, True, False),
+    "early_stopping_patience": (5, 5, 5),
+    "early_stopping_delay": (5, 5, 10),
+    "early_stopping_tolerance": (0, 0, 0),
+    "evaluation_frequency": (1, 1, 1),
+    "checkpoint_frequency": (None, None, None),
+    "checkpoint_run_id": (None, None, None),
+    "layers_to_freeze": (None, None, None),
+    "freeze_layer_pattern": (None, None, None),
+    "min_size": (600, None, None),
+    "max_size": (1333, None, None),
+    "image_size": (None, 640, 300),
+    "model_size": (None, None, None),
+    "multi_scale": (False, False, False),
+    "box_score_threshold": (0.3, 0.1, 0.01),
+    "nms_iou_threshold": (0.5, 0.5, 0.45),
+    "box_detections_per_image": (100, 100, 400),
+    "tile_grid_size": (None, None, None),
+    "tile_overlap_ratio": (0.25, 0.25, 0.25),
+    "tile_predictions_nms_threshold": (0.25, 0.25, 0.25),
+    "validation_metric_type": ("voc", "voc", "voc"),
+    "validation_iou_threshold": (0.5, 0.5, 0.5),
+    "use_pretrained_model": (True, True, True),
+    "kv_store": (None, None, "dist_sync"),
+    "seed": (0, 0, 0),
+    "num_workers": (None, None, None),
+    "model_name": ("fasterrcnn_resnet50_fpn", "yolox_s", "ssd_vgg16"),
+    "job": ("azure", "azure", "builtin"),
+}
+
+# Texts that parse, with a value that differs from every default.
+VALID = {
+    "num_classes": "7",
+    "num_training_samples": "11",
+    "label_width": "350",
+    "number_of_epochs": "3",
+    "training_batch_size": "8",
+    "validation_batch_size": "6",
+    "gradient_accumulation_step": "4",
+    "learning_rate": "0.02",
+    "step_lr_gamma": "0.3",
+    "step_lr_step_size": "4",
+    "warmup_cosine_lr_cycles": "0.4",
+    "warmup_cosine_lr_warmup_epochs": "3",
+    "optimizer": "adamw",
+    "momentum": "0.8",
+    "nesterov": "false",
+    "weight_decay": "0.01",
+    "beta1": "0.8",
+    "beta2": "0.99",
+    "ams_gradient": "true",
+    "early_stopping": "false",
+    "early_stopping_patience": "3",
+    "early_stopping_delay": "2",
+    "early_stopping_tolerance": "0.01",
+    "evaluation_frequency": "2",
+    "min_size": "700",
+    "max_size": "900",
+    "box_score_threshold": "0.2",
+    "nms_iou_threshold": "0.6",
+    "box_detections_per_image": "300",
+    "validation_metric_type": "coco_voc",
+    "validation_iou_threshold": "0.6",
+    "use_pretrained_model": "false",
+    "kv_store": "dist_async",
+    "seed": "13",
+    "num_workers": "4",
+    "model_name": "fcos_resnet50_fpn",
+    "learning_rate_scheduler": "step",
+}
+
+
+def problems(raw: Mapping[str, object]) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_hyperparameters(raw)
+    return str(caught.value)
+
+
+@pytest.fixture
+def all_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewise.hyperparameters.parsing.AVAILABLE_MODELS", AVAILABLE_MODELS + LATER_MODELS)
+
+
+# Defaults
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults__of_the_three_presets(name: str, all_available: None) -> None:
+    jobs: tuple[dict[str, str], ...] = ({}, {"model_name": "yolox_s"}, BUILTIN)
+    parsed = tuple(getattr(parse_hyperparameters(raw), name) for raw in jobs)
+    assert parsed == DEFAULTS[name]
+
+
+def test_defaults__cover_the_table() -> None:
+    assert set(DEFAULTS) == set(Hyperparameters.model_fields) - {"given"}
+
+
+def test_table__every_field_but_three_has_a_row() -> None:
+    assert set(Hyperparameters.model_fields) - set(ROWS) == {"job", "batch_unit", "given"}
+
+
+def test_table__written_names_are_unique() -> None:
+    aliases = [row.alias for name, row in ROWS.items() if row.alias and row.alias != name]
+    assert len(set(aliases)) == len(aliases)
+    assert not set(aliases) & set(ROWS)
+
+
+def test_hyperparameters__are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        parse_hyperparameters({}).seed = 1
+
+
+def test_hyperparameters__refuse_unknown_fields() -> None:
+    with pytest.raises(ValidationError):
+        Hyperparameters.model_validate(parse_hyperparameters({}).model_dump() | {"colour": "blue"})
+
+
+@pytest.mark.parametrize(
+    "raw", [{}, BUILTIN, BUILTIN | {"lr_scheduler_step": "20,30", "seed": "3"}, VALID, {"num_workers": "0"}]
+)
+def test_hyperparameters__round_trip_through_json(raw: dict[str, str]) -> None:
+    parsed = parse_hyperparameters(raw)
+    text = json.dumps(parsed.model_dump(mode="json"))
+    assert Hyperparameters.model_validate(json.loads(text)) == parsed
+
+
+# Real jobs
+
+
+def test_job__built_in_sample_of_aws() -> None:
+    parsed = parse_hyperparameters(
+        {
+            "base_network": "vgg-16",
+            "use_pretrained_model": "1",
+            "num_classes": "20",
+            "mini_batch_size": "32",
+            "epochs": "100",
+            "learning_rate": "0.001",
+            "lr_scheduler_step": "33, 67",
+            "lr_scheduler_factor": "0.1",
+            "optimizer": "sgd",
+            "momentum": "0.9",
+            "weight_decay": "0.0005",
+            "overlap_threshold": "0.5",
+            "nms_threshold": "0.45",
+            "image_shape": "512",
+            "label_width": "350",
+            "num_training_samples": "16551",
+            "freeze_layer_pattern": "false",
+            "early_stopping": "True",
+            "early_stopping_min_epochs": "12",
+            "early_stopping_patience": "4",
+            "early_stopping_tolerance": "0.0",
+            "kv_store": "dist_sync",
+            "_tuning_objective_metric": "validation:mAP",
+        }
+    )
+    assert (parsed.job, parsed.model_name, parsed.image_size) == ("builtin", "ssd_vgg16", 512)
+    assert (parsed.number_of_epochs, parsed.lr_scheduler_step, parsed.step_lr_gamma) == (100, (33, 67), 0.1)
+    assert (parsed.learning_rate_scheduler, parsed.step_lr_step_size) == ("step", None)
+    assert (parsed.training_batch_size, parsed.validation_batch_size) == (32, 32)
+    assert parsed.batch_unit == "machine"
+    assert (parsed.num_classes, parsed.num_training_samples, parsed.label_width) == (20, 16551, 350)
+    assert parsed.early_stopping is True
+    assert (parsed.early_stopping_delay, parsed.early_stopping_patience) == (12, 4)
+    assert "base_network" in parsed.given
+    assert "_tuning_objective_metric" not in parsed.given
+
+
+def test_job__azure_sample() -> None:
+    parsed = parse_hyperparameters(
+        {
+            "model_name": "fasterrcnn_resnet50_fpn",
+            "number_of_epochs": "15",
+            "optimizer": "sgd",
+            "learning_rate": "0.005",
+            "learning_rate_scheduler": "warmup_cosine",
+            "warmup_cosine_lr_cycles": "0.45",
+            "warmup_cosine_lr_warmup_epochs": "2",
+            "nesterov": "1",
+            "min_size": "800",
+            "max_size": "1333",
+            "box_score_threshold": "0.3",
+            "training_batch_size": "4",
+            "validation_batch_size": "2",
+            "tile_grid_size": "None",
+            "validation_metric_type": "coco",
+            "checkpoint_frequency": "",
+        }
+    )
+    assert (parsed.job, parsed.model_name, parsed.image_size) == ("azure", "fasterrcnn_resnet50_fpn", None)
+    assert (parsed.min_size, parsed.max_size) == (800, 1333)
+    assert (parsed.training_batch_size, parsed.batch_unit) == (4, "gpu")
+    assert (parsed.validation_batch_size, parsed.validation_metric_type) == (2, "coco")
+    assert "tile_grid_size" not in parsed.given
+
+
+def test_job__json_quoted_by_the_sdk() -> None:
+    parsed = parse_hyperparameters(
+        {
+            "num_classes": "2",
+            "num_training_samples": "500",
+            "base_network": '"vgg-16"',
+            "early_stopping": "true",
+        }
+    )
+    assert (parsed.job, parsed.model_name, parsed.early_stopping) == ("builtin", "ssd_vgg16", True)
+
+
+@pytest.mark.parametrize(
+    ("raw", "job"),
+    [
+        ({}, "azure"),
+        ({"num_classes": "2"}, "azure"),
+        ({"epochs": "3", "mini_batch_size": "8"}, "azure"),
+        (BUILTIN, "builtin"),
+        (BUILTIN | {"base_network": "vgg-16"}, "builtin"),
+        (BUILTIN | {"model_name": ""}, "builtin"),
+        (BUILTIN | {"model_name": "ssd_vgg16"}, "azure"),
+        ({"base_network": "", "num_training_samples": " "}, "azure"),
+    ],
+)
+def test_job__dialect(raw: dict[str, str], job: str) -> None:
+    assert parse_hyperparameters(raw).job == job
+
+
+def test_job__model_name_beside_num_training_samples_has_azure_defaults() -> None:
+    parsed = parse_hyperparameters(BUILTIN | {"model_name": "ssd_vgg16", "base_network": "vgg-16"})
+    assert (parsed.image_size, parsed.learning_rate, parsed.num_training_samples) == (640, 0.005, 500)
+
+
+def test_job__built_in_requires_num_classes() -> None:
+    assert problems({"num_training_samples": "500"}) == (
+        "num_classes is required in a job with num_training_samples and no model_name"
+        " (one for the built-in algorithm)"
+    )
+
+
+def test_job__built_in_requires_num_training_samples() -> None:
+    assert problems({"base_network": "vgg-16", "num_classes": "2", "num_training_samples": ""}) == (
+        "num_training_samples is required in a job with base_network and no model_name"
+        " (one for the built-in algorithm)"
+    )
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("alias", "text", "name", "value"),
+    [
+        ("epochs", "3", "number_of_epochs", 3),
+        ("mini_batch_size", "8", "training_batch_size", 8),
+        ("image_shape", "512", "image_size", 512),
+        ("base_network", "vgg-16", "model_name", "ssd_vgg16"),
+        ("lr_scheduler_factor", "0.2", "step_lr_gamma", 0.2),
+        ("nms_threshold", "0.3", "nms_iou_threshold", 0.3),
+        ("nms_topk", "200", "box_detections_per_image", 200),
+        ("overlap_threshold", "0.75", "validation_iou_threshold", 0.75),
+        ("early_stopping_min_epochs", "4", "early_stopping_delay", 4),
+    ],
+)
+def test_alias__is_read_as_the_canonical_name(alias: str, text: str, name: str, value: object) -> None:
+    parsed = parse_hyperparameters(BUILTIN | {alias: text})
+    assert getattr(parsed, name) == value
+    assert alias in parsed.given
+
+
+def test_alias__in_an_azure_job() -> None:
+    parsed = parse_hyperparameters({"epochs": "3", "mini_batch_size": "8"})
+    assert (parsed.number_of_epochs, parsed.training_batch_size, parsed.batch_unit) == (3, 8, "machine")
+
+
+def test_alias__same_value_under_both_names() -> None:
+    parsed = parse_hyperparameters({"epochs": "3", "number_of_epochs": "3.0"})
+    assert parsed.number_of_epochs == 3
+
+
+def test_alias__different_values_under_both_names() -> None:
+    assert problems({"epochs": "3", "number_of_epochs": "4"}) == (
+        "epochs=3 and number_of_epochs=4 disagree: give one of them"
+    )
+
+
+def test_alias__model_and_base_network_disagree() -> None:
+    assert problems({"model_name": "fcos_resnet50_fpn", "base_network": "vgg-16"}) == (
+        "model_name='fcos_resnet50_fpn' and base_network='vgg-16' disagree: give one of them"
+    )
+
+
+def test_alias__image_shape_has_its_own_range() -> None:
+    assert (
+        problems(BUILTIN | {"image_shape": "299"}) == "image_shape=299: must be a whole number, at least 300"
+    )
+    assert parse_hyperparameters(BUILTIN | {"image_size": "299"}).image_size == 299
+
+
+@pytest.mark.parametrize(
+    ("raw", "unit"),
+    [
+        ({"training_batch_size": "8"}, "gpu"),
+        ({"mini_batch_size": "8"}, "machine"),
+        ({"mini_batch_size": "8", "training_batch_size": "8"}, "machine"),
+        (BUILTIN, "machine"),
+        (BUILTIN | {"training_batch_size": "8"}, "gpu"),
+    ],
+)
+def test_batch_unit__follows_the_name(raw: dict[str, str], unit: str) -> None:
+    assert parse_hyperparameters(raw).batch_unit == unit
+
+
+def test_validation_batch_size__as_training_in_a_built_in_job() -> None:
+    assert parse_hyperparameters(BUILTIN | {"mini_batch_size": "8"}).validation_batch_size == 8
+    raw = BUILTIN | {"mini_batch_size": "8", "validation_batch_size": "3"}
+    assert parse_hyperparameters(raw).validation_batch_size == 3
+
+
+def test_names__of_the_platform_are_passed_over() -> None:
+    raw = {"_kvstore": "device", "sagemaker_program": "train.py", "_tuning_objective_metric": ""}
+    assert parse_hyperparameters(raw) == parse_hyperparameters({})
+
+
+def test_names__given_in_the_order_of_the_user() -> None:
+    parsed = parse_hyperparameters({"seed": "1", "epochs": "2", "momentum": "", "layers_to_freeze": "none"})
+    assert parsed.given == ("seed", "epochs")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"leaning_rate": "0.1"},
+            "leaning_rate=0.1: unknown hyperparameter (did you mean learning_rate, learning_rate_scheduler?)",
+        ),
+        ({"Epochs": "3"}, "Epochs=3: unknown hyperparameter (did you mean epochs?)"),
+        ({"xyzzy": "a"}, "xyzzy='a': unknown hyperparameter; leave it out"),
+    ],
+)
+def test_names__unknown(raw: dict[str, str], message: str) -> None:
+    assert problems(raw) == message
+
+
+# Values
+
+
+@pytest.mark.parametrize("text", ["1", "true", "True", "TRUE", '"true"', " true ", True, 1])
+def test_flag__true(text: object) -> None:
+    assert parse_hyperparameters({"ams_gradient": text}).ams_gradient is True
+
+
+@pytest.mark.parametrize("text", ["0", "false", "False", '"False"', False, 0])
+def test_flag__false(text: object) -> None:
+    assert parse_hyperparameters({"nesterov": text}).nesterov is False
+
+
+@pytest.mark.parametrize("text", ["yes", "on", "t", "2", "1.5", "none"])
+def test_flag__nothing_else(text: str) -> None:
+    assert problems({"nesterov": text}).endswith(": must be 0, 1, true or false")
+
+
+@pytest.mark.parametrize("text", ["16", "16.0", " 16 ", '"16"', 16, 16.0])
+def test_integer__as_text_or_integral_float(text: object) -> None:
+    assert parse_hyperparameters({"number_of_epochs": text}).number_of_epochs == 16
+
+
+@pytest.mark.parametrize("text", ["16.5", "0", "-1", "many", "inf", "1e", "0x10"])
+def test_integer__refused(text: str) -> None:
+    assert problems({"number_of_epochs": text}).endswith(": must be a whole number, at least 1")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", '"0.001"', 0.001])
+def test_float__as_text_or_number(text: object) -> None:
+    assert parse_hyperparameters({"learning_rate": text}).learning_rate == 0.001
+
+
+@pytest.mark.parametrize("text", ["3", "0", "-0.1", "nan", "inf", "1e999"])
+def test_float__refused(text: str) -> None:
+    assert problems({"learning_rate": text}) == (
+        f"learning_rate={text}: must be greater than 0 and at most 1"
+    )
+
+
+@pytest.mark.parametrize("name", ["tile_overlap_ratio", "validation_iou_threshold", "momentum"])
+def test_float__ranges_have_their_own_ends(name: str) -> None:
+    allowed = {
+        "tile_overlap_ratio": "at least 0 and less than 1",
+        "validation_iou_threshold": "at least 0.1 and at most 1",
+        "momentum": "at least 0 and at most 1",
+    }
+    assert problems({name: "1.5"}) == f"{name}=1.5: must be {allowed[name]}"
+
+
+def test_choice__lists_the_choices_and_the_nearest() -> None:
+    assert problems({"optimizer": "Adamm"}) == (
+        "optimizer='Adamm': must be one of sgd, adam, adamw, rmsprop, adadelta (did you mean adam?)"
+    )
+
+
+@pytest.mark.parametrize("empty", ["", "  ", '""', None])
+def test_value__empty_is_not_given(empty: str | None) -> None:
+    names = [*ROWS, *(row.alias for row in ROWS.values() if row.alias)]
+    assert parse_hyperparameters(dict.fromkeys(names, empty)) == parse_hyperparameters({})
+
+
+@pytest.mark.parametrize("text", ["none", "None", "NONE", '"none"', "null"])
+def test_value__none_for_an_optional_one(text: str) -> None:
+    assert parse_hyperparameters({"tile_grid_size": text, "num_classes": text}).num_classes is None
+
+
+def test_value__none_is_a_metric_type() -> None:
+    assert parse_hyperparameters({"validation_metric_type": "None"}).validation_metric_type == "none"
+
+
+def test_value__a_long_one_is_cut() -> None:
+    assert len(problems({"optimizer": "x" * 2500})) < 200
+
+
+def test_value__an_open_quote_is_text() -> None:
+    assert problems({"optimizer": '"sgd'}).startswith("optimizer='\"sgd': must be one of sgd")
+
+
+@pytest.mark.parametrize(("text", "workers"), [("auto", None), ("Auto", None), ("0", 0), ("4", 4)])
+def test_num_workers__number_or_auto(text: str, workers: int | None) -> None:
+    assert parse_hyperparameters({"num_workers": text}).num_workers == workers
+
+
+def test_seed__fits_in_32_bits() -> None:
+    assert parse_hyperparameters({"seed": "4294967295"}).seed == 4294967295
+    assert problems({"seed": "4294967296"}) == (
+        "seed=4294967296: must be a whole number, at least 0 and less than 4294967296"
+    )
+
+
+# Schedules
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("33, 67", (33, 67)),
+        ("20,30", (20, 30)),
+        ("10", (10,)),
+        ("[5, 6]", (5, 6)),
+        ([5, 6], (5, 6)),
+        ("", ()),
+    ],
+)
+def test_lr_scheduler_step__forms(text: object, steps: tuple[int, ...]) -> None:
+    parsed = parse_hyperparameters(BUILTIN | {"lr_scheduler_step": text})
+    assert (parsed.learning_rate_scheduler, parsed.lr_scheduler_step) == ("step", steps)
+    assert parsed.step_lr_step_size is None
+
+
+@pytest.mark.parametrize("text", ["30,20", "20,20", "0,5", "-1", "a", "1,,2", "1.5"])
+def test_lr_scheduler_step__refused(text: str) -> None:
+    assert problems({"lr_scheduler_step": text}).endswith(": must be increasing epochs from 1, such as 20,30")
+
+
+def test_lr_scheduler_step__switches_an_azure_job_to_steps() -> None:
+    parsed = parse_hyperparameters({"lr_scheduler_step": "20,30"})
+    assert (parsed.learning_rate_scheduler, parsed.lr_scheduler_step) == ("step", (20, 30))
+    assert (parsed.step_lr_step_size, parsed.step_lr_gamma) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("learning_rate_scheduler", "'warmup_cosine'"), ("step_lr_step_size", "5")]
+)
+def test_lr_scheduler_step__beside_another_schedule(name: str, text: str) -> None:
+    assert problems({"lr_scheduler_step": "20,30", name: text.strip("'")}) == (
+        f"lr_scheduler_step='20,30' and {name}={text} disagree: give one of them"
+    )
+
+
+def test_learning_rate_scheduler__constant_in_a_plain_built_in_job() -> None:
+    parsed = parse_hyperparameters(BUILTIN)
+    assert (parsed.learning_rate_scheduler, parsed.lr_scheduler_step) == ("step", ())
+    assert parsed.step_lr_step_size is None
+
+
+def test_learning_rate_scheduler__step_size_in_a_built_in_job() -> None:
+    parsed = parse_hyperparameters(BUILTIN | {"step_lr_step_size": "4"})
+    assert (parsed.learning_rate_scheduler, parsed.step_lr_step_size) == ("step", 4)
+
+
+# Models
+
+
+@pytest.mark.parametrize("model", AVAILABLE_MODELS)
+def test_model__available(model: str) -> None:
+    parsed = parse_hyperparameters({"model_name": model})
+    assert parsed.model_name == model
+    assert (parsed.image_size is None) != (parsed.min_size is None)
+    assert (parsed.min_size is None) == (parsed.max_size is None)
+
+
+@pytest.mark.parametrize("model", LATER_MODELS)
+def test_model__not_in_this_version(model: str) -> None:
+    assert problems({"model_name": model}) == (
+        f"model_name='{model}' is not available in this version; available: {', '.join(AVAILABLE_MODELS)}"
+    )
+
+
+def test_model__base_network_not_in_this_version() -> None:
+    assert problems(BUILTIN | {"base_network": "resnet-50"}) == (
+        "base_network='resnet-50' (ssd_resnet50) is not available in this version; available: vgg-16"
+    )
+
+
+def test_model__base_network_unknown() -> None:
+    assert problems(BUILTIN | {"base_network": "vgg16"}) == (
+        "base_network='vgg16': must be one of vgg-16, resnet-50 (did you mean vgg-16?)"
+    )
+
+
+def test_model__unknown() -> None:
+    assert problems({"model_name": "retinanet_resnet50", "min_size": "700"}).startswith(
+        "model_name='retinanet_resnet50': there is no such model (did you mean retinanet_resnet50_fpn,"
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "model"),
+    [
+        ("", "yolox_m"),
+        ("small", "yolox_s"),
+        ("medium", "yolox_m"),
+        ("large", "yolox_l"),
+        ("extra_large", "yolox_x"),
+    ],
+)
+def test_model__yolov5_is_a_yolox_of_its_size(size: str, model: str, all_available: None) -> None:
+    parsed = parse_hyperparameters({"model_name": "yolov5", "model_size": size})
+    assert (parsed.model_name, parsed.image_size, parsed.learning_rate) == (model, 640, 0.01)
+
+
+def test_model__yolov5_not_in_this_version() -> None:
+    assert problems({"model_name": "yolov5", "model_size": "large"}).startswith(
+        "model_name='yolov5' (yolox_l) is not available in this version; available: ssd_vgg16,"
+    )
+
+
+def test_model__size_without_yolov5() -> None:
+    assert problems({"model_size": "small"}) == (
+        "model_size applies only to model_name=yolov5; leave out model_size='small'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"model_name": "ssd_vgg16", "min_size": "600"},
+            "min_size=600: ssd_vgg16 takes image_size, the side of its square input, instead",
+        ),
+        (
+            BUILTIN | {"max_size": "800"},
+            "max_size=800: ssd_vgg16 takes image_size, the side of its square input, instead",
+        ),
+        (
+            {"image_shape": "512"},
+            "image_shape=512: fasterrcnn_resnet50_fpn takes min_size and max_size,"
+            " its shorter and longer side, instead",
+        ),
+    ],
+)
+def test_scaling__wrong_for_the_model(raw: dict[str, str], message: str) -> None:
+    assert problems(raw) == message
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"min_size": "900", "max_size": "800"}, "min_size=900: must be at most max_size=800"),
+        ({"min_size": "1400"}, "min_size=1400: must be at most max_size=1333"),
+        ({"max_size": "599"}, "max_size=599: must be at least min_size=600"),
+    ],
+)
+def test_scaling__sides_in_order(raw: dict[str, str], message: str) -> None:
+    assert problems(raw) == message
+
+
+def test_scaling__equal_sides() -> None:
+    assert parse_hyperparameters({"min_size": "800", "max_size": "800"}).min_size == 800
+
+
+# Not in this version
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("tile_grid_size", "3x2", "'3x2': tiling is not available in this version; leave it out"),
+        ("tile_grid_size", "3X2", "'3X2': tiling is not available in this version; leave it out"),
+        ("tile_grid_size", "(3, 2)", "'(3, 2)': tiling is not available in this version; leave it out"),
+        ("tile_grid_size", "auto", "'auto': tiling is not available in this version; leave it out"),
+        ("tile_overlap_ratio", "0.3", "0.3: tiling is not available in this version; leave it out"),
+        (
+            "tile_predictions_nms_threshold",
+            "0.3",
+            "0.3: tiling is not available in this version; leave it out",
+        ),
+        ("multi_scale", "1", "1: multi-scale training is not available in this version; leave it out"),
+        (
+            "checkpoint_frequency",
+            "2",
+            "2: keeping more than the best epoch is not available in this version; leave it out",
+        ),
+        (
+            "checkpoint_run_id",
+            "a1",
+            "'a1': starting from another run is not available in this version; leave it out",
+        ),
+        ("layers_to_freeze", "3", "3: freezing is not available in this version; leave it out"),
+        (
+            "freeze_layer_pattern",
+            "^(conv1_).*",
+            "'^(conv1_).*': freezing is not available in this version; leave it out",
+        ),
+    ],
+)
+def test_later__refused(name: str, text: str, message: str) -> None:
+    assert problems({name: text}) == f"{name}={message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tile_grid_size", "none"),
+        ("tile_overlap_ratio", "0.25"),
+        ("tile_predictions_nms_threshold", "0.250"),
+        ("multi_scale", "False"),
+        ("checkpoint_frequency", "None"),
+        ("layers_to_freeze", "none"),
+        ("freeze_layer_pattern", "false"),
+        ("freeze_layer_pattern", "False"),
+    ],
+)
+def test_later__accepted_where_it_has_no_effect(name: str, text: str) -> None:
+    parsed = parse_hyperparameters({name: text})
+    assert getattr(parsed, name) == getattr(parse_hyperparameters({}), name)
+
+
+@pytest.mark.parametrize("text", ["1x1", "3", "3x", "0x2", "3x2x1", "axb", "3.5x2"])
+def test_later__tile_grid_of_a_wrong_form(text: str) -> None:
+    assert problems({"tile_grid_size": text}).endswith(
+        ": must be columns x rows of more than one tile, such as 3x2, or auto"
+    )
+
+
+# Several problems
+
+
+def test_problems__all_at_once_in_order() -> None:
+    raw = {
+        "tile_grid_size": "3x2",
+        "learning_rate": "3",
+        "epoch": "5",
+        "number_of_epochs": "5",
+        "epochs": "6",
+        "image_size": "512",
+        "momentum": "0.8",
+        "num_training_samples": "9",
+    }
+    assert problems(raw).split("; ") == [
+        "tile_grid_size='3x2': tiling is not available in this version",
+        "leave it out",
+        "learning_rate=3: must be greater than 0 and at most 1",
+        "epoch=5: unknown hyperparameter (did you mean epochs?)",
+        "number_of_epochs=5 and epochs=6 disagree: give one of them",
+        "num_classes is required in a job with num_training_samples and no model_name"
+        " (one for the built-in algorithm)",
+    ]
+
+
+def test_problems__a_wrong_num_training_samples_is_not_missing_too() -> None:
+    assert problems({"num_classes": "2", "num_training_samples": "all"}) == (
+        "num_training_samples='all': must be a whole number, at least 1"
+    )
+
+
+# Any input
+
+NAMES = st.sampled_from([*ROWS, *(row.alias for row in ROWS.values() if row.alias), "_x", "sagemaker_region"])
+TEXTS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(
+        [*VALID.values(), *AVAILABLE_MODELS, *LATER_MODELS, "yolov5", "vgg-16", "small", "", "none"]
+    ),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.text(max_size=6).map(json.dumps),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.one_of(NAMES, st.text(max_size=8)), TEXTS, max_size=12))
+def test_any_strings__parse_or_raise_a_user_error(raw: dict[str, str]) -> None:
+    try:
+        parsed = parse_hyperparameters(raw)
+    except UserError as error:
+        assert str(error)
+    else:
+        assert Hyperparameters.model_validate(parsed.model_dump(mode="json")) == parsed
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.sampled_from(sorted(VALID))))
+def test_valid_values__round_trip_through_json_quoting(names: set[str]) -> None:
+    plain = {name: VALID[name] for name in sorted(names)}
+    quoted = {name: json.dumps(text) for name, text in plain.items()}
+    padded = {name: f"  {text}\n" for name, text in plain.items()}
+    try:
+        parsed = parse_hyperparameters(plain)
+    except UserError as error:
+        assert problems(quoted) == problems(padded) == str(error)
+    else:
+        assert parse_hyperparameters(quoted) == parse_hyperparameters(padded) == parsed
+        assert parsed.given == tuple(plain)
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_valid_values__have_their_effect(name: str) -> None:
+    raw = {"model_name": "fcos_resnet50_fpn", name: VALID[name]}
+    changed = getattr(parse_hyperparameters(raw), name)
+    assert changed != getattr(parse_hyperparameters({}), name)
+
+
+# Documentation and imports
+
+
+def test_markdown__is_current() -> None:
+    assert DOCS.read_text(encoding="utf-8") == as_markdown(), "run the command in the file's first line"
+
+
+def test_markdown__names_everything() -> None:
+    page = as_markdown()
+    for name, row in ROWS.items():
+        assert f"| `{name}` |" in page
+        assert row.alias is None or f"`{row.alias}`" in page
+    for model in AVAILABLE_MODELS + LATER_MODELS:
+        assert f"| `{model}` |" in page
+
+
+def test_markdown__tells_its_command_first() -> None:
+    assert "python -m tilewise hyperparameters > docs/hyperparameters.md" in as_markdown().splitlines()[0]
+
+
+def test_import__needs_no_torch() -> None:
+    code = "import sys, tilewise.hyperparameters; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
