@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import threading
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -14,8 +15,8 @@ from gunicorn.http.errors import InvalidChunkSize
 from tilewise.data.decode import DecodeError, ImageTooLargeError
 from tilewise.detections import Detections
 from tilewise.serving.app import create_app
-from tilewise.serving.model import Predicts, ServedModel
 from tilewise.serving.responses import Form
+from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import MEGABYTE, Settings
 from werkzeug.test import TestResponse
 
@@ -57,8 +58,15 @@ class Client:
     def __init__(self, settings: Settings, predictor: FakePredictor, start: bool = True) -> None:
         self.model = ServedModel(lambda: cast(Predicts, predictor), 0.2, _unexpected, _unexpected)
         if start:
-            self.model.start().join(10)
+            self.start()
         self.http: FlaskClient = create_app(self.model, settings).test_client()
+
+    def start(self) -> None:
+        self.model.start()
+        deadline = time.monotonic() + 10
+        while not self.model.ready:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def invoke(
         self, body: bytes, content_type: str | None = "application/x-image", accept: str = ""
@@ -94,7 +102,7 @@ def refused(response: TestResponse, status: int) -> str:
 def test_ping__only_when_the_model_answers(predictor: FakePredictor) -> None:
     loading = Client(Settings(), predictor, start=False)
     assert loading.http.get("/ping").status_code == 503
-    loading.model.start().join(10)
+    loading.start()
     response = loading.http.get("/ping")
     assert (response.status_code, response.data) == (200, b"")
 

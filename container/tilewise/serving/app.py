@@ -19,8 +19,8 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from tilewise.serving.model import BusyError, ServedModel
 from tilewise.serving.responses import NotAcceptableError, choose_form, render
+from tilewise.serving.served_model import BusyError, ServedModel
 from tilewise.serving.settings import MEGABYTE, Settings
 
 IMAGE_TYPES = "application/x-image, image/jpeg, image/png, any other image/*, application/octet-stream"

@@ -16,7 +16,7 @@ from gunicorn.errors import HaltServer
 from tilewise.errors import UserError
 from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
-from tilewise.serving.model import Predicts, ServedModel
+from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, available_cores, read_settings, thread_caps
 
 USAGE_ERROR = 2

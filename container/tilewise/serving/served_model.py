@@ -6,6 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Protocol
 
 from tilewise.errors import UserError
@@ -31,11 +33,14 @@ class BusyError(Exception):
 
 
 class ServedModel:
-    """Loads a predictor on a thread, and guards it: it is not thread-safe.
+    """A predictor on a thread of its own, which loads it and then takes one image after the other.
+
+    A predictor is not thread-safe. Threads do not share it under a lock, because each one that computes would have
+    its own pool of OpenMP threads and its own treatment of denormal numbers.
 
     Args:
         load: makes the predictor; called on the thread, so that its imports happen there too.
-        patience_s: how long :meth:`predict` waits for the model and for its turn.
+        patience_s: how long :meth:`predict` waits for its turn.
         on_load_failure: called when there is nothing to serve, after the log has the reason.
         on_breakdown: called when a model that did answer no longer does.
 
@@ -53,14 +58,11 @@ class ServedModel:
         self._on_load_failure = on_load_failure
         self._on_breakdown = on_breakdown
         self._ready = threading.Event()
-        self._lock = threading.Lock()
-        self._predictor: Predicts | None = None
+        self._queue: SimpleQueue[tuple[bytes, Future[Prediction]]] = SimpleQueue()
 
-    def start(self) -> threading.Thread:
+    def start(self) -> None:
         """Begin to load; :attr:`ready` tells when it is done."""
-        thread = threading.Thread(target=self._load_and_warm_up, name="load-model", daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=self._run, name="model", daemon=True).start()
 
     @property
     def ready(self) -> bool:
@@ -76,42 +78,52 @@ class ServedModel:
             Exception: whatever goes wrong in the model.
 
         """
-        deadline = time.monotonic() + self._patience_s
-        if not self._ready.wait(self._patience_s):
-            raise BusyError("the model is not ready")
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise BusyError("too many requests are waiting")
+        turn: Future[Prediction] = Future()
+        self._queue.put((image, turn))
         try:
-            return self._predict(image)
-        finally:
-            self._lock.release()
+            return turn.result(self._patience_s)
+        except TimeoutError:
+            if turn.cancel():
+                reason = "too many requests are waiting" if self.ready else "the model is not ready"
+                raise BusyError(reason) from None
+            return turn.result()  # it has its turn: let it finish
 
-    def _predict(self, image: bytes) -> Prediction:
-        predictor = self._predictor
-        if predictor is None or not self.ready:  # it broke down while this request waited
-            raise BusyError("the model is not ready")
-        try:
-            return predictor.predict(image)
-        except UserError:
-            raise
-        except Exception:
-            self._check(predictor)
-            raise
+    def _run(self) -> None:
+        predictor = self._load_and_warm_up()
+        if predictor is None:
+            self._on_load_failure()
+            return
+        self._ready.set()
+        while True:
+            image, turn = self._queue.get()
+            if turn.set_running_or_notify_cancel():
+                self._answer(predictor, image, turn)
 
-    def _load_and_warm_up(self) -> None:
+    def _load_and_warm_up(self) -> Predicts | None:
         started = time.monotonic()
         try:
-            self._predictor = self._load()
-            self._predictor.warm_up()
+            predictor = self._load()
+            predictor.warm_up()
         except UserError as error:
             logger.error("the model cannot be served: %s", error)
-            self._on_load_failure()
         except Exception:
             logger.exception("the model cannot be served: it failed to load or to answer a first image")
-            self._on_load_failure()
         else:
-            self._ready.set()
             logger.info("the model is ready after %.1f s", time.monotonic() - started)
+            return predictor
+        return None
+
+    def _answer(self, predictor: Predicts, image: bytes, turn: Future[Prediction]) -> None:
+        if not self.ready:  # it broke down while this request waited
+            turn.set_exception(BusyError("the model is not ready"))
+            return
+        try:
+            turn.set_result(predictor.predict(image))
+        except UserError as error:
+            turn.set_exception(error)
+        except Exception as error:
+            self._check(predictor)
+            turn.set_exception(error)
 
     def _check(self, predictor: Predicts) -> None:
         """After an unexpected failure: some, like a lost CUDA context, stay until the process ends."""

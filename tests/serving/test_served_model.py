@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 from tilewise.errors import UserError
-from tilewise.serving.model import BusyError, Predicts, ServedModel
+from tilewise.serving.served_model import BusyError, Predicts, ServedModel
 
 if TYPE_CHECKING:
     from tilewise.inference.predictor import Prediction
@@ -19,6 +20,7 @@ class FakePredictor:
     def __init__(self) -> None:
         self.broken = False
         self.warm_ups = 0
+        self.threads: set[int] = set()
         self.inside = 0
         self.most_inside = 0
         self.gate = threading.Event()
@@ -26,11 +28,13 @@ class FakePredictor:
 
     def warm_up(self) -> None:
         self.warm_ups += 1
+        self.threads.add(threading.get_ident())
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def predict(self, image: bytes) -> Prediction:
         self.inside += 1
+        self.threads.add(threading.get_ident())
         self.most_inside = max(self.most_inside, self.inside)
         assert self.gate.wait(10)
         self.inside -= 1
@@ -65,7 +69,11 @@ class Calls:
 
 
 def started(calls: Calls) -> ServedModel:
-    calls.model.start().join(10)
+    calls.model.start()
+    deadline = time.monotonic() + 10
+    while not (calls.model.ready or calls.stopped):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     return calls.model
 
 
@@ -95,7 +103,7 @@ def test_served_model__not_for_ever() -> None:
         calls.model.predict(b"image")
 
 
-def test_served_model__one_at_a_time() -> None:
+def test_served_model__one_at_a_time_on_one_thread() -> None:
     predictor = FakePredictor()
     predictor.gate.clear()
     model = started(Calls(predictor, patience_s=10))
@@ -106,18 +114,23 @@ def test_served_model__one_at_a_time() -> None:
     for thread in threads:
         thread.join(10)
     assert predictor.most_inside == 1
+    assert len(predictor.threads) == 1
 
 
 def test_served_model__turn_does_not_come() -> None:
     predictor = FakePredictor()
     predictor.gate.clear()
     model = started(Calls(predictor, patience_s=0.1))
-    first = threading.Thread(target=model.predict, args=(b"image",))
+    answers: list[object] = []
+    first = threading.Thread(target=lambda: answers.append(model.predict(b"image")))
     first.start()
+    while not predictor.inside:
+        time.sleep(0.001)
     with pytest.raises(BusyError, match="waiting"):
         model.predict(b"image")
     predictor.gate.set()
     first.join(10)
+    assert answers == [ANSWER], "a prediction that has begun is finished"
     assert model.predict(b"image") is ANSWER
 
 

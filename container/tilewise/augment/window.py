@@ -1,0 +1,76 @@
+"""SSD's random crop and zoom-out (Liu et al. 2016, section 3.6), as choices of a view's window.
+
+As windows they cost one decoded crop: no image is copied, padded or resized twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tilewise.data.records import Float32
+
+MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+ZOOM_OUT_PROBABILITY = 0.5
+LARGEST_ZOOM_OUT = 2.0
+SMALLEST_CROP = 0.3
+TRIALS = 40
+
+Window = tuple[int, int, int, int]
+
+
+def random_window(width: int, height: int, boxes_N4: Float32, rng: np.random.Generator) -> Window:
+    """Draw the window ``x0, y0, x1, y1`` that a training view shows of an image.
+
+    With probability :data:`ZOOM_OUT_PROBABILITY` a window of up to :data:`LARGEST_ZOOM_OUT` times the image's sides
+    that holds all of it; else the whole image, or a crop of at least :data:`SMALLEST_CROP` of each side that shows
+    some object with a drawn minimum IoU.
+
+    Args:
+        width, height: pixels of the image.
+        boxes_N4: its boxes in pixels.
+        rng: draws.
+
+    """
+    whole = (0, 0, width, height)
+    if rng.random() < ZOOM_OUT_PROBABILITY:
+        return _zoom_out(width, height, rng)
+    choice = int(rng.integers(len(MIN_IOUS) + 1))
+    if choice == len(MIN_IOUS) or not len(boxes_N4):
+        return whole
+    for _ in range(TRIALS):
+        window = _crop(width, height, rng)
+        if window is not None and _shows(window, boxes_N4, MIN_IOUS[choice]):
+            return window
+    return whole
+
+
+def _zoom_out(width: int, height: int, rng: np.random.Generator) -> Window:
+    ratio = rng.uniform(1, LARGEST_ZOOM_OUT)
+    wide, high = int(width * ratio), int(height * ratio)
+    left = int(rng.integers(wide - width + 1))
+    top = int(rng.integers(high - height + 1))
+    return -left, -top, wide - left, high - top
+
+
+def _crop(width: int, height: int, rng: np.random.Generator) -> Window | None:
+    wide, high = rng.uniform(SMALLEST_CROP, 1, size=2) * (width, height)
+    if not 0.5 <= (wide / high) / (width / height) <= 2:
+        return None
+    wide, high = max(1, int(wide)), max(1, int(high))
+    left, top = int(rng.integers(width - wide + 1)), int(rng.integers(height - high + 1))
+    return left, top, left + wide, top + high
+
+
+def _shows(window: Window, boxes_N4: Float32, min_iou: float) -> bool:
+    """Whether the window has that IoU with a box whose centre it holds (the IoU is the SSD paper's criterion)."""
+    x0, y0, x1, y1 = window
+    centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    held = ((centres > (x0, y0)) & (centres < (x1, y1))).all(axis=1)
+    if not held.any():
+        return False
+    boxes = boxes_N4[held]
+    sides = np.minimum(boxes[:, 2:], (x1, y1)) - np.maximum(boxes[:, :2], (x0, y0))
+    common = sides.clip(min=0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    # For small objects the IoU with any window is tiny: how much of the object is shown stands in for it.
+    return bool((common / areas >= min_iou).all())

@@ -1,0 +1,103 @@
+"""The training job: from SageMaker's folders to a model in ``/opt/ml/model``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from tilewise import platform
+from tilewise.errors import UserError
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+
+log = logging.getLogger(__name__)
+
+CHANNELS = ("train", "validation", "train_annotation", "validation_annotation")
+LATER_CHANNELS = {
+    "model": "incremental training",
+    "test": "evaluation on a test channel",
+    "pretrained": "a channel of pretrained weights",
+}
+
+
+def main(stop: platform.StopRequest) -> int:
+    """Run the job that ``/opt/ml/input`` describes; returns the process's exit code.
+
+    0: done, or stopped by SIGTERM. 2: the user can mend it. 1: we can. Both leave ``/opt/ml/output/failure``.
+    """
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        run_job(stop)
+    except UserError as error:
+        print(platform.write_failure(error), file=sys.stderr, flush=True)
+        return 2
+    except BaseException as error:
+        traceback.print_exc()
+        print(platform.write_failure(error), file=sys.stderr, flush=True)
+        return 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    log.info("peak memory: %.2f GiB", peak)
+    return 0
+
+
+def run_job(stop: platform.StopRequest) -> None:
+    """Read the job, train, and leave model and metrics."""
+    job = platform.read_job()
+    hp = parse_hyperparameters(job.hyperparameters)
+    if len(job.hosts) > 1:
+        raise UserError(f"training on {len(job.hosts)} hosts is not available in this version: use one instance")
+    platform.require_writable(platform.model_dir())
+    platform.require_writable(platform.output_data_dir())
+    log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
+    folders = _folders(job.channels)
+
+    # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.channel import read_data_set
+    from tilewise.training.loop import train, write_metrics
+    from tilewise.training.metric_lines import MetricLines
+
+    validates = hp.validation_metric_type != "none"
+    data = read_data_set(folders, hp.num_classes, hp.job == "azure", validates, hp.seed)
+    _warn_of_wrong_count(hp, len(data.train.records))
+    if stop:
+        log.info("stopped before the first step: there is no model yet")
+        return
+    trained = train(data, hp, platform.model_dir(), MetricLines(job.current_host), stop.__bool__)
+    write_metrics(trained, data.classes, platform.output_data_dir() / "metrics.json")
+    if trained.stopped:
+        log.info("stopped on request; the best model so far is in %s", platform.model_dir())
+    else:
+        log.info("done; the model is in %s", platform.model_dir())
+
+
+def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
+    folders = {}
+    for name, channel in channels.items():
+        if name in LATER_CHANNELS:
+            raise UserError(f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out")
+        if name not in CHANNELS:
+            log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
+            continue
+        if channel.input_mode not in ("File", "FastFile"):
+            raise UserError(
+                f"channel {name}: input mode {channel.input_mode} is not available in this version; use File"
+            )
+        if channel.content_type == "application/x-recordio":
+            raise UserError(
+                f"channel {name}: RecordIO is not available in this version; use images with JSON annotations or COCO"
+            )
+        folders[name] = channel.path
+    return folders
+
+
+def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:
+    if hp.num_training_samples not in (None, count):
+        log.warning(
+            "num_training_samples is %s, but channel train has %d usable images: the count from the data is used",
+            hp.num_training_samples,
+            count,
+        )

@@ -1,0 +1,198 @@
+"""What the readers of every format have in common: raw examples in, clean packed Records and a report out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tilewise.data.decode import DecodeError, ImageHeader, read_header
+from tilewise.data.records import Bool, Float32, Int64, Record, Records
+from tilewise.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_LEFT_OUT = 0.05
+"""A channel may lose this share of its images to damage before the job stops."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class Example:
+    """One annotated image as a reader found it, not yet checked against the image itself.
+
+    Attributes:
+        key: names it in messages.
+        path: the image file; None when the reader could not find it.
+        size: (width, height) that the annotation states, or None.
+        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` pixels.
+        labels: (N,) int64, 0-based.
+        ignored: (N,) bool.
+        problem: why this example cannot be used, "" when it can.
+
+    """
+
+    key: str
+    path: Path | None
+    size: tuple[int, int] | None
+    boxes: Float32
+    labels: Int64
+    ignored: Bool
+    problem: str = ""
+
+
+@dataclass
+class Report:
+    """What became of a channel's images and boxes.
+
+    Attributes:
+        channel: its name.
+        images: how many the annotations name.
+        left_out: key -> reason, for the images that cannot be used.
+        clipped: boxes that reached beyond their image and were cut at its border.
+        dropped: record and reason of each box that could not be used.
+
+    """
+
+    channel: str
+    images: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    clipped: int = 0
+    dropped: list[str] = field(default_factory=list)
+
+    def leave_out(self, key: str, reason: str) -> None:
+        """Note an image that cannot be used, and stop the job when there are too many.
+
+        Raises:
+            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used.
+
+        """
+        if key in self.left_out:
+            return
+        self.left_out[key] = reason
+        log.warning("channel %s: %s is left out: %s", self.channel, key, reason)
+        if len(self.left_out) > MAX_LEFT_OUT * self.images:
+            first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
+            raise UserError(
+                f"channel {self.channel}: {len(self.left_out)} of {self.images} images cannot be used, more than "
+                f"{MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
+            )
+
+    def summary(self) -> str:
+        """One line, for the log."""
+        parts = [f"{self.images} images"]
+        if self.left_out:
+            parts.append(f"{len(self.left_out)} left out")
+        if self.clipped:
+            parts.append(f"{self.clipped} boxes clipped to their image")
+        if self.dropped:
+            parts.append(f"{len(self.dropped)} boxes dropped ({'; '.join(self.dropped[:3])})")
+        return ", ".join(parts)
+
+
+def make_records(examples: Sequence[Example], report: Report) -> Records:
+    """Check examples against their images and pack them.
+
+    The images' headers are read, not their pixels. Boxes are clipped to the image; those with nothing left are
+    dropped. Images that cannot be used are noted in the report.
+
+    Raises:
+        UserError: too many images cannot be used, or none is left.
+
+    """
+    report.images = len(examples)
+    with ThreadPoolExecutor(8) as pool:
+        headers = pool.map(_header, examples)
+        records = Records(_checked(zip(examples, headers, strict=True), report))
+    if not len(records):
+        raise UserError(f"channel {report.channel} holds no image that can be used")
+    return records
+
+
+def _header(example: Example) -> ImageHeader | str:
+    if example.problem or example.path is None:
+        return example.problem or "its image file is not in the channel"
+    try:
+        with example.path.open("rb") as file:
+            return read_header(file)
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror}"
+    except DecodeError as error:
+        return str(error)
+
+
+def _checked(pairs: Iterable[tuple[Example, ImageHeader | str]], report: Report) -> Iterable[Record]:
+    for example, header in pairs:
+        if isinstance(header, str):
+            report.leave_out(example.key, header)
+            continue
+        if example.size is not None and example.size != (header.width, header.height):
+            report.leave_out(
+                example.key,
+                f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
+                f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
+                f"has {header.width} x {header.height}",
+            )
+            continue
+        assert example.path is not None
+        boxes, usable = _clean(example, header, report)
+        yield Record(
+            key=example.key,
+            path=example.path,
+            width=header.width,
+            height=header.height,
+            boxes=boxes[usable],
+            labels=example.labels[usable],
+            ignored=example.ignored[usable],
+        )
+
+
+def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
+    """Boxes clipped to the image, and which of them are left."""
+    boxes = example.boxes
+    finite = np.isfinite(boxes).all(axis=1)
+    clipped = np.clip(np.nan_to_num(boxes), 0, np.float32([header.width, header.height] * 2))
+    usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    # Half a pixel beyond the border is rounding, not worth a line in the report.
+    report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
+    for box in boxes[~usable].tolist():
+        numbers = ", ".join(f"{value:g}" for value in box)
+        reason = "has no area" if box[2] <= box[0] or box[3] <= box[1] else "lies outside the image"
+        report.dropped.append(f"{example.key}: the box from ({numbers}) {reason}")
+        log.warning("channel %s: %s: the box (%s) %s and is dropped", report.channel, example.key, numbers, reason)
+    return clipped, usable
+
+
+def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
+    """``left, top, width, height`` -> (N, 4) float32 ``xmin, ymin, xmax, ymax``."""
+    boxes = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes.astype(np.float32)
+
+
+class ImageFinder:
+    """Finds image files below a folder by the names that annotations give them.
+
+    A name is tried as a path below the folder, then below ``images/``, then as a path's tail that only one file has.
+    It never leads out of the folder.
+    """
+
+    def __init__(self, root: Path):
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        self.files = {path.relative_to(root).as_posix(): path for path in files if path.is_file()}
+        self._by_base_name: dict[str, list[str]] = {}
+        for name in self.files:
+            self._by_base_name.setdefault(name.rsplit("/", 1)[-1], []).append(name)
+
+    def find(self, name: str) -> str | None:
+        """The file's path relative to the folder, or None when there is none or no single one."""
+        for candidate in (name, f"images/{name}"):
+            if candidate in self.files:
+                return candidate
+        matches = self._by_base_name.get(name.rsplit("/", 1)[-1], [])
+        return matches[0] if len(matches) == 1 else None

@@ -1,0 +1,103 @@
+"""COCO's figures through pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tilewise.data.records import Records
+from tilewise.detections import Detections
+
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+
+
+def coco_metrics(records: Records, detections: Sequence[Detections], classes: Sequence[str]) -> dict[str, Any]:
+    """Average precision as COCO defines it, over all detections: the cap of 100 an image is lifted.
+
+    Args:
+        records: the ground truth; ignored boxes are crowds.
+        detections: one a record, in its pixels.
+        classes: names by label.
+
+    Returns:
+        ``AP`` (IoU 0.50 to 0.95), ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large``, ``AR`` and ``AP_class``, a
+        dict by class name. None where there is no object to find.
+
+    """
+    most = max([100, *map(len, detections)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = _ground_truth(records, classes)
+        found = truth.loadRes(_results(detections))
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.params.maxDets = [most]
+        evaluation.params.areaRng = [[0.0, 1e10], *map(list, SIZES.values())]
+        evaluation.params.areaRngLbl = ["all", *SIZES]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
+    precision, recall = evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
+    by_size = {f"AP_{name}": _mean(precision[..., index + 1]) for index, name in enumerate(SIZES)}
+    return {
+        "AP": _mean(precision[..., 0]),
+        "AP50": _mean(precision[0, ..., 0]),
+        "AP75": _mean(precision[5, ..., 0]),
+        **by_size,
+        "AR": _mean(recall[..., 0]),
+        "AP_class": {name: _mean(precision[:, :, label, 0]) for label, name in enumerate(classes)},
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[values > -1]
+    return round(float(known.mean()), 6) if known.size else None
+
+
+def _ground_truth(records: Records, classes: Sequence[str]) -> COCO:
+    annotations = []
+    for image_id, record in enumerate(records, start=1):
+        sides = record.boxes[:, 2:] - record.boxes[:, :2]
+        rows = np.concatenate([record.boxes[:, :2], sides], axis=1).astype(np.float64)
+        for box, label, ignored in zip(rows.tolist(), record.labels.tolist(), record.ignored.tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": label + 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(ignored),
+                }
+            )
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image_id} for image_id in range(1, len(records) + 1)],
+        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
+        "annotations": annotations,
+    }
+    truth.createIndex()
+    return truth
+
+
+def _results(detections: Sequence[Detections]) -> np.ndarray:
+    """(N, 7) ``image id, x, y, width, height, score, category id``, as COCO.loadRes takes it."""
+    rows = [np.zeros((0, 7))]
+    for image_id, found in enumerate(detections, start=1):
+        boxes = found.boxes.numpy().astype(np.float64)
+        rows.append(
+            np.column_stack(
+                [
+                    np.full(len(found), image_id),
+                    boxes[:, :2],
+                    boxes[:, 2:] - boxes[:, :2],
+                    found.scores.numpy(),
+                    found.labels.numpy() + 1,
+                ]
+            )
+        )
+    return np.concatenate(rows)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tilewise.data.annotations import Report
+from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.records import Record, Records
+from tilewise.detections import Detections
+from tilewise.evaluation.coco import coco_metrics
+from tilewise.evaluation.voc import voc_metrics
+from tilewise.inference.predictor import Predictor
+
+READ_AHEAD = 4
+
+
+def evaluate(
+    predictor: Predictor,
+    records: Records,
+    report: Report,
+    iou_threshold: float,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
+    """Predict every record and compare with its ground truth.
+
+    Args:
+        predictor: takes the path that the endpoint takes.
+        records: the ground truth.
+        report: damaged images are noted there and left out.
+        iou_threshold: of the VOC metric.
+        should_stop: asked after each image.
+
+    Returns:
+        See :func:`metrics`; None when it was stopped.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
+    kept: list[int] = []
+    images = _decoded(records, report, kept)
+    detections: list[Detections] = []
+    for prediction in predictor.predict_all(images):
+        detections.append(prediction.detections)
+        if should_stop():
+            return None
+    scored = records if len(kept) == len(records) else records.select(kept)
+    return metrics(scored, detections, predictor.classes, iou_threshold)
+
+
+def metrics(
+    records: Records, detections: list[Detections], classes: tuple[str, ...], iou_threshold: float
+) -> dict[str, Any]:
+    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
+    return {
+        **coco_metrics(records, detections, classes),
+        "VOC": {**voc_metrics(records, detections, classes, iou_threshold), "iou_threshold": iou_threshold},
+    }
+
+
+def _decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tensor]:
+    """The records' images, a few decoded ahead; ``kept`` gets the index of each that could be."""
+
+    def decode(record: Record) -> Tensor | str:
+        try:
+            return decode_image(record.read())
+        except (DecodeError, OSError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(1) as pool:
+        for index, (record, image) in enumerate(_ahead(pool, decode, records)):
+            if isinstance(image, str):
+                report.leave_out(record.key, image)
+            else:
+                kept.append(index)
+                yield image
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, decode: Callable[[Record], Tensor | str], records: Iterable[Record]
+) -> Iterator[tuple[Record, Tensor | str]]:
+    waiting: list[tuple[Record, Any]] = []
+    for record in records:
+        waiting.append((record, pool.submit(decode, record)))
+        if len(waiting) > READ_AHEAD:
+            first, future = waiting.pop(0)
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
+
+
+def is_better_known(value: float | None) -> float:
+    """A score to compare with others: no object to find counts as nothing found."""
+    return 0.0 if value is None or np.isnan(value) else float(value)

@@ -1,0 +1,82 @@
+"""Pascal VOC's mean average precision as SageMaker's built-in algorithm computes it (mxnet-ssd, eval_metric.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torchvision.ops import box_iou
+
+from tilewise.data.records import Records
+from tilewise.detections import Detections
+
+
+def voc_metrics(
+    records: Records, detections: Sequence[Detections], classes: Sequence[str], iou_threshold: float = 0.5
+) -> dict[str, float | dict[str, float | None]]:
+    """VOC07's 11-point average precision.
+
+    Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU exceeds the
+    threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are neither. A class counts
+    in the mean when it occurs among the objects or the detections.
+
+    Args:
+        records: the ground truth.
+        detections: one a record, in its pixels, best score first.
+        classes: names by label.
+        iou_threshold: see above.
+
+    Returns:
+        ``mAP``, and ``AP_class`` by name (None for a class that does not occur).
+
+    """
+    scores: list[list[np.ndarray]] = [[] for _ in classes]
+    hits: list[list[np.ndarray]] = [[] for _ in classes]
+    objects = np.bincount(records.labels[~records.ignored], minlength=len(classes))
+    for record, found in zip(records, detections, strict=True):
+        for label in np.union1d(record.labels, found.labels.numpy()).tolist():
+            own = record.labels == label
+            mine = found[found.labels == label]
+            hit = _match(mine, torch.from_numpy(record.boxes[own]), record.ignored[own], iou_threshold)
+            counted = hit >= 0
+            scores[label].append(mine.scores.numpy()[counted])
+            hits[label].append(hit[counted])
+    by_class: dict[str, float | None] = {}
+    for label, name in enumerate(classes):
+        one_scores, one_hits = np.concatenate([[], *scores[label]]), np.concatenate([[], *hits[label]])
+        occurs = objects[label] > 0 or len(one_scores)
+        by_class[name] = _average_precision(one_scores, one_hits, int(objects[label])) if occurs else None
+    known = [value for value in by_class.values() if value is not None]
+    return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
+
+
+def _match(found: Detections, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
+    result = np.zeros(len(found), dtype=np.int64)
+    if not len(boxes_M4) or not len(found):
+        return result
+    best, which = box_iou(found.boxes, boxes_M4).max(dim=1)
+    taken = np.zeros(len(boxes_M4), dtype=np.bool_)
+    for row, (iou, index) in enumerate(zip(best.tolist(), which.tolist(), strict=True)):
+        if iou <= iou_threshold:
+            continue
+        if ignored[index]:
+            result[row] = -1
+        elif not taken[index]:
+            taken[index] = True
+            result[row] = 1
+    return result
+
+
+def _average_precision(scores: np.ndarray, hits: np.ndarray, objects: int) -> float:
+    """The mean over recalls 0, 0.1, …, 1 of the best precision at that recall or a higher one."""
+    if not objects or not len(scores):
+        return 0.0
+    hits = hits[np.argsort(-scores, kind="stable")]
+    true = np.cumsum(hits)
+    recall, precision = true / objects, true / np.arange(1, len(hits) + 1)
+    levels = np.linspace(0, 1, 11)
+    # recall is a quotient of whole numbers: a level that it meets exactly must not be lost to rounding
+    best = [precision[recall >= level - 1e-9].max(initial=0.0) for level in levels]
+    return float(np.mean(best))

@@ -1,0 +1,109 @@
+"""The folder that a training job leaves and an endpoint starts from: ``model.json`` and one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import tilewise
+from tilewise.errors import UserError
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained detector with what is needed to use it.
+
+    Attributes:
+        detector: in evaluation mode, on the CPU when it was loaded.
+        spec: what it was built from.
+        classes: their names, by label.
+        hyperparameters: those of the job, for the record.
+        metrics: those of the validation that chose these weights, for the record.
+
+    """
+
+    detector: Detector
+    spec: DetectorSpec
+    classes: tuple[str, ...]
+    hyperparameters: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write the artifact; at every moment the folder holds the old model or the new one, whole.
+
+        Args:
+            folder: where to; another artifact there is replaced.
+            name: of the weights file, without its suffix; differs from the file that it replaces.
+
+        """
+        weights = f"{name}.safetensors"
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.detector.network.state_dict().items()}
+        _write(folder / weights, lambda path: save_file(tensors, path))
+        content = {
+            "format": FORMAT,
+            "weights": weights,
+            "classes": list(self.classes),
+            "detector": self.spec.to_json(),
+            "metrics": dict(self.metrics),
+            "hyperparameters": dict(self.hyperparameters),
+            "versions": {
+                "tilewise": tilewise.__version__,
+                "torch": torch.__version__,
+                "torchvision": torchvision.__version__,
+            },
+        }
+        text = json.dumps(content, indent=2) + "\n"
+        _write(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+        for old in folder.glob("*.safetensors"):
+            if old.name != weights:
+                old.unlink()
+
+    @staticmethod
+    def load(folder: Path) -> Artifact:
+        """Read an artifact.
+
+        Raises:
+            UserError: the folder holds none, or a damaged one; the message says which file and why.
+
+        """
+        path = folder / DESCRIPTION
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"{path} has format {content['format']}, which this version of Tilewise does not know"
+                )
+            spec = DetectorSpec.from_json(content["detector"])
+            classes = tuple(content["classes"])
+            weights = folder / Path(content["weights"]).name
+            detector = build_detector(spec)
+            detector.network.load_state_dict(load_file(weights))
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} holds no model of Tilewise: {Path(error.filename).name} is missing") from None
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
+            raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
+        return Artifact(detector.eval(), spec, classes, content["hyperparameters"], content["metrics"])
+
+
+def _write(path: Path, write: Any) -> None:
+    """Write a file beside its place, then move it there."""
+    temporary = path.with_name(f".{path.name}.writing")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)

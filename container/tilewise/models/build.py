@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewise.models.anchors import fit_anchor_sizes
+from tilewise.models.detector import Detector
+from tilewise.models.faster_rcnn import PUBLISHED_SIZES, build_faster_rcnn
+from tilewise.models.one_stage import RETINANET_SIZES, build_fcos, build_retinanet
+from tilewise.models.spec import DetectorSpec
+from tilewise.models.ssd import build_ssd, published_scales
+from tilewise.views.view import Scaling
+
+_BUILDERS: dict[str, Callable[[DetectorSpec], Detector]] = {
+    "ssd": build_ssd,
+    "ssdlite": build_ssd,
+    "fasterrcnn": build_faster_rcnn,
+    "retinanet": build_retinanet,
+    "fcos": build_fcos,
+}
+
+
+def build_detector(spec: DetectorSpec) -> Detector:
+    """The detector that ``spec`` describes, freshly initialised, on the CPU, in training mode."""
+    return _BUILDERS[_family(spec.name)](spec)
+
+
+def anchor_sizes_for(
+    name: str, scaling: Scaling, object_sizes: npt.NDArray[np.floating]
+) -> tuple[float, ...] | None:
+    """Anchor sizes fitted to the data, or None where the published ones will do.
+
+    Args:
+        name: the model's name.
+        scaling: how its views are scaled.
+        object_sizes: (N,) √area of the objects in pixels of the view.
+
+    """
+    family = _family(name)
+    if family == "fcos":
+        return None
+    if scaling.square is not None:
+        side = scaling.square
+        return fit_anchor_sizes(published_scales(name, side), object_sizes / side, smallest=4 / side)
+    return fit_anchor_sizes(RETINANET_SIZES if family == "retinanet" else PUBLISHED_SIZES, object_sizes)
+
+
+def _family(name: str) -> str:
+    return name.split("_")[0]

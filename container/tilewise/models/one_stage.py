@@ -1,0 +1,104 @@
+"""RetinaNet (Lin et al., ICCV 2017) and FCOS (Tian et al., ICCV 2019) with ResNet-50, through torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.ops import box_iou
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.spec import DetectorSpec
+
+RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class RetinaNet(TorchvisionRetinaNet):
+    """torchvision's RetinaNet; anchors on ignored boxes take no part in its loss."""
+
+    def compute_loss(
+        self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """As torchvision's, with ignored anchors treated like those between the two thresholds."""
+        matched = []
+        for anchor, target in zip(anchors, targets, strict=True):
+            if len(target["boxes"]):
+                match = self.proposal_matcher(box_iou(target["boxes"], anchor))
+            else:
+                match = torch.full((len(anchor),), -1, dtype=torch.int64, device=anchor.device)
+            match[(match < 0) & on_ignored(anchor, target["ignored"])] = self.proposal_matcher.BETWEEN_THRESHOLDS
+            matched.append(match)
+        losses: dict[str, Tensor] = self.head.compute_loss(targets, head_outputs, anchors, matched)
+        return losses
+
+
+class FCOS(TorchvisionFCOS):
+    """torchvision's FCOS; points on ignored boxes take no part in its loss."""
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        num_anchors_per_level: list[int],
+    ) -> dict[str, Tensor]:
+        """As torchvision's; the logits of ignored points are replaced by a certain 'nothing here'."""
+        silent = [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
+        mask = torch.stack(silent)
+        if mask.any():
+            for row, (anchor, target) in enumerate(zip(anchors, targets, strict=True)):
+                mask[row] &= ~_centre_in_any(anchor, target["boxes"])
+            logits = head_outputs["cls_logits"].masked_fill(mask[..., None], -50.0)
+            head_outputs = {**head_outputs, "cls_logits": logits}
+        losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, num_anchors_per_level)
+        return losses
+
+
+def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
+    """Which anchors have their centre in one of the boxes, and so may be positive. Returns (N,) bool."""
+    centre = (anchors_N4[:, None, :2] + anchors_N4[:, None, 2:]) / 2
+    return ((centre > boxes_M4[None, :, :2]) & (centre < boxes_M4[None, :, 2:])).all(dim=2).any(dim=1)
+
+
+def build_retinanet(spec: DetectorSpec) -> Detector:
+    """RetinaNet on P3 to P7, three anchor sizes an octave."""
+    sizes = spec.anchor_sizes or RETINANET_SIZES
+    octave = tuple((size, size * 2 ** (1 / 3), size * 2 ** (2 / 3)) for size in sizes)
+    anchors = AnchorGenerator(octave, ((0.5, 1.0, 2.0),) * len(octave))
+    network = RetinaNet(_backbone(), spec.num_classes, anchor_generator=anchors, **_thresholds(spec))
+    network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+    return Detector(network, background=False)
+
+
+def build_fcos(spec: DetectorSpec) -> Detector:
+    """FCOS on P3 to P7. It has points, not anchors: there is nothing to fit to the data."""
+    network = FCOS(_backbone(), spec.num_classes, **_thresholds(spec))
+    network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+    return Detector(network, background=False)
+
+
+def _backbone() -> nn.Module:
+    backbone: nn.Module = resnet_fpn_backbone(
+        backbone_name="resnet50",
+        weights=None,
+        norm_layer=nn.BatchNorm2d,
+        trainable_layers=5,
+        returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )
+    return backbone
+
+
+def _thresholds(spec: DetectorSpec) -> dict[str, Any]:
+    return {
+        "score_thresh": spec.score_threshold,
+        "nms_thresh": spec.nms_iou_threshold,
+        "detections_per_img": spec.detections_per_view,
+        "topk_candidates": max(1000, spec.detections_per_view),
+    }

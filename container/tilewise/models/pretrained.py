@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from torchvision.models import detection, get_model_weights
+
+from tilewise.errors import UserError
+from tilewise.models.detector import Detector
+
+_PUBLISHED = {
+    "ssd_vgg16": "ssd300_vgg16",
+    "ssdlite_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn": "fasterrcnn_mobilenet_v3_large_fpn",
+    "retinanet_resnet50_fpn": "retinanet_resnet50_fpn",
+    "fcos_resnet50_fpn": "fcos_resnet50_fpn",
+}
+
+
+def load_pretrained(detector: Detector, name: str) -> str:
+    """Start from torchvision's COCO weights, where the folder that ``TILEWISE_WEIGHTS`` names holds them.
+
+    Tensors whose shapes differ (the heads, where there is another number of classes) keep their initial values.
+
+    Returns:
+        A sentence for the log that says what was loaded, or that nothing was and why.
+
+    Raises:
+        UserError: the file is there but is not a state dict.
+
+    """
+    folder = os.environ.get("TILEWISE_WEIGHTS", "")
+    if name not in _PUBLISHED:
+        return f"no pretrained weights are published for {name}: training from scratch"
+    file_name = get_model_weights(getattr(detection, _PUBLISHED[name])).COCO_V1.url.rsplit("/", 1)[-1]
+    path = Path(folder) / file_name
+    if not folder or not path.is_file():
+        where = folder or "(TILEWISE_WEIGHTS is not set)"
+        return f"use_pretrained_model=1, but {file_name} is not in {where}: training from scratch"
+    try:
+        published = torch.load(path, map_location="cpu", weights_only=True)
+        own = detector.network.state_dict()
+        fitting = {key: value for key, value in published.items() if key in own and own[key].shape == value.shape}
+    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError) as error:
+        raise UserError(f"{path} is not a file of PyTorch weights: {error}") from None
+    if not fitting:
+        raise UserError(f"{path} holds none of the tensors of {name}")
+    detector.network.load_state_dict({**own, **fitting})
+    fresh = sorted(set(own) - set(fitting))
+    return f"{len(fitting)} tensors loaded from {file_name}; initialised anew: {', '.join(fresh) or 'none'}"

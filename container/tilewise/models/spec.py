@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tilewise.views.view import Scaling
+
+
+@dataclass(frozen=True)
+class DetectorSpec:
+    """All that is needed to build a detector again; ``model.json`` keeps it.
+
+    Attributes:
+        name: the hyperparameter ``model_name``.
+        num_classes: object classes, background not counted.
+        scaling: how views are scaled for it.
+        anchor_sizes: √area of the anchors of each feature map, smallest first: pixels of the view, for SSD as a
+            fraction of its side; None for the published ones.
+        score_threshold: detections below it are not returned.
+        nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
+        detections_per_view: how many detections of a view are kept at most.
+
+    """
+
+    name: str
+    num_classes: int
+    scaling: Scaling
+    anchor_sizes: tuple[float, ...] | None
+    score_threshold: float
+    nms_iou_threshold: float
+    detections_per_view: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> DetectorSpec:
+        """The inverse of :meth:`to_json`."""
+        sizes = content["anchor_sizes"]
+        return DetectorSpec(
+            **{
+                **content,
+                "scaling": Scaling(**content["scaling"]),
+                "anchor_sizes": None if sizes is None else tuple(sizes),
+            }
+        )

@@ -1,0 +1,126 @@
+"""SSD (Liu et al., ECCV 2016) through torchvision, with VGG-16 and MobileNetV3 (SSDlite)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large, vgg16
+from torchvision.models.detection import _utils as det_utils
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+
+from tilewise.models.detector import BatchImages, Detector, Target, on_ignored
+from tilewise.models.spec import DetectorSpec
+
+VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
+LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
+MIN_NEGATIVES = 32
+"""The hardest anchors of an image that are taught to be background, however few objects it has."""
+
+
+class SSD(TorchvisionSSD):
+    """torchvision's SSD, whose loss learns from images without objects and leaves ignored boxes alone.
+
+    Where every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, the loss is torchvision's.
+    """
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
+        logits, regression = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        matched = torch.stack(matched_idxs)
+        classes = torch.zeros_like(matched)
+        wanted = torch.zeros_like(regression)
+        excluded = torch.zeros_like(matched, dtype=torch.bool)
+        for row, (target, anchor) in enumerate(zip(targets, anchors, strict=True)):
+            hit = matched[row] >= 0
+            own = matched[row, hit]
+            classes[row, hit] = target["labels"][own]
+            wanted[row, hit] = self.box_coder.encode_single(target["boxes"][own], anchor[hit])
+            excluded[row] = on_ignored(anchor, target["ignored"])
+        foreground = classes > 0
+        box_loss = F.smooth_l1_loss(regression[foreground], wanted[foreground], reduction="sum")
+        class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+
+        # Hard negatives: of each image the anchors that look most like an object and are none.
+        count = (self.neg_to_pos_ratio * foreground.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
+        hardness = class_loss.detach().masked_fill(foreground | excluded, -1)
+        rank = hardness.argsort(1, descending=True).argsort(1)
+        background = (rank < count) & (hardness >= 0)
+
+        chosen = torch.maximum(foreground.sum(), background.sum() / self.neg_to_pos_ratio).clamp(min=1)
+        return {
+            "bbox_regression": box_loss / chosen,
+            "classification": class_loss[foreground | background].sum() / chosen,
+        }
+
+
+def published_scales(name: str, side: int) -> tuple[float, ...]:
+    """The anchors' published √areas, as fractions of the image's side, one a feature map."""
+    if name == "ssdlite_mobilenet_v3_large":
+        return LITE_SCALES[:-1]
+    return (VGG_512_SCALES if side >= 512 else VGG_300_SCALES)[:-1]
+
+
+def build_ssd(spec: DetectorSpec) -> Detector:
+    """SSD with the layouts of 300 px (six feature maps) and, from 512 px on, of 512 px (seven)."""
+    side = spec.scaling.square
+    assert side is not None
+    lite = spec.name == "ssdlite_mobilenet_v3_large"
+    scales = list(LITE_SCALES if lite else VGG_512_SCALES if side >= 512 else VGG_300_SCALES)
+    if spec.anchor_sizes is not None:
+        # torchvision's second anchor of a map lies halfway to the next map's size, so there is one size more.
+        scales = [*spec.anchor_sizes, min(1.05, 2 * spec.anchor_sizes[-1])]
+    return (_lite if lite else _vgg)(spec, side, scales)
+
+
+def _vgg(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
+    highres = side >= 512
+    ratios = [[2], [2, 3], [2, 3], [2, 3], *([[2, 3]] if highres else []), [2], [2]]
+    steps = None
+    if side in (300, 512):
+        steps = [8, 16, 32, 64, 128, 256, 512] if highres else [8, 16, 32, 64, 100, 300]
+    network = SSD(
+        SSDFeatureExtractorVGG(vgg16(weights=None).features, highres),
+        DefaultBoxGenerator(ratios, scales=scales, steps=steps),
+        (side, side),
+        spec.num_classes + 1,
+        **_thresholds(spec),
+    )
+    network.transform = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
+    return Detector(network, background=True)
+
+
+def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
+    norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+    features = mobilenet_v3_large(weights=None, norm_layer=norm_layer, reduced_tail=True).features
+    stages = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
+    backbone = SSDLiteFeatureExtractorMobileNet(features, stages[-2], norm_layer)
+    anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=scales)
+    channels = det_utils.retrieve_out_channels(backbone, (side, side))
+    classes = spec.num_classes + 1
+    head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes, norm_layer)
+    network = SSD(backbone, anchors, (side, side), classes, head=head, **_thresholds(spec))
+    network.transform = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Detector(network, background=True)
+
+
+def _thresholds(spec: DetectorSpec) -> dict[str, Any]:
+    return {
+        "score_thresh": spec.score_threshold,
+        "nms_thresh": spec.nms_iou_threshold,
+        "detections_per_img": spec.detections_per_view,
+        "topk_candidates": max(400, spec.detections_per_view),
+    }

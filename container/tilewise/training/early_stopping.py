@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import math
+
+
+class BestScore:
+    """Keeps the best validation score, and says when to stop waiting for a better one.
+
+    Args:
+        patience: evaluations without an improvement after which to stop; None never stops.
+        delay: epochs before which the job is never stopped.
+        tolerance: an improvement counts only when it exceeds this share of the best score so far.
+
+    """
+
+    def __init__(self, patience: int | None, delay: int, tolerance: float):
+        self.patience, self.delay, self.tolerance = patience, delay, tolerance
+        self.best = -math.inf
+        self.waited = 0
+        self._reference = -math.inf
+
+    def update(self, score: float) -> bool:
+        """Note a score; returns whether it is the best so far (a tie is not)."""
+        if score > self._reference + self.tolerance * max(self._reference, 0):
+            self._reference, self.waited = score, 0
+        else:
+            self.waited += 1
+        if score <= self.best:
+            return False
+        self.best = score
+        return True
+
+    def should_stop(self, epochs_done: int) -> bool:
+        """Whether to stop after so many epochs."""
+        return self.patience is not None and epochs_done >= self.delay and self.waited >= self.patience

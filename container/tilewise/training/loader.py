@@ -1,0 +1,111 @@
+"""Records -> batches of training samples, decoded and augmented in worker processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tilewise.augment.sample import augment_sample
+from tilewise.augment.window import random_window
+from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.records import Record, Records
+from tilewise.views.sample import Sample, make_sample
+from tilewise.views.view import Scaling, View
+
+SMALL_SHM = 256 * 1024 * 1024
+"""With less /dev/shm than this the workers share tensors through files in the temporary folder."""
+
+
+class TrainingSamples(Dataset[Sample | tuple[str, str]]):
+    """One random view of each record; an item is ``(key, reason)`` where the image cannot be decoded."""
+
+    def __init__(self, records: Records, scaling: Scaling):
+        self.records = records
+        self.scaling = scaling
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample | tuple[str, str]:
+        index, seed = item
+        record = self.records[index]
+        try:
+            return random_sample(record, self.scaling, np.random.default_rng(seed))
+        except (DecodeError, OSError) as error:
+            return record.key, str(error)
+
+
+def random_sample(record: Record, scaling: Scaling, rng: np.random.Generator) -> Sample:
+    """Decode a record and look at it through a random view.
+
+    Raises:
+        DecodeError: the image is damaged.
+
+    """
+    image = decode_image(record.read())
+    if image.shape[-2:] != (record.height, record.width):
+        raise DecodeError(f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job")
+    window = random_window(record.width, record.height, record.boxes, rng)
+    view = View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
+    boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
+    return augment_sample(make_sample(image, boxes, labels, ignored, view), rng)
+
+
+class WholeBatches(Sampler[list[tuple[int, int]]]):
+    """Each epoch a new order of all records, filled up to whole batches from its own beginning.
+
+    Every item carries a seed, so that an epoch's augmentation does not depend on the number of workers.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = np.resize(rng.permutation(self.count), len(self) * self.batch_size)
+        seeds = rng.integers(2**63, size=len(order))
+        items = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
+
+
+Batch = tuple[list[Sample], list[tuple[str, str]]]
+
+
+def collate(items: list[Sample | tuple[str, str]]) -> Batch:
+    """The samples of a batch, and key and reason of the images that could not be decoded."""
+    samples = [item for item in items if isinstance(item, Sample)]
+    return samples, [item for item in items if not isinstance(item, Sample)]
+
+
+def default_workers() -> int:
+    """Worker processes where the user names no number: one a core, up to eight, and none on two cores or fewer."""
+    cores = len(os.sched_getaffinity(0))
+    return 0 if cores <= 2 else min(8, cores - 1)
+
+
+def make_loader(records: Records, scaling: Scaling, batch_size: int, workers: int, seed: int) -> DataLoader[Batch]:
+    """A loader of training batches; set ``loader.batch_sampler.epoch`` before each epoch."""
+    if workers and shutil.disk_usage("/dev/shm").total < SMALL_SHM:
+        torch.multiprocessing.set_sharing_strategy("file_system")
+    return DataLoader(
+        TrainingSamples(records, scaling),  # type: ignore[arg-type]
+        batch_sampler=WholeBatches(len(records), batch_size, seed),  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

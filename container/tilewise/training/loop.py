@@ -1,0 +1,270 @@
+"""Train a detector: one plain loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tilewise.data.channel import DataSet
+from tilewise.data.records import Records
+from tilewise.errors import UserError
+from tilewise.evaluation.evaluate import evaluate
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.inference.artifact import Artifact
+from tilewise.inference.predictor import Predictor
+from tilewise.models.build import anchor_sizes_for, build_detector
+from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
+from tilewise.models.pretrained import load_pretrained
+from tilewise.models.spec import DetectorSpec
+from tilewise.training.early_stopping import BestScore
+from tilewise.training.loader import Batch, default_workers, make_loader
+from tilewise.training.metric_lines import MetricLines
+from tilewise.training.optimizer import make_optimizer
+from tilewise.training.schedule import learning_rate_factor
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+log = logging.getLogger(__name__)
+
+MAX_GRADIENT_NORM = 10.0
+MAX_BAD_STEPS = 10
+"""So many steps in a row may have a loss that is not finite before the job stops."""
+
+
+@dataclass
+class Trained:
+    """What a training run leaves beside the model: the metrics of the saved weights, and those of each epoch."""
+
+    best: dict[str, Any] = field(default_factory=dict)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    stopped: bool = False
+
+
+def train(
+    data: DataSet,
+    hp: Hyperparameters,
+    model_dir: Path,
+    lines: MetricLines,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Trained:
+    """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
+
+    Args:
+        data: records and classes.
+        hp: the job's hyperparameters.
+        model_dir: an artifact is kept there; see :class:`Artifact`.
+        lines: prints the metrics.
+        should_stop: asked after each step; when it says so, the best model so far is left, or the present one where
+            none has been validated.
+
+    Raises:
+        UserError: images are damaged, or the loss is not finite any more.
+
+    """
+    torch.manual_seed(hp.seed)
+    torch.set_flush_denormal(True)  # freshly initialised nets make subnormal numbers, which CPUs are slow at
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    spec = make_spec(hp, data)
+    detector = build_detector(spec)
+    if hp.use_pretrained_model:
+        log.info(load_pretrained(detector, spec.name))
+    detector.to(device, memory_format=torch.channels_last)
+    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
+    return run.epochs()
+
+
+def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
+    """The detector for a job: its scaling, anchors fitted to the training boxes, a detection cap that suffices."""
+    scaling = Scaling(square=hp.image_size) if hp.image_size else Scaling(min_size=hp.min_size, max_size=hp.max_size)
+    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.records, scaling))
+    if anchors:
+        unit = "of the image's side" if scaling.square else "pixels"
+        log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
+    cap = hp.box_detections_per_image
+    most = int(data.train.records.object_counts.max(initial=0))
+    if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
+        cap = 2 * most
+        log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
+    return DetectorSpec(
+        name=hp.model_name,
+        num_classes=len(data.classes),
+        scaling=scaling,
+        anchor_sizes=anchors,
+        score_threshold=hp.box_score_threshold,
+        nms_iou_threshold=hp.nms_iou_threshold,
+        detections_per_view=cap,
+    )
+
+
+def object_sizes(records: Records, scaling: Scaling) -> np.ndarray:
+    """(N,) √area of all objects in pixels of whole-image views."""
+    factors = []
+    for width, height in records.sizes.tolist():
+        scaled_width, scaled_height = scaling.size_of(width, height)
+        factors.append(math.sqrt(scaled_width / width * scaled_height / height))
+    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    return np.sqrt(sides.prod(axis=1)) * np.repeat(factors, records.object_counts)
+
+
+class _Run:
+    """The state of one training run."""
+
+    def __init__(
+        self,
+        data: DataSet,
+        hp: Hyperparameters,
+        spec: DetectorSpec,
+        detector: Detector,
+        device: torch.device,
+        model_dir: Path,
+        lines: MetricLines,
+        should_stop: Callable[[], bool],
+    ):
+        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
+        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
+        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.loader = make_loader(data.train.records, spec.scaling, hp.training_batch_size, workers, hp.seed)
+        self.optimizer = make_optimizer(detector, hp)
+        self.steps_per_epoch = -(-len(self.loader) // hp.gradient_accumulation_step)
+        factor = learning_rate_factor(hp, self.steps_per_epoch)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        patience = hp.early_stopping_patience if hp.early_stopping else None
+        self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
+        self.bad_steps = 0
+        self.trained = Trained()
+        self.saved = False
+
+    def epochs(self) -> Trained:
+        hp = self.hp
+        for epoch in range(hp.number_of_epochs):
+            facts = self._train_epoch(epoch)
+            self.trained.epochs.append(facts)
+            if not self.should_stop():
+                self._validate(epoch, facts)
+                self.lines.progress(epoch + 1, hp.number_of_epochs)
+            if self.should_stop():
+                self.trained.stopped = True
+                break
+            if self.best.should_stop(epoch + 1):
+                log.info("no improvement in %d validations: stopping early after epoch %d", self.best.waited, epoch)
+                break
+        if not self.saved:
+            self._save(len(self.trained.epochs), {})
+        return self.trained
+
+    def _train_epoch(self, epoch: int) -> dict[str, Any]:
+        self.detector.train()
+        assert self.loader.batch_sampler is not None
+        self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
+        sums: dict[str, float] = {}
+        records = batches = 0
+        start = time.monotonic()
+        bar = tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty())
+        for batch in bar:
+            samples = self._usable(batch)
+            batches += 1
+            last = batches % self.hp.gradient_accumulation_step == 0 or batches == len(self.loader)
+            for name, value in self._step(samples, last).items():
+                sums[name] = sums.get(name, 0.0) + value
+            records += len(samples)
+            self.lines.batches(epoch, batches, records, time.monotonic() - start)
+            if self.should_stop():
+                break
+        seconds = time.monotonic() - start
+        means = {name: value / batches for name, value in sums.items()}
+        what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
+        where = sum(means.values()) - what
+        self.lines.losses(epoch, batches, what, where)
+        self.lines.throughput(records / seconds)
+        return {"epoch": epoch, "losses": means, "records": records, "seconds": round(seconds, 3)}
+
+    def _usable(self, batch: Batch) -> list[Sample]:
+        samples, damaged = batch
+        for key, reason in damaged:
+            self.data.train.report.leave_out(key, reason)
+        return samples
+
+    def _step(self, samples: list[Sample], last: bool) -> dict[str, float]:
+        """One batch forward and backward; with ``last`` of an accumulation also the optimizer's step."""
+        values: dict[str, float] = {}
+        if samples:
+            moved = [_to(sample, self.device) for sample in samples]
+            losses: dict[str, Tensor] = self.detector([sample.pixels for sample in moved], moved)
+            total = torch.stack(list(losses.values())).sum()
+            if self._is_finite(total):
+                (total / self.hp.gradient_accumulation_step).backward()
+                values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if last:
+            torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scheduler.step()
+        return values
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        if math.isfinite(float(loss.detach())):
+            self.bad_steps = 0
+            return True
+        self.bad_steps += 1
+        log.warning("the loss is not finite: this batch is skipped")
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise UserError(
+                f"the loss was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; lower "
+                f"learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
+            )
+        return False
+
+    def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
+        """Score the model where it is due, and keep it if it is the best."""
+        hp, validation = self.hp, self.data.validation
+        final = epoch + 1 == hp.number_of_epochs
+        if validation is None or hp.validation_metric_type == "none":
+            if final:
+                self._save(epoch, {})
+            return
+        if not final and (epoch + 1) % hp.evaluation_frequency:
+            return
+        start = time.monotonic()
+        predictor = Predictor(self.detector, self.spec.scaling, self.data.classes, hp.validation_batch_size)
+        metrics = evaluate(
+            predictor, validation.records, validation.report, hp.validation_iou_threshold, self.should_stop
+        )
+        if metrics is None:
+            return
+        score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
+        facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
+        self.lines.validation(epoch, score, metrics)
+        if self.best.update(score):
+            self.lines.best(score)
+            self.trained.best = metrics
+            self._save(epoch, {"epoch": epoch, **metrics})
+
+    def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
+        hyperparameters = self.hp.model_dump(mode="json")
+        artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
+        artifact.save(self.model_dir, f"model-{epoch:04d}")
+        self.saved = True
+
+
+def _to(sample: Sample, device: torch.device) -> Sample:
+    tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
+    return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> None:
+    """Leave the figures of a run as JSON."""
+    content = {"classes": list(classes), "best": trained.best, "epochs": trained.epochs, "stopped": trained.stopped}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Lay out a folder as SageMaker lays out /opt/ml for a training job, from images and COCO JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+TRAIN_NAMES = ("train.json", "instances_train.json", "_annotations.coco.json")
+VALIDATION_NAMES = ("val.json", "validation.json", "valid.json", "instances_val.json")
+
+
+def find_coco_files(data: Path) -> tuple[Path, Path | None]:
+    """The training and the validation file of a data set: ``DIR/train.json`` and ``DIR/val.json``, or the only JSON.
+
+    Raises:
+        FileNotFoundError: there is none.
+
+    """
+    files = {path.name: path for path in [*data.glob("annotations/*.json"), *data.glob("*.json")]}
+    train = next((files[name] for name in TRAIN_NAMES if name in files), None)
+    if train is None and len(files) == 1:
+        train = next(iter(files.values()))
+    if train is None:
+        raise FileNotFoundError(f"{data} holds no train.json (COCO JSON) beside its images")
+    return train, next((files[name] for name in VALIDATION_NAMES if name in files), None)
+
+
+def lay_out_channel(annotations: Path, data: Path, channel: Path) -> None:
+    """Copy a COCO file and the images that it names into a channel's folder.
+
+    Images that are not there are left for the job to report.
+    """
+    channel.mkdir(parents=True)
+    content = json.loads(annotations.read_text(encoding="utf-8"))
+    shutil.copyfile(annotations, channel / "annotations.json")
+    for image in content["images"]:
+        name = image["file_name"]
+        target = (channel / "images" / name).resolve()
+        if not target.is_relative_to(channel.resolve()):
+            raise ValueError(f"{annotations.name}: file_name {name!r} leads out of the folder")
+        found = [folder / name for folder in (data / "images", data) if (folder / name).is_file()]
+        if found:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found[0], target)
+
+
+def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None:
+    """Make ``base`` look like /opt/ml at the start of a job on one host.
+
+    Args:
+        data: images and COCO JSON; see :func:`find_coco_files`.
+        base: made anew.
+        hyperparameters: as a CreateTrainingJob request holds them, all strings.
+
+    """
+    train, validation = find_coco_files(data)
+    if base.exists():
+        shutil.rmtree(base)
+    channels = {"train": train} | ({"validation": validation} if validation else {})
+    for name, annotations in channels.items():
+        lay_out_channel(annotations, data, base / "input" / "data" / name)
+    for folder in ("model", "output/data", "input/config"):
+        (base / folder).mkdir(parents=True)
+    facts = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+    _write(base, "inputdataconfig", {name: facts for name in channels})
+    _write(base, "hyperparameters", hyperparameters)
+    _write(
+        base,
+        "resourceconfig",
+        {
+            "current_host": "algo-1",
+            "current_instance_type": "local",
+            "hosts": ["algo-1"],
+            "network_interface_name": "eth0",
+        },
+    )
+
+
+def _write(base: Path, name: str, content: dict[str, Any]) -> None:
+    (base / "input" / "config" / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def main() -> int:
+    """``lay_out.py DATA BASE [name=value …]``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder with train.json, val.json and images/")
+    parser.add_argument("base", type=Path, help="the folder that becomes /opt/ml")
+    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
+    arguments = parser.parse_args()
+    pairs = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    try:
+        lay_out_job(arguments.data, arguments.base, pairs)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"lay_out.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

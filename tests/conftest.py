@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with random weights, as a training job leaves it; every image gives it something to find."""
+    # Imported here: tests that need no model need not wait for torch.
+    import torch
+    from tilewise.inference.artifact import Artifact
+    from tilewise.models.build import build_detector
+    from tilewise.models.spec import DetectorSpec
+    from tilewise.views.view import Scaling
+
+    spec = DetectorSpec(
+        name="ssdlite_mobilenet_v3_large",
+        num_classes=2,
+        scaling=Scaling(square=320),
+        anchor_sizes=None,
+        score_threshold=0.01,
+        nms_iou_threshold=0.45,
+        detections_per_view=100,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        detector = build_detector(spec).eval()
+    folder = tmp_path_factory.mktemp("model")
+    Artifact(detector, spec, ("ant", "bee"), hyperparameters={}, metrics={}).save(folder, "model")
+    return folder
