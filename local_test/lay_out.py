@@ -14,19 +14,22 @@ VALIDATION_NAMES = ("val.json", "validation.json", "valid.json", "instances_val.
 
 
 def find_coco_files(data: Path) -> tuple[Path, Path | None]:
-    """The training and the validation file of a data set: ``DIR/train.json`` and ``DIR/val.json``, or the only JSON.
+    """The training and the validation file of a data set: ``DIR/train.json`` and ``DIR/val.json``.
+
+    A single JSON file of another name trains, too.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no training file.
 
     """
     files = {path.name: path for path in [*data.glob("annotations/*.json"), *data.glob("*.json")]}
+    validation = next((files.pop(name) for name in VALIDATION_NAMES if name in files), None)
     train = next((files[name] for name in TRAIN_NAMES if name in files), None)
     if train is None and len(files) == 1:
         train = next(iter(files.values()))
     if train is None:
         raise FileNotFoundError(f"{data} holds no train.json (COCO JSON) beside its images")
-    return train, next((files[name] for name in VALIDATION_NAMES if name in files), None)
+    return train, validation
 
 
 def lay_out_channel(annotations: Path, data: Path, channel: Path) -> None:
@@ -40,7 +43,7 @@ def lay_out_channel(annotations: Path, data: Path, channel: Path) -> None:
     for image in content["images"]:
         name = image["file_name"]
         target = (channel / "images" / name).resolve()
-        if not target.is_relative_to(channel.resolve()):
+        if not target.is_relative_to((channel / "images").resolve()):
             raise ValueError(f"{annotations.name}: file_name {name!r} leads out of the folder")
         found = [folder / name for folder in (data / "images", data) if (folder / name).is_file()]
         if found:
@@ -53,19 +56,26 @@ def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None
 
     Args:
         data: images and COCO JSON; see :func:`find_coco_files`.
-        base: made anew.
+        base: made anew, where it is what an earlier call made.
         hyperparameters: as a CreateTrainingJob request holds them, all strings.
+
+    Raises:
+        FileNotFoundError: there is no training file.
+        ValueError: ``base`` holds something else, or the COCO JSON names a file outside the folder.
 
     """
     train, validation = find_coco_files(data)
-    if base.exists():
-        shutil.rmtree(base)
+    _remove(base, data)
     channels = {"train": train} | ({"validation": validation} if validation else {})
-    for name, annotations in channels.items():
-        lay_out_channel(annotations, data, base / "input" / "data" / name)
+    for name, coco in channels.items():
+        lay_out_channel(coco, data, base / "input" / "data" / name)
     for folder in ("model", "output/data", "input/config"):
         (base / folder).mkdir(parents=True)
-    facts = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
+    facts = {
+        "TrainingInputMode": "File",
+        "S3DistributionType": "FullyReplicated",
+        "RecordWrapperType": "None",
+    }
     _write(base, "inputdataconfig", {name: facts for name in channels})
     _write(base, "hyperparameters", hyperparameters)
     _write(
@@ -80,6 +90,15 @@ def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None
     )
 
 
+def _remove(base: Path, data: Path) -> None:
+    if data.resolve().is_relative_to(base.resolve()):
+        raise ValueError(f"{base} holds the data itself: name another folder")
+    if base.is_dir() and any(base.iterdir()) and not (base / "input" / "config").is_dir():
+        raise ValueError(f"{base} holds files that are not a job's: name another folder, or empty it")
+    if base.exists():
+        shutil.rmtree(base)
+
+
 def _write(base: Path, name: str, content: dict[str, Any]) -> None:
     (base / "input" / "config" / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
@@ -91,10 +110,13 @@ def main() -> int:
     parser.add_argument("base", type=Path, help="the folder that becomes /opt/ml")
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     arguments = parser.parse_args()
+    for pair in arguments.hyperparameters:
+        if "=" not in pair:
+            parser.error(f"{pair!r} is not name=value")
     pairs = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     try:
         lay_out_job(arguments.data, arguments.base, pairs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"lay_out.py: {error}", file=sys.stderr)
         return 2
     return 0

@@ -148,7 +148,7 @@ class Scene:
     def __init__(self, rng: np.random.Generator, width: int, height: int) -> None:
         self.rng, self.size = rng, (width, height)
         self.kind = KINDS[int(rng.choice(3, p=(0.45, 0.3, 0.25)))]
-        self.metre = rng.uniform(3.8, 5.4)  # in pixels
+        self.metre = rng.uniform(7.0, 10.0)  # in pixels
         self.middle = Pose(width / 2, height / 2, rng.uniform(0, math.pi))
         fall = rng.uniform(0, 2 * math.pi)
         self.sun = np.array([math.cos(fall), math.sin(fall)])  # the way shadows fall

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with random weights, as a training job leaves it; every image gives it something to find."""
+    """A small model with random weights, as a job leaves it; it finds something in every image."""
     # Imported here: tests that need no model need not wait for torch.
     import torch
     from tilewise.inference.artifact import Artifact
@@ -29,4 +29,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         detector = build_detector(spec).eval()
     folder = tmp_path_factory.mktemp("model")
     Artifact(detector, spec, ("ant", "bee"), hyperparameters={}, metrics={}).save(folder, "model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real images with COCO JSON, kept beside the repository: ``bccd``, ``hemocytometer``, ``nuclei``."""
+    folder = Path(__file__).resolve().parents[1] / "../shared/data"
+    if not folder.is_dir():
+        pytest.skip("the shared data sets are not beside this repository")
     return folder

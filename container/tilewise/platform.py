@@ -1,8 +1,7 @@
-"""Everything Tilewise knows of the SageMaker platform: folders, configuration files, channels, signals, failure."""
+"""All that Tilewise knows of the SageMaker platform: folders, configuration, channels, signals, failure."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -73,8 +72,8 @@ def read_job() -> Job:
     config = base_dir() / "input" / "config"
     if not config.is_dir():
         raise UserError(
-            f"{config} does not exist: run this in a SageMaker training job, mount a folder with its layout at "
-            "/opt/ml, or name such a folder in SAGEMAKER_BASE_DIR"
+            f"{config} does not exist: run this in a SageMaker training job, mount a folder with its layout "
+            "at /opt/ml, or name such a folder in SAGEMAKER_BASE_DIR"
         )
     # Imported here: it takes boto3 with it, and it makes folders where it finds no /opt/ml.
     from sagemaker_training import environment
@@ -96,8 +95,10 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
     try:
         content = reader()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); SageMaker writes it for every job") from None
-    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); SageMaker writes it for every job"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     except AttributeError:  # sagemaker-training asks a list or a number for its items
         content = None
@@ -125,7 +126,9 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}): mount it writable for this user") from None
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): mount it writable for this user"
+        ) from None
 
 
 def write_failure(error: BaseException) -> str:
@@ -137,6 +140,8 @@ def write_failure(error: BaseException) -> str:
         sentence = f"ClientError: {error}"
     else:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
+    # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
+    sentence = sentence.encode("utf-8", "backslashreplace").decode()
     if len(sentence) > FAILURE_LIMIT:
         sentence = sentence[: FAILURE_LIMIT - 1] + "…"
     folder = base_dir() / "output"

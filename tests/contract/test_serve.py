@@ -39,6 +39,7 @@ class Server:
             self.port: int = probe.getsockname()[1]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(NAMES)}
         environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+        environ["OMP_NUM_THREADS"] = "1"  # more would wait for each other on a machine that is busy
         environ |= {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(self.port)} | variables
         self.log_path = workspace / "log"
         with self.log_path.open("wb") as log:
@@ -248,7 +249,7 @@ def test_sigterm__while_the_model_loads(model_folder: Path, tmp_path: Path) -> N
         assert "is ready" not in server.log
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"architecture": "yolo"}'])
+@pytest.mark.parametrize("content", [None, "{"])
 def test_broken_model__one_sentence_and_the_end(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

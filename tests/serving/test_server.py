@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tilewise.serving import server
-from tilewise.serving.gunicorn_config import AccessLogger
+from tilewise.serving.gunicorn_config import AccessLogger, Worker
 from tilewise.serving.settings import Settings
 
 
@@ -23,7 +23,7 @@ def test_server__settings_reach_gunicorn() -> None:
     application = server.Server(Settings(port=9000, workers=2))
     assert application.cfg.address == [("0.0.0.0", 9000)]
     assert application.cfg.workers == 2
-    assert application.cfg.worker_class_str == "gthread"
+    assert application.cfg.worker_class is Worker
     assert application.cfg.logger_class is AccessLogger
 
 

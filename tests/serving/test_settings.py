@@ -138,7 +138,6 @@ def test_gunicorn_options__follow_the_settings(monkeypatch: pytest.MonkeyPatch) 
     options = gunicorn_options(Settings(port=9000, workers=3, timeout_s=1, log_level=logging.WARNING))
     assert options["bind"] == "0.0.0.0:9000"
     assert options["workers"] == 3
-    assert options["worker_class"] == "gthread"
     assert options["threads"] > Settings.max_in_flight
     assert options["timeout"] == 10
     assert options["graceful_timeout"] < 30

@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewise.data.records import Float32
 
-MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+MIN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 ZOOM_OUT_PROBABILITY = 0.5
 LARGEST_ZOOM_OUT = 2.0
 SMALLEST_CROP = 0.3
@@ -21,12 +21,14 @@ Window = tuple[int, int, int, int]
 def random_window(width: int, height: int, boxes_N4: Float32, rng: np.random.Generator) -> Window:
     """Draw the window ``x0, y0, x1, y1`` that a training view shows of an image.
 
-    With probability :data:`ZOOM_OUT_PROBABILITY` a window of up to :data:`LARGEST_ZOOM_OUT` times the image's sides
-    that holds all of it; else the whole image, or a crop of at least :data:`SMALLEST_CROP` of each side that shows
-    some object with a drawn minimum IoU.
+    With probability :data:`ZOOM_OUT_PROBABILITY` a window of up to :data:`LARGEST_ZOOM_OUT` times the image's
+    sides that holds all of it; else the whole image, or a crop of at least :data:`SMALLEST_CROP` of each
+    side. A crop holds the centre of an object, and of each object whose centre it holds it shows a drawn
+    share.
 
     Args:
-        width, height: pixels of the image.
+        width: pixels of the image.
+        height: pixels of the image.
         boxes_N4: its boxes in pixels.
         rng: draws.
 
@@ -34,12 +36,12 @@ def random_window(width: int, height: int, boxes_N4: Float32, rng: np.random.Gen
     whole = (0, 0, width, height)
     if rng.random() < ZOOM_OUT_PROBABILITY:
         return _zoom_out(width, height, rng)
-    choice = int(rng.integers(len(MIN_IOUS) + 1))
-    if choice == len(MIN_IOUS) or not len(boxes_N4):
+    choice = int(rng.integers(len(MIN_SHARES) + 1))
+    if choice == len(MIN_SHARES) or not len(boxes_N4):
         return whole
     for _ in range(TRIALS):
         window = _crop(width, height, rng)
-        if window is not None and _shows(window, boxes_N4, MIN_IOUS[choice]):
+        if window is not None and _shows(window, boxes_N4, MIN_SHARES[choice]):
             return window
     return whole
 
@@ -61,8 +63,8 @@ def _crop(width: int, height: int, rng: np.random.Generator) -> Window | None:
     return left, top, left + wide, top + high
 
 
-def _shows(window: Window, boxes_N4: Float32, min_iou: float) -> bool:
-    """Whether the window has that IoU with a box whose centre it holds (the IoU is the SSD paper's criterion)."""
+def _shows(window: Window, boxes_N4: Float32, min_share: float) -> bool:
+    """Whether the window holds a box's centre, and that share of each box whose centre it holds."""
     x0, y0, x1, y1 = window
     centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     held = ((centres > (x0, y0)) & (centres < (x1, y1))).all(axis=1)
@@ -72,5 +74,5 @@ def _shows(window: Window, boxes_N4: Float32, min_iou: float) -> bool:
     sides = np.minimum(boxes[:, 2:], (x1, y1)) - np.maximum(boxes[:, :2], (x0, y0))
     common = sides.clip(min=0).prod(axis=1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    # For small objects the IoU with any window is tiny: how much of the object is shown stands in for it.
-    return bool((common / areas >= min_iou).all())
+    # The paper asks for an IoU, but that of a small object with any window is tiny: the share stands in.
+    return bool((common / areas >= min_share).all())

@@ -46,7 +46,7 @@ class _Found:
     examples: list[Example]
     classes: tuple[str, ...] | None  # None: ids without agreed names
     names: Mapping[int, str]
-    used: frozenset[int]
+    used: frozenset[int]  # the labels that objects have
 
 
 def read_data_set(
@@ -67,7 +67,9 @@ def read_data_set(
     """
     if "train" not in folders:
         have = ", ".join(sorted(folders)) or "none"
-        raise UserError(f"the channel train is missing (channels given: {have}); it must hold the training images")
+        raise UserError(
+            f"the channel train is missing (channels given: {have}); it must hold the training images"
+        )
     if validates and "validation" not in folders and not may_split:
         raise UserError(
             "the channel validation is missing: a job with the built-in algorithm's hyperparameters needs one"
@@ -93,36 +95,39 @@ def _find(name: str, folders: Mapping[str, Path]) -> _Found:
         return _Found(name, content.examples, content.classes, {}, content.used)
     if annotations is None:
         raise UserError(
-            f"channel {name} holds neither a COCO JSON file beside its images, nor is there a channel {name}_annotation "
-            "with one JSON file for each image"
+            f"channel {name} holds no COCO JSON file beside its images, and there is no channel "
+            f"{name}_annotation with one JSON file for each image: give one of the two"
         )
     pairs = read_image_json(folder, annotations, f"{name}_annotation")
-    return _Found(name, pairs.examples, None, pairs.names, frozenset(range(pairs.largest_id + 1)))
+    used = frozenset(int(label) for example in pairs.examples for label in np.unique(example.labels))
+    return _Found(name, pairs.examples, None, pairs.names, used)
 
 
 def _classes(found: list[_Found], num_classes: int | None) -> tuple[str, ...]:
-    train = found[0]
-    if train.classes is not None:
-        return _named_classes(found, num_classes)
-    count = num_classes or max((len(one.used) for one in found), default=0)
+    if len({one.classes is None for one in found}) > 1:
+        raise UserError("the channels train and validation hold different formats: use one for both")
+    return _named_classes(found, num_classes) if found[0].classes else _numbered_classes(found, num_classes)
+
+
+def _numbered_classes(found: list[_Found], num_classes: int | None) -> tuple[str, ...]:
+    """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
+    count = num_classes or 1 + max((number for one in found for number in one.used), default=-1)
     if not count:
         raise UserError("no image has an object: give num_classes if that is meant")
     for one in found:
-        if one.classes is not None:
-            raise UserError("the channels train and validation hold different formats: use one for both")
         _check_ids(one, count)
-    names = [train.names.get(number, str(number)) for number in range(count)]
+    names = [found[0].names.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
 
 
 def _check_ids(found: _Found, count: int) -> None:
     for example in found.examples:
-        for number in example.labels.tolist():
-            if number >= count:
-                raise UserError(
-                    f"channel {found.channel}: {example.key} has class_id {number}, but num_classes is {count}, so ids go "
-                    f"from 0 to {count - 1}: raise num_classes or correct the file"
-                )
+        number = int(example.labels.max(initial=-1))
+        if number >= count:
+            raise UserError(
+                f"channel {found.channel}: {example.key} has class_id {number}, but num_classes is {count}, "
+                f"so ids go from 0 to {count - 1}: raise num_classes or correct the file"
+            )
 
 
 def _named_classes(found: list[_Found], num_classes: int | None) -> tuple[str, ...]:
@@ -136,9 +141,7 @@ def _named_classes(found: list[_Found], num_classes: int | None) -> tuple[str, .
             )
         classes = used
     for one in found[1:]:
-        theirs = one.classes
-        if theirs is None:
-            raise UserError("the channels train and validation hold different formats: use one for both")
+        theirs = one.classes or ()
         if not {theirs[index] for index in one.used} <= set(classes):
             raise UserError(
                 f"channel {one.channel} has objects of classes that channel train does not know: train has "
@@ -149,12 +152,19 @@ def _named_classes(found: list[_Found], num_classes: int | None) -> tuple[str, .
 
 def _split(found: _Found, classes: tuple[str, ...]) -> Split:
     examples = found.examples
-    if found.classes is not None and found.classes != classes:
-        index_of = {name: index for index, name in enumerate(classes)}
-        table = np.asarray([index_of.get(name, -1) for name in found.classes], dtype=np.int64)
-        examples = [replace(example, labels=table[example.labels]) for example in examples]
+    if found.classes is not None:
+        examples = in_classes(examples, found.classes, classes)
     report = Report(found.channel)
     return Split(make_records(examples, report), report)
+
+
+def in_classes(examples: list[Example], own: tuple[str, ...], classes: tuple[str, ...]) -> list[Example]:
+    """Examples whose labels are indices into ``own``, with labels into ``classes`` of the same names."""
+    if own == classes:
+        return examples
+    index_of = {name: index for index, name in enumerate(classes)}
+    table = np.asarray([index_of.get(name, -1) for name in own], dtype=np.int64)
+    return [replace(example, labels=table[example.labels]) for example in examples]
 
 
 def _divide(split: Split, seed: int) -> list[Split]:
@@ -178,7 +188,7 @@ def _log_table(classes: tuple[str, ...], splits: list[Split]) -> None:
         records = split.records
         empty = int((records.object_counts == 0).sum())
         log.info("%s: %s; %d images without objects", name, split.report.summary(), empty)
-    width = max(len(name) for name in classes)
+    width = max(len(name) for name in ("class", *classes))
     log.info("%s  %s", "class".ljust(width), "  ".join(f"{name:>10}" for name in names[: len(splits)]))
     counts = [np.bincount(split.records.labels, minlength=len(classes)) for split in splits]
     for index, name in enumerate(classes):

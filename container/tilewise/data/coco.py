@@ -1,9 +1,14 @@
-"""Images and one COCO JSON file. Specification: cocodataset.org, "Data format", section "Object Detection"."""
+"""Images and one COCO JSON file.
+
+Specification: cocodataset.org, "Data format", section "Object Detection".
+"""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,9 @@ import numpy as np
 
 from tilewise.data.annotations import Example, ImageFinder, boxes_from_corner_and_size
 from tilewise.errors import UserError
+
+MAX_CANDIDATES = 10
+PEEK = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -31,22 +39,34 @@ class Coco:
 
 
 def find_coco_file(folder: Path) -> Path | None:
-    """The COCO file in a folder: the only ``.json`` in it that holds ``images`` and ``categories``, or None.
+    """The COCO file in a folder or in its ``annotations/``, or None.
+
+    Of many ``.json`` files only the largest few are looked into, and of each only its beginning and its end.
 
     Raises:
         UserError: there are several.
 
     """
-    found = []
-    for path in sorted(folder.glob("*.json")) + sorted(folder.glob("annotations/*.json")):
-        with path.open("rb") as file:
-            # A COCO file is one large object; an annotation file of one image holds no "images".
-            if b'"images"' in file.read() and path.is_file():
-                found.append(path)
+    paths = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
+    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    files = sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
+    found = sorted(path.relative_to(folder).as_posix() for path in files if _looks_like_coco(path))
     if len(found) > 1:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in found)
+        names = ", ".join(found)
         raise UserError(f"channel {folder.name} holds several COCO files ({names}): keep one in each channel")
-    return found[0] if found else None
+    return folder / found[0] if found else None
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """By keys that an annotation file of one image does not have."""
+    with path.open("rb") as file:
+        content = file.read(PEEK)
+        size = path.stat().st_size
+        file.seek(max(PEEK, size - PEEK))
+        content += file.read()
+    # Of a large file the key "images" itself may stand in the middle.
+    keys = rb"images" if size <= 2 * PEEK else rb"images|image_id|file_name"
+    return re.search(rb'"(?:' + keys + rb')"\s*:', content) is not None
 
 
 def read_coco(file: Path, images: Path) -> Coco:
@@ -55,7 +75,7 @@ def read_coco(file: Path, images: Path) -> Coco:
     Crowds are kept as ignored boxes. Boxes are float pixels ``x, y, width, height`` from the top left.
 
     Raises:
-        UserError: the file is not JSON, not COCO, or contradicts itself; the message names the file and the entry.
+        UserError: the file is not JSON, not COCO, or contradicts itself; the message names file and entry.
 
     """
     try:
@@ -71,35 +91,57 @@ def read_coco(file: Path, images: Path) -> Coco:
 
 
 def _parse(content: dict[str, Any], finder: ImageFinder) -> Coco:
+    if not isinstance(content, dict):
+        raise TypeError("it must hold one JSON object, {…}")
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+    classes = tuple(str(category["name"]) for category in categories)
+    index_of = {int(category["id"]): index for index, category in enumerate(categories)}
     if not categories:
         raise ValueError("it has no categories")
-    classes = tuple(str(category["name"]) for category in categories)
+    if len(index_of) < len(categories):
+        raise ValueError(f"two of its categories have the same id, of {', '.join(map(str, index_of))}")
     if len(set(classes)) < len(classes):
         raise ValueError(f"two of its categories have the same name, of {', '.join(classes)}")
-    index_of = {int(category["id"]): index for index, category in enumerate(categories)}
     by_image = defaultdict(list)
     for annotation in content.get("annotations") or []:
-        number = int(annotation["category_id"])
-        if number not in index_of:
-            known = ", ".join(map(str, index_of))
-            raise ValueError(
-                f"annotation {annotation.get('id')} has category_id {number}, which is not among the categories' ids {known}"
-            )
+        _check(annotation, index_of)
         by_image[annotation["image_id"]].append(annotation)
-    examples, seen = [], set()
-    for image in content["images"]:
-        if image["id"] in seen:
-            raise ValueError(f"two images have the id {image['id']}")
-        seen.add(image["id"])
-        examples.append(_example(image, by_image.pop(image["id"], []), index_of, finder))
-    if by_image:
-        orphan = next(iter(by_image.values()))[0]
-        raise ValueError(
-            f"annotation {orphan.get('id')} has image_id {orphan['image_id']}, which no image in the file has"
-        )
+    images = content["images"]
+    _check_images(images, by_image)
+    examples = [_example(image, by_image.get(image["id"], []), index_of, finder) for image in images]
+    _check_files(examples)
     used = frozenset(int(label) for example in examples for label in np.unique(example.labels))
     return Coco(examples, classes, used)
+
+
+def _check(annotation: dict[str, Any], index_of: dict[int, int]) -> None:
+    who = f"annotation {annotation.get('id')}"
+    number, box = int(annotation["category_id"]), annotation.get("bbox")
+    if number not in index_of:
+        known = ", ".join(map(str, index_of))
+        raise ValueError(f"{who} has category_id {number}, which is not among the categories' ids {known}")
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError(f"{who} has the bbox {box}, not 4 numbers")
+
+
+def _check_images(images: list[dict[str, Any]], annotated: Mapping[Any, list[dict[str, Any]]]) -> None:
+    ids = Counter(image["id"] for image in images)
+    for number, count in ids.items():
+        if count > 1:
+            raise ValueError(f"two images have the id {number}")
+    for number, rows in annotated.items():
+        if number not in ids:
+            who = f"annotation {rows[0].get('id')}"
+            raise ValueError(f"{who} has image_id {number}, which no image in the file has")
+
+
+def _check_files(examples: list[Example]) -> None:
+    first: dict[Path, str] = {}
+    for example in examples:
+        if example.path is not None and example.path in first:
+            raise ValueError(f"two images are the same file: {first[example.path]} and {example.key}")
+        if example.path is not None:
+            first[example.path] = example.key
 
 
 def _example(
@@ -107,14 +149,14 @@ def _example(
 ) -> Example:
     name = str(image["file_name"])
     found = finder.find(name)
-    for annotation in annotations:
-        if len(annotation["bbox"]) != 4:
-            raise ValueError(f"annotation {annotation.get('id')} has a bbox of {len(annotation['bbox'])} numbers, not 4")
+    width, height = int(image.get("width") or 0), int(image.get("height") or 0)
+    labels = [index_of[int(annotation["category_id"])] for annotation in annotations]
+    ignored = [bool(int(annotation.get("iscrowd") or 0)) for annotation in annotations]
     return Example(
         key=name,
         path=finder.files[found] if found else None,
-        size=(int(image["width"]), int(image["height"])) if "width" in image and "height" in image else None,
+        size=(width, height) if width and height else None,
         boxes=boxes_from_corner_and_size([annotation["bbox"] for annotation in annotations]),
-        labels=np.asarray([index_of[int(annotation["category_id"])] for annotation in annotations], dtype=np.int64),
-        ignored=np.asarray([bool(annotation.get("iscrowd", 0)) for annotation in annotations], dtype=np.bool_),
+        labels=np.asarray(labels, dtype=np.int64),
+        ignored=np.asarray(ignored, dtype=np.bool_),
     )

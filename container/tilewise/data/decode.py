@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -17,10 +20,17 @@ from tilewise.errors import UserError
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused before they are decoded (1.5 GB as RGB)."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+"""What is decoded: Pillow knows more formats, and some of them start other programs (EPS: Ghostscript)."""
+
 Image.MAX_IMAGE_PIXELS = None  # the cap above holds instead: Pillow's own only warns
+# Pillow warns of damaged metadata; what matters of it raises where it is read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
+_FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+_PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class DecodeError(UserError):
@@ -42,7 +52,7 @@ class ImageHeader:
     height: int
 
 
-def read_header(source: io.BufferedIOBase | bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def read_header(source: IO[bytes] | bytes, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read an image's size without decoding it.
 
     Raises:
@@ -50,21 +60,42 @@ def read_header(source: io.BufferedIOBase | bytes, max_pixels: int = MAX_PIXELS)
         ImageTooLargeError: it has more than ``max_pixels``.
 
     """
-    with _open(source) as image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with _as_decode_error(), Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
-            raise ImageTooLargeError(f"the image has {width} x {height} pixels; at most {max_pixels:,} are accepted")
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1))
+            raise ImageTooLargeError(
+                f"the image has {width} x {height} pixels; at most {max_pixels:,} are accepted"
+            )
+        if not width * height:
+            raise DecodeError("the image has no pixels")
+        orientation = _orientation(image, file)
         if orientation in _TRANSPOSING_ORIENTATIONS:
             width, height = height, width
         return ImageHeader(image.format or "", image.mode, orientation, width, height)
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Decode an image of any format that Pillow knows.
+def _orientation(image: Image.Image, file: IO[bytes]) -> int:
+    """How the stored pixels lie, as EXIF (2.32, section 4.6.4) numbers it: 1 to 8."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself, size and pixels
+    if image.format == "PNG":
+        # Metadata may follow the pixels, and Pillow decodes them all to look: only where there is some.
+        position = file.tell()
+        file.seek(0)
+        content = file.read()
+        file.seek(position)
+        if not any(mark in content for mark in _PNG_ORIENTATION_MARKS):
+            return 1
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return int(orientation) if orientation in range(1, 9) else 1
 
-    Rotated as its EXIF orientation says; grey, palette and CMYK are converted; 16 bits are reduced to 8 over the
-    range of the values that occur; transparent pixels are laid over white.
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decode an image of one of the :data:`FORMATS`.
+
+    Rotated as its EXIF orientation says; grey, palette and CMYK are converted; more than 8 bits of grey are
+    reduced to 8 over the range of the values that occur; transparent pixels are laid over white.
 
     Returns:
         (3, H, W) uint8 RGB.
@@ -75,33 +106,40 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
 
     """
     header = read_header(data, max_pixels)
-    try:
+    with _as_decode_error():
         if header.format == "JPEG" and header.mode in ("RGB", "L"):
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        with _open(data) as image:
-            pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DecodeError(f"the image is damaged: {reason}") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+            pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+        else:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                image.load()
+                pixels = torch.from_numpy(np.array(_to_rgb(image))).permute(2, 0, 1)
+    if header.orientation in _TRANSPOSING_ORIENTATIONS:
+        pixels = pixels.transpose(-2, -1)
+    if header.orientation in _FLIPS:
+        pixels = pixels.flip(_FLIPS[header.orientation])
+    return pixels.contiguous()
 
 
-def _open(source: io.BufferedIOBase | bytes) -> Image.Image:
+@contextmanager
+def _as_decode_error() -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # e.g. corrupt EXIF: what matters of it raises where it is read
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        yield
+    except DecodeError:
+        raise
     except UnidentifiedImageError:
         raise DecodeError("these bytes are not an image in a known format") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DecodeError(f"the image's header is damaged: {error}") from None
+    except Exception as error:  # a damaged file: OSError, struct.error, zlib.error, EOFError, TypeError, …
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DecodeError(f"the image is damaged: {reason}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        values = np.nan_to_num(values, nan=low, posinf=high, neginf=low)
         scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

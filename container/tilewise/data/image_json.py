@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import Example, ImageFinder, boxes_from_corner_and_size
+from tilewise.data.annotations import Example, ImageFinder, boxes_from_corner_and_size, files_below
 from tilewise.errors import UserError
 
 
@@ -24,13 +24,38 @@ class ImageJson:
     Attributes:
         examples: one an image; images without a JSON file among them, as problems.
         names: class id -> name, from the ``categories`` of the files where they agree with one another.
-        largest_id: the largest class id that occurs, -1 where there is no object.
 
     """
 
     examples: list[Example]
     names: Mapping[int, str]
-    largest_id: int
+
+
+@dataclass
+class _Categories:
+    """Names of class ids, from all files.
+
+    They never number the classes, and name them only where every file lists the ids that it uses: a
+    widespread notebook writes COCO's category ids here, but class ids counted from 0 at the objects.
+    """
+
+    names: dict[int, set[str]] = field(default_factory=dict)
+    trusted: bool = True
+
+    def add(self, categories: Any, used: set[int]) -> None:
+        try:
+            names = {int(category["class_id"]): str(category["name"]) for category in categories or []}
+        except (KeyError, TypeError, ValueError):
+            self.trusted = False
+            return
+        self.trusted &= not names or used <= set(names)
+        for number, name in names.items():
+            self.names.setdefault(number, set()).add(name)
+
+    def agreed(self) -> dict[int, str]:
+        if not self.trusted:
+            return {}
+        return {number: next(iter(names)) for number, names in self.names.items() if len(names) == 1}
 
 
 def read_image_json(images: Path, annotations: Path, channel: str) -> ImageJson:
@@ -42,75 +67,77 @@ def read_image_json(images: Path, annotations: Path, channel: str) -> ImageJson:
         channel: the annotation channel's name, for messages.
 
     Raises:
-        UserError: there is no JSON file in the annotation channel.
+        UserError: there is no JSON file in the annotation channel, or two annotate one image.
 
     """
-    files = sorted(path for path in annotations.rglob("*") if path.suffix.lower() == ".json" and path.is_file())
+    files = files_below(annotations, frozenset({".json"}))
     if not files:
-        raise UserError(f"channel {channel} holds no .json file: put one annotation file for each image there")
+        raise UserError(
+            f"channel {channel} holds no .json file: put one annotation file for each image there"
+        )
     finder = ImageFinder(images)
-    names: dict[int, set[str]] = {}
-    examples = [_read(path, path.relative_to(annotations).as_posix(), finder, names) for path in files]
-    examples += _twice_or_never(examples, finder)
-    largest = max((int(example.labels.max()) for example in examples if len(example.labels)), default=-1)
-    agreed = {number: next(iter(given)) for number, given in names.items() if len(given) == 1}
-    return ImageJson(examples, agreed, largest)
+    categories = _Categories()
+    examples = [_read(path, key, finder, categories) for key, path in files.items()]
+    examples += _without_json(examples, finder)
+    return ImageJson(examples, categories.agreed())
 
 
-def _twice_or_never(examples: list[Example], finder: ImageFinder) -> list[Example]:
+def _without_json(examples: list[Example], finder: ImageFinder) -> list[Example]:
     """Problems for images that no JSON file names; an image named by two files raises."""
     named: dict[Path, str] = {}
-    for example in examples:
+    for example in sorted(examples, key=lambda example: bool(example.problem)):
         if example.path is None:
             continue
-        if example.path in named:
+        first = named.setdefault(example.path, example.key)
+        if first != example.key and not example.problem:
             raise UserError(
-                f"{named[example.path]} and {example.key} annotate the same image {example.path.name}: keep one"
+                f"{first} and {example.key} annotate the same image {example.path.name}: keep one"
             )
-        named[example.path] = example.key
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of annotations"
-    return [_problem(name, hint) for name, path in finder.files.items() if path not in named]
+    return [_problem(name, path, hint) for name, path in finder.files.items() if path not in named]
 
 
-def _problem(key: str, reason: str) -> Example:
+def _problem(key: str, path: Path | None, reason: str) -> Example:
     return Example(
-        key, None, None, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), reason
+        key, path, None, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), reason
     )
 
 
-def _read(path: Path, key: str, finder: ImageFinder, names: dict[int, set[str]]) -> Example:
+def _read(path: Path, key: str, finder: ImageFinder, categories: _Categories) -> Example:
+    like = finder.find_like(key)
     try:
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        return _problem(key, f"not valid JSON: {error}")
-    try:
-        image = _find_image(content, key, finder)
+        if not isinstance(content, dict):
+            raise TypeError("it must hold one JSON object, {…}")
+        image = _find_image(content, key, finder) if content.get("file") else like
         size = _size(content)
         rows, labels = _objects(content)
-        for category in content.get("categories") or []:
-            names.setdefault(int(category["class_id"]), set()).add(str(category["name"]))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem = f"not valid JSON: {error}"
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        return _problem(key, f"not an annotation file of the built-in's form: {what}")
-    if image is None:
-        return _problem(key, f"its image {content.get('file')!r} is not in the image channel")
-    return Example(
-        key=key,
-        path=finder.files[image],
-        size=size,
-        boxes=boxes_from_corner_and_size(rows),
-        labels=np.asarray(labels, dtype=np.int64),
-        ignored=np.zeros(len(labels), dtype=np.bool_),
-    )
+        problem = f"not an annotation file of the built-in's form: {what}"
+    else:
+        categories.add(content.get("categories"), set(labels))
+        if image is None:
+            wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
+            return _problem(key, None, f"its image {wanted} is not in the image channel, or not only once")
+        return Example(
+            key=key,
+            path=finder.files[image],
+            size=size,
+            boxes=boxes_from_corner_and_size(rows),
+            labels=np.asarray(labels, dtype=np.int64),
+            ignored=np.zeros(len(labels), dtype=np.bool_),
+        )
+    # With the image of its name, so that this one is not missed a second time.
+    return _problem(key, finder.files[like] if like else None, problem)
 
 
 def _find_image(content: dict[str, Any], key: str, finder: ImageFinder) -> str | None:
-    """By ``file``, or where it is not given by the annotation's own base name."""
-    if content.get("file"):
-        return finder.find(str(content["file"]))
-    stem = PurePosixPath(key).with_suffix("").as_posix()
-    same = [name for name in finder.files if PurePosixPath(name).with_suffix("").as_posix() == stem]
-    return same[0] if len(same) == 1 else None
+    """By ``file``: a path in the image channel, or one beside the annotation."""
+    name = str(content["file"])
+    return finder.find(name) or finder.find((PurePosixPath(key).parent / name).as_posix())
 
 
 def _size(content: dict[str, Any]) -> tuple[int, int] | None:
@@ -126,7 +153,7 @@ def _objects(content: dict[str, Any]) -> tuple[list[list[float]], list[int]]:
     for annotation in content["annotations"]:
         rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
         number = int(annotation["class_id"])
-        if number < 0:
-            raise ValueError(f"class_id {number} is negative")
+        if number < 0 or number != float(annotation["class_id"]):
+            raise ValueError(f"class_id {annotation['class_id']} is not 0, 1, 2, …")
         labels.append(number)
     return rows, labels

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Records(Sequence[Record]):
     def __init__(self, records: Iterable[Record]):
         packed = _Packed()
         for record in records:
-            packed.names += [record.key.encode(), str(record.path).encode()]
+            packed.names += [os.fsencode(record.key), os.fsencode(record.path)]
             packed.sizes.append((record.width, record.height))
             packed.counts.append(len(record.labels))
             packed.boxes.append(record.boxes)
@@ -96,7 +97,7 @@ class Records(Sequence[Record]):
 
     def _name(self, index: int) -> str:
         start = self._text_ends[index - 1] if index else 0
-        return self._text[start : self._text_ends[index]].tobytes().decode()
+        return os.fsdecode(self._text[start : self._text_ends[index]].tobytes())
 
     @property
     def object_counts(self) -> Int64:

@@ -17,7 +17,9 @@ from tilewise.detections import Detections
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
-def coco_metrics(records: Records, detections: Sequence[Detections], classes: Sequence[str]) -> dict[str, Any]:
+def coco_metrics(
+    records: Records, detections: Sequence[Detections], classes: Sequence[str]
+) -> dict[str, Any]:
     """Average precision as COCO defines it, over all detections: the cap of 100 an image is lifted.
 
     Args:
@@ -26,14 +28,16 @@ def coco_metrics(records: Records, detections: Sequence[Detections], classes: Se
         classes: names by label.
 
     Returns:
-        ``AP`` (IoU 0.50 to 0.95), ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large``, ``AR`` and ``AP_class``, a
-        dict by class name. None where there is no object to find.
+        ``AP`` (IoU 0.50 to 0.95), ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large``, ``AR`` and
+        ``AP_class``, a dict by class name. None where there is no object to find.
 
     """
     most = max([100, *map(len, detections)])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _ground_truth(records, classes)
-        found = truth.loadRes(_results(detections))
+        rows = _results(detections)
+        # loadRes fails on nothing at all
+        found = truth.loadRes(rows) if len(rows) else _coco({**truth.dataset, "annotations": []})
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.params.maxDets = [most]
         evaluation.params.areaRng = [[0.0, 1e10], *map(list, SIZES.values())]
@@ -59,11 +63,13 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def _ground_truth(records: Records, classes: Sequence[str]) -> COCO:
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id, record in enumerate(records, start=1):
         sides = record.boxes[:, 2:] - record.boxes[:, :2]
         rows = np.concatenate([record.boxes[:, :2], sides], axis=1).astype(np.float64)
-        for box, label, ignored in zip(rows.tolist(), record.labels.tolist(), record.ignored.tolist(), strict=True):
+        for box, label, ignored in zip(
+            rows.tolist(), record.labels.tolist(), record.ignored.tolist(), strict=True
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -74,14 +80,20 @@ def _ground_truth(records: Records, classes: Sequence[str]) -> COCO:
                     "iscrowd": int(ignored),
                 }
             )
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": image_id} for image_id in range(1, len(records) + 1)],
-        "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
-        "annotations": annotations,
-    }
-    truth.createIndex()
-    return truth
+    return _coco(
+        {
+            "images": [{"id": image_id} for image_id in range(1, len(records) + 1)],
+            "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
+            "annotations": annotations,
+        }
+    )
+
+
+def _coco(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    coco.createIndex()
+    return coco
 
 
 def _results(detections: Sequence[Detections]) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from tilewise.data.annotations import Report
@@ -91,8 +90,3 @@ def _ahead(
             yield first, future.result()
     for first, future in waiting:
         yield first, future.result()
-
-
-def is_better_known(value: float | None) -> float:
-    """A score to compare with others: no object to find counts as nothing found."""
-    return 0.0 if value is None or np.isnan(value) else float(value)

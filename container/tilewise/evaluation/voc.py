@@ -1,4 +1,4 @@
-"""Pascal VOC's mean average precision as SageMaker's built-in algorithm computes it (mxnet-ssd, eval_metric.py)."""
+"""Pascal VOC's mean average precision, as SageMaker's built-in algorithm (mxnet-ssd) computes it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def voc_metrics(
 ) -> dict[str, float | dict[str, float | None]]:
     """VOC07's 11-point average precision.
 
-    Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU exceeds the
-    threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are neither. A class counts
-    in the mean when it occurs among the objects or the detections.
+    Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU
+    exceeds the threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are
+    neither. A class counts in the mean when it occurs among the objects or the detections.
 
     Args:
         records: the ground truth.
@@ -51,7 +51,9 @@ def voc_metrics(
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
-def _match(found: Detections, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _match(
+    found: Detections, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float
+) -> np.ndarray:
     """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
     result = np.zeros(len(found), dtype=np.int64)
     if not len(boxes_M4) or not len(found):

@@ -1,4 +1,4 @@
-"""The folder that a training job leaves and an endpoint starts from: ``model.json`` and one safetensors file."""
+"""What a training job leaves and an endpoint starts from: ``model.json`` and one safetensors file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ class Artifact:
 
         """
         weights = f"{name}.safetensors"
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.detector.network.state_dict().items()}
+        tensors = {
+            key: tensor.detach().cpu().contiguous()
+            for key, tensor in self.detector.network.state_dict().items()
+        }
         _write(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
@@ -92,18 +95,36 @@ class Artifact:
             classes = tuple(content["classes"])
             weights = folder / Path(content["weights"]).name
             detector = build_detector(spec)
+            if not weights.is_file():
+                raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
             detector.network.load_state_dict(load_file(weights))
-        except FileNotFoundError as error:
-            raise UserError(f"{folder} holds no model of Tilewise: {Path(error.filename).name} is missing") from None
+            return Artifact(detector.eval(), spec, classes, content["hyperparameters"], content["metrics"])
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
-        return Artifact(detector.eval(), spec, classes, content["hyperparameters"], content["metrics"])
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The class names of the artifact in a folder, by label.
+
+    Raises:
+        UserError: it holds none.
+
+    """
+    try:
+        return tuple(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
 
 
 def _write(path: Path, write: Any) -> None:
     """Write a file beside its place, then move it there."""
     temporary = path.with_name(f".{path.name}.writing")
-    write(temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -47,8 +47,8 @@ class Predictor:
         detector: on the device to use; it is put into evaluation mode.
         scaling: how its views are scaled.
         classes: names by label.
-        batch_size: views that go through the detector at once; only views of equal size share a batch, so that what
-            is found in an image never depends on its neighbours.
+        batch_size: views that go through the detector at once; only views of equal size share a batch, so
+            that what is found in an image never depends on its neighbours.
 
     """
 
@@ -70,7 +70,7 @@ class Predictor:
         torch.set_flush_denormal(True)
         artifact = Artifact.load(model_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        detector = artifact.detector.to(device, memory_format=torch.channels_last)
+        detector = artifact.detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Predictor(detector, artifact.spec.scaling, artifact.classes)
 
     def warm_up(self) -> None:

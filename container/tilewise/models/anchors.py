@@ -13,10 +13,10 @@ def fit_anchor_sizes(
 ) -> tuple[float, ...] | None:
     """Anchor sizes for objects that the published ones are too large for.
 
-    An anchor matches an object at an IoU of 0.5 when their √areas differ by less than a factor of √2. Where the 5th
-    percentile of the objects is smaller than the first published size by more than that, the sizes start at the
-    percentile and grow by a factor of two from one feature map to the next (as the maps' strides do), or by more where
-    the 99th percentile asks for it, but never beyond the published ones.
+    An anchor matches an object at an IoU of 0.5 when their √areas differ by less than a factor of √2. Where
+    the 5th percentile of the objects is smaller than the first published size by more than that, the sizes
+    start at the percentile and grow by a factor of two from one feature map to the next (as the maps' strides
+    do), or by more where the 99th percentile asks for it, but never beyond the published ones.
 
     Args:
         published: √area of the anchors, one a feature map, smallest first.

@@ -21,7 +21,8 @@ Target = dict[str, Tensor]
 class BatchImages(nn.Module):
     """uint8 views -> one normalised, padded batch, on the device; stands in for torchvision's own transform.
 
-    Views have been scaled already. They are padded at the right and the bottom to a multiple of ``divisor`` pixels.
+    Views have been scaled already. They are padded at the right and the bottom to a multiple of ``divisor``
+    pixels.
     """
 
     mean: Tensor
@@ -45,7 +46,10 @@ class BatchImages(nn.Module):
         return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes), targets
 
     def postprocess(
-        self, result: list[Target], image_shapes: list[tuple[int, int]], original_image_sizes: list[tuple[int, int]]
+        self,
+        result: list[Target],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
     ) -> list[Target]:
         """Detections stay in the view's frame: the view itself takes them to the image."""
         return result
@@ -74,7 +78,9 @@ class Detector(nn.Module):
         """See the class; ``images`` are (3, h, w) uint8 on the detector's device."""
         if self.training:
             assert samples is not None
-            losses: dict[str, Tensor] = self.network(list(images), [self._target(sample) for sample in samples])
+            losses: dict[str, Tensor] = self.network(
+                list(images), [self._target(sample) for sample in samples]
+            )
             return losses
         return [
             Detections(found["boxes"], found["scores"], found["labels"] - self.first_label)
@@ -99,8 +105,8 @@ class Detector(nn.Module):
 def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:
     """Which anchors stand on an ignored box, so that they must not be taught to be background.
 
-    An anchor does when its IoU with the box is at least 0.3 (SNIPER's rule), or when at least half of the anchor lies
-    in it (a crowd is larger than its members).
+    An anchor does when its IoU with the box is at least 0.3 (SNIPER's rule), or when at least half of the
+    anchor lies in it (a crowd is larger than its members).
 
     Returns:
         (N,) bool.
@@ -111,5 +117,8 @@ def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:
     iou = box_iou(anchors_N4, ignored_M4)
     top_left = torch.maximum(anchors_N4[:, None, :2], ignored_M4[None, :, :2])
     bottom_right = torch.minimum(anchors_N4[:, None, 2:], ignored_M4[None, :, 2:])
-    inside = (bottom_right - top_left).clamp(min=0).prod(dim=2) / box_area(anchors_N4)[:, None].clamp(min=1e-6)
-    return ((iou >= 0.3) | (inside >= 0.5)).any(dim=1)
+    inside = (bottom_right - top_left).clamp(min=0).prod(dim=2) / box_area(anchors_N4)[:, None].clamp(
+        min=1e-6
+    )
+    on: Tensor = ((iou >= 0.3) | (inside >= 0.5)).any(dim=1)
+    return on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -16,7 +17,7 @@ PUBLISHED_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 class RPN(RegionProposalNetwork):
-    """torchvision's region proposal network; anchors on ignored boxes are neither object nor background to it."""
+    """torchvision's RPN; anchors on ignored boxes are neither object nor background to it."""
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
@@ -27,11 +28,39 @@ class RPN(RegionProposalNetwork):
             label[(label == 0) & on_ignored(anchor, target["ignored"])] = -1
         return labels, boxes
 
+    def compute_loss(
+        self,
+        objectness: Tensor,
+        pred_bbox_deltas: Tensor,
+        labels: list[Tensor],
+        regression_targets: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """As torchvision's, but zero, not NaN, where all anchors of the batch are ignored."""
+        if all((label < 0).all() for label in labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
+        losses: tuple[Tensor, Tensor]
+        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+        return losses
+
 
 class RoIHeads(TorchvisionRoIHeads):
     """torchvision's second stage; proposals on ignored boxes are neither object nor background to it."""
 
     _ignored: list[Tensor]
+    _sampled: int
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[Target] | None = None,
+    ) -> tuple[list[Target], dict[str, Tensor]]:
+        """As torchvision's, but with zero losses, not NaN, where all proposals of the batch are ignored."""
+        found, losses = super().forward(features, proposals, image_shapes, targets)
+        if self.training and not self._sampled:
+            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
+        return found, losses
 
     def select_training_samples(
         self, proposals: list[Tensor], targets: list[Target] | None
@@ -41,6 +70,7 @@ class RoIHeads(TorchvisionRoIHeads):
         self._ignored = [target["ignored"] for target in targets]
         selected: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
         selected = super().select_training_samples(proposals, targets)
+        self._sampled = sum(map(len, selected[0]))
         return selected
 
     def assign_targets_to_proposals(

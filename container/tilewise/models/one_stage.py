@@ -32,7 +32,9 @@ class RetinaNet(TorchvisionRetinaNet):
                 match = self.proposal_matcher(box_iou(target["boxes"], anchor))
             else:
                 match = torch.full((len(anchor),), -1, dtype=torch.int64, device=anchor.device)
-            match[(match < 0) & on_ignored(anchor, target["ignored"])] = self.proposal_matcher.BETWEEN_THRESHOLDS
+            match[(match < 0) & on_ignored(anchor, target["ignored"])] = (
+                self.proposal_matcher.BETWEEN_THRESHOLDS
+            )
             matched.append(match)
         losses: dict[str, Tensor] = self.head.compute_loss(targets, head_outputs, anchors, matched)
         return losses
@@ -49,14 +51,18 @@ class FCOS(TorchvisionFCOS):
         num_anchors_per_level: list[int],
     ) -> dict[str, Tensor]:
         """As torchvision's; the logits of ignored points are replaced by a certain 'nothing here'."""
-        silent = [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
+        silent = [
+            on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)
+        ]
         mask = torch.stack(silent)
         if mask.any():
             for row, (anchor, target) in enumerate(zip(anchors, targets, strict=True)):
                 mask[row] &= ~_centre_in_any(anchor, target["boxes"])
             logits = head_outputs["cls_logits"].masked_fill(mask[..., None], -50.0)
             head_outputs = {**head_outputs, "cls_logits": logits}
-        losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, num_anchors_per_level)
+        losses: dict[str, Tensor] = super().compute_loss(
+            targets, head_outputs, anchors, num_anchors_per_level
+        )
         return losses
 
 

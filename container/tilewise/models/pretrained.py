@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
@@ -23,7 +22,8 @@ _PUBLISHED = {
 def load_pretrained(detector: Detector, name: str) -> str:
     """Start from torchvision's COCO weights, where the folder that ``TILEWISE_WEIGHTS`` names holds them.
 
-    Tensors whose shapes differ (the heads, where there is another number of classes) keep their initial values.
+    Tensors whose shapes differ (the heads, where there is another number of classes) keep their initial
+    values.
 
     Returns:
         A sentence for the log that says what was loaded, or that nothing was and why.
@@ -40,14 +40,18 @@ def load_pretrained(detector: Detector, name: str) -> str:
     if not folder or not path.is_file():
         where = folder or "(TILEWISE_WEIGHTS is not set)"
         return f"use_pretrained_model=1, but {file_name} is not in {where}: training from scratch"
+    own = detector.network.state_dict()
     try:
         published = torch.load(path, map_location="cpu", weights_only=True)
-        own = detector.network.state_dict()
-        fitting = {key: value for key, value in published.items() if key in own and own[key].shape == value.shape}
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError) as error:
-        raise UserError(f"{path} is not a file of PyTorch weights: {error}") from None
-    if not fitting:
+        for key in [key for key, value in published.items() if key in own and own[key].shape != value.shape]:
+            del published[key]
+        # Not strict, and all at once: torchvision's modules rename what older files call otherwise.
+        fresh = detector.network.load_state_dict(published, strict=False).missing_keys
+    except Exception as error:  # a damaged file: RuntimeError, EOFError, UnpicklingError, AttributeError, …
+        raise UserError(
+            f"{path} is no file of PyTorch weights, or is damaged ({type(error).__name__})"
+        ) from None
+    loaded = len(own) - len(fresh)
+    if not loaded:
         raise UserError(f"{path} holds none of the tensors of {name}")
-    detector.network.load_state_dict({**own, **fitting})
-    fresh = sorted(set(own) - set(fitting))
-    return f"{len(fitting)} tensors loaded from {file_name}; initialised anew: {', '.join(fresh) or 'none'}"
+    return f"{loaded} tensors loaded from {file_name}; initialised anew: {', '.join(fresh) or 'none'}"

@@ -14,8 +14,8 @@ class DetectorSpec:
         name: the hyperparameter ``model_name``.
         num_classes: object classes, background not counted.
         scaling: how views are scaled for it.
-        anchor_sizes: √area of the anchors of each feature map, smallest first: pixels of the view, for SSD as a
-            fraction of its side; None for the published ones.
+        anchor_sizes: √area of the anchors of each feature map, smallest first: pixels of the view, for SSD as
+            a fraction of its side; None for the published ones.
         score_threshold: detections below it are not returned.
         nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
         detections_per_view: how many detections of a view are kept at most.

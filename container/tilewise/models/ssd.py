@@ -15,12 +15,14 @@ from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
+from tilewise.errors import UserError
 from tilewise.models.detector import BatchImages, Detector, Target, on_ignored
 from tilewise.models.spec import DetectorSpec
 
 VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
 LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
+VGG_SMALLEST_SIDE = 300
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 
@@ -28,7 +30,8 @@ MIN_NEGATIVES = 32
 class SSD(TorchvisionSSD):
     """torchvision's SSD, whose loss learns from images without objects and leaves ignored boxes alone.
 
-    Where every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, the loss is torchvision's.
+    Where every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, the loss is
+    torchvision's.
     """
 
     def compute_loss(
@@ -52,19 +55,36 @@ class SSD(TorchvisionSSD):
             excluded[row] = on_ignored(anchor, target["ignored"])
         foreground = classes > 0
         box_loss = F.smooth_l1_loss(regression[foreground], wanted[foreground], reduction="sum")
-        class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+        class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
+            classes
+        )
 
         # Hard negatives: of each image the anchors that look most like an object and are none.
         count = (self.neg_to_pos_ratio * foreground.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
         hardness = class_loss.detach().masked_fill(foreground | excluded, -1)
         rank = hardness.argsort(1, descending=True).argsort(1)
-        background = (rank < count) & (hardness >= 0)
+        background = (rank < count) & ~(foreground | excluded)
 
         chosen = torch.maximum(foreground.sum(), background.sum() / self.neg_to_pos_ratio).clamp(min=1)
         return {
             "bbox_regression": box_loss / chosen,
             "classification": class_loss[foreground | background].sum() / chosen,
         }
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that also trains on one value a channel: one image whose last map is one pixel.
+
+    One value has no variance: PyTorch refuses it. Here the running statistics normalise it.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As PyTorch's, on (N, C, H, W)."""
+        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
 
 
 def published_scales(name: str, side: int) -> tuple[float, ...]:
@@ -75,9 +95,16 @@ def published_scales(name: str, side: int) -> tuple[float, ...]:
 
 
 def build_ssd(spec: DetectorSpec) -> Detector:
-    """SSD with the layouts of 300 px (six feature maps) and, from 512 px on, of 512 px (seven)."""
+    """SSD with the layouts of 300 px (six feature maps) and, from 512 px on, of 512 px (seven).
+
+    Raises:
+        UserError: the image's side is too small for the model.
+
+    """
     side = spec.scaling.square
     assert side is not None
+    if spec.name == "ssd_vgg16" and side < VGG_SMALLEST_SIDE:
+        raise UserError(f"image_size={side}: {spec.name} needs at least {VGG_SMALLEST_SIDE}")
     lite = spec.name == "ssdlite_mobilenet_v3_large"
     scales = list(LITE_SCALES if lite else VGG_512_SCALES if side >= 512 else VGG_300_SCALES)
     if spec.anchor_sizes is not None:
@@ -104,10 +131,10 @@ def _vgg(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
 
 
 def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
-    norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+    norm_layer = partial(BatchNorm, eps=0.001, momentum=0.03)
     features = mobilenet_v3_large(weights=None, norm_layer=norm_layer, reduced_tail=True).features
-    stages = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
-    backbone = SSDLiteFeatureExtractorMobileNet(features, stages[-2], norm_layer)
+    strided = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
+    backbone = SSDLiteFeatureExtractorMobileNet(features, strided[-1], norm_layer)
     anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=scales)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     classes = spec.num_classes + 1

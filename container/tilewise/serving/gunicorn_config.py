@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import ThreadWorker
 
 from tilewise.serving.settings import Settings
 
@@ -19,6 +20,21 @@ SPARE_THREADS = 8
 SHORTEST_TIMEOUT_S = 10
 """A gthread worker gives its sign of life once a second, between requests and during them."""
 SHARED_MEMORY = "/dev/shm"
+
+
+class Worker(ThreadWorker):
+    """Gunicorn's threaded worker, which stops listening as soon as it is told to stop.
+
+    Its own would keep the port open while it answers what it holds: a client that connected meanwhile would
+    wait for an answer that never comes, instead of being refused.
+    """
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Take new connections, or leave them to others."""
+        super().set_accept_enabled(enabled)
+        if not self.alive:
+            for listener in self.sockets:
+                listener.close()
 
 
 class AccessLogger(Logger):
@@ -35,7 +51,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     return {
         "bind": f"0.0.0.0:{settings.port}",
         "workers": settings.workers,
-        "worker_class": "gthread",
+        "worker_class": f"{__name__}.{Worker.__name__}",
         "threads": settings.max_in_flight + SPARE_THREADS,
         "timeout": max(settings.timeout_s, SHORTEST_TIMEOUT_S),
         "graceful_timeout": GRACEFUL_TIMEOUT_S,

@@ -35,8 +35,8 @@ class BusyError(Exception):
 class ServedModel:
     """A predictor on a thread of its own, which loads it and then takes one image after the other.
 
-    A predictor is not thread-safe. Threads do not share it under a lock, because each one that computes would have
-    its own pool of OpenMP threads and its own treatment of denormal numbers.
+    A predictor is not thread-safe. Threads do not share it under a lock, because each one that computes would
+    have its own pool of OpenMP threads and its own treatment of denormal numbers.
 
     Args:
         load: makes the predictor; called on the thread, so that its imports happen there too.

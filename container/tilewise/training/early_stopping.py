@@ -9,7 +9,7 @@ class BestScore:
     Args:
         patience: evaluations without an improvement after which to stop; None never stops.
         delay: epochs before which the job is never stopped.
-        tolerance: an improvement counts only when it exceeds this share of the best score so far.
+        tolerance: an improvement by less than this share of the last one that counted does not count.
 
     """
 
@@ -21,7 +21,7 @@ class BestScore:
 
     def update(self, score: float) -> bool:
         """Note a score; returns whether it is the best so far (a tie is not)."""
-        if score > self._reference + self.tolerance * max(self._reference, 0):
+        if score > self._reference and score - self._reference >= self.tolerance * max(self._reference, 0):
             self._reference, self.waited = score, 0
         else:
             self.waited += 1

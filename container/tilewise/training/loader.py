@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ from tilewise.views.sample import Sample, make_sample
 from tilewise.views.view import Scaling, View
 
 SMALL_SHM = 256 * 1024 * 1024
-"""With less /dev/shm than this the workers share tensors through files in the temporary folder."""
+"""With less /dev/shm than this the workers send batches through their pipes: what torch shares lies there."""
 
 
 class TrainingSamples(Dataset[Sample | tuple[str, str]]):
@@ -49,7 +50,9 @@ def random_sample(record: Record, scaling: Scaling, rng: np.random.Generator) ->
     """
     image = decode_image(record.read())
     if image.shape[-2:] != (record.height, record.width):
-        raise DecodeError(f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job")
+        raise DecodeError(
+            f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job"
+        )
     window = random_window(record.width, record.height, record.boxes, rng)
     view = View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
     boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
@@ -87,20 +90,31 @@ def collate(items: list[Sample | tuple[str, str]]) -> Batch:
     return samples, [item for item in items if not isinstance(item, Sample)]
 
 
+def _collate_to_bytes(items: list[Sample | tuple[str, str]]) -> bytes:
+    return pickle.dumps(collate(items), pickle.HIGHEST_PROTOCOL)
+
+
+def read_batch(sent: Batch | bytes) -> Batch:
+    """A batch as it came from the loader."""
+    batch: Batch = pickle.loads(sent) if isinstance(sent, bytes) else sent
+    return batch
+
+
 def default_workers() -> int:
-    """Worker processes where the user names no number: one a core, up to eight, and none on two cores or fewer."""
+    """Worker processes where the user names no number: one a core, up to eight; none on two cores."""
     cores = len(os.sched_getaffinity(0))
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
-def make_loader(records: Records, scaling: Scaling, batch_size: int, workers: int, seed: int) -> DataLoader[Batch]:
-    """A loader of training batches; set ``loader.batch_sampler.epoch`` before each epoch."""
-    if workers and shutil.disk_usage("/dev/shm").total < SMALL_SHM:
-        torch.multiprocessing.set_sharing_strategy("file_system")
+def make_loader(
+    records: Records, scaling: Scaling, batch_size: int, workers: int, seed: int
+) -> DataLoader[Batch | bytes]:
+    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch."""
+    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
     return DataLoader(
         TrainingSamples(records, scaling),  # type: ignore[arg-type]
-        batch_sampler=WholeBatches(len(records), batch_size, seed),  # type: ignore[arg-type]
-        collate_fn=collate,
+        batch_sampler=WholeBatches(len(records), batch_size, seed),
+        collate_fn=_collate_to_bytes if piped else collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,8 +29,9 @@ from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
-from tilewise.training.loader import Batch, default_workers, make_loader
+from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.optimizer import make_optimizer
 from tilewise.training.schedule import learning_rate_factor
@@ -40,12 +42,12 @@ log = logging.getLogger(__name__)
 
 MAX_GRADIENT_NORM = 10.0
 MAX_BAD_STEPS = 10
-"""So many steps in a row may have a loss that is not finite before the job stops."""
+"""After so many batches in a row whose loss or gradients are not finite the job stops."""
 
 
 @dataclass
 class Trained:
-    """What a training run leaves beside the model: the metrics of the saved weights, and those of each epoch."""
+    """What a run leaves beside the model: the metrics of the saved weights, and those of each epoch."""
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -66,28 +68,32 @@ def train(
         hp: the job's hyperparameters.
         model_dir: an artifact is kept there; see :class:`Artifact`.
         lines: prints the metrics.
-        should_stop: asked after each step; when it says so, the best model so far is left, or the present one where
-            none has been validated.
+        should_stop: asked after each step; when it says so, the best model so far is left, or the present one
+            where none has been validated.
 
     Raises:
         UserError: images are damaged, or the loss is not finite any more.
 
     """
     torch.manual_seed(hp.seed)
-    torch.set_flush_denormal(True)  # freshly initialised nets make subnormal numbers, which CPUs are slow at
+    tune_cpu()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = make_spec(hp, data)
     detector = build_detector(spec)
     if hp.use_pretrained_model:
         log.info(load_pretrained(detector, spec.name))
-    detector.to(device, memory_format=torch.channels_last)
+    detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
     return run.epochs()
 
 
 def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """The detector for a job: its scaling, anchors fitted to the training boxes, a detection cap that suffices."""
-    scaling = Scaling(square=hp.image_size) if hp.image_size else Scaling(min_size=hp.min_size, max_size=hp.max_size)
+    """A job's detector: its scaling, anchors fitted to the training boxes, a detection cap that suffices."""
+    scaling = (
+        Scaling(square=hp.image_size)
+        if hp.image_size
+        else Scaling(min_size=hp.min_size, max_size=hp.max_size)
+    )
     anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.records, scaling))
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
@@ -108,14 +114,15 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
     )
 
 
-def object_sizes(records: Records, scaling: Scaling) -> np.ndarray:
+def object_sizes(records: Records, scaling: Scaling) -> npt.NDArray[np.float64]:
     """(N,) √area of all objects in pixels of whole-image views."""
     factors = []
     for width, height in records.sizes.tolist():
         scaled_width, scaled_height = scaling.size_of(width, height)
         factors.append(math.sqrt(scaled_width / width * scaled_height / height))
     sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
-    return np.sqrt(sides.prod(axis=1)) * np.repeat(factors, records.object_counts)
+    sizes: npt.NDArray[np.float64] = np.sqrt(sides.prod(axis=1)) * np.repeat(factors, records.object_counts)
+    return sizes
 
 
 class _Run:
@@ -142,7 +149,7 @@ class _Run:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.bad_steps = 0
+        self.accumulated = self.bad_steps = 0
         self.trained = Trained()
         self.saved = False
 
@@ -153,12 +160,14 @@ class _Run:
             self.trained.epochs.append(facts)
             if not self.should_stop():
                 self._validate(epoch, facts)
-                self.lines.progress(epoch + 1, hp.number_of_epochs)
             if self.should_stop():
                 self.trained.stopped = True
                 break
+            self.lines.progress(epoch + 1, hp.number_of_epochs)
             if self.best.should_stop(epoch + 1):
-                log.info("no improvement in %d validations: stopping early after epoch %d", self.best.waited, epoch)
+                log.info(
+                    "no improvement in %d validations: stopping early after epoch %d", self.best.waited, epoch
+                )
                 break
         if not self.saved:
             self._save(len(self.trained.epochs), {})
@@ -169,21 +178,25 @@ class _Run:
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         sums: dict[str, float] = {}
-        records = batches = 0
+        records = batches = learnt = 0
         start = time.monotonic()
-        bar = tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty())
+        bar = tqdm(
+            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
+        )
         for batch in bar:
-            samples = self._usable(batch)
+            samples = self._usable(read_batch(batch))
             batches += 1
             last = batches % self.hp.gradient_accumulation_step == 0 or batches == len(self.loader)
-            for name, value in self._step(samples, last).items():
+            values = self._step(samples, last)
+            learnt += bool(values)
+            for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             records += len(samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
             if self.should_stop():
                 break
         seconds = time.monotonic() - start
-        means = {name: value / batches for name, value in sums.items()}
+        means = {name: value / learnt for name, value in sums.items()}
         what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
         where = sum(means.values()) - what
         self.lines.losses(epoch, batches, what, where)
@@ -197,34 +210,50 @@ class _Run:
         return samples
 
     def _step(self, samples: list[Sample], last: bool) -> dict[str, float]:
-        """One batch forward and backward; with ``last`` of an accumulation also the optimizer's step."""
+        """One batch forward and backward, and with ``last`` of an accumulation the optimizer's step.
+
+        Returns the losses, none where there is no sample or the loss is not finite.
+        """
         values: dict[str, float] = {}
         if samples:
             moved = [_to(sample, self.device) for sample in samples]
             losses: dict[str, Tensor] = self.detector([sample.pixels for sample in moved], moved)
             total = torch.stack(list(losses.values())).sum()
-            if self._is_finite(total):
-                (total / self.hp.gradient_accumulation_step).backward()
+            if math.isfinite(float(total.detach())):
+                total.backward()
+                self.accumulated += 1
                 values = {name: float(loss.detach()) for name, loss in losses.items()}
+            else:
+                self._skip("loss")
         if last:
-            torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scheduler.step()
+            self._update()
         return values
 
-    def _is_finite(self, loss: Tensor) -> bool:
-        if math.isfinite(float(loss.detach())):
+    def _update(self) -> None:
+        """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
+        if self.accumulated > 1:
+            for parameter in self.detector.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= self.accumulated
+        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
+        if not math.isfinite(norm):
+            self._skip("gradient")
+            self.optimizer.zero_grad()
+        elif self.accumulated:
             self.bad_steps = 0
-            return True
+        self.optimizer.step()  # changes nothing where there are no gradients
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self.accumulated = 0
+
+    def _skip(self, what: str) -> None:
         self.bad_steps += 1
-        log.warning("the loss is not finite: this batch is skipped")
+        log.warning("the %s is not finite: this batch is skipped", what)
         if self.bad_steps >= MAX_BAD_STEPS:
             raise UserError(
-                f"the loss was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; lower "
-                f"learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
+                f"the {what} was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; "
+                f"lower learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
             )
-        return False
 
     def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
         """Score the model where it is due, and keep it if it is the best."""
@@ -265,6 +294,11 @@ def _to(sample: Sample, device: torch.device) -> Sample:
 
 def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> None:
     """Leave the figures of a run as JSON."""
-    content = {"classes": list(classes), "best": trained.best, "epochs": trained.epochs, "stopped": trained.stopped}
+    content = {
+        "classes": list(classes),
+        "best": trained.best,
+        "epochs": trained.epochs,
+        "stopped": trained.stopped,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

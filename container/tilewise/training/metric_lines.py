@@ -10,7 +10,8 @@ LINE_EVERY_SECONDS = 30.0
 class MetricLines:
     """Prints the lines of the built-in Object Detection algorithm that its metric definitions read.
 
-    ``validation:mAP``, ``train:cross_entropy``, ``train:smooth_l1``, ``train:progress`` and ``train:throughput``.
+    ``validation:mAP``, ``train:cross_entropy``, ``train:smooth_l1``, ``train:progress`` and
+    ``train:throughput``.
 
     Args:
         host: this host's name, as SageMaker gives it.
@@ -40,7 +41,9 @@ class MetricLines:
 
     def throughput(self, records_per_second: float) -> None:
         """Training images a second."""
-        _print(f"#throughput_metric: host={self.host}, train throughput={records_per_second:.2f} records/second")
+        _print(
+            f"#throughput_metric: host={self.host}, train throughput={records_per_second:.2f} records/second"
+        )
 
     def validation(self, epoch: int, score: float, metrics: dict[str, Any]) -> None:
         """The score that chooses the model, then all figures and each class's."""

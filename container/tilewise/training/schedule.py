@@ -9,9 +9,10 @@ from tilewise.hyperparameters import Hyperparameters
 def learning_rate_factor(hp: Hyperparameters, steps_per_epoch: int) -> Callable[[int], float]:
     """What the learning rate is multiplied by at each optimizer step, counted from 0.
 
-    ``warmup_cosine`` rises linearly over the warm-up epochs, then follows ``(1 + cos(2π · cycles · progress)) / 2``
-    (Azure AutoML's, after Hugging Face's get_cosine_schedule_with_warmup). ``step`` multiplies by ``step_lr_gamma``
-    at each epoch of ``lr_scheduler_step``, or every ``step_lr_step_size`` epochs; with neither it stays 1.
+    ``warmup_cosine`` rises linearly over the warm-up epochs, then follows
+    ``(1 + cos(2π · cycles · progress)) / 2`` (Azure AutoML's, after Hugging Face's
+    get_cosine_schedule_with_warmup). ``step`` multiplies by ``step_lr_gamma`` at each epoch of
+    ``lr_scheduler_step``, or every ``step_lr_step_size`` epochs; with neither it stays 1.
     """
     if hp.learning_rate_scheduler == "warmup_cosine":
         warmup = hp.warmup_cosine_lr_warmup_epochs * steps_per_epoch

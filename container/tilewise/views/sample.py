@@ -32,8 +32,8 @@ class Sample:
 def make_sample(image: Tensor, boxes: Tensor, labels: Tensor, ignored: Tensor, view: View) -> Sample:
     """Look at an image and its ground truth through a view.
 
-    A box is kept when at least :data:`MIN_VISIBILITY` of its area is in the view, ignored when some of it is, and
-    dropped when none is, or when less than a pixel of the view is left of a side.
+    A box is kept when at least :data:`MIN_VISIBILITY` of its area is in the view, ignored when some of it is,
+    and dropped when none is, or when less than a pixel of the view is left of a side.
 
     Args:
         image: (3, H, W) uint8.

@@ -14,9 +14,9 @@ FILL = (123, 117, 104)
 class Scaling:
     """How large a window becomes for the model.
 
-    Either ``square``: each window is scaled to ``(square, square)`` pixels, its aspect ratio not kept (SSD, YOLOX);
-    or ``min_size`` and ``max_size``: the shorter side becomes ``min_size``, but the longer side at most ``max_size``
-    (Faster R-CNN, RetinaNet, FCOS; torchvision's GeneralizedRCNNTransform).
+    Either ``square``: each window is scaled to ``(square, square)`` pixels, its aspect ratio not kept
+    (SSD, YOLOX); or ``min_size`` and ``max_size``: the shorter side becomes ``min_size``, but the longer side
+    at most ``max_size`` (Faster R-CNN, RetinaNet, FCOS; torchvision's GeneralizedRCNNTransform).
     """
 
     square: int | None = None
@@ -24,7 +24,9 @@ class Scaling:
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.square is None) == (self.min_size is None) or (self.min_size is None) != (self.max_size is None):
+        if (self.square is None) == (self.min_size is None) or (self.min_size is None) != (
+            self.max_size is None
+        ):
             raise ValueError("a Scaling has either square, or min_size and max_size")
 
     def size_of(self, width: float, height: float) -> tuple[int, int]:
@@ -75,14 +77,15 @@ class View:
         """
         x0, y0, x1, y1 = self.window
         height, width = image.shape[-2:]
-        inside = image[:, max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+        inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
         if inside.shape[-2:] != (y1 - y0, x1 - x0):
             fill = torch.tensor(FILL, dtype=image.dtype, device=image.device).view(3, 1, 1)
             canvas = fill.expand(3, y1 - y0, x1 - x0).clone()
             top, left = max(-y0, 0), max(-x0, 0)
             canvas[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
             inside = canvas
-        return F.resize(inside, [self.size[1], self.size[0]], antialias=True)
+        scaled: Tensor = F.resize(inside, [self.size[1], self.size[0]], antialias=True)
+        return scaled
 
     def _offset(self, like: Tensor) -> Tensor:
         x0, y0, _, _ = self.window

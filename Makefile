@@ -1,0 +1,14 @@
+.PHONY: demo test requirements docs
+
+demo:  # the whole way on this machine: train, serve, a picture of what was found
+	bash local_test/demo.sh
+
+test:  # everything that must pass
+	bash tests/run.sh
+
+requirements:  # pin anew what pyproject.toml asks for
+	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml -o requirements.txt
+	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml --extra test -c requirements.txt -o tests/requirements.txt
+
+docs:  # generate what is generated
+	PYTHONPATH=container .venv/bin/python -m tilewise hyperparameters > docs/hyperparameters.md

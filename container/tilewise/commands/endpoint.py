@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import torch
+
+from tilewise.data.decode import read_header
+from tilewise.detections import Detections
+from tilewise.errors import UserError
+from tilewise.inference.predictor import Prediction
+
+TIMEOUT_SECONDS = 60
+
+
+def ask_endpoint(url: str, image: bytes) -> Prediction:
+    """Send an encoded image to a running ``/invocations`` and read the answer.
+
+    Args:
+        url: ``http://127.0.0.1:8080``, without a path.
+        image: an image file's bytes.
+
+    Raises:
+        UserError: nobody answers there, or with an error; the message has the server's reason.
+
+    """
+    request = Request(
+        f"{url.rstrip('/')}/invocations",
+        data=image,
+        headers={"Content-Type": "application/x-image", "Accept": "application/json"},
+    )
+    try:
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  # the user names the address
+            rows = json.loads(response.read())["prediction"]
+    except HTTPError as error:
+        raise UserError(f"{url} answers {error.code}: {error.read(1000).decode(errors='replace')}") from None
+    except (URLError, OSError, http.client.HTTPException) as error:
+        raise UserError(f"{url} does not answer: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{url} answers something else than a prediction: {error}") from None
+    header = read_header(image)
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
+    sides = torch.tensor([header.width, header.height] * 2)
+    detections = Detections((table[:, 2:] * sides).float(), table[:, 1].float(), table[:, 0].long())
+    return Prediction(header.width, header.height, detections)

@@ -1,0 +1,87 @@
+"""What demo.sh chooses: hyperparameters that fit a time budget, and the image to show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from lay_out import find_coco_files, lay_out_job
+
+IMAGE_BUDGET = 4900
+"""So many training images pass in about four minutes on two cores."""
+
+HYPERPARAMETERS = {
+    "model_name": "ssdlite_mobilenet_v3_large",
+    "image_size": "320",
+    "training_batch_size": "8",
+    "validation_batch_size": "8",
+    "optimizer": "adamw",
+    "learning_rate": "0.002",
+    "weight_decay": "0.01",
+    "early_stopping": "0",
+    "box_score_threshold": "0.01",
+    "validation_metric_type": "coco",
+}
+
+
+def demo_hyperparameters(images: int) -> dict[str, str]:
+    """The demo's hyperparameters for so many training images: epochs to fill the budget, five validations."""
+    epochs = max(1, round(IMAGE_BUDGET / max(1, images)))
+    return HYPERPARAMETERS | {
+        "number_of_epochs": str(epochs),
+        "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
+        "evaluation_frequency": str(max(1, epochs // 5)),
+    }
+
+
+def busiest_image(base: Path) -> Path:
+    """The image with the most objects that the job did not train on, if it had a validation channel."""
+    data = base / "input" / "data"
+    channel = data / "validation" if (data / "validation").is_dir() else data / "train"
+    content = json.loads((channel / "annotations.json").read_text(encoding="utf-8"))
+    counts = Counter(annotation["image_id"] for annotation in content["annotations"])
+    for image in sorted(content["images"], key=lambda image: -counts[image["id"]]):
+        path = channel / "images" / image["file_name"]
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"channel {channel.name} holds none of its images")
+
+
+def compare_endpoint(base: Path, url: str) -> None:
+    """Print the mAP that the job logged for its model, and the one of an endpoint's answers to the same images."""
+    logged = json.loads((base / "model" / "model.json").read_text(encoding="utf-8"))["metrics"]
+    channel = base / "input" / "data" / "validation"
+    if not logged or not channel.is_dir():
+        print("this job has no validation channel to compare with")
+        return
+    command = [sys.executable, "-m", "tilewise", "evaluate", channel / "annotations.json", channel]
+    command += ["--endpoint", url, "--model", base / "model"]
+    answered = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    for name in ("AP", "AP50"):
+        print(f"{name}: logged {logged[name]:.4f}, from the endpoint's answers {answered[name]:.4f}")
+
+
+def main() -> int:
+    """``demo_job.py lay-out DATA BASE [name=value …]``, ``compare BASE URL`` or ``busiest BASE``."""
+    try:
+        if sys.argv[1] == "compare":
+            compare_endpoint(Path(sys.argv[2]), sys.argv[3])
+            return 0
+        if sys.argv[1] == "busiest":
+            print(busiest_image(Path(sys.argv[2])))
+            return 0
+        data, base = Path(sys.argv[2]), Path(sys.argv[3])
+        images = json.loads(find_coco_files(data)[0].read_text(encoding="utf-8"))["images"]
+        chosen = demo_hyperparameters(len(images)) | dict(pair.split("=", 1) for pair in sys.argv[4:])
+        lay_out_job(data, base, chosen)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"demo.sh: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

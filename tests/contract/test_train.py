@@ -1,0 +1,252 @@
+"""The real ``train`` executable on folders laid out as SageMaker lays them out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train"
+COLOURS = {"red": (200, 30, 40), "blue": (30, 60, 200)}
+QUICK = {
+    "model_name": "ssdlite_mobilenet_v3_large",
+    "image_size": "128",
+    "number_of_epochs": "2",
+    "training_batch_size": "4",
+    "box_score_threshold": "0.01",
+    "use_pretrained_model": "0",
+    "num_workers": "0",
+}
+METRIC_DEFINITIONS = {  # as SageMaker attaches them to the built-in algorithm
+    "validation:mAP": r"#quality_metric: host=\S+, epoch=\S+, validation mAP <score>=\((\S+)\)",
+    "train:cross_entropy": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train cross_entropy <loss>=\((\S+)\)",
+    "train:smooth_l1": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train smooth_l1 <loss>=\((\S+)\)",
+    "train:progress": r"#progress_metric: host=\S+, completed (\S+) %",
+    "train:throughput": r"#throughput_metric: host=\S+, train throughput=(\S+) records/second",
+}
+
+
+class Job:
+    """A folder like /opt/ml with a small data set of squares, as images with one JSON each."""
+
+    def __init__(self, base: Path):
+        self.base = base
+        for folder in ("model", "output/data", "input/config"):
+            (base / folder).mkdir(parents=True)
+
+    def channel(self, name: str) -> Path:
+        folder = self.base / "input" / "data" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def add_images(self, channel: str, count: int, empty: int = 1) -> None:
+        rng = np.random.default_rng(len(channel))
+        for index in range(count):
+            pixels = rng.integers(90, 150, (96, 128, 3), dtype=np.uint8)
+            boxes = [] if index < empty else [(int(x), int(y), int(c)) for x, y, c in rng.integers((90, 60, 2), size=(3, 3))]
+            for x, y, c in boxes:
+                pixels[y : y + 30, x : x + 30] = list(COLOURS.values())[c]
+            name = f"image {index:02}.jpg"
+            Image.fromarray(pixels).save(self.channel(channel) / name, quality=90)
+            self.annotate(channel, name, [(x, y, 30, 30, c) for x, y, c in boxes])
+
+    def annotate(self, channel: str, name: str, boxes: list[tuple[int, int, int, int, int]]) -> Path:
+        sides = ("left", "top", "width", "height", "class_id")
+        content = {
+            "file": name,
+            "image_size": [{"width": 128, "height": 96, "depth": 3}],
+            "annotations": [dict(zip(sides, box, strict=True)) for box in boxes],
+            "categories": [{"class_id": index, "name": colour} for index, colour in enumerate(COLOURS)],
+        }
+        path = self.channel(f"{channel}_annotation") / Path(name).with_suffix(".json").name
+        path.write_text(json.dumps(content))
+        return path
+
+    def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
+        config = self.base / "input" / "config"
+        data = self.base / "input" / "data"
+        facts = {"ContentType": "image/jpeg", "TrainingInputMode": "File"}
+        channels = {path.name: facts for path in data.iterdir()} if data.is_dir() else {}
+        resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
+        for name, content in (
+            ("hyperparameters", hyperparameters),
+            ("inputdataconfig", channels),
+            ("resourceconfig", resources),
+        ):
+            (config / f"{name}.json").write_text(json.dumps(content))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environ = os.environ | {"SAGEMAKER_BASE_DIR": str(self.base), "PATH": path}
+        return subprocess.Popen(
+            [TRAIN], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.base
+        )
+
+    def run(self, hyperparameters: dict[str, str]) -> tuple[int, str]:
+        with self.start(hyperparameters) as process:
+            output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    @property
+    def failure(self) -> str:
+        path = self.base / "output" / "failure"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    job = Job(tmp_path / "ml")
+    job.add_images("train", 12)
+    job.add_images("validation", 5)
+    return job
+
+
+def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job: Job) -> None:
+    code, output = job.run(QUICK)
+    assert code == 0, output
+    for name, regex in METRIC_DEFINITIONS.items():
+        assert re.search(regex, output), f"{name} does not match:\n{output}"
+    assert re.findall(METRIC_DEFINITIONS["train:progress"], output) == ["50", "100"]
+    model = json.loads((job.base / "model" / "model.json").read_text())
+    assert sorted(path.name for path in (job.base / "model").iterdir()) == sorted([model["weights"], "model.json"])
+    assert model["classes"] == ["red", "blue"]
+    assert job.failure == ""
+    history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    assert len(history["epochs"]) == 2
+
+
+def test_train__builtin_job_runs_unchanged(job: Job) -> None:
+    code, output = job.run(
+        {
+            "base_network": "vgg-16",
+            "use_pretrained_model": "1",
+            "num_classes": "2",
+            "mini_batch_size": "4",
+            "epochs": "1",
+            "learning_rate": "0.001",
+            "lr_scheduler_step": "3,6",
+            "lr_scheduler_factor": "0.1",
+            "optimizer": "sgd",
+            "momentum": "0.9",
+            "weight_decay": "0.0005",
+            "overlap_threshold": "0.5",
+            "nms_threshold": "0.45",
+            "image_shape": "300",
+            "label_width": "350",
+            "num_training_samples": "12",
+        }
+    )
+    assert code == 0, output
+    assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
+    assert json.loads((job.base / "model" / "model.json").read_text())["detector"]["name"] == "ssd_vgg16"
+
+
+def _wait_for(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stdout is not None
+    seen = ""
+    while text not in seen:
+        line = process.stdout.readline()
+        assert line, f"the process ended before it said {text!r}:\n{seen}"
+        seen += line
+    return seen
+
+
+@pytest.mark.parametrize("moment", ["Final configuration", "train smooth_l1 <loss>"], ids=["at_start", "mid_training"])
+def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str) -> None:
+    with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}) as process:
+        seen = _wait_for(process, moment)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, seen + rest
+    assert time.monotonic() - start < 30
+    assert job.failure == ""
+    if "smooth_l1" in moment:
+        from tilewise.inference.predictor import Predictor
+
+        assert Predictor.load(job.base / "model").classes == ("red", "blue")
+
+
+def _add_box_outside(job: Job) -> None:
+    job.annotate("train", "image 03.jpg", [(500, 500, 20, 20, 0), (110, 80, 40, 40, 1)])
+
+
+def _truncate(count: int) -> Callable[[Job], None]:
+    def damage(job: Job) -> None:
+        for path in sorted(job.channel("train").iterdir())[:count]:
+            path.write_bytes(path.read_bytes()[:1500])
+
+    return damage
+
+
+def test_train__box_outside_its_image_is_dropped_and_named(job: Job) -> None:
+    _add_box_outside(job)
+    code, output = job.run(QUICK | {"number_of_epochs": "1"})
+    assert code == 0, output
+    assert "image 03.json: the box (500, 500, 520, 520) lies outside the image and is dropped" in output
+    assert "1 boxes clipped to their image, 1 boxes dropped" in output
+
+
+def test_train__one_truncated_image_of_many_is_named_and_left_out(job: Job) -> None:
+    job.add_images("train", 24)
+    _truncate(1)(job)
+    code, output = job.run(QUICK | {"number_of_epochs": "1"})
+    assert code == 0, output
+    assert "image 00.json is left out: the image is damaged" in output
+
+
+def _without_train(job: Job) -> None:
+    for name in ("train", "train_annotation"):
+        job.channel(name).rename(job.base / name)
+
+
+def _block_model(job: Job) -> None:
+    (job.base / "model").rmdir()
+    (job.base / "model").write_text("a file where the folder should be")
+
+
+def _remove_images(job: Job) -> None:
+    for path in sorted(job.channel("train").iterdir())[:3]:
+        path.unlink()
+
+
+FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
+    "unknown_hyperparameter": ({"learnig_rate": "0.1"}, lambda job: None, "learning_rate"),
+    "learning_rate_3": (
+        {"learning_rate": "3"},
+        lambda job: None,
+        "learning_rate=3: must be greater than 0 and at most 1",
+    ),
+    "missing_channel": ({}, _without_train, "the channel train is missing"),
+    "annotation_without_image": ({}, _remove_images, "its image 'image 00.jpg' is not in the image channel"),
+    "class_id_out_of_range": (
+        {"num_classes": "2"},
+        lambda job: job.annotate("train", "image 05.jpg", [(1, 1, 9, 9, 7)]),
+        "image 05.json has class_id 7, but num_classes is 2",
+    ),
+    "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
+    "unwritable_model_folder": ({}, _block_model, "cannot be written to"),
+    "incremental_training": ({}, lambda job: job.channel("model"), "incremental training is not available"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failure__is_one_sentence_the_user_can_act_on(job: Job, case: str) -> None:
+    hyperparameters, prepare, words = FAILURES[case]
+    prepare(job)
+    code, output = job.run(QUICK | hyperparameters)
+    assert code == 2, output
+    assert job.failure.startswith("ClientError: ")
+    assert words in job.failure
+    assert len(job.failure) <= 1024
+    assert job.failure in output
+    assert "Traceback" not in output

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tilewise.data.annotations import (
+    MAX_WARNINGS,
+    Example,
+    ImageFinder,
+    Report,
+    boxes_from_corner_and_size,
+    make_records,
+)
+from tilewise.errors import UserError
+
+NAN, INF = float("nan"), float("inf")
+ORIENTATION = 0x0112
+
+
+def write_image(path: Path, width: int = 40, height: int = 30, orientation: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.new("RGB", (width, height)).save(path, exif=exif)
+    return path
+
+
+def example(path: Path | None, *boxes: tuple[float, ...], size: tuple[int, int] | None = None) -> Example:
+    return Example(
+        key=path.name if path else "missing.jpg",
+        path=path,
+        size=size,
+        boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+        labels=np.arange(len(boxes)),
+        ignored=np.arange(len(boxes)) % 2 == 1,
+    )
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return write_image(tmp_path / "a.jpg")
+
+
+@pytest.fixture
+def fine(tmp_path: Path) -> list[Example]:
+    """One image more than it takes for a single damaged one to be tolerated."""
+    return [example(write_image(tmp_path / f"fine{number}.jpg")) for number in range(20)]
+
+
+def test_make_records__all_fields(image: Path) -> None:
+    report = Report("train")
+    records = make_records([example(image, (1, 2, 11, 22), (0, 0, 40, 30), size=(40, 30))], report)
+    (one,) = records
+    assert (one.key, one.path, one.width, one.height) == ("a.jpg", image, 40, 30)
+    assert one.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30]]
+    assert one.labels.tolist() == [0, 1] and one.ignored.tolist() == [False, True]
+    assert report.summary() == "1 images"
+
+
+def test_make_records__image_without_objects(image: Path) -> None:
+    assert make_records([example(image)], Report("train"))[0].boxes.shape == (0, 4)
+
+
+def test_make_records__reads_no_pixels(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:-20])
+    assert len(make_records([example(image)], Report("train"))) == 1
+
+
+def test_boxes__clipped_and_counted(image: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = Report("train")
+    rows = [(-5, -6, 10, 10), (30, 20, 100, 90), (-0.4, 0, 40.4, 30), (5, 5, 6, 6)]
+    (one,) = make_records([example(image, *rows)], report)
+    assert one.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [0, 0, 40, 30], [5, 5, 6, 6]]
+    assert report.clipped == 2  # less than half a pixel is rounding
+    assert report.summary() == "1 images, 2 boxes clipped to their image"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ((50, 5, 60, 10), "the box from (50, 5) to (60, 10) lies outside the image"),
+        ((-9, 5, 0, 10), "the box from (-9, 5) to (0, 10) lies outside the image"),
+        ((5, 5, 5, 10), "the box from (5, 5) to (5, 10) has no area"),
+        ((5, 10, 9, 3), "the box from (5, 10) to (9, 3) has no area"),
+        ((9, 9, 3, 3), "the box from (9, 9) to (3, 3) has no area"),
+        ((NAN, 1, 9, 9), "the box from (nan, 1) to (9, 9) is not finite"),
+        ((1, 1, INF, 9), "the box from (1, 1) to (inf, 9) is not finite"),
+        ((-INF, -INF, INF, INF), "the box from (-inf, -inf) to (inf, inf) is not finite"),
+    ],
+)
+def test_boxes__dropped_and_named(
+    image: Path, box: tuple[float, ...], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = Report("train")
+    (one,) = make_records([example(image, (1, 1, 9, 9), box, (2, 2, 8, 8))], report)
+    assert one.boxes.tolist() == [[1, 1, 9, 9], [2, 2, 8, 8]]
+    assert one.labels.tolist() == [0, 2] and one.ignored.tolist() == [False, False]
+    assert report.dropped == [f"a.jpg: {reason}"]
+    assert report.summary() == f"1 images, 1 boxes dropped (a.jpg: {reason})"
+    assert caplog.messages == [f"channel train: a.jpg: {reason}; it is dropped"]
+
+
+def test_boxes__many_dropped_are_counted(image: Path, caplog: pytest.LogCaptureFixture) -> None:
+    report = Report("train")
+    make_records([example(image, *[(5.0, 5.0, 5.0, 5.0)] * 1000)], report)
+    assert "1000 boxes dropped" in report.summary() and len(report.summary()) < 500
+    assert len(caplog.messages) == MAX_WARNINGS
+    assert caplog.messages[-1].endswith("further ones are only counted")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size__of_the_upright_image(tmp_path: Path, fine: list[Example], orientation: int) -> None:
+    file = write_image(tmp_path / "turned.jpg", 40, 30, orientation)
+    upright, stored = ((30, 40), (40, 30)) if orientation >= 5 else ((40, 30), (30, 40))
+    records = make_records([example(file, (0, 0, 99, 99), size=upright)], Report("train"))
+    assert (records[0].width, records[0].height) == upright
+    assert records[0].boxes.tolist() == [[0, 0, *upright]]
+    report = Report("train")
+    assert len(make_records([example(file, size=stored), *fine], report)) == len(fine)
+    turned = "(turned upright as its EXIF says) " if orientation > 1 else ""
+    assert report.left_out["turned.jpg"] == (
+        f"its annotation says {stored[0]} x {stored[1]} pixels, but the image {turned}"
+        f"has {upright[0]} x {upright[1]}"
+    )
+
+
+def test_left_out__every_reason(tmp_path: Path, fine: list[Example]) -> None:
+    damaged, folder = tmp_path / "damaged.jpg", tmp_path / "folder.jpg"
+    damaged.write_bytes(b"not a picture")
+    folder.mkdir()
+    problem = Example(**{**example(None).__dict__, "key": "b.json", "problem": "not valid JSON"})
+    bad = [example(None), example(damaged), example(folder), problem]
+    report = Report("train")
+    assert len(make_records(fine * 5 + bad, report)) == 100
+    assert report.left_out == {
+        "missing.jpg": "its image file is not in the channel",
+        "damaged.jpg": "these bytes are not an image in a known format",
+        "folder.jpg": "the file cannot be read: Is a directory",
+        "b.json": "not valid JSON",
+    }
+    assert report.summary() == "104 images, 4 left out"
+
+
+def test_left_out__order_of_the_rest(fine: list[Example]) -> None:
+    records = make_records([*fine[:7], example(None), *fine[7:]], Report("train"))
+    assert [record.key for record in records] == [one.key for one in fine]
+
+
+def test_left_out__more_than_five_percent(fine: list[Example], caplog: pytest.LogCaptureFixture) -> None:
+    def missing(number: int) -> Example:
+        return Example(**{**example(None).__dict__, "key": f"missing{number}.jpg"})
+
+    assert len(make_records([*fine[:19], missing(0)], Report("train"))) == 19
+    with pytest.raises(UserError) as error:
+        make_records([*fine, *map(missing, range(5))], Report("train"))
+    reason = "its image file is not in the channel"
+    assert str(error.value) == (
+        "channel train: 5 of 25 images cannot be used, more than 5%; mend or remove them, beginning with: "
+        f"missing0.jpg: {reason}; missing1.jpg: {reason}; missing2.jpg: {reason}"
+    )
+    assert sum("is left out" in message for message in caplog.messages) == 6
+
+
+def test_left_out__during_the_job(caplog: pytest.LogCaptureFixture) -> None:
+    report = Report("validation", images=40)
+    with caplog.at_level(logging.WARNING):
+        for key in ("a", "a", "b"):
+            report.leave_out(key, "damaged")
+    assert report.left_out == {"a": "damaged", "b": "damaged"} and len(caplog.messages) == 2
+    with pytest.raises(UserError, match="channel validation: 3 of 40 images cannot be used"):
+        report.leave_out("c", "damaged")
+
+
+def test_make_records__nothing_there() -> None:
+    with pytest.raises(UserError, match="channel train holds no image that can be used"):
+        make_records([], Report("train"))
+
+
+def test_boxes_from_corner_and_size__adds() -> None:
+    boxes = boxes_from_corner_and_size([[1, 2, 3, 4], [0.5, 0, 10, 0.25]])
+    assert boxes.dtype == np.float32
+    assert boxes.tolist() == [[1, 2, 4, 6], [0.5, 0, 10.5, 0.25]]
+    assert boxes_from_corner_and_size([]).shape == (0, 4)
+
+
+def test_boxes_from_corner_and_size__what_is_not_finite() -> None:
+    boxes = boxes_from_corner_and_size([[1e300, 0, 1e300, 1], [-INF, 0, INF, 1], [NAN, 0, 1, 1]])
+    assert not np.isfinite(boxes).all(axis=1).any()
+
+
+@pytest.fixture
+def finder(tmp_path: Path) -> ImageFinder:
+    names = ["top.jpg", "images/in.png", "images/deep/er.JPG", "a/twin.jpg", "b/twin.jpg", "a/alone.jpg"]
+    for name in [*names, "mit Raum/größe 木.jpeg", "a/sketch.jpg", "a/sketch.png"]:
+        write_image(tmp_path / "channel" / name)
+    write_image(tmp_path / "outside.jpg")
+    return ImageFinder(tmp_path / "channel")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("top.jpg", "top.jpg"),
+        ("in.png", "images/in.png"),
+        ("images/in.png", "images/in.png"),
+        ("deep/er.JPG", "images/deep/er.JPG"),
+        ("er.JPG", "images/deep/er.JPG"),
+        ("alone.jpg", "a/alone.jpg"),
+        ("train2017/top.jpg", "top.jpg"),
+        ("/home/me/data/in.png", "images/in.png"),
+        ("data/a/alone.jpg", "a/alone.jpg"),
+        ("a/twin.jpg", "a/twin.jpg"),
+        ("mit Raum/größe 木.jpeg", "mit Raum/größe 木.jpeg"),
+        ("größe 木.jpeg", "mit Raum/größe 木.jpeg"),
+        ("twin.jpg", None),
+        ("c/alone.jpg", None),
+        ("alone.png", None),
+        ("lone.jpg", None),
+        ("outside.jpg", None),
+        ("../outside.jpg", None),
+        ("a/../../outside.jpg", None),
+        ("../channel/top.jpg", "top.jpg"),
+        ("a", None),
+        ("", None),
+        ("/", None),
+        ("\0", None),
+        ("x" * 5000, None),
+    ],
+)
+def test_find__by_name(finder: ImageFinder, name: str, found: str | None) -> None:
+    assert finder.find(name) == found
+    if found:
+        assert finder.files[found].is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("top.json", "top.jpg"),
+        ("in.json", "images/in.png"),
+        ("er.json", "images/deep/er.JPG"),
+        ("deep/er.json", "images/deep/er.JPG"),
+        ("annotations/in.json", "images/in.png"),
+        ("b/twin.json", "b/twin.jpg"),
+        ("mit Raum/größe 木.json", "mit Raum/größe 木.jpeg"),
+        ("twin.json", None),
+        ("a/sketch.json", None),
+        ("b/alone.json", None),
+        ("nothing.json", None),
+    ],
+)
+def test_find_like__by_stem(finder: ImageFinder, name: str, found: str | None) -> None:
+    assert finder.find_like(name) == found
+
+
+def test_find__either_form_of_unicode(tmp_path: Path) -> None:
+    composed = unicodedata.normalize("NFC", "größe.jpg")
+    decomposed = unicodedata.normalize("NFD", "größe.jpg")
+    for on_disk in (composed, decomposed):
+        file = write_image(tmp_path / on_disk)
+        finder = ImageFinder(tmp_path)
+        for name in (composed, decomposed):
+            assert finder.files[finder.find(name) or ""] == file
+        file.unlink()
+
+
+def test_finder__passes_over_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "b/.hidden/a.jpg", "b/a.jpg"):
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    assert list(ImageFinder(tmp_path).files) == ["b/a.jpg"]
+
+
+def test_finder__name_that_is_not_utf_8(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    (path,) = ImageFinder(tmp_path).files.values()
+    assert make_records([example(path)], Report("train"))[0].path == path

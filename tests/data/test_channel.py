@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tilewise.data.channel import DataSet, read_data_set
+from tilewise.errors import UserError
+
+Objects = list[list[int]]
+"""For each image the class ids of its objects."""
+
+
+class Channels:
+    """Folders of channels in the making."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders: dict[str, Path] = {}
+
+    def folder(self, name: str) -> Path:
+        path = self.root / name
+        path.mkdir(exist_ok=True)
+        self.folders[name] = path
+        return path
+
+    def images(self, channel: str, count: int) -> list[str]:
+        names = [f"{channel}{number}.png" for number in range(count)]
+        for name in names:
+            Image.new("L", (40, 30)).save(self.folder(channel) / name)
+        return names
+
+    def image_json(self, channel: str, objects: Objects, categories: dict[int, str] | None = None) -> None:
+        folder = self.folder(f"{channel}_annotation")
+        listed = [{"class_id": number, "name": name} for number, name in (categories or {}).items()]
+        for name, ids in zip(self.images(channel, len(objects)), objects, strict=True):
+            rows = [{"class_id": number, "left": 1, "top": 1, "width": 5, "height": 5} for number in ids]
+            content = {"file": name, "annotations": rows, "categories": listed}
+            (folder / f"{name[:-4]}.json").write_text(json.dumps(content))
+
+    def coco(
+        self, channel: str, objects: Objects, categories: dict[int, str], where: str | None = None
+    ) -> None:
+        names = self.images(channel, len(objects))
+        rows = [(image, number) for image, ids in enumerate(objects) for number in ids]
+        content = {
+            "images": [{"id": image, "file_name": name} for image, name in enumerate(names)],
+            "annotations": [
+                {"id": row, "image_id": image, "category_id": number, "bbox": [1, 1, 5, 5]}
+                for row, (image, number) in enumerate(rows)
+            ],
+            "categories": [{"id": number, "name": name} for number, name in categories.items()],
+        }
+        (self.folder(where or channel) / "coco.json").write_text(json.dumps(content))
+
+    def read(
+        self, num_classes: int | None = None, may_split: bool = False, validates: bool = True, seed: int = 0
+    ) -> DataSet:
+        return read_data_set(self.folders, num_classes, may_split, validates, seed)
+
+    def message(self, **options: Any) -> str:
+        with pytest.raises(UserError) as error:
+            self.read(**options)
+        return str(error.value)
+
+
+@pytest.fixture
+def channels(tmp_path: Path) -> Channels:
+    return Channels(tmp_path)
+
+
+def labels(data: DataSet) -> list[list[list[int]]]:
+    splits = [split for split in (data.train, data.validation) if split]
+    return [[record.labels.tolist() for record in split.records] for split in splits]
+
+
+def test_image_json__with_validation(channels: Channels) -> None:
+    channels.image_json("train", [[0, 1], [], [2]])
+    channels.image_json("validation", [[1], []])
+    data = channels.read(num_classes=3)
+    assert data.classes == ("0", "1", "2")
+    assert labels(data) == [[[0, 1], [], [2]], [[1], []]]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "classes"),
+    [
+        ([[0], [3]], [[1]], ("0", "1", "2", "3")),
+        ([[0], [1]], [[3]], ("0", "1", "2", "3")),
+        ([[0], []], [[]], ("0",)),
+        ([[], []], [[1]], ("0", "1")),
+    ],
+)
+def test_image_json__classes_up_to_the_largest_id(
+    channels: Channels, train: Objects, validation: Objects, classes: tuple[str, ...]
+) -> None:
+    channels.image_json("train", train)
+    channels.image_json("validation", validation)
+    assert channels.read().classes == classes
+
+
+def test_image_json__more_classes_than_ids(channels: Channels) -> None:
+    channels.image_json("train", [[0]])
+    assert channels.read(num_classes=4, validates=False).classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("channel", ["train", "validation"])
+def test_image_json__id_out_of_range(channels: Channels, channel: str) -> None:
+    channels.image_json("train", [[0, 1]])
+    channels.image_json("validation", [[0, 1]])
+    channels.image_json(channel, [[1], [0, 7]])
+    assert channels.message(num_classes=2) == (
+        f"channel {channel}: {channel}1.json has class_id 7, but num_classes is 2, so ids go from 0 to 1: "
+        "raise num_classes or correct the file"
+    )
+
+
+def test_image_json__negative_id(channels: Channels) -> None:
+    channels.image_json("train", [[0], [-1]])
+    text = channels.message(validates=False)
+    assert "train1.json: " in text and "class_id -1 is not 0, 1, 2, …" in text
+
+
+def test_image_json__no_objects_at_all(channels: Channels) -> None:
+    channels.image_json("train", [[], []])
+    assert channels.message(validates=False) == "no image has an object: give num_classes if that is meant"
+    assert labels(channels.read(num_classes=2, validates=False)) == [[[], []]]
+
+
+@pytest.mark.parametrize(
+    ("categories", "classes"),
+    [
+        ({0: "ant", 1: "bee", 2: "cat"}, ("ant", "bee", "cat")),
+        ({0: "ant", 1: "bee"}, ("ant", "bee", "2")),
+        ({0: "ant", 1: "bee", 2: "cat", 9: "dog"}, ("ant", "bee", "cat")),
+        ({1: "ant", 2: "bee", 3: "cat"}, ("0", "1", "2")),
+        ({0: "ant", 1: "ant", 2: "cat"}, ("0", "1", "2")),
+        ({0: "1", 2: "2"}, ("0", "1", "2")),
+    ],
+)
+def test_image_json__names(channels: Channels, categories: dict[int, str], classes: tuple[str, ...]) -> None:
+    channels.image_json("train", [[0, 1], [1]], categories)
+    assert channels.read(num_classes=3, validates=False).classes == classes
+
+
+def test_image_json__left_out_images_are_reported(channels: Channels) -> None:
+    channels.image_json("train", [[0]] * 40)
+    (channels.root / "train" / "train7.png").unlink()
+    (channels.root / "train_annotation" / "train9.json").write_text("{")
+    data = channels.read(validates=False)
+    assert len(data.train.records) == 38
+    assert sorted(data.train.report.left_out) == ["train7.json", "train9.json"]
+    assert data.train.report.summary() == "40 images, 2 left out"
+
+
+def test_coco__matched_by_name(channels: Channels) -> None:
+    channels.coco("train", [[1, 2], [3]], {1: "ant", 2: "bee", 3: "cat"})
+    channels.coco("validation", [[5, 9], [0]], {9: "ant", 5: "bee", 0: "cat"})
+    data = channels.read()
+    assert data.classes == ("ant", "bee", "cat")
+    assert labels(data) == [[[0, 1], [2]], [[1, 0], [2]]]
+
+
+def test_coco__classes_that_validation_lacks_or_does_not_use(channels: Channels) -> None:
+    channels.coco("train", [[1, 2]], {1: "ant", 2: "bee"})
+    channels.coco("validation", [[3]], {3: "bee", 4: "unused"})
+    assert labels(channels.read()) == [[[0, 1]], [[1]]]
+
+
+def test_coco__class_that_train_does_not_know(channels: Channels) -> None:
+    channels.coco("train", [[1, 2]], {1: "ant", 2: "bee"})
+    channels.coco("validation", [[1, 3]], {1: "ant", 3: "wasp"})
+    text = channels.message()
+    assert "does not know: train has (ant, bee), validation has (ant, wasp)" in text
+
+
+def test_coco__in_the_annotation_channel(channels: Channels) -> None:
+    for channel in ("train", "validation"):
+        channels.coco(channel, [[1]], {1: "ant"}, where=f"{channel}_annotation")
+    data = channels.read()
+    assert data.classes == ("ant",) and labels(data) == [[[0]], [[0]]]
+
+
+@pytest.mark.parametrize(("count", "classes"), [(3, ("no", "ant", "bee")), (2, ("ant", "bee"))])
+def test_coco__num_classes_agrees(channels: Channels, count: int, classes: tuple[str, ...]) -> None:
+    """Also with the categories that have objects: some tools add one for all, which has none."""
+    channels.coco("train", [[1], [2]], {0: "no", 1: "ant", 2: "bee"})
+    channels.coco("validation", [[2]], {0: "no", 1: "ant", 2: "bee"})
+    data = channels.read(num_classes=count)
+    assert data.classes == classes
+    assert labels(data)[1] == [[classes.index("bee")]]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_coco__num_classes_disagrees(channels: Channels, count: int) -> None:
+    channels.coco("train", [[1], [2]], {0: "no", 1: "ant", 2: "bee"})
+    assert channels.message(num_classes=count, validates=False) == (
+        f"num_classes is {count}, but channel train has 3 categories (no, ant, bee), 2 of them with objects"
+    )
+
+
+def test_coco__several_files(channels: Channels) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    file = channels.root / "train" / "coco.json"
+    (channels.root / "train" / "more.json").write_bytes(file.read_bytes())
+    assert "channel train holds several COCO files (coco.json, more.json)" in channels.message(
+        validates=False
+    )
+
+
+def test_formats__differ(channels: Channels) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    channels.image_json("validation", [[0]])
+    wanted = "the channels train and validation hold different formats: use one for both"
+    assert channels.message() == wanted
+    channels.image_json("train", [[0]])
+    (channels.root / "train" / "coco.json").unlink()
+    channels.coco("validation", [[1]], {1: "ant"}, where="validation_annotation")
+    assert channels.message() == wanted
+
+
+def test_channels__no_train(channels: Channels) -> None:
+    channels.image_json("validation", [[0]])
+    text = channels.message()
+    assert text.startswith("the channel train is missing (channels given: validation, validation_annotation)")
+    with pytest.raises(UserError, match=r"\(channels given: none\)"):
+        read_data_set({}, None, True, True, 0)
+
+
+@pytest.mark.parametrize("missing", ["train", "train_annotation"])
+def test_channels__folder_is_not_there(channels: Channels, missing: str) -> None:
+    channels.image_json("train", [[0]])
+    channels.folders[missing] = channels.root / "gone"
+    assert channels.message(validates=False) == (
+        f"the folder of channel {missing} is not there: {channels.root / 'gone'}"
+    )
+
+
+def test_channels__empty(channels: Channels) -> None:
+    channels.folder("train")
+    assert channels.message(validates=False).startswith(
+        "channel train holds no COCO JSON file beside its images"
+    )
+    channels.folder("train_annotation")
+    assert channels.message(validates=False).startswith("channel train_annotation holds no .json file")
+
+
+def test_channels__images_without_annotations(channels: Channels) -> None:
+    channels.images("train", 3)
+    assert "there is no channel train_annotation with one JSON file for each" in channels.message(
+        validates=False
+    )
+
+
+def test_channels__annotations_without_images(channels: Channels) -> None:
+    channels.image_json("train", [[0]] * 3)
+    for file in channels.folders["train"].iterdir():
+        file.unlink()
+    text = channels.message(validates=False)
+    assert text.startswith("channel train: 3 of 3 images cannot be used")
+    assert all(f"train{number}.json: its image train{number}.png" in text for number in range(3))
+
+
+def test_split__without_validation_channel(channels: Channels) -> None:
+    channels.coco("train", [[1]] * 20, {1: "ant"})
+    data = channels.read(may_split=True, seed=3)
+    assert data.validation is not None
+    keys = [{record.key for record in split.records} for split in (data.train, data.validation)]
+    assert [len(some) for some in keys] == [16, 4] and not keys[0] & keys[1]
+    assert data.validation.report.images == 4
+    again = channels.read(may_split=True, seed=3)
+    assert again.validation is not None
+    assert {record.key for record in again.validation.records} == keys[1]
+    others = [channels.read(may_split=True, seed=seed).validation for seed in range(4)]
+    assert any({record.key for record in other.records} != keys[1] for other in others if other)
+
+
+def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
+    channels.coco("train", [[1]] * 20, {1: "ant"})
+    assert channels.message(may_split=False).startswith("the channel validation is missing: ")
+
+
+@pytest.mark.parametrize("may_split", [True, False])
+def test_split__not_where_nothing_validates(channels: Channels, may_split: bool) -> None:
+    channels.coco("train", [[1]] * 20, {1: "ant"})
+    data = channels.read(may_split=may_split, validates=False)
+    assert data.validation is None and len(data.train.records) == 20
+
+
+def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> None:
+    channels.coco("train", [[1]] * 20, {1: "ant"})
+    channels.coco("validation", [[1]] * 2, {1: "ant"})
+    data = channels.read(may_split=True)
+    assert data.validation is not None
+    assert (len(data.train.records), len(data.validation.records)) == (20, 2)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_split__of_too_few(channels: Channels, count: int) -> None:
+    channels.coco("train", [[1]] * count, {1: "ant"})
+    assert channels.message(may_split=True) == (
+        f"channel train holds {count} images, too few to set some aside: give a validation channel"
+    )
+
+
+def test_log__table_of_what_was_found(channels: Channels, caplog: pytest.LogCaptureFixture) -> None:
+    channels.coco("train", [[1, 1, 2], []], {1: "ant", 2: "bumblebee"})
+    channels.coco("validation", [[2]], {2: "bumblebee"})
+    with caplog.at_level(logging.INFO, "tilewise"):
+        channels.read()
+    assert [re.sub(" +", " ", line) for line in caplog.messages] == [
+        "train: 2 images; 1 images without objects",
+        "validation: 1 images; 0 images without objects",
+        "class train validation",
+        "ant 2 0",
+        "bumblebee 1 1",
+    ]
+
+
+def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    (folder / "images").mkdir(parents=True)
+    source = (shared_data / "bccd").resolve()
+    (folder / "train.json").symlink_to(source / "train.json")
+    whole = json.loads((folder / "train.json").read_text())
+    for row in whole["images"]:
+        (folder / "images" / row["file_name"]).symlink_to(source / "images" / row["file_name"])
+    data = read_data_set({"train": folder}, None, may_split=True, validates=True, seed=0)
+    assert data.validation is not None
+    assert len(data.train.records) + len(data.validation.records) == len(whole["images"])
+    assert not data.train.report.left_out
+    assert sorted(data.classes) == sorted(row["name"] for row in whole["categories"])

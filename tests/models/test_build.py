@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tilewise.detections import Detections
+from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
+from tilewise.models.build import anchor_sizes_for, build_detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+SQUARE, SIDES = Scaling(square=640), Scaling(min_size=600, max_size=1333)
+
+
+@pytest.fixture(autouse=True)
+def _fast() -> None:
+    torch.set_flush_denormal(True)
+
+
+def make_spec(name: str) -> DetectorSpec:
+    side = 300 if name == "ssd_vgg16" else 64
+    scaling = Scaling(square=side) if scaling_of(name) == "square" else Scaling(min_size=side, max_size=side)
+    # with so low a threshold even a fresh network finds something
+    return DetectorSpec(name, 3, scaling, None, 1e-4, 0.5, 20)
+
+
+def make_sample(spec: DetectorSpec, seed: int) -> Sample:
+    side, _ = spec.scaling.size_of(100, 100)
+    generator = torch.Generator().manual_seed(seed)
+    return Sample(
+        pixels=torch.randint(256, (3, side, side), dtype=torch.uint8, generator=generator),
+        boxes=torch.tensor([[10, 10, 30, 30], [40, 40, 60, 60.0]]),
+        labels=torch.tensor([0, 2]),
+        ignored=torch.tensor([False, True]),
+    )
+
+
+@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+def test_model__gives_losses_and_detections(name: str) -> None:
+    torch.manual_seed(0)
+    spec = make_spec(name)
+    detector = build_detector(spec)
+    samples = [make_sample(spec, seed) for seed in range(2)]
+    images = [sample.pixels for sample in samples]
+    losses = detector(images, samples)
+    assert isinstance(losses, dict)
+    assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
+    with torch.inference_mode():
+        found = detector.eval().detect(images[:1])
+    assert len(found) == 1
+    check_detections(found[0], spec)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ssdlite_mobilenet_v3_large",
+        "fasterrcnn_resnet18_fpn",
+        "retinanet_resnet50_fpn",
+        "fcos_resnet50_fpn",
+    ],
+)
+def test_detections__do_not_depend_on_the_others_in_the_batch(name: str) -> None:
+    torch.manual_seed(0)
+    spec = make_spec(name)
+    # in double precision: a fresh network's scores are so near each other that rounding changes their order
+    detector = build_detector(spec).double().eval()
+    images = [make_sample(spec, seed).pixels for seed in range(3)]
+    with torch.inference_mode():
+        together = detector.detect(images)
+        alone = [detector.detect([image])[0] for image in images]
+    for one, other in zip(together, alone, strict=True):
+        assert len(one)
+        torch.testing.assert_close(one.scores, other.scores)
+        torch.testing.assert_close(one.boxes, other.boxes)
+        assert one.labels.tolist() == other.labels.tolist()
+
+
+def check_detections(found: Detections, spec: DetectorSpec) -> None:
+    side, _ = spec.scaling.size_of(100, 100)
+    assert 0 < len(found) <= spec.detections_per_view
+    assert found.boxes.shape == (len(found), 4)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    assert found.labels.dtype == torch.int64
+    assert ((found.boxes >= 0) & (found.boxes <= side)).all()
+    assert ((found.labels >= 0) & (found.labels < spec.num_classes)).all()
+    assert (found.scores.diff() <= 0).all()
+
+
+def test_spec__survives_json() -> None:
+    for sizes in (None, (0.02, 0.04)):
+        spec = DetectorSpec("ssd_vgg16", 3, SQUARE, sizes, 0.3, 0.5, 100)
+        assert DetectorSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+def test_anchors__published_do_for_large_objects(name: str) -> None:
+    scaling = SQUARE if scaling_of(name) == "square" else SIDES
+    assert anchor_sizes_for(name, scaling, np.full(9, 200.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ssd_vgg16", (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)),
+        ("ssdlite_mobilenet_v3_large", (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)),
+        ("fasterrcnn_resnet50_fpn", (8, 16, 32, 64, 128)),
+        ("retinanet_resnet50_fpn", (8, 16, 32, 64, 128)),
+        ("fcos_resnet50_fpn", None),
+    ],
+)
+def test_anchors__fitted_to_small_objects(name: str, expected: tuple[float, ...] | None) -> None:
+    scaling = SQUARE if scaling_of(name) == "square" else SIDES
+    fitted = anchor_sizes_for(name, scaling, np.full(9, 8.0))
+    assert fitted == (None if expected is None else pytest.approx(expected))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Target
+from tilewise.models.one_stage import FCOS, RetinaNet
+from tilewise.models.spec import DetectorSpec
+from tilewise.views.view import Scaling
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
+from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
+
+LEVELS = [64, 16]  # points of two feature maps with strides of 8 and 16 pixels, on a view of 64
+
+
+def make_network(name: str, anchor_sizes: tuple[float, ...] | None = None) -> nn.Module:
+    """A network without weights: for its loss it needs none."""
+    spec = DetectorSpec(name, 2, Scaling(min_size=64, max_size=64), anchor_sizes, 0.05, 0.5, 300)
+    with torch.device("meta"):
+        return build_detector(spec).network
+
+
+@pytest.fixture(scope="module")
+def retinanet() -> RetinaNet:
+    network = make_network("retinanet_resnet50_fpn")
+    assert isinstance(network, RetinaNet)
+    return network
+
+
+@pytest.fixture(scope="module")
+def fcos() -> FCOS:
+    network = make_network("fcos_resnet50_fpn")
+    assert isinstance(network, FCOS)
+    return network
+
+
+def points() -> Tensor:
+    """FCOS's anchors: squares of a stride's side, centred on its grid."""
+    anchors = []
+    for stride in (8, 16):
+        y, x = torch.meshgrid(torch.arange(0, 64, stride), torch.arange(0, 64, stride), indexing="ij")
+        centre = torch.stack([x, y], dim=2).reshape(-1, 2) + stride / 2
+        anchors.append(torch.cat([centre - stride / 2, centre + stride / 2], dim=1))
+    return torch.cat(anchors)
+
+
+def head_outputs(images: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    widths = {"cls_logits": 2, "bbox_regression": 4, "bbox_ctrness": 1}
+    return {
+        name: torch.rand(images, sum(LEVELS), width, generator=generator).requires_grad_()
+        for name, width in widths.items()
+    }
+
+
+def make_target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]]) -> Target:
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "ignored": torch.tensor(ignored).reshape(-1, 4),
+    }
+
+
+PLAIN = [make_target([[7, 7, 17, 18], [30, 30, 50, 48]], [1, 0], []), make_target([], [], [])]
+CROWD = [make_target([[7, 7, 17, 18]], [1], [[32, 32, 64, 64]])]
+
+
+def test_retinanet_loss__equals_torchvisions_where_nothing_is_ignored(retinanet: RetinaNet) -> None:
+    outputs, anchors = head_outputs(2), [points()] * 2
+    ours = retinanet.compute_loss(PLAIN, outputs, anchors)
+    theirs = TorchvisionRetinaNet.compute_loss(retinanet, PLAIN, outputs, anchors)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+def test_fcos_loss__equals_torchvisions_where_nothing_is_ignored(fcos: FCOS) -> None:
+    outputs, anchors = head_outputs(2), [points()] * 2
+    ours = fcos.compute_loss(PLAIN, outputs, anchors, LEVELS)
+    theirs = TorchvisionFCOS.compute_loss(fcos, PLAIN, outputs, anchors, LEVELS)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+def silent_anchors(logits: Tensor) -> list[list[float]]:
+    """The anchors that the classification loss gave no gradient."""
+    assert logits.grad is not None
+    rows: list[list[float]] = points()[(logits.grad[0] == 0).all(dim=1)].tolist()
+    return rows
+
+
+IN_THE_CROWD = [box for box in points().tolist() if box[0] >= 32 and box[1] >= 32]
+
+
+def test_retinanet_loss__teaches_anchors_on_ignored_boxes_nothing(retinanet: RetinaNet) -> None:
+    outputs = head_outputs(1)
+    retinanet.compute_loss(CROWD, outputs, [points()])["classification"].backward()
+    # between the thresholds of the matcher an anchor is not taught either: one such overlaps the object
+    assert [box for box in silent_anchors(outputs["cls_logits"]) if box[0] >= 32] == IN_THE_CROWD
+
+
+def test_fcos_loss__teaches_points_on_ignored_boxes_nothing(fcos: FCOS) -> None:
+    outputs = head_outputs(1)
+    losses = fcos.compute_loss(CROWD, outputs, [points()], LEVELS)
+    losses["classification"].backward()
+    assert silent_anchors(outputs["cls_logits"]) == IN_THE_CROWD
+
+
+def test_fcos_loss__leaves_an_object_that_lies_in_an_ignored_box_an_object(fcos: FCOS) -> None:
+    outputs = head_outputs(1)
+    target = make_target([[39, 39, 49, 49]], [1], [[32, 32, 64, 64]])
+    without = make_target([[39, 39, 49, 49]], [1], [])
+    plain = fcos.compute_loss([without], outputs, [points()], LEVELS)
+    losses = fcos.compute_loss([target], outputs, [points()], LEVELS)
+    assert losses["bbox_regression"] == plain["bbox_regression"] != 0
+    assert losses["bbox_ctrness"] == plain["bbox_ctrness"] != 0
+    losses["classification"].backward()
+    object_points = [[40, 40, 48, 48]]
+    assert not [box for box in silent_anchors(outputs["cls_logits"]) if box in object_points]
+
+
+@pytest.mark.parametrize("ignored", [[], [[-99.0, -99, 199, 199]]], ids=["empty", "all ignored"])
+def test_loss__of_an_image_without_objects_is_finite(
+    retinanet: RetinaNet, fcos: FCOS, ignored: list[list[float]]
+) -> None:
+    targets, anchors = [make_target([], [], ignored)], [points()]
+    for losses in (
+        retinanet.compute_loss(targets, head_outputs(1), anchors),
+        fcos.compute_loss(targets, head_outputs(1), anchors, LEVELS),
+    ):
+        assert all(loss.isfinite() for loss in losses.values())
+        assert bool(losses["classification"] > 1e-6) == (not ignored)
+
+
+def test_retinanet_anchors__have_three_sizes_an_octave() -> None:
+    network = make_network("retinanet_resnet50_fpn", (8.0, 16.0, 32.0, 64.0, 128.0))
+    sizes = network.anchor_generator.sizes
+    assert len(sizes) == 5
+    assert sizes[1] == pytest.approx((16, 20.16, 25.40), abs=0.01)

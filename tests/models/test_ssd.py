@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tilewise.errors import UserError
+from tilewise.models import ssd
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Target
+from tilewise.models.spec import DetectorSpec
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD as TorchvisionSSD
+from torchvision.ops import box_iou
+
+VGG, LITE = "ssd_vgg16", "ssdlite_mobilenet_v3_large"
+
+
+def make_spec(name: str, side: int, anchor_sizes: tuple[float, ...] | None = None) -> DetectorSpec:
+    return DetectorSpec(name, 2, Scaling(square=side), anchor_sizes, 0.01, 0.45, 100)
+
+
+@pytest.fixture(autouse=True)
+def _fast() -> None:
+    torch.set_flush_denormal(True)  # of which fresh networks make many, and which are slow
+
+
+@pytest.fixture(scope="module")
+def network() -> ssd.SSD:
+    """A small network, for its loss and its matcher: neither has weights."""
+    with torch.device("meta"):
+        network = build_detector(make_spec(LITE, 96)).network
+    assert isinstance(network, ssd.SSD)
+    return network
+
+
+def make_target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]]) -> Target:
+    return {
+        "boxes": torch.tensor(boxes).reshape(-1, 4),
+        "labels": torch.tensor(labels, dtype=torch.int64),
+        "ignored": torch.tensor(ignored).reshape(-1, 4),
+    }
+
+
+def grid(step: int, size: int, side: int = 100) -> Tensor:
+    """Square anchors of one size, a row and a column each ``step`` pixels."""
+    y, x = torch.meshgrid(torch.arange(0, side, step), torch.arange(0, side, step), indexing="ij")
+    corner = torch.stack([x, y], dim=2).reshape(-1, 2).float()
+    return torch.cat([corner, corner + size], dim=1)
+
+
+def match(network: ssd.SSD, target: Target, anchors: Tensor) -> Tensor:
+    if not len(target["boxes"]):
+        return torch.full((len(anchors),), -1)
+    matched: Tensor = network.proposal_matcher(box_iou(target["boxes"], anchors))
+    return matched
+
+
+def head_outputs(images: int, anchors: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "cls_logits": torch.randn(images, anchors, 3, generator=generator).requires_grad_(),
+        "bbox_regression": torch.randn(images, anchors, 4, generator=generator).requires_grad_(),
+    }
+
+
+def test_loss__equals_torchvisions_where_every_image_has_objects(
+    network: ssd.SSD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssd, "MIN_NEGATIVES", 1)
+    anchors = grid(5, 10)
+    targets = [
+        make_target([[11, 12, 21, 22], [50, 50, 64, 60]], [1, 2], []),
+        make_target([[80, 4, 90, 14]], [2], []),
+    ]
+    outputs = head_outputs(2, len(anchors))
+    matched = [match(network, target, anchors) for target in targets]
+    ours = network.compute_loss(targets, outputs, [anchors] * 2, matched)
+    theirs = TorchvisionSSD.compute_loss(network, targets, outputs, [anchors] * 2, matched)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+def test_loss__of_an_image_without_boxes_is_of_its_hardest_anchors(network: ssd.SSD) -> None:
+    anchors = grid(5, 10)
+    outputs = head_outputs(1, len(anchors))
+    target = make_target([], [], [])
+    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+    background = F.cross_entropy(
+        outputs["cls_logits"][0], torch.zeros(len(anchors), dtype=torch.int64), reduction="none"
+    )
+    hardest = background.topk(ssd.MIN_NEGATIVES).values
+    torch.testing.assert_close(losses["classification"], hardest.sum() / (ssd.MIN_NEGATIVES / 3))
+    assert losses["bbox_regression"] == 0
+
+
+def test_loss__teaches_anchors_on_ignored_boxes_nothing(
+    network: ssd.SSD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssd, "MIN_NEGATIVES", 10_000)
+    anchors = grid(10, 10)
+    outputs = head_outputs(1, len(anchors))
+    target = make_target([[0, 0, 10, 10]], [1], [[40, 40, 60, 60]])
+    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+    losses["classification"].backward()
+    taught = outputs["cls_logits"].grad
+    assert taught is not None
+    silent = (taught[0] == 0).all(dim=1)
+    assert silent.nonzero().flatten().tolist() == [44, 45, 54, 55]
+
+
+def test_loss__leaves_an_object_that_lies_in_an_ignored_box_an_object(network: ssd.SSD) -> None:
+    anchors = grid(10, 10)
+    outputs = head_outputs(1, len(anchors))
+    target = make_target([[40, 40, 50, 50]], [1], [[30, 30, 70, 70]])
+    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+    (losses["classification"] + losses["bbox_regression"]).backward()
+    for output in outputs.values():
+        assert output.grad is not None
+        assert (output.grad[0, 44] != 0).any()
+
+
+def test_loss__is_not_finite_where_the_network_has_diverged(network: ssd.SSD) -> None:
+    anchors = grid(10, 10)
+    outputs = {name: tensor * torch.nan for name, tensor in head_outputs(1, len(anchors)).items()}
+    target = make_target([], [], [])
+    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+    assert losses["classification"].isnan()
+
+
+def test_training__on_one_image_without_objects_gives_gradients() -> None:
+    # of 96 px the last feature maps are one pixel: one value a channel
+    detector = build_detector(make_spec(LITE, 96))
+    sample = Sample(
+        pixels=torch.randint(256, (3, 96, 96), dtype=torch.uint8),
+        boxes=torch.zeros(0, 4),
+        labels=torch.zeros(0, dtype=torch.int64),
+        ignored=torch.zeros(0, dtype=torch.bool),
+    )
+    losses = detector([sample.pixels], [sample])
+    assert losses["classification"] > 0
+    losses["classification"].backward()
+    gradients = [p.grad for p in detector.network.backbone.parameters()]
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def normalised_alike(theirs: torch.nn.Module, ours: torch.nn.Module, side: int) -> None:
+    """Both take the same image to the same numbers, and so find the same."""
+    image = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = theirs.eval()([image.float() / 255])[0]
+        found = ours.eval()([image])[0]
+    assert len(found["scores"]) > 10
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-2)
+
+
+def test_ssd300__is_torchvisions() -> None:
+    theirs = ssd300_vgg16(
+        weights=None,
+        weights_backbone=None,
+        num_classes=3,
+        score_thresh=0.01,
+        nms_thresh=0.45,
+        detections_per_img=100,
+    )
+    ours = build_detector(make_spec(VGG, 300)).network
+    ours.load_state_dict(theirs.state_dict())
+    normalised_alike(theirs, ours, 300)
+
+
+def test_ssdlite320__is_torchvisions() -> None:
+    theirs = ssdlite320_mobilenet_v3_large(
+        weights=None,
+        weights_backbone=None,
+        num_classes=3,
+        score_thresh=0.01,
+        nms_thresh=0.45,
+        detections_per_img=100,
+        topk_candidates=400,
+    )
+    ours = build_detector(make_spec(LITE, 320)).network
+    ours.load_state_dict(theirs.state_dict())
+    normalised_alike(theirs, ours, 320)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "maps"),
+    [
+        (VGG, 300, 6),
+        (VGG, 301, 6),
+        (VGG, 400, 6),
+        (VGG, 511, 6),
+        (VGG, 512, 7),
+        (VGG, 640, 7),
+        (VGG, 1000, 7),
+        (LITE, 32, 6),
+        (LITE, 400, 6),
+        (LITE, 640, 6),
+    ],
+)
+@pytest.mark.parametrize("fitted", [False, True])
+def test_side__gives_as_many_anchors_as_outputs(name: str, side: int, maps: int, fitted: bool) -> None:
+    sizes = tuple(0.01 * 2**level for level in range(maps)) if fitted else None
+    with torch.device("meta"):
+        network = build_detector(make_spec(name, side, sizes)).network.eval()
+        batch = torch.zeros(1, 3, side, side)
+        features = list(network.backbone(batch).values())
+        outputs = network.head(features)
+    anchors = anchors_of(network, side, features)
+    assert len(features) == maps
+    assert outputs["cls_logits"].shape == (1, len(anchors), 3)
+    assert outputs["bbox_regression"].shape == (1, len(anchors), 4)
+
+
+def test_side__too_small_for_vgg_is_refused() -> None:
+    with pytest.raises(UserError, match="image_size=299: ssd_vgg16 needs at least 300"):
+        build_detector(make_spec(VGG, 299))
+
+
+def anchors_of(network: torch.nn.Module, side: int, features: list[Tensor]) -> Tensor:
+    shapes = [torch.zeros(1).expand(feature.shape) for feature in features]
+    anchors: Tensor = network.anchor_generator(
+        ImageList(torch.zeros(1, 3, side, side), [(side, side)]), shapes
+    )[0]
+    return anchors
+
+
+def test_anchors__fitted_have_the_sizes_asked_for() -> None:
+    sizes = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+    with torch.device("meta"):
+        network = build_detector(make_spec(LITE, 96, sizes)).network.eval()
+        features = list(network.backbone(torch.zeros(1, 3, 96, 96)).values())
+    anchors = anchors_of(network, 96, features)
+    area = (anchors[:, 2:] - anchors[:, :2]).prod(dim=1).sqrt()
+    start = 0
+    for size, feature in zip(sizes, features, strict=True):
+        assert area[start] == pytest.approx(96 * size, rel=1e-3)
+        start += 6 * feature.shape[2] * feature.shape[3]
+    assert start == len(anchors)
