@@ -44,7 +44,7 @@ def busiest_image(base: Path) -> Path:
     content = json.loads((channel / "annotations.json").read_text(encoding="utf-8"))
     counts = Counter(annotation["image_id"] for annotation in content["annotations"])
     for image in sorted(content["images"], key=lambda image: -counts[image["id"]]):
-        path = channel / "images" / image["file_name"]
+        path: Path = channel / "images" / image["file_name"]
         if path.is_file():
             return path
     raise FileNotFoundError(f"channel {channel.name} holds none of its images")
@@ -57,8 +57,8 @@ def compare_endpoint(base: Path, url: str) -> None:
     if not logged or not channel.is_dir():
         print("this job has no validation channel to compare with")
         return
-    command = [sys.executable, "-m", "tilewise", "evaluate", channel / "annotations.json", channel]
-    command += ["--endpoint", url, "--model", base / "model"]
+    command = [sys.executable, "-m", "tilewise", "evaluate", f"{channel}/annotations.json", f"{channel}"]
+    command += ["--endpoint", url, "--model", f"{base}/model"]
     answered = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     for name in ("AP", "AP50"):
         print(f"{name}: logged {logged[name]:.4f}, from the endpoint's answers {answered[name]:.4f}")

@@ -17,7 +17,7 @@ def wait_for_ping(url: str, process: int) -> bool:
     deadline = time.monotonic() + LIMIT_SECONDS
     while time.monotonic() < deadline:
         try:
-            with urlopen(f"{url}/ping", timeout=2) as response:  # noqa: S310
+            with urlopen(f"{url}/ping", timeout=2) as response:
                 if response.status == 200:
                     return True
         except (URLError, OSError):

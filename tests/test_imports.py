@@ -18,8 +18,7 @@ FLOORS = (
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY_IN = {"flask": {"serving"}, "gunicorn": {"serving"}, "sagemaker_training": {"platform"}}
 
-MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name not in ("__main__.py",) and path.parent != PACKAGE]
-MODULES += [PACKAGE / "platform.py", PACKAGE / "errors.py", PACKAGE / "detections.py"]
+MODULES = sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "__main__.py", PACKAGE / "__init__.py"})
 
 
 def imported(path: Path) -> set[str]:

@@ -21,15 +21,15 @@ def write_squares(folder: Path, train: int = 10, val: int = 4) -> None:
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     for split, count in (("train", train), ("val", val)):
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for index in range(count):
             pixels = rng.integers(80, 120, (120, 160, 3), dtype=np.uint8)
             for x, y in rng.integers((0, 0), (110, 70), size=(2, 2)).tolist():
                 pixels[y : y + 40, x : x + 40] = (240, 60, 40)
                 box = [x, y, 40, 40]
-                annotations.append(
-                    {"id": len(annotations) + 1, "image_id": index, "category_id": 3, "bbox": box, "area": 1600}
-                )
+                number = len(annotations) + 1
+                annotations.append({"id": number, "image_id": index, "category_id": 3, "bbox": box})
             name = f"{split} {index}.png"
             Image.fromarray(pixels).save(folder / "images" / name)
             images.append({"id": index, "file_name": name, "width": 160, "height": 120})
@@ -42,17 +42,17 @@ def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environ = os.environ | {"PORT": str(port), "RUN": str(tmp_path / "run")}
+    command = ["bash", DEMO, *arguments]
     done = subprocess.run(
-        ["bash", DEMO, *arguments], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
     )
     return done.returncode, done.stdout
 
 
 def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp_path: Path) -> None:
     write_squares(tmp_path / "data")
-    code, output = run_demo(
-        tmp_path, "--data", str(tmp_path / "data"), "image_size=128", "number_of_epochs=24", "evaluation_frequency=8"
-    )
+    chosen = ("image_size=128", "number_of_epochs=30", "evaluation_frequency=10", "training_batch_size=4")
+    code, output = run_demo(tmp_path, "--data", str(tmp_path / "data"), *chosen)
     assert code == 0, output
     pairs = re.findall(r"^(AP\d*): logged (\S+), from the endpoint's answers (\S+)$", output, re.MULTILINE)
     assert [name for name, _, _ in pairs] == ["AP", "AP50"], output
@@ -66,7 +66,9 @@ def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp
     assert (tmp_path / "run" / "model.tar.gz").stat().st_size > 1_000_000
 
 
-@pytest.mark.parametrize("arguments", [("--data", "nowhere"), ("--what",)], ids=["no_folder", "unknown_option"])
+@pytest.mark.parametrize(
+    "arguments", [("--data", "nowhere"), ("--what",)], ids=["no_folder", "unknown_option"]
+)
 def test_demo__wrong_arguments_end_with_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code, output = run_demo(tmp_path, *arguments)
     assert code == 2, output

@@ -54,7 +54,7 @@ class Job:
         rng = np.random.default_rng(len(channel))
         for index in range(count):
             pixels = rng.integers(90, 150, (96, 128, 3), dtype=np.uint8)
-            boxes = [] if index < empty else [(int(x), int(y), int(c)) for x, y, c in rng.integers((90, 60, 2), size=(3, 3))]
+            boxes = [] if index < empty else rng.integers((90, 60, 2), size=(3, 3)).tolist()
             for x, y, c in boxes:
                 pixels[y : y + 30, x : x + 30] = list(COLOURS.values())[c]
             name = f"image {index:02}.jpg"
@@ -117,7 +117,7 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
         assert re.search(regex, output), f"{name} does not match:\n{output}"
     assert re.findall(METRIC_DEFINITIONS["train:progress"], output) == ["50", "100"]
     model = json.loads((job.base / "model" / "model.json").read_text())
-    assert sorted(path.name for path in (job.base / "model").iterdir()) == sorted([model["weights"], "model.json"])
+    assert {path.name for path in (job.base / "model").iterdir()} == {model["weights"], "model.json"}
     assert model["classes"] == ["red", "blue"]
     assert job.failure == ""
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
@@ -160,7 +160,7 @@ def _wait_for(process: subprocess.Popen[str], text: str) -> str:
     return seen
 
 
-@pytest.mark.parametrize("moment", ["Final configuration", "train smooth_l1 <loss>"], ids=["at_start", "mid_training"])
+@pytest.mark.parametrize("moment", ["Final configuration", "smooth_l1 <loss>"], ids=["start", "mid_training"])
 def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str) -> None:
     with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}) as process:
         seen = _wait_for(process, moment)
@@ -192,7 +192,9 @@ def test_train__box_outside_its_image_is_dropped_and_named(job: Job) -> None:
     _add_box_outside(job)
     code, output = job.run(QUICK | {"number_of_epochs": "1"})
     assert code == 0, output
-    assert "image 03.json: the box (500, 500, 520, 520) lies outside the image and is dropped" in output
+    assert (
+        "image 03.json: the box from (500, 500) to (520, 520) lies outside the image; it is dropped" in output
+    )
     assert "1 boxes clipped to their image, 1 boxes dropped" in output
 
 

@@ -265,6 +265,15 @@ def test_channels__annotations_without_images(channels: Channels) -> None:
     assert all(f"train{number}.json: its image train{number}.png" in text for number in range(3))
 
 
+def test_channels__every_annotation_broken(channels: Channels) -> None:
+    channels.image_json("train", [[0]] * 3)
+    for file in channels.folders["train_annotation"].iterdir():
+        file.write_text("{")
+    text = channels.message(validates=False)
+    assert text.startswith("channel train: 3 of 3 images cannot be used")
+    assert "train0.json: not valid JSON" in text
+
+
 def test_split__without_validation_channel(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     data = channels.read(may_split=True, seed=3)

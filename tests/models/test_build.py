@@ -9,6 +9,7 @@ from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
+from torch import nn
 
 SQUARE, SIDES = Scaling(square=640), Scaling(min_size=600, max_size=1333)
 
@@ -36,7 +37,19 @@ def make_sample(spec: DetectorSpec, seed: int) -> Sample:
     )
 
 
-@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+DEEPER = {f"fasterrcnn_resnet{depth}_fpn": depth for depth in (34, 101, 152)}
+
+
+@pytest.mark.parametrize(("name", "depth"), DEEPER.items())
+def test_model__has_the_depth_of_its_name(name: str, depth: int) -> None:
+    # it counts the convolutions, but not those of the shortcuts, and a last layer that a backbone has not
+    with torch.device("meta"):
+        body = build_detector(make_spec(name)).network.get_submodule("backbone.body")
+    convolutions = [key for key, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+    assert len([key for key in convolutions if "downsample" not in key]) + 1 == depth
+
+
+@pytest.mark.parametrize("name", sorted(set(AVAILABLE_MODELS) - set(DEEPER)))
 def test_model__gives_losses_and_detections(name: str) -> None:
     torch.manual_seed(0)
     spec = make_spec(name)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tilewise.detections import Detections
@@ -27,7 +29,8 @@ def make_detector(name: str, anchor_sizes: tuple[float, ...] | None = None) -> D
 def small() -> Detector:
     torch.manual_seed(0)
     detector = make_detector("fasterrcnn_resnet18_fpn")
-    detector.network.rpn._pre_nms_top_n = {"training": 50, "testing": 50}
+    rpn: Any = detector.network.rpn
+    rpn._pre_nms_top_n = {"training": 50, "testing": 50}
     return detector
 
 
@@ -134,8 +137,8 @@ def test_mobilenet__trains_and_detects() -> None:
 def test_anchors__fitted_take_the_place_of_the_published() -> None:
     sizes = (8.0, 16.0, 32.0, 64.0, 128.0)
     with torch.device("meta"):
-        resnet = make_detector("fasterrcnn_resnet18_fpn", sizes).network
-        mobilenet = make_detector("fasterrcnn_mobilenet_v3_large_fpn", sizes).network
+        resnet: Any = make_detector("fasterrcnn_resnet18_fpn", sizes).network
+        mobilenet: Any = make_detector("fasterrcnn_mobilenet_v3_large_fpn", sizes).network
     assert resnet.rpn.anchor_generator.sizes == tuple((size,) for size in sizes)
     assert mobilenet.rpn.anchor_generator.sizes == (sizes,) * 3
 
@@ -143,6 +146,6 @@ def test_anchors__fitted_take_the_place_of_the_published() -> None:
 def test_detections__may_be_more_than_torchvisions_thousand_proposals() -> None:
     spec = DetectorSpec("fasterrcnn_resnet18_fpn", 1, Scaling(min_size=96, max_size=96), None, 0.05, 0.5, 900)
     with torch.device("meta"):
-        network = build_detector(spec).network
+        network: Any = build_detector(spec).network
     assert network.roi_heads.detections_per_img == 900
     assert network.rpn._post_nms_top_n["testing"] == 1800

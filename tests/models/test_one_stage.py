@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tilewise.models.build import build_detector
@@ -135,7 +137,7 @@ def test_loss__of_an_image_without_objects_is_finite(
 
 
 def test_retinanet_anchors__have_three_sizes_an_octave() -> None:
-    network = make_network("retinanet_resnet50_fpn", (8.0, 16.0, 32.0, 64.0, 128.0))
+    network: Any = make_network("retinanet_resnet50_fpn", (8.0, 16.0, 32.0, 64.0, 128.0))
     sizes = network.anchor_generator.sizes
     assert len(sizes) == 5
     assert sizes[1] == pytest.approx((16, 20.16, 25.40), abs=0.01)

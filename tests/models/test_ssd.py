@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tilewise.errors import UserError
@@ -144,7 +146,7 @@ def test_training__on_one_image_without_objects_gives_gradients() -> None:
     losses = detector([sample.pixels], [sample])
     assert losses["classification"] > 0
     losses["classification"].backward()
-    gradients = [p.grad for p in detector.network.backbone.parameters()]
+    gradients = [p.grad for p in detector.network.get_submodule("backbone").parameters()]
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
@@ -207,7 +209,7 @@ def test_ssdlite320__is_torchvisions() -> None:
 def test_side__gives_as_many_anchors_as_outputs(name: str, side: int, maps: int, fitted: bool) -> None:
     sizes = tuple(0.01 * 2**level for level in range(maps)) if fitted else None
     with torch.device("meta"):
-        network = build_detector(make_spec(name, side, sizes)).network.eval()
+        network: Any = build_detector(make_spec(name, side, sizes)).network.eval()
         batch = torch.zeros(1, 3, side, side)
         features = list(network.backbone(batch).values())
         outputs = network.head(features)
@@ -222,7 +224,7 @@ def test_side__too_small_for_vgg_is_refused() -> None:
         build_detector(make_spec(VGG, 299))
 
 
-def anchors_of(network: torch.nn.Module, side: int, features: list[Tensor]) -> Tensor:
+def anchors_of(network: Any, side: int, features: list[Tensor]) -> Tensor:
     shapes = [torch.zeros(1).expand(feature.shape) for feature in features]
     anchors: Tensor = network.anchor_generator(
         ImageList(torch.zeros(1, 3, side, side), [(side, side)]), shapes
@@ -233,7 +235,7 @@ def anchors_of(network: torch.nn.Module, side: int, features: list[Tensor]) -> T
 def test_anchors__fitted_have_the_sizes_asked_for() -> None:
     sizes = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
     with torch.device("meta"):
-        network = build_detector(make_spec(LITE, 96, sizes)).network.eval()
+        network: Any = build_detector(make_spec(LITE, 96, sizes)).network.eval()
         features = list(network.backbone(torch.zeros(1, 3, 96, 96)).values())
     anchors = anchors_of(network, 96, features)
     area = (anchors[:, 2:] - anchors[:, :2]).prod(dim=1).sqrt()

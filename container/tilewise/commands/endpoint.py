@@ -32,7 +32,7 @@ def ask_endpoint(url: str, image: bytes) -> Prediction:
         headers={"Content-Type": "application/x-image", "Accept": "application/json"},
     )
     try:
-        with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310  # the user names the address
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # the user names the address
             rows = json.loads(response.read())["prediction"]
     except HTTPError as error:
         raise UserError(f"{url} answers {error.code}: {error.read(1000).decode(errors='replace')}") from None

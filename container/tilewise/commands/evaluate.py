@@ -30,7 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     examples = in_classes(content.examples, content.classes, classes)
     unknown = {content.classes[index] for index in content.used} - set(classes)
     if unknown:
-        raise UserError(f"{arguments.coco.name} has objects of classes that the model does not know: {unknown}")
+        raise UserError(
+            f"{arguments.coco.name} has objects of classes that the model does not know: {unknown}"
+        )
     records = make_records(examples, Report(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.read()).detections for record in records]

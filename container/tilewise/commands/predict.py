@@ -18,7 +18,9 @@ from tilewise.inference.predictor import Prediction, Predictor
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The options that say who predicts."""
     parser.add_argument("--model", type=Path, help="folder of an unpacked model.tar.gz")
-    parser.add_argument("--endpoint", metavar="URL", help="ask this server instead; --model then only names classes")
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="ask this server instead; --model then only names classes"
+    )
 
 
 def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
@@ -39,7 +41,9 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``predict``."""
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder for the pictures and the JSON answers")
+    parser.add_argument(
+        "--out", type=Path, default=Path("."), help="folder for the pictures and the JSON answers"
+    )
     parser.add_argument("--threshold", type=float, default=0.4, help="draw detections from this score on")
     add_source(parser)
 
@@ -64,4 +68,6 @@ def run(arguments: argparse.Namespace) -> None:
             "labels": found.labels.tolist(),
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
-        print(f"{picture}: {len(drawn)} objects with a score of {arguments.threshold:g} or more, of {len(found)} in all")
+        print(
+            f"{picture}: {len(drawn)} objects with a score of {arguments.threshold:g} or more, of {len(found)}"
+        )

@@ -49,7 +49,9 @@ def run_job(stop: platform.StopRequest) -> None:
     job = platform.read_job()
     hp = parse_hyperparameters(job.hyperparameters)
     if len(job.hosts) > 1:
-        raise UserError(f"training on {len(job.hosts)} hosts is not available in this version: use one instance")
+        raise UserError(
+            f"training on {len(job.hosts)} hosts is not available in this version: use one instance"
+        )
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
@@ -78,7 +80,9 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
     folders = {}
     for name, channel in channels.items():
         if name in LATER_CHANNELS:
-            raise UserError(f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out")
+            raise UserError(
+                f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out"
+            )
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue

@@ -113,6 +113,8 @@ def _numbered_classes(found: list[_Found], num_classes: int | None) -> tuple[str
     """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
     count = num_classes or 1 + max((number for one in found for number in one.used), default=-1)
     if not count:
+        for one in found:
+            make_records(one.examples, Report(one.channel))  # raises where damaged files are the reason
         raise UserError("no image has an object: give num_classes if that is meant")
     for one in found:
         _check_ids(one, count)

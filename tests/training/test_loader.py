@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tilewise.data.records import Record, Records
+from tilewise.training import loader as loader_module
+from tilewise.training.loader import Batch, WholeBatches, default_workers, make_loader, read_batch
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Seven images of their own sizes, of which the fourth has no object and the sixth is damaged."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(7):
+        width, height = 30 + 5 * index, 40
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
+        count = 0 if index == 3 else 2
+        made.append(
+            Record(
+                key=path.name,
+                path=path,
+                width=width,
+                height=height,
+                boxes=np.float32([[2, 2, 12, 12], [15, 15, 25, 30]])[:count],
+                labels=np.int64([0, 1])[:count],
+                ignored=np.bool_([False, True])[:count],
+            )
+        )
+    damaged = made[5].path
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    return Records(made)
+
+
+def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
+    loader = make_loader(records, Scaling(square=32), batch_size=3, workers=workers, seed=seed)
+    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+    return [read_batch(batch) for batch in loader]
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    for (samples, damaged), (other_samples, other_damaged) in zip(one, other, strict=True):
+        assert damaged == other_damaged
+        for sample, other_sample in zip(samples, other_samples, strict=True):
+            for name in ("pixels", "boxes", "labels", "ignored"):
+                assert torch.equal(getattr(sample, name), getattr(other_sample, name))
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (8, 4), (2, 5), (1, 4), (5, 1)])
+def test_batches__are_whole_and_cover_every_record(count: int, size: int) -> None:
+    sampler = WholeBatches(count, size, seed=1)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == -(-count // size)
+    assert all(len(batch) == size for batch in drawn)
+    indices = [index for batch in drawn for index, _ in batch]
+    assert set(indices) == set(range(count))
+    assert sorted(indices[:count]) == list(range(count))
+
+
+def test_batches__depend_on_seed_and_epoch_alone() -> None:
+    def draw(seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+        sampler = WholeBatches(20, 4, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert draw(0, 0) == draw(0, 0)
+    orders = [[index for batch in draw(*key) for index, _ in batch] for key in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_batches__repeat_a_record_with_another_seed() -> None:
+    (batch,) = WholeBatches(1, 4, seed=0)
+    assert len({seed for _, seed in batch}) == 4
+
+
+def test_loader__tells_damaged_images_by_key_and_reason(records: Records) -> None:
+    loaded = batches(records, workers=0)
+    damaged = [pair for _, pairs in loaded for pair in pairs]
+    assert {key for key, _ in damaged} == {"5.png"}
+    assert all("damaged" in reason for _, reason in damaged)
+    samples = [sample for samples, _ in loaded for sample in samples]
+    assert len(samples) + len(damaged) == 9
+    assert all(isinstance(sample, Sample) and sample.pixels.shape == (3, 32, 32) for sample in samples)
+
+
+def test_loader__tells_images_that_changed_or_are_gone(records: Records) -> None:
+    Image.new("RGB", (9, 8)).save(records[0].path)
+    records[1].path.unlink()
+    damaged = dict(pair for _, pairs in batches(records, workers=0) for pair in pairs)
+    assert damaged["0.png"] == "it has 9 x 8 pixels now: it was changed during the job"
+    assert "No such file" in damaged["1.png"]
+
+
+def test_loader__augments_anew_each_epoch(records: Records) -> None:
+    epochs = [batches(records, 0, epoch) for epoch in (0, 1)]
+    first, second = ([sample.pixels for samples, _ in loaded for sample in samples] for loaded in epochs)
+    assert not any(torch.equal(one, other) for one in first for other in second)
+
+
+@pytest.mark.parametrize("shared_memory", ["enough", "small"])
+def test_loader__workers_make_no_difference(
+    records: Records, shared_memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what lies in shared memory must fit there; else it goes through the workers' pipes
+    monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
+    assert_same(batches(records, workers=2), batches(records, workers=0))
+    loader = make_loader(records, Scaling(square=32), 3, workers=2, seed=0)
+    assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
+
+
+def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
+    loader = make_loader(records, Scaling(square=32), 3, workers=0, seed=0)
+    assert not any(isinstance(batch, bytes) for batch in loader)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (64, 8)])
+def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda process: set(range(cores)))
+    assert default_workers() == workers

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
+from tilewise.views.view import View
+
+IMAGE = torch.zeros(3, 100, 200, dtype=torch.uint8)
+
+
+def look(view: View, *boxes: tuple[float, ...], ignored: bool = False) -> Sample:
+    count = len(boxes)
+    targets = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    return make_sample(IMAGE, targets, torch.arange(count) + 5, torch.full((count,), ignored), view)
+
+
+def test_make_sample__boxes_in_the_frame_of_the_view() -> None:
+    sample = look(View((50, 20, 150, 70), (200, 50)), (60, 30, 80, 40), (50, 20, 150, 70))
+    assert sample.pixels.shape == (3, 50, 200)
+    assert sample.boxes.tolist() == [[20, 10, 60, 20], [0, 0, 200, 50]]
+    assert sample.labels.tolist() == [5, 6]
+    assert sample.ignored.tolist() == [False, False]
+    assert (sample.boxes.dtype, sample.labels.dtype, sample.ignored.dtype) == (
+        torch.float32,
+        torch.int64,
+        torch.bool,
+    )
+
+
+@pytest.mark.parametrize(
+    ("box", "fate"),
+    [
+        ((40, 30, 60, 50), "kept"),  # half of it
+        ((40, 30, 56.6, 50), "ignored"),  # 0.398
+        ((40, 30, 56.7, 50), "kept"),  # 0.401
+        ((40, 10, 60, 30), "ignored"),  # a quarter, at the corner
+        ((0, 0, 200, 100), "ignored"),  # larger than the window
+        ((40, 0, 160, 90), "kept"),
+        ((0, 30, 50, 40), "dropped"),  # touches it
+        ((0, 30, 51, 40), "ignored"),
+        ((0, 30, 50.4, 40), "dropped"),  # less than a pixel of the view
+        ((160, 75, 170, 90), "dropped"),
+        ((60, 30, 60.4, 40), "dropped"),
+    ],
+)
+def test_make_sample__by_visibility(box: tuple[float, ...], fate: str) -> None:
+    sample = look(View((50, 20, 150, 70), (200, 100)), (60, 30, 70, 40), box)
+    assert sample.ignored.tolist() == [False, *{"kept": [False], "ignored": [True], "dropped": []}[fate]]
+    assert sample.labels.tolist() == ([5] if fate == "dropped" else [5, 6])
+
+
+def test_make_sample__crowds_stay_ignored() -> None:
+    sample = look(View((0, 0, 200, 100), (200, 100)), (10, 10, 20, 20), ignored=True)
+    assert sample.ignored.tolist() == [True]
+
+
+def test_make_sample__no_boxes() -> None:
+    sample = look(View((-50, -50, 300, 150), (64, 64)))
+    assert sample.boxes.shape == (0, 4) and sample.labels.shape == sample.ignored.shape == (0,)
+    assert sample.boxes.dtype == torch.float32
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(-150, 180), st.integers(-80, 90), st.integers(1, 300), st.integers(1, 200)),
+    st.integers(2, 300),
+    st.integers(2, 300),
+    st.integers(0, 2**32),
+)
+def test_make_sample__properties(
+    window: tuple[int, int, int, int], width: int, height: int, seed: int
+) -> None:
+    x, y, wide, high = window
+    view = View((x, y, x + wide, y + high), (width, height))
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(20, 2, 2, generator=generator) * torch.tensor([200.0, 100.0])
+    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+    crowd = torch.rand(20, generator=generator) < 0.2
+    sample = make_sample(IMAGE, boxes, torch.arange(20), crowd, view)
+    limits = torch.tensor([width, height, width, height])
+    assert (sample.boxes >= 0).all() and (sample.boxes <= limits).all()
+    assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= 1).all()
+    original = boxes[sample.labels]
+    back = view.boxes_to_image(sample.boxes)
+    assert (back >= original - 0.01)[:, :2].all() and (back <= original + 0.01)[:, 2:].all()
+    share = (back[:, 2:] - back[:, :2]).prod(dim=1) / (original[:, 2:] - original[:, :2]).prod(dim=1)
+    assert (share[~sample.ignored] > MIN_VISIBILITY - 0.01).all()
+    assert (share[sample.ignored & ~crowd[sample.labels]] < MIN_VISIBILITY + 0.01).all()
+    assert sample.ignored[crowd[sample.labels]].all()

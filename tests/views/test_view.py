@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tilewise.views.view import FILL, Scaling, View, whole_image
+from torch import Tensor
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed)).to(
+        torch.uint8
+    )
+
+
+coordinates = st.integers(-3000, 9000)
+sides = st.integers(1, 5000)
+sizes = st.integers(1, 2000)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    x0, y0 = draw(coordinates), draw(coordinates)
+    return View((x0, y0, x0 + draw(sides), y0 + draw(sides)), (draw(sizes), draw(sizes)))
+
+
+@st.composite
+def small_windows(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    """Inside, across every border of, and beyond an image of 24 x 16 pixels."""
+    x0, y0 = draw(st.integers(-60, 60)), draw(st.integers(-60, 60))
+    return x0, y0, x0 + draw(st.integers(1, 90)), y0 + draw(st.integers(1, 90))
+
+
+@settings(max_examples=200, deadline=None)
+@given(views(), st.integers(0, 2**32))
+def test_boxes__round_trip(view: View, seed: int) -> None:
+    boxes = torch.rand(8, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 9000 - 1000
+    assert torch.allclose(view.boxes_to_image(view.boxes_from_image(boxes)), boxes, rtol=0, atol=1e-6)
+    assert torch.allclose(view.boxes_from_image(view.boxes_to_image(boxes)), boxes, rtol=1e-6, atol=1e-6)
+    single = boxes.float()
+    again = view.boxes_to_image(view.boxes_from_image(single))
+    assert again.dtype == torch.float32
+    assert torch.allclose(again, single, rtol=0, atol=0.02)
+
+
+@settings(max_examples=100, deadline=None)
+@given(views())
+def test_boxes__window_becomes_the_whole_view(view: View) -> None:
+    window = torch.tensor([view.window], dtype=torch.float32)
+    whole = torch.tensor([[0.0, 0.0, *view.size]])
+    assert torch.allclose(view.boxes_from_image(window), whole, atol=1e-2)
+    assert torch.allclose(view.boxes_to_image(whole), window, atol=1e-2)
+    assert view.scale == pytest.approx(
+        (view.size[0] / (view.window[2] - view.window[0]), view.size[1] / (view.window[3] - view.window[1]))
+    )
+
+
+def test_boxes__golden() -> None:
+    view = View((100, 50, 300, 150), (400, 100))
+    boxes = torch.tensor([[100.0, 50, 300, 150], [150, 60, 160, 90], [90, 40, 110, 60]])
+    wanted = torch.tensor([[0.0, 0, 400, 100], [100, 10, 120, 40], [-20, -10, 20, 10]])
+    assert torch.equal(view.boxes_from_image(boxes), wanted)
+    assert torch.equal(view.boxes_to_image(wanted), boxes)
+
+
+@pytest.mark.parametrize("view", [View((0, 0, 9, 9), (3, 3)), View((-5, 2, 9, 11), (640, 640))])
+def test_boxes__none(view: View) -> None:
+    empty = torch.zeros(0, 4)
+    assert view.boxes_from_image(empty).shape == view.boxes_to_image(empty).shape == (0, 4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(small_windows())
+def test_pixels__window_at_its_own_size(window: tuple[int, int, int, int]) -> None:
+    """Pixels of the image where there is one, FILL elsewhere."""
+    height, width = 16, 24
+    image = picture(height, width)
+    x0, y0, x1, y1 = window
+    pixels = View(window, (x1 - x0, y1 - y0)).pixels_from_image(image)
+    assert pixels.shape == (3, y1 - y0, x1 - x0) and pixels.dtype == torch.uint8
+    wanted = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).repeat(1, y1 - y0, x1 - x0)
+    for y in range(max(y0, 0), min(y1, height)):
+        left, right = max(x0, 0), min(x1, width)
+        if left < right:
+            wanted[:, y - y0, left - x0 : right - x0] = image[:, y, left:right]
+    assert torch.equal(pixels, wanted)
+
+
+@settings(max_examples=100, deadline=None)
+@given(small_windows(), st.integers(2, 50), st.integers(2, 50))
+def test_pixels__scaled_to_the_size(window: tuple[int, int, int, int], width: int, height: int) -> None:
+    colour = torch.tensor(FILL, dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 24)
+    pixels = View(window, (width, height)).pixels_from_image(colour)
+    assert pixels.shape == (3, height, width)
+    assert (pixels.int() - torch.tensor(FILL).view(3, 1, 1)).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        (-30, 0, -6, 16),
+        (24, 0, 48, 16),
+        (0, -20, 24, -4),
+        (0, 16, 24, 32),
+        (-9, -9, -1, -1),
+        (90, 90, 99, 99),
+    ],
+)
+def test_pixels__wholly_beside_the_image(window: tuple[int, int, int, int]) -> None:
+    x0, y0, x1, y1 = window
+    pixels = View(window, (x1 - x0, y1 - y0)).pixels_from_image(picture(16, 24))
+    assert (pixels == torch.tensor(FILL).view(3, 1, 1)).all()
+
+
+def test_pixels__land_where_boxes_say() -> None:
+    image = torch.zeros(3, 100, 200, dtype=torch.uint8)
+    image[:, 40:60, 120:160] = 255
+    view = View((80, 20, 180, 120), (300, 200))
+    pixels = view.pixels_from_image(image)
+    x0, y0, x1, y1 = view.boxes_from_image(torch.tensor([[120.0, 40, 160, 60]]))[0].int().tolist()
+    assert (x0, y0, x1, y1) == (120, 40, 240, 80)
+    assert (pixels[:, y0 + 2 : y1 - 2, x0 + 3 : x1 - 3] == 255).all()
+    outside = pixels.clone()[:, :158]  # below it is FILL
+    outside[:, y0 - 2 : y1 + 2, x0 - 3 : x1 + 3] = 0
+    assert (outside == 0).all()
+
+
+def test_pixels__image_is_not_changed() -> None:
+    image = picture(16, 24)
+    before = image.clone()
+    View((-3, -3, 10, 10), (13, 13)).pixels_from_image(image)
+    View((0, 0, 24, 16), (12, 8)).pixels_from_image(image)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"min_size": 800},
+        {"max_size": 800},
+        {"square": 3, "min_size": 1, "max_size": 2},
+        {"square": 3, "max_size": 2},
+    ],
+)
+def test_scaling__one_way_only(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="either square, or min_size and max_size"):
+        Scaling(**options)
+
+
+@given(sides, sides)
+def test_size_of__square(width: int, height: int) -> None:
+    assert Scaling(square=512).size_of(width, height) == (512, 512)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 3000), st.integers(8, 3000), st.integers(16, 128), st.integers(16, 256))
+def test_size_of__as_torchvision(width: int, height: int, min_size: int, max_size: int) -> None:
+    """To a pixel: torchvision cuts the fraction off, and its scale is a float32; here the size is rounded."""
+    assume(max_size >= min_size and max(width, height) < 8 * min(width, height))
+    transform = GeneralizedRCNNTransform(min_size, max_size, [0.0] * 3, [1.0] * 3)
+    resized, _ = transform.resize(torch.zeros(3, height, width))
+    ours = Scaling(min_size=min_size, max_size=max_size).size_of(width, height)
+    assert abs(ours[0] - resized.shape[2]) <= 1 and abs(ours[1] - resized.shape[1]) <= 1
+
+
+@given(sides, sides, st.integers(1, 1000), st.integers(0, 1000))
+def test_size_of__limits(width: int, height: int, min_size: int, more: int) -> None:
+    scaled = Scaling(min_size=min_size, max_size=min_size + more).size_of(width, height)
+    assert 1 <= min(scaled) <= min_size and max(scaled) <= min_size + more
+    assert min(scaled) == min_size or max(scaled) == min_size + more
+
+
+@pytest.mark.parametrize(
+    ("size", "scaled"), [((1000, 500), (1600, 800)), ((4000, 1000), (1333, 333)), ((800, 1333), (800, 1333))]
+)
+def test_whole_image__one_view(size: tuple[int, int], scaled: tuple[int, int]) -> None:
+    scaling = Scaling(min_size=800, max_size=1600 if size == (1000, 500) else 1333)
+    assert whole_image(*size, scaling) == [View((0, 0, *size), scaled)]
