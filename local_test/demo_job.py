@@ -51,7 +51,7 @@ def busiest_image(base: Path) -> Path:
 
 
 def compare_endpoint(base: Path, url: str) -> None:
-    """Print the mAP that the job logged for its model, and the one of an endpoint's answers to the same images."""
+    """Print the mAP that the job logged, and the mAP of an endpoint's answers to the same images."""
     logged = json.loads((base / "model" / "model.json").read_text(encoding="utf-8"))["metrics"]
     channel = base / "input" / "data" / "validation"
     if not logged or not channel.is_dir():

@@ -322,6 +322,8 @@ class Scene:
                     self.wear.polygon(bay.rectangle(length, width), int(rng.integers(25, 80)))
 
     def _drive_to_road(self, pose: Pose, width: float, top: Layer) -> None:
+        if not self.roads:
+            return
         points = np.concatenate([road.centre for road in self.roads])
         here = np.array([pose.x, pose.y])
         way = Road(np.linspace(here, points[np.linalg.norm(points - here, axis=1).argmin()], 3), width)

@@ -1,4 +1,4 @@
-"""Wait until an endpoint answers /ping, as SageMaker does after it starts a container: ``wait_for_ping.py URL PID``."""
+"""Wait until an endpoint answers /ping, as SageMaker does: ``wait_for_ping.py URL PID``."""
 
 from __future__ import annotations
 

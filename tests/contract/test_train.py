@@ -28,10 +28,11 @@ QUICK = {
     "use_pretrained_model": "0",
     "num_workers": "0",
 }
+LOSS = r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train {} <loss>=\((\S+)\)"
 METRIC_DEFINITIONS = {  # as SageMaker attaches them to the built-in algorithm
     "validation:mAP": r"#quality_metric: host=\S+, epoch=\S+, validation mAP <score>=\((\S+)\)",
-    "train:cross_entropy": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train cross_entropy <loss>=\((\S+)\)",
-    "train:smooth_l1": r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train smooth_l1 <loss>=\((\S+)\)",
+    "train:cross_entropy": LOSS.format("cross_entropy"),
+    "train:smooth_l1": LOSS.format("smooth_l1"),
     "train:progress": r"#progress_metric: host=\S+, completed (\S+) %",
     "train:throughput": r"#throughput_metric: host=\S+, train throughput=(\S+) records/second",
 }

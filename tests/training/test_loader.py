@@ -29,9 +29,9 @@ def records(tmp_path: Path) -> Records:
                 path=path,
                 width=width,
                 height=height,
-                boxes=np.float32([[2, 2, 12, 12], [15, 15, 25, 30]])[:count],
-                labels=np.int64([0, 1])[:count],
-                ignored=np.bool_([False, True])[:count],
+                boxes=np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)[:count],
+                labels=np.array([0, 1])[:count],
+                ignored=np.array([False, True])[:count],
             )
         )
     damaged = made[5].path

@@ -69,5 +69,5 @@ def run(arguments: argparse.Namespace) -> None:
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
         print(
-            f"{picture}: {len(drawn)} objects with a score of {arguments.threshold:g} or more, of {len(found)}"
+            f"{picture}: {len(drawn)} objects with a score of {arguments.threshold:g} or more of {len(found)}"
         )

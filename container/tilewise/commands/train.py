@@ -92,7 +92,7 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
             )
         if channel.content_type == "application/x-recordio":
             raise UserError(
-                f"channel {name}: RecordIO is not available in this version; use images with JSON annotations or COCO"
+                f"channel {name}: RecordIO is not available in this version; use images with JSON or COCO"
             )
         folders[name] = channel.path
     return folders
@@ -101,7 +101,7 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:
     if hp.num_training_samples not in (None, count):
         log.warning(
-            "num_training_samples is %s, but channel train has %d usable images: the count from the data is used",
+            "num_training_samples is %s, but channel train has %d usable images: these count",
             hp.num_training_samples,
             count,
         )

@@ -135,6 +135,8 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     features = mobilenet_v3_large(weights=None, norm_layer=norm_layer, reduced_tail=True).features
     strided = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
     backbone = SSDLiteFeatureExtractorMobileNet(features, strided[-1], norm_layer)
+    if spec.anchor_sizes is not None:
+        _tap_stride_8(backbone, strided[-2])
     anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=scales)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     classes = spec.num_classes + 1
@@ -142,6 +144,19 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     network = SSD(backbone, anchors, (side, side), classes, head=head, **_thresholds(spec))
     network.transform = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
     return Detector(network, background=True)
+
+
+def _tap_stride_8(backbone: nn.Module, block: int) -> None:
+    """Give SSDlite's feature maps one more in front, at stride 8, and drop the last, of one pixel.
+
+    Where anchors had to be made smaller than the published ones, stride 16 is too coarse: small objects share cells.
+    As at stride 16, the map is what the first convolution of the block that halves it next has expanded.
+    """
+    to_16, rest = backbone.features
+    halving = to_16[block].block
+    to_8 = nn.Sequential(*to_16[:block], halving[0])
+    backbone.features = nn.Sequential(to_8, nn.Sequential(*halving[1:], *to_16[block + 1 :]), rest)
+    backbone.extra = backbone.extra[:-1]
 
 
 def _thresholds(spec: DetectorSpec) -> dict[str, Any]:

@@ -197,9 +197,9 @@ class _Run:
                 break
         seconds = time.monotonic() - start
         means = {name: value / learnt for name, value in sums.items()}
-        what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
-        where = sum(means.values()) - what
-        self.lines.losses(epoch, batches, what, where)
+        if means:
+            what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
+            self.lines.losses(epoch, batches, what, sum(means.values()) - what)
         self.lines.throughput(records / seconds)
         return {"epoch": epoch, "losses": means, "records": records, "seconds": round(seconds, 3)}
 

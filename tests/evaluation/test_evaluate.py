@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tilewise.data.annotations import Report
+from tilewise.data.records import Record, Records
+from tilewise.detections import Detections
+from tilewise.errors import UserError
+from tilewise.evaluation.evaluate import evaluate
+from tilewise.inference.predictor import Prediction, Predictor
+from torch import Tensor
+
+
+class Oracle:
+    """Reads from an image's first pixel where its object is."""
+
+    classes = ("dot",)
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def predict_all(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
+        for image in images:
+            self.asked += 1
+            x = float(image[0, 0, 0])
+            box = torch.tensor([[x, 0, x + 10, 10]])
+            found = Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+            yield Prediction(image.shape[2], image.shape[1], found)
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    made = []
+    for index in range(12):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (100, 20), (5 * index, 0, 0)).save(path)
+        boxes = np.array([[5 * index, 0, 5 * index + 10, 10]], np.float32)
+        made.append(Record(path.name, path, 100, 20, boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
+    return Records(made)
+
+
+def oracle() -> Predictor:
+    return cast(Predictor, Oracle())
+
+
+def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
+    metrics = evaluate(oracle(), records, Report("validation", 12), iou_threshold=0.75)
+    assert metrics is not None
+    assert metrics["AP"] == metrics["AP_class"]["dot"] == 1
+    assert metrics["VOC"] == {"mAP": 1, "AP_class": {"dot": 1}, "iou_threshold": 0.75}
+
+
+def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
+    records[3].path.write_bytes(b"not an image")
+    records[5].path.unlink()
+    report = Report("validation", images=100)
+    metrics = evaluate(oracle(), records, report, iou_threshold=0.5)
+    assert metrics is not None
+    assert metrics["AP"] == 1
+    assert list(report.left_out) == ["3.png", "5.png"]
+
+
+def test_evaluate__too_many_damaged_images_are_an_error(records: Records) -> None:
+    records[3].path.write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"channel validation: 1 of 12 images cannot be used.*3\.png"):
+        evaluate(oracle(), records, Report("validation", images=12), iou_threshold=0.5)
+
+
+def test_evaluate__stops_on_request(records: Records) -> None:
+    predictor = oracle()
+    asked = iter([False, False, True])
+    assert evaluate(predictor, records, Report("validation", 12), 0.5, lambda: next(asked)) is None
+    assert cast(Oracle, predictor).asked == 3
