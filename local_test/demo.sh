@@ -41,12 +41,13 @@ if [ -z "$data" ]; then
     if [ ! -f "$data/val.json" ]; then
         step "making a data set in $data"
         rm -rf "$data"
-        python "$here/make_demo_data.py" "$data"
+        python "$here/make_demo_data.py" "$data" --width 800 --height 600
     fi
+    hyperparameters=(image_size=384 ${hyperparameters[@]+"${hyperparameters[@]}"})
 fi
 
 step "laying out $run/opt_ml as SageMaker lays out /opt/ml"
-python "$here/demo_job.py" lay-out "$data" "$run/opt_ml" "${hyperparameters[@]}"
+python "$here/demo_job.py" lay-out "$data" "$run/opt_ml" ${hyperparameters[@]+"${hyperparameters[@]}"}
 cat "$run/opt_ml/input/config/hyperparameters.json"; echo
 
 step "train"

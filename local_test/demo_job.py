@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lay_out import find_coco_files, lay_out_job
 
-IMAGE_BUDGET = 4900
-"""So many training images pass in about four minutes on two cores."""
+PIXEL_BUDGET = 4600 * 320 * 320
+"""So many pixels of training views pass in some three and a half minutes on two cores."""
 
 HYPERPARAMETERS = {
     "model_name": "ssdlite_mobilenet_v3_large",
@@ -27,14 +27,19 @@ HYPERPARAMETERS = {
 }
 
 
-def demo_hyperparameters(images: int) -> dict[str, str]:
-    """The demo's hyperparameters for so many training images: epochs to fill the budget, five validations."""
-    epochs = max(1, round(IMAGE_BUDGET / max(1, images)))
-    return HYPERPARAMETERS | {
+def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
+    """The demo's hyperparameters for so many training images, with those that the user has chosen.
+
+    The number of epochs fills :data:`PIXEL_BUDGET`; there are five validations.
+    """
+    side = int(chosen.get("image_size", HYPERPARAMETERS["image_size"]))
+    epochs = max(1, round(PIXEL_BUDGET / side**2 / max(1, images)))
+    budget = {
         "number_of_epochs": str(epochs),
         "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
         "evaluation_frequency": str(max(1, epochs // 5)),
     }
+    return HYPERPARAMETERS | budget | chosen
 
 
 def busiest_image(base: Path) -> Path:
@@ -75,8 +80,8 @@ def main() -> int:
             return 0
         data, base = Path(sys.argv[2]), Path(sys.argv[3])
         images = json.loads(find_coco_files(data)[0].read_text(encoding="utf-8"))["images"]
-        chosen = demo_hyperparameters(len(images)) | dict(pair.split("=", 1) for pair in sys.argv[4:])
-        lay_out_job(data, base, chosen)
+        chosen = dict(pair.split("=", 1) for pair in sys.argv[4:])
+        lay_out_job(data, base, demo_hyperparameters(len(images), chosen))
     except (OSError, ValueError, KeyError) as error:
         print(f"demo.sh: {error}", file=sys.stderr)
         return 2
