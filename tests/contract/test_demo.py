@@ -42,7 +42,7 @@ def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environ = os.environ | {"PORT": str(port), "RUN": str(tmp_path / "run")}
-    command = ["bash", DEMO, *arguments]
+    command = ["bash", str(DEMO), *arguments]
     done = subprocess.run(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
     )

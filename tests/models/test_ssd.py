@@ -244,3 +244,18 @@ def test_anchors__fitted_have_the_sizes_asked_for() -> None:
         assert area[start] == pytest.approx(96 * size, rel=1e-3)
         start += 6 * feature.shape[2] * feature.shape[3]
     assert start == len(anchors)
+
+
+def test_ssdlite__fitted_anchors_get_a_map_at_stride_8() -> None:
+    spec = make_spec("ssdlite_mobilenet_v3_large", 320, anchor_sizes=(0.05, 0.1, 0.2, 0.4, 0.8, 0.95))
+    network: Any = build_detector(spec).eval().network
+    with torch.inference_mode():
+        maps = network.backbone(torch.zeros((1, 3, 320, 320)))
+    assert [tuple(one.shape[1:]) for one in maps.values()] == [
+        (240, 40, 40),
+        (672, 20, 20),
+        (480, 10, 10),
+        (512, 5, 5),
+        (256, 3, 3),
+        (256, 2, 2),
+    ]

@@ -19,7 +19,8 @@ def voc_metrics(
 
     Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU
     exceeds the threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are
-    neither. A class counts in the mean when it occurs among the objects or the detections.
+    neither. A class counts in the mean when it occurs among the objects or the detections. Unlike there,
+    false alarms in images without objects count too.
 
     Args:
         records: the ground truth.
