@@ -149,8 +149,8 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
 def _tap_stride_8(backbone: Any, block: int) -> None:
     """Give SSDlite one more feature map in front, at stride 8, and drop the last, of one pixel.
 
-    Where anchors had to be made smaller than the published ones, stride 16 is too coarse: small objects share cells.
-    As at stride 16, the map is what the first convolution of the block that halves it next has expanded.
+    Where anchors had to be made smaller than the published ones, stride 16 is too coarse: small objects share
+    cells. As at stride 16, the map is what the block that halves it next expands it to.
     """
     to_16, rest = backbone.features
     halving = to_16[block].block
