@@ -71,7 +71,7 @@ python "$here/demo_job.py" compare "$run/opt_ml" "http://127.0.0.1:$port"
 
 step "an image to /invocations, as application/x-image"
 image=$(python "$here/demo_job.py" busiest "$run/opt_ml")
-python -m tilewise predict "$image" --endpoint "http://127.0.0.1:$port" --model "$run/endpoint/model" --out "$run"
+python -m tilewise predict "$image" --endpoint "http://127.0.0.1:$port" --model "$run/endpoint/model" --out "$run" --threshold 0.25
 
 kill -TERM $server
 wait $server
