@@ -95,7 +95,7 @@ class Job:
         return path
 
     def pack(self, channel: str) -> None:
-        """Replace a channel's images and annotations by one RecordIO file, as im2rec --pack-label writes it."""
+        """Replace a channel's images and annotations by one RecordIO file, as im2rec writes it."""
         content = b""
         images = sorted(self.channel(channel).iterdir())
         for number, image in enumerate(images):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_mxnet__same_boxes(shared_fixtures: Path, expected: Any, name: str) -> N
     path = shared_fixtures / "recordio" / f"{name}.rec"
     examples = read_record_files({path.name: path})
     for example, want in zip(examples, expected[name]["records"], strict=True):
-        if want["boxes"] is None or want.get("case") in ("class_negative", "pixel_coordinates"):
+        if want.get("boxes") is None or want.get("case") in ("class_negative", "pixel_coordinates"):
             assert example.problem
             continue
         assert not example.problem
@@ -96,21 +97,25 @@ def test_mxnet__same_boxes(shared_fixtures: Path, expected: Any, name: str) -> N
         np.testing.assert_array_equal(example.boxes, rows[:, 1:5])
 
 
-@pytest.mark.parametrize("name", ["train", "head2", "difficult", "reencoded"])
+@pytest.mark.parametrize("name", SETS)
 def test_mxnet__same_records(shared_fixtures: Path, expected: Any, name: str) -> None:
     path = shared_fixtures / "recordio" / f"{name}.rec"
-    report = Report("train")
-    records = make_records(read_record_files({path.name: path}), report)
-    assert not report.left_out and not report.dropped
-    for record, want in zip(records, expected[name]["records"], strict=True):
+    examples = read_record_files({path.name: path})
+    compared = 0
+    for example, want in zip(examples, expected[name]["records"], strict=True):
+        if example.problem or not isinstance(want.get("gluoncv_boxes_px"), list):
+            continue
+        (record,) = make_records([example], Report("train"))
         assert [record.height, record.width, 3] == want["mxnet_decoded_shape"]
         rows = np.asarray(want["gluoncv_boxes_px"], np.float32)
-        np.testing.assert_array_equal(
-            record.boxes, np.clip(rows[:, :4], 0, [record.width, record.height] * 2).astype(np.float32)
-        )
+        rows[:, :4] = np.clip(rows[:, :4], 0, [record.width, record.height] * 2)
+        rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
+        np.testing.assert_array_equal(record.boxes, rows[:, :4])
         assert record.labels.tolist() == rows[:, 4].tolist()
         assert record.ignored.tolist() == (rows[:, 5:6] > 0).any(axis=1).tolist()
         assert hashlib.sha256(record.read()).hexdigest() == want["image_sha256"]
+        compared += 1
+    assert compared >= (19 if name == "edge" else len(examples))
 
 
 def test_mxnet__same_sizes_of_odd_images(shared_fixtures: Path, expected: Any) -> None:
@@ -174,6 +179,19 @@ def test_scan__magic_anywhere(scratch: Path, images: list[bytes]) -> None:
     records = list(scan(scratch))
     assert [read_image(scratch, record.offset) for record in records] == images
     assert all(record.id == 0xCED7230A and record.labels.tolist() == label for record in records)
+
+
+def test_scan__passes_over_images(tmp_path: Path) -> None:
+    path = tmp_path / "a.rec"
+    length = 24 + (64 << 20)
+    with path.open("wb") as file:
+        file.write(MAGIC + struct.pack("<IIfQQ", length, 0, 0, 0, 0))
+        file.truncate(8 + length)  # a hole, where there is such a thing
+    tracemalloc.start()
+    records = list(scan(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(records) == 1 and peak < 1 << 20
 
 
 def test_open_image__seek_and_tell(tmp_path: Path) -> None:

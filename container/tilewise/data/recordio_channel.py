@@ -72,7 +72,8 @@ def _objects(label: Float32) -> _Objects:
             f"its label has {len(label) - header:g} numbers after its header, not {width:g} for each object"
         )
     rows = label[int(header) :].reshape(-1, int(width))
-    return _check_boxes(rows[:, 1:5]), _class_ids(rows[:, 0]), (rows[:, 5:6] > 0).any(axis=1)
+    difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
+    return _check_boxes(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
 
 
 def _check_boxes(boxes: Float32) -> Float32:
