@@ -33,6 +33,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_fixtures() -> Path:
+    """Files that other programs wrote, with what these read back, beside the repository: ``recordio``."""
+    folder = Path(__file__).resolve().parents[1] / "../shared/fixtures"
+    if not folder.is_dir():
+        pytest.skip("the shared fixtures are not beside this repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images with COCO JSON, kept beside the repository: ``bccd``, ``hemocytometer``, ``nuclei``."""
     folder = Path(__file__).resolve().parents[1] / "../shared/data"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -28,6 +29,24 @@ QUICK = {
     "use_pretrained_model": "0",
     "num_workers": "0",
 }
+BUILTIN = {
+    "base_network": "vgg-16",
+    "use_pretrained_model": "1",
+    "num_classes": "2",
+    "mini_batch_size": "4",
+    "epochs": "1",
+    "learning_rate": "0.001",
+    "lr_scheduler_step": "3,6",
+    "lr_scheduler_factor": "0.1",
+    "optimizer": "sgd",
+    "momentum": "0.9",
+    "weight_decay": "0.0005",
+    "overlap_threshold": "0.5",
+    "nms_threshold": "0.45",
+    "image_shape": "300",
+    "label_width": "350",
+    "num_training_samples": "12",
+}
 LOSS = r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train {} <loss>=\((\S+)\)"
 METRIC_DEFINITIONS = {  # as SageMaker attaches them to the built-in algorithm
     "validation:mAP": r"#quality_metric: host=\S+, epoch=\S+, validation mAP <score>=\((\S+)\)",
@@ -43,6 +62,7 @@ class Job:
 
     def __init__(self, base: Path):
         self.base = base
+        self.content_type = "image/jpeg"
         for folder in ("model", "output/data", "input/config"):
             (base / folder).mkdir(parents=True)
 
@@ -74,10 +94,29 @@ class Job:
         path.write_text(json.dumps(content))
         return path
 
+    def pack(self, channel: str) -> None:
+        """Replace a channel's images and annotations by one RecordIO file, as im2rec writes it."""
+        content = b""
+        images = sorted(self.channel(channel).iterdir())
+        for number, image in enumerate(images):
+            annotation = self.channel(f"{channel}_annotation") / image.with_suffix(".json").name
+            label = [4.0, 5.0, 128, 96]
+            for box in json.loads(annotation.read_text())["annotations"]:
+                x0, y0 = box["left"] / 128, box["top"] / 96
+                label += [box["class_id"], x0, y0, x0 + box["width"] / 128, y0 + box["height"] / 96]
+            header = struct.pack(f"<IfQQ{len(label)}f", len(label), 0, number, 0, *label)
+            record = header + image.read_bytes()
+            content += struct.pack("<II", 0xCED7230A, len(record)) + record + bytes(-len(record) % 4)
+            image.unlink()
+            annotation.unlink()
+        self.channel(f"{channel}_annotation").rmdir()
+        (self.channel(channel) / f"{channel}.rec").write_bytes(content)
+        self.content_type = "application/x-recordio"
+
     def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
-        facts = {"ContentType": "image/jpeg", "TrainingInputMode": "File"}
+        facts = {"ContentType": self.content_type, "TrainingInputMode": "File"}
         channels = {path.name: facts for path in data.iterdir()} if data.is_dir() else {}
         resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
         for name, content in (
@@ -125,28 +164,13 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
     assert len(history["epochs"]) == 2
 
 
-def test_train__builtin_job_runs_unchanged(job: Job) -> None:
-    code, output = job.run(
-        {
-            "base_network": "vgg-16",
-            "use_pretrained_model": "1",
-            "num_classes": "2",
-            "mini_batch_size": "4",
-            "epochs": "1",
-            "learning_rate": "0.001",
-            "lr_scheduler_step": "3,6",
-            "lr_scheduler_factor": "0.1",
-            "optimizer": "sgd",
-            "momentum": "0.9",
-            "weight_decay": "0.0005",
-            "overlap_threshold": "0.5",
-            "nms_threshold": "0.45",
-            "image_shape": "300",
-            "label_width": "350",
-            "num_training_samples": "12",
-        }
-    )
+@pytest.mark.parametrize("recordio", [False, True], ids=["images", "recordio"])
+def test_train__builtin_job_runs_unchanged(job: Job, recordio: bool) -> None:
+    for channel in ("train", "validation") if recordio else ():
+        job.pack(channel)
+    code, output = job.run(BUILTIN)
     assert code == 0, output
+    assert "train: 12 images; 1 images without objects" in output
     assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
     assert json.loads((job.base / "model" / "model.json").read_text())["detector"]["name"] == "ssd_vgg16"
 
@@ -212,6 +236,10 @@ def _without_train(job: Job) -> None:
         job.channel(name).rename(job.base / name)
 
 
+def _declare_recordio(job: Job) -> None:
+    job.content_type = "application/x-recordio"
+
+
 def _block_model(job: Job) -> None:
     (job.base / "model").rmdir()
     (job.base / "model").write_text("a file where the folder should be")
@@ -237,6 +265,7 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
         "image 05.json has class_id 7, but num_classes is 2",
     ),
     "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
+    "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, but it holds no .rec file"),
     "unwritable_model_folder": ({}, _block_model, "cannot be written to"),
     "incremental_training": ({}, lambda job: job.channel("model"), "incremental training is not available"),
 }

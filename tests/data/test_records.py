@@ -23,12 +23,14 @@ def record(number: int, objects: int, key: str | None = None) -> Record:
         boxes=rng.uniform(0, 50, (objects, 4)).astype(np.float32),
         labels=rng.integers(0, 9, objects),
         ignored=rng.random(objects) < 0.5,
+        offset=number << 40 if number % 2 else -1,
     )
 
 
 def same(one: Record, other: Record) -> bool:
     return (
-        (one.key, one.path, one.width, one.height) == (other.key, other.path, other.width, other.height)
+        (one.key, one.path, one.offset) == (other.key, other.path, other.offset)
+        and (one.width, one.height) == (other.width, other.height)
         and np.array_equal(one.boxes, other.boxes)
         and np.array_equal(one.labels, other.labels)
         and np.array_equal(one.ignored, other.ignored)
@@ -75,7 +77,7 @@ def test_records__pickled() -> None:
 
 def test_records__pickle_is_a_few_arrays() -> None:
     few, many = (len(pickle.dumps(Records(record(0, 1, "") for _ in range(count)))) for count in (1000, 2000))
-    names, numbers, box = len("/data/a.jpg"), 5 * 8, 16 + 8 + 1
+    names, numbers, box = len("/data/a.jpg"), 6 * 8, 16 + 8 + 1
     assert (many - few) / 1000 < names + numbers + box + 8
 
 

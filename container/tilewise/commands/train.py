@@ -90,9 +90,9 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
             raise UserError(
                 f"channel {name}: input mode {channel.input_mode} is not available in this version; use File"
             )
-        if channel.content_type == "application/x-recordio":
+        if channel.content_type == "application/x-recordio" and not any(channel.path.rglob("*.rec")):
             raise UserError(
-                f"channel {name}: RecordIO is not available in this version; use images with JSON or COCO"
+                f"channel {name}: its content type is application/x-recordio, but it holds no .rec file"
             )
         folders[name] = channel.path
     return folders

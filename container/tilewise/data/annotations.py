@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
-from tilewise.data.records import Bool, Float32, Int64, Record, Records
+from tilewise.data.records import WHOLE_FILE, Bool, Float32, Int64, Record, Records, open_encoded
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,12 +32,14 @@ class Example:
 
     Attributes:
         key: names it in messages.
-        path: the image file; None when the reader could not find it.
+        path: the image file, or the RecordIO file that holds it; None when the reader could not find it.
         size: (width, height) that the annotation states, or None.
-        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` pixels.
+        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` in pixels, or as fractions of the image's sides.
         labels: (N,) int64, 0-based.
         ignored: (N,) bool.
         problem: why this example cannot be used, "" when it can.
+        offset: where the image's record begins in a RecordIO file.
+        fractions: whether the boxes are fractions.
 
     """
 
@@ -48,6 +50,8 @@ class Example:
     labels: Int64
     ignored: Bool
     problem: str = ""
+    offset: int = WHOLE_FILE
+    fractions: bool = False
 
 
 @dataclass
@@ -145,7 +149,7 @@ def _header(example: Example) -> ImageHeader | str:
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
     try:
-        with example.path.open("rb") as file:
+        with open_encoded(example.path, example.offset) as file:
             return read_header(file)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
@@ -176,14 +180,16 @@ def _checked(pairs: Iterable[tuple[Example, ImageHeader | str]], report: Report)
             boxes=boxes[usable],
             labels=example.labels[usable],
             ignored=example.ignored[usable],
+            offset=example.offset,
         )
 
 
 def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
     """Boxes clipped to the image, and which of them are left."""
-    boxes = example.boxes
+    sides = np.asarray([header.width, header.height] * 2, np.float32)
+    boxes = example.boxes * sides if example.fractions else example.boxes
     finite = np.isfinite(boxes).all(axis=1)
-    clipped = np.clip(np.nan_to_num(boxes), 0, np.asarray([header.width, header.height] * 2, np.float32))
+    clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
     # Half a pixel beyond the border is rounding, not worth a line in the report.
     report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewise.data.annotations import Example, Report, make_records
+from tilewise.data.annotations import Example, ImageFinder, Report, make_records
 from tilewise.data.coco import find_coco_file, read_coco
 from tilewise.data.image_json import read_image_json
+from tilewise.data.recordio_channel import find_record_files, read_record_files
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 
@@ -90,17 +91,42 @@ def _find(name: str, folders: Mapping[str, Path]) -> _Found:
         if path is not None and not path.is_dir():
             raise UserError(f"the folder of channel {part} is not there: {path}")
     coco = find_coco_file(annotations or folder)
+    if record_files := find_record_files(folder):
+        _refuse_other_formats(name, folder, [*record_files], coco, annotations)
+        examples = read_record_files(record_files)
+        return _Found(name, examples, None, {}, _used(examples))
     if coco is not None:
         content = read_coco(coco, folder)
         return _Found(name, content.examples, content.classes, {}, content.used)
     if annotations is None:
         raise UserError(
-            f"channel {name} holds no COCO JSON file beside its images, and there is no channel "
-            f"{name}_annotation with one JSON file for each image: give one of the two"
+            f"channel {name} holds no COCO JSON file beside its images and no RecordIO file (.rec), and "
+            f"there is no channel {name}_annotation with one JSON file for each image: give one of the three"
         )
     pairs = read_image_json(folder, annotations, f"{name}_annotation")
-    used = frozenset(int(label) for example in pairs.examples for label in np.unique(example.labels))
-    return _Found(name, pairs.examples, None, pairs.names, used)
+    return _Found(name, pairs.examples, None, pairs.names, _used(pairs.examples))
+
+
+def _used(examples: list[Example]) -> frozenset[int]:
+    return frozenset(int(label) for example in examples for label in np.unique(example.labels))
+
+
+def _refuse_other_formats(
+    name: str, folder: Path, record_files: list[str], coco: Path | None, annotations: Path | None
+) -> None:
+    others = [f"the COCO file {coco.name}"] if coco else []
+    images = list(ImageFinder(folder).files)
+    others += [f"image files ({images[0]}, …)"] if images else []
+    others += [f"annotations in the channel {name}_annotation"] if annotations and not coco else []
+    if others:
+        raise UserError(
+            f"channel {name} holds RecordIO files ({_some(record_files)}), which have images and boxes in "
+            f"them, but there are also {' and '.join(others)}: keep one format"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join([*names[:3], "…"] if len(names) > 3 else names)
 
 
 def _classes(found: list[_Found], num_classes: int | None) -> tuple[str, ...]:

@@ -4,13 +4,19 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from tilewise.data.recordio import open_image
+
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+
+WHOLE_FILE = -1
+"""The offset of an image that is a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +25,12 @@ class Record:
 
     Attributes:
         key: names the record in every message; for a file its path relative to its channel.
-        path: the image file.
+        path: the image file, or the RecordIO file that holds it.
         width, height: pixels of the upright image.
         boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` in pixels of the upright image.
         labels: (N,) int64, 0-based.
         ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
+        offset: where the image's record begins in a RecordIO file; :data:`WHOLE_FILE` for an image file.
 
     """
 
@@ -34,16 +41,29 @@ class Record:
     boxes: Float32
     labels: Int64
     ignored: Bool
+    offset: int = WHOLE_FILE
 
     def read(self) -> bytes:
         """The encoded image."""
-        return self.path.read_bytes()
+        with open_encoded(self.path, self.offset) as file:
+            return file.read()
+
+
+def open_encoded(path: Path, offset: int) -> IO[bytes]:
+    """An encoded image: an image file, or from the record that begins at ``offset`` in a RecordIO file.
+
+    Raises:
+        DecodeError: no record begins there.
+
+    """
+    return path.open("rb") if offset == WHOLE_FILE else open_image(path, offset)
 
 
 @dataclass
 class _Packed:
     names: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     boxes: list[Float32] = field(default_factory=list)
     labels: list[Int64] = field(default_factory=list)
@@ -64,6 +84,7 @@ class Records(Sequence[Record]):
         for record in records:
             packed.names += [os.fsencode(record.key), os.fsencode(record.path)]
             packed.sizes.append((record.width, record.height))
+            packed.offsets.append(record.offset)
             packed.counts.append(len(record.labels))
             packed.boxes.append(record.boxes)
             packed.labels.append(record.labels)
@@ -71,6 +92,7 @@ class Records(Sequence[Record]):
         self._text = np.frombuffer(b"".join(packed.names), dtype=np.uint8)
         self._text_ends = np.cumsum([len(name) for name in packed.names], dtype=np.int64)
         self.sizes = np.asarray(packed.sizes, dtype=np.int64).reshape(-1, 2)
+        self._offsets = np.asarray(packed.offsets, dtype=np.int64)
         self._box_ends = np.cumsum(packed.counts, dtype=np.int64)
         self.boxes = np.concatenate([*packed.boxes, np.zeros((0, 4), np.float32)])
         self.labels = np.concatenate([*packed.labels, np.zeros(0, np.int64)])
@@ -93,6 +115,7 @@ class Records(Sequence[Record]):
             boxes=self.boxes[of],
             labels=self.labels[of],
             ignored=self.ignored[of],
+            offset=int(self._offsets[index]),
         )
 
     def _name(self, index: int) -> str:

@@ -1,0 +1,92 @@
+"""RecordIO channels, as SageMaker's built-in Object Detection takes them: files of images with their boxes.
+
+Specification of the labels: MXNet, ``src/io/iter_image_det_recordio.cc`` and ``ImageDetLabel`` in
+``src/io/image_det_aug_default.cc``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tilewise.data.annotations import Example, files_below
+from tilewise.data.recordio import ImageRecord, scan
+from tilewise.data.records import Bool, Float32, Int64
+
+_MAX_CLASS_ID = 1 << 24  # beyond it a float32 is no longer exact
+_MAX_FRACTION = 2  # a careless box may reach beyond its image, but not that far
+
+_Objects = tuple[Float32, Int64, Bool]
+
+
+def find_record_files(folder: Path) -> dict[str, Path]:
+    """The ``.rec`` files below a folder, by their names relative to it."""
+    return files_below(folder, frozenset({".rec"}))
+
+
+def read_record_files(files: dict[str, Path]) -> list[Example]:
+    """Read the labels of all records of some files, one file after the other.
+
+    Raises:
+        UserError: a file is damaged; the message names the file, the record and the byte.
+
+    """
+    return [_example(name, path, record) for name, path in files.items() for record in scan(path)]
+
+
+def _example(name: str, path: Path, record: ImageRecord) -> Example:
+    problem = ""
+    try:
+        boxes, labels, ignored = _objects(record.labels)
+    except ValueError as error:
+        problem = str(error)
+        boxes, labels, ignored = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return Example(
+        key=f"{name}#{record.number} (id {record.id})",
+        path=path,
+        offset=record.offset,
+        size=None,
+        boxes=boxes,
+        fractions=True,
+        labels=labels,
+        ignored=ignored,
+        problem=problem,
+    )
+
+
+def _objects(label: Float32) -> _Objects:
+    """Boxes as fractions of the image's sides, class ids, and which objects are difficult."""
+    if len(label) < 2:
+        raise ValueError(
+            "its label is a single number, without boxes: write the file with im2rec's option --pack-label"
+        )
+    header, width = label[:2].tolist()
+    if not (header.is_integer() and 2 <= header <= len(label) and width.is_integer() and width >= 5):
+        raise ValueError(
+            f"its label of {len(label)} numbers begins with {header:g} and {width:g}: these must be how many "
+            "numbers its header has, 2 or more, and each object, 5 or more"
+        )
+    if (len(label) - header) % width:
+        raise ValueError(
+            f"its label has {len(label) - header:g} numbers after its header, not {width:g} for each object"
+        )
+    rows = label[int(header) :].reshape(-1, int(width))
+    difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
+    return _check_boxes(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
+
+
+def _check_boxes(boxes: Float32) -> Float32:
+    far = boxes[np.isfinite(boxes) & (np.abs(boxes) > _MAX_FRACTION)]
+    if len(far):
+        raise ValueError(
+            f"a box has the coordinate {far[0]:g}, not a fraction of its image's width or height"
+        )
+    return boxes
+
+
+def _class_ids(numbers: Float32) -> Int64:
+    wrong = numbers[~((numbers >= 0) & (numbers < _MAX_CLASS_ID) & (numbers == np.floor(numbers)))]
+    if len(wrong):
+        raise ValueError(f"an object has the class id {wrong[0]:g}, which is not 0, 1, 2, …")
+    return numbers.astype(np.int64)
