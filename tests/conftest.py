@@ -1,8 +1,22 @@
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["PYTHONPATH"] = str(ROOT / "container")  # for the Python processes that tests start
+
+
+@pytest.fixture(autouse=True)
+def _subnormals_again() -> Iterator[None]:
+    """Training flushes subnormal numbers in its process; the tests after it get them back."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +49,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_fixtures() -> Path:
     """Files that other programs wrote, with what these read back, beside the repository: ``recordio``."""
-    folder = Path(__file__).resolve().parents[1] / "../shared/fixtures"
+    folder = ROOT / "../shared/fixtures"
     if not folder.is_dir():
         pytest.skip("the shared fixtures are not beside this repository")
     return folder
@@ -44,7 +58,7 @@ def shared_fixtures() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real images with COCO JSON, kept beside the repository: ``bccd``, ``hemocytometer``, ``nuclei``."""
-    folder = Path(__file__).resolve().parents[1] / "../shared/data"
+    folder = ROOT / "../shared/data"
     if not folder.is_dir():
         pytest.skip("the shared data sets are not beside this repository")
     return folder

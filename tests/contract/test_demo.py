@@ -16,7 +16,7 @@ from PIL import Image
 DEMO = Path(__file__).resolve().parents[2] / "local_test" / "demo.sh"
 
 
-def write_squares(folder: Path, train: int = 10, val: int = 4) -> None:
+def write_squares(folder: Path, train: int = 24, val: int = 4) -> None:
     """A data set that a detector learns in a few dozen steps: bright squares on noise."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
@@ -51,7 +51,7 @@ def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
 
 def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp_path: Path) -> None:
     write_squares(tmp_path / "data")
-    chosen = ("image_size=128", "number_of_epochs=30", "evaluation_frequency=10", "training_batch_size=4")
+    chosen = ("image_size=128", "number_of_epochs=40", "evaluation_frequency=20", "training_batch_size=4")
     code, output = run_demo(tmp_path, "--data", str(tmp_path / "data"), *chosen)
     assert code == 0, output
     pairs = re.findall(r"^(AP\d*): logged (\S+), from the endpoint's answers (\S+)$", output, re.MULTILINE)

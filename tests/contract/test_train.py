@@ -258,7 +258,7 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
         "learning_rate=3: must be greater than 0 and at most 1",
     ),
     "missing_channel": ({}, _without_train, "the channel train is missing"),
-    "annotation_without_image": ({}, _remove_images, "its image 'image 00.jpg' is not in the image channel"),
+    "annotation_without_image": ({}, _remove_images, "its image image 00.jpg is not in the image channel"),
     "class_id_out_of_range": (
         {"num_classes": "2"},
         lambda job: job.annotate("train", "image 05.jpg", [(1, 1, 9, 9, 7)]),
