@@ -139,7 +139,7 @@ def test_require_writable__makes_folder(tmp_path: Path) -> None:
 
 def test_require_writable__file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
-    with pytest.raises(UserError, match=r"/model cannot be written to \(.+\): mount it writable"):
+    with pytest.raises(UserError, match=r"/model is not a folder .+ can write to \(.+\): mount it writable"):
         platform.require_writable(tmp_path / "model")
 
 

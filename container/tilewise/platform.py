@@ -127,7 +127,7 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written to ({error.strerror}): mount it writable for this user"
+            f"{folder} is not a folder that this user can write to ({error.strerror}): mount it writable"
         ) from None
 
 
