@@ -76,4 +76,4 @@ python -m tilewise predict "$image" --endpoint "http://127.0.0.1:$port" --model 
 kill -TERM $server
 wait $server
 trap - EXIT
-step "done. The picture: $run/$(basename "${image%.*}").png   The model: $run/model.tar.gz"
+step "done. The picture: $run/$(basename "${image%.*}")-detections.png   The model: $run/model.tar.gz"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,7 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """For each image write ``<name>.json`` with all detections and ``<name>.png`` with those that pass."""
+    """For each image write ``<name>-detections.json`` with all, and ``….png`` with those that pass drawn.
+
+    Raises:
+        UserError: two images have the same name, so that one picture would replace the other.
+
+    """
+    names_twice = {
+        name for name, count in Counter(path.stem for path in arguments.images).items() if count > 1
+    }
+    if names_twice:
+        raise UserError(f"several images are named {', '.join(sorted(names_twice))}: give them one by one")
     predict = source(arguments)
     classes = read_classes(arguments.model) if arguments.model else None
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         found = predict(image).detections
         names = classes or tuple(str(label) for label in range(max(found.labels.tolist(), default=-1) + 1))
         drawn = found[found.scores >= arguments.threshold]
-        picture = arguments.out / f"{path.stem}.png"
+        picture = arguments.out / f"{path.stem}-detections.png"
         draw_detections(decode_image(image), drawn, names).save(picture)
         answer = {
             "image": path.name,
@@ -69,5 +80,5 @@ def run(arguments: argparse.Namespace) -> None:
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
         print(
-            f"{picture}: {len(drawn)} objects with a score of {arguments.threshold:g} or more of {len(found)}"
+            f"{picture}: {len(drawn)} of {len(found)} detections have a score of {arguments.threshold:g} or more"
         )

@@ -77,6 +77,11 @@ def train(
     """
     torch.manual_seed(hp.seed)
     tune_cpu()
+    if torch.cuda.device_count() > 1:
+        log.warning(
+            "this version trains on one of the %d GPUs: a smaller instance costs less",
+            torch.cuda.device_count(),
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     spec = make_spec(hp, data)
     detector = build_detector(spec)
