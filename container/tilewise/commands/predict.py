@@ -56,11 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
         UserError: two images have the same name, so that one picture would replace the other.
 
     """
-    names_twice = {
-        name for name, count in Counter(path.stem for path in arguments.images).items() if count > 1
-    }
-    if names_twice:
-        raise UserError(f"several images are named {', '.join(sorted(names_twice))}: give them one by one")
+    counts = Counter(path.stem for path in arguments.images)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
     predict = source(arguments)
     classes = read_classes(arguments.model) if arguments.model else None
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -79,6 +78,5 @@ def run(arguments: argparse.Namespace) -> None:
             "labels": found.labels.tolist(),
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
-        print(
-            f"{picture}: {len(drawn)} of {len(found)} detections have a score of {arguments.threshold:g} or more"
-        )
+        passed = f"{len(drawn)} of {len(found)} detections score {arguments.threshold:g} or more"
+        print(f"{picture}: {passed}")
