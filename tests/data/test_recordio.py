@@ -263,7 +263,7 @@ def test_damage__any_bytes(scratch: Path, content: bytes) -> None:
             image_record(1, b"12345678")[:-4],
             "record 1 at byte 36: the record goes on to byte 76, but the file",
         ),
-        (MAGIC, "record 1 at byte 36: the file ends in the middle of a record"),
+        (MAGIC, "record 1 at byte 36: the data ends in the middle of a record"),
     ],
 )
 def test_damage__file_record_and_byte_are_named(tmp_path: Path, damaged: bytes, words: str) -> None:
