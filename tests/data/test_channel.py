@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tilewise.data.channel import DataSet, read_data_set
+from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.errors import UserError
 
 Objects = list[list[int]]
@@ -20,12 +20,12 @@ class Channels:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folders: dict[str, Path] = {}
+        self.folders: dict[str, ChannelFolder] = {}
 
     def folder(self, name: str) -> Path:
         path = self.root / name
         path.mkdir(exist_ok=True)
-        self.folders[name] = path
+        self.folders[name] = ChannelFolder(path)
         return path
 
     def images(self, channel: str, count: int) -> list[str]:
@@ -154,7 +154,7 @@ def test_image_json__left_out_images_are_reported(channels: Channels) -> None:
     data = channels.read(validates=False)
     assert len(data.train.records) == 38
     assert sorted(data.train.report.left_out) == ["train7.json", "train9.json"]
-    assert data.train.report.summary() == "40 images, 2 left out"
+    assert (data.train.report.images, len(data.train.report.left_out)) == (40, 2)
 
 
 def test_coco__matched_by_name(channels: Channels) -> None:
@@ -175,7 +175,7 @@ def test_coco__class_that_train_does_not_know(channels: Channels) -> None:
     channels.coco("train", [[1, 2]], {1: "ant", 2: "bee"})
     channels.coco("validation", [[1, 3]], {1: "ant", 3: "wasp"})
     text = channels.message()
-    assert "does not know: train has (ant, bee), validation has (ant, wasp)" in text
+    assert "does not know: channel train has (ant, bee), channel validation has (ant, wasp)" in text
 
 
 def test_coco__in_the_annotation_channel(channels: Channels) -> None:
@@ -215,12 +215,12 @@ def test_coco__several_files(channels: Channels) -> None:
 def test_formats__differ(channels: Channels) -> None:
     channels.coco("train", [[1]], {1: "ant"})
     channels.image_json("validation", [[0]])
-    wanted = "the channels train and validation hold different formats: use one for both"
-    assert channels.message() == wanted
+    wanted = "the channels hold different formats: the classes of train has {}, validation has {}; use one"
+    assert channels.message().startswith(wanted.format("names", "numbers"))
     channels.image_json("train", [[0]])
     (channels.root / "train" / "coco.json").unlink()
     channels.coco("validation", [[1]], {1: "ant"}, where="validation_annotation")
-    assert channels.message() == wanted
+    assert channels.message().startswith(wanted.format("numbers", "names"))
 
 
 def test_channels__no_train(channels: Channels) -> None:
@@ -234,7 +234,7 @@ def test_channels__no_train(channels: Channels) -> None:
 @pytest.mark.parametrize("missing", ["train", "train_annotation"])
 def test_channels__folder_is_not_there(channels: Channels, missing: str) -> None:
     channels.image_json("train", [[0]])
-    channels.folders[missing] = channels.root / "gone"
+    channels.folders[missing] = ChannelFolder(channels.root / "gone")
     assert channels.message(validates=False) == (
         f"the folder of channel {missing} is not there: {channels.root / 'gone'}"
     )
@@ -243,22 +243,24 @@ def test_channels__folder_is_not_there(channels: Channels, missing: str) -> None
 def test_channels__empty(channels: Channels) -> None:
     channels.folder("train")
     assert channels.message(validates=False).startswith(
-        "channel train holds no COCO JSON file beside its images"
+        "channel train holds no images, and no annotations of a known form: give "
     )
-    channels.folder("train_annotation")
-    assert channels.message(validates=False).startswith("channel train_annotation holds no .json file")
 
 
 def test_channels__images_without_annotations(channels: Channels) -> None:
     channels.images("train", 3)
-    assert "there is no channel train_annotation with one JSON file for each" in channels.message(
-        validates=False
+    assert channels.message(validates=False).startswith(
+        "channel train holds 3 images, but no annotations of a known form: give "
+    )
+    channels.folder("train_annotation")
+    assert channels.message(validates=False).startswith(
+        "channel train holds 3 images, but no annotations of a known form (nor does train_annotation): give "
     )
 
 
 def test_channels__annotations_without_images(channels: Channels) -> None:
     channels.image_json("train", [[0]] * 3)
-    for file in channels.folders["train"].iterdir():
+    for file in channels.folders["train"].path.iterdir():
         file.unlink()
     text = channels.message(validates=False)
     assert text.startswith("channel train: 3 of 3 images cannot be used")
@@ -267,7 +269,7 @@ def test_channels__annotations_without_images(channels: Channels) -> None:
 
 def test_channels__every_annotation_broken(channels: Channels) -> None:
     channels.image_json("train", [[0]] * 3)
-    for file in channels.folders["train_annotation"].iterdir():
+    for file in channels.folders["train_annotation"].path.iterdir():
         file.write_text("{")
     text = channels.message(validates=False)
     assert text.startswith("channel train: 3 of 3 images cannot be used")
@@ -321,13 +323,37 @@ def test_log__table_of_what_was_found(channels: Channels, caplog: pytest.LogCapt
     channels.coco("validation", [[2]], {2: "bumblebee"})
     with caplog.at_level(logging.INFO, "tilewise"):
         channels.read()
-    assert [re.sub(" +", " ", line) for line in caplog.messages] == [
-        "train: 2 images; 1 images without objects",
-        "validation: 1 images; 0 images without objects",
-        "class train validation",
-        "ant 2 0",
-        "bumblebee 1 1",
+    *holds, table = caplog.messages
+    assert holds == ["channel train holds COCO (coco.json)", "channel validation holds COCO (coco.json)"]
+    assert table.startswith("the data:\n") and re.search(r"class: bumblebee +1 +1\n", table)
+
+
+def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
+    channels.coco("train", [[1], [2]], {1: "ant", 2: "bee"})
+    channels.coco("test", [[1], [], [2]], {1: "bee", 2: "ant"})
+    data = channels.read(validates=False)
+    assert data.test is not None and [record.labels.tolist() for record in data.test.records] == [
+        [1],
+        [],
+        [0],
     ]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "words"),
+    [
+        ("application/x-recordio", "application/x-recordio, but it holds no RecordIO, but COCO (coco.json)"),
+        ("image/jpeg", None),
+        ("", None),
+    ],
+)
+def test_content_type__counts_first(channels: Channels, content_type: str, words: str | None) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    channels.folders["train"] = ChannelFolder(channels.root / "train", content_type)
+    if words:
+        assert words in channels.message(validates=False)
+    else:
+        assert channels.read(validates=False).classes == ("ant",)
 
 
 def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
@@ -338,7 +364,7 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
     whole = json.loads((folder / "train.json").read_text())
     for row in whole["images"]:
         (folder / "images" / row["file_name"]).symlink_to(source / "images" / row["file_name"])
-    data = read_data_set({"train": folder}, None, may_split=True, validates=True, seed=0)
+    data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=True, validates=True, seed=0)
     assert data.validation is not None
     assert len(data.train.records) + len(data.validation.records) == len(whole["images"])
     assert not data.train.report.left_out

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.annotations import Report, make_records
-from tilewise.data.channel import read_data_set
+from tilewise.data.channel import ChannelFolder, read_data_set
 from tilewise.data.decode import DecodeError, read_header
+from tilewise.data.folder import Folder
 from tilewise.data.recordio import open_image, scan
-from tilewise.data.recordio_channel import find_record_files, read_record_files
+from tilewise.data.recordio_channel import read_record_files
 from tilewise.errors import UserError
 
 MAGIC = bytes.fromhex("0a23d7ce")
@@ -62,7 +63,7 @@ def write(path: Path, *records: bytes) -> Path:
 
 def problem(tmp_path: Path, label: list[float] | float) -> str:
     write(tmp_path / "a.rec", image_record(label, png()))
-    (example,) = read_record_files(find_record_files(tmp_path))
+    (example,) = read_record_files(Folder(tmp_path).with_suffix(".rec")).examples
     return example.problem
 
 
@@ -86,7 +87,7 @@ def test_mxnet__same_labels_and_image_bytes(shared_fixtures: Path, expected: Any
 @pytest.mark.parametrize("name", SETS)
 def test_mxnet__same_boxes(shared_fixtures: Path, expected: Any, name: str) -> None:
     path = shared_fixtures / "recordio" / f"{name}.rec"
-    examples = read_record_files({path.name: path})
+    examples = read_record_files({path.name: path}).examples
     for example, want in zip(examples, expected[name]["records"], strict=True):
         if want.get("boxes") is None or want.get("case") in ("class_negative", "pixel_coordinates"):
             assert example.problem
@@ -100,7 +101,7 @@ def test_mxnet__same_boxes(shared_fixtures: Path, expected: Any, name: str) -> N
 @pytest.mark.parametrize("name", SETS)
 def test_mxnet__same_records(shared_fixtures: Path, expected: Any, name: str) -> None:
     path = shared_fixtures / "recordio" / f"{name}.rec"
-    examples = read_record_files({path.name: path})
+    examples = read_record_files({path.name: path}).examples
     compared = 0
     for example, want in zip(examples, expected[name]["records"], strict=True):
         if example.problem or not isinstance(want.get("gluoncv_boxes_px"), list):
@@ -135,7 +136,7 @@ def test_edge__each_record_that_cannot_be_used_is_named(shared_fixtures: Path) -
     with pytest.raises(
         UserError, match=r"7 of 30 images .*beginning with: edge.rec#12 \(id 12\): its label has"
     ):
-        make_records(read_record_files({path.name: path}), Report("train"))
+        make_records(read_record_files({path.name: path}).examples, Report("train"))
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def small_file() -> list[bytes]:
 def examine(path: Path) -> None:
     """Either it can be read to the end, or a sentence names the file."""
     try:
-        for example in read_record_files({path.name: path}):
+        for example in read_record_files({path.name: path}).examples:
             assert example.path is not None
             read_image(example.path, example.offset)
     except UserError as error:
@@ -311,7 +312,8 @@ def test_label__problem(tmp_path: Path, label: list[float] | float, words: str) 
 def test_label__header_floats_and_difficult(tmp_path: Path) -> None:
     label = [4, 7, 640, 480, 1, 0, 0, 0.5, 0.5, 1, 9, 2, 0, 0, 1, 1, 0, 9]
     write(tmp_path / "a.rec", image_record(label, png()), image_record([2, 5], png()))
-    with_objects, without = make_records(read_record_files(find_record_files(tmp_path)), Report("train"))
+    found = read_record_files(Folder(tmp_path).with_suffix(".rec"))
+    with_objects, without = make_records(found.examples, Report("train"))
     assert with_objects.boxes.tolist() == [[0, 0, 20, 15], [0, 0, 40, 30]]
     assert with_objects.labels.tolist() == [1, 2]
     assert with_objects.ignored.tolist() == [True, False]
@@ -328,8 +330,9 @@ def objects(*ids: int) -> list[float]:
 
 
 def message(folders: dict[str, Path], num_classes: int | None = None) -> str:
+    named = {name: ChannelFolder(path) for name, path in folders.items()}
     with pytest.raises(UserError) as error:
-        read_data_set(folders, num_classes, may_split=False, validates=False, seed=0)
+        read_data_set(named, num_classes, may_split=False, validates=False, seed=0)
     return str(error.value)
 
 
@@ -338,7 +341,9 @@ def test_channel__several_files_and_folders(tmp_path: Path) -> None:
     channel(tmp_path / "train", [objects()], "more/part_a.rec")
     channel(tmp_path / "train", [objects(9)], ".ipynb_checkpoints/part_a.rec")
     (tmp_path / "train" / "part_b.idx").write_text("100\t0\n")
-    data = read_data_set({"train": tmp_path / "train"}, None, may_split=False, validates=False, seed=0)
+    data = read_data_set(
+        {"train": ChannelFolder(tmp_path / "train")}, None, may_split=False, validates=False, seed=0
+    )
     assert data.classes == ("0", "1", "2")
     assert [(record.key, record.labels.tolist()) for record in data.train.records] == [
         ("more/part_a.rec#0 (id 100)", []),
@@ -350,7 +355,13 @@ def test_channel__several_files_and_folders(tmp_path: Path) -> None:
 
 def test_channel__with_validation(tmp_path: Path) -> None:
     folders = {name: channel(tmp_path / name, [objects(1)]) for name in ("train", "validation")}
-    data = read_data_set(folders, 3, may_split=False, validates=True, seed=0)
+    data = read_data_set(
+        {name: ChannelFolder(path) for name, path in folders.items()},
+        3,
+        may_split=False,
+        validates=True,
+        seed=0,
+    )
     assert data.classes == ("0", "1", "2") and data.validation is not None
 
 
@@ -376,9 +387,9 @@ def test_channel__image_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        ("train/a.jpg", "image files (a.jpg, …)"),
-        ("train/coco.json", "the COCO file coco.json"),
-        ("train_annotation/a.json", "annotations in the channel train_annotation"),
+        ("train/a.jpg", "image files (a.jpg)"),
+        ("train/coco.json", "COCO (coco.json)"),
+        ("train_annotation/a.json", "images with one JSON file each (a.json)"),
     ],
 )
 def test_channel__other_format_beside(tmp_path: Path, other: str, words: str) -> None:
@@ -387,7 +398,4 @@ def test_channel__other_format_beside(tmp_path: Path, other: str, words: str) ->
     if "annotation" in other:
         folders["train_annotation"] = tmp_path / "train_annotation"
         write(tmp_path / other, b"{}")
-    assert message(folders) == (
-        "channel train holds RecordIO files (data.rec), which have images and boxes in them, but there are "
-        f"also {words}: keep one format"
-    )
+    assert message(folders) == f"channel train holds RecordIO (data.rec) and {words}: keep one format"

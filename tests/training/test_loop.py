@@ -506,6 +506,7 @@ def test_write_metrics__is_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data" / "metrics.json").read_text()) == {
         "classes": ["ant", "bee"],
         "best": {"AP": 0.5},
+        "test": None,
         "epochs": [{"epoch": 0}],
         "stopped": True,
     }

@@ -8,18 +8,20 @@ import resource
 import sys
 import traceback
 from collections.abc import Mapping
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tilewise import platform
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 
+if TYPE_CHECKING:
+    from tilewise.data.channel import ChannelFolder
+
 log = logging.getLogger(__name__)
 
-CHANNELS = ("train", "validation", "train_annotation", "validation_annotation")
+CHANNELS = ("train", "validation", "test", "train_annotation", "validation_annotation", "test_annotation")
 LATER_CHANNELS = {
     "model": "incremental training",
-    "test": "evaluation on a test channel",
     "pretrained": "a channel of pretrained weights",
 }
 
@@ -59,7 +61,7 @@ def run_job(stop: platform.StopRequest) -> None:
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import read_data_set
-    from tilewise.training.loop import train, write_metrics
+    from tilewise.training.loop import test, train, write_metrics
     from tilewise.training.metric_lines import MetricLines
 
     validates = hp.validation_metric_type != "none"
@@ -68,7 +70,12 @@ def run_job(stop: platform.StopRequest) -> None:
     if stop:
         log.info("stopped before the first step: there is no model yet")
         return
-    trained = train(data, hp, platform.model_dir(), MetricLines(job.current_host), stop.__bool__)
+    lines = MetricLines(job.current_host)
+    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__)
+    if data.test and not trained.stopped:
+        trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
+        if trained.test:
+            lines.test(trained.test)
     write_metrics(trained, data.classes, platform.output_data_dir() / "metrics.json")
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
@@ -76,7 +83,9 @@ def run_job(stop: platform.StopRequest) -> None:
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
+def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, ChannelFolder]:
+    from tilewise.data.channel import ChannelFolder
+
     folders = {}
     for name, channel in channels.items():
         if name in LATER_CHANNELS:
@@ -90,11 +99,7 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, Path]:
             raise UserError(
                 f"channel {name}: input mode {channel.input_mode} is not available in this version; use File"
             )
-        if channel.content_type == "application/x-recordio" and not any(channel.path.rglob("*.rec")):
-            raise UserError(
-                f"channel {name}: its content type is application/x-recordio, but it holds no .rec file"
-            )
-        folders[name] = channel.path
+        folders[name] = ChannelFolder(channel.path, channel.content_type)
     return folders
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
+from tilewise.data.folder import Folder
 from tilewise.data.records import WHOLE_FILE, Bool, Float32, Int64, Record, Records, open_encoded
 from tilewise.errors import UserError
 
@@ -22,8 +24,6 @@ MAX_LEFT_OUT = 0.05
 
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,62 @@ class Example:
     problem: str = ""
     offset: int = WHOLE_FILE
     fractions: bool = False
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What a reader found in a channel, before its classes are reconciled with those of other channels.
+
+    Attributes:
+        examples: one an image, images without objects and unusable ones too.
+        classes: the classes' names where labels are indices into them; None where labels are mere numbers.
+        names: what some of these numbers are called.
+
+    """
+
+    examples: list[Example]
+    classes: tuple[str, ...] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def used(self) -> frozenset[int]:
+        """The labels that objects have."""
+        labels = [example.labels for example in self.examples]
+        return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A channel's folders.
+
+    Attributes:
+        name: the channel's.
+        images: its own folder.
+        annotations: that of its annotation channel; the same folder where there is none.
+        annotation_name: the name of the channel that ``annotations`` belongs to.
+
+    """
+
+    name: str
+    images: Folder
+    annotations: Folder
+    annotation_name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A format that a channel holds.
+
+    Attributes:
+        format: its name, for messages.
+        where: by what it was recognised: files' names, for messages.
+        read: reads it; raises UserError where the files contradict themselves.
+
+    """
+
+    format: str
+    where: str
+    read: Callable[[], Annotated]
 
 
 @dataclass
@@ -113,17 +169,6 @@ class Report:
                 f"than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
             )
 
-    def summary(self) -> str:
-        """One line, for the log."""
-        parts = [f"{self.images} images"]
-        if self.left_out:
-            parts.append(f"{len(self.left_out)} left out")
-        if self.clipped:
-            parts.append(f"{self.clipped} boxes clipped to their image")
-        if self.dropped:
-            parts.append(f"{len(self.dropped)} boxes dropped ({'; '.join(self.dropped[:3])})")
-        return ", ".join(parts)
-
 
 def make_records(examples: Sequence[Example], report: Report) -> Records:
     """Check examples against their images and pack them.
@@ -145,23 +190,29 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     return records
 
 
-def _header(example: Example) -> ImageHeader | str:
+_Facts = tuple[ImageHeader, int]
+
+
+def _header(example: Example) -> _Facts | str:
+    """An image's header and the number of its bytes, or why there is none."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
     try:
         with open_encoded(example.path, example.offset) as file:
-            return read_header(file)
+            header = read_header(file)
+            return header, file.seek(0, os.SEEK_END)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
     except DecodeError as error:
         return str(error)
 
 
-def _checked(pairs: Iterable[tuple[Example, ImageHeader | str]], report: Report) -> Iterable[Record]:
-    for example, header in pairs:
-        if isinstance(header, str):
-            report.note_left_out(example.key, header)
+def _checked(pairs: Iterable[tuple[Example, _Facts | str]], report: Report) -> Iterable[Record]:
+    for example, facts in pairs:
+        if isinstance(facts, str):
+            report.note_left_out(example.key, facts)
             continue
+        header, length = facts
         if example.size is not None and example.size != (header.width, header.height):
             report.note_left_out(
                 example.key,
@@ -181,6 +232,7 @@ def _checked(pairs: Iterable[tuple[Example, ImageHeader | str]], report: Report)
             labels=example.labels[usable],
             ignored=example.ignored[usable],
             offset=example.offset,
+            length=length,
         )
 
 
@@ -214,73 +266,7 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
         return boxes.astype(np.float32)
 
 
-def files_below(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Files by their names relative to a folder, in Unicode's composed form (macOS writes the other).
-
-    Hidden files and folders are passed over: notebooks and archives leave copies in ``.ipynb_checkpoints``
-    and as ``._name``.
-    """
-    paths = [path for path in root.rglob("*") if path.suffix.lower() in suffixes]
-    names = {_composed(path.relative_to(root).as_posix()): path for path in sorted(paths)}
-    return {
-        name: path
-        for name, path in names.items()
-        if not any(part.startswith(".") for part in name.split("/")) and path.is_file()
-    }
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-class ImageFinder:
-    """Finds image files below a folder by the names that annotations give them; it never leads out of it.
-
-    Attributes:
-        files: name relative to the folder -> path.
-
-    """
-
-    def __init__(self, root: Path):
-        self.files = files_below(root, IMAGE_SUFFIXES)
-        self._by_base_name: dict[str, list[str]] = {}
-        self._by_base_stem: dict[str, list[str]] = {}
-        for name in self.files:
-            self._by_base_name.setdefault(PurePosixPath(name).name, []).append(name)
-            self._by_base_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-
-    def find(self, name: str) -> str | None:
-        """The file that an annotation names, or None when there is none or no single one.
-
-        Tried as a path below the folder, then below ``images/``. Then one path may be the tail of the other:
-        annotations name their files from another folder, or with no folder at all.
-        """
-        name = _composed(name)
-        for candidate in (name, f"images/{name}"):
-            if candidate in self.files:
-                return candidate
-        return _only([file for file in self._by_base_name.get(_base(name), []) if _is_tail(file, name)])
-
-    def find_like(self, name: str) -> str | None:
-        """The same for the file that is called like another one but for its suffix."""
-        stem = _stem(_composed(name))
-        stems = {file: _stem(file) for file in self._by_base_stem.get(_base(stem), [])}
-        exact = [file for file, its_stem in stems.items() if its_stem in (stem, f"images/{stem}")]
-        return _only(exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, stem)])
-
-
-def _base(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
-
-
-def _is_tail(file: str, name: str) -> bool:
-    """Whether one path ends with the other; a first folder ``images`` does not count."""
-    return f"/{name}".endswith(f"/{file.removeprefix('images/')}") or f"/{file}".endswith(f"/{name}")
-
-
-def _only(names: list[str]) -> str | None:
-    return names[0] if len(names) == 1 else None
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first few names, for a message."""
+    listed = list(names)
+    return ", ".join([*listed[:count], "…"] if len(listed) > count else listed)

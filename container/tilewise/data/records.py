@@ -31,6 +31,7 @@ class Record:
         labels: (N,) int64, 0-based.
         ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
         offset: where the image's record begins in a RecordIO file; :data:`WHOLE_FILE` for an image file.
+        length: bytes of the encoded image; 0 where nobody has looked.
 
     """
 
@@ -42,6 +43,7 @@ class Record:
     labels: Int64
     ignored: Bool
     offset: int = WHOLE_FILE
+    length: int = 0
 
     def read(self) -> bytes:
         """The encoded image."""
@@ -64,6 +66,7 @@ class _Packed:
     names: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     boxes: list[Float32] = field(default_factory=list)
     labels: list[Int64] = field(default_factory=list)
@@ -76,6 +79,7 @@ class Records(Sequence[Record]):
     Attributes:
         boxes, labels, ignored: those of all records, one after the other.
         sizes: (R, 2) int64 width and height.
+        lengths: (R,) int64 bytes of each encoded image.
 
     """
 
@@ -85,6 +89,7 @@ class Records(Sequence[Record]):
             packed.names += [os.fsencode(record.key), os.fsencode(record.path)]
             packed.sizes.append((record.width, record.height))
             packed.offsets.append(record.offset)
+            packed.lengths.append(record.length)
             packed.counts.append(len(record.labels))
             packed.boxes.append(record.boxes)
             packed.labels.append(record.labels)
@@ -93,6 +98,7 @@ class Records(Sequence[Record]):
         self._text_ends = np.cumsum([len(name) for name in packed.names], dtype=np.int64)
         self.sizes = np.asarray(packed.sizes, dtype=np.int64).reshape(-1, 2)
         self._offsets = np.asarray(packed.offsets, dtype=np.int64)
+        self.lengths = np.asarray(packed.lengths, dtype=np.int64)
         self._box_ends = np.cumsum(packed.counts, dtype=np.int64)
         self.boxes = np.concatenate([*packed.boxes, np.zeros((0, 4), np.float32)])
         self.labels = np.concatenate([*packed.labels, np.zeros(0, np.int64)])
@@ -116,6 +122,7 @@ class Records(Sequence[Record]):
             labels=self.labels[of],
             ignored=self.ignored[of],
             offset=int(self._offsets[index]),
+            length=int(self.lengths[index]),
         )
 
     def _name(self, index: int) -> str:

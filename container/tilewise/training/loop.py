@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tilewise.data.channel import DataSet
+from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import evaluate
@@ -47,11 +47,12 @@ MAX_BAD_STEPS = 10
 
 @dataclass
 class Trained:
-    """What a run leaves beside the model: the metrics of the saved weights, and those of each epoch."""
+    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test."""
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
+    test: dict[str, Any] | None = None
 
 
 def train(
@@ -292,6 +293,20 @@ class _Run:
         self.saved = True
 
 
+def test(
+    split: Split, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """The figures of the saved model on a test channel; None when it was stopped.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
+    predictor = Predictor.load(model_dir)
+    predictor.batch_size = hp.validation_batch_size
+    return evaluate(predictor, split.records, split.report, hp.validation_iou_threshold, should_stop)
+
+
 def _to(sample: Sample, device: torch.device) -> Sample:
     tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
     return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
@@ -302,6 +317,7 @@ def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> Non
     content = {
         "classes": list(classes),
         "best": trained.best,
+        "test": trained.test,
         "epochs": trained.epochs,
         "stopped": trained.stopped,
     }
