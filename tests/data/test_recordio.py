@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from pipe_platform import MAGIC, image_record, png, record_bytes
 from tilewise.data.annotations import Report, make_records
 from tilewise.data.channel import ChannelFolder, read_data_set
 from tilewise.data.decode import DecodeError, read_header
@@ -21,33 +21,7 @@ from tilewise.data.recordio import open_image, scan
 from tilewise.data.recordio_channel import read_record_files
 from tilewise.errors import UserError
 
-MAGIC = bytes.fromhex("0a23d7ce")
 SETS = ("train", "head2", "difficult", "reencoded", "edge")
-
-
-def record_bytes(content: bytes) -> bytes:
-    """One record as dmlc-core's writer lays it out: split at each aligned magic."""
-    cuts = [at for at in range(0, len(content) // 4 * 4, 4) if content[at : at + 4] == MAGIC]
-    begins, ends = [0, *(cut + 4 for cut in cuts)], [*cuts, len(content)]
-    flags = [1, *[2] * (len(cuts) - 1), 3] if cuts else [0]
-    parts = [content[begin:end] for begin, end in zip(begins, ends, strict=True)]
-    return b"".join(
-        MAGIC + struct.pack("<I", flag << 29 | len(part)) + part + bytes(-len(part) % 4)
-        for flag, part in zip(flags, parts, strict=True)
-    )
-
-
-def image_record(label: list[float] | float, image: bytes, number: int = 0) -> bytes:
-    if not isinstance(label, list):
-        return record_bytes(struct.pack("<IfQQ", 0, label, number, 0) + image)
-    header = struct.pack(f"<IfQQ{len(label)}f", len(label), 0, number, 0, *label)
-    return record_bytes(header + image)
-
-
-def png(width: int = 40, height: int = 30) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (width, height)).save(file, "PNG")
-    return file.getvalue()
 
 
 def read_image(path: Path, offset: int) -> bytes:
@@ -345,12 +319,12 @@ def test_channel__several_files_and_folders(tmp_path: Path) -> None:
         {"train": ChannelFolder(tmp_path / "train")}, None, may_split=False, validates=False, seed=0
     )
     assert data.classes == ("0", "1", "2")
-    assert [(record.key, record.labels.tolist()) for record in data.train.records] == [
+    assert [(record.key, record.labels.tolist()) for record in data.train.sample] == [
         ("more/part_a.rec#0 (id 100)", []),
         ("part_b.rec#0 (id 100)", [0]),
         ("part_b.rec#1 (id 101)", [2, 1]),
     ]
-    assert [record.read() for record in data.train.records] == [png()] * 3
+    assert [record.read() for record in data.train.sample] == [png()] * 3
 
 
 def test_channel__with_validation(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ TELL_AFTER_SECONDS = 10.0
 """After so long without a first byte the log says what is waited for."""
 
 
-class StopWaiting(Exception):  # noqa: N818 - no error: somebody asked for it
+class StopWaiting(Exception):
     """The job is to stop, or the pipe is not needed any more."""
 
 
@@ -110,7 +110,7 @@ _open_fifos: WeakSet[_Fifo] = WeakSet()
 
 
 def _close_inherited() -> None:
-    """Loader workers are forked while pipes are open; a copy there would keep the writer from seeing a close."""
+    """Loader workers are forked while pipes are open: with a copy there the writer would not see a close."""
     for fifo in list(_open_fifos):
         fifo.close()
 

@@ -15,8 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from tilewise.data.annotations import Example, read_example_header
-from tilewise.data.decode import DecodeError, ImageHeader, read_header
+from tilewise.data.annotations import Example, Facts, read_facts
+from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.recordio import StreamRecord, read_stream, split_image_record
 from tilewise.data.recordio_channel import make_example
@@ -41,16 +41,18 @@ class Arrival:
 
     Attributes:
         example: holds the encoded image.
-        header: what the image says of itself, or why it cannot be used.
+        facts: what the image says of itself, or why it cannot be used.
         names: class id -> name, where an augmented manifest streams these, too.
         size: how many bytes it takes in memory, nearly.
+        format: what the pipe holds, for messages.
 
     """
 
     example: Example
-    header: ImageHeader | str
+    facts: Facts | str
     names: Mapping[int, str]
     size: int
+    format: str
 
 
 @dataclass
@@ -82,15 +84,12 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
     first = list(islice(records, 2))
     if not first:
         raise UserError(f"{name} ended without a record: is there any data below the channel's S3 address?")
-    examples = _manifest_examples if _is_manifest(first, name) else _image_record_examples
+    manifest = _is_manifest(first, name)
+    format = "an augmented manifest" if manifest else "RecordIO image records"
+    examples = _manifest_examples if manifest else _image_record_examples
     for example, names in examples(chain(first, records), name, turn):
-        yield _arrival(example, names)
-
-
-def _arrival(example: Example, names: Mapping[int, str]) -> Arrival:
-    header = read_example_header(example)
-    size = len(example.encoded or b"") + 64 * len(example.labels) + 2048
-    return Arrival(example, header, names, size)
+        size = len(example.encoded or b"") + 64 * len(example.labels) + 2048
+        yield Arrival(example, read_facts(example), names, size, format)
 
 
 def _is_manifest(first: list[StreamRecord], name: str) -> bool:
@@ -117,8 +116,8 @@ def _is_manifest(first: list[StreamRecord], name: str) -> bool:
         split_image_record(first[0], name)
     except UserError:
         raise UserError(
-            f"{name}: its first record, of {len(content)} bytes beginning with {content[:8].hex()}, is neither "
-            "an image record of MXNet's nor an image: a pipe holds .rec files, or an augmented manifest with "
+            f"{name}: its first record ({len(content)} bytes, {content[:8].hex()}…) is neither an image "
+            "record of MXNet's nor an image: a pipe holds .rec files, or an augmented manifest with "
             "RecordWrapperType RecordIO"
         ) from None
     return False

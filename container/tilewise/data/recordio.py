@@ -224,7 +224,7 @@ def _find_ranges(file: IO[bytes], offset: int, size: int) -> tuple[list[_Range],
 
 
 def _read_content(stream: IO[bytes], header: bytes, offset: int) -> tuple[bytes, int]:
-    """A record's content, its parts joined, and where the record ends; ``header`` is that of its first part."""
+    """A record's content, its parts joined, and where it ends; ``header`` is that of its first part."""
     parts: list[bytes] = []
     cflag, end = _FIRST, offset
     while cflag in (_FIRST, _MIDDLE):
