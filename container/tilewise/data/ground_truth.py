@@ -45,11 +45,18 @@ def _objects(content: Mapping[str, Any]) -> tuple[list[list[float]], list[int]]:
     rows, ids = [], []
     for annotation in content["annotations"]:
         rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
-        number = float(annotation["class_id"])
-        if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
-            raise ValueError(f"class_id {annotation['class_id']} is not 0, 1, 2, …")
-        ids.append(int(number))
+        ids.append(_class_id(annotation["class_id"]))
     return rows, ids
+
+
+def _class_id(given: Any) -> int:
+    try:
+        number = float(given)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
+        raise ValueError(f"class_id {given} is not 0, 1, 2, …")
+    return int(number)
 
 
 def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
