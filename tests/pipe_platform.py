@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import select
 import struct
@@ -42,6 +43,22 @@ def png(width: int = 40, height: int = 30, grey: int = 0) -> bytes:
     file = io.BytesIO()
     Image.new("L", (width, height), grey).save(file, "PNG")
     return file.getvalue()
+
+
+# The writer is another process on SageMaker: one forked from this one must not keep its end of a FIFO open.
+_writing: set[int] = set()
+_opening = threading.Lock()
+
+
+def _close_inherited() -> None:
+    _opening.release()
+    for descriptor in _writing:
+        os.close(descriptor)
+
+
+os.register_at_fork(
+    before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_close_inherited
+)
 
 
 class PipePlatform:
@@ -111,19 +128,24 @@ class PipePlatform:
             except BrokenPipeError:
                 self.closed_early.append(number)
             finally:
-                os.close(descriptor)
+                with _opening:
+                    _writing.discard(descriptor)
+                    os.close(descriptor)
             if self.dies_after is not None:
                 return
 
     def _open(self, fifo: Path) -> int | None:
         """Open a FIFO as soon as it has a reader, but stay ready to give up."""
         while not self._over.is_set():
-            try:
-                return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                time.sleep(0.005)
+            with _opening:
+                try:
+                    descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                    _writing.add(descriptor)
+                    return descriptor
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+            time.sleep(0.005)
         return None
 
     def _write(self, descriptor: int, contents: Iterable[bytes]) -> None:
@@ -149,3 +171,15 @@ class PipePlatform:
                 rest = rest[count:]
                 if self.pause and self._over.wait(self.pause):
                     return
+
+
+Object = tuple[object, float, float, float, float]
+"""Class id, left, top, width and height."""
+
+
+def manifest(image: bytes, objects: Iterable[Object], **more: object) -> bytes:
+    """An image and its label as an augmented manifest's pipe has them; ``more`` are further attributes."""
+    sides = ("class_id", "left", "top", "width", "height")
+    label = {"annotations": [dict(zip(sides, one, strict=True)) for one in objects]}
+    texts = [json.dumps(text).encode() for text in (label, *more.values())]
+    return b"".join(map(record_bytes, [image, *texts]))
