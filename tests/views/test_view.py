@@ -179,3 +179,33 @@ def test_size_of__limits(width: int, height: int, min_size: int, more: int) -> N
 def test_whole_image__one_view(size: tuple[int, int], scaled: tuple[int, int]) -> None:
     scaling = Scaling(min_size=800, max_size=1600 if size == (1000, 500) else 1333)
     assert whole_image(*size, scaling) == [View((0, 0, *size), scaled)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(small_windows(), st.integers(2, 40), st.integers(2, 40), st.integers(1, 4000))
+def test_pixels__large_windows_scaled_in_bands_are_the_same(
+    window: tuple[int, int, int, int], width: int, height: int, band: int
+) -> None:
+    image = picture(16, 24)
+    view = View(window, (width, height))
+    at_once = view.pixels_from_image(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tilewise.views.view.BAND_BYTES", band)
+        in_bands = view.pixels_from_image(image)
+    assert (in_bands.int() - at_once.int()).abs().max() <= 1
+
+
+def test_pixels__have_memory_of_their_own() -> None:
+    """A sample that is sent to another process must not take the image with it."""
+    image = picture(100, 100)
+    for view in (View((0, 0, 10, 10), (10, 10)), View((0, 0, 100, 100), (100, 100))):
+        pixels = view.pixels_from_image(image)
+        assert pixels.untyped_storage().nbytes() == pixels.numel()
+        assert pixels.data_ptr() != image.data_ptr()
+
+
+def test_answers_for__sizes_in_pixels_of_the_image() -> None:
+    view = View((0, 0, 100, 100), (400, 400), object_sizes=(10, 20))
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 10], [0, 0, 40, 5], [0, 0, 20, 20], [5, 5, 5, 90]])
+    assert view.answers_for(boxes).tolist() == [False, True, True, False, False]
+    assert View((0, 0, 1, 1), (1, 1)).answers_for(boxes).all()
