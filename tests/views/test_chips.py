@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.views.chips import background_views, chip_of, negative_chips, positive_chips, sniper_views
-from tilewise.views.pyramid import Level
+from tilewise.views.tiling import Level
 from tilewise.views.view import Scaling, Window
 
 

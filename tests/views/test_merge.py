@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tilewise.detections import Detections
 from tilewise.views import merge as merge_module
 from tilewise.views import near as near_module
-from tilewise.views.merge import MergeRule, cut_sides, merge_detections
+from tilewise.views.merge import cut_sides, merge_detections
 from tilewise.views.near import near_pairs
+from tilewise.views.tiling import MergeRule
 from tilewise.views.view import View
 from torch import Tensor
 from torchvision.ops import box_iou

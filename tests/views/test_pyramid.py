@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilewise.views.pyramid import Level, choose_levels, choose_zooms, pyramid_views
+from tilewise.views.pyramid import choose_levels, choose_zooms, pyramid_views
+from tilewise.views.tiling import Level
 from tilewise.views.view import Scaling, View
 
 LEVELS = (Level(1, 120), Level(1.667, 32, 150), Level(3, 0, 80))  # SNIPER's, in pixels of the original image

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
-from tilewise.hyperparameters.values import Count, Flag, Fraction, Grid, Pattern, Steps, Workers
+from tilewise.hyperparameters.values import Count, Flag, Fraction, Grid, Overlap, Pattern, Steps, Workers
 
 Job = Literal["azure", "builtin"]
 Preset = Literal["azure", "yolox", "builtin"]
@@ -456,8 +456,7 @@ class Hyperparameters(BaseModel):
         Row("Small objects", "Cut images into a grid of overlapping tiles.", azure=None, later=_NO_TILING),
     ]
     tile_overlap_ratio: Annotated[
-        float,
-        Field(ge=0, lt=1),
+        Overlap,
         Row(
             "Small objects",
             "Overlap of neighbouring tiles, as a share of a tile.",

@@ -53,6 +53,8 @@ Flag = Annotated[bool, BeforeValidator(_read_flag)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Overlap = Annotated[float, Field(ge=0, lt=1)]
+MergeName = Literal["fragment", "nms", "wbf"]
 Steps = Annotated[
     tuple[Count, ...],
     BeforeValidator(_read_steps),

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from tilewise.views.pyramid import Level, level_tile
+from tilewise.views.pyramid import level_tile
+from tilewise.views.tiling import Level
 from tilewise.views.view import Scaling, View, Window
 
 Boxes = npt.NDArray[np.floating]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,12 @@ from torch import Tensor
 
 from tilewise.detections import Detections
 from tilewise.views.near import near_pairs
+from tilewise.views.tiling import MergeRule
 from tilewise.views.view import View
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-MergeRule = Literal["fragment", "nms", "wbf"]
 
 TOUCH = 3.0
 """A box that ends less than so many pixels of the view before an inner border is cut by it."""

@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from tilewise.views.fixed import fixed_windows
-from tilewise.views.view import Scaling, SizeRange, View
+from tilewise.views.tiling import Level
+from tilewise.views.view import Scaling, View
 
 Floats = npt.NDArray[np.floating]
 
 LEVEL_OVERLAP = 1.5
 """Where two levels meet, objects up to so much larger or smaller than the border train both."""
-ANSWER_SLACK = 1.25
-"""Detections may be so much larger or smaller than what a level trains on (SNIPER: 1.1 to 1.6)."""
 MAX_ZOOM = 6.0
 MAX_LEVELS = 3
 MIN_SHARE = 0.01
 """A level that would train on a smaller share of the objects is left out."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level of a pyramid.
-
-    Attributes:
-        zoom: how much larger it shows an object than a view of the whole image does; 1 is the whole image.
-        smallest, largest: the sizes of the objects that it trains on, √area in pixels of the upright image,
-            ``largest`` not included; None: no limit.
-
-    """
-
-    zoom: float
-    smallest: float = 0.0
-    largest: float | None = None
-
-    @property
-    def trains_on(self) -> SizeRange:
-        """The sizes of the objects that it trains on."""
-        return self.smallest, math.inf if self.largest is None else self.largest
-
-    @property
-    def answers_for(self) -> SizeRange:
-        """The sizes of the detections that it is believed for: a little more."""
-        low, high = self.trains_on
-        return low / ANSWER_SLACK, high * ANSWER_SLACK
 
 
 def level_tile(width: int, height: int, level: Level) -> tuple[int, int]:
