@@ -41,7 +41,7 @@ def evaluate(
 
     """
     kept: list[int] = []
-    images = _decoded(records, report, kept)
+    images = decoded(records, report, kept)
     detections: list[Detections] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
@@ -61,8 +61,13 @@ def metrics(
     }
 
 
-def _decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tensor]:
-    """The records' images, a few decoded ahead; ``kept`` gets the index of each that could be."""
+def decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tensor]:
+    """The records' images, a few decoded ahead; ``kept`` gets the index of each that could be.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
 
     def decode(record: Record) -> Tensor | str:
         try:

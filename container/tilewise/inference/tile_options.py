@@ -41,8 +41,8 @@ def read_tile_options(texts: Mapping[str, str], written: Callable[[str], str]) -
                 raise UserError(f"{written(name)}={shown(text)}: {error}") from None
     if values.get("tile_grid_size") == "auto":
         raise UserError(
-            f"{written('tile_grid_size')}=auto: only training has the data to choose a grid from; give columns "
-            "x rows, such as 3x2"
+            f"{written('tile_grid_size')}=auto: only training has the data to choose a grid from; "
+            "give columns x rows, such as 3x2"
         )
     chosen = [name for name in ("tile_grid_size", "tile_size") if name in values]
     if len(chosen) == 2:

@@ -109,6 +109,22 @@ def choose_grid(
     return GridChoice(best.grid, best.overlap, reason)
 
 
+def choose_tile_size(sizes: Floats, scaling: Scaling, resolved: float) -> int:
+    """The side of square tiles, in pixels of the image, that show three quarters of the objects well.
+
+    Args:
+        sizes: (N,) √area of the objects in pixels of their images.
+        scaling: how views are scaled.
+        resolved: as in :func:`choose_grid`.
+
+    """
+    view = float(min(scaling.size_of(1000, 1000)))
+    if not len(sizes):
+        return round(view)
+    side = view * float(np.percentile(sizes, QUARTILE)) / resolved
+    return max(1, round(max(side, view / MOST_ZOOM)))
+
+
 def _candidates(objects: Objects, scaling: Scaling, long: float, overlap: float | None) -> list[_Candidate]:
     """All grids within the limits, with the overlap of each."""
     width, height = np.median(objects.image_sizes, axis=0).tolist()

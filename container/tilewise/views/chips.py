@@ -14,8 +14,8 @@ from tilewise.views.view import Scaling, View, Window
 Boxes = npt.NDArray[np.floating]
 Bools = npt.NDArray[np.bool_]
 
-STRIDE = (56, 60)
-"""Pixels of the view between candidates, drawn anew for each cover (SNIPER's code: 56 to 59)."""
+STRIDE = (56 / 512, 60 / 512)
+"""Between candidates, as a share of a chip; drawn anew for each cover (SNIPER's code: 56 to 59 of 512 px)."""
 TRIALS = 20
 
 
@@ -164,8 +164,8 @@ def sniper_views(
         low, high = level.trains_on
         valid = boxes_N4[(sizes >= low) & (sizes < high)]
         chip, size = chip_of(width, height, level, scaling, chip_size)
-        step = int(rng.integers(*STRIDE))
-        stride = step * chip[0] / size[0], step * chip[1] / size[1]
+        step = rng.uniform(*STRIDE)
+        stride = step * chip[0], step * chip[1]
         if level.zoom == 1 and len(valid):
             views.append(View((0, 0, width, height), scaling.size_of(width, height), level.trains_on))
         elif level.zoom > 1:
