@@ -36,7 +36,7 @@ def spec(
 
 
 def test_choose_tiling__as_asked_for() -> None:
-    assert tiling() == WHOLE_IMAGE
+    assert tiling() == WHOLE_IMAGE == Tiling("whole")
     assert tiling(
         tile_grid_size="3x2",
         tile_overlap_ratio=0.1,
@@ -58,6 +58,9 @@ def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixt
     assert tiling(training_views="grid", tile_overlap_ratio=0.25).overlap == 0.25
     assert tiling(side=300, tile_grid_size="auto").kind == "whole"
     assert tiling(training_views="fixed").tile_size == 460  # 320 px show 46 px as 32
+    assert tiling(side=300, training_views="fixed").kind == "whole"
+    assert tiling(side=300, training_views="snip").kind == "whole"
+    assert "training_views=snip: whole images show the objects well enough" in caplog.text
     assert [level.zoom for level in tiling(training_views="sniper").levels] == [3.01]
     assert "zoom 3" in caplog.text
 
@@ -65,6 +68,7 @@ def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixt
 def test_make_planner__only_where_there_is_something_to_plan() -> None:
     assert make_planner(hp(), spec(WHOLE_IMAGE)) is None
     assert make_planner(hp(tile_grid_size="auto"), spec(WHOLE_IMAGE)) is None  # none was needed
+    assert make_planner(hp(training_views="fixed"), spec(WHOLE_IMAGE)) is None
     assert make_planner(hp(training_views="whole", tile_size=9), spec(Tiling("fixed", tile_size=9))) is None
     planner = make_planner(
         hp(tile_grid_size="3x2", negative_views_ratio=2), spec(tiling(tile_grid_size="3x2"))

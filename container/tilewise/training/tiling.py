@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,25 +35,31 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         scaling: how the detector's views are scaled.
 
     """
-    common = {"merge": hp.tile_merge, "merge_threshold": hp.tile_predictions_nms_threshold}
-    overlap = hp.tile_overlap_ratio
     resolved = resolved_size(hp.model_name)
+    tiling = Tiling(
+        overlap=hp.tile_overlap_ratio,
+        merge=hp.tile_merge,
+        merge_threshold=hp.tile_predictions_nms_threshold,
+    )
     if hp.training_views in ("snip", "sniper"):
         levels = _levels(hp, records, scaling, resolved)
-        tiling = Tiling("pyramid", levels=levels, overlap=overlap, **common)  # type: ignore[arg-type]
+        if levels != (Level(1.0),):
+            tiling = replace(tiling, kind="pyramid", levels=levels)
     elif hp.training_views == "fixed" or hp.tile_size:
-        size = hp.tile_size or choose_tile_size(_sizes(records), scaling, resolved)
-        tiling = Tiling("fixed", tile_size=size, overlap=overlap, **common)  # type: ignore[arg-type]
+        size = hp.tile_size or choose_tile_size(_objects(records), scaling, resolved)
+        if size:
+            tiling = replace(tiling, kind="fixed", tile_size=size)
     elif hp.training_views == "grid" or hp.tile_grid_size:
-        grid = None if hp.tile_grid_size == "auto" else hp.tile_grid_size
-        if grid is None:
-            given = overlap if "tile_overlap_ratio" in hp.given else None
+        grid = hp.tile_grid_size
+        if grid == "auto" or grid is None:
+            given = tiling.overlap if "tile_overlap_ratio" in hp.given else None
             choice = choose_grid(_objects(records), scaling, resolved, given)
             log.info("tile_grid_size=auto: %s", choice.reason)
-            grid, overlap = choice.grid, choice.overlap
-        tiling = Tiling("grid" if grid else "whole", grid=grid, overlap=overlap, **common)  # type: ignore[arg-type]
-    else:
-        tiling = WHOLE_IMAGE
+            tiling, grid = replace(tiling, overlap=choice.overlap), choice.grid
+        if grid:
+            tiling = replace(tiling, kind="grid", grid=grid)
+    if tiling.kind == "whole" and hp.training_views != "whole":
+        log.info("training_views=%s: whole images show the objects well enough", hp.training_views)
     log.info("each image is seen as %s", tiling)
     return tiling
 

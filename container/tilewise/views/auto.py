@@ -99,7 +99,11 @@ def choose_grid(
     if best.shown < 1.1 * quartile:
         return GridChoice(None, none.overlap, f"no tiles: {start}, and tiles would hardly show them larger")
     columns, rows = best.grid
-    words = "the cheapest grid with that" if enough else f"the most that {MOST_VIEWS} views can do"
+    words = (
+        "the cheapest grid with that"
+        if enough
+        else f"the most that {MOST_VIEWS} views and a magnification of {MOST_ZOOM:g} can do"
+    )
     reason = (
         f"{columns}x{rows} tiles with an overlap of {best.overlap:.2f}: {start}, but the detector resolves "
         f"objects from {resolved:.0f} px on; in these tiles they measure {best.shown:.0f} px, {words}; "
@@ -109,20 +113,21 @@ def choose_grid(
     return GridChoice(best.grid, best.overlap, reason)
 
 
-def choose_tile_size(sizes: Floats, scaling: Scaling, resolved: float) -> int:
+def choose_tile_size(objects: Objects, scaling: Scaling, resolved: float) -> int | None:
     """The side of square tiles, in pixels of the image, that show three quarters of the objects well.
 
-    Args:
-        sizes: (N,) √area of the objects in pixels of their images.
-        scaling: how views are scaled.
-        resolved: as in :func:`choose_grid`.
+    Args as :func:`choose_grid`.
+
+    Returns:
+        None where the whole image shows them well enough.
 
     """
+    whole = _shown(objects, scaling, (1, 1), 0.0)
+    if not len(whole) or float(np.percentile(whole, QUARTILE)) >= resolved:
+        return None
     view = float(min(scaling.size_of(1000, 1000)))
-    if not len(sizes):
-        return round(view)
-    side = view * float(np.percentile(sizes, QUARTILE)) / resolved
-    return max(1, round(max(side, view / MOST_ZOOM)))
+    size = float(np.percentile(np.sqrt(objects.sides.prod(axis=1)), QUARTILE))
+    return max(1, round(max(view * size / resolved, view / MOST_ZOOM)))
 
 
 def _candidates(objects: Objects, scaling: Scaling, long: float, overlap: float | None) -> list[_Candidate]:
