@@ -207,9 +207,10 @@ def _only_format(source: Source, content_type: str) -> Found:
     found = [one for find in FORMATS if (one := find(source))]
     wanted = CONTENT_TYPES.get(content_type)
     if wanted and not any(one.format in wanted for one in found):
+        instead = f"{found[0].format} ({found[0].where})" if found else "no annotations of a known form"
         raise UserError(
-            f"channel {source.name}: its content type is {content_type}, but it holds no "
-            f"{' or '.join(wanted)}{_instead(found)}"
+            f"channel {source.name}: its content type is {content_type}, which stands for "
+            f"{' or '.join(wanted)}, but it holds {instead}: correct the content type or the files"
         )
     if not found:
         raise UserError(_nothing(source))
@@ -222,10 +223,6 @@ def _only_format(source: Source, content_type: str) -> Found:
     if len(holds) > 1:
         raise UserError(f"channel {source.name} holds {' and '.join(holds)}: keep one format")
     return found[0]
-
-
-def _instead(found: list[Found]) -> str:
-    return f", but {found[0].format} ({found[0].where})" if found else ""
 
 
 def _nothing(source: Source) -> str:
