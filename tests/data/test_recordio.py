@@ -238,7 +238,7 @@ def test_scan__passes_over_images(tmp_path: Path) -> None:
     records = list(scan(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(records) == 1 and peak < 1 << 20
+    assert len(records) == 1 and peak < (1 << 20) + (1 << 17)  # the file's buffer, and little else
 
 
 def test_open_image__seek_and_tell(tmp_path: Path) -> None:
