@@ -65,12 +65,14 @@ class Annotated:
         examples: one an image, images without objects and unusable ones too.
         classes: the classes' names where labels are indices into them; None where labels are mere numbers.
         names: what some of these numbers are called.
+        ids: the numbers that ``classes`` have in the files, ascending, where they have any.
 
     """
 
     examples: list[Example]
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:

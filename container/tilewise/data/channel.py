@@ -14,6 +14,7 @@ from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
 from tilewise.data.image_json import find_image_json
+from tilewise.data.manifest import find_manifest
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Records
 from tilewise.data.table import table
@@ -24,11 +25,25 @@ log = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.2
 """The share of the training images that validate when there is no validation channel (Azure AutoML's)."""
 
-FORMATS: tuple[Callable[[Source], Found | None], ...] = (find_recordio, find_coco, find_image_json)
+FORMATS: tuple[Callable[[Source], Found | None], ...] = (
+    find_recordio,
+    find_manifest,
+    find_coco,
+    find_image_json,
+)
 """Each looks for one format in a channel."""
 
-CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {"application/x-recordio": ("RecordIO",)}
-"""What a channel of a content type holds; of other types, whatever lies there."""
+_JSON_LINES = ("an augmented manifest", "Azure JSON lines")
+
+CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
+    "application/x-recordio": ("RecordIO", "an augmented manifest"),
+    "application/jsonlines": _JSON_LINES,
+    "application/x-jsonlines": _JSON_LINES,
+}
+"""What a channel of a content type may hold; of other types, whatever lies there.
+
+A manifest has RecordIO's too: in pipe mode its images and labels arrive as records.
+"""
 
 SPLITS = ("train", "validation", "test")
 

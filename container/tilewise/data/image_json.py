@@ -9,15 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Found, Source, some, two_for_one_image, unusable
-from tilewise.data.coco import find_coco_file
+from tilewise.data.coco import MAX_CANDIDATES, PEEK, find_coco_file
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import parse_label
+from tilewise.data.json_lines import first_line
 
 
 @dataclass
@@ -48,12 +50,23 @@ class _Categories:
 
 
 def find_image_json(source: Source) -> Found | None:
-    """Whether a channel holds JSON files that are not one COCO file."""
+    """Whether a channel holds JSON files that annotate one image each: by their names, or by their keys.
+
+    Other formats have JSON files too: one with all labels, or notes of the tool that wrote them.
+    """
     files = source.annotations.with_suffix(".json")
     if not files or find_coco_file(source.annotations):
         return None
+    named = any(source.images.find_image_like(name) for name in files)
+    if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):
+        return None
     read = partial(read_image_json, source.images, files)
     return Found("images with one JSON file each", some(files), read)
+
+
+def _looks_like_image_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"annotations"' in file.read(PEEK) and not first_line(path)
 
 
 def read_image_json(folder: Folder, files: Mapping[str, Path]) -> Annotated:
