@@ -63,6 +63,7 @@ class Job:
     def __init__(self, base: Path):
         self.base = base
         self.content_type = "image/jpeg"
+        self.input_mode = "File"
         for folder in ("model", "output/data", "input/config"):
             (base / folder).mkdir(parents=True)
 
@@ -116,7 +117,7 @@ class Job:
     def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
-        facts = {"ContentType": self.content_type, "TrainingInputMode": "File"}
+        facts = {"ContentType": self.content_type, "TrainingInputMode": self.input_mode}
         channels = {path.name: facts for path in data.iterdir()} if data.is_dir() else {}
         resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
         for name, content in (
@@ -170,9 +171,24 @@ def test_train__builtin_job_runs_unchanged(job: Job, recordio: bool) -> None:
         job.pack(channel)
     code, output = job.run(BUILTIN)
     assert code == 0, output
-    assert "train: 12 images; 1 images without objects" in output
+    assert re.search(r"images +12 +\d+\n  without objects +1 ", output)
     assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
     assert json.loads((job.base / "model" / "model.json").read_text())["detector"]["name"] == "ssd_vgg16"
+
+
+def test_train__fast_file_mode_reads_what_lies_there_and_changes_nothing(job: Job) -> None:
+    job.pack("train")
+    job.pack("validation")
+    job.input_mode = "FastFile"
+    channels = [path for path in (job.base / "input" / "data").rglob("*")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in channels}
+    for path in channels:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code, output = job.run(QUICK | {"number_of_epochs": "1"})
+    assert code == 0, output
+    assert "channel train holds RecordIO (train.rec)" in output
+    after = [path for path in (job.base / "input" / "data").rglob("*")]
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in after} == before
 
 
 def _wait_for(process: subprocess.Popen[str], text: str) -> str:
@@ -220,7 +236,16 @@ def test_train__box_outside_its_image_is_dropped_and_named(job: Job) -> None:
     assert (
         "image 03.json: the box from (500, 500) to (520, 520) lies outside the image; it is dropped" in output
     )
-    assert "1 boxes clipped to their image, 1 boxes dropped" in output
+    assert re.search(r"clipped to their image +1 .*\n  dropped +1 ", output)
+
+
+def test_train__test_channel_is_evaluated_at_the_end(job: Job) -> None:
+    job.add_images("test", 5)
+    code, output = job.run(QUICK | {"number_of_epochs": "1"})
+    assert code == 0, output
+    logged = re.search(r"#quality_metric: host=\S+, test mAP <score>=\((\S+)\)", output)
+    metrics = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    assert logged and float(logged[1]) == pytest.approx(metrics["test"]["VOC"]["mAP"], abs=1e-6)
 
 
 def test_train__one_truncated_image_of_many_is_named_and_left_out(job: Job) -> None:
@@ -265,7 +290,7 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
         "image 05.json has class_id 7, but num_classes is 2",
     ),
     "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
-    "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, but it holds no .rec file"),
+    "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, which stands for RecordIO"),
     "unwritable_model_folder": ({}, _block_model, "is not a folder that this user can write to"),
     "incremental_training": ({}, lambda job: job.channel("model"), "incremental training is not available"),
 }

@@ -342,7 +342,11 @@ def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
 @pytest.mark.parametrize(
     ("content_type", "words"),
     [
-        ("application/x-recordio", "application/x-recordio, but it holds no RecordIO or an augmented manifest, but COCO (coco.json)"),
+        (
+            "application/x-recordio",
+            "application/x-recordio, which stands for RecordIO or an augmented manifest, but it "
+            "holds COCO (coco.json)",
+        ),
         ("image/jpeg", None),
         ("", None),
     ],

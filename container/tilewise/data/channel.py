@@ -14,6 +14,7 @@ from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
 from tilewise.data.image_json import find_image_json
+from tilewise.data.json_lines import AZURE, MANIFEST
 from tilewise.data.manifest import find_manifest
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Records
@@ -33,12 +34,10 @@ FORMATS: tuple[Callable[[Source], Found | None], ...] = (
 )
 """Each looks for one format in a channel."""
 
-_JSON_LINES = ("an augmented manifest", "Azure JSON lines")
-
 CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
-    "application/x-recordio": ("RecordIO", "an augmented manifest"),
-    "application/jsonlines": _JSON_LINES,
-    "application/x-jsonlines": _JSON_LINES,
+    "application/x-recordio": ("RecordIO", MANIFEST),
+    "application/jsonlines": (MANIFEST, AZURE),
+    "application/x-jsonlines": (MANIFEST, AZURE),
 }
 """What a channel of a content type may hold; of other types, whatever lies there.
 
@@ -145,9 +144,10 @@ def _only_format(source: Source, content_type: str) -> Found:
     found = [one for find in FORMATS if (one := find(source))]
     wanted = CONTENT_TYPES.get(content_type)
     if wanted and not any(one.format in wanted for one in found):
+        instead = f"{found[0].format} ({found[0].where})" if found else "no annotations of a known form"
         raise UserError(
-            f"channel {source.name}: its content type is {content_type}, but it holds no "
-            f"{' or '.join(wanted)}{_instead(found)}"
+            f"channel {source.name}: its content type is {content_type}, which stands for "
+            f"{' or '.join(wanted)}, but it holds {instead}: correct the content type or the files"
         )
     if not found:
         raise UserError(_nothing(source))
@@ -160,10 +160,6 @@ def _only_format(source: Source, content_type: str) -> Found:
     if len(holds) > 1:
         raise UserError(f"channel {source.name} holds {' and '.join(holds)}: keep one format")
     return found[0]
-
-
-def _instead(found: list[Found]) -> str:
-    return f", but {found[0].format} ({found[0].where})" if found else ""
 
 
 def _nothing(source: Source) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Found, Source, boxes_from_corner_and_size
 from tilewise.data.folder import Folder
-from tilewise.data.json_lines import first_line
+from tilewise.data.json_lines import format_of_lines
 from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10
@@ -63,8 +63,7 @@ def _looks_like_coco(path: Path) -> bool:
     keys = rb"images" if size <= 2 * PEEK else rb"images|image_id|file_name"
     if not re.search(rb'"(?:' + keys + rb')"\s*:', content):
         return False
-    line = first_line(path)  # of a manifest, each of whose lines may say more of its image
-    return "images" in line or not line
+    return not format_of_lines(path)  # a manifest's lines may say more of their images, under such keys
 
 
 def read_coco(file: Path, images: Folder) -> Annotated:

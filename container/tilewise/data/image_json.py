@@ -19,7 +19,7 @@ from tilewise.data.annotations import Annotated, Example, Found, Source, some, t
 from tilewise.data.coco import MAX_CANDIDATES, PEEK, find_coco_file
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import parse_label
-from tilewise.data.json_lines import first_line
+from tilewise.data.json_lines import format_of_lines, largest_json
 
 
 @dataclass
@@ -54,9 +54,12 @@ def find_image_json(source: Source) -> Found | None:
 
     Other formats have JSON files too: one with all labels, or notes of the tool that wrote them.
     """
-    files = source.annotations.with_suffix(".json")
-    if not files or find_coco_file(source.annotations):
+    if find_coco_file(source.annotations):
         return None
+    lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
+    files = {
+        name: path for name, path in source.annotations.with_suffix(".json").items() if name not in lines
+    }
     named = any(source.images.find_image_like(name) for name in files)
     if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):
         return None
@@ -66,7 +69,7 @@ def find_image_json(source: Source) -> Found | None:
 
 def _looks_like_image_json(path: Path) -> bool:
     with path.open("rb") as file:
-        return b'"annotations"' in file.read(PEEK) and not first_line(path)
+        return b'"annotations"' in file.read(PEEK)
 
 
 def read_image_json(folder: Folder, files: Mapping[str, Path]) -> Annotated:

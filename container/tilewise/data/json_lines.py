@@ -6,7 +6,7 @@ Specification: jsonlines.org.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10
 MAX_FIRST_LINE = 8 << 20
-MARKS = (b'"source-ref"', b'"image_url"', b'-metadata"')
-"""Every file of JSON lines that is looked for has one of these texts in its first line."""
+MANIFEST, AZURE = "an augmented manifest", "Azure JSON lines"
+_MARKS = (b'"source-ref"', b'"image_url"', b'-metadata"')
+"""Every such file has one of these texts in its first line."""
 
 
-def find_json_lines(folder: Folder, wanted: Callable[[dict[str, Any]], bool]) -> Path | None:
-    """The file of JSON lines whose first line is wanted, or None.
+def find_json_lines(folder: Folder, format: str) -> Path | None:
+    """The file of JSON lines of a format, :data:`MANIFEST` or :data:`AZURE`, or None.
 
     Of many ``.json`` files, which may annotate one image each, only the largest few are looked into.
 
@@ -28,18 +29,22 @@ def find_json_lines(folder: Folder, wanted: Callable[[dict[str, Any]], bool]) ->
         UserError: there are several.
 
     """
-    others = folder.with_suffix(".json").items()
-    largest = sorted(others, key=lambda pair: pair[1].stat().st_size)[-MAX_CANDIDATES:]
-    candidates = folder.with_suffix(".manifest", ".jsonl") | dict(largest)
-    found = sorted(name for name, path in candidates.items() if wanted(first_line(path)))
+    candidates = folder.with_suffix(".manifest", ".jsonl") | largest_json(folder)
+    found = sorted(name for name, path in candidates.items() if format_of_lines(path) == format)
     if len(found) > 1:
         names = ", ".join(found)
-        raise UserError(f"channel {folder.root.name} holds several files of JSON lines ({names}): keep one")
+        raise UserError(f"channel {folder.root.name} holds {format} in several files ({names}): keep one")
     return candidates[found[0]] if found else None
 
 
-def first_line(path: Path) -> dict[str, Any]:
-    """The first object of a file of JSON lines, {} for any other file and for what nobody looks for.
+def largest_json(folder: Folder) -> dict[str, Path]:
+    """The largest few ``.json`` files: one with all labels is among them, whatever else there is."""
+    files = folder.with_suffix(".json").items()
+    return dict(sorted(files, key=lambda pair: pair[1].stat().st_size)[-MAX_CANDIDATES:])
+
+
+def format_of_lines(path: Path) -> str:
+    """The format of a file of JSON lines by the keys of its first line; "" for any other file.
 
     A COCO file may be one line too: it is told apart by its keys, and not read where it is large.
     """
@@ -47,10 +52,12 @@ def first_line(path: Path) -> dict[str, Any]:
         line = file.readline(MAX_FIRST_LINE)
         while line and not line.strip():
             line = file.readline(MAX_FIRST_LINE)
-    if not any(mark in line for mark in MARKS):
-        return {}
-    content = _parse(line)
-    return content if isinstance(content, dict) else {}
+    content = _parse(line) if any(mark in line for mark in _MARKS) else {}
+    if isinstance(content, str):
+        return ""
+    if "source-ref" in content or ("source" in content and any(key.endswith("-metadata") for key in content)):
+        return MANIFEST
+    return AZURE if "image_url" in content and not {"annotations", "images"} & set(content) else ""
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:

@@ -18,7 +18,7 @@ import numpy as np
 from tilewise.data.annotations import Annotated, Example, Found, Source, two_for_one_image, unusable
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
-from tilewise.data.json_lines import find_json_lines, path_in, read_json_lines
+from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines
 from tilewise.data.records import Float32, Int64
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
@@ -50,15 +50,10 @@ class _Line:
 
 def find_manifest(source: Source) -> Found | None:
     """Whether a channel holds an augmented manifest: in its annotation channel, or beside its images."""
-    file = find_json_lines(source.annotations, _is_manifest)
+    file = find_json_lines(source.annotations, MANIFEST)
     if file is None:
         return None
-    return Found("an augmented manifest", file.name, partial(read_manifest, file, source.images, source.name))
-
-
-def _is_manifest(line: Mapping[str, Any]) -> bool:
-    """Its images are addresses, or (which is not supported) in it: then it is known by its labels."""
-    return "source-ref" in line or ("source" in line and any(key.endswith("-metadata") for key in line))
+    return Found(MANIFEST, file.name, partial(read_manifest, file, source.images, source.name))
 
 
 def read_manifest(file: Path, folder: Folder, channel: str) -> Annotated:
