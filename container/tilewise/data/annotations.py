@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
@@ -289,6 +290,12 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped, and named, later
         boxes[:, 2:] += boxes[:, :2]
         return boxes.astype(np.float32)
+
+
+def boxes_from_corners(rows: npt.ArrayLike) -> Float32:
+    """``xmin, ymin, xmax, ymax`` -> (N, 4) float32."""
+    with np.errstate(over="ignore"):  # what is not finite is dropped, and named, later
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 4).astype(np.float32)
 
 
 def check_fractions(boxes: Float32) -> Float32:

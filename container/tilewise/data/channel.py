@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Found, Report, Source, make_records, some
+from tilewise.data.azure_jsonl import find_azure_jsonl
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
@@ -19,6 +20,8 @@ from tilewise.data.manifest import find_manifest
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Records
 from tilewise.data.table import table
+from tilewise.data.voc import find_voc
+from tilewise.data.yolo import find_yolo
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,8 +32,11 @@ VALIDATION_SHARE = 0.2
 FORMATS: tuple[Callable[[Source], Found | None], ...] = (
     find_recordio,
     find_manifest,
+    find_azure_jsonl,
     find_coco,
     find_image_json,
+    find_voc,
+    find_yolo,
 )
 """Each looks for one format in a channel."""
 
@@ -168,8 +174,9 @@ def _nothing(source: Source) -> str:
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
     return (
         f"channel {source.name} holds {what} no annotations of a known form{where}: give RecordIO files "
-        f"(.rec), or images and a COCO JSON file, or one JSON file for each image in the channel "
-        f"{source.name}_annotation; docs/data_formats.md names all forms"
+        f"(.rec), or images and a COCO JSON file, an augmented manifest, Azure JSON lines, or for each image "
+        f"one JSON file (in the channel {source.name}_annotation), Pascal VOC XML or YOLO text file; "
+        "docs/data_formats.md shows each"
     )
 
 
