@@ -172,8 +172,8 @@ def check_class_names(classes: tuple[str, ...], form: str) -> None:
     for name in classes:
         if not name or not name.isprintable() or name != name.strip():
             raise UserError(
-                f"the class name {name!r} is empty, or has a line break, a character that cannot be printed or "
-                f"a blank at an end, which {form} cannot hold: give other names with --classes"
+                f"the class name {name!r} is empty, or has a line break, a character that cannot be printed "
+                f"or a blank at an end, which {form} cannot hold: give other names with --classes"
             )
 
 
