@@ -27,7 +27,9 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 MAX_LENGTH = (1 << _LENGTH_BITS) - 1
 """Bytes that a record may have, its image and labels together."""
 
-_EMPTY_WRITTEN = "images without objects: Tilewise trains on them, but MXNet refuses the file; --skip-empty leaves them out"
+_EMPTY_WRITTEN = (
+    "images without objects: MXNet refuses the file (Tilewise does not); --skip-empty leaves them out"
+)
 _EMPTY_SKIPPED = "images without objects left out, as --skip-empty says"
 _NOT_MXNETS = "images are GIF or WebP, which Tilewise decodes, but MXNet 1.9 does not"
 
@@ -115,10 +117,7 @@ def write_recordio(
                 ) from None
             output.count(len(image))
             output.notes[_EMPTY_WRITTEN] += empty
-            output.notes[_NOT_MXNETS] += image[:4] == b"GIF8" or (image[:4], image[8:12]) == (
-                b"RIFF",
-                b"WEBP",
-            )
+            output.notes[_NOT_MXNETS] += image[:4] == b"GIF8" or image[8:12] == b"WEBP"
             idx.write(f"{identity}\t{offset}\n")
             numbers = "\t".join(map(repr, label))
             lst.write(f"{identity}\t{numbers}\t{output.name(record, output.suffix(record, image))}\n")

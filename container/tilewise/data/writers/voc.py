@@ -5,7 +5,7 @@ Specification: the VOC2007 development kit, section "Annotation".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -17,8 +17,8 @@ from tilewise.data.writers.output import DEPTH, Box, Output, check_class_names, 
 def write_voc(records: Iterable[Record], classes: tuple[str, ...], output: Output) -> None:
     """Write ``JPEGImages/`` and ``Annotations/``; ignored boxes are ``difficult``.
 
-    Pixels count from 1, and the last one belongs to its box: xmin and ymin are one larger than ours. The format
-    has no list of classes: those without objects are lost.
+    Pixels count from 1, and the last one belongs to its box: xmin and ymin are one larger than ours. The
+    format has no list of classes: those without objects are lost.
 
     Raises:
         UserError: a class's name has a line break or the like.
@@ -43,15 +43,13 @@ def _annotation(name: str, record: Record, boxes: list[Box], classes: tuple[str,
     _add(annotation, {"segmented": 0})
     for label, xmin, ymin, xmax, ymax, ignored in boxes:
         element = SubElement(annotation, "object")
-        _add(
-            element,
-            {"name": classes[label], "pose": "Unspecified", "truncated": 0, "difficult": int(ignored)},
-        )
+        _add(element, {"name": classes[label], "pose": "Unspecified"})
+        _add(element, {"truncated": 0, "difficult": int(ignored)})
         corners = {"xmin": xmin + 1, "ymin": ymin + 1, "xmax": xmax, "ymax": ymax}
         _add(SubElement(element, "bndbox"), {side: number(value) for side, value in corners.items()})
     return annotation
 
 
-def _add(element: Element, values: dict[str, str | int | float]) -> None:
+def _add(element: Element, values: Mapping[str, str | int | float]) -> None:
     for name, value in values.items():
         SubElement(element, name).text = str(value)
