@@ -27,12 +27,15 @@ def write_voc(records: Iterable[Record], classes: tuple[str, ...], output: Outpu
     check_class_names(classes, "VOC's XML")
     for name in ("JPEGImages", "Annotations"):
         (output.folder / name).mkdir()
+    used: set[int] = set()
     for record in records:
         name = output.put_image(record, "JPEGImages")
+        used.update(record.labels.tolist())
         annotation = _annotation(name, record, output.boxes_of(record, holds_ignored=True), classes)
         ElementTree.indent(annotation)
         path = output.folder / "Annotations" / f"{PurePosixPath(name).stem}.xml"
         path.write_bytes(ElementTree.tostring(annotation, encoding="utf-8", xml_declaration=True))
+    output.notes["classes without objects, which VOC has no place for"] += len(classes) - len(used)
 
 
 def _annotation(name: str, record: Record, boxes: list[Box], classes: tuple[str, ...]) -> Element:
