@@ -25,7 +25,7 @@ from tilewise.evaluation.tiles import ASPECT, Float64, Tile, choose_tiles
 _COLUMNS, _ROWS = 4, 3
 _TILE_PIXELS = 640
 _DOTS = 130
-_WIDTH, _CHART_HEIGHT, _SHEET_HEIGHT = 16.0, 4.6, 9.75
+_WIDTH, _CHART_HEIGHT, _ROW_HEIGHT = 16.0, 4.7, 3.25
 _COLOURS = (
     "#22c55e", "#2f7bff", "#ff8a1f", "#e8274b", "#a855f7", "#06b6d4", "#ec4899", "#b5b800", "#8c564b",
 )  # fmt: skip
@@ -57,19 +57,24 @@ def draw_channels(
 
     """
     palette = _Palette(channels, classes)
-    high = (_CHART_HEIGHT + _SHEET_HEIGHT) * len(channels)
-    figure = Figure(figsize=(_WIDTH, high), dpi=_DOTS, facecolor="white")
+    heights = [_CHART_HEIGHT + _ROW_HEIGHT * _rows(records) for records in channels.values()]
+    figure = Figure(figsize=(_WIDTH, sum(heights)), dpi=_DOTS, facecolor="white")
     FigureCanvasAgg(figure)
     damaged: dict[str, str] = {}
-    parts = figure.subfigures(len(channels), 1, squeeze=False)
+    parts = figure.subfigures(len(channels), 1, squeeze=False, height_ratios=heights)
     for part, (name, records) in zip(parts.flat, channels.items(), strict=True):
-        charts, sheet = part.subfigures(2, 1, height_ratios=(_CHART_HEIGHT, _SHEET_HEIGHT))
+        high = _ROW_HEIGHT * _rows(records)
+        charts, sheet = part.subfigures(2, 1, height_ratios=(_CHART_HEIGHT, high))
         _draw_charts(charts, name, records, sides[name], palette, title)
         damaged |= _draw_sheet(sheet, records, palette, seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class's name in a script that the font lacks
         figure.savefig(path)
     return damaged
+
+
+def _rows(records: Records) -> int:
+    return -(-min(len(records), _COLUMNS * _ROWS) // _COLUMNS)
 
 
 class _Palette:
@@ -104,7 +109,7 @@ def _draw_charts(
         1,
         2,
         width_ratios=(2, 1),
-        gridspec_kw={"left": 0.05, "right": 0.965, "top": 0.68, "bottom": 0.09, "wspace": 0.13},
+        gridspec_kw={"left": 0.05, "right": 0.965, "top": 0.68, "bottom": 0.11, "wspace": 0.13},
     )
     _draw_sizes(left, records, sides, palette, title)
     _draw_counts(right, records)
@@ -151,7 +156,7 @@ def _draw_counts(axes: Axes, records: Records) -> None:
     counts = records.object_counts
     bins = np.where(counts > 0, np.floor(np.log2(np.maximum(counts, 1))) + 1, 0).astype(np.int64)
     heights = np.bincount(bins)
-    names = ["0", "1", *(f"{2**power} to {2 ** (power + 1) - 1}" for power in range(1, len(heights) - 1))]
+    names = ["0", "1", *(f"{2**power} to\n{2 ** (power + 1) - 1}" for power in range(1, len(heights) - 1))]
     bars = axes.bar(np.arange(len(heights)), heights, color="#64748b", width=0.82, zorder=2)
     axes.bar_label(
         bars, [f"{height:,}" if height else "" for height in heights], size=9, color=_QUIET, padding=2
@@ -172,21 +177,13 @@ def _style(axes: Axes, title: str) -> None:
 
 def _draw_sheet(part: SubFigure, records: Records, palette: _Palette, seed: int) -> dict[str, str]:
     tiles = choose_tiles(records, _COLUMNS * _ROWS, seed)
-    grid = part.subplots(
-        _ROWS,
-        _COLUMNS,
-        gridspec_kw={
-            "left": 0.035,
-            "right": 0.965,
-            "top": 0.93,
-            "bottom": 0.02,
-            "wspace": 0.05,
-            "hspace": 0.185,
-        },
-    )
+    rows = _rows(records)
+    places = {"left": 0.035, "right": 0.965, "top": 1 - 0.22 / rows, "bottom": 0.05 / rows}
+    grid = part.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw={**places, "wspace": 0.05, "hspace": 0.2})
     damaged = {}
     for axes in grid.flat:
         axes.set_axis_off()
+        axes.set_anchor("NW")
     for axes, tile in zip(grid.flat, tiles, strict=False):
         record = records[tile.index]
         try:
@@ -213,7 +210,7 @@ def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette) -> Non
     crowded = len(lines) > 60 and tile.window == (0, 0, record.width, record.height)
     width = 0.9 if crowded else 1.4
     axes.add_collection(
-        LineCollection(lines, colors="black", linewidths=width + 0.9, alpha=0.55, joinstyle="miter")
+        LineCollection(lines, colors="black", linewidths=width + 0.8, alpha=0.5, joinstyle="miter")
     )
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, joinstyle="miter"))
     axes.set_xlim(x0, x1)
