@@ -63,6 +63,7 @@ class Job:
     def __init__(self, base: Path):
         self.base = base
         self.content_type = "image/jpeg"
+        self.input_mode = "File"
         for folder in ("model", "output/data", "input/config"):
             (base / folder).mkdir(parents=True)
 
@@ -116,7 +117,7 @@ class Job:
     def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
-        facts = {"ContentType": self.content_type, "TrainingInputMode": "File"}
+        facts = {"ContentType": self.content_type, "TrainingInputMode": self.input_mode}
         channels = {path.name: facts for path in data.iterdir()} if data.is_dir() else {}
         resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
         for name, content in (
@@ -173,6 +174,21 @@ def test_train__builtin_job_runs_unchanged(job: Job, recordio: bool) -> None:
     assert re.search(r"images +12 +\d+\n  without objects +1 ", output)
     assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
     assert json.loads((job.base / "model" / "model.json").read_text())["detector"]["name"] == "ssd_vgg16"
+
+
+def test_train__fast_file_mode_reads_what_lies_there_and_changes_nothing(job: Job) -> None:
+    job.pack("train")
+    job.pack("validation")
+    job.input_mode = "FastFile"
+    channels = [path for path in (job.base / "input" / "data").rglob("*")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in channels}
+    for path in channels:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    code, output = job.run(QUICK | {"number_of_epochs": "1"})
+    assert code == 0, output
+    assert "channel train holds RecordIO (train.rec)" in output
+    after = [path for path in (job.base / "input" / "data").rglob("*")]
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in after} == before
 
 
 def _wait_for(process: subprocess.Popen[str], text: str) -> str:

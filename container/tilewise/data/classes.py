@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Report, make_records
 from tilewise.errors import UserError
+
+MAX_CLASSES = 100_000
+"""More are taken for a mistake in the data."""
 
 
 def agreed_classes(channels: Mapping[str, Annotated], num_classes: int | None) -> tuple[str, ...]:
@@ -22,22 +25,42 @@ def agreed_classes(channels: Mapping[str, Annotated], num_classes: int | None) -
         UserError: there are not that many, or some channels have names and others numbers.
 
     """
-    if len({annotated.classes is None for annotated in channels.values()}) > 1:
+    first = next(iter(channels.values()))
+    # A channel without objects has neither, and agrees with all.
+    counted = {name: one for name, one in channels.items() if one is first or one.used}
+    if len({annotated.classes is None for annotated in counted.values()}) > 1:
         kinds = ", ".join(
             f"{name} has {'numbers' if annotated.classes is None else 'names'}"
-            for name, annotated in channels.items()
+            for name, annotated in counted.items()
         )
         raise UserError(
-            f"the channels hold different formats: the classes of {kinds}; use one format for all of them"
+            f"the channels hold different formats: the classes of {kinds}; use one format for all of them, "
+            "and name the classes in all of them or in none"
         )
-    first = next(iter(channels.values()))
-    return _named(first, num_classes) if first.classes else _numbered(channels, num_classes)
+    if not first.classes:
+        return _numbered(channels, num_classes)
+    ids = {number for annotated in channels.values() for number in annotated.ids}
+    if num_classes and len(first.classes) < num_classes and 0 < len(ids) and max(ids) < num_classes:
+        return _with_gaps(channels.values(), num_classes)
+    return _named(first, num_classes)
+
+
+def _with_gaps(channels: Iterable[Annotated], num_classes: int) -> tuple[str, ...]:
+    """Some of the classes that the job counts have no object in the data: they are called by their ids."""
+    names: dict[int, str] = {}
+    for annotated in channels:
+        if annotated.ids and annotated.classes:
+            for number, name in zip(annotated.ids, annotated.classes, strict=True):
+                names.setdefault(number, name)
+    return tuple(names.get(number, str(number)) for number in range(num_classes))
 
 
 def _numbered(channels: Mapping[str, Annotated], num_classes: int | None) -> tuple[str, ...]:
     """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
     used = frozenset[int]().union(*(annotated.used for annotated in channels.values()))
     count = num_classes or 1 + max(used, default=-1)
+    if not num_classes and count > MAX_CLASSES:
+        raise UserError(f"there are objects with class_id {max(used)}: correct it, or give num_classes")
     if not count:
         for name, annotated in channels.items():
             make_records(annotated.examples, Report(name))  # raises where damaged files are the reason

@@ -125,8 +125,8 @@ def decode_reduced(data: bytes, factor: int, max_pixels: int = MAX_PIXELS) -> tu
     """Decode an image at a fraction of its size where that is cheap: for a small picture of a large JPEG.
 
     A JPEG's blocks of 8 x 8 pixels become 4 x 4, 2 x 2 or 1 x 1 (libjpeg's scaled inverse DCT), which
-    averages over the pixels and takes a fraction of the time and memory. Other formats, and JPEGs that EXIF rotates,
-    are decoded whole.
+    averages over the pixels in a fraction of the time and memory. Other formats, and JPEGs that EXIF
+    rotates, are decoded whole.
 
     Args:
         data: the encoded image.

@@ -113,7 +113,7 @@ def scan(path: Path) -> Iterator[ImageRecord]:
 
     """
     number = offset = 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_CHUNK) as file:
         size = path.stat().st_size
         while offset < size:
             try:
