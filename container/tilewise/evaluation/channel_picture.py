@@ -233,8 +233,9 @@ def _pixels(record: Record, window: tuple[int, int, int, int]) -> npt.NDArray[np
     x0, y0, x1, y1 = window
     scale = max(x1 - x0, y1 - y0) / _TILE_PIXELS
     wanted = max(factor for factor in (1, 2, 4, 8) if factor <= max(1, scale))
-    pixels, factor = decode_reduced(record.read(), wanted)
-    pixels = pixels[:, y0 // factor : -(-y1 // factor), x0 // factor : -(-x1 // factor)]
+    picture = decode_reduced(record.read(), lambda width, height: wanted)
+    factor = picture.factor
+    pixels = picture.pixels[:, y0 // factor : -(-y1 // factor), x0 // factor : -(-x1 // factor)]
     left = max(pixels.shape[-2:]) / _TILE_PIXELS
     if left > 1:
         size = [max(1, round(side / left)) for side in pixels.shape[-2:]]
