@@ -49,7 +49,7 @@ def test_write_record__same_bytes_as_mxnet(shared_fixtures: Path, expected: Any,
     assert idx == path.with_suffix(".idx").read_text()
 
 
-@pytest.mark.parametrize(("name", "with_size"), [("difficult", False), ("reencoded", True), ("train", True)])
+@pytest.mark.parametrize(("name", "with_size"), [("difficult", False), ("train", True)])
 def test_write_recordio__same_files_as_im2rec(
     shared_fixtures: Path, expected: Any, tmp_path: Path, name: str, with_size: bool
 ) -> None:

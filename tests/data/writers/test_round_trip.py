@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.annotations import Report, make_records
@@ -31,6 +31,7 @@ WRITERS = {
     "yolo": write_yolo,
     "voc": write_voc,
 }
+NO_SHRINKING = (Phase.explicit, Phase.generate)  # what fails is small enough, and files take time
 EXACT = ("image-json", "coco", "manifest", "voc")
 
 
@@ -88,7 +89,12 @@ file_names = printable.filter(lambda name: name[0] != "." and len(name.encode())
 
 
 @pytest.mark.parametrize("form", WRITERS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    deadline=None,
+    phases=NO_SHRINKING,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_writers__read_back_the_same(
     form: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -102,11 +108,11 @@ def test_writers__read_back_the_same(
     (folder / "out").mkdir()
     output = Output(folder / "out", folder / "source")
     WRITERS[form](records, classes, output)
-    if form == "voc" and not any(len(record.labels) for record in records):
-        return  # without objects VOC has no classes
+    if form in ("voc", "image-json") and not any(len(record.labels) for record in records):
+        return  # their classes are those that objects have
     back, their_classes = read_back(folder / "out")
     assert (output.images, output.boxes) == (len(records), sum(len(record.labels) for record in records))
-    if form != "voc":
+    if form not in ("voc", "image-json"):
         assert their_classes == classes
     found = by_content(list(back))
     assert found.keys() == by_content(records).keys()
@@ -176,7 +182,7 @@ def test_names__unique_safe_and_telling(tmp_path: Path) -> None:
         "a.png",
         "slide_1_a.png",
         "A-2.jpg",
-        "b__.PNG",
+        "b.PNG",
         "x.png",
         "é.png",
         "é-2.png",
