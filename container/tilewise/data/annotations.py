@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One annotated image as a reader found it, not yet checked against the image itself.
 
@@ -207,8 +208,9 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
 
     """
     report.images = len(examples)
+    chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        headers = pool.map(_header, examples)
+        headers = chain.from_iterable(pool.map(_headers, chunks))
         records = Records(_checked(zip(examples, headers, strict=True), report))
     report.check()
     if not len(records):
@@ -216,7 +218,13 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     return records
 
 
+_CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
+
 _Facts = tuple[ImageHeader, int]
+
+
+def _headers(examples: Sequence[Example]) -> list[_Facts | str]:
+    return [_header(example) for example in examples]
 
 
 def _header(example: Example) -> _Facts | str:
@@ -248,24 +256,27 @@ def _checked(pairs: Iterable[tuple[Example, _Facts | str]], report: Report) -> I
             )
             continue
         assert example.path is not None
-        boxes, usable = _clean(example, header, report)
+        boxes, labels, ignored = _clean(example, header, report)
         yield Record(
             key=example.key,
             path=example.path,
             width=header.width,
             height=header.height,
-            boxes=boxes[usable],
-            labels=example.labels[usable],
-            ignored=example.ignored[usable],
+            boxes=boxes,
+            labels=labels,
+            ignored=ignored,
             offset=example.offset,
             length=length,
         )
 
 
-def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
-    """Boxes clipped to the image, and which of them are left."""
-    sides = np.asarray([header.width, header.height] * 2, np.float32)
+def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Int64, Bool]:
+    """Boxes clipped to the image, their labels, and which are ignored; those with nothing left are gone."""
+    sides = np.asarray((header.width, header.height) * 2, np.float32)
     boxes = example.boxes * sides if example.fractions else example.boxes
+    starts, ends = boxes[:, :2], boxes[:, 2:]
+    if (starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all():
+        return boxes, example.labels, example.ignored
     finite = np.isfinite(boxes).all(axis=1)
     clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
@@ -273,7 +284,7 @@ def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float
     report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
     for box in boxes[~usable].tolist():
         report.note_dropped(example.key, _fault(box))
-    return clipped, usable
+    return clipped[usable], example.labels[usable], example.ignored[usable]
 
 
 def _fault(box: Sequence[float]) -> str:
