@@ -90,7 +90,7 @@ file_names = printable.filter(lambda name: name[0] != "." and len(name.encode())
 
 @pytest.mark.parametrize("form", WRITERS)
 @settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     phases=NO_SHRINKING,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -127,7 +127,7 @@ def test_writers__read_back_the_same(
             np.testing.assert_allclose(its.boxes, record.boxes, rtol=3e-7, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(rows=st.lists(boxes(), min_size=1, max_size=6), difficult=st.booleans())
 def test_recordio__reads_back_the_same(
     rows: list[list[float]], difficult: bool, tmp_path_factory: pytest.TempPathFactory
