@@ -78,9 +78,10 @@ coordinates = st.floats(0, 1, width=32) | st.integers(0, 20).map(lambda number: 
 def boxes(draw: st.DrawFn) -> list[float]:
     x0, x1 = sorted(np.float32(1000 * draw(coordinates)) for _ in range(2))
     y0, y1 = sorted(np.float32(700 * draw(coordinates)) for _ in range(2))
-    # An object has a thousandth of a pixel or more: less is rounding.
+    # An object has a hundredth of a pixel or more: less is rounding.
     x0, y0 = min(x0, np.float32(999)), min(y0, np.float32(699))
-    return [draw(st.integers(0, 2)), x0, y0, max(x1, x0 + np.float32(0.01)), max(y1, y0 + np.float32(0.01))]
+    x1, y1 = max(x1, x0 + np.float32(0.01)), max(y1, y0 + np.float32(0.01))
+    return [draw(st.integers(0, 2)), *map(float, (x0, y0, x1, y1))]
 
 
 printable = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
