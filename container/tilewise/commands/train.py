@@ -61,8 +61,9 @@ def run_job(stop: platform.StopRequest) -> None:
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import read_data_set
-    from tilewise.training.loop import test, train, write_metrics
+    from tilewise.training.loop import test, train
     from tilewise.training.metric_lines import MetricLines
+    from tilewise.training.outputs import write_outputs
 
     validates = hp.validation_metric_type != "none"
     data = read_data_set(folders, hp.num_classes, hp.job == "azure", validates, hp.seed)
@@ -76,7 +77,7 @@ def run_job(stop: platform.StopRequest) -> None:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
             lines.test(trained.test)
-    write_metrics(trained, data.classes, platform.output_data_dir() / "metrics.json")
+    write_outputs(trained, data, hp, platform.output_data_dir(), stop.__bool__)
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:

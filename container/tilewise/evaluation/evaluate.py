@@ -10,6 +10,7 @@ from tilewise.data.annotations import Report
 from tilewise.data.decode import DecodeError, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
+from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.evaluation.voc import voc_metrics
 from tilewise.inference.predictor import Predictor
@@ -23,6 +24,7 @@ def evaluate(
     report: Report,
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
+    keep: Callable[[Scored], object] = lambda scored: None,
 ) -> dict[str, Any] | None:
     """Predict every record and compare with its ground truth.
 
@@ -32,6 +34,7 @@ def evaluate(
         report: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
+        keep: gets the detections that the figures are of, with their ground truth.
 
     Returns:
         See :func:`metrics`; None when it was stopped.
@@ -48,6 +51,7 @@ def evaluate(
         if should_stop():
             return None
     scored = records if len(kept) == len(records) else records.select(kept)
+    keep(Scored(scored, detections))
     return metrics(scored, detections, predictor.classes, iou_threshold)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.errors import UserError
+from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
@@ -47,12 +47,16 @@ MAX_BAD_STEPS = 10
 
 @dataclass
 class Trained:
-    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test."""
+    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
+
+    ``scored`` is what the saved model found in the validation images.
+    """
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
     test: dict[str, Any] | None = None
+    scored: Scored | None = None
 
 
 def train(
@@ -207,7 +211,14 @@ class _Run:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
         self.lines.throughput(records / seconds)
-        return {"epoch": epoch, "losses": means, "records": records, "seconds": round(seconds, 3)}
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {
+            "epoch": epoch,
+            "losses": means,
+            "records": records,
+            "seconds": round(seconds, 3),
+            "learning_rate": rate,
+        }
 
     def _usable(self, batch: Batch) -> list[Sample]:
         samples, damaged = batch
@@ -273,8 +284,14 @@ class _Run:
             return
         start = time.monotonic()
         predictor = Predictor(self.detector, self.spec.scaling, self.data.classes, hp.validation_batch_size)
+        scored: list[Scored] = []
         metrics = evaluate(
-            predictor, validation.records, validation.report, hp.validation_iou_threshold, self.should_stop
+            predictor,
+            validation.records,
+            validation.report,
+            hp.validation_iou_threshold,
+            self.should_stop,
+            scored.append,
         )
         if metrics is None:
             return
@@ -284,6 +301,7 @@ class _Run:
         if self.best.update(score):
             self.lines.best(score)
             self.trained.best = metrics
+            self.trained.scored = scored[0] if scored else None
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
@@ -310,16 +328,3 @@ def test(
 def _to(sample: Sample, device: torch.device) -> Sample:
     tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
     return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-
-def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> None:
-    """Leave the figures of a run as JSON."""
-    content = {
-        "classes": list(classes),
-        "best": trained.best,
-        "test": trained.test,
-        "epochs": trained.epochs,
-        "stopped": trained.stopped,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
