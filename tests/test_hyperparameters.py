@@ -25,6 +25,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "num_classes": (None, None, 2),
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),
+    "class_map": (None, None, None),
     "number_of_epochs": (15, 30, 30),
     "training_batch_size": (2, 16, 32),
     "batch_unit": ("gpu", "gpu", "machine"),
@@ -77,6 +78,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
 # Texts that parse, with a value that differs from every default.
 VALID = {
     "num_classes": "7",
+    "class_map": '{"0": "a", "1": "b", "2": "c", "3": "d", "5": "e", "6": "f", "9": "g"}',
     "num_training_samples": "11",
     "label_width": "350",
     "number_of_epochs": "3",

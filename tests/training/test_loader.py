@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tilewise.data.annotations import Report
+from tilewise.data.channel import Split
 from tilewise.data.records import Record, Records
 from tilewise.training import loader as loader_module
 from tilewise.training.loader import Batch, WholeBatches, default_workers, make_loader, read_batch
@@ -40,7 +42,9 @@ def records(tmp_path: Path) -> Records:
 
 
 def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
-    loader = make_loader(records, Scaling(square=32), batch_size=3, workers=workers, seed=seed)
+    loader = make_loader(
+        Split(records, Report("train")), Scaling(square=32), batch_size=3, workers=workers, seed=seed
+    )
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -111,13 +115,13 @@ def test_loader__workers_make_no_difference(
     # what lies in shared memory must fit there; else it goes through the workers' pipes
     monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
     assert_same(batches(records, workers=2), batches(records, workers=0))
-    loader = make_loader(records, Scaling(square=32), 3, workers=2, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=2, seed=0)
     assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
 
 
 def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
-    loader = make_loader(records, Scaling(square=32), 3, workers=0, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=0, seed=0)
     assert not any(isinstance(batch, bytes) for batch in loader)
 
 

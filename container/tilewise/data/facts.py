@@ -17,18 +17,22 @@ OCTAVE_PARTS = 4
 """Bars of the histogram of sizes for each doubling of the size."""
 
 
-def channel_facts(records: Records, report: Report, classes: tuple[str, ...]) -> dict[str, Any]:
+def channel_facts(
+    records: Records, report: Report, classes: tuple[str, ...], whole: bool = True
+) -> dict[str, Any]:
     """The facts of one channel, as JSON takes them.
 
     Args:
         records: those that can be used.
         report: what became of the others.
         classes: names by label.
+        whole: whether these are all its records; of a pipe only the first ones may be known.
 
     """
     counts = np.bincount(records.labels, minlength=len(classes)).tolist()
     return {
         "images": len(records),
+        "whole": whole,
         "without_objects": int((records.object_counts == 0).sum()),
         "left_out_count": len(report.left_out),
         "left_out": dict(list(report.left_out.items())[:MAX_NAMED]),

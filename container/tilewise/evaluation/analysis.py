@@ -1,4 +1,4 @@
-"""Everything that can be said of a model's detections on annotated images, for the report and ``metrics.json``."""
+"""All that can be said of a model's detections in annotated images, for report and ``metrics.json``."""
 
 from __future__ import annotations
 

@@ -213,7 +213,9 @@ def _svg(description: str, parts: Sequence[Markup]) -> Markup:
 
 
 def _legend(names: Sequence[str]) -> Markup:
-    swatch = '<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><path class="line {}" d="M0 4H26"/></svg>'
+    swatch = (
+        '<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><path class="line {}" d="M0 4H26"/></svg>'
+    )
     items = [
         Markup("<li>" + swatch + "{}</li>").format(f"s{index}", name)
         for index, name in enumerate(names[:SERIES])

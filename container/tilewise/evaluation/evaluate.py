@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +21,7 @@ READ_AHEAD = 4
 
 def evaluate(
     predictor: Predictor,
-    records: Records,
+    records: Iterable[Record],
     report: Report,
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
@@ -30,7 +31,7 @@ def evaluate(
 
     Args:
         predictor: takes the path that the endpoint takes.
-        records: the ground truth.
+        records: the ground truth; each is asked for once, and its image is not kept.
         report: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
@@ -43,16 +44,19 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    kept: list[int] = []
+    kept: list[Record] = []
     images = _decoded(records, report, kept)
     detections: list[Detections] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
         if should_stop():
             return None
-    scored = records if len(kept) == len(records) else records.select(kept)
-    keep(Scored(scored, detections))
-    return metrics(scored, detections, predictor.classes, iou_threshold)
+    if should_stop():  # while it waited for a pipe
+        return None
+    report.finish_pass()
+    scored = Scored(Records(kept), detections)
+    keep(scored)
+    return metrics(scored.records, detections, predictor.classes, iou_threshold)
 
 
 def metrics(
@@ -65,8 +69,8 @@ def metrics(
     }
 
 
-def _decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tensor]:
-    """The records' images, a few decoded ahead; ``kept`` gets the index of each that could be."""
+def _decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> Iterator[Tensor]:
+    """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be."""
 
     def decode(record: Record) -> Tensor | str:
         try:
@@ -75,11 +79,11 @@ def _decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tens
             return str(error)
 
     with ThreadPoolExecutor(1) as pool:
-        for index, (record, image) in enumerate(_ahead(pool, decode, records)):
+        for record, image in _ahead(pool, decode, records):
             if isinstance(image, str):
                 report.leave_out(record.key, image)
             else:
-                kept.append(index)
+                kept.append(replace(record, encoded=None))
                 yield image
 
 

@@ -145,7 +145,9 @@ def _charts(run: Run) -> dict[str, Markup]:
         charts |= _analysis_charts(run.analysis)
     bars = [(name, _bars(facts)) for name, facts in run.data.items() if facts["boxes"]]
     if bars:
-        text = "How large the objects are: shares of each channel's objects over the square root of their area"
+        text = (
+            "How large the objects are: shares of each channel's objects over the square root of their area"
+        )
         charts["sizes"] = histogram(
             bars[:SERIES], SIZE_LIMITS, text, "√area of the object in pixels of its image"
         )
@@ -169,7 +171,9 @@ def _history(run: Run, values: Callable[[Mapping[str, Any]], Mapping[str, float 
 
 
 def _ends(lines: Sequence[Line]) -> str:
-    return "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines)
+    return "; ".join(
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
+    )
 
 
 def _bars(facts: Mapping[str, Any]) -> list[tuple[float, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -45,6 +46,18 @@ def _check_tiled(grid: object) -> object:
     return grid
 
 
+def _read_class_map(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
+    if names is None:
+        return None
+    if not names or len(set(names.values())) < len(names):
+        raise ValueError("no classes, or two of one name")
+    return dict(sorted(names.items()))
+
+
 def _unset_by(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
 
@@ -67,6 +80,12 @@ Grid = Annotated[
 ]
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
+]
+ClassMap = Annotated[
+    dict[Natural, Annotated[str, Field(min_length=1)]] | None,
+    BeforeValidator(_read_class_map),
+    AfterValidator(_check_class_map),
+    Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
 ]
 Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
 from tilewise.augment.window import random_window
+from tilewise.data.channel import Split
 from tilewise.data.decode import DecodeError, decode_image
 from tilewise.data.records import Record, Records
+from tilewise.data.stream import Stream
+from tilewise.training.pipe_batches import PipeBatches
 from tilewise.views.sample import Sample, make_sample
 from tilewise.views.view import Scaling, View
 
@@ -23,7 +27,10 @@ SMALL_SHM = 256 * 1024 * 1024
 
 
 class TrainingSamples(Dataset[Sample | tuple[str, str]]):
-    """One random view of each record; an item is ``(key, reason)`` where the image cannot be decoded."""
+    """One random view of each record; an item is ``(key, reason)`` where the image cannot be decoded.
+
+    Records are asked for by their index, or given as they are where they came through a pipe.
+    """
 
     def __init__(self, records: Records, scaling: Scaling):
         self.records = records
@@ -32,9 +39,9 @@ class TrainingSamples(Dataset[Sample | tuple[str, str]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample | tuple[str, str]:
-        index, seed = item
-        record = self.records[index]
+    def __getitem__(self, item: tuple[int | Record, int]) -> Sample | tuple[str, str]:
+        asked, seed = item
+        record = asked if isinstance(asked, Record) else self.records[asked]
         try:
             return random_sample(record, self.scaling, np.random.default_rng(seed))
         except (DecodeError, OSError) as error:
@@ -107,13 +114,22 @@ def default_workers() -> int:
 
 
 def make_loader(
-    records: Records, scaling: Scaling, batch_size: int, workers: int, seed: int
+    split: Split | Stream, scaling: Scaling, batch_size: int, workers: int, seed: int
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch."""
+    if isinstance(split, Stream):
+        return loader_of(PipeBatches(split, batch_size, seed), Records([]), scaling, workers)
+    return loader_of(WholeBatches(len(split.records), batch_size, seed), split.records, scaling, workers)
+
+
+def loader_of(
+    batches: Sampler[Any], records: Records, scaling: Scaling, workers: int
+) -> DataLoader[Batch | bytes]:
+    """A loader of the batches of a sampler: lists of record, or its index, and seed."""
     piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
     return DataLoader(
         TrainingSamples(records, scaling),  # type: ignore[arg-type]
-        batch_sampler=WholeBatches(len(records), batch_size, seed),
+        batch_sampler=batches,
         collate_fn=_collate_to_bytes if piped else collate,
         num_workers=workers,
         persistent_workers=workers > 0,

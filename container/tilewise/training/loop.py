@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
+from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
@@ -34,7 +35,7 @@ from tilewise.training.early_stopping import BestScore
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import learning_rate_factor
+from tilewise.training.schedule import Scheduler
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
@@ -104,12 +105,12 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
         if hp.image_size
         else Scaling(min_size=hp.min_size, max_size=hp.max_size)
     )
-    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.records, scaling))
+    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.sample, scaling))
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
     cap = hp.box_detections_per_image
-    most = int(data.train.records.object_counts.max(initial=0))
+    most = int(data.train.sample.object_counts.max(initial=0))
     if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
         cap = 2 * most
         log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
@@ -152,11 +153,9 @@ class _Run:
         self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
         self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
         workers = default_workers() if hp.num_workers is None else hp.num_workers
-        self.loader = make_loader(data.train.records, spec.scaling, hp.training_batch_size, workers, hp.seed)
+        self.loader = make_loader(data.train, spec.scaling, hp.training_batch_size, workers, hp.seed)
         self.optimizer = make_optimizer(detector, hp)
-        self.steps_per_epoch = -(-len(self.loader) // hp.gradient_accumulation_step)
-        factor = learning_rate_factor(hp, self.steps_per_epoch)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.accumulated = self.bad_steps = 0
@@ -169,6 +168,7 @@ class _Run:
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
             if not self.should_stop():
+                self.data.train.finish_pass()
                 self._validate(epoch, facts)
             if self.should_stop():
                 self.trained.stopped = True
@@ -183,6 +183,15 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _expected_steps(self) -> int:
+        """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
+        train = self.data.train
+        if isinstance(train, Stream):
+            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+        else:
+            batches = len(self.loader)
+        return -(-batches // self.hp.gradient_accumulation_step)
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self.detector.train()
         assert self.loader.batch_sampler is not None
@@ -196,8 +205,7 @@ class _Run:
         for batch in bar:
             samples = self._usable(read_batch(batch))
             batches += 1
-            last = batches % self.hp.gradient_accumulation_step == 0 or batches == len(self.loader)
-            values = self._step(samples, last)
+            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
             learnt += bool(values)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -205,6 +213,10 @@ class _Run:
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
             if self.should_stop():
                 break
+        else:
+            if batches % self.hp.gradient_accumulation_step:
+                self._update()
+            self.scheduler.end_epoch()
         seconds = time.monotonic() - start
         means = {name: value / learnt for name, value in sums.items()}
         if means:
@@ -287,7 +299,7 @@ class _Run:
         scored: list[Scored] = []
         metrics = evaluate(
             predictor,
-            validation.records,
+            validation.one_pass(),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
@@ -295,6 +307,7 @@ class _Run:
         )
         if metrics is None:
             return
+        validation.finish_pass()
         score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
         facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
         self.lines.validation(epoch, score, metrics)
@@ -312,7 +325,7 @@ class _Run:
 
 
 def test(
-    split: Split, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
+    split: Split | Stream, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """The figures of the saved model on a test channel; None when it was stopped.
 
@@ -322,7 +335,7 @@ def test(
     """
     predictor = Predictor.load(model_dir)
     predictor.batch_size = hp.validation_batch_size
-    return evaluate(predictor, split.records, split.report, hp.validation_iou_threshold, should_stop)
+    return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
 
 
 def _to(sample: Sample, device: torch.device) -> Sample:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tilewise.data.channel import DataSet
+from tilewise.data.channel import DataSet, Split
 from tilewise.data.facts import channel_facts
-from tilewise.evaluation.analysis import Analysis, analyse
+from tilewise.evaluation.analysis import Analysis, Scored, analyse
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.table import ROWS
 from tilewise.training.loop import Trained
@@ -43,7 +43,7 @@ def write_outputs(
     start = time.monotonic()
     facts: dict[str, dict[str, Any]] = {}
     with _only_a_warning("the facts of the data"):
-        facts = data_facts(data)
+        facts = data_facts(data, trained.scored)
     analysis = None
     with _only_a_warning("the analysis of the detections"):
         if trained.scored is not None:
@@ -64,14 +64,19 @@ def _only_a_warning(what: str) -> Iterator[None]:
         log.warning("%s could not be written; the model is not affected", what, exc_info=True)
 
 
-def data_facts(data: DataSet) -> dict[str, dict[str, Any]]:
-    """The facts of each channel; see :func:`tilewise.data.facts.channel_facts`."""
+def data_facts(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]]:
+    """The facts of each channel; see :func:`tilewise.data.facts.channel_facts`.
+
+    Of a pipe only the first images are known, but those that were validated are all known.
+    """
+    facts = {}
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {
-        name: channel_facts(split.records, split.report, data.classes)
-        for name, split in splits.items()
-        if split is not None
-    }
+    for name, split in splits.items():
+        if split is not None:
+            whole = isinstance(split, Split) or (name == "validation" and scored is not None)
+            records = scored.records if name == "validation" and scored else split.sample
+            facts[name] = channel_facts(records, split.report, data.classes, whole)
+    return facts
 
 
 def write_metrics(
