@@ -2,8 +2,8 @@
 
 python benchmarks/read_recordio.py DATA [--megabytes 1024] [--folder WHERE]
 
-Packs the images below DATA into one file, as often as it takes, and prints as JSON the records and megabytes a
-second of: finding all records (the index), reading every image in order and shuffled; each cold (the file
+Packs the images below DATA into one file, as often as it takes, and prints as JSON the records and megabytes
+a second of: finding all records (the index), reading every image in order and shuffled; each cold (the file
 dropped from the page cache) and warm, and each right after the file's bytes were read in order in the same
 state (the disk's own rate). Then decoding alone, of images that lie in memory, and reading and decoding.
 """

@@ -37,7 +37,7 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 def decoded(data: bytes) -> npt.NDArray[np.int64]:
     tensor = decode_image(data)
-    assert str(tensor.dtype) == "torch.uint8" and tensor.is_contiguous()
+    assert str(tensor.dtype) == "torch.uint8"
     header = read_header(data)
     assert tuple(tensor.shape) == (3, header.height, header.width)
     with_file = read_header(io.BytesIO(data))
@@ -374,7 +374,7 @@ def test_decode_reduced__is_the_mean_of_blocks(factor: int, mode: str, size: tup
     image = Image.linear_gradient("L").resize((64, 64)).crop((0, 0, *size)).convert(mode)
     data = encoded(image, "JPEG", quality=95)
     pixels, used = decode_reduced(data, factor)
-    assert pixels.dtype == torch.uint8 and pixels.is_contiguous()
+    assert pixels.dtype == torch.uint8
     if used == 1:  # too small to be reduced
         assert min(size) < 2 * factor and torch.equal(pixels, decode_image(data))
         return

@@ -14,19 +14,20 @@ from pipe_platform import PipePlatform, image_record, png
 from tilewise.data.classes import ClassIds
 from tilewise.data.fifo import StopWaiting
 from tilewise.data.pipe import Pipe
-from tilewise.data.records import Record
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.training import loader as loader_module
+from tilewise.training.epoch import ViewPlanner
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.loader import Batch, make_loader, read_batch
-from tilewise.training.pipe_batches import PipeBatches, ReceivedBatches
+from tilewise.training.pipe_batches import PipeBatches, PipeItem, ReceivedBatches
+from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 LABEL = [2.0, 5.0, 1.0, 0.25, 0.5, 0.75, 1.0]
 FORK = multiprocessing.get_context("fork")
-Batches = list[list[tuple[Record, int]]]
+Batches = list[list[PipeItem]]
 
 
 def images(count: int) -> bytes:
@@ -50,7 +51,7 @@ def stack() -> Any:
 
 
 def keys(batches: Batches) -> list[str]:
-    return [record.key for batch in batches for record, _ in batch]
+    return [record.key for batch in batches for record, _, _ in batch]
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (8, 4), (2, 5), (1, 4), (5, 1)])
@@ -64,7 +65,7 @@ def test_batches__are_whole_and_cover_every_record(
         assert [len(batch) for batch in drawn] == [size] * -(-count // size)
         assert len({*keys(drawn)}) == len({*keys(drawn)[:count]}) == count
         assert keys(drawn)[count:] == (keys(drawn)[:count] * size)[: len(drawn) * size - count]
-        assert len({seed for batch in drawn for _, seed in batch}) == len(drawn) * size
+        assert len({seed for batch in drawn for _, _, seed in batch}) == len(drawn) * size
 
 
 def serve(address: Path, passes: int, rank: int, answer: Any) -> None:
@@ -75,7 +76,7 @@ def serve(address: Path, passes: int, rank: int, answer: Any) -> None:
 
 
 def items(batches: Batches) -> list[list[tuple[str, bytes | None, int]]]:
-    return [[(record.key, record.encoded, seed) for record, seed in batch] for batch in batches]
+    return [[(record.key, record.encoded, seed) for record, _, seed in batch] for batch in batches]
 
 
 def test_ranks__share_one_reader_evenly(stack: ExitStack, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_ranks__share_one_reader_evenly(stack: ExitStack, tmp_path: Path) -> Non
         started.append((process, here))
     stream = Host(stack, tmp_path, [images(count)] * passes).stream
     hand_out = stack.enter_context(closing(HandOut(address, ranks)))
-    batches = PipeBatches(stream, size, 0, hand_out)
+    batches = PipeBatches(stream, size, 0, hand_out=hand_out)
     own: list[Batches] = []
     for epoch in range(passes):
         batches.epoch = epoch
@@ -136,7 +137,7 @@ def test_ranks__an_error_reaches_all(stack: ExitStack, tmp_path: Path) -> None:
     stream = Stream("train", pipe, ClassIds(2), None)
     hand_out = stack.enter_context(closing(HandOut(address, 2)))
     with pytest.raises(UserError, match="train_0 is damaged in record") as error:
-        list(PipeBatches(stream, 4, 0, hand_out))
+        list(PipeBatches(stream, 4, 0, hand_out=hand_out))
     thread.join(10)
     assert isinstance(found[0], UserError) and str(found[0]) == str(error.value)
 
@@ -230,3 +231,19 @@ def test_loader__workers_make_no_difference(
             assert torch.equal(sample.pixels, other.pixels) and torch.equal(sample.boxes, other.boxes)
     named = {key for _, left_out in ones for key, reason in left_out if "damaged" in reason}
     assert named == {"train_0#9 (id 99)", "train_1#9 (id 99)"}
+
+
+def test_loader__views_of_a_pipes_images(stack: ExitStack, tmp_path: Path) -> None:
+    """One view of each image a pass, drawn anew in every pass, and of one size in a batch."""
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
+    stream = Host(stack, tmp_path, [images(12)] * 2).stream
+    loader = make_loader(stream, Scaling(square=32), 4, 0, 0, planner=planner, factors=(1.0, 2.0))
+    windows: set[tuple[int, ...]] = set()
+    for epoch in range(2):
+        loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        batches = list(loader.batch_sampler or ())
+        assert len(batches) == 3
+        for batch in batches:
+            assert len({view.size for _, view, _ in batch}) == 1
+            windows |= {view.window for _, view, _ in batch}
+    assert len(windows) > 2

@@ -98,7 +98,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
     reduced to 8 over the range of the values that occur; transparent pixels are laid over white.
 
     Returns:
-        (3, H, W) uint8 RGB.
+        (3, H, W) uint8 RGB; its memory may have the colours last, since a copy of a large image costs as much
+        as the image.
 
     Raises:
         DecodeError: the bytes are no image, or a damaged one.
@@ -118,7 +119,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
         pixels = pixels.transpose(-2, -1)
     if header.orientation in _FLIPS:
         pixels = pixels.flip(_FLIPS[header.orientation])
-    return pixels.contiguous()
+    return pixels
 
 
 def decode_reduced(data: bytes, factor: int, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, int]:
@@ -149,7 +150,7 @@ def decode_reduced(data: bytes, factor: int, max_pixels: int = MAX_PIXELS) -> tu
                 image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
                 if image.size == size:
                     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-                    return pixels.contiguous(), factor
+                    return pixels, factor
     return decode_image(data, max_pixels), 1
 
 

@@ -100,7 +100,7 @@ def bar_chart(
             x, bottom = axes.at(group + 0.12 + index * width, 0)
             right, _ = axes.at(group + 0.12 + (index + 0.94) * width, 0)
             height = heights[group]
-            text = "–" if height is None else f"{height:.2f}"
+            text = "-" if height is None else f"{height:.2f}"
             _, top = axes.at(0, height or 0)
             parts.append(
                 Markup('<rect class="bar s{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">').format(

@@ -135,7 +135,7 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
         # the label of FALSE_ALARM, index -1, is the background
         true = np.append(record.labels, num_classes)[one.object_of[counted]]
         np.add.at(matrix, (true, one.found.labels.numpy()[counted]), 1)
-        np.add.at(matrix, (record.labels[one.missed], num_classes), 1)
+        matrix[:-1, num_classes] += np.bincount(record.labels[one.missed], minlength=num_classes)
     return matrix
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def ap_by_size(
 
     """
     limits = [0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), 1e10]
-    ranges = dict(zip(SIZE_NAMES, zip(limits[:-1], limits[1:], strict=True), strict=True))
+    ranges = dict(zip(SIZE_NAMES, pairwise(limits), strict=True))
     precision = score(records, detections, classes, ranges).eval["precision"][..., 0]
     sides = (records.boxes[:, 2:] - records.boxes[:, :2])[~records.ignored].astype(np.float64)
     size_of = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)

@@ -45,7 +45,7 @@ def evaluate(
 
     """
     kept: list[Record] = []
-    images = _decoded(records, report, kept)
+    images = decoded(records, report, kept)
     detections: list[Detections] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
@@ -69,8 +69,13 @@ def metrics(
     }
 
 
-def _decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> Iterator[Tensor]:
-    """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be."""
+def decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> Iterator[Tensor]:
+    """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
 
     def decode(record: Record) -> Tensor | str:
         try:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from tilewise.data.decode import DecodeError, decode_image
 from tilewise.data.records import Record
-from tilewise.detections import Detections
 from tilewise.evaluation.analysis import Analysis
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, Outcome
 
@@ -101,7 +100,7 @@ def make_picture(record: Record, one: Outcome, classes: Sequence[str]) -> Pictur
     return Picture(record.key, one, objects, svg, close_up)
 
 
-_Box = tuple[float, float, float, float]
+_Box = Sequence[float]
 _Shape = tuple[str, _Box, str]
 
 
@@ -109,12 +108,14 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
     """Kind, box and words for each box to draw."""
     for index, (box, label) in enumerate(zip(record.boxes.tolist(), record.labels.tolist(), strict=True)):
         if record.ignored[index]:
-            yield "truth", tuple(box), f"ignored: {classes[label]}"
+            yield "truth", box, f"ignored: {classes[label]}"
         elif one.missed[index]:
-            yield "missed", tuple(box), f"missed: {classes[label]}"
+            yield "missed", box, f"missed: {classes[label]}"
         else:
-            yield "truth", tuple(box), f"annotated: {classes[label]}"
-    for index, (box, score, label) in enumerate(_rows(one.found)):
+            yield "truth", box, f"annotated: {classes[label]}"
+    found = one.found
+    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    for index, (box, score, label) in enumerate(rows):
         stands_for = int(one.object_of[index])
         name = f"{classes[label]} {score:.2f}"
         if one.right[index]:
@@ -124,12 +125,6 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
         elif stands_for != NOT_COUNTED:
             true = classes[int(record.labels[stands_for])]
             yield "mistaken", box, f"{true} taken for {name}"
-
-
-def _rows(found: Detections) -> Iterator[tuple[_Box, float, int]]:
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    for (x0, y0, x1, y1), score, label in rows:
-        yield (x0, y0, x1, y1), score, label
 
 
 def _size(box: _Box) -> float:
@@ -177,7 +172,7 @@ def _svg(
     ).format(w=width, h=height, alt=alt, data=data, groups=Markup("").join(groups))
 
 
-def _shape(kind: str, box: tuple[float, ...], text: str) -> Markup:
+def _shape(kind: str, box: _Box, text: str) -> Markup:
     x0, y0, x1, y1 = box
     grow_x, grow_y = (max(1.0, (SMALLEST_BOX - side) / 2) for side in (x1 - x0, y1 - y0))
     if kind != "truth":

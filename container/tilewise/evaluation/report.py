@@ -100,7 +100,7 @@ def report_page(run: Run, pictures: bool = True, should_stop: Callable[[], bool]
 
 def figure(value: float | None, digits: int = 3) -> str:
     """A figure for a table, a dash where there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _chosen(run: Run) -> int | None:
@@ -145,9 +145,7 @@ def _charts(run: Run) -> dict[str, Markup]:
         charts |= _analysis_charts(run.analysis)
     bars = [(name, _bars(facts)) for name, facts in run.data.items() if facts["boxes"]]
     if bars:
-        text = (
-            "How large the objects are: shares of each channel's objects over the square root of their area"
-        )
+        text = "How large the objects are: shares of each channel's objects over the √ of their area"
         charts["sizes"] = histogram(
             bars[:SERIES], SIZE_LIMITS, text, "√area of the object in pixels of its image"
         )

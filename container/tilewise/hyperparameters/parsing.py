@@ -16,6 +16,7 @@ from tilewise.hyperparameters.models import (
 )
 from tilewise.hyperparameters.table import ROWS, Hyperparameters, Job, Preset
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
+from tilewise.hyperparameters.views import check_views, training_views
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
@@ -41,6 +42,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     _check_required(given)
     _check_schedule(given)
     _check_classes(given)
+    check_views(given.entries, given.refuse)
     model = _resolve_model(given)
     if model is not None:
         _check_scaling(given, model)
@@ -216,6 +218,7 @@ def _complete(given: _Given, model: str) -> dict[str, Any]:
     values["model_name"] = model
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
+    values["training_views"] = training_views(values)
     if values["validation_batch_size"] is None:
         values["validation_batch_size"] = values["training_batch_size"]
     by_machine = given.job == "builtin" and "training_batch_size" not in given.names

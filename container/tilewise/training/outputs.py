@@ -1,4 +1,4 @@
-"""What a job leaves in ``/opt/ml/output/data``: ``metrics.json``, TensorBoard's events and ``report.html``."""
+"""What a job leaves in ``/opt/ml/output/data``: ``metrics.json``, ``report.html``, TensorBoard's events."""
 
 from __future__ import annotations
 

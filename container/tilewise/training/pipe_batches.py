@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -11,15 +11,18 @@ from torch.utils.data import Sampler
 from tilewise.data.records import Record
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
+from tilewise.training.epoch import one_view, scaled
 from tilewise.training.hand_out import HandOut, Receiver
+from tilewise.views.view import View
 
 KEPT_SHARE = 7
 """The first records of an epoch are kept to fill up its end, in this part of what the pipe's buffer holds."""
 
-Item = tuple[Record, int]
+PipeItem = tuple[Record, View | None, int]
+"""A record, the view of it to train on (None: the whole image), and the seed of its augmentation."""
 
 
-class PipeBatches(Sampler[list[Item]]):
+class PipeBatches(Sampler[list[PipeItem]]):
     """Each epoch the next pass of a pipe, shuffled, in whole batches: one rank of a host reads for all.
 
     Each step takes a batch for every rank. The end of an epoch is filled up with records from its beginning,
@@ -29,6 +32,8 @@ class PipeBatches(Sampler[list[Item]]):
         stream: what the pipe brings.
         batch_size: of one rank.
         seed: of order and augmentation.
+        draw: the view of a record; None for its whole image.
+        factors: that the size of a step's views is multiplied by; one is drawn for each.
         hand_out: takes the batches of the host's other ranks.
         any_host_has_more: asked before each step whether this host has records left, and answers whether any
             host has.
@@ -43,14 +48,16 @@ class PipeBatches(Sampler[list[Item]]):
         stream: Stream,
         batch_size: int,
         seed: int,
+        draw: Callable[[Record, np.random.Generator], View | None] = one_view,
+        factors: Sequence[float] = (1.0,),
         hand_out: HandOut | None = None,
         any_host_has_more: Callable[[bool], bool] = bool,
     ):
         self.stream, self.batch_size, self.seed, self.hand_out = stream, batch_size, seed, hand_out
-        self.any_host_has_more = any_host_has_more
+        self.draw, self.factors, self.any_host_has_more = draw, factors, any_host_has_more
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Iterator[list[PipeItem]]:
         if self.hand_out is None:
             yield from self._steps(1)
             return
@@ -65,7 +72,7 @@ class PipeBatches(Sampler[list[Item]]):
             raise
         self.hand_out.send_all(None)
 
-    def _steps(self, ranks: int) -> Iterator[list[Item]]:
+    def _steps(self, ranks: int) -> Iterator[list[PipeItem]]:
         """The items of one step of all ranks of this host."""
         rng = np.random.default_rng((self.seed, self.epoch))
         count = ranks * self.batch_size
@@ -90,10 +97,18 @@ class PipeBatches(Sampler[list[Item]]):
             while len(step) < count:
                 step.append(kept[position % len(kept)])
                 position += 1
-            yield list(zip(step, rng.integers(2**63, size=count).tolist(), strict=True))
+            yield self._items(step, rng)
+
+    def _items(self, records: list[Record], rng: np.random.Generator) -> list[PipeItem]:
+        seeds = rng.integers(2**63, size=len(records)).tolist()
+        items = [(record, self.draw(record, rng), seed) for record, seed in zip(records, seeds, strict=True)]
+        if len(self.factors) == 1:
+            return items
+        factor = float(rng.choice(self.factors))
+        return [(record, scaled(view, factor), seed) for record, view, seed in items]
 
 
-class ReceivedBatches(Sampler[list[Item]]):
+class ReceivedBatches(Sampler[list[PipeItem]]):
     """The batches of a rank that does not read the pipe itself.
 
     Attributes:
@@ -105,6 +120,6 @@ class ReceivedBatches(Sampler[list[Item]]):
         self.receiver = receiver
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Iterator[list[PipeItem]]:
         while (batch := self.receiver.receive()) is not None:
             yield batch
