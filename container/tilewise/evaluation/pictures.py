@@ -25,7 +25,7 @@ MAX_SIDE = 900
 MAX_BOXES = 1500
 """So many boxes of a kind are drawn in one picture."""
 
-CLOSE_UP_BELOW = 24
+CLOSE_UP_BELOW = 32
 """Where half of an image's objects have a smaller √area in the picture, a part of it is shown closer."""
 
 CLOSE_UP_SIDE = 300
@@ -34,7 +34,11 @@ CLOSE_UP_SIDE = 300
 SMALLEST_BOX = 9
 """Smaller boxes are drawn larger, in pixels of the picture: an outline must not hide what it shows."""
 
-KINDS = ("truth", "found", "missed", "mistaken", "alarm")
+MAX_LABEL = 40
+"""Letters of what is written into a picture."""
+
+KINDS = ("truth", "alarm", "missed", "mistaken", "found")
+"""In the order in which they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,8 @@ def _svg(
             if its == kind and box[0] < right and box[2] > left and box[1] < bottom and box[3] > top
         ]
         drawn = Markup("").join(_shape(kind, box, text) for box, text in boxes[:MAX_BOXES])
+        if kind == "mistaken":
+            drawn += Markup("").join(_label(box, text, width) for box, text in boxes[:MAX_BOXES])
         groups.append(Markup('<g class="{}">{}</g>').format(kind, drawn))
     return Markup(
         '<svg class="picture" viewBox="0 0 {w} {h}" role="img" aria-label="{alt}">'
@@ -181,6 +187,20 @@ def _shape(kind: str, box: _Box, text: str) -> Markup:
     if kind == "alarm":  # a small cross on its corner
         path += f"M{x1 - 3:.1f} {y0 - 3:.1f}l6 6m0-6l-6 6"
     return Markup('<path d="{}"><title>{}</title></path>').format(path, text)
+
+
+def _label(box: _Box, text: str, width: int) -> Markup:
+    """The words of a box, above or below it, towards the middle of the picture."""
+    size = width / 42
+    left, top, right, bottom = box
+    from_left = left + right < width
+    return Markup('<text x="{:.1f}" y="{:.1f}" font-size="{:.1f}"{}>{}</text>').format(
+        left if from_left else right,
+        top - 0.4 * size if top > 2 * size else bottom + 1.1 * size,
+        size,
+        Markup("" if from_left else ' text-anchor="end"'),
+        text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…",
+    )
 
 
 def _alt(key: str, one: Outcome) -> str:

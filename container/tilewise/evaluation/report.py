@@ -27,6 +27,9 @@ MAX_REASONS = 50
 """So many images left out and boxes dropped are named on the page."""
 
 
+CHARTS = ("loss", "score", "precision_recall", "by_size", "sizes")
+
+
 @dataclass(frozen=True)
 class Run:
     """What a report tells of.
@@ -129,8 +132,9 @@ def _pictures(
     return make(best), make(worst)
 
 
-def _charts(run: Run) -> dict[str, Markup]:
-    charts = {}
+def _charts(run: Run) -> dict[str, Markup | None]:
+    """All of the :data:`CHARTS`, None where there is nothing to draw."""
+    charts: dict[str, Markup | None] = dict.fromkeys(CHARTS)
     chosen = _chosen(run)
     losses = _history(run, lambda epoch: epoch["losses"])
     if losses:

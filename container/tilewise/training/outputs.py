@@ -125,7 +125,7 @@ def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
     if "learning_rate" in epoch:
         scalars["train/learning_rate"] = epoch["learning_rate"]
     if epoch["seconds"]:
-        scalars["train/images_per_second"] = epoch["records"] / epoch["seconds"]
+        scalars["train/records_per_second"] = epoch["records"] / epoch["seconds"]
     validation = epoch.get("validation", {})
     for name in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR"):
         scalars[f"validation/{name}"] = validation.get(name)
