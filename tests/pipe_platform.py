@@ -54,6 +54,7 @@ def _close_inherited() -> None:
     _opening.release()
     for descriptor in _writing:
         os.close(descriptor)
+    _writing.clear()
 
 
 os.register_at_fork(

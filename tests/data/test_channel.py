@@ -58,9 +58,14 @@ class Channels:
         (self.folder(where or channel) / "coco.json").write_text(json.dumps(content))
 
     def read(
-        self, num_classes: int | None = None, may_split: bool = False, validates: bool = True, seed: int = 0
+        self,
+        num_classes: int | None = None,
+        may_split: bool = False,
+        validates: bool = True,
+        seed: int = 0,
+        class_map: dict[int, str] | None = None,
     ) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split, validates, seed)
+        return read_data_set(self.folders, num_classes, may_split, validates, seed, class_map)
 
     def message(self, **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -345,7 +350,8 @@ def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
     [
         (
             "application/x-recordio",
-            "application/x-recordio, which stands for RecordIO, but it holds COCO (coco.json)",
+            "application/x-recordio, which stands for RecordIO or an augmented manifest, but it "
+            "holds COCO (coco.json)",
         ),
         ("image/jpeg", None),
         ("", None),
@@ -373,3 +379,26 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
     assert len(data.train.sample) + len(data.validation.sample) == len(whole["images"])
     assert not data.train.report.left_out
     assert sorted(data.classes) == sorted(row["name"] for row in whole["categories"])
+
+
+def test_class_map__sparse_ids(channels: Channels) -> None:
+    channels.image_json("train", [[9, 2], [2], []], categories={9: "x", 2: "y"})
+    channels.image_json("validation", [[9]])
+    data = channels.read(class_map={2: "ant", 5: "bee", 9: "cow"})
+    assert data.classes == ("ant", "bee", "cow")
+    assert labels(data) == [[[2, 0], [0], []], [[2]]]
+
+
+def test_class_map__unknown_id(channels: Channels) -> None:
+    channels.image_json("train", [[2]])
+    channels.image_json("validation", [[2], [3]])
+    assert channels.message(class_map={2: "ant", 9: "cow"}) == (
+        "channel validation: validation1.json has class_id 3, but class_map has only 2, 9: add it there"
+    )
+
+
+def test_class_map__classes_have_names_already(channels: Channels) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    assert channels.message(class_map={1: "bee"}, validates=False).endswith(
+        "the channels hold a format whose classes have names (ant): leave class_map out"
+    )

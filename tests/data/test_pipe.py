@@ -266,3 +266,20 @@ def test_buffer_bytes__follow_the_containers_memory(tmp_path: Path, monkeypatch:
         limit.write_text(text)
         monkeypatch.setattr(pipe.os, "sysconf", lambda name: 1 << 20)  # 2**20 pages of so many bytes
         assert buffer_bytes() == want
+
+
+def test_closing__a_process_forked_meanwhile_does_not_close_another_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(descriptor: int) -> None:
+        known.append(len(fifo._open_fifos))
+        real_close(descriptor)
+
+    known: list[int] = []
+    real_close = os.close
+    os.mkfifo(f"{path}_0")
+    opened = fifo.open_fifo(path.with_name("train_0"), lambda: False)
+    before = len(fifo._open_fifos)
+    monkeypatch.setattr(fifo.os, "close", close)
+    opened.close()
+    assert known == [before - 1]

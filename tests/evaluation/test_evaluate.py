@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from tilewise.data.annotations import Report
+from tilewise.data.decode import Picture, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
-from torch import Tensor
 
 
 class Oracle:
@@ -26,13 +26,16 @@ class Oracle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def predict_all(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
+    def decode(self, image: bytes) -> Picture:
+        return Picture.whole(decode_image(image))
+
+    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
         for image in images:
             self.asked += 1
-            x = float(image[0, 0, 0])
+            x = float(image.pixels[0, 0, 0])
             box = torch.tensor([[x, 0, x + 10, 10]])
             found = Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
-            yield Prediction(image.shape[2], image.shape[1], found)
+            yield Prediction(image.width, image.height, found)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 from tilewise.data.annotations import Report
 from tilewise.data.channel import Split
-from tilewise.data.decode import decode_image
+from tilewise.data.decode import Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.training import loader as loader_module
 from tilewise.training.epoch import TrainingViews, ViewPlanner
@@ -26,7 +27,6 @@ from tilewise.training.order import Item
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling, View
-from torch import Tensor
 
 
 @pytest.fixture
@@ -157,11 +157,11 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
 ) -> None:
     decoded: list[bytes] = []
 
-    def count(data: bytes) -> Tensor:
+    def count(data: bytes, reduction: Callable[[int, int], int]) -> Picture:
         decoded.append(data)
-        return decode_image(data)
+        return decode_reduced(data, reduction)
 
-    monkeypatch.setattr(loader_module, "decode_image", count)
+    monkeypatch.setattr(loader_module, "decode_reduced", count)
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert sum(len(samples) for samples, _ in loaded) == 30
     assert len(decoded) == len(set(decoded)) == 6
@@ -221,12 +221,30 @@ def test_cache__keeps_what_was_used_last() -> None:
     asked: list[int] = []
 
     def get(index: int) -> None:
-        def decode() -> Tensor:
+        def decode() -> Picture:
             asked.append(index)
-            return torch.zeros(100, dtype=torch.uint8)
+            return Picture.whole(torch.zeros((1, 10, 10), dtype=torch.uint8))
 
-        assert len(cache.get(str(index), decode)) == 100
+        assert cache.get(str(index), decode).pixels.numel() == 100
 
     for index in (1, 2, 1, 3, 1, 2, 3):
         get(index)
     assert asked == [1, 2, 3, 2, 3]
+
+
+def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    pixels = np.zeros((800, 1000, 3), np.uint8)
+    pixels[203:407, 305:709] = 255
+    Image.fromarray(pixels).save(path, quality=95)
+    box = np.array([[305, 203, 709, 407]], np.float32)
+    record = Record(path.name, path, 1000, 800, box, np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    samples = TrainingSamples(Records([record]), Scaling(square=100), random_windows=False)
+    view = View((0, 0, 1000, 800), (100, 100))
+    assert view.reduction == 8
+    sample = samples[0, view, 0]
+    assert isinstance(sample, Sample)
+    x0, y0, x1, y1 = sample.boxes[0].round().int().tolist()
+    inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
+    assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
+    assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()

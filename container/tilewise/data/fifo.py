@@ -102,6 +102,8 @@ class _Fifo(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
+            # First of all: a process forked now must not close what may be another file by then.
+            _open_fifos.discard(self)
             os.close(self._descriptor)
         super().close()
 

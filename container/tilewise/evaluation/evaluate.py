@@ -5,10 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from tilewise.data.annotations import Report
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.decode import DecodeError, Picture
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.evaluation.analysis import Scored
@@ -45,7 +43,7 @@ def evaluate(
 
     """
     kept: list[Record] = []
-    images = decoded(records, report, kept)
+    images = decoded(predictor, records, report, kept)
     detections: list[Detections] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
@@ -69,7 +67,9 @@ def metrics(
     }
 
 
-def decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> Iterator[Tensor]:
+def decoded(
+    predictor: Predictor, records: Iterable[Record], report: Report, kept: list[Record]
+) -> Iterator[Picture]:
     """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be.
 
     Raises:
@@ -77,9 +77,9 @@ def decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> It
 
     """
 
-    def decode(record: Record) -> Tensor | str:
+    def decode(record: Record) -> Picture | str:
         try:
-            return decode_image(record.read())
+            return predictor.decode(record.read())
         except (DecodeError, OSError) as error:
             return str(error)
 
@@ -93,8 +93,8 @@ def decoded(records: Iterable[Record], report: Report, kept: list[Record]) -> It
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[Record], Tensor | str], records: Iterable[Record]
-) -> Iterator[tuple[Record, Tensor | str]]:
+    pool: ThreadPoolExecutor, decode: Callable[[Record], Picture | str], records: Iterable[Record]
+) -> Iterator[tuple[Record, Picture | str]]:
     waiting: list[tuple[Record, Any]] = []
     for record in records:
         waiting.append((record, pool.submit(decode, record)))

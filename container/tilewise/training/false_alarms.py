@@ -37,7 +37,7 @@ def find_false_alarms(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_IMAGES]).tolist()
     kept: list[Record] = []
     alarms: dict[int, Float32] = {}
-    images = decoded(records.select(chosen), report, kept)
+    images = decoded(predictor, records.select(chosen), report, kept)
     index_of = {records[index].key: index for index in chosen}
     for number, prediction in enumerate(predictor.predict_all(images)):
         record = kept[number]

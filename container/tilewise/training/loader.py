@@ -12,13 +12,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
 from tilewise.augment.window import random_window
 from tilewise.data.channel import Split
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
@@ -73,29 +72,33 @@ class TrainingSamples(Dataset[Sample | tuple[str, str]]):
         asked, view, seed = item
         record = asked if isinstance(asked, Record) else self.records[asked]
         rng = np.random.default_rng(seed)
-        try:
-            image = self.images.get(record.key, lambda: decode_record(record))
-        except (DecodeError, OSError) as error:
-            return record.key, str(error)
         if view is None or self.random_windows:
             view = random_view(record, view, self.scaling, rng)
+        # An image that other views need too is decoded whole, and kept.
+        factor = 1 if self.images.capacity else view.reduction
+        try:
+            image = self.images.get(record.key, lambda: decode_record(record, factor))
+        except (DecodeError, OSError) as error:
+            return record.key, str(error)
         boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
-        return augment_sample(make_sample(image, boxes, labels, ignored, view, self.min_visibility), rng)
+        view = view.snapped(image.factor)
+        sample = make_sample(image.pixels, boxes, labels, ignored, view, self.min_visibility, image.factor)
+        return augment_sample(sample, rng)
 
 
-def decode_record(record: Record) -> Tensor:
-    """A record's image.
+def decode_record(record: Record, factor: int) -> Picture:
+    """A record's image, reduced by ``factor`` if that is cheap.
 
     Raises:
         DecodeError: it is damaged, or another one than when the job began.
 
     """
-    image = decode_image(record.read())
-    if image.shape[-2:] != (record.height, record.width):
+    picture = decode_reduced(record.read(), lambda width, height: factor)
+    if (picture.width, picture.height) != (record.width, record.height):
         raise DecodeError(
-            f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job"
+            f"it has {picture.width} x {picture.height} pixels now: it was changed during the job"
         )
-    return image
+    return picture
 
 
 def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.random.Generator) -> View:

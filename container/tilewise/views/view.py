@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ class View:
         """The view with its window's sides moved outward to multiples of ``factor``."""
         x0, y0, x1, y1 = self.window
         grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
-        return View(tuple(factor * side for side in grown), self.size)  # type: ignore[arg-type]
+        return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
 
     def boxes_from_image(self, boxes_N4: Tensor) -> Tensor:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
