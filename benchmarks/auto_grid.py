@@ -21,6 +21,7 @@ from lay_out import find_coco_files  # noqa: E402
 from tiled_training import hyperparameters_of  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.folder import Folder  # noqa: E402
 
 GRIDS = ("none", "2x1", "2x2", "3x2", "4x3", "5x3")
 
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--grids", nargs="+", default=list(GRIDS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    content = read_coco(find_coco_files(arguments.data)[0], arguments.data / "images")
+    content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
     records = make_records(content.examples, Report("train"))
     found: dict[str, Any] = {}
     for grid in (*arguments.grids, "auto"):

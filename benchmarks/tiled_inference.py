@@ -23,8 +23,9 @@ sys.path[:0] = [str(ROOT / "container")]
 
 import torch  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
-from tilewise.data.channel import in_classes  # noqa: E402
+from tilewise.data.classes import in_classes  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.detections import Detections  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
@@ -85,8 +86,8 @@ def sahi(model: Path, tile: int) -> Predict:
 
 def read(data: Path, classes: tuple[str, ...], limit: int) -> Records:
     """The full-resolution images with their objects."""
-    content = read_coco(data / "fullres.json", data / "images_fullres")
-    examples = in_classes(content.examples, content.classes, classes)
+    content = read_coco(data / "fullres.json", Folder(data / "images_fullres"))
+    examples = in_classes(content, classes, "fullres.json", "the model")
     return make_records(examples[:limit], Report("fullres"))
 
 

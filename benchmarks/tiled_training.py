@@ -23,7 +23,9 @@ from demo_job import HYPERPARAMETERS  # noqa: E402
 from from_scratch import train_once  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
+from tilewise.data.channel import Split  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
@@ -55,7 +57,8 @@ def pixels_of_an_epoch(records: Records, raw: dict[str, str]) -> int:
     if planner is None:
         sizes = [scaling.size_of(*size) for size in records.sizes.tolist()]
         return sum(width * height for width, height in sizes)
-    loader = make_loader(records, scaling, hp.training_batch_size, 0, hp.seed, hp.min_box_visibility, planner)
+    split = Split(records, Report("train"))
+    loader = make_loader(split, scaling, hp.training_batch_size, 0, hp.seed, hp.min_box_visibility, planner)
     assert isinstance(loader.batch_sampler, ViewBatches)
     views = [view for batch in loader.batch_sampler.first for _, view, _ in batch if view is not None]
     return sum(view.size[0] * view.size[1] for view in views)
@@ -83,7 +86,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    content = read_coco(find_coco_files(arguments.data)[0], arguments.data / "images")
+    content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
     records = make_records(content.examples, Report("train"))
     ways: dict[str, Any] = {}
     for way in arguments.ways:

@@ -15,6 +15,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, as_markdown, parse_hyperparameters
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, LATER_MODELS
 from tilewise.hyperparameters.table import ROWS
+from tilewise.hyperparameters.values import shown
 
 DOCS = Path(__file__).parents[1] / "docs" / "hyperparameters.md"
 
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "num_classes": (None, None, 2),
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),
+    "class_map": (None, None, None),
     "number_of_epochs": (15, 30, 30),
     "training_batch_size": (2, 16, 32),
     "batch_unit": ("gpu", "gpu", "machine"),
@@ -86,6 +88,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
 # Texts that parse, with a value that differs from every default.
 VALID = {
     "num_classes": "7",
+    "class_map": '{"0": "a", "1": "b", "2": "c", "3": "d", "5": "e", "6": "f", "9": "g"}',
     "num_training_samples": "11",
     "label_width": "350",
     "number_of_epochs": "3",
@@ -254,6 +257,29 @@ def test_job__azure_sample() -> None:
     assert (parsed.training_batch_size, parsed.batch_unit) == (4, "gpu")
     assert (parsed.validation_batch_size, parsed.validation_metric_type) == (2, "coco")
     assert "tile_grid_size" not in parsed.given
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{"5": "cat", "0": "dog"}', {"5": "cat", "0": "dog"}, '"{\\"5\\": \\"cat\\", \\"0\\": \\"dog\\"}"'],
+)
+def test_class_map__in_the_order_of_the_ids(written: object) -> None:
+    parsed = parse_hyperparameters({"class_map": written})
+    assert list((parsed.class_map or {}).items()) == [(0, "dog"), (5, "cat")]
+
+
+@pytest.mark.parametrize(
+    "written", ["[]", "{}", "{0: 'a'}", '{"x": "a"}', '{"-1": "a"}', '{"0": "a", "1": "a"}']
+)
+def test_class_map__no_map(written: str) -> None:
+    message = "must be JSON text with a name of its own for each class id, such as"
+    assert problems({"class_map": written}).startswith(f"class_map={shown(written)}: {message}")
+
+
+def test_class_map__agrees_with_num_classes() -> None:
+    assert problems({"num_classes": "3", "class_map": '{"0": "a", "7": "b"}'}) == (
+        "class_map has 2 classes, but num_classes=3"
+    )
 
 
 def test_job__json_quoted_by_the_sdk() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tilewise.data.channel import DataSet, read_data_set
+from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.errors import UserError
 
 Objects = list[list[int]]
@@ -20,12 +20,12 @@ class Channels:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.folders: dict[str, Path] = {}
+        self.folders: dict[str, ChannelFolder] = {}
 
     def folder(self, name: str) -> Path:
         path = self.root / name
         path.mkdir(exist_ok=True)
-        self.folders[name] = path
+        self.folders[name] = ChannelFolder(path)
         return path
 
     def images(self, channel: str, count: int) -> list[str]:
@@ -58,9 +58,14 @@ class Channels:
         (self.folder(where or channel) / "coco.json").write_text(json.dumps(content))
 
     def read(
-        self, num_classes: int | None = None, may_split: bool = False, validates: bool = True, seed: int = 0
+        self,
+        num_classes: int | None = None,
+        may_split: bool = False,
+        validates: bool = True,
+        seed: int = 0,
+        class_map: dict[int, str] | None = None,
     ) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split, validates, seed)
+        return read_data_set(self.folders, num_classes, may_split, validates, seed, class_map)
 
     def message(self, **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -75,7 +80,7 @@ def channels(tmp_path: Path) -> Channels:
 
 def labels(data: DataSet) -> list[list[list[int]]]:
     splits = [split for split in (data.train, data.validation) if split]
-    return [[record.labels.tolist() for record in split.records] for split in splits]
+    return [[record.labels.tolist() for record in split.sample] for split in splits]
 
 
 def test_image_json__with_validation(channels: Channels) -> None:
@@ -115,7 +120,8 @@ def test_image_json__id_out_of_range(channels: Channels, channel: str) -> None:
     channels.image_json(channel, [[1], [0, 7]])
     assert channels.message(num_classes=2) == (
         f"channel {channel}: {channel}1.json has class_id 7, but num_classes is 2, so ids go from 0 to 1: "
-        "raise num_classes or correct the file"
+        "raise num_classes, correct the data, or list the ids that it has in the hyperparameter class_map, "
+        'such as {"0": "dog", "5": "cat"}'
     )
 
 
@@ -152,9 +158,9 @@ def test_image_json__left_out_images_are_reported(channels: Channels) -> None:
     (channels.root / "train" / "train7.png").unlink()
     (channels.root / "train_annotation" / "train9.json").write_text("{")
     data = channels.read(validates=False)
-    assert len(data.train.records) == 38
+    assert len(data.train.sample) == 38
     assert sorted(data.train.report.left_out) == ["train7.json", "train9.json"]
-    assert data.train.report.summary() == "40 images, 2 left out"
+    assert (data.train.report.images, len(data.train.report.left_out)) == (40, 2)
 
 
 def test_coco__matched_by_name(channels: Channels) -> None:
@@ -175,7 +181,7 @@ def test_coco__class_that_train_does_not_know(channels: Channels) -> None:
     channels.coco("train", [[1, 2]], {1: "ant", 2: "bee"})
     channels.coco("validation", [[1, 3]], {1: "ant", 3: "wasp"})
     text = channels.message()
-    assert "does not know: train has (ant, bee), validation has (ant, wasp)" in text
+    assert "does not know: channel train has (ant, bee), channel validation has (ant, wasp)" in text
 
 
 def test_coco__in_the_annotation_channel(channels: Channels) -> None:
@@ -215,12 +221,12 @@ def test_coco__several_files(channels: Channels) -> None:
 def test_formats__differ(channels: Channels) -> None:
     channels.coco("train", [[1]], {1: "ant"})
     channels.image_json("validation", [[0]])
-    wanted = "the channels train and validation hold different formats: use one for both"
-    assert channels.message() == wanted
+    wanted = "the channels hold different formats: the classes of train has {}, validation has {}; use one"
+    assert channels.message().startswith(wanted.format("names", "numbers"))
     channels.image_json("train", [[0]])
     (channels.root / "train" / "coco.json").unlink()
     channels.coco("validation", [[1]], {1: "ant"}, where="validation_annotation")
-    assert channels.message() == wanted
+    assert channels.message().startswith(wanted.format("numbers", "names"))
 
 
 def test_channels__no_train(channels: Channels) -> None:
@@ -234,7 +240,7 @@ def test_channels__no_train(channels: Channels) -> None:
 @pytest.mark.parametrize("missing", ["train", "train_annotation"])
 def test_channels__folder_is_not_there(channels: Channels, missing: str) -> None:
     channels.image_json("train", [[0]])
-    channels.folders[missing] = channels.root / "gone"
+    channels.folders[missing] = ChannelFolder(channels.root / "gone")
     assert channels.message(validates=False) == (
         f"the folder of channel {missing} is not there: {channels.root / 'gone'}"
     )
@@ -243,22 +249,24 @@ def test_channels__folder_is_not_there(channels: Channels, missing: str) -> None
 def test_channels__empty(channels: Channels) -> None:
     channels.folder("train")
     assert channels.message(validates=False).startswith(
-        "channel train holds no COCO JSON file beside its images"
+        "channel train holds no images, and no annotations of a known form: give "
     )
-    channels.folder("train_annotation")
-    assert channels.message(validates=False).startswith("channel train_annotation holds no .json file")
 
 
 def test_channels__images_without_annotations(channels: Channels) -> None:
     channels.images("train", 3)
-    assert "there is no channel train_annotation with one JSON file for each" in channels.message(
-        validates=False
+    assert channels.message(validates=False).startswith(
+        "channel train holds 3 images, but no annotations of a known form: give "
+    )
+    channels.folder("train_annotation")
+    assert channels.message(validates=False).startswith(
+        "channel train holds 3 images, but no annotations of a known form (nor does train_annotation): give "
     )
 
 
 def test_channels__annotations_without_images(channels: Channels) -> None:
     channels.image_json("train", [[0]] * 3)
-    for file in channels.folders["train"].iterdir():
+    for file in channels.folders["train"].path.iterdir():
         file.unlink()
     text = channels.message(validates=False)
     assert text.startswith("channel train: 3 of 3 images cannot be used")
@@ -267,7 +275,7 @@ def test_channels__annotations_without_images(channels: Channels) -> None:
 
 def test_channels__every_annotation_broken(channels: Channels) -> None:
     channels.image_json("train", [[0]] * 3)
-    for file in channels.folders["train_annotation"].iterdir():
+    for file in channels.folders["train_annotation"].path.iterdir():
         file.write_text("{")
     text = channels.message(validates=False)
     assert text.startswith("channel train: 3 of 3 images cannot be used")
@@ -278,14 +286,14 @@ def test_split__without_validation_channel(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     data = channels.read(may_split=True, seed=3)
     assert data.validation is not None
-    keys = [{record.key for record in split.records} for split in (data.train, data.validation)]
+    keys = [{record.key for record in split.sample} for split in (data.train, data.validation)]
     assert [len(some) for some in keys] == [16, 4] and not keys[0] & keys[1]
     assert data.validation.report.images == 4
     again = channels.read(may_split=True, seed=3)
     assert again.validation is not None
-    assert {record.key for record in again.validation.records} == keys[1]
+    assert {record.key for record in again.validation.sample} == keys[1]
     others = [channels.read(may_split=True, seed=seed).validation for seed in range(4)]
-    assert any({record.key for record in other.records} != keys[1] for other in others if other)
+    assert any({record.key for record in other.sample} != keys[1] for other in others if other)
 
 
 def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
@@ -297,7 +305,7 @@ def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
 def test_split__not_where_nothing_validates(channels: Channels, may_split: bool) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     data = channels.read(may_split=may_split, validates=False)
-    assert data.validation is None and len(data.train.records) == 20
+    assert data.validation is None and len(data.train.sample) == 20
 
 
 def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> None:
@@ -305,7 +313,7 @@ def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> N
     channels.coco("validation", [[1]] * 2, {1: "ant"})
     data = channels.read(may_split=True)
     assert data.validation is not None
-    assert (len(data.train.records), len(data.validation.records)) == (20, 2)
+    assert (len(data.train.sample), len(data.validation.sample)) == (20, 2)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -321,13 +329,40 @@ def test_log__table_of_what_was_found(channels: Channels, caplog: pytest.LogCapt
     channels.coco("validation", [[2]], {2: "bumblebee"})
     with caplog.at_level(logging.INFO, "tilewise"):
         channels.read()
-    assert [re.sub(" +", " ", line) for line in caplog.messages] == [
-        "train: 2 images; 1 images without objects",
-        "validation: 1 images; 0 images without objects",
-        "class train validation",
-        "ant 2 0",
-        "bumblebee 1 1",
+    *holds, table = caplog.messages
+    assert holds == ["channel train holds COCO (coco.json)", "channel validation holds COCO (coco.json)"]
+    assert table.startswith("the data:\n") and re.search(r"class: bumblebee +1 +1\n", table)
+
+
+def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
+    channels.coco("train", [[1], [2]], {1: "ant", 2: "bee"})
+    channels.coco("test", [[1], [], [2]], {1: "bee", 2: "ant"})
+    data = channels.read(validates=False)
+    assert data.test is not None and [record.labels.tolist() for record in data.test.sample] == [
+        [1],
+        [],
+        [0],
     ]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "words"),
+    [
+        (
+            "application/x-recordio",
+            "application/x-recordio, which stands for RecordIO, but it holds COCO (coco.json)",
+        ),
+        ("image/jpeg", None),
+        ("", None),
+    ],
+)
+def test_content_type__counts_first(channels: Channels, content_type: str, words: str | None) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    channels.folders["train"] = ChannelFolder(channels.root / "train", content_type)
+    if words:
+        assert words in channels.message(validates=False)
+    else:
+        assert channels.read(validates=False).classes == ("ant",)
 
 
 def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
@@ -338,8 +373,31 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
     whole = json.loads((folder / "train.json").read_text())
     for row in whole["images"]:
         (folder / "images" / row["file_name"]).symlink_to(source / "images" / row["file_name"])
-    data = read_data_set({"train": folder}, None, may_split=True, validates=True, seed=0)
+    data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=True, validates=True, seed=0)
     assert data.validation is not None
-    assert len(data.train.records) + len(data.validation.records) == len(whole["images"])
+    assert len(data.train.sample) + len(data.validation.sample) == len(whole["images"])
     assert not data.train.report.left_out
     assert sorted(data.classes) == sorted(row["name"] for row in whole["categories"])
+
+
+def test_class_map__sparse_ids(channels: Channels) -> None:
+    channels.image_json("train", [[9, 2], [2], []], categories={9: "x", 2: "y"})
+    channels.image_json("validation", [[9]])
+    data = channels.read(class_map={2: "ant", 5: "bee", 9: "cow"})
+    assert data.classes == ("ant", "bee", "cow")
+    assert labels(data) == [[[2, 0], [0], []], [[2]]]
+
+
+def test_class_map__unknown_id(channels: Channels) -> None:
+    channels.image_json("train", [[2]])
+    channels.image_json("validation", [[2], [3]])
+    assert channels.message(class_map={2: "ant", 9: "cow"}) == (
+        "channel validation: validation1.json has class_id 3, but class_map has only 2, 9: add it there"
+    )
+
+
+def test_class_map__classes_have_names_already(channels: Channels) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    assert channels.message(class_map={1: "bee"}, validates=False).endswith(
+        "the channels hold a format whose classes have names (ant): leave class_map out"
+    )

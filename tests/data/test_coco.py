@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tilewise.data import coco
-from tilewise.data.coco import Coco, find_coco_file, read_coco
+from tilewise.data.annotations import Annotated
+from tilewise.data.coco import find_coco_file, read_coco
+from tilewise.data.folder import Folder
 from tilewise.errors import UserError
 
 CATEGORIES = [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}]
@@ -45,10 +47,10 @@ def write_image(path: Path) -> Path:
     return path
 
 
-def read(folder: Path, content: Any) -> Coco:
+def read(folder: Path, content: Any) -> Annotated:
     file = folder / "train.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return read_coco(file, folder)
+    return read_coco(file, Folder(folder))
 
 
 def message(folder: Path, content: Any) -> str:
@@ -217,12 +219,12 @@ def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(content()))
-        assert find_coco_file(tmp_path) == file
+        assert find_coco_file(Folder(tmp_path)) == file
         file.unlink()
 
 
 def test_find_coco_file__none(tmp_path: Path) -> None:
-    assert find_coco_file(tmp_path) is None
+    assert find_coco_file(Folder(tmp_path)) is None
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "coco.json").write_text(json.dumps(content()))
@@ -230,7 +232,7 @@ def test_find_coco_file__none(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"file": "b.jpg", "categories": [{"class_id": 0, "name": "images"}]}')
     (tmp_path / "c.json").write_text('{"file": "c.jpg", "image_id": 3, "file_name": "c.jpg"}')
     (tmp_path / "._train.json").write_text(json.dumps(content()))
-    assert find_coco_file(tmp_path) is None
+    assert find_coco_file(Folder(tmp_path)) is None
 
 
 def test_find_coco_file__several(tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_find_coco_file__several(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"channel train holds several COCO files \(annotations/train.json, val.json\)"
     ):
-        find_coco_file(channel)
+        find_coco_file(Folder(channel))
 
 
 @pytest.mark.parametrize("order", ["images annotations categories", "annotations images categories"])
@@ -256,7 +258,7 @@ def test_find_coco_file__large(tmp_path: Path, order: str, indent: int | None) -
     file = tmp_path / "coco.json"
     file.write_text(json.dumps({key: whole[key] for key in order.split()}, indent=indent))
     assert file.stat().st_size > 3 * coco.PEEK
-    assert find_coco_file(tmp_path) == file
+    assert find_coco_file(Folder(tmp_path)) == file
 
 
 def test_find_coco_file__reads_little_of_a_large_file(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_find_coco_file__reads_little_of_a_large_file(tmp_path: Path) -> None:
         stream.seek(4 * 1024**3)  # sparse: it takes no space
         stream.write(b"]}")
     start = time.process_time()
-    assert find_coco_file(tmp_path) == file
+    assert find_coco_file(Folder(tmp_path)) == file
     assert time.process_time() - start < 0.5
 
 
@@ -281,17 +283,17 @@ def test_find_coco_file__among_many_small_ones(tmp_path: Path, monkeypatch: pyte
         return looks(path)
 
     monkeypatch.setattr(coco, "_looks_like_coco", counted)
-    assert find_coco_file(tmp_path) is None
+    assert find_coco_file(Folder(tmp_path)) is None
     assert len(looked) <= coco.MAX_CANDIDATES
     (tmp_path / "zoo.json").write_text(json.dumps(content()))
-    assert find_coco_file(tmp_path) == tmp_path / "zoo.json"
+    assert find_coco_file(Folder(tmp_path)) == tmp_path / "zoo.json"
 
 
 def test_read_coco__real_data_sets(shared_data: Path) -> None:
     for name in ("bccd", "hemocytometer", "nuclei"):
         file = shared_data / name / "train.json"
         whole = json.loads(file.read_text())
-        found = read_coco(file, shared_data / name)
+        found = read_coco(file, Folder(shared_data / name))
         assert len(found.examples) == len(whole["images"])
         assert sum(len(example.boxes) for example in found.examples) == len(whole["annotations"])
         assert all(example.path for example in found.examples), name

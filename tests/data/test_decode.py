@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from tilewise.data.decode import DecodeError, ImageTooLargeError, decode_image, read_header
+from tilewise.data.decode import DecodeError, ImageTooLargeError, decode_image, decode_reduced, read_header
 from tilewise.errors import UserError
 
 WIDTH, HEIGHT = 23, 17
@@ -364,3 +365,38 @@ def test_decode_image__real_jpegs(shared_data: Path) -> None:
             wanted = np.asarray(image.convert("RGB"), dtype=np.int64)
         difference = np.abs(decoded(file.read_bytes()) - wanted)
         assert difference.mean() < 1 and difference.max() <= 8
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(64, 48), (61, 47), (9, 9), (8, 1), (3, 2), (1, 1)])
+def test_decode_reduced__is_the_mean_of_blocks(factor: int, mode: str, size: tuple[int, int]) -> None:
+    image = Image.linear_gradient("L").resize((64, 64)).crop((0, 0, *size)).convert(mode)
+    data = encoded(image, "JPEG", quality=95)
+    reduced = decode_reduced(data, lambda width, height: factor)
+    assert (reduced.width, reduced.height) == size
+    pixels, used = reduced.pixels, reduced.factor
+    assert pixels.dtype == torch.uint8
+    if used == 1:  # too small to be reduced
+        assert min(size) < 2 * factor and torch.equal(pixels, decode_image(data))
+        return
+    assert pixels.shape == (3, -(-size[1] // factor), -(-size[0] // factor))
+    rows, columns = size[1] // factor, size[0] // factor
+    blocks = decode_image(data)[:, : rows * factor, : columns * factor].float()
+    means = blocks.reshape(3, rows, factor, columns, factor).mean(dim=(2, 4))
+    assert torch.allclose(pixels[:, :rows, :columns].float(), means, rtol=0, atol=3)
+
+
+def test_decode_reduced__other_formats_and_rotated_images_come_whole() -> None:
+    image = picture().resize((64, 48))
+    for data in (encoded(image, "PNG"), oriented(image, 6, "JPEG"), encoded(image.convert("CMYK"), "JPEG")):
+        reduced = decode_reduced(data, lambda width, height: 4)
+        assert reduced.factor == 1 and torch.equal(reduced.pixels, decode_image(data))
+
+
+def test_decode_reduced__damage_and_pixel_cap() -> None:
+    data = encoded(picture().resize((256, 256)), "JPEG")
+    with pytest.raises(DecodeError, match="damaged"):
+        decode_reduced(data[: len(data) // 2], lambda width, height: 4)
+    with pytest.raises(ImageTooLargeError):
+        decode_reduced(data, lambda width, height: 4, max_pixels=256 * 256 - 1)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tilewise.data.annotations import Example
-from tilewise.data.image_json import ImageJson, read_image_json
+from tilewise.data.annotations import Annotated, Example
+from tilewise.data.folder import Folder
+from tilewise.data.image_json import read_image_json
 from tilewise.errors import UserError
 
 
@@ -31,8 +32,8 @@ class Folders:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
 
-    def read(self) -> ImageJson:
-        return read_image_json(self.images, self.annotations, "train_annotation")
+    def read(self) -> Annotated:
+        return read_image_json(Folder(self.images), Folder(self.annotations).with_suffix(".json"))
 
     def only(self) -> Example:
         (example,) = self.read().examples
@@ -182,10 +183,10 @@ def test_objects__fractions_and_strings(folders: Folders) -> None:
         (b"3", "not an annotation file of the built-in's form: it must hold one JSON object"),
         ({"file": "a.jpg"}, "form: the key 'annotations' is missing"),
         (content("a.jpg", {"left": 1}), "form: the key 'top' is missing"),
-        (content("a.jpg", {**annotation(), "class_id": "dog"}), "form: invalid literal"),
+        (content("a.jpg", {**annotation(), "class_id": "dog"}), "form: class_id dog is not 0, 1, 2, …"),
         (content("a.jpg", annotation(-1)), "form: class_id -1 is not 0, 1, 2, …"),
         (content("a.jpg", annotation(1.5)), "form: class_id 1.5 is not 0, 1, 2, …"),
-        (content("a.jpg", annotation(None)), "form: int() argument must be"),
+        (content("a.jpg", annotation(None)), "form: class_id None is not 0, 1, 2, …"),
         (content("a.jpg", annotation(0, ("a", 1, 1, 1))), "form: could not convert string to float"),
         (content("a.jpg", image_size=[{"width": 3}]), "form: the key 'height' is missing"),
         (content("a.jpg", image_size=["3x4"]), "form: string indices must be integers"),
@@ -223,13 +224,6 @@ def test_json__size_may_be_left_out(folders: Folders) -> None:
         assert folders.only().size is None
     folders.json("a.json", content("a.jpg", image_size={"width": 40, "height": 30}))
     assert folders.only().size == (40, 30)
-
-
-def test_json__none_at_all(folders: Folders) -> None:
-    folders.image("a.jpg")
-    folders.json(".ipynb_checkpoints/a-checkpoint.json", content("a.jpg"))
-    with pytest.raises(UserError, match=r"channel train_annotation holds no \.json file: put one"):
-        folders.read()
 
 
 def test_json__hidden_copies_are_passed_over(folders: Folders) -> None:

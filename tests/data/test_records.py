@@ -78,7 +78,7 @@ def test_records__pickled() -> None:
 def test_records__pickle_is_a_few_arrays() -> None:
     few, many = (len(pickle.dumps(Records(record(0, 1, "") for _ in range(count)))) for count in (1000, 2000))
     names, numbers, box = len("/data/a.jpg"), 6 * 8, 16 + 8 + 1
-    assert (many - few) / 1000 < names + numbers + box + 8
+    assert (many - few) / 1000 < names + numbers + box + 16
 
 
 def test_select__order_and_repetition() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.decode import DecodeError
+from tilewise.data.decode import DecodeError, Picture
 from tilewise.detections import Detections
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Prediction, Predictor
@@ -58,7 +58,7 @@ def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Pre
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
     predictor, _ = make_predictor(4)
-    predictions = list(predictor.predict_all(images()))
+    predictions = list(predictor.predict_all(map(Picture.whole, images())))
     assert [(prediction.width, prediction.height) for prediction in predictions] == SIZES
     for prediction, image in zip(predictions, images(), strict=True):
         width, height = prediction.width, prediction.height
@@ -72,19 +72,19 @@ def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
 
 def test_predict_all__only_views_of_one_size_share_a_batch() -> None:
     predictor, spot = make_predictor(2)
-    list(predictor.predict_all(images()))
+    list(predictor.predict_all(map(Picture.whole, images())))
     assert [len(batch) for batch in spot.batches] == [2, 1, 1, 2, 1]
     assert all(len(set(batch)) == 1 for batch in spot.batches)
 
 
 def test_predict_all__square_views_all_do() -> None:
     predictor, spot = make_predictor(4, Scaling(square=32))
-    list(predictor.predict_all(images()))
+    list(predictor.predict_all(map(Picture.whole, images())))
     assert [len(batch) for batch in spot.batches] == [4, 3]
 
 
 def test_predict_all__nothing() -> None:
-    assert list(make_predictor(4)[0].predict_all([])) == []
+    assert list(make_predictor(4)[0].predict_all(map(Picture.whole, []))) == []
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +104,15 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
     predictor.detector.double()
     batched = Predictor(predictor.detector, predictor.scaling, predictor.classes, batch_size=4)
-    alone, together = (list(one.predict_all(images()[:5])) for one in (predictor, batched))
+    alone, together = (
+        list(one.predict_all(map(Picture.whole, images()[:5]))) for one in (predictor, batched)
+    )
     for one, other in zip(alone, together, strict=True):
         assert_close(one, other)
 
 
 def test_boxes__lie_in_the_image(predictor: Predictor) -> None:
-    for prediction in predictor.predict_all(images()[2:5]):
+    for prediction in predictor.predict_all(map(Picture.whole, images()[2:5])):
         found = prediction.detections
         assert len(found)
         assert (found.boxes >= 0).all()
@@ -122,7 +124,7 @@ def test_predict__takes_encoded_bytes(predictor: Predictor) -> None:
     image = images()[0]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(file, "PNG")
-    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all([image])))
+    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all(map(Picture.whole, [image]))))
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
@@ -132,9 +134,9 @@ def test_predict__refuses_what_is_no_image(predictor: Predictor, data: bytes) ->
 
 
 def test_warm_up__leaves_nothing_behind(predictor: Predictor) -> None:
-    before = predictor.predict_all([images()[0]])
+    before = predictor.predict_all(map(Picture.whole, [images()[0]]))
     predictor.warm_up()
-    assert_close(next(before), next(predictor.predict_all([images()[0]])))
+    assert_close(next(before), next(predictor.predict_all(map(Picture.whole, [images()[0]]))))
 
 
 GRID = Tiling("grid", grid=(2, 2), overlap=0.25, merge="nms")
@@ -174,7 +176,7 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
     predictor = Predictor(Blobs(), Scaling(square=side), ("blob",), tiling=tiling)
-    return next(predictor.predict_all([image])).detections.boxes.round().tolist()
+    return next(predictor.predict_all(map(Picture.whole, [image]))).detections.boxes.round().tolist()
 
 
 def test_tiles__each_object_once_in_the_images_frame() -> None:
@@ -208,7 +210,7 @@ def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
     predictor = Predictor(blobs, Scaling(square=100), ("blob",), 4, GRID)
     pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
-    found = list(predictor.predict_all(pictures))
+    found = list(predictor.predict_all(map(Picture.whole, pictures)))
     assert blobs.batches == [4] * 6 + [1]
     left = [prediction.detections.boxes[0, 0].item() for prediction in found]
     assert left == pytest.approx([0, 10, 20, 30, 40], abs=1)
@@ -218,8 +220,8 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     cut: list[weakref.ref[Tensor]] = []
     original = View.pixels_from_image
 
-    def noted(view: View, image: Tensor) -> Tensor:
-        pixels = original(view, image)
+    def noted(view: View, image: Tensor, factor: int) -> Tensor:
+        pixels = original(view, image, factor)
         cut.append(weakref.ref(pixels))
         return pixels
 
@@ -228,7 +230,7 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     alive: list[int] = []
     blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
     predictor = Predictor(blobs, Scaling(square=32), ("blob",), 3, Tiling("fixed", tile_size=20, overlap=0.0))
-    next(predictor.predict_all([white_rectangles(200, 200)]))
+    next(predictor.predict_all(map(Picture.whole, [white_rectangles(200, 200)])))
     assert len(cut) == 101
     assert max(alive) == 3
 
@@ -245,3 +247,20 @@ def test_load__tiles_of_the_model_and_tiles_asked_for(model_folder: Path, tmp_pa
     )
     assert Predictor.load(tmp_path, TileOptions(tiled=False)).tiling.kind == "whole"
     assert Predictor.load(model_folder, TileOptions(grid=(3, 2))).tiling.grid == (3, 2)
+
+
+def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
+    """The bright rectangles of a large photograph lie where they lie in its full resolution."""
+    pixels = np.zeros((960, 1280, 3), np.uint8)
+    pixels[100:500, 300:900] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    predictor, _ = make_predictor(1)
+    predictor.scaling = Scaling(square=160)
+    picture = predictor.decode(file.getvalue())
+    assert (picture.width, picture.height, picture.factor) == (1280, 960, 4)
+    assert picture.pixels.shape == (3, 240, 320)
+    reduced = next(predictor.predict_all([picture]))
+    whole = next(predictor.predict_all([Picture.whole(torch.from_numpy(pixels).permute(2, 0, 1))]))
+    assert (reduced.width, reduced.height) == (whole.width, whole.height) == (1280, 960)
+    assert (reduced.detections.boxes - whole.detections.boxes).abs().max() < 8

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.decode import decode_image
+from tilewise.data.annotations import Report
+from tilewise.data.channel import Split
+from tilewise.data.decode import Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.training import loader as loader_module
 from tilewise.training.epoch import TrainingViews, ViewPlanner
@@ -24,7 +27,6 @@ from tilewise.training.order import Item
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling, View
-from torch import Tensor
 
 
 @pytest.fixture
@@ -54,7 +56,9 @@ def records(tmp_path: Path) -> Records:
 
 
 def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
-    loader = make_loader(records, Scaling(square=32), batch_size=3, workers=workers, seed=seed)
+    loader = make_loader(
+        Split(records, Report("train")), Scaling(square=32), batch_size=3, workers=workers, seed=seed
+    )
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -125,13 +129,13 @@ def test_loader__workers_make_no_difference(
     # what lies in shared memory must fit there; else it goes through the workers' pipes
     monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
     assert_same(batches(records, workers=2), batches(records, workers=0))
-    loader = make_loader(records, Scaling(square=32), 3, workers=2, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=2, seed=0)
     assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
 
 
 def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
-    loader = make_loader(records, Scaling(square=32), 3, workers=0, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=0, seed=0)
     assert not any(isinstance(batch, bytes) for batch in loader)
 
 
@@ -143,7 +147,7 @@ def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch
 
 def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
     planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
-    loader = make_loader(records, Scaling(square=32), 3, workers, 0, planner=planner)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers, 0, planner=planner)
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -153,11 +157,11 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
 ) -> None:
     decoded: list[bytes] = []
 
-    def count(data: bytes) -> Tensor:
+    def count(data: bytes, reduction: Callable[[int, int], int]) -> Picture:
         decoded.append(data)
-        return decode_image(data)
+        return decode_reduced(data, reduction)
 
-    monkeypatch.setattr(loader_module, "decode_image", count)
+    monkeypatch.setattr(loader_module, "decode_reduced", count)
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert sum(len(samples) for samples, _ in loaded) == 30
     assert len(decoded) == len(set(decoded)) == 6
@@ -217,12 +221,30 @@ def test_cache__keeps_what_was_used_last() -> None:
     asked: list[int] = []
 
     def get(index: int) -> None:
-        def decode() -> Tensor:
+        def decode() -> Picture:
             asked.append(index)
-            return torch.zeros(100, dtype=torch.uint8)
+            return Picture.whole(torch.zeros((1, 10, 10), dtype=torch.uint8))
 
-        assert len(cache.get(index, decode)) == 100
+        assert cache.get(str(index), decode).pixels.numel() == 100
 
     for index in (1, 2, 1, 3, 1, 2, 3):
         get(index)
     assert asked == [1, 2, 3, 2, 3]
+
+
+def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    pixels = np.zeros((800, 1000, 3), np.uint8)
+    pixels[203:407, 305:709] = 255
+    Image.fromarray(pixels).save(path, quality=95)
+    box = np.array([[305, 203, 709, 407]], np.float32)
+    record = Record(path.name, path, 1000, 800, box, np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    samples = TrainingSamples(Records([record]), Scaling(square=100), random_windows=False)
+    view = View((0, 0, 1000, 800), (100, 100))
+    assert view.reduction == 8
+    sample = samples[0, view, 0]
+    assert isinstance(sample, Sample)
+    x0, y0, x1, y1 = sample.boxes[0].round().int().tolist()
+    inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
+    assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
+    assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()

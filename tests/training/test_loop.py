@@ -181,7 +181,7 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
 
     assert data.validation is not None
     predictor = Predictor.load(model_dir)
-    metrics = evaluate(predictor, data.validation.records, data.validation.report, 0.5)
+    metrics = evaluate(predictor, data.validation.sample, data.validation.report, 0.5)
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert metrics["VOC"]["mAP"] > 0
@@ -432,7 +432,7 @@ def test_damaged_images__too_many_stop_the_job(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, StandIn())
-    damage(data.train.records[3])
+    damage(data.train.sample[3])
     with pytest.raises(UserError, match=r"channel train: 1 of 8 images cannot be used.*train-3\.png"):
         train(data, make_hp(), model_dir, LINES)
 
@@ -441,7 +441,7 @@ def test_damaged_images__a_few_are_left_out(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, StandIn())
-    damage(data.train.records[3])
+    damage(data.train.sample[3])
     data.train.report.images = 20
     trained = train(data, make_hp(training_batch_size=1, number_of_epochs=2), model_dir, LINES)
     assert list(data.train.report.left_out) == ["train-3.png"]
@@ -490,17 +490,17 @@ def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
     assert make_spec(make_hp(), crowded(1)).anchor_sizes is None
     # of 2000 x 1000 they are a tenth of that
     data = crowded(1)
-    data.train.records.sizes *= 10
+    data.train.sample.sizes *= 10
     sizes = make_spec(make_hp(), data).anchor_sizes
     assert sizes is not None
     assert sizes[0] == pytest.approx(0.3 * 2**0.5 / 10, abs=1e-4)
 
 
 def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
-    assert object_sizes(crowded(2).train.records, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
+    assert object_sizes(crowded(2).train.sample, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
     scaling = Scaling(min_size=50, max_size=400)
-    assert object_sizes(crowded(2).train.records, scaling) == pytest.approx([30, 30])
-    assert len(object_sizes(data.train.records, scaling)) == 12
+    assert object_sizes(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
+    assert len(object_sizes(data.train.sample, scaling)) == 12
 
 
 def test_write_metrics__is_json(tmp_path: Path) -> None:
@@ -509,6 +509,7 @@ def test_write_metrics__is_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data" / "metrics.json").read_text()) == {
         "classes": ["ant", "bee"],
         "best": {"AP": 0.5},
+        "test": None,
         "epochs": [{"epoch": 0}],
         "stopped": True,
     }
@@ -540,7 +541,7 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     predictor = Predictor.load(model_dir)
     assert predictor.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
     assert data.validation is not None
-    metrics = evaluate(predictor, data.validation.records, data.validation.report, 0.5)
+    metrics = evaluate(predictor, data.validation.one_pass(), data.validation.report, 0.5)
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)
@@ -568,7 +569,7 @@ def test_views__sniper_asks_the_model_for_false_alarms_once(
     (alarms,) = asked
     assert sorted(alarms) == list(range(8))
     for index, boxes in alarms.items():
-        record = data.train.records[index]
+        record = data.train.sample[index]
         assert boxes.shape[1] == 4 and len(boxes) > 0
         if len(record.boxes):
             assert box_iou(torch.from_numpy(boxes), torch.from_numpy(record.boxes)).max() <= 0.3

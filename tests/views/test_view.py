@@ -181,6 +181,44 @@ def test_whole_image__one_view(size: tuple[int, int], scaled: tuple[int, int]) -
     assert whole_image(*size, scaling) == [View((0, 0, *size), scaled)]
 
 
+@pytest.mark.parametrize(
+    ("window", "size", "reduction"),
+    [
+        ((0, 0, 640, 480), (320, 320), 1),
+        ((0, 0, 640, 640), (320, 320), 2),
+        ((0, 0, 1636, 1088), (320, 320), 2),
+        ((0, 0, 4908, 3264), (320, 320), 8),
+        ((0, 0, 99, 99), (100, 10), 1),
+        ((0, 0, 50_000, 50_000), (300, 300), 8),
+    ],
+)
+def test_reduction__leaves_the_image_at_least_as_fine(
+    window: tuple[int, int, int, int], size: tuple[int, int], reduction: int
+) -> None:
+    assert View(window, size).reduction == reduction
+
+
+@settings(max_examples=100, deadline=None)
+@given(views(), st.sampled_from([1, 2, 4, 8]))
+def test_snapped__grows_to_the_next_multiples(view: View, factor: int) -> None:
+    pairs = list(zip(view.window, view.snapped(factor).window, strict=True))
+    assert all(after % factor == 0 and abs(after - before) < factor for before, after in pairs)
+    assert all(after <= before for before, after in pairs[:2])
+    assert all(after >= before for before, after in pairs[2:])
+
+
+@pytest.mark.parametrize("window", [(0, 0, 400, 240), (37, 20, 301, 230), (-100, -60, 420, 300)])
+def test_pixels__of_a_reduced_image_show_the_same(window: tuple[int, int, int, int]) -> None:
+    """Smooth content looks alike, and stands in the same place to a fraction of a pixel of the view."""
+    x, y = torch.arange(400) / 400, torch.arange(240) / 240
+    waves = 127 + 100 * torch.sin(12 * x)[None, :] * torch.cos(9 * y)[:, None]
+    image = waves.round().to(torch.uint8).expand(3, -1, -1)
+    reduced = torch.nn.functional.avg_pool2d(image.float(), 4).round().to(torch.uint8)
+    view = View(window, (60, 40)).snapped(4)
+    difference = (view.pixels_from_image(reduced, 4).float() - view.pixels_from_image(image).float()).abs()
+    assert difference.mean() < 1.5
+
+
 @settings(max_examples=30, deadline=None)
 @given(small_windows(), st.integers(2, 40), st.integers(2, 40), st.integers(1, 4000))
 def test_pixels__large_windows_scaled_in_bands_are_the_same(

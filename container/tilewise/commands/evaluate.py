@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tilewise.commands.predict import add_source, source
 from tilewise.data.annotations import Report, make_records
-from tilewise.data.channel import in_classes
+from tilewise.data.classes import in_classes
 from tilewise.data.coco import read_coco
-from tilewise.errors import UserError
+from tilewise.data.folder import Folder
 from tilewise.evaluation.evaluate import metrics
 from tilewise.inference.artifact import read_classes
 
@@ -25,14 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the metrics as JSON."""
-    content = read_coco(arguments.coco, arguments.images)
-    classes = read_classes(arguments.model) if arguments.model else content.classes
-    examples = in_classes(content.examples, content.classes, classes)
-    unknown = {content.classes[index] for index in content.used} - set(classes)
-    if unknown:
-        raise UserError(
-            f"{arguments.coco.name} has objects of classes that the model does not know: {unknown}"
-        )
+    content = read_coco(arguments.coco, Folder(arguments.images))
+    classes = read_classes(arguments.model) if arguments.model else content.classes or ()
+    examples = in_classes(content, classes, arguments.coco.name, "the model")
     records = make_records(examples, Report(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.read()).detections for record in records]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
+from tilewise.data.folder import Folder
 from tilewise.data.records import WHOLE_FILE, Bool, Float32, Int64, Record, Records, open_encoded
 from tilewise.errors import UserError
 
@@ -22,8 +24,6 @@ MAX_LEFT_OUT = 0.05
 
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Example:
         problem: why this example cannot be used, "" when it can.
         offset: where the image's record begins in a RecordIO file.
         fractions: whether the boxes are fractions.
+        encoded: the image itself, where it came through a pipe.
 
     """
 
@@ -52,6 +53,63 @@ class Example:
     problem: str = ""
     offset: int = WHOLE_FILE
     fractions: bool = False
+    encoded: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What a reader found in a channel, before its classes are reconciled with those of other channels.
+
+    Attributes:
+        examples: one an image, images without objects and unusable ones too.
+        classes: the classes' names where labels are indices into them; None where labels are mere numbers.
+        names: what some of these numbers are called.
+
+    """
+
+    examples: list[Example]
+    classes: tuple[str, ...] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def used(self) -> frozenset[int]:
+        """The labels that objects have."""
+        labels = [example.labels for example in self.examples]
+        return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A channel's folders.
+
+    Attributes:
+        name: the channel's.
+        images: its own folder.
+        annotations: that of its annotation channel; the same folder where there is none.
+        annotation_name: the name of the channel that ``annotations`` belongs to.
+
+    """
+
+    name: str
+    images: Folder
+    annotations: Folder
+    annotation_name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A format that a channel holds.
+
+    Attributes:
+        format: its name, for messages.
+        where: by what it was recognised: files' names, for messages.
+        read: reads it; raises UserError where the files contradict themselves.
+
+    """
+
+    format: str
+    where: str
+    read: Callable[[], Annotated]
 
 
 @dataclass
@@ -60,7 +118,8 @@ class Report:
 
     Attributes:
         channel: its name.
-        images: how many the annotations name.
+        images: how many the annotations name, or have come through a pipe so far.
+        expected: how many there will be, where they are still coming; 0 when they are all there.
         left_out: key -> reason, for the images that cannot be used.
         clipped: boxes that reached beyond their image and were cut at its border.
         dropped: record and reason of each box that could not be used.
@@ -72,6 +131,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     clipped: int = 0
     dropped: list[str] = field(default_factory=list)
+    expected: int = 0
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -99,6 +159,24 @@ class Report:
             more = "; further ones are only counted" if count == MAX_WARNINGS else ""
             log.warning("channel %s: %s%s", self.channel, message, more)
 
+    def begin_pass(self, expected: int) -> None:
+        """Count anew, the images of a pipe's next pass."""
+        self.images, self.clipped, self.expected = 0, 0, expected
+        self.left_out.clear()
+        self.dropped.clear()
+
+    def finish_pass(self) -> None:
+        """Note that no more images come.
+
+        Raises:
+            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used, or none can.
+
+        """
+        self.expected = 0
+        self.check()
+        if self.left_out and len(self.left_out) == self.images:
+            raise UserError(f"channel {self.channel} holds no image that can be used")
+
     def check(self) -> None:
         """Stop the job when too many images cannot be used.
 
@@ -106,23 +184,13 @@ class Report:
             UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used.
 
         """
-        if len(self.left_out) > MAX_LEFT_OUT * self.images:
+        if len(self.left_out) > MAX_LEFT_OUT * max(self.images, self.expected):
+            so_far = " so far" if self.expected else ""
             first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
             raise UserError(
-                f"channel {self.channel}: {len(self.left_out)} of {self.images} images cannot be used, more "
-                f"than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
+                f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
+                f"used, more than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
             )
-
-    def summary(self) -> str:
-        """One line, for the log."""
-        parts = [f"{self.images} images"]
-        if self.left_out:
-            parts.append(f"{len(self.left_out)} left out")
-        if self.clipped:
-            parts.append(f"{self.clipped} boxes clipped to their image")
-        if self.dropped:
-            parts.append(f"{len(self.dropped)} boxes dropped ({'; '.join(self.dropped[:3])})")
-        return ", ".join(parts)
 
 
 def make_records(examples: Sequence[Example], report: Report) -> Records:
@@ -137,51 +205,63 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     """
     report.images = len(examples)
     with ThreadPoolExecutor(8) as pool:
-        headers = pool.map(_header, examples)
-        records = Records(_checked(zip(examples, headers, strict=True), report))
+        pairs = zip(examples, pool.map(read_facts, examples), strict=True)
+        records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
     if not len(records):
         raise UserError(f"channel {report.channel} holds no image that can be used")
     return records
 
 
-def _header(example: Example) -> ImageHeader | str:
+Facts = tuple[ImageHeader, int]
+"""An image's header and the number of its bytes."""
+
+
+def read_facts(example: Example) -> Facts | str:
+    """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
     try:
-        with open_encoded(example.path, example.offset) as file:
-            return read_header(file)
+        with open_encoded(example.path, example.offset, example.encoded) as file:
+            header = read_header(file)
+            return header, file.seek(0, os.SEEK_END)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
     except DecodeError as error:
         return str(error)
 
 
-def _checked(pairs: Iterable[tuple[Example, ImageHeader | str]], report: Report) -> Iterable[Record]:
-    for example, header in pairs:
-        if isinstance(header, str):
-            report.note_left_out(example.key, header)
-            continue
-        if example.size is not None and example.size != (header.width, header.height):
-            report.note_left_out(
-                example.key,
-                f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
-                f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
-                f"has {header.width} x {header.height}",
-            )
-            continue
-        assert example.path is not None
-        boxes, usable = _clean(example, header, report)
-        yield Record(
-            key=example.key,
-            path=example.path,
-            width=header.width,
-            height=header.height,
-            boxes=boxes[usable],
-            labels=example.labels[usable],
-            ignored=example.ignored[usable],
-            offset=example.offset,
+def check_example(example: Example, facts: Facts | str, report: Report) -> Record | None:
+    """Check an example against its image; None, and a note in the report, where it cannot be used.
+
+    Boxes are clipped to the image; those with nothing left are dropped.
+    """
+    if isinstance(facts, str):
+        report.note_left_out(example.key, facts)
+        return None
+    header, length = facts
+    if example.size is not None and example.size != (header.width, header.height):
+        report.note_left_out(
+            example.key,
+            f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
+            f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
+            f"has {header.width} x {header.height}",
         )
+        return None
+    assert example.path is not None
+    boxes, usable = _clean(example, header, report)
+    return Record(
+        key=example.key,
+        path=example.path,
+        width=header.width,
+        height=header.height,
+        boxes=boxes[usable],
+        labels=example.labels[usable],
+        ignored=example.ignored[usable],
+        offset=example.offset,
+        length=length,
+        encoded=example.encoded,
+    )
 
 
 def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
@@ -214,73 +294,7 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
         return boxes.astype(np.float32)
 
 
-def files_below(root: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Files by their names relative to a folder, in Unicode's composed form (macOS writes the other).
-
-    Hidden files and folders are passed over: notebooks and archives leave copies in ``.ipynb_checkpoints``
-    and as ``._name``.
-    """
-    paths = [path for path in root.rglob("*") if path.suffix.lower() in suffixes]
-    names = {_composed(path.relative_to(root).as_posix()): path for path in sorted(paths)}
-    return {
-        name: path
-        for name, path in names.items()
-        if not any(part.startswith(".") for part in name.split("/")) and path.is_file()
-    }
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-class ImageFinder:
-    """Finds image files below a folder by the names that annotations give them; it never leads out of it.
-
-    Attributes:
-        files: name relative to the folder -> path.
-
-    """
-
-    def __init__(self, root: Path):
-        self.files = files_below(root, IMAGE_SUFFIXES)
-        self._by_base_name: dict[str, list[str]] = {}
-        self._by_base_stem: dict[str, list[str]] = {}
-        for name in self.files:
-            self._by_base_name.setdefault(PurePosixPath(name).name, []).append(name)
-            self._by_base_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-
-    def find(self, name: str) -> str | None:
-        """The file that an annotation names, or None when there is none or no single one.
-
-        Tried as a path below the folder, then below ``images/``. Then one path may be the tail of the other:
-        annotations name their files from another folder, or with no folder at all.
-        """
-        name = _composed(name)
-        for candidate in (name, f"images/{name}"):
-            if candidate in self.files:
-                return candidate
-        return _only([file for file in self._by_base_name.get(_base(name), []) if _is_tail(file, name)])
-
-    def find_like(self, name: str) -> str | None:
-        """The same for the file that is called like another one but for its suffix."""
-        stem = _stem(_composed(name))
-        stems = {file: _stem(file) for file in self._by_base_stem.get(_base(stem), [])}
-        exact = [file for file, its_stem in stems.items() if its_stem in (stem, f"images/{stem}")]
-        return _only(exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, stem)])
-
-
-def _base(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
-
-
-def _is_tail(file: str, name: str) -> bool:
-    """Whether one path ends with the other; a first folder ``images`` does not count."""
-    return f"/{name}".endswith(f"/{file.removeprefix('images/')}") or f"/{file}".endswith(f"/{name}")
-
-
-def _only(names: list[str]) -> str | None:
-    return names[0] if len(names) == 1 else None
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first few names, for a message."""
+    listed = list(names)
+    return ", ".join([*listed[:count], "…"] if len(listed) > count else listed)

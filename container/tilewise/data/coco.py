@@ -9,36 +9,29 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import Example, ImageFinder, boxes_from_corner_and_size
+from tilewise.data.annotations import Annotated, Example, Found, Source, boxes_from_corner_and_size
+from tilewise.data.folder import Folder
 from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10
 PEEK = 64 * 1024
+_COCO_PLACE = re.compile(r"(annotations/)?[^/]*\.json", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Coco:
-    """What a COCO channel holds; labels are indices into ``classes``.
-
-    Attributes:
-        examples: one an image that the JSON file names, images without objects too.
-        classes: the categories' names, in the order of their ids.
-        used: the indices of the classes that have an object.
-
-    """
-
-    examples: list[Example]
-    classes: tuple[str, ...]
-    used: frozenset[int]
+def find_coco(source: Source) -> Found | None:
+    """Whether a channel holds a COCO file: in its annotation channel, or beside its images."""
+    file = find_coco_file(source.annotations)
+    if file is None:
+        return None
+    return Found("COCO", file.name, lambda: read_coco(file, source.images))
 
 
-def find_coco_file(folder: Path) -> Path | None:
+def find_coco_file(folder: Folder) -> Path | None:
     """The COCO file in a folder or in its ``annotations/``, or None.
 
     Of many ``.json`` files only the largest few are looked into, and of each only its beginning and its end.
@@ -47,14 +40,15 @@ def find_coco_file(folder: Path) -> Path | None:
         UserError: there are several.
 
     """
-    paths = [*folder.glob("*.json"), *folder.glob("annotations/*.json")]
-    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    files = [path for name, path in folder.with_suffix(".json").items() if _COCO_PLACE.fullmatch(name)]
     files = sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
-    found = sorted(path.relative_to(folder).as_posix() for path in files if _looks_like_coco(path))
+    found = sorted(path.relative_to(folder.root).as_posix() for path in files if _looks_like_coco(path))
     if len(found) > 1:
         names = ", ".join(found)
-        raise UserError(f"channel {folder.name} holds several COCO files ({names}): keep one in each channel")
-    return folder / found[0] if found else None
+        raise UserError(
+            f"channel {folder.root.name} holds several COCO files ({names}): keep one in each channel"
+        )
+    return folder.root / found[0] if found else None
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -69,7 +63,7 @@ def _looks_like_coco(path: Path) -> bool:
     return re.search(rb'"(?:' + keys + rb')"\s*:', content) is not None
 
 
-def read_coco(file: Path, images: Path) -> Coco:
+def read_coco(file: Path, images: Folder) -> Annotated:
     """Read a COCO file; its images are looked for below ``images``.
 
     Crowds are kept as ignored boxes. Boxes are float pixels ``x, y, width, height`` from the top left.
@@ -83,14 +77,14 @@ def read_coco(file: Path, images: Path) -> Coco:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.name} is not valid JSON: {error}") from None
     try:
-        return _parse(content, ImageFinder(images))
+        return _parse(content, images)
     except KeyError as error:
         raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file.name} is not a COCO file: {error}") from None
 
 
-def _parse(content: dict[str, Any], finder: ImageFinder) -> Coco:
+def _parse(content: dict[str, Any], folder: Folder) -> Annotated:
     if not isinstance(content, dict):
         raise TypeError("it must hold one JSON object, {…}")
     categories = sorted(content["categories"], key=lambda category: int(category["id"]))
@@ -108,10 +102,9 @@ def _parse(content: dict[str, Any], finder: ImageFinder) -> Coco:
         by_image[annotation["image_id"]].append(annotation)
     images = content["images"]
     _check_images(images, by_image)
-    examples = [_example(image, by_image.get(image["id"], []), index_of, finder) for image in images]
+    examples = [_example(image, by_image.get(image["id"], []), index_of, folder) for image in images]
     _check_files(examples)
-    used = frozenset(int(label) for example in examples for label in np.unique(example.labels))
-    return Coco(examples, classes, used)
+    return Annotated(examples, classes)
 
 
 def _check(annotation: dict[str, Any], index_of: dict[int, int]) -> None:
@@ -145,16 +138,16 @@ def _check_files(examples: list[Example]) -> None:
 
 
 def _example(
-    image: dict[str, Any], annotations: list[dict[str, Any]], index_of: dict[int, int], finder: ImageFinder
+    image: dict[str, Any], annotations: list[dict[str, Any]], index_of: dict[int, int], folder: Folder
 ) -> Example:
     name = str(image["file_name"])
-    found = finder.find(name)
+    found = folder.find_image(name)
     width, height = int(image.get("width") or 0), int(image.get("height") or 0)
     labels = [index_of[int(annotation["category_id"])] for annotation in annotations]
     ignored = [bool(int(annotation.get("iscrowd") or 0)) for annotation in annotations]
     return Example(
         key=name,
-        path=finder.files[found] if found else None,
+        path=folder.images[found] if found else None,
         size=(width, height) if width and height else None,
         boxes=boxes_from_corner_and_size([annotation["bbox"] for annotation in annotations]),
         labels=np.asarray(labels, dtype=np.int64),

@@ -8,27 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import Example, ImageFinder, boxes_from_corner_and_size, files_below
+from tilewise.data.annotations import Annotated, Example, Found, Source, some
+from tilewise.data.coco import find_coco_file
+from tilewise.data.folder import Folder
+from tilewise.data.ground_truth import parse_label
 from tilewise.errors import UserError
-
-
-@dataclass(frozen=True)
-class ImageJson:
-    """What a pair of image and annotation channels holds.
-
-    Attributes:
-        examples: one an image; images without a JSON file among them, as problems.
-        names: class id -> name, from the ``categories`` of the files where they agree with one another.
-
-    """
-
-    examples: list[Example]
-    names: Mapping[int, str]
 
 
 @dataclass
@@ -58,31 +48,37 @@ class _Categories:
         return {number: next(iter(names)) for number, names in self.names.items() if len(names) == 1}
 
 
-def read_image_json(images: Path, annotations: Path, channel: str) -> ImageJson:
-    """Read an image channel and its annotation channel.
+def find_image_json(source: Source) -> Found | None:
+    """Whether a channel holds JSON files that are not one COCO file."""
+    files = source.annotations.with_suffix(".json")
+    if not files or find_coco_file(source.annotations):
+        return None
+    read = partial(read_image_json, source.images, files)
+    return Found("images with one JSON file each", some(files), read)
+
+
+def read_image_json(folder: Folder, files: Mapping[str, Path]) -> Annotated:
+    """Read images and their annotation files.
 
     Args:
-        images: the folder of the image channel.
-        annotations: the folder of the annotation channel.
-        channel: the annotation channel's name, for messages.
+        folder: holds the images.
+        files: the JSON files by their names relative to their folder.
+
+    Returns:
+        Images without a JSON file among the examples, as problems; names of class ids from the ``categories``
+        of the files where they agree with one another.
 
     Raises:
-        UserError: there is no JSON file in the annotation channel, or two annotate one image.
+        UserError: two files annotate one image.
 
     """
-    files = files_below(annotations, frozenset({".json"}))
-    if not files:
-        raise UserError(
-            f"channel {channel} holds no .json file: put one annotation file for each image there"
-        )
-    finder = ImageFinder(images)
     categories = _Categories()
-    examples = [_read(path, key, finder, categories) for key, path in files.items()]
-    examples += _without_json(examples, finder)
-    return ImageJson(examples, categories.agreed())
+    examples = [_read(path, key, folder, categories) for key, path in files.items()]
+    examples += _without_json(examples, folder)
+    return Annotated(examples, names=categories.agreed())
 
 
-def _without_json(examples: list[Example], finder: ImageFinder) -> list[Example]:
+def _without_json(examples: list[Example], folder: Folder) -> list[Example]:
     """Problems for images that no JSON file names; an image named by two files raises."""
     named: dict[Path, str] = {}
     for example in sorted(examples, key=lambda example: bool(example.problem)):
@@ -94,7 +90,7 @@ def _without_json(examples: list[Example], finder: ImageFinder) -> list[Example]
                 f"{first} and {example.key} annotate the same image {example.path.name}: keep one"
             )
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of annotations"
-    return [_problem(name, path, hint) for name, path in finder.files.items() if path not in named]
+    return [_problem(name, path, hint) for name, path in folder.images.items() if path not in named]
 
 
 def _problem(key: str, path: Path | None, reason: str) -> Example:
@@ -103,57 +99,36 @@ def _problem(key: str, path: Path | None, reason: str) -> Example:
     )
 
 
-def _read(path: Path, key: str, finder: ImageFinder, categories: _Categories) -> Example:
-    like = finder.find_like(key)
+def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Example:
+    like = folder.find_image_like(key)
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise TypeError("it must hold one JSON object, {…}")
-        image = _find_image(content, key, finder) if content.get("file") else like
-        size = _size(content)
-        rows, labels = _objects(content)
+        image = _find_image(content, key, folder) if content.get("file") else like
+        boxes, labels, size = parse_label(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        problem = f"not an annotation file of the built-in's form: {what}"
+    except (TypeError, ValueError) as error:
+        problem = f"not an annotation file of the built-in's form: {error}"
     else:
-        categories.add(content.get("categories"), set(labels))
+        categories.add(content.get("categories"), set(labels.tolist()))
         if image is None:
             wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
             return _problem(key, None, f"its image {wanted} is not in the image channel, or not only once")
         return Example(
             key=key,
-            path=finder.files[image],
+            path=folder.images[image],
             size=size,
-            boxes=boxes_from_corner_and_size(rows),
-            labels=np.asarray(labels, dtype=np.int64),
+            boxes=boxes,
+            labels=labels,
             ignored=np.zeros(len(labels), dtype=np.bool_),
         )
     # With the image of its name, so that this one is not missed a second time.
-    return _problem(key, finder.files[like] if like else None, problem)
+    return _problem(key, folder.images[like] if like else None, problem)
 
 
-def _find_image(content: dict[str, Any], key: str, finder: ImageFinder) -> str | None:
+def _find_image(content: dict[str, Any], key: str, folder: Folder) -> str | None:
     """By ``file``: a path in the image channel, or one beside the annotation."""
     name = str(content["file"])
-    return finder.find(name) or finder.find((PurePosixPath(key).parent / name).as_posix())
-
-
-def _size(content: dict[str, Any]) -> tuple[int, int] | None:
-    sizes = content.get("image_size")
-    if not sizes:
-        return None
-    first = sizes[0] if isinstance(sizes, list) else sizes
-    return int(first["width"]), int(first["height"])
-
-
-def _objects(content: dict[str, Any]) -> tuple[list[list[float]], list[int]]:
-    rows, labels = [], []
-    for annotation in content["annotations"]:
-        rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
-        number = int(annotation["class_id"])
-        if number < 0 or number != float(annotation["class_id"]):
-            raise ValueError(f"class_id {annotation['class_id']} is not 0, 1, 2, …")
-        labels.append(number)
-    return rows, labels
+    return folder.find_image(name) or folder.find_image((PurePosixPath(key).parent / name).as_posix())

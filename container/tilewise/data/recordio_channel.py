@@ -6,11 +6,13 @@ Specification of the labels: MXNet, ``src/io/iter_image_det_recordio.cc`` and ``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tilewise.data.annotations import Example, files_below
+from tilewise.data.annotations import Annotated, Example, Found, Source, some
 from tilewise.data.recordio import ImageRecord, scan
 from tilewise.data.records import Bool, Float32, Int64
 
@@ -20,22 +22,26 @@ _MAX_FRACTION = 2  # a careless box may reach beyond its image, but not that far
 _Objects = tuple[Float32, Int64, Bool]
 
 
-def find_record_files(folder: Path) -> dict[str, Path]:
-    """The ``.rec`` files below a folder, by their names relative to it."""
-    return files_below(folder, frozenset({".rec"}))
+def find_recordio(source: Source) -> Found | None:
+    """Whether a channel holds ``.rec`` files."""
+    files = source.images.with_suffix(".rec")
+    return Found("RecordIO", some(files), partial(read_record_files, files)) if files else None
 
 
-def read_record_files(files: dict[str, Path]) -> list[Example]:
+def read_record_files(files: Mapping[str, Path]) -> Annotated:
     """Read the labels of all records of some files, one file after the other.
 
     Raises:
         UserError: a file is damaged; the message names the file, the record and the byte.
 
     """
-    return [_example(name, path, record) for name, path in files.items() for record in scan(path)]
+    return Annotated(
+        [make_example(name, path, record) for name, path in files.items() for record in scan(path)]
+    )
 
 
-def _example(name: str, path: Path, record: ImageRecord) -> Example:
+def make_example(name: str, path: Path, record: ImageRecord) -> Example:
+    """An image record's boxes and class ids, or why they cannot be read."""
     problem = ""
     try:
         boxes, labels, ignored = _objects(record.labels)

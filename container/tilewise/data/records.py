@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Record:
         labels: (N,) int64, 0-based.
         ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
         offset: where the image's record begins in a RecordIO file; :data:`WHOLE_FILE` for an image file.
+        length: bytes of the encoded image; 0 where nobody has looked.
+        encoded: the image itself, where it came through a pipe; :class:`Records` do not keep it.
 
     """
 
@@ -42,20 +45,26 @@ class Record:
     labels: Int64
     ignored: Bool
     offset: int = WHOLE_FILE
+    length: int = 0
+    encoded: bytes | None = None
 
     def read(self) -> bytes:
         """The encoded image."""
+        if self.encoded is not None:
+            return self.encoded
         with open_encoded(self.path, self.offset) as file:
             return file.read()
 
 
-def open_encoded(path: Path, offset: int) -> IO[bytes]:
-    """An encoded image: an image file, or from the record that begins at ``offset`` in a RecordIO file.
+def open_encoded(path: Path, offset: int, encoded: bytes | None = None) -> IO[bytes]:
+    """An encoded image: ``encoded``, an image file, or in the record at ``offset`` of a RecordIO file.
 
     Raises:
         DecodeError: no record begins there.
 
     """
+    if encoded is not None:
+        return io.BytesIO(encoded)
     return path.open("rb") if offset == WHOLE_FILE else open_image(path, offset)
 
 
@@ -64,6 +73,7 @@ class _Packed:
     names: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     boxes: list[Float32] = field(default_factory=list)
     labels: list[Int64] = field(default_factory=list)
@@ -76,6 +86,7 @@ class Records(Sequence[Record]):
     Attributes:
         boxes, labels, ignored: those of all records, one after the other.
         sizes: (R, 2) int64 width and height.
+        lengths: (R,) int64 bytes of each encoded image.
 
     """
 
@@ -85,6 +96,7 @@ class Records(Sequence[Record]):
             packed.names += [os.fsencode(record.key), os.fsencode(record.path)]
             packed.sizes.append((record.width, record.height))
             packed.offsets.append(record.offset)
+            packed.lengths.append(record.length)
             packed.counts.append(len(record.labels))
             packed.boxes.append(record.boxes)
             packed.labels.append(record.labels)
@@ -93,6 +105,7 @@ class Records(Sequence[Record]):
         self._text_ends = np.cumsum([len(name) for name in packed.names], dtype=np.int64)
         self.sizes = np.asarray(packed.sizes, dtype=np.int64).reshape(-1, 2)
         self._offsets = np.asarray(packed.offsets, dtype=np.int64)
+        self.lengths = np.asarray(packed.lengths, dtype=np.int64)
         self._box_ends = np.cumsum(packed.counts, dtype=np.int64)
         self.boxes = np.concatenate([*packed.boxes, np.zeros((0, 4), np.float32)])
         self.labels = np.concatenate([*packed.labels, np.zeros(0, np.int64)])
@@ -116,6 +129,7 @@ class Records(Sequence[Record]):
             labels=self.labels[of],
             ignored=self.ignored[of],
             offset=int(self._offsets[index]),
+            length=int(self.lengths[index]),
         )
 
     def _name(self, index: int) -> str:

@@ -41,6 +41,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     given = _Given(raw)
     _check_required(given)
     _check_schedule(given)
+    _check_classes(given)
     check_views(given.entries, given.refuse)
     model = _resolve_model(given)
     if model is not None:
@@ -126,6 +127,8 @@ def _as_text(value: object) -> str:
     """A value as bare text: the SDK quotes some as JSON, and a file written by hand may hold numbers."""
     if value is None:
         return ""
+    if isinstance(value, dict | list):  # the toolkit has read it as JSON
+        return json.dumps(value)
     text = str(value).strip()
     if not text.startswith('"'):
         return text
@@ -153,6 +156,12 @@ def _check_schedule(given: _Given) -> None:
         given.refuse_both(steps, scheduler)
     if steps and step_size:
         given.refuse_both(steps, step_size)
+
+
+def _check_classes(given: _Given) -> None:
+    class_map, count = given.entries.get("class_map"), given.entries.get("num_classes")
+    if class_map and count and len(class_map.value) != count.value:
+        given.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 
 def _resolve_model(given: _Given) -> str | None:

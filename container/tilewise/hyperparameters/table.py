@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
 from tilewise.hyperparameters.values import (
+    ClassMap,
     Count,
     Flag,
     Fraction,
@@ -189,11 +190,21 @@ class Hyperparameters(BaseModel):
             required=True,
         ),
     ]
+    class_map: Annotated[
+        ClassMap,
+        Row(
+            "Data",
+            "Which class ids there are, and their names, where they are not 0, 1, 2, …: "
+            '`{"0": "dog", "5": "cat"}`; for formats whose classes are numbers.',
+            azure=None,
+            unset="ids from 0",
+        ),
+    ]
     num_training_samples: Annotated[
         Count | None,
         Row(
             "Data",
-            "Number of training images; the data is counted all the same.",
+            "Number of training images; the data is counted all the same, but input mode Pipe needs it.",
             azure=None,
             unset="from the data",
             alias="num_training_samples",

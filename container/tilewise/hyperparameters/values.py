@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -43,6 +44,18 @@ def _check_tiled(grid: object) -> object:
     if grid == (1, 1):
         raise ValueError("one tile")
     return grid
+
+
+def _read_class_map(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
+    if names is None:
+        return None
+    if not names or len(set(names.values())) < len(names):
+        raise ValueError("no classes, or two of one name")
+    return dict(sorted(names.items()))
 
 
 def _read_scales(value: object) -> object:
@@ -101,6 +114,12 @@ Ranges = Annotated[
 ]
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
+]
+ClassMap = Annotated[
+    dict[Natural, Annotated[str, Field(min_length=1)]] | None,
+    BeforeValidator(_read_class_map),
+    AfterValidator(_check_class_map),
+    Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
 ]
 Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
 

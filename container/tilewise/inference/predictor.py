@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilewise.data.decode import decode_image
+from tilewise.data.decode import Picture, decode_reduced
 from tilewise.detections import Detections
 from tilewise.inference.artifact import Artifact
 from tilewise.models.detector import Detector
@@ -138,7 +138,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([torch.zeros((3, 64, 64), dtype=torch.uint8)]))
+        next(self.predict_all([Picture.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
 
     def predict(self, image: bytes) -> Prediction:
         """Find the objects in an encoded image.
@@ -148,10 +148,25 @@ class Predictor:
             ImageTooLargeError: the image has too many pixels.
 
         """
-        return next(self.predict_all([decode_image(image)]))
+        return next(self.predict_all([self.decode(image)]))
 
-    def predict_all(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
-        """Find the objects in images, each (3, H, W) uint8 RGB, upright; in their order.
+    def decode(self, image: bytes) -> Picture:
+        """Decode an image as finely as its views need it; safe for several threads.
+
+        Raises:
+            DecodeError, ImageTooLargeError: as :meth:`predict`.
+
+        """
+        return decode_reduced(image, self._reduction)
+
+    def _reduction(self, width: int, height: int) -> int:
+        return min(view.reduction for view in self._plan(width, height))
+
+    def _plan(self, width: int, height: int) -> list[View]:
+        return plan_views(self.tiling, width, height, self.scaling)
+
+    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
+        """Find the objects in images, in their order.
 
         An image's views are cut from it one after the other, on the detector's device: beside the image there
         are never more pixels than those of one batch of views.
@@ -159,15 +174,14 @@ class Predictor:
         pending: list[_Look] = []
         open_images: deque[_Image] = deque()
         for image in images:
-            height, width = image.shape[-2:]
-            views = plan_views(self.tiling, width, height, self.scaling)
-            open_images.append(_Image(width, height, len(views)))
-            on_device = image.to(self.device)
+            views = [view.snapped(image.factor) for view in self._plan(image.width, image.height)]
+            open_images.append(_Image(image.width, image.height, len(views)))
+            on_device, factor = image.pixels.to(self.device), image.factor
             for view in views:
                 if pending and (len(pending) == self.batch_size or pending[0].view.size != view.size):
                     self._finish(pending)
                     pending = []
-                pending.append(_Look(open_images[-1], view, view.pixels_from_image(on_device)))
+                pending.append(_Look(open_images[-1], view, view.pixels_from_image(on_device, factor)))
             del image, on_device
             while open_images and not open_images[0].waiting:
                 yield open_images.popleft().prediction(self.tiling)

@@ -44,7 +44,7 @@ class ViewPlanner:
     min_visibility: float = 0.0
     alarms: Mapping[int, Float32] = field(default_factory=dict)
 
-    def draw(self, records: Records, rng: np.random.Generator) -> list[list[View]]:
+    def draw(self, records: Sequence[Record], rng: np.random.Generator) -> list[list[View]]:
         """The views of each record.
 
         Of whole, grid and fixed the whole image is always among them; of what else has no object, so many as
@@ -95,7 +95,7 @@ class ViewPlanner:
         ]
 
     def _negatives(
-        self, records: Records, empty: list[tuple[int, View]], count: int, rng: np.random.Generator
+        self, records: Sequence[Record], empty: list[tuple[int, View]], count: int, rng: np.random.Generator
     ) -> Iterator[tuple[int, View]]:
         if self.views != "sniper":
             for number in rng.permutation(len(empty))[:count].tolist():
@@ -118,6 +118,12 @@ class ViewPlanner:
                 self.alarms.get(index),
             )
             yield from ((index, view) for view in found)
+
+
+def one_view(record: Record, rng: np.random.Generator, planner: ViewPlanner | None = None) -> View | None:
+    """One of the views that a planner has for a record; None for its whole image, without a planner."""
+    views = planner.draw([record], rng)[0] if planner else []
+    return views[int(rng.integers(len(views)))] if views else None
 
 
 @lru_cache(maxsize=1024)
@@ -188,13 +194,13 @@ class ViewBatches(Sampler[list[Item]]):
         if epoch == 0:
             drawn[0] = max(self.factors)
         return [
-            [scaled(item, factor) for item in batch] for batch, factor in zip(batches, drawn, strict=True)
+            [(index, scaled(view, factor), seed) for index, view, seed in batch]
+            for batch, factor in zip(batches, drawn, strict=True)
         ]
 
 
-def scaled(item: Item, factor: float) -> Item:
-    """An item whose view is scaled to ``factor`` times its size."""
-    index, view, seed = item
+def scaled(view: View | None, factor: float) -> View:
+    """A view whose size is ``factor`` times as large."""
     assert view is not None
     width, height = (max(1, round(factor * side)) for side in view.size)
-    return index, replace(view, size=(width, height)), seed
+    return replace(view, size=(width, height))

@@ -35,12 +35,13 @@ def find_false_alarms(
 
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_IMAGES]).tolist()
-    kept: list[int] = []
+    kept: list[Record] = []
     alarms: dict[int, Float32] = {}
-    images = decoded(records.select(chosen), report, kept)
+    images = decoded(predictor, records.select(chosen), report, kept)
+    index_of = {records[index].key: index for index in chosen}
     for number, prediction in enumerate(predictor.predict_all(images)):
-        index = chosen[kept[number]]
-        alarms[index] = _false(prediction.detections, records[index])
+        record = kept[number]
+        alarms[index_of[record.key]] = _false(prediction.detections, record)
         if should_stop():
             break
     log.info("%d false alarms in %d images", sum(map(len, alarms.values())), len(alarms))

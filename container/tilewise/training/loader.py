@@ -8,19 +8,22 @@ import pickle
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
 from tilewise.augment.window import random_window
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.channel import Split
+from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
-from tilewise.training.epoch import ViewBatches, ViewPlanner
+from tilewise.data.stream import Stream
+from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.image_cache import ImageCache
 from tilewise.training.order import Item, images_in, measure_order, pool_size
+from tilewise.training.pipe_batches import PipeBatches, PipeItem
 from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
 from tilewise.views.view import Scaling, View
 
@@ -36,6 +39,8 @@ CACHE_BYTES = 512 * 1024 * 1024
 
 class TrainingSamples(Dataset[Sample | tuple[str, str]]):
     """One random view of a record; an item is ``(key, reason)`` where the image cannot be decoded.
+
+    Records are asked for by their index, or given as they are where they came through a pipe.
 
     Args:
         records: of the training data.
@@ -63,33 +68,37 @@ class TrainingSamples(Dataset[Sample | tuple[str, str]]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: Item) -> Sample | tuple[str, str]:
-        index, view, seed = item
-        record = self.records[index]
+    def __getitem__(self, item: Item | PipeItem) -> Sample | tuple[str, str]:
+        asked, view, seed = item
+        record = asked if isinstance(asked, Record) else self.records[asked]
         rng = np.random.default_rng(seed)
-        try:
-            image = self.images.get(index, lambda: decode_record(record))
-        except (DecodeError, OSError) as error:
-            return record.key, str(error)
         if view is None or self.random_windows:
             view = random_view(record, view, self.scaling, rng)
+        # An image that other views need too is decoded whole, and kept.
+        factor = 1 if self.images.capacity else view.reduction
+        try:
+            image = self.images.get(record.key, lambda: decode_record(record, factor))
+        except (DecodeError, OSError) as error:
+            return record.key, str(error)
         boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
-        return augment_sample(make_sample(image, boxes, labels, ignored, view, self.min_visibility), rng)
+        view = view.snapped(image.factor)
+        sample = make_sample(image.pixels, boxes, labels, ignored, view, self.min_visibility, image.factor)
+        return augment_sample(sample, rng)
 
 
-def decode_record(record: Record) -> Tensor:
-    """A record's image.
+def decode_record(record: Record, factor: int) -> Picture:
+    """A record's image, reduced by ``factor`` if that is cheap.
 
     Raises:
         DecodeError: it is damaged, or another one than when the job began.
 
     """
-    image = decode_image(record.read())
-    if image.shape[-2:] != (record.height, record.width):
+    picture = decode_reduced(record.read(), lambda width, height: factor)
+    if (picture.width, picture.height) != (record.width, record.height):
         raise DecodeError(
-            f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job"
+            f"it has {picture.width} x {picture.height} pixels now: it was changed during the job"
         )
-    return image
+    return picture
 
 
 def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.random.Generator) -> View:
@@ -156,7 +165,7 @@ def default_workers() -> int:
 
 
 def make_loader(
-    records: Records,
+    split: Split | Stream,
     scaling: Scaling,
     batch_size: int,
     workers: int,
@@ -168,7 +177,7 @@ def make_loader(
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
     Args:
-        records: the training data.
+        split: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
         scaling: of views of whole images.
         batch_size: views in a batch.
         workers: processes that decode; 0: this one.
@@ -178,14 +187,32 @@ def make_loader(
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
 
     """
-    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
+    records = Records([]) if isinstance(split, Stream) else split.records
     samples = TrainingSamples(records, scaling, min_visibility)
-    batches: Sampler[list[Item]] = WholeBatches(len(records), batch_size, seed)
     if planner is not None:
-        cache = CACHE_BYTES if planner.views != "whole" else 0
+        cache = 0 if planner.views == "whole" or isinstance(split, Stream) else CACHE_BYTES
         random_windows = planner.views not in ("snip", "sniper")
         samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
-        batches = _view_batches(records, planner, batch_size, max(1, workers), cache, factors, seed)
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
+    if isinstance(split, Stream):
+        draw = one_view if planner is None else partial(one_view, planner=planner)
+        batches = PipeBatches(split, batch_size, seed, draw, factors)
+    elif planner is None:
+        batches = WholeBatches(len(records), batch_size, seed)
+    else:
+        batches = _view_batches(
+            records, planner, batch_size, max(1, workers), samples.images.capacity, factors, seed
+        )
+    return loader_of(batches, samples, workers)
+
+
+def loader_of(
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]], samples: TrainingSamples, workers: int
+) -> DataLoader[Batch | bytes]:
+    """A loader of the batches of a sampler."""
+    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
+    if piped:
+        log.info("/dev/shm is small: the %d loader processes send their batches through pipes", workers)
     return DataLoader(
         samples,  # type: ignore[arg-type]
         batch_sampler=batches,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tilewise.data.channel import DataSet
+from tilewise.data.channel import DataSet, Split
+from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
@@ -32,7 +33,7 @@ from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import learning_rate_factor
+from tilewise.training.schedule import Scheduler
 from tilewise.training.tiling import choose_tiling, make_planner, object_sizes, size_factors
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import WHOLE_IMAGE
@@ -47,11 +48,12 @@ MAX_BAD_STEPS = 10
 
 @dataclass
 class Trained:
-    """What a run leaves beside the model: the metrics of the saved weights, and those of each epoch."""
+    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test."""
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
+    test: dict[str, Any] | None = None
 
 
 def train(
@@ -99,14 +101,14 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
         if hp.image_size
         else Scaling(min_size=hp.min_size, max_size=hp.max_size)
     )
-    tiling = choose_tiling(hp, data.train.records, scaling)
+    tiling = choose_tiling(hp, data.train.sample, scaling)
     trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.records, scaling, trained))
+    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.sample, scaling, trained))
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
     cap = hp.box_detections_per_image
-    most = int(data.train.records.object_counts.max(initial=0))
+    most = int(data.train.sample.object_counts.max(initial=0))
     if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
         cap = 2 * most
         log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
@@ -141,7 +143,7 @@ class _Run:
         workers = default_workers() if hp.num_workers is None else hp.num_workers
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
-            data.train.records,
+            data.train,
             spec.scaling,
             hp.training_batch_size,
             workers,
@@ -151,9 +153,7 @@ class _Run:
             size_factors(hp, spec),
         )
         self.optimizer = make_optimizer(detector, hp)
-        self.steps_per_epoch = -(-len(self.loader) // hp.gradient_accumulation_step)
-        factor = learning_rate_factor(hp, self.steps_per_epoch)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.accumulated = self.bad_steps = 0
@@ -167,6 +167,7 @@ class _Run:
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
             if not self.should_stop():
+                self.data.train.finish_pass()
                 self._validate(epoch, facts)
             if self.should_stop():
                 self.trained.stopped = True
@@ -181,6 +182,15 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _expected_steps(self) -> int:
+        """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
+        train = self.data.train
+        if isinstance(train, Stream):
+            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+        else:
+            batches = len(self.loader)
+        return -(-batches // self.hp.gradient_accumulation_step)
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self.detector.train()
         assert self.loader.batch_sampler is not None
@@ -194,8 +204,7 @@ class _Run:
         for batch in bar:
             samples = self._usable(read_batch(batch))
             batches += 1
-            last = batches % self.hp.gradient_accumulation_step == 0 or batches == len(self.loader)
-            values = self._step(samples, last)
+            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
             learnt += bool(values)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -204,6 +213,10 @@ class _Run:
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
             if self.should_stop():
                 break
+        else:
+            if batches % self.hp.gradient_accumulation_step:
+                self._update()
+            self.scheduler.end_epoch()
         seconds = time.monotonic() - start
         means = {name: value / learnt for name, value in sums.items()}
         if means:
@@ -221,7 +234,11 @@ class _Run:
     def _find_false_alarms(self, epoch: int) -> None:
         """After a third of the epochs look where the model is wrong, if negative chips come from there."""
         hp, train = self.hp, self.data.train
-        if self.planner and hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
+        if not self.planner or isinstance(
+            train, Stream
+        ):  # a pipe's images do not come when they are asked for
+            return
+        if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
             self.planner.alarms = find_false_alarms(
                 self._predictor(), train.records, train.report, hp.seed, self.should_stop
             )
@@ -300,13 +317,14 @@ class _Run:
         start = time.monotonic()
         metrics = evaluate(
             self._predictor(),
-            validation.records,
+            validation.one_pass(),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
         )
         if metrics is None:
             return
+        validation.finish_pass()
         score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
         facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
         self.lines.validation(epoch, score, metrics)
@@ -322,6 +340,20 @@ class _Run:
         self.saved = True
 
 
+def test(
+    split: Split | Stream, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
+) -> dict[str, Any] | None:
+    """The figures of the saved model on a test channel; None when it was stopped.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
+    predictor = Predictor.load(model_dir)
+    predictor.batch_size = hp.validation_batch_size
+    return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
+
+
 def _to(sample: Sample, device: torch.device) -> Sample:
     tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
     return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
@@ -332,6 +364,7 @@ def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> Non
     content = {
         "classes": list(classes),
         "best": trained.best,
+        "test": trained.test,
         "epochs": trained.epochs,
         "stopped": trained.stopped,
     }

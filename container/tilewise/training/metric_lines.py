@@ -48,11 +48,12 @@ class MetricLines:
     def validation(self, epoch: int, score: float, metrics: dict[str, Any]) -> None:
         """The score that chooses the model, then all figures and each class's."""
         _print(f"#quality_metric: host={self.host}, epoch={epoch}, validation mAP <score>=({score:.6f})")
-        names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-        figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in names)
-        _print(f"validation: {figures}, VOC mAP {metrics['VOC']['mAP']:.4f}")
-        by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
-        _print(f"validation AP by class: {by_class}")
+        _print_figures("validation", metrics)
+
+    def test(self, metrics: dict[str, Any]) -> None:
+        """The figures of the saved model on the test channel."""
+        _print(f"#quality_metric: host={self.host}, test mAP <score>=({metrics['VOC']['mAP']:.6f})")
+        _print_figures("test", metrics)
 
     def best(self, score: float) -> None:
         """A model was saved."""
@@ -61,6 +62,14 @@ class MetricLines:
     def progress(self, done: int, epochs: int) -> None:
         """The share of the epochs that is done."""
         _print(f"#progress_metric: host={self.host}, completed {100 * done // epochs} % of epochs")
+
+
+def _print_figures(channel: str, metrics: dict[str, Any]) -> None:
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+    figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in names)
+    _print(f"{channel}: {figures}, VOC mAP {metrics['VOC']['mAP']:.4f}")
+    by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
+    _print(f"{channel} AP by class: {by_class}")
 
 
 def _figure(value: float | None) -> str:

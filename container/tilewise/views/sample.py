@@ -36,6 +36,7 @@ def make_sample(
     ignored: Tensor,
     view: View,
     min_visibility: float = MIN_VISIBILITY,
+    factor: int = 1,
 ) -> Sample:
     """Look at an image and its ground truth through a view.
 
@@ -50,6 +51,7 @@ def make_sample(
         ignored: (N,) bool.
         view: the window and the size to scale it to.
         min_visibility: share of a box's area.
+        factor: by how much the image has been reduced; see :meth:`View.pixels_from_image`.
 
     """
     whole = view.boxes_from_image(boxes)
@@ -61,7 +63,7 @@ def make_sample(
     share = sides.prod(dim=1) / (whole[:, 2:] - whole[:, :2]).prod(dim=1)
     left_out = (share < min_visibility) | ~view.answers_for(boxes)
     return Sample(
-        pixels=view.pixels_from_image(image),
+        pixels=view.pixels_from_image(image, factor),
         boxes=clipped[visible],
         labels=labels[visible],
         ignored=(ignored | left_out)[visible],

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -72,6 +72,17 @@ class View:
         x0, y0, x1, y1 = self.window
         return self.size[0] / (x1 - x0), self.size[1] / (y1 - y0)
 
+    @property
+    def reduction(self) -> int:
+        """1, 2, 4 or 8: by so much the image may be reduced beforehand and still be at least as fine."""
+        return max(factor for factor in (1, 2, 4, 8) if factor * max(self.scale) <= 1 or factor == 1)
+
+    def snapped(self, factor: int) -> View:
+        """The view with its window's sides moved outward to multiples of ``factor``."""
+        x0, y0, x1, y1 = self.window
+        grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
+        return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
+
     def boxes_from_image(self, boxes_N4: Tensor) -> Tensor:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
         return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
@@ -85,18 +96,19 @@ class View:
         sizes = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clamp(min=0).prod(dim=1).sqrt()
         return (sizes >= self.object_sizes[0]) & (sizes < self.object_sizes[1])
 
-    def pixels_from_image(self, image: Tensor) -> Tensor:
+    def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
         """Cut the window out of an image and scale it.
 
         Args:
             image: (3, H, W) uint8, on any device.
+            factor: by how much the image has been reduced; the view must be :meth:`snapped` to it.
 
         Returns:
             (3, height, width) uint8 of :attr:`size`, memory of its own; what lies outside the image is
             :data:`FILL`.
 
         """
-        x0, y0, x1, y1 = self.window
+        x0, y0, x1, y1 = (side // factor for side in self.window)
         height, width = image.shape[-2:]
         inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
         if inside.shape[-2:] != (y1 - y0, x1 - x0):

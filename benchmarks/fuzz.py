@@ -1,0 +1,156 @@
+"""Fuzz every parser with atheris: bytes that a user could give must end in records or in a UserError.
+
+python benchmarks/fuzz.py [--seconds 60] [PARSER …]      (pip install atheris)
+
+Each parser runs in a process of its own, guided by coverage of Tilewise's code, from one valid file as the
+seed. Prints as JSON how many inputs each has taken and how many exceptions escaped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import logging
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
+
+COCO = {
+    "images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}],
+    "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10.5, 12], "iscrowd": 0}],
+    "categories": [{"id": 3, "name": "ant"}],
+}
+LABEL = {
+    "image_size": [{"width": 40, "height": 30, "depth": 3}],
+    "annotations": [{"class_id": "0", "left": 1, "top": 2, "width": 10, "height": 12}],
+}
+MANIFEST = {
+    "source-ref": "s3://bucket/a.png",
+    "boxes": LABEL,
+    "boxes-metadata": {"class-map": {"0": "ant"}, "type": "groundtruth/object-detection"},
+}
+AZURE = {
+    "image_url": "azureml://datastores/images/a.png",
+    "image_details": {"format": "png", "width": "40px", "height": "30px"},
+    "label": [{"label": "ant", "topX": 0.1, "topY": 0.2, "bottomX": 0.5, "bottomY": 0.9, "isCrowd": "false"}],
+}
+VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size>
+<object><name>ant</name><difficult>0</difficult>
+<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>11</xmax><ymax>14</ymax></bndbox></object></annotation>"""
+
+
+def picture(format: str) -> bytes:
+    """A small image."""
+    file = io.BytesIO()
+    pixels = np.arange(40 * 30 * 3, dtype=np.uint8).reshape(30, 40, 3)
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def record(content: bytes) -> bytes:
+    """Bytes as one RecordIO record."""
+    return struct.pack("<II", 0xCED7230A, len(content)) + content + bytes(-len(content) % 4)
+
+
+def image_record() -> bytes:
+    """An image with one box as MXNet packs it."""
+    label = np.asarray([2, 5, 1, 0.1, 0.1, 0.5, 0.5], "<f4").tobytes()
+    return record(struct.pack("<IfQQ", 7, 0.0, 1, 0) + label + picture("PNG"))
+
+
+def as_json(content: object) -> bytes:
+    """JSON text."""
+    return json.dumps(content).encode()
+
+
+# parser -> seed, and the file's name in a channel beside the image a.png (none for the decoder)
+PARSERS: dict[str, tuple[bytes, str]] = {
+    "recordio": (image_record(), "train/a.rec"),
+    "coco": (as_json(COCO), "train/coco.json"),
+    "image_json": (as_json({"file": "a.png", **LABEL}), "train_annotation/a.json"),
+    "manifest": (as_json(MANIFEST) + b"\n", "train/a.manifest"),
+    "azure_jsonl": (as_json(AZURE) + b"\n", "train/a.jsonl"),
+    "voc": (VOC.encode(), "train/a.xml"),
+    "yolo": (b"0 0.5 0.5 0.25 0.25\n", "train/a.txt"),
+    "image": (picture("JPEG"), ""),
+}
+
+
+def target(parser: str, folder: Path) -> Callable[[bytes], None]:
+    """A function that gives bytes to a parser, through the path that a job takes."""
+    from tilewise.data.channel import ChannelFolder, read_data_set
+    from tilewise.data.decode import decode_image
+    from tilewise.errors import UserError
+
+    logging.disable(logging.CRITICAL)
+    name = PARSERS[parser][1]
+    folders = {}
+    for channel in {"train", Path(name or "train").parts[0]}:
+        (folder / channel).mkdir()
+        folders[channel] = ChannelFolder(folder / channel)
+    if parser not in ("recordio", "image"):
+        (folder / "train" / "a.png").write_bytes(picture("PNG"))
+
+    def parse(data: bytes) -> None:
+        try:
+            if not name:
+                decode_image(data, max_pixels=1_000_000)
+                return
+            (folder / name).write_bytes(data)
+            data_set = read_data_set(folders, None, False, False, 0)
+            for item in data_set.train.one_pass():
+                assert np.isfinite(item.boxes).all() and len(item.boxes) == len(item.labels)
+        except UserError:
+            pass
+
+    return parse
+
+
+def fuzz(parser: str, seconds: int, folder: Path) -> None:
+    """Fuzz one parser in this process; atheris leaves it with an exit status."""
+    atheris = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=["tilewise"]):
+        import tilewise.data.channel
+        import tilewise.data.decode  # noqa: F401
+    seeds = folder / "seeds"
+    seeds.mkdir()
+    (seeds / "valid").write_bytes(PARSERS[parser][0])
+    options = [f"-max_total_time={seconds}", "-max_len=4096", "-rss_limit_mb=4096", "-timeout=20"]
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(seeds)], target(parser, folder))
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Fuzz the parsers one after the other and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parsers", nargs="*", metavar="PARSER", help=f"of {', '.join(PARSERS)}; default: all")
+    parser.add_argument("--seconds", type=int, default=60, help="for each parser")
+    parser.add_argument("--here", type=Path, metavar="FOLDER", help="fuzz the one parser in this process")
+    arguments = parser.parse_args()
+    if arguments.here:
+        fuzz(arguments.parsers[0], arguments.seconds, arguments.here)
+    runs = {}
+    for name in arguments.parsers or PARSERS:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+            command = [sys.executable, __file__, name, "--here", folder, "--seconds", str(arguments.seconds)]
+            run = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = re.search(r"Done (\d+) runs in (\d+) second", run.stderr)
+        runs[name] = {"inputs": int(done[1]) if done else None, "exceptions": int(run.returncode != 0)}
+        if run.returncode:
+            print(run.stdout[-4000:], run.stderr[-4000:], file=sys.stderr)
+    print(json.dumps({"seconds_each": arguments.seconds, "parsers": runs}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

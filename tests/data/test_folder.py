@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+
+import pytest
+from tilewise.data.folder import Folder
+
+
+def write_image(path: Path) -> Path:
+    """A file named like an image; nobody here looks into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    names = ["top.jpg", "images/in.png", "images/deep/er.JPG", "a/twin.jpg", "b/twin.jpg", "a/alone.jpg"]
+    for name in [*names, "mit Raum/größe 木.jpeg", "a/sketch.jpg", "a/sketch.png"]:
+        write_image(tmp_path / "channel" / name)
+    write_image(tmp_path / "outside.jpg")
+    return Folder(tmp_path / "channel")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("top.jpg", "top.jpg"),
+        ("in.png", "images/in.png"),
+        ("images/in.png", "images/in.png"),
+        ("deep/er.JPG", "images/deep/er.JPG"),
+        ("er.JPG", "images/deep/er.JPG"),
+        ("alone.jpg", "a/alone.jpg"),
+        ("train2017/top.jpg", "top.jpg"),
+        ("/home/me/data/in.png", "images/in.png"),
+        ("data/a/alone.jpg", "a/alone.jpg"),
+        ("a/twin.jpg", "a/twin.jpg"),
+        ("mit Raum/größe 木.jpeg", "mit Raum/größe 木.jpeg"),
+        ("größe 木.jpeg", "mit Raum/größe 木.jpeg"),
+        ("twin.jpg", None),
+        ("c/alone.jpg", None),
+        ("alone.png", None),
+        ("lone.jpg", None),
+        ("outside.jpg", None),
+        ("../outside.jpg", None),
+        ("a/../../outside.jpg", None),
+        ("../channel/top.jpg", "top.jpg"),
+        ("a", None),
+        ("", None),
+        ("/", None),
+        ("\0", None),
+        ("x" * 5000, None),
+    ],
+)
+def test_find__by_name(folder: Folder, name: str, found: str | None) -> None:
+    assert folder.find_image(name) == found
+    if found:
+        assert folder.images[found].is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("top.json", "top.jpg"),
+        ("in.json", "images/in.png"),
+        ("er.json", "images/deep/er.JPG"),
+        ("deep/er.json", "images/deep/er.JPG"),
+        ("annotations/in.json", "images/in.png"),
+        ("b/twin.json", "b/twin.jpg"),
+        ("mit Raum/größe 木.json", "mit Raum/größe 木.jpeg"),
+        ("twin.json", None),
+        ("a/sketch.json", None),
+        ("b/alone.json", None),
+        ("nothing.json", None),
+    ],
+)
+def test_find_like__by_stem(folder: Folder, name: str, found: str | None) -> None:
+    assert folder.find_image_like(name) == found
+
+
+def test_find__either_form_of_unicode(tmp_path: Path) -> None:
+    composed = unicodedata.normalize("NFC", "größe.jpg")
+    decomposed = unicodedata.normalize("NFD", "größe.jpg")
+    for on_disk in (composed, decomposed):
+        file = write_image(tmp_path / on_disk)
+        folder = Folder(tmp_path)
+        for name in (composed, decomposed):
+            assert folder.images[folder.find_image(name) or ""] == file
+        file.unlink()
+
+
+def test_folder__passes_over_what_is_no_image(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("._a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg", "b/.hidden/a.jpg", "b/a.jpg"):
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    assert list(Folder(tmp_path).images) == ["b/a.jpg"]
+
+
+def test_folder__name_that_is_not_utf_8(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    (path,) = Folder(tmp_path).images.values()
+    assert path == tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    assert path.is_file()
