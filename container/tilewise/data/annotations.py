@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 MAX_LEFT_OUT = 0.05
 """A channel may lose this share of its images to damage before the job stops."""
+
+MAX_FRACTION = 2
+"""A careless box may reach beyond its image, but not that far: then it is in pixels."""
 
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
@@ -64,18 +68,40 @@ class Annotated:
         examples: one an image, images without objects and unusable ones too.
         classes: the classes' names where labels are indices into them; None where labels are mere numbers.
         names: what some of these numbers are called.
+        ids: the numbers that ``classes`` have in the files, ascending, where they have any.
 
     """
 
     examples: list[Example]
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:
         """The labels that objects have."""
         labels = [example.labels for example in self.examples]
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
+
+
+def unusable(key: str, path: Path | None, problem: str) -> Example:
+    """An image that cannot be used, and why; it has no objects."""
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return Example(key, path, None, *none, problem=problem)
+
+
+def by_name(examples: Iterable[Example], names: Sequence[str]) -> Annotated:
+    """Classes in the alphabetical order of their names.
+
+    Args:
+        examples: their labels are indices into ``names``.
+        names: without duplicates.
+
+    """
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    new = np.argsort(np.asarray(order, np.int64)).astype(np.int64)
+    classes = tuple(names[index] for index in order)
+    return Annotated([replace(example, labels=new[example.labels]) for example in examples], classes)
 
 
 @dataclass(frozen=True)
@@ -292,6 +318,44 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped, and named, later
         boxes[:, 2:] += boxes[:, :2]
         return boxes.astype(np.float32)
+
+
+def boxes_from_corners(rows: npt.ArrayLike) -> Float32:
+    """``xmin, ymin, xmax, ymax`` -> (N, 4) float32."""
+    with np.errstate(over="ignore"):  # what is not finite is dropped, and named, later
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def check_fractions(boxes: Float32) -> Float32:
+    """The same boxes.
+
+    Raises:
+        ValueError: some coordinate is in pixels, by its size.
+
+    """
+    far = boxes[np.isfinite(boxes) & (np.abs(boxes) > MAX_FRACTION)]
+    if len(far):
+        raise ValueError(
+            f"a box has the coordinate {far[0]:g}, not a fraction of its image's width or height"
+        )
+    return boxes
+
+
+def two_for_one_image(examples: Iterable[Example]) -> None:
+    """Refuse examples that are the same image file; unusable ones do not count.
+
+    Raises:
+        UserError: naming the first two.
+
+    """
+    first: dict[Path, str] = {}
+    for example in examples:
+        if example.path is not None and not example.problem:
+            key = first.setdefault(example.path, example.key)
+            if key is not example.key:
+                raise UserError(
+                    f"{key} and {example.key} annotate the same image {example.path.name}: keep one"
+                )
 
 
 def some(names: Iterable[str], count: int = 3) -> str:
