@@ -55,9 +55,9 @@ def _compare(
     (folder / "val.json").unlink()
     write([(image, rows[image["id"]]) for image in coco["images"]], [name_of[key] for key in sorted(name_of)])
     ours = _read(folder)
-    boxes = {Path(record.key.split(" (")[0]).stem: record for record in ours.train.records}
-    assert len(boxes) == len(theirs.train.records) > 0
-    for record in theirs.train.records:
+    boxes = {Path(record.key.split(" (")[0]).stem: record for record in ours.train.sample}
+    assert len(boxes) == len(theirs.train.sample) > 0
+    for record in theirs.train.sample:
         other = boxes[Path(record.key).stem]
         assert [ours.classes[label] for label in other.labels] == [
             theirs.classes[label] for label in record.labels

@@ -37,7 +37,7 @@ def test_parse_label__empty() -> None:
         ([], "list indices must be"),
         ({"annotations": 3}, "'int' object is not iterable"),
         ({"annotations": [annotation(), {"class_id": 0, "left": 3}]}, "annotations[1]: the key 'top' is"),
-        ({"annotations": [annotation("dog")]}, "annotations[0]: could not convert string to float: 'dog'"),
+        ({"annotations": [annotation("dog")]}, "annotations[0]: class_id dog is not 0, 1, 2, …"),
         ({"annotations": [annotation(-1)]}, "annotations[0]: class_id -1 is not 0, 1, 2, …"),
         ({"annotations": [annotation("0.5")]}, "annotations[0]: class_id 0.5 is not 0, 1, 2, …"),
         ({"annotations": [annotation(2**31)]}, "annotations[0]: class_id 2147483648 is not 0, 1, 2, …"),

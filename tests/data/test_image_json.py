@@ -185,11 +185,11 @@ def test_objects__fractions_and_strings(folders: Folders) -> None:
         (content("a.jpg", {"left": 1}), "form: annotations[0]: the key 'class_id' is missing"),
         (
             content("a.jpg", {**annotation(), "class_id": "dog"}),
-            "form: annotations[0]: could not convert",
+            "form: annotations[0]: class_id dog is not 0, 1, 2, …",
         ),
         (content("a.jpg", annotation(-1)), "form: annotations[0]: class_id -1 is not 0, 1, 2, …"),
         (content("a.jpg", annotation(1.5)), "form: annotations[0]: class_id 1.5 is not 0, 1, 2, …"),
-        (content("a.jpg", annotation(None)), "form: annotations[0]: float() argument must be"),
+        (content("a.jpg", annotation(None)), "form: annotations[0]: class_id None is not 0, 1, 2, …"),
         (
             content("a.jpg", annotation(0, ("a", 1, 1, 1))),
             "form: annotations[0]: could not convert",

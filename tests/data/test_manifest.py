@@ -163,7 +163,7 @@ def test_image__beside_the_manifest(channel: Channel, on_disk: str, source: str)
 def test_image__address_with_half_a_character(channel: Channel) -> None:
     path = channel.image("a.jpg")
     channel.manifest({**line("x"), "source-ref": "s3://bucket/\ud800/a.jpg"})
-    record = channel.data(1).train.records[0]
+    record = channel.data(1).train.sample[0]
     assert record.path == path and record.key == "\ud800/a.jpg (output.manifest line 1)"
 
 
@@ -328,7 +328,7 @@ def test_class_map__fewer_classes_than_the_job_says(
     channel.manifest(line("a.jpg", annotation(1), annotation(3), names={"3": "bee", "1": "ant"}))
     data = channel.data(count)
     assert data.classes == classes
-    assert [classes[label] for label in data.train.records[0].labels] == ["ant", "bee"]
+    assert [classes[label] for label in data.train.sample[0].labels] == ["ant", "bee"]
 
 
 def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tmp_path: Path) -> None:
@@ -340,10 +340,10 @@ def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tm
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     other.manifest(line("b.jpg", annotation(2), names={"2": "bone"}))
     data = read_data_set(folders, 2, False, True, 0)
-    assert data.validation is not None and data.validation.records[0].labels.tolist() == [1]
+    assert data.validation is not None and data.validation.sample[0].labels.tolist() == [1]
     other.manifest(line("b.jpg"))
     data = read_data_set(folders, None, False, True, 0)
-    assert data.validation is not None and len(data.validation.records[0].labels) == 0
+    assert data.validation is not None and len(data.validation.sample[0].labels) == 0
 
 
 def test_channel__two_manifests_or_two_formats(channel: Channel) -> None:
@@ -411,12 +411,12 @@ def test_s3__images_are_fetched(channel: Channel, bucket: Bucket, caplog: pytest
         data = channel.data()
     assert "channel train: output.manifest: 42 images are fetched from S3" in caplog.messages
     assert not data.train.report.left_out
-    for shade, (name, record) in enumerate(zip(names, data.train.records, strict=True)):
+    for shade, (name, record) in enumerate(zip(names, data.train.sample, strict=True)):
         assert record.key.startswith(f"some/where/{name} (output.manifest line ")
         if record.path != local:
             with Image.open(record.path) as image:
                 assert image.getpixel((0, 0)) == shade
-    assert data.train.records[names.index("many/7.jpg")].path == local
+    assert data.train.sample[names.index("many/7.jpg")].path == local
 
 
 def test_s3__what_is_not_there_is_left_out(channel: Channel, bucket: Bucket) -> None:

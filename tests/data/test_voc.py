@@ -330,9 +330,7 @@ def test_channel__classes_matched_by_name(channel: Channel, tmp_path: Path) -> N
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     data = read_data_set(folders, None, False, True, 0)
     assert data.classes == ("a", "b") and data.validation is not None
-    assert data.train.records[0].labels.tolist() == [1, 0] and data.validation.records[0].labels.tolist() == [
-        1
-    ]
+    assert data.train.sample[0].labels.tolist() == [1, 0] and data.validation.sample[0].labels.tolist() == [1]
 
 
 _TAGS = [

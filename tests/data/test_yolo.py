@@ -77,7 +77,7 @@ def test_read__as_ultralytics_has_it(channel: Channel, caplog: pytest.LogCapture
     first, second, third = found.examples
     assert first.key == "images/train/a.jpg" and first.labels.tolist() == [1, 0]
     assert not second.problem and not third.problem and len(second.boxes) == len(third.boxes) == 0
-    assert channel.data().train.records[0].boxes.tolist() == [[15, 7.5, 25, 22.5], [0, 0, 20, 30]]
+    assert channel.data().train.sample[0].boxes.tolist() == [[15, 7.5, 25, 22.5], [0, 0, 20, 30]]
     assert "channel train holds YOLO text files (labels/train/a.txt, labels/train/b.txt)" in caplog.messages
     told = "channel train: 1 of 3 images have no text file: they count as images without objects"
     assert told in caplog.messages
@@ -244,7 +244,7 @@ def test_lines__pixels(channel: Channel) -> None:
 def test_lines__polygons(channel: Channel) -> None:
     channel.image("a.jpg")
     channel.text("a.txt", "0 0.5 0.1 0.75 0.5 0.25 0.5\n1.0 0 0 0.5 0 0.5 0.5 0 0.5\n")
-    records = channel.data().train.records
+    records = channel.data().train.sample
     np.testing.assert_allclose(records[0].boxes, [[10, 3, 30, 15], [0, 0, 20, 15]], rtol=1e-6)
     assert records[0].labels.tolist() == [0, 1]
 
@@ -262,7 +262,7 @@ def test_boxes__without_area_are_dropped(channel: Channel) -> None:
         "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n",
     )
     data = channel.data()
-    assert len(data.train.records[0].boxes) == 1 and len(data.train.report.dropped) == 3
+    assert len(data.train.sample[0].boxes) == 1 and len(data.train.report.dropped) == 3
 
 
 def test_channel__text_that_stands_for_no_image_is_none(channel: Channel) -> None:

@@ -49,7 +49,10 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Float32, Int64, tuple[int, 
 
 
 def _class_id(given: Any) -> int:
-    number = float(given)
+    try:
+        number = float(given)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
     if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
         raise ValueError(f"class_id {given} is not 0, 1, 2, …")
     return int(number)
