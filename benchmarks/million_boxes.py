@@ -107,7 +107,7 @@ def measure(folder: Path) -> dict[str, Any]:
     start, start_cpu = time.monotonic(), time.process_time()
     data = read_data_set({"train": ChannelFolder(folder)}, None, False, False, 0)
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - start_cpu
-    records = data.train.sample  # of a channel of files: all of them
+    records = data.train.sample
     return {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),

@@ -233,7 +233,7 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     report.images = len(examples)
     chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        facts = chain.from_iterable(pool.map(_read_facts_of, chunks))
+        facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
         pairs = zip(examples, facts, strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
@@ -248,7 +248,7 @@ Facts = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
 
 
-def _read_facts_of(examples: Sequence[Example]) -> list[Facts | str]:
+def _read_all_facts(examples: Sequence[Example]) -> list[Facts | str]:
     return [read_facts(example) for example in examples]
 
 
