@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.spec import DetectorSpec
 
 RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -38,6 +39,24 @@ class RetinaNet(TorchvisionRetinaNet):
             matched.append(match)
         losses: dict[str, Tensor] = self.head.compute_loss(targets, head_outputs, anchors, matched)
         return losses
+
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[Target]:
+        """As torchvision's, for the whole batch at once."""
+        limits = _limits(self)
+        found, boxes = [], []
+        for logits, deltas, level in zip(
+            head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[0], strict=True
+        ):
+            best = candidates_of(logits.float(), logit(limits.score_threshold), limits.candidates)
+            found.append(best._replace(scores=best.scores.sigmoid()))
+            chosen = deltas[best.images, best.priors].float()
+            boxes.append(self.box_coder.decode_single(chosen, level[best.priors]))
+        return suppress(found, boxes, image_shapes, limits)
 
 
 class FCOS(TorchvisionFCOS):
@@ -64,6 +83,27 @@ class FCOS(TorchvisionFCOS):
             targets, head_outputs, anchors, num_anchors_per_level
         )
         return losses
+
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[Target]:
+        """As torchvision's, for the whole batch at once."""
+        limits = _limits(self)
+        found, boxes = [], []
+        for logits, centreness, distances, level in zip(
+            *(head_outputs[name] for name in ("cls_logits", "bbox_ctrness", "bbox_regression")),
+            anchors[0],
+            strict=True,
+        ):
+            scores = torch.sqrt(logits.float().sigmoid() * centreness.float().sigmoid())
+            best = candidates_of(scores, limits.score_threshold, limits.candidates)
+            found.append(best)
+            chosen = distances[best.images, best.priors].float()
+            boxes.append(self.box_coder.decode(chosen, level[best.priors]))
+        return suppress(found, boxes, image_shapes, limits)
 
 
 def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
@@ -99,6 +139,12 @@ def _backbone() -> nn.Module:
         extra_blocks=LastLevelP6P7(256, 256),
     )
     return backbone
+
+
+def _limits(network: RetinaNet | FCOS) -> Limits:
+    return Limits(
+        network.score_thresh, network.nms_thresh, network.topk_candidates, network.detections_per_img
+    )
 
 
 def _thresholds(spec: DetectorSpec) -> dict[str, Any]:
