@@ -122,16 +122,11 @@ def problems(raw: Mapping[str, object]) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def all_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilewise.hyperparameters.parsing.AVAILABLE_MODELS", AVAILABLE_MODELS + LATER_MODELS)
-
-
 # Defaults
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_defaults__of_the_three_presets(name: str, all_available: None) -> None:
+def test_defaults__of_the_three_presets(name: str) -> None:
     jobs: tuple[dict[str, str], ...] = ({}, {"model_name": "yolox_s"}, BUILTIN)
     parsed = tuple(getattr(parse_hyperparameters(raw), name) for raw in jobs)
     assert parsed == DEFAULTS[name]
@@ -546,10 +541,10 @@ def test_model__not_in_this_version(model: str) -> None:
     )
 
 
-def test_model__base_network_not_in_this_version() -> None:
-    assert problems(BUILTIN | {"base_network": "resnet-50"}) == (
-        "base_network='resnet-50' (ssd_resnet50) is not available in this version; available: vgg-16"
-    )
+@pytest.mark.parametrize(("network", "model"), [("vgg-16", "ssd_vgg16"), ("resnet-50", "ssd_resnet50")])
+def test_model__base_network(network: str, model: str) -> None:
+    parsed = parse_hyperparameters(BUILTIN | {"base_network": network})
+    assert (parsed.model_name, parsed.image_size, parsed.training_batch_size) == (model, 300, 32)
 
 
 def test_model__base_network_unknown() -> None:
@@ -574,15 +569,10 @@ def test_model__unknown() -> None:
         ("extra_large", "yolox_x"),
     ],
 )
-def test_model__yolov5_is_a_yolox_of_its_size(size: str, model: str, all_available: None) -> None:
+def test_model__yolov5_is_a_yolox_of_its_size(size: str, model: str) -> None:
     parsed = parse_hyperparameters({"model_name": "yolov5", "model_size": size})
     assert (parsed.model_name, parsed.image_size, parsed.learning_rate) == (model, 640, 0.01)
-
-
-def test_model__yolov5_not_in_this_version() -> None:
-    assert problems({"model_name": "yolov5", "model_size": "large"}).startswith(
-        "model_name='yolov5' (yolox_l) is not available in this version; available: ssd_vgg16,"
-    )
+    assert (parsed.number_of_epochs, parsed.training_batch_size, parsed.box_score_threshold) == (30, 16, 0.1)
 
 
 def test_model__size_without_yolov5() -> None:

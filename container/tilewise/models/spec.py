@@ -19,6 +19,7 @@ class DetectorSpec:
         score_threshold: detections below it are not returned.
         nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
         detections_per_view: how many detections of a view are kept at most.
+        stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
 
     """
 
@@ -29,6 +30,7 @@ class DetectorSpec:
     score_threshold: float
     nms_iou_threshold: float
     detections_per_view: int
+    stride_4_level: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
