@@ -51,6 +51,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "evaluation_frequency": (1, 1, 1),
     "checkpoint_frequency": (None, None, None),
     "checkpoint_run_id": (None, None, None),
+    "stride_4_level": (False, False, False),
     "layers_to_freeze": (None, None, None),
     "freeze_layer_pattern": (None, None, None),
     "min_size": (600, None, None),
@@ -113,6 +114,9 @@ VALID = {
     "num_workers": "4",
     "model_name": "fcos_resnet50_fpn",
     "learning_rate_scheduler": "step",
+    "stride_4_level": "1",
+    "layers_to_freeze": "2",
+    "freeze_layer_pattern": "^(conv1_|conv2_).*",
 }
 
 
@@ -443,6 +447,24 @@ def test_value__empty_is_not_given(empty: str | None) -> None:
     assert parse_hyperparameters(dict.fromkeys(names, empty)) == parse_hyperparameters({})
 
 
+@pytest.mark.parametrize("name", ["layers_to_freeze", "freeze_layer_pattern"])
+@pytest.mark.parametrize("text", ["none", "", "null"])
+def test_freezing__none(name: str, text: str) -> None:
+    assert getattr(parse_hyperparameters({name: text}), name) is None
+
+
+@pytest.mark.parametrize("text", ["false", "False"])
+def test_freeze_layer_pattern__false_as_the_console_sends_it(text: str) -> None:
+    assert parse_hyperparameters({"freeze_layer_pattern": text}).freeze_layer_pattern is None
+
+
+@pytest.mark.parametrize("text", ["(", "*a", "[a"])
+def test_freeze_layer_pattern__no_regular_expression(text: str) -> None:
+    assert problems({"freeze_layer_pattern": text}) == (
+        f"freeze_layer_pattern='{text}': must be a regular expression"
+    )
+
+
 @pytest.mark.parametrize("text", ["none", "None", "NONE", '"none"', "null"])
 def test_value__none_for_an_optional_one(text: str) -> None:
     assert parse_hyperparameters({"tile_grid_size": text, "num_classes": text}).num_classes is None
@@ -619,6 +641,15 @@ def test_scaling__equal_sides() -> None:
     assert parse_hyperparameters({"min_size": "800", "max_size": "800"}).min_size == 800
 
 
+def test_stride_4_level__only_where_there_is_a_pyramid() -> None:
+    for model in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn", "gfl_resnet18_fpn"):
+        assert parse_hyperparameters({"model_name": model, "stride_4_level": "1"}).stride_4_level
+    assert problems({"model_name": "yolox_s", "stride_4_level": "1"}) == (
+        "stride_4_level=1: yolox_s has no such level, only retinanet_*, fcos_*, gfl_* have; leave it out"
+    )
+    assert not parse_hyperparameters({"model_name": "yolox_s", "stride_4_level": "0"}).stride_4_level
+
+
 # Not in this version
 
 
@@ -646,12 +677,6 @@ def test_scaling__equal_sides() -> None:
             "a1",
             "'a1': starting from another run is not available in this version; leave it out",
         ),
-        ("layers_to_freeze", "3", "3: freezing is not available in this version; leave it out"),
-        (
-            "freeze_layer_pattern",
-            "^(conv1_).*",
-            "'^(conv1_).*': freezing is not available in this version; leave it out",
-        ),
     ],
 )
 def test_later__refused(name: str, text: str, message: str) -> None:
@@ -666,9 +691,6 @@ def test_later__refused(name: str, text: str, message: str) -> None:
         ("tile_predictions_nms_threshold", "0.250"),
         ("multi_scale", "False"),
         ("checkpoint_frequency", "None"),
-        ("layers_to_freeze", "none"),
-        ("freeze_layer_pattern", "false"),
-        ("freeze_layer_pattern", "False"),
     ],
 )
 def test_later__accepted_where_it_has_no_effect(name: str, text: str) -> None:

@@ -103,10 +103,12 @@ def test_focus__takes_the_corners_in_the_published_order() -> None:
     seen: list[Tensor] = []
     stem = network.backbone.backbone.stem
     stem.conv.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    stem(torch.tensor([[0.0, 1], [2, 3]]).expand(1, 3, 2, 2))
-    assert (
-        seen[0].flatten().tolist() == [0] * 3 + [2] * 3 + [1] * 3 + [3] * 3
-    )  # top before bottom, left first
+    corners = torch.tensor([[0, 1], [2, 3]])
+    stem(torch.stack([10 + corners, 20 + corners, 30 + corners])[None].float())  # red, green, blue
+    # top before bottom, left before right; blue first
+    assert seen[0].flatten().tolist() == [
+        colour + corner for corner in (0, 2, 1, 3) for colour in (30, 20, 10)
+    ]
 
 
 def test_pixels__reach_the_network_unscaled() -> None:

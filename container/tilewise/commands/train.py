@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHANNELS = ("train", "validation", "test", "train_annotation", "validation_annotation", "test_annotation")
-LATER_CHANNELS = {
-    "model": "incremental training",
-    "pretrained": "a channel of pretrained weights",
-}
+DATA_CHANNELS = ("train", "validation", "test")
+CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), "pretrained")
+LATER_CHANNELS = {"model": "incremental training"}
 
 
 def main(stop: platform.StopRequest) -> int:
@@ -58,6 +56,9 @@ def run_job(stop: platform.StopRequest) -> None:
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     folders = _folders(job.channels)
+    pretrained = folders.pop("pretrained", None)
+    if pretrained and not hp.use_pretrained_model:
+        log.warning("channel pretrained is not used: use_pretrained_model=0")
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import read_data_set
@@ -71,7 +72,8 @@ def run_job(stop: platform.StopRequest) -> None:
         log.info("stopped before the first step: there is no model yet")
         return
     lines = MetricLines(job.current_host)
-    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__)
+    weights = pretrained.path if pretrained else None
+    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__, weights)
     if data.test and not trained.stopped:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:

@@ -44,6 +44,9 @@ BASE_NETWORKS = {"vgg-16": "ssd_vgg16", "resnet-50": "ssd_resnet50"}
 
 Scaling = Literal["square", "sides"]
 
+# The models that may have one more feature map at stride 4.
+PYRAMIDS = ("retinanet_", "fcos_", "gfl_")
+
 
 def scaling_of(model: str) -> Scaling:
     """How a model scales its input: to a square of ``image_size``, or by ``min_size`` and ``max_size``."""

@@ -45,6 +45,14 @@ def _check_tiled(grid: object) -> object:
     return grid
 
 
+def _check_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(str(error)) from None
+    return pattern
+
+
 def _unset_by(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
 
@@ -68,7 +76,9 @@ Grid = Annotated[
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
 ]
-Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
+Pattern = Annotated[
+    str | None, _unset_by("false"), AfterValidator(_check_pattern), Field(description="a regular expression")
+]
 
 _BOUNDS = {
     "exclusiveMinimum": "greater than",

@@ -44,7 +44,10 @@ def block_3x3(separable: bool, channels: int, out: int, stride: int = 1) -> nn.M
 
 
 class Focus(nn.Module):
-    """Every second pixel of every second row, four times, as channels; then a convolution."""
+    """Every second pixel of every second row, four times, as channels; then a convolution.
+
+    The published weights want blue first; images have red first.
+    """
 
     def __init__(self, out: int):
         super().__init__()
@@ -52,7 +55,8 @@ class Focus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of (B, 3, H, W), at stride 2."""
-        corners = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        bgr = x.split(1, dim=1)[::-1]
+        corners = [each[..., row::2, column::2] for column in (0, 1) for row in (0, 1) for each in bgr]
         y: Tensor = self.conv(torch.cat(corners, dim=1))
         return y
 

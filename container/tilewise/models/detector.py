@@ -67,12 +67,23 @@ class Detector(nn.Module):
         network: torchvision's ``(images, targets)`` module, whose ``transform`` is a :class:`BatchImages`.
         background: whether the network counts background as class 0 and so objects from 1.
 
+    Attributes:
+        frozen_norms: normalisation layers that stay in evaluation mode when the detector is trained.
+
     """
 
     def __init__(self, network: nn.Module, background: bool):
         super().__init__()
         self.network = network
         self.first_label = int(background)
+        self.frozen_norms: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> Detector:
+        """As PyTorch's, but what is frozen stays frozen."""
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def forward(
         self, images: Sequence[Tensor], samples: Sequence[Sample] | None = None
