@@ -138,7 +138,7 @@ def publish_classifier(model: str, path: Path, value: float = 1.0) -> None:
             "fasterrcnn_mobilenet_v3_large_fpn",
             "mobilenet_v3_large-8738ca79.pth",
             "backbone.body",
-            {"backbone.fpn", "rpn"},
+            {"backbone.fpn.inner_blocks.0.0.weight", "rpn.head.conv.0.0.weight"},
         ),
         ("ssdlite_mobilenet_v3_large", "mobilenet_v3_large-5c1a4163.pth", "backbone.features.0", {"head"}),
     ],
