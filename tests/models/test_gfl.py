@@ -22,7 +22,7 @@ from tilewise.views.view import Scaling
 
 def make_network(stride_4_level: bool = False) -> GFL:
     scaling = Scaling(min_size=64, max_size=64)
-    spec = DetectorSpec("gfl_resnet18_fpn", 3, scaling, None, 0.05, 0.6, 100, stride_4_level)
+    spec = DetectorSpec("gfl_resnet18_fpn", 3, scaling, None, 0.05, 0.6, 100, stride_4_level=stride_4_level)
     with torch.device("meta"):
         network = build_detector(spec).network
     assert isinstance(network, GFL)

@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 MAX_LEFT_OUT = 0.05
 """A channel may lose this share of its images to damage before the job stops."""
+
+MAX_FRACTION = 2
+"""A careless box may reach beyond its image, but not that far: then it is in pixels."""
 
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
@@ -40,6 +44,7 @@ class Example:
         problem: why this example cannot be used, "" when it can.
         offset: where the image's record begins in a RecordIO file.
         fractions: whether the boxes are fractions.
+        encoded: the image itself, where it came through a pipe.
 
     """
 
@@ -52,6 +57,7 @@ class Example:
     problem: str = ""
     offset: int = WHOLE_FILE
     fractions: bool = False
+    encoded: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -62,18 +68,40 @@ class Annotated:
         examples: one an image, images without objects and unusable ones too.
         classes: the classes' names where labels are indices into them; None where labels are mere numbers.
         names: what some of these numbers are called.
+        ids: the numbers that ``classes`` have in the files, ascending, where they have any.
 
     """
 
     examples: list[Example]
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:
         """The labels that objects have."""
         labels = [example.labels for example in self.examples]
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
+
+
+def unusable(key: str, path: Path | None, problem: str) -> Example:
+    """An image that cannot be used, and why; it has no objects."""
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return Example(key, path, None, *none, problem=problem)
+
+
+def by_name(examples: Iterable[Example], names: Sequence[str]) -> Annotated:
+    """Classes in the alphabetical order of their names.
+
+    Args:
+        examples: their labels are indices into ``names``.
+        names: without duplicates.
+
+    """
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    new = np.argsort(np.asarray(order, np.int64)).astype(np.int64)
+    classes = tuple(names[index] for index in order)
+    return Annotated([replace(example, labels=new[example.labels]) for example in examples], classes)
 
 
 @dataclass(frozen=True)
@@ -116,7 +144,8 @@ class Report:
 
     Attributes:
         channel: its name.
-        images: how many the annotations name.
+        images: how many the annotations name, or have come through a pipe so far.
+        expected: how many there will be, where they are still coming; 0 when they are all there.
         left_out: key -> reason, for the images that cannot be used.
         clipped: boxes that reached beyond their image and were cut at its border.
         dropped: record and reason of each box that could not be used.
@@ -128,6 +157,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     clipped: int = 0
     dropped: list[str] = field(default_factory=list)
+    expected: int = 0
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -155,6 +185,24 @@ class Report:
             more = "; further ones are only counted" if count == MAX_WARNINGS else ""
             log.warning("channel %s: %s%s", self.channel, message, more)
 
+    def begin_pass(self, expected: int) -> None:
+        """Count anew, the images of a pipe's next pass."""
+        self.images, self.clipped, self.expected = 0, 0, expected
+        self.left_out.clear()
+        self.dropped.clear()
+
+    def finish_pass(self) -> None:
+        """Note that no more images come.
+
+        Raises:
+            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used, or none can.
+
+        """
+        self.expected = 0
+        self.check()
+        if self.left_out and len(self.left_out) == self.images:
+            raise UserError(f"channel {self.channel} holds no image that can be used")
+
     def check(self) -> None:
         """Stop the job when too many images cannot be used.
 
@@ -162,11 +210,12 @@ class Report:
             UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used.
 
         """
-        if len(self.left_out) > MAX_LEFT_OUT * self.images:
+        if len(self.left_out) > MAX_LEFT_OUT * max(self.images, self.expected):
+            so_far = " so far" if self.expected else ""
             first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
             raise UserError(
-                f"channel {self.channel}: {len(self.left_out)} of {self.images} images cannot be used, more "
-                f"than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
+                f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
+                f"used, more than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
             )
 
 
@@ -182,23 +231,24 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     """
     report.images = len(examples)
     with ThreadPoolExecutor(8) as pool:
-        headers = pool.map(_header, examples)
-        records = Records(_checked(zip(examples, headers, strict=True), report))
+        pairs = zip(examples, pool.map(read_facts, examples), strict=True)
+        records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
     if not len(records):
         raise UserError(f"channel {report.channel} holds no image that can be used")
     return records
 
 
-_Facts = tuple[ImageHeader, int]
+Facts = tuple[ImageHeader, int]
+"""An image's header and the number of its bytes."""
 
 
-def _header(example: Example) -> _Facts | str:
-    """An image's header and the number of its bytes, or why there is none."""
+def read_facts(example: Example) -> Facts | str:
+    """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
     try:
-        with open_encoded(example.path, example.offset) as file:
+        with open_encoded(example.path, example.offset, example.encoded) as file:
             header = read_header(file)
             return header, file.seek(0, os.SEEK_END)
     except OSError as error:
@@ -207,33 +257,37 @@ def _header(example: Example) -> _Facts | str:
         return str(error)
 
 
-def _checked(pairs: Iterable[tuple[Example, _Facts | str]], report: Report) -> Iterable[Record]:
-    for example, facts in pairs:
-        if isinstance(facts, str):
-            report.note_left_out(example.key, facts)
-            continue
-        header, length = facts
-        if example.size is not None and example.size != (header.width, header.height):
-            report.note_left_out(
-                example.key,
-                f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
-                f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
-                f"has {header.width} x {header.height}",
-            )
-            continue
-        assert example.path is not None
-        boxes, usable = _clean(example, header, report)
-        yield Record(
-            key=example.key,
-            path=example.path,
-            width=header.width,
-            height=header.height,
-            boxes=boxes[usable],
-            labels=example.labels[usable],
-            ignored=example.ignored[usable],
-            offset=example.offset,
-            length=length,
+def check_example(example: Example, facts: Facts | str, report: Report) -> Record | None:
+    """Check an example against its image; None, and a note in the report, where it cannot be used.
+
+    Boxes are clipped to the image; those with nothing left are dropped.
+    """
+    if isinstance(facts, str):
+        report.note_left_out(example.key, facts)
+        return None
+    header, length = facts
+    if example.size is not None and example.size != (header.width, header.height):
+        report.note_left_out(
+            example.key,
+            f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
+            f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
+            f"has {header.width} x {header.height}",
         )
+        return None
+    assert example.path is not None
+    boxes, usable = _clean(example, header, report)
+    return Record(
+        key=example.key,
+        path=example.path,
+        width=header.width,
+        height=header.height,
+        boxes=boxes[usable],
+        labels=example.labels[usable],
+        ignored=example.ignored[usable],
+        offset=example.offset,
+        length=length,
+        encoded=example.encoded,
+    )
 
 
 def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
@@ -264,6 +318,44 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped, and named, later
         boxes[:, 2:] += boxes[:, :2]
         return boxes.astype(np.float32)
+
+
+def boxes_from_corners(rows: npt.ArrayLike) -> Float32:
+    """``xmin, ymin, xmax, ymax`` -> (N, 4) float32."""
+    with np.errstate(over="ignore"):  # what is not finite is dropped, and named, later
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def check_fractions(boxes: Float32) -> Float32:
+    """The same boxes.
+
+    Raises:
+        ValueError: some coordinate is in pixels, by its size.
+
+    """
+    far = boxes[np.isfinite(boxes) & (np.abs(boxes) > MAX_FRACTION)]
+    if len(far):
+        raise ValueError(
+            f"a box has the coordinate {far[0]:g}, not a fraction of its image's width or height"
+        )
+    return boxes
+
+
+def two_for_one_image(examples: Iterable[Example]) -> None:
+    """Refuse examples that are the same image file; unusable ones do not count.
+
+    Raises:
+        UserError: naming the first two.
+
+    """
+    first: dict[Path, str] = {}
+    for example in examples:
+        if example.path is not None and not example.problem:
+            key = first.setdefault(example.path, example.key)
+            if key is not example.key:
+                raise UserError(
+                    f"{key} and {example.key} annotate the same image {example.path.name}: keep one"
+                )
 
 
 def some(names: Iterable[str], count: int = 3) -> str:

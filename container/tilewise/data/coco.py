@@ -16,6 +16,7 @@ import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Found, Source, boxes_from_corner_and_size
 from tilewise.data.folder import Folder
+from tilewise.data.json_lines import format_of_lines
 from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10
@@ -60,7 +61,9 @@ def _looks_like_coco(path: Path) -> bool:
         content += file.read()
     # Of a large file the key "images" itself may stand in the middle.
     keys = rb"images" if size <= 2 * PEEK else rb"images|image_id|file_name"
-    return re.search(rb'"(?:' + keys + rb')"\s*:', content) is not None
+    if not re.search(rb'"(?:' + keys + rb')"\s*:', content):
+        return False
+    return not format_of_lines(path)  # a manifest's lines may say more of their images, under such keys
 
 
 def read_coco(file: Path, images: Folder) -> Annotated:

@@ -11,7 +11,7 @@ from tilewise.models.faster_rcnn import PUBLISHED_SIZES, build_faster_rcnn
 from tilewise.models.gfl import build_gfl
 from tilewise.models.one_stage import build_fcos, build_retinanet, retinanet_sizes
 from tilewise.models.spec import DetectorSpec
-from tilewise.models.ssd import build_ssd, published_scales
+from tilewise.models.ssd import SMALLEST_VIEWS, build_ssd, published_scales
 from tilewise.models.yolox import build_yolox
 from tilewise.views.view import Scaling
 
@@ -54,6 +54,20 @@ def anchor_sizes_for(
         return fit_anchor_sizes(published_scales(name, side), object_sizes / side, smallest=4 / side)
     published = retinanet_sizes(stride_4_level) if family == "retinanet" else PUBLISHED_SIZES
     return fit_anchor_sizes(published, object_sizes)
+
+
+def resolved_size(name: str, stride_4_level: bool = False) -> float:
+    """From how many pixels of a view (√area) on a detector resolves an object well.
+
+    COCO calls objects below 32 px small, and detectors with a finest feature map of stride 8 lose most of
+    them; Faster R-CNN's pyramid begins at stride 4, and others' may.
+    """
+    return 24.0 if stride_4_level or (_family(name) == "fasterrcnn" and "resnet" in name) else 32.0
+
+
+def smallest_view(name: str, scaling: Scaling) -> int:
+    """The shortest side in pixels of the views that a detector can take beside those of its nominal size."""
+    return SMALLEST_VIEWS.get((name, (scaling.square or 0) >= 512), 32)
 
 
 def _family(name: str) -> str:

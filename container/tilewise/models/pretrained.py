@@ -49,9 +49,8 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
     else:
         there = [Path(folder) / file for file in wanted if folder and (Path(folder) / file).is_file()]
         if not there:
-            where = folder or "(TILEWISE_WEIGHTS is not set)"
-            files = ", ".join(file for file in wanted if not file.endswith(".safetensors"))
-            return f"use_pretrained_model=1, but there is no {files} in {where}: training from scratch"
+            missing = f"{_published(wanted)} in {folder or '(TILEWISE_WEIGHTS is not set)'}"
+            return f"use_pretrained_model=1, but there is no {missing}: training from scratch"
         path = there[0]
     return _load(detector.network, name, path)
 
@@ -74,6 +73,10 @@ def _files_of(model: str) -> list[str]:
     return [each.url.rsplit("/", 1)[-1] for each in weights]
 
 
+def _published(files: Sequence[str]) -> str:
+    return ", ".join(file for file in files if not file.endswith(".safetensors"))
+
+
 def _in_channel(channel: Path, wanted: Sequence[str]) -> Path:
     files = sorted(path for path in channel.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
     by_name = {path.name: path for path in files}
@@ -84,7 +87,7 @@ def _in_channel(channel: Path, wanted: Sequence[str]) -> Path:
         found = ", ".join(path.name for path in files[:5]) or "none"
         raise UserError(
             f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}), "
-            f"or one named as published ({', '.join(wanted)}); it has {found}"
+            f"or one named as published ({_published(wanted)}); it has {found}"
         )
     return files[0]
 

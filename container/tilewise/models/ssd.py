@@ -26,6 +26,13 @@ VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
 LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
 SMALLEST_SIDE = 300
+SMALLEST_VIEWS = {
+    ("ssd_vgg16", False): 288,
+    ("ssd_vgg16", True): 480,
+    ("ssd_resnet50", False): 288,
+    ("ssd_resnet50", True): 32,
+}
+"""By model and whether it has the layout of 512 px: the last maps of a smaller view have no pixel."""
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 
