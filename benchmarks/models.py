@@ -2,8 +2,8 @@
 
 python benchmarks/models.py [MODEL …] [--classes 80] [--batch 2] [--steps 5] [--threads N]
 
-GFLOPs are of the convolutional part (and of the second stage, where there is one) on one image of the model's
-default size, two for a multiplication and an addition; where a model scales by sides, 600 x 800 pixels. Speed
+GFLOPs are those of the convolutions (Faster R-CNN's without its second stage) on one image of the model's
+default size, for models that scale by sides 800 x 600 pixels; a multiplication and an addition are two. Speed
 is that of the bare training step, on ready tensors with four objects an image: forward, backward, SGD.
 """
 
@@ -46,14 +46,14 @@ def make_spec(name: str, classes: int, size: int | None) -> DetectorSpec:
 
 
 def count_gflops(detector: Detector, width: int, height: int) -> float:
-    """Of one image, everything but the second stage's 1000 proposals."""
+    """Of one image."""
     network: Any = detector.network.eval()
     batch, _ = network.transform([torch.zeros((3, height, width), dtype=torch.uint8)])
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         maps = network.backbone(batch.tensors)
         features = list(maps.values()) if isinstance(maps, dict) else maps
         network.rpn.head(features) if hasattr(network, SECOND_STAGE) else network.head(features)
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def make_samples(batch: int, width: int, height: int, classes: int) -> list[Sample]:
@@ -112,16 +112,14 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "GFLOPs": round(count_gflops(detector, width, height), 2),
     }
     if arguments.steps:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        cuda = torch.cuda.is_available()
+        detector.to("cuda" if cuda else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
         samples = make_samples(arguments.batch, width, height, arguments.classes)
         speed = images_per_second(detector, samples, arguments.steps)
         line |= {
             "batch": arguments.batch,
             "train_images_per_second": round(speed, 2),
-            "device": torch.cuda.get_device_name()
-            if device == "cuda"
-            else f"{torch.get_num_threads()} threads",
+            "device": torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads",
         }
     return line
 

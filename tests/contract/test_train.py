@@ -204,9 +204,9 @@ def test_train__from_weights_in_a_channel(job: Job) -> None:
     code, output = job.run(QUICK | {"use_pretrained_model": "1"})
     assert (code, job.failure.splitlines()[0]) == (
         2,
-        "ClientError: channel pretrained: give it one file of weights (.safetensors, .pth, .pt), or one named "
-        "as published (ssdlite320_mobilenet_v3_large_coco-a79551df.pth, mobilenet_v3_large-8738ca79.pth, "
-        "mobilenet_v3_large-5c1a4163.pth); it has none",
+        "ClientError: channel pretrained: give it one file of weights (.safetensors, .pth, .pt), "
+        "or one named as published (ssdlite320_mobilenet_v3_large_coco-a79551df.pth, "
+        "mobilenet_v3_large-8738ca79.pth, mobilenet_v3_large-5c1a4163.pth); it has none",
     ), output
 
 

@@ -96,6 +96,20 @@ def test_step__on_empty_ignored_and_crowded_images(name: str) -> None:
         check_step(detector, [empty(side), only_ignored(side), crowded(side)])
 
 
+@pytest.mark.parametrize("name", ["gfl_resnet18_fpn", "ssdlite_mobilenet_v3_large", "yolox_nano"])
+def test_step__in_mixed_precision_has_losses_and_boxes_in_single(name: str) -> None:
+    detector = make_detector(name, 64)
+    samples = [only_ignored(64), crowded(64)]
+    images = [sample.pixels for sample in samples]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(images, samples)
+        with torch.inference_mode():
+            found = detector.eval().detect(images)
+    assert isinstance(losses, dict)
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    assert all(each.boxes.dtype == each.scores.dtype == torch.float32 for each in found)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_detections__have_one_form(name: str) -> None:
     side = side_of(name)

@@ -52,7 +52,7 @@ class SSD(TorchvisionSSD):
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
-        logits, regression = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         matched = torch.stack(matched_idxs)
         classes = torch.zeros_like(matched)
         wanted = torch.zeros_like(regression)
