@@ -23,7 +23,7 @@ from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import Detector
 from tilewise.training import loop
 from tilewise.training.false_alarms import find_false_alarms
-from tilewise.training.loop import Trained, make_spec, train, write_metrics
+from tilewise.training.loop import make_spec, train
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import object_sizes
 from tilewise.views.sample import Sample
@@ -501,18 +501,6 @@ def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
     scaling = Scaling(min_size=50, max_size=400)
     assert object_sizes(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
     assert len(object_sizes(data.train.sample, scaling)) == 12
-
-
-def test_write_metrics__is_json(tmp_path: Path) -> None:
-    trained = Trained(best={"AP": 0.5}, epochs=[{"epoch": 0}], stopped=True)
-    write_metrics(trained, ("ant", "bee"), tmp_path / "data" / "metrics.json")
-    assert json.loads((tmp_path / "data" / "metrics.json").read_text()) == {
-        "classes": ["ant", "bee"],
-        "best": {"AP": 0.5},
-        "test": None,
-        "epochs": [{"epoch": 0}],
-        "stopped": True,
-    }
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,9 @@ def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform
         log.info("stopped before the first step: there is no model yet")
         return
     # Imported here: to wait for a pipe takes no model.
-    from tilewise.training.loop import test, train, write_metrics
+    from tilewise.training.loop import test, train
     from tilewise.training.metric_lines import MetricLines
+    from tilewise.training.outputs import write_outputs
 
     lines = MetricLines(job.current_host)
     pretrained = _pretrained(job.channels, hp)
@@ -94,7 +95,7 @@ def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
             lines.test(trained.test)
-    write_metrics(trained, data.classes, platform.output_data_dir() / "metrics.json")
+    write_outputs(trained, data, hp, platform.output_data_dir(), stop.__bool__)
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:

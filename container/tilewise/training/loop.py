@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
+from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
@@ -49,12 +49,16 @@ MAX_BAD_STEPS = 10
 
 @dataclass
 class Trained:
-    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test."""
+    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
+
+    ``scored`` is what the saved model found in the validation images.
+    """
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
     test: dict[str, Any] | None = None
+    scored: Scored | None = None
 
 
 def train(
@@ -236,6 +240,7 @@ class _Run:
             "records": records,
             "pixels": pixels,
             "seconds": round(seconds, 3),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
     def _find_false_alarms(self, epoch: int) -> None:
@@ -322,12 +327,14 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
+        scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
             validation.one_pass(),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
+            scored.append,
         )
         if metrics is None:
             return
@@ -338,6 +345,7 @@ class _Run:
         if self.best.update(score):
             self.lines.best(score)
             self.trained.best = metrics
+            self.trained.scored = scored[0] if scored else None
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
@@ -364,16 +372,3 @@ def test(
 def _to(sample: Sample, device: torch.device) -> Sample:
     tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
     return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-
-def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> None:
-    """Leave the figures of a run as JSON."""
-    content = {
-        "classes": list(classes),
-        "best": trained.best,
-        "test": trained.test,
-        "epochs": trained.epochs,
-        "stopped": trained.stopped,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
