@@ -190,6 +190,26 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
     assert len(history["epochs"]) == 2
 
 
+def test_train__builtin_job_with_resnet50_and_a_pattern_runs_unchanged(job: Job) -> None:
+    code, output = job.run(BUILTIN | {"base_network": "resnet-50", "freeze_layer_pattern": "^(conv0|bn0).*"})
+    assert code == 0, output
+    assert "frozen: 3 of " in output
+    assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
+    model = json.loads((job.base / "model" / "model.json").read_text())
+    assert model["detector"]["name"] == "ssd_resnet50"
+
+
+def test_train__from_weights_in_a_channel(job: Job) -> None:
+    (job.channel("pretrained") / "notes.txt").write_text("no weights")
+    code, output = job.run(QUICK | {"use_pretrained_model": "1"})
+    assert (code, job.failure.splitlines()[0]) == (
+        2,
+        "ClientError: channel pretrained: give it one file of weights (.safetensors, .pth, .pt), "
+        "or one named as published (ssdlite320_mobilenet_v3_large_coco-a79551df.pth, "
+        "mobilenet_v3_large-8738ca79.pth, mobilenet_v3_large-5c1a4163.pth); it has none",
+    ), output
+
+
 @pytest.mark.parametrize("recordio", [False, True], ids=["images", "recordio"])
 def test_train__builtin_job_runs_unchanged(job: Job, recordio: bool) -> None:
     for channel in ("train", "validation") if recordio else ():

@@ -20,7 +20,7 @@ def _fast() -> None:
 
 
 def make_spec(name: str) -> DetectorSpec:
-    side = 300 if name == "ssd_vgg16" else 64
+    side = 300 if name in ("ssd_vgg16", "ssd_resnet50") else 64
     scaling = Scaling(square=side) if scaling_of(name) == "square" else Scaling(min_size=side, max_size=side)
     # with so low a threshold even a fresh network finds something
     return DetectorSpec(name, 3, scaling, None, 1e-4, 0.5, 20)
@@ -38,6 +38,7 @@ def make_sample(spec: DetectorSpec, seed: int) -> Sample:
 
 
 DEEPER = {f"fasterrcnn_resnet{depth}_fpn": depth for depth in (34, 101, 152)}
+DEEPER |= {f"gfl_resnet{depth}_fpn": depth for depth in (34, 50, 101)}
 
 
 @pytest.mark.parametrize(("name", "depth"), DEEPER.items())
@@ -49,7 +50,10 @@ def test_model__has_the_depth_of_its_name(name: str, depth: int) -> None:
     assert len([key for key in convolutions if "downsample" not in key]) + 1 == depth
 
 
-@pytest.mark.parametrize("name", sorted(set(AVAILABLE_MODELS) - set(DEEPER)))
+BIGGER = {"yolox_m", "yolox_l", "yolox_x"}
+
+
+@pytest.mark.parametrize("name", sorted(set(AVAILABLE_MODELS) - set(DEEPER) - BIGGER))
 def test_model__gives_losses_and_detections(name: str) -> None:
     torch.manual_seed(0)
     spec = make_spec(name)
@@ -72,6 +76,8 @@ def test_model__gives_losses_and_detections(name: str) -> None:
         "fasterrcnn_resnet18_fpn",
         "retinanet_resnet50_fpn",
         "fcos_resnet50_fpn",
+        "yolox_nano",
+        "gfl_resnet18_fpn",
     ],
 )
 def test_detections__do_not_depend_on_the_others_in_the_batch(name: str) -> None:
@@ -117,10 +123,13 @@ def test_anchors__published_do_for_large_objects(name: str) -> None:
     ("name", "expected"),
     [
         ("ssd_vgg16", (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)),
+        ("ssd_resnet50", (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8)),
         ("ssdlite_mobilenet_v3_large", (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)),
         ("fasterrcnn_resnet50_fpn", (8, 16, 32, 64, 128)),
         ("retinanet_resnet50_fpn", (8, 16, 32, 64, 128)),
         ("fcos_resnet50_fpn", None),
+        ("yolox_s", None),
+        ("gfl_resnet50_fpn", None),
     ],
 )
 def test_anchors__fitted_to_small_objects(name: str, expected: tuple[float, ...] | None) -> None:

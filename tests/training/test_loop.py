@@ -583,3 +583,18 @@ def test_multi_scale__the_first_batch_is_the_largest(
     assert seen[0] == 128
     assert set(seen) <= {128, 96, 64} and len(set(seen)) > 1
     assert len(seen) == 24
+
+
+def test_train__frozen_layers_stay_as_they_are(
+    data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    hp = make_hp(layers_to_freeze=3, learning_rate=0.1)
+    loop.train(data, hp, model_dir, LINES)
+    assert any("frozen: " in message and "backbone.features.0.0" in message for message in caplog.messages)
+    torch.manual_seed(hp.seed)
+    fresh = loop.build_detector(loop.make_spec(hp, data)).network.state_dict()
+    equal = {key: torch.equal(value, fresh[key]) for key, value in saved(model_dir).items()}
+    frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
+    assert all(same for key, same in equal.items() if key.startswith(frozen))
+    assert not all(same for key, same in equal.items() if key.startswith("backbone.features.0.3."))

@@ -8,6 +8,7 @@ import resource
 import sys
 import traceback
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewise import platform
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHANNELS = ("train", "validation", "test", "train_annotation", "validation_annotation", "test_annotation")
-LATER_CHANNELS = {
-    "model": "incremental training",
-    "pretrained": "a channel of pretrained weights",
-}
+DATA_CHANNELS = ("train", "validation", "test")
+CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), "pretrained")
+LATER_CHANNELS = {"model": "incremental training"}
 
 
 def main(stop: platform.StopRequest) -> int:
@@ -89,7 +88,8 @@ def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform
     from tilewise.training.outputs import write_outputs
 
     lines = MetricLines(job.current_host)
-    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__)
+    pretrained = _pretrained(job.channels, hp)
+    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__, pretrained)
     if data.test and not trained.stopped:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
@@ -117,6 +117,8 @@ def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue
+        if name == "pretrained":
+            continue
         if channel.input_mode == "Pipe":
             images = hp.num_training_samples if name == "train" else None
             passes = _passes(name, hp)
@@ -131,6 +133,17 @@ def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
     return found
+
+
+def _pretrained(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
+    """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
+    channel = channels.get("pretrained")
+    if channel and not hp.use_pretrained_model:
+        log.warning("channel pretrained is not used: use_pretrained_model=0")
+        return None
+    if channel and channel.input_mode == "Pipe":
+        raise UserError("channel pretrained: weights are files: use input mode File or FastFile")
+    return channel.path if channel else None
 
 
 def _passes(name: str, hp: Hyperparameters) -> int:

@@ -25,6 +25,7 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
+from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.cpu import tune_cpu
@@ -66,6 +67,7 @@ def train(
     model_dir: Path,
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
+    pretrained: Path | None = None,
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -76,9 +78,10 @@ def train(
         lines: prints the metrics.
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
+        pretrained: the folder of the channel of that name, where there is one.
 
     Raises:
-        UserError: images are damaged, or the loss is not finite any more.
+        UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
 
     """
     torch.manual_seed(hp.seed)
@@ -92,7 +95,9 @@ def train(
     spec = make_spec(hp, data)
     detector = build_detector(spec)
     if hp.use_pretrained_model:
-        log.info(load_pretrained(detector, spec.name))
+        log.info(load_pretrained(detector, spec.name, pretrained))
+    if hp.layers_to_freeze or hp.freeze_layer_pattern:
+        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
     return run.epochs()
@@ -107,7 +112,8 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
     )
     tiling = choose_tiling(hp, data.train.sample, scaling)
     trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.sample, scaling, trained))
+    sizes = object_sizes(data.train.sample, scaling, trained)
+    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
@@ -125,6 +131,7 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
         nms_iou_threshold=hp.nms_iou_threshold,
         detections_per_view=cap,
         tiling=tiling,
+        stride_4_level=hp.stride_4_level,
     )
 
 
