@@ -9,49 +9,30 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 
-# PyTorch and CUDA are cut from the other pins: their layers stay when another package changes.
+# The pins, cut into layers, so that those of CUDA and PyTorch stay when another package changes. They are installed
+# where they are to lie and not copied from another stage: to know that a copy is unchanged, builders read all of it.
 FROM ${BASE_IMAGE} AS pins
-COPY requirements.txt /
-# Left out are packages of torch.compile, which needs a C compiler at run time, and so could not work here.
-RUN grep -E '^[a-zA-Z0-9._-]+==' /requirements.txt | grep -vE '^(triton|cuda-bindings|cuda-pathfinder)==' >/all.txt \
-    && grep -E '^(torch|torchvision|nvidia-.*)==' /all.txt >/torch.txt \
-    && grep -vE '^(torch|torchvision|nvidia-.*)==' /all.txt >/packages.txt
+COPY requirements.txt docker/install.sh /pins/
+# Left out is what only torch.compile uses. It needs a C compiler at run time, and so could not work here.
+RUN cd /pins \
+    && grep -E '^[a-zA-Z0-9._-]+==' requirements.txt | grep -vE '^(triton|cuda-bindings|cuda-pathfinder)==' >all.txt \
+    && grep -E '^nvidia-' all.txt >cuda.txt \
+    && grep -E '^(torch|torchvision)==' all.txt >torch.txt \
+    && grep -vE '^(nvidia-.*|torch|torchvision)==' all.txt >packages.txt \
+    && touch -d @0 *
 
 
-FROM ${BASE_IMAGE} AS builder
-# uv takes its certificates from the system, as pip does: a company's own may be in the base image.
-ENV UV_SYSTEM_CERTS=1 UV_NATIVE_TLS=1 UV_LINK_MODE=copy UV_PYTHON=/opt/venv/bin/python3 \
-    PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet uv==0.13.8 \
-    && python3 -m venv --without-pip /opt/venv
-
-
-FROM builder AS torch
-COPY --from=pins /torch.txt /
-# --no-deps: the pins are complete. What goes: headers and static libraries, for compiling against; NVRTC a second
-# time, for old drivers of another kind; cuSOLVER for several GPUs, and NVSHMEM's device code, which torch never loads.
-RUN /opt/uv/bin/uv pip install --quiet --no-deps -r /torch.txt \
-    && cd /opt/venv/lib/python3*/site-packages \
-    && rm -rf torch/include torch/bin/protoc* torch/share nvidia/*/include \
-    && rm -f nvidia/cuda_nvrtc/lib/libnvrtc*.alt.so.* nvidia/cusolver/lib/libcusolverMg.so.* \
-        nvidia/nvshmem/lib/libnvshmem_device.* \
-    && find . -name '*.a' -delete \
-    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
-    && mkdir -p "/layers/cuda$PWD" "/layers/torch$PWD" \
-    && mv nvidia "/layers/cuda$PWD/" \
-    && mv ./* "/layers/torch$PWD/"
-
-
-FROM builder AS packages
-# sagemaker-training has a part in C, and builds with what its source asks for: pinned here, since it asks for the newest.
+# sagemaker-training has a part in C: the compiler stays here.
+FROM ${BASE_IMAGE} AS packages
+# UV_NO_CACHE=0 keeps what was downloaded, for a build with a cache mounted at /root/.cache/uv.
+ARG UV_NO_CACHE=1
 RUN apt-get update -qq \
     && headers=$(python3 -c 'import os, sysconfig; print(os.path.exists(sysconfig.get_path("include") + "/Python.h"))') \
-    && apt-get install -y -qq --no-install-recommends gcc libc6-dev $([ "$headers" = True ] || echo python3-dev) \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+        gcc libc6-dev $([ "$headers" = True ] || echo python3-dev) >/dev/null \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=pins /packages.txt /
-RUN echo 'setuptools==80.9.0' >/build.txt \
-    && /opt/uv/bin/uv pip install --quiet --no-deps --build-constraints /build.txt -r /packages.txt \
-    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/venv/lib
+COPY --from=pins /pins/packages.txt /pins/install.sh /pins/
+RUN sh /pins/install.sh /pins/packages.txt
 
 
 FROM ${BASE_IMAGE}
@@ -61,8 +42,11 @@ LABEL org.opencontainers.image.title="Tilewise" \
       org.opencontainers.image.licenses="Apache-2.0" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
 
-COPY --from=torch /layers/cuda/ /
-COPY --from=torch /layers/torch/ /
+ARG UV_NO_CACHE=1
+COPY --from=pins /pins/cuda.txt /pins/install.sh /pins/
+RUN sh /pins/install.sh /pins/cuda.txt
+COPY --from=pins /pins/torch.txt /pins/
+RUN sh /pins/install.sh /pins/torch.txt
 COPY --from=packages /opt/venv /opt/venv
 
 # /opt/tilewise first: sagemaker-training installs a `train` of its own. Caches go to /tmp: the root may be read-only.
