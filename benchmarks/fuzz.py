@@ -109,7 +109,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
                 return
             (folder / name).write_bytes(data)
             data_set = read_data_set(folders, None, False, False, 0)
-            for item in data_set.train.records:
+            for item in data_set.train.one_pass():
                 assert np.isfinite(item.boxes).all() and len(item.boxes) == len(item.labels)
         except UserError:
             pass

@@ -15,6 +15,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, as_markdown, parse_hyperparameters
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, LATER_MODELS
 from tilewise.hyperparameters.table import ROWS
+from tilewise.hyperparameters.values import shown
 
 DOCS = Path(__file__).parents[1] / "docs" / "hyperparameters.md"
 
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "num_classes": (None, None, 2),
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),
+    "class_map": (None, None, None),
     "number_of_epochs": (15, 30, 30),
     "training_batch_size": (2, 16, 32),
     "batch_unit": ("gpu", "gpu", "machine"),
@@ -62,7 +64,16 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "nms_iou_threshold": (0.5, 0.5, 0.45),
     "box_detections_per_image": (100, 100, 400),
     "tile_grid_size": (None, None, None),
+    "training_views": ("whole", "whole", "whole"),
+    "tile_size": (None, None, None),
     "tile_overlap_ratio": (0.25, 0.25, 0.25),
+    "tile_merge": ("fragment", "fragment", "fragment"),
+    "chip_size": (512, None, None),
+    "pyramid_scales": ((), (), ()),
+    "pyramid_ranges": ((), (), ()),
+    "negative_views_ratio": (0.33, 0.33, 0.33),
+    "negative_views": ("background", "background", "background"),
+    "min_box_visibility": (0.4, 0.4, 0.4),
     "tile_predictions_nms_threshold": (0.25, 0.25, 0.25),
     "validation_metric_type": ("voc", "voc", "voc"),
     "validation_iou_threshold": (0.5, 0.5, 0.5),
@@ -77,6 +88,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
 # Texts that parse, with a value that differs from every default.
 VALID = {
     "num_classes": "7",
+    "class_map": '{"0": "a", "1": "b", "2": "c", "3": "d", "5": "e", "6": "f", "9": "g"}',
     "num_training_samples": "11",
     "label_width": "350",
     "number_of_epochs": "3",
@@ -105,6 +117,12 @@ VALID = {
     "box_score_threshold": "0.2",
     "nms_iou_threshold": "0.6",
     "box_detections_per_image": "300",
+    "multi_scale": "1",
+    "tile_grid_size": "3x2",
+    "tile_overlap_ratio": "0.1",
+    "tile_merge": "nms",
+    "tile_predictions_nms_threshold": "0.4",
+    "min_box_visibility": "0.2",
     "validation_metric_type": "coco_voc",
     "validation_iou_threshold": "0.6",
     "use_pretrained_model": "false",
@@ -239,6 +257,29 @@ def test_job__azure_sample() -> None:
     assert (parsed.training_batch_size, parsed.batch_unit) == (4, "gpu")
     assert (parsed.validation_batch_size, parsed.validation_metric_type) == (2, "coco")
     assert "tile_grid_size" not in parsed.given
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{"5": "cat", "0": "dog"}', {"5": "cat", "0": "dog"}, '"{\\"5\\": \\"cat\\", \\"0\\": \\"dog\\"}"'],
+)
+def test_class_map__in_the_order_of_the_ids(written: object) -> None:
+    parsed = parse_hyperparameters({"class_map": written})
+    assert list((parsed.class_map or {}).items()) == [(0, "dog"), (5, "cat")]
+
+
+@pytest.mark.parametrize(
+    "written", ["[]", "{}", "{0: 'a'}", '{"x": "a"}', '{"-1": "a"}', '{"0": "a", "1": "a"}']
+)
+def test_class_map__no_map(written: str) -> None:
+    message = "must be JSON text with a name of its own for each class id, such as"
+    assert problems({"class_map": written}).startswith(f"class_map={shown(written)}: {message}")
+
+
+def test_class_map__agrees_with_num_classes() -> None:
+    assert problems({"num_classes": "3", "class_map": '{"0": "a", "7": "b"}'}) == (
+        "class_map has 2 classes, but num_classes=3"
+    )
 
 
 def test_job__json_quoted_by_the_sdk() -> None:
@@ -635,17 +676,6 @@ def test_scaling__equal_sides() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("tile_grid_size", "3x2", "'3x2': tiling is not available in this version; leave it out"),
-        ("tile_grid_size", "3X2", "'3X2': tiling is not available in this version; leave it out"),
-        ("tile_grid_size", "(3, 2)", "'(3, 2)': tiling is not available in this version; leave it out"),
-        ("tile_grid_size", "auto", "'auto': tiling is not available in this version; leave it out"),
-        ("tile_overlap_ratio", "0.3", "0.3: tiling is not available in this version; leave it out"),
-        (
-            "tile_predictions_nms_threshold",
-            "0.3",
-            "0.3: tiling is not available in this version; leave it out",
-        ),
-        ("multi_scale", "1", "1: multi-scale training is not available in this version; leave it out"),
         (
             "checkpoint_frequency",
             "2",
@@ -671,10 +701,6 @@ def test_later__refused(name: str, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("tile_grid_size", "none"),
-        ("tile_overlap_ratio", "0.25"),
-        ("tile_predictions_nms_threshold", "0.250"),
-        ("multi_scale", "False"),
         ("checkpoint_frequency", "None"),
         ("layers_to_freeze", "none"),
         ("freeze_layer_pattern", "false"),
@@ -686,10 +712,131 @@ def test_later__accepted_where_it_has_no_effect(name: str, text: str) -> None:
     assert getattr(parsed, name) == getattr(parse_hyperparameters({}), name)
 
 
+# Views
+
+
+@pytest.mark.parametrize("text", ["3x2", "3X2", "(3, 2)", "3, 2", "[3x2]", " 3x2 "])
+def test_views__grid_in_all_spellings(text: str) -> None:
+    parsed = parse_hyperparameters({"tile_grid_size": text})
+    assert parsed.tile_grid_size == (3, 2)
+    assert parsed.training_views == "grid"
+
+
 @pytest.mark.parametrize("text", ["1x1", "3", "3x", "0x2", "3x2x1", "axb", "3.5x2"])
-def test_later__tile_grid_of_a_wrong_form(text: str) -> None:
+def test_views__grid_of_a_wrong_form(text: str) -> None:
     assert problems({"tile_grid_size": text}).endswith(
         ": must be columns x rows of more than one tile, such as 3x2, or auto"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw", "views"),
+    [
+        ({}, "whole"),
+        ({"tile_grid_size": "AUTO"}, "grid"),
+        ({"tile_size": "500"}, "fixed"),
+        ({"training_views": "grid"}, "grid"),
+        ({"training_views": "fixed"}, "fixed"),
+        ({"training_views": "whole", "tile_grid_size": "3x2", "tile_merge": "nms"}, "whole"),
+        ({"training_views": "whole", "tile_size": "500"}, "whole"),
+        (
+            {"tile_overlap_ratio": "0.1", "tile_predictions_nms_threshold": "0.5"},
+            "whole",
+        ),  # as Azure's jobs may
+        ({"training_views": "sniper", "chip_size": "256"}, "sniper"),
+        ({"training_views": "snip", "multi_scale": "0", "negative_views_ratio": "0"}, "snip"),
+    ],
+)
+def test_views__what_training_looks_at(raw: dict[str, str], views: str) -> None:
+    parsed = parse_hyperparameters(raw)
+    assert parsed.training_views == views
+    assert Hyperparameters.model_validate(parsed.model_dump(mode="json")) == parsed
+
+
+def test_views__pyramid() -> None:
+    raw = {"training_views": "snip", "pyramid_scales": "1, 1.667,3", "pyramid_ranges": "120-, 32-150, 0-80"}
+    parsed = parse_hyperparameters(raw)
+    assert parsed.pyramid_scales == (1, 1.667, 3)
+    assert parsed.pyramid_ranges == ((120, None), (32, 150), (0, 80))
+    assert Hyperparameters.model_validate(parsed.model_dump(mode="json")) == parsed
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"tile_grid_size": "3x2", "tile_size": "500"},
+            "tile_grid_size='3x2' and tile_size=500 exclude each other: give one of them",
+        ),
+        (
+            {"training_views": "fixed", "tile_grid_size": "3x2"},
+            "tile_grid_size='3x2' does not go with training_views=fixed, only with grid or whole",
+        ),
+        (
+            {"training_views": "grid", "tile_size": "500"},
+            "tile_size=500 does not go with training_views=grid, only with fixed or whole",
+        ),
+        (
+            {"chip_size": "500"},
+            "chip_size=500 does not go with training_views (here whole), only with sniper",
+        ),
+        (
+            {"tile_grid_size": "3x2", "pyramid_scales": "1,2"},
+            "pyramid_scales='1,2' does not go with training_views (here grid), only with snip or sniper",
+        ),
+        (
+            {"training_views": "sniper", "multi_scale": "1"},
+            "multi_scale=1 does not go with training_views=sniper, only with whole or grid or fixed",
+        ),
+        (
+            {"training_views": "snip", "negative_views": "false_alarms"},
+            "negative_views='false_alarms' does not go with training_views=snip, only with sniper",
+        ),
+        (
+            {"negative_views_ratio": "1"},
+            "negative_views_ratio=1 does not go with training_views (here whole), only with grid or fixed"
+            " or snip or sniper",
+        ),
+        (
+            {"tile_merge": "wbf"},
+            "tile_merge='wbf': there are no tiles; give tile_grid_size or tile_size, or leave it out",
+        ),
+        (
+            {"training_views": "snip", "pyramid_ranges": "0-80"},
+            "pyramid_ranges='0-80': 1 ranges for no scales; give pyramid_scales with as many",
+        ),
+        (
+            {"training_views": "snip", "pyramid_scales": "1,2", "pyramid_ranges": "0-80"},
+            "pyramid_ranges='0-80': 1 ranges for 2 scales; give pyramid_scales with as many",
+        ),
+        (
+            {"model_name": "ssd_vgg16", "training_views": "sniper", "chip_size": "300"},
+            "chip_size=300: ssd_vgg16 takes image_size, the side of its square input, instead",
+        ),
+    ],
+)
+def test_views__what_does_not_go_together(raw: dict[str, str], message: str) -> None:
+    assert problems(raw) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pyramid_scales", "2,1"),
+        ("pyramid_scales", "0.5,1"),
+        ("pyramid_scales", "1,1"),
+        ("pyramid_ranges", "80-0"),
+        ("pyramid_ranges", "80"),
+        ("pyramid_ranges", "a-b"),
+        ("pyramid_ranges", "-5-3"),
+        ("negative_views_ratio", "-1"),
+        ("min_box_visibility", "1.1"),
+        ("tile_merge", "best"),
+    ],
+)
+def test_views__wrong_values(name: str, text: str) -> None:
+    assert f"{name}={text!r}: must be " in problems({name: text}) or f"{name}={text}: must be " in problems(
+        {name: text}
     )
 
 
@@ -698,7 +845,7 @@ def test_later__tile_grid_of_a_wrong_form(text: str) -> None:
 
 def test_problems__all_at_once_in_order() -> None:
     raw = {
-        "tile_grid_size": "3x2",
+        "layers_to_freeze": "2",
         "learning_rate": "3",
         "epoch": "5",
         "number_of_epochs": "5",
@@ -708,7 +855,7 @@ def test_problems__all_at_once_in_order() -> None:
         "num_training_samples": "9",
     }
     assert problems(raw).split("; ") == [
-        "tile_grid_size='3x2': tiling is not available in this version",
+        "layers_to_freeze=2: freezing is not available in this version",
         "leave it out",
         "learning_rate=3: must be greater than 0 and at most 1",
         "epoch=5: unknown hyperparameter (did you mean epochs?)",
@@ -766,7 +913,7 @@ def test_valid_values__round_trip_through_json_quoting(names: set[str]) -> None:
 
 @pytest.mark.parametrize("name", VALID)
 def test_valid_values__have_their_effect(name: str) -> None:
-    raw = {"model_name": "fcos_resnet50_fpn", name: VALID[name]}
+    raw = {"model_name": "fcos_resnet50_fpn", "tile_grid_size": "4x4", name: VALID[name]}
     changed = getattr(parse_hyperparameters(raw), name)
     assert changed != getattr(parse_hyperparameters({}), name)
 

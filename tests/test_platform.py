@@ -61,7 +61,7 @@ def test_read_job__all_of_it(base: Path) -> None:
                 "S3DistributionType": "FullyReplicated",
                 "RecordWrapperType": "None",
             },
-            "validation": {},
+            "validation": {"TrainingInputMode": "Pipe", "S3DistributionType": "ShardedByS3Key"},
             "train_annotation": None,
         },
         resourceconfig={
@@ -78,7 +78,7 @@ def test_read_job__all_of_it(base: Path) -> None:
     data = base / "input" / "data"
     assert dict(job.channels) == {
         "train": platform.Channel("train", data / "train", "image/jpeg", "FastFile"),
-        "validation": platform.Channel("validation", data / "validation", "", "File"),
+        "validation": platform.Channel("validation", data / "validation", "", "Pipe", "ShardedByS3Key"),
         "train_annotation": platform.Channel("train_annotation", data / "train_annotation", "", "File"),
     }
     assert job.hosts == ("algo-1", "algo-10", "algo-2")

@@ -41,7 +41,8 @@ class Channel:
         name: ``train``, ``validation``, ``train_annotation``, …
         path: the folder that holds its files (File and FastFile mode).
         content_type: as the user gave it, lower case and without parameters; "" when not given.
-        input_mode: ``File``, ``FastFile`` or ``Pipe``.
+        input_mode: ``File``, ``FastFile`` or ``Pipe``; then pass k is the FIFO ``<path>_<k>``.
+        distribution: ``FullyReplicated``, or ``ShardedByS3Key`` where each host gets a part of its own.
 
     """
 
@@ -49,6 +50,7 @@ class Channel:
     path: Path
     content_type: str = ""
     input_mode: str = "File"
+    distribution: str = "FullyReplicated"
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _channel(name: str, facts: Any) -> Channel:
     facts = facts if isinstance(facts, dict) else {}
     content_type = str(facts.get("ContentType") or "").split(";")[0].strip().lower()
     input_mode = str(facts.get("TrainingInputMode") or "File")
-    return Channel(name, base_dir() / "input" / "data" / name, content_type, input_mode)
+    distribution = str(facts.get("S3DistributionType") or "FullyReplicated")
+    return Channel(name, base_dir() / "input" / "data" / name, content_type, input_mode, distribution)
 
 
 def require_writable(folder: Path) -> None:

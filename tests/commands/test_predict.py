@@ -75,6 +75,11 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         (("predict", image), "give --model DIR or --endpoint URL"),
         (("predict", image, "--model", tmp_path), "holds no model of Tilewise"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9"), "does not answer"),
+        (("predict", image, "--endpoint", "http://127.0.0.1:9", "--tile-size", 9), "has its own tiles"),
+        (
+            ("predict", image, "--model", model_folder, "--tile-grid-size", "1x1"),
+            "--tile-grid-size='1x1': must be",
+        ),
         (("predict", tmp_path / "text.jpg", "--model", model_folder), "not an image"),
         (("predict", tmp_path / "none.jpg", "--model", model_folder), "No such file"),
         (("predict", image, image, "--model", model_folder), "several images are named a photo"),
@@ -90,3 +95,12 @@ def test_hyperparameters__prints_the_page_in_docs() -> None:
     command = [sys.executable, "-m", "tilewise", "hyperparameters"]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert output == (Path(__file__).resolve().parents[2] / "docs" / "hyperparameters.md").read_text()
+
+
+def test_predict__with_tiles(tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path) -> None:
+    counts = []
+    for tiles in ((), ("--tile-grid-size", "2x2", "--tile-merge", "nms")):
+        code, _, errors = tilewise("predict", image, "--model", model_folder, "--out", tmp_path, *tiles)
+        assert code == 0, errors
+        counts.append(len(json.loads((tmp_path / "a photo-detections.json").read_text())["boxes"]))
+    assert counts[1] > counts[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -12,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pipe_platform import PipePlatform, record_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "train"
@@ -64,6 +67,7 @@ class Job:
         self.base = base
         self.content_type = "image/jpeg"
         self.input_mode = "File"
+        self.piped: dict[str, bytes] = {}
         for folder in ("model", "output/data", "input/config"):
             (base / folder).mkdir(parents=True)
 
@@ -114,11 +118,32 @@ class Job:
         (self.channel(channel) / f"{channel}.rec").write_bytes(content)
         self.content_type = "application/x-recordio"
 
+    def pipe(self, channel: str, as_manifest: bool = False) -> None:
+        """Replace a channel's images and annotations by what a pipe brings."""
+        if as_manifest:
+            images = sorted(self.channel(channel).iterdir())
+            annotations = self.channel(f"{channel}_annotation")
+            texts = [(annotations / image.with_suffix(".json").name).read_bytes() for image in images]
+            self.piped[channel] = b"".join(
+                record_bytes(image.read_bytes()) + record_bytes(text)
+                for image, text in zip(images, texts, strict=True)
+            )
+            shutil.rmtree(annotations)
+        else:
+            self.pack(channel)
+            self.piped[channel] = (self.channel(channel) / f"{channel}.rec").read_bytes()
+        shutil.rmtree(self.channel(channel))
+        self.content_type = "application/x-recordio"
+
+    def platform(self, channel: str, passes: int, **options: Any) -> PipePlatform:
+        return PipePlatform(self.base / "input/data" / channel, [self.piped[channel]] * passes, **options)
+
     def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
         facts = {"ContentType": self.content_type, "TrainingInputMode": self.input_mode}
-        channels = {path.name: facts for path in data.iterdir()} if data.is_dir() else {}
+        channels = {path.name: facts for path in data.iterdir() if path.is_dir()} if data.is_dir() else {}
+        channels |= {name: {**facts, "TrainingInputMode": "Pipe"} for name in self.piped}
         resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
         for name, content in (
             ("hyperparameters", hyperparameters),
@@ -189,6 +214,55 @@ def test_train__fast_file_mode_reads_what_lies_there_and_changes_nothing(job: Jo
     assert "channel train holds RecordIO (train.rec)" in output
     after = [path for path in (job.base / "input" / "data").rglob("*")]
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in after} == before
+
+
+@pytest.mark.parametrize("as_manifest", [False, True], ids=["recordio", "augmented_manifest"])
+def test_train__pipe_mode(job: Job, as_manifest: bool) -> None:
+    for channel in ("train", "validation"):
+        job.pipe(channel, as_manifest)
+    with (
+        job.platform("train", 2, late=0.3) as train,
+        job.platform("validation", 2, piece=1000, pause=0.001) as validation,
+    ):
+        code, output = job.run(QUICK | {"num_classes": "2", "num_training_samples": "12", "num_workers": "2"})
+    assert code == 0, output
+    what = "an augmented manifest" if as_manifest else "RecordIO image records"
+    assert f"channel train holds {what} (train_0)" in output
+    assert "num_training_samples" not in output.split("Final configuration")[1].split("\n", 1)[1]
+    for name, regex in METRIC_DEFINITIONS.items():
+        assert re.search(regex, output), f"{name} does not match:\n{output}"
+    for channel, platform in (("train", train), ("validation", validation)):
+        assert platform.written == [len(job.piped[channel])] * 2
+        assert platform.closed_early == []
+    history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    assert [epoch["records"] for epoch in history["epochs"]] == [12, 12]
+    assert "Traceback" not in output
+
+
+def test_pipe_mode__a_writer_that_dies_is_a_clear_failure(job: Job) -> None:
+    job.pipe("train")
+    job.pipe("validation")
+    half = len(job.piped["train"]) // 2
+    with job.platform("train", 1, dies_after=half), job.platform("validation", 1):
+        code, output = job.run(QUICK | {"num_classes": "2", "num_training_samples": "12"})
+    assert code == 2, output
+    assert re.match(
+        r"ClientError: train_0 is damaged in record \d at byte \d+: the record goes on", job.failure
+    )
+    assert "Traceback" not in output
+
+
+def test_pipe_mode__sigterm_while_it_waits_for_a_pipe(job: Job) -> None:
+    job.pipe("train")
+    job.pipe("validation")
+    with job.start(QUICK | {"num_classes": "2", "num_training_samples": "12"}) as process:
+        seen = _wait_for(process, "channel validation streams through pipes")
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, seen + rest
+    assert time.monotonic() - start < 10
+    assert job.failure == "" and not any((job.base / "model").iterdir())
 
 
 def _wait_for(process: subprocess.Popen[str], text: str) -> str:

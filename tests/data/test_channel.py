@@ -58,9 +58,14 @@ class Channels:
         (self.folder(where or channel) / "coco.json").write_text(json.dumps(content))
 
     def read(
-        self, num_classes: int | None = None, may_split: bool = False, validates: bool = True, seed: int = 0
+        self,
+        num_classes: int | None = None,
+        may_split: bool = False,
+        validates: bool = True,
+        seed: int = 0,
+        class_map: dict[int, str] | None = None,
     ) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split, validates, seed)
+        return read_data_set(self.folders, num_classes, may_split, validates, seed, class_map)
 
     def message(self, **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -75,7 +80,7 @@ def channels(tmp_path: Path) -> Channels:
 
 def labels(data: DataSet) -> list[list[list[int]]]:
     splits = [split for split in (data.train, data.validation) if split]
-    return [[record.labels.tolist() for record in split.records] for split in splits]
+    return [[record.labels.tolist() for record in split.sample] for split in splits]
 
 
 def test_image_json__with_validation(channels: Channels) -> None:
@@ -115,7 +120,8 @@ def test_image_json__id_out_of_range(channels: Channels, channel: str) -> None:
     channels.image_json(channel, [[1], [0, 7]])
     assert channels.message(num_classes=2) == (
         f"channel {channel}: {channel}1.json has class_id 7, but num_classes is 2, so ids go from 0 to 1: "
-        "raise num_classes or correct the file"
+        "raise num_classes, correct the data, or list the ids that it has in the hyperparameter class_map, "
+        'such as {"0": "dog", "5": "cat"}'
     )
 
 
@@ -152,7 +158,7 @@ def test_image_json__left_out_images_are_reported(channels: Channels) -> None:
     (channels.root / "train" / "train7.png").unlink()
     (channels.root / "train_annotation" / "train9.json").write_text("{")
     data = channels.read(validates=False)
-    assert len(data.train.records) == 38
+    assert len(data.train.sample) == 38
     assert sorted(data.train.report.left_out) == ["train7.json", "train9.json"]
     assert (data.train.report.images, len(data.train.report.left_out)) == (40, 2)
 
@@ -280,14 +286,14 @@ def test_split__without_validation_channel(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     data = channels.read(may_split=True, seed=3)
     assert data.validation is not None
-    keys = [{record.key for record in split.records} for split in (data.train, data.validation)]
+    keys = [{record.key for record in split.sample} for split in (data.train, data.validation)]
     assert [len(some) for some in keys] == [16, 4] and not keys[0] & keys[1]
     assert data.validation.report.images == 4
     again = channels.read(may_split=True, seed=3)
     assert again.validation is not None
-    assert {record.key for record in again.validation.records} == keys[1]
+    assert {record.key for record in again.validation.sample} == keys[1]
     others = [channels.read(may_split=True, seed=seed).validation for seed in range(4)]
-    assert any({record.key for record in other.records} != keys[1] for other in others if other)
+    assert any({record.key for record in other.sample} != keys[1] for other in others if other)
 
 
 def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
@@ -299,7 +305,7 @@ def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
 def test_split__not_where_nothing_validates(channels: Channels, may_split: bool) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     data = channels.read(may_split=may_split, validates=False)
-    assert data.validation is None and len(data.train.records) == 20
+    assert data.validation is None and len(data.train.sample) == 20
 
 
 def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> None:
@@ -307,7 +313,7 @@ def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> N
     channels.coco("validation", [[1]] * 2, {1: "ant"})
     data = channels.read(may_split=True)
     assert data.validation is not None
-    assert (len(data.train.records), len(data.validation.records)) == (20, 2)
+    assert (len(data.train.sample), len(data.validation.sample)) == (20, 2)
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -332,7 +338,7 @@ def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
     channels.coco("train", [[1], [2]], {1: "ant", 2: "bee"})
     channels.coco("test", [[1], [], [2]], {1: "bee", 2: "ant"})
     data = channels.read(validates=False)
-    assert data.test is not None and [record.labels.tolist() for record in data.test.records] == [
+    assert data.test is not None and [record.labels.tolist() for record in data.test.sample] == [
         [1],
         [],
         [0],
@@ -369,6 +375,29 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
         (folder / "images" / row["file_name"]).symlink_to(source / "images" / row["file_name"])
     data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=True, validates=True, seed=0)
     assert data.validation is not None
-    assert len(data.train.records) + len(data.validation.records) == len(whole["images"])
+    assert len(data.train.sample) + len(data.validation.sample) == len(whole["images"])
     assert not data.train.report.left_out
     assert sorted(data.classes) == sorted(row["name"] for row in whole["categories"])
+
+
+def test_class_map__sparse_ids(channels: Channels) -> None:
+    channels.image_json("train", [[9, 2], [2], []], categories={9: "x", 2: "y"})
+    channels.image_json("validation", [[9]])
+    data = channels.read(class_map={2: "ant", 5: "bee", 9: "cow"})
+    assert data.classes == ("ant", "bee", "cow")
+    assert labels(data) == [[[2, 0], [0], []], [[2]]]
+
+
+def test_class_map__unknown_id(channels: Channels) -> None:
+    channels.image_json("train", [[2]])
+    channels.image_json("validation", [[2], [3]])
+    assert channels.message(class_map={2: "ant", 9: "cow"}) == (
+        "channel validation: validation1.json has class_id 3, but class_map has only 2, 9: add it there"
+    )
+
+
+def test_class_map__classes_have_names_already(channels: Channels) -> None:
+    channels.coco("train", [[1]], {1: "ant"})
+    assert channels.message(class_map={1: "bee"}, validates=False).endswith(
+        "the channels hold a format whose classes have names (ant): leave class_map out"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -9,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from tilewise.data.annotations import Report
+from tilewise.data.decode import Picture, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
-from torch import Tensor
 
 
 class Oracle:
@@ -25,13 +26,16 @@ class Oracle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def predict_all(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
+    def decode(self, image: bytes) -> Picture:
+        return Picture.whole(decode_image(image))
+
+    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
         for image in images:
             self.asked += 1
-            x = float(image[0, 0, 0])
+            x = float(image.pixels[0, 0, 0])
             box = torch.tensor([[x, 0, x + 10, 10]])
             found = Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
-            yield Prediction(image.shape[2], image.shape[1], found)
+            yield Prediction(image.width, image.height, found)
 
 
 @pytest.fixture
@@ -70,6 +74,38 @@ def test_evaluate__too_many_damaged_images_are_an_error(records: Records) -> Non
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"channel validation: 1 of 12 images cannot be used.*3\.png"):
         evaluate(oracle(), records, Report("validation", images=12), iou_threshold=0.5)
+
+
+def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
+    def stream() -> Iterator[Record]:
+        for record in records:
+            image = record.read()
+            record.path.unlink()
+            yield replace(record, encoded=image)
+
+    report = Report("validation", expected=1000)
+    report.images = 12
+    metrics = evaluate(oracle(), stream(), report, iou_threshold=0.75)
+    assert metrics is not None
+    assert metrics["AP"] == 1
+    assert report.expected == 0
+
+
+def test_evaluate__few_images_came_and_many_are_damaged(records: Records) -> None:
+    report = Report("validation", images=12, expected=1000)
+    records[3].path.write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"1 of 12 images cannot be used"):
+        evaluate(oracle(), records, report, iou_threshold=0.5)
+
+
+def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
+    stop = []
+
+    def stream() -> Iterator[Record]:
+        yield from records
+        stop.append(True)
+
+    assert evaluate(oracle(), stream(), Report("validation", 12), 0.5, lambda: bool(stop)) is None
 
 
 def test_evaluate__stops_on_request(records: Records) -> None:

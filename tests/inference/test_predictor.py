@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.decode import DecodeError
+from tilewise.data.decode import DecodeError, Picture
 from tilewise.detections import Detections
+from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.models.detector import Detector
-from tilewise.views.view import Scaling
+from tilewise.views.tiling import Level, TileOptions, Tiling
+from tilewise.views.view import Scaling, View
 from torch import Tensor, nn
 
 SIZES = [(64, 48), (64, 48), (100, 30), (64, 48), (31, 57), (31, 57), (31, 57)]  # width, height
@@ -54,7 +58,7 @@ def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Pre
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
     predictor, _ = make_predictor(4)
-    predictions = list(predictor.predict_all(images()))
+    predictions = list(predictor.predict_all(map(Picture.whole, images())))
     assert [(prediction.width, prediction.height) for prediction in predictions] == SIZES
     for prediction, image in zip(predictions, images(), strict=True):
         width, height = prediction.width, prediction.height
@@ -68,19 +72,19 @@ def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
 
 def test_predict_all__only_views_of_one_size_share_a_batch() -> None:
     predictor, spot = make_predictor(2)
-    list(predictor.predict_all(images()))
+    list(predictor.predict_all(map(Picture.whole, images())))
     assert [len(batch) for batch in spot.batches] == [2, 1, 1, 2, 1]
     assert all(len(set(batch)) == 1 for batch in spot.batches)
 
 
 def test_predict_all__square_views_all_do() -> None:
     predictor, spot = make_predictor(4, Scaling(square=32))
-    list(predictor.predict_all(images()))
+    list(predictor.predict_all(map(Picture.whole, images())))
     assert [len(batch) for batch in spot.batches] == [4, 3]
 
 
 def test_predict_all__nothing() -> None:
-    assert list(make_predictor(4)[0].predict_all([])) == []
+    assert list(make_predictor(4)[0].predict_all(map(Picture.whole, []))) == []
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +104,15 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
     predictor.detector.double()
     batched = Predictor(predictor.detector, predictor.scaling, predictor.classes, batch_size=4)
-    alone, together = (list(one.predict_all(images()[:5])) for one in (predictor, batched))
+    alone, together = (
+        list(one.predict_all(map(Picture.whole, images()[:5]))) for one in (predictor, batched)
+    )
     for one, other in zip(alone, together, strict=True):
         assert_close(one, other)
 
 
 def test_boxes__lie_in_the_image(predictor: Predictor) -> None:
-    for prediction in predictor.predict_all(images()[2:5]):
+    for prediction in predictor.predict_all(map(Picture.whole, images()[2:5])):
         found = prediction.detections
         assert len(found)
         assert (found.boxes >= 0).all()
@@ -118,7 +124,7 @@ def test_predict__takes_encoded_bytes(predictor: Predictor) -> None:
     image = images()[0]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(file, "PNG")
-    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all([image])))
+    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all(map(Picture.whole, [image]))))
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
@@ -128,6 +134,133 @@ def test_predict__refuses_what_is_no_image(predictor: Predictor, data: bytes) ->
 
 
 def test_warm_up__leaves_nothing_behind(predictor: Predictor) -> None:
-    before = predictor.predict_all([images()[0]])
+    before = predictor.predict_all(map(Picture.whole, [images()[0]]))
     predictor.warm_up()
-    assert_close(next(before), next(predictor.predict_all([images()[0]])))
+    assert_close(next(before), next(predictor.predict_all(map(Picture.whole, [images()[0]]))))
+
+
+GRID = Tiling("grid", grid=(2, 2), overlap=0.25, merge="nms")
+
+
+class Blobs(Detector):
+    """Finds white rectangles, each by its bounds: what a tile cuts off it does not see. Notes its batches."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1), background=False)
+        self.batches: list[int] = []
+        self.on_detect: Callable[[], None] = lambda: None
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        self.batches.append(len(images))
+        self.on_detect()
+        return [self._find((image > 127).all(dim=0)) for image in images]
+
+    def _find(self, white: Tensor) -> Detections:
+        boxes = []
+        columns = white.any(dim=0).int()
+        edges = torch.diff(columns, prepend=torch.zeros(1), append=torch.zeros(1)).nonzero()[:, 0].tolist()
+        for left, right in zip(edges[::2], edges[1::2], strict=True):
+            rows = white[:, left:right].any(dim=1).nonzero()[:, 0]
+            boxes.append([left, int(rows.min()), right, int(rows.max()) + 1])
+        table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+        scores = (0.5 + table.diff(dim=1)[:, 0].abs() / 1000).clamp(max=1)
+        return Detections(table, scores, torch.zeros(len(table), dtype=torch.int64))
+
+
+def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Tensor:
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    for x0, y0, x1, y1 in boxes:
+        image[:, y0:y1, x0:x1] = 255
+    return image
+
+
+def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
+    predictor = Predictor(Blobs(), Scaling(square=side), ("blob",), tiling=tiling)
+    return next(predictor.predict_all(map(Picture.whole, [image]))).detections.boxes.round().tolist()
+
+
+def test_tiles__each_object_once_in_the_images_frame() -> None:
+    # tiles of 160 px that begin at 0 and 120; the view of each is 1.75 times as large
+    boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
+    found = seen(white_rectangles(280, 280, *boxes), GRID)
+    assert sorted(found) == [list(map(float, box)) for box in boxes]
+
+
+def test_tiles__a_fragment_is_absorbed_by_the_whole() -> None:
+    """The left tiles end at 160: of the rectangle they see a strip that has a small IoU with it."""
+    image = white_rectangles(280, 280, (150, 20, 270, 60))
+    assert seen(image, replace(GRID, merge="fragment")) == [[150, 20, 270, 60]]
+    assert sorted(seen(image, GRID)) == [[150, 20, 160, 60], [150, 20, 270, 60]]
+
+
+def test_pyramid__a_level_answers_for_its_sizes_alone() -> None:
+    image = white_rectangles(280, 280, (10, 10, 20, 20), (100, 30, 250, 240))
+    assert sorted(seen(image, Tiling("pyramid", levels=(Level(1), Level(4))))) == [
+        [10, 10, 20, 20],
+        [100, 30, 250, 240],
+    ]
+    only_large = Tiling("pyramid", levels=(Level(1, smallest=60),))
+    assert seen(image, only_large) == [[100, 30, 250, 240]]
+    # a detection a little beyond the range that was trained on is believed
+    assert seen(image, Tiling("pyramid", levels=(Level(1, largest=9),))) == [[10, 10, 20, 20]]
+    assert seen(image, Tiling("pyramid", levels=(Level(1, largest=7),))) == []
+
+
+def test_tiles__micro_batches_across_images_keep_the_order() -> None:
+    blobs = Blobs()
+    predictor = Predictor(blobs, Scaling(square=100), ("blob",), 4, GRID)
+    pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
+    found = list(predictor.predict_all(map(Picture.whole, pictures)))
+    assert blobs.batches == [4] * 6 + [1]
+    left = [prediction.detections.boxes[0, 0].item() for prediction in found]
+    assert left == pytest.approx([0, 10, 20, 30, 40], abs=1)
+
+
+def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[weakref.ref[Tensor]] = []
+    original = View.pixels_from_image
+
+    def noted(view: View, image: Tensor, factor: int) -> Tensor:
+        pixels = original(view, image, factor)
+        cut.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(View, "pixels_from_image", noted)
+    blobs = Blobs()
+    alive: list[int] = []
+    blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
+    predictor = Predictor(blobs, Scaling(square=32), ("blob",), 3, Tiling("fixed", tile_size=20, overlap=0.0))
+    next(predictor.predict_all(map(Picture.whole, [white_rectangles(200, 200)])))
+    assert len(cut) == 101
+    assert max(alive) == 3
+
+
+def test_load__tiles_of_the_model_and_tiles_asked_for(model_folder: Path, tmp_path: Path) -> None:
+    artifact = Artifact.load(model_folder)
+    assert Predictor.load(model_folder).tiling == Tiling()
+    spec = replace(artifact.spec, tiling=replace(GRID, overlap=0.1))
+    replace(artifact, spec=spec).save(tmp_path, "model")
+    assert Predictor.load(tmp_path).tiling == spec.tiling
+    options = TileOptions(merge="fragment", merge_threshold=0.6)
+    assert Predictor.load(tmp_path, options).tiling == replace(
+        spec.tiling, merge="fragment", merge_threshold=0.6
+    )
+    assert Predictor.load(tmp_path, TileOptions(tiled=False)).tiling.kind == "whole"
+    assert Predictor.load(model_folder, TileOptions(grid=(3, 2))).tiling.grid == (3, 2)
+
+
+def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
+    """The bright rectangles of a large photograph lie where they lie in its full resolution."""
+    pixels = np.zeros((960, 1280, 3), np.uint8)
+    pixels[100:500, 300:900] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    predictor, _ = make_predictor(1)
+    predictor.scaling = Scaling(square=160)
+    picture = predictor.decode(file.getvalue())
+    assert (picture.width, picture.height, picture.factor) == (1280, 960, 4)
+    assert picture.pixels.shape == (3, 240, 320)
+    reduced = next(predictor.predict_all([picture]))
+    whole = next(predictor.predict_all([Picture.whole(torch.from_numpy(pixels).permute(2, 0, 1))]))
+    assert (reduced.width, reduced.height) == (whole.width, whole.height) == (1280, 960)
+    assert (reduced.detections.boxes - whole.detections.boxes).abs().max() < 8

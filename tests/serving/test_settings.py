@@ -9,6 +9,7 @@ from tilewise.serving import gunicorn_config, settings
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.responses import Form
 from tilewise.serving.settings import Settings, default_workers, read_settings, thread_caps
+from tilewise.views.tiling import TileOptions
 
 
 def test_read_settings__defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,3 +151,10 @@ def test_gunicorn_options__without_shared_memory(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gunicorn_config, "SHARED_MEMORY", str(tmp_path / "missing"))
     monkeypatch.setattr(gunicorn_config.tempfile, "gettempdir", lambda: str(tmp_path))
     assert gunicorn_options(Settings())["worker_tmp_dir"] == str(tmp_path)
+
+
+def test_read_settings__tiles() -> None:
+    environ = {"TILEWISE_TILE_GRID_SIZE": "3x2", "TILEWISE_TILE_OVERLAP_RATIO": "0.1"}
+    assert read_settings(environ).tiles == TileOptions(grid=(3, 2), overlap=0.1)
+    with pytest.raises(UserError, match="TILEWISE_TILE_MERGE='best': must be one of fragment, nms, wbf"):
+        read_settings({"TILEWISE_TILE_MERGE": "best"})

@@ -1,16 +1,32 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tilewise.data.annotations import Report
+from tilewise.data.channel import Split
+from tilewise.data.decode import Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.training import loader as loader_module
-from tilewise.training.loader import Batch, WholeBatches, default_workers, make_loader, read_batch
+from tilewise.training.epoch import TrainingViews, ViewPlanner
+from tilewise.training.image_cache import ImageCache
+from tilewise.training.loader import (
+    Batch,
+    TrainingSamples,
+    WholeBatches,
+    default_workers,
+    make_loader,
+    random_view,
+    read_batch,
+)
+from tilewise.training.order import Item
 from tilewise.views.sample import Sample
-from tilewise.views.view import Scaling
+from tilewise.views.tiling import Tiling
+from tilewise.views.view import Scaling, View
 
 
 @pytest.fixture
@@ -40,7 +56,9 @@ def records(tmp_path: Path) -> Records:
 
 
 def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
-    loader = make_loader(records, Scaling(square=32), batch_size=3, workers=workers, seed=seed)
+    loader = make_loader(
+        Split(records, Report("train")), Scaling(square=32), batch_size=3, workers=workers, seed=seed
+    )
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -59,25 +77,25 @@ def test_batches__are_whole_and_cover_every_record(count: int, size: int) -> Non
     drawn = list(sampler)
     assert len(drawn) == len(sampler) == -(-count // size)
     assert all(len(batch) == size for batch in drawn)
-    indices = [index for batch in drawn for index, _ in batch]
+    indices = [index for batch in drawn for index, _, _ in batch]
     assert set(indices) == set(range(count))
     assert sorted(indices[:count]) == list(range(count))
 
 
 def test_batches__depend_on_seed_and_epoch_alone() -> None:
-    def draw(seed: int, epoch: int) -> list[list[tuple[int, int]]]:
+    def draw(seed: int, epoch: int) -> list[list[Item]]:
         sampler = WholeBatches(20, 4, seed)
         sampler.epoch = epoch
         return list(sampler)
 
     assert draw(0, 0) == draw(0, 0)
-    orders = [[index for batch in draw(*key) for index, _ in batch] for key in ((0, 0), (0, 1), (1, 0))]
+    orders = [[index for batch in draw(*key) for index, _, _ in batch] for key in ((0, 0), (0, 1), (1, 0))]
     assert len({tuple(order) for order in orders}) == 3
 
 
 def test_batches__repeat_a_record_with_another_seed() -> None:
     (batch,) = WholeBatches(1, 4, seed=0)
-    assert len({seed for _, seed in batch}) == 4
+    assert len({seed for _, _, seed in batch}) == 4
 
 
 def test_loader__tells_damaged_images_by_key_and_reason(records: Records) -> None:
@@ -111,13 +129,13 @@ def test_loader__workers_make_no_difference(
     # what lies in shared memory must fit there; else it goes through the workers' pipes
     monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
     assert_same(batches(records, workers=2), batches(records, workers=0))
-    loader = make_loader(records, Scaling(square=32), 3, workers=2, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=2, seed=0)
     assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
 
 
 def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
-    loader = make_loader(records, Scaling(square=32), 3, workers=0, seed=0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers=0, seed=0)
     assert not any(isinstance(batch, bytes) for batch in loader)
 
 
@@ -125,3 +143,108 @@ def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: 
 def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda process: set(range(cores)))
     assert default_workers() == workers
+
+
+def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
+    planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, workers, 0, planner=planner)
+    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+    return [read_batch(batch) for batch in loader]
+
+
+def test_loader__an_image_is_decoded_once_for_all_its_views(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def count(data: bytes, reduction: Callable[[int, int], int]) -> Picture:
+        decoded.append(data)
+        return decode_reduced(data, reduction)
+
+    monkeypatch.setattr(loader_module, "decode_reduced", count)
+    loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
+    assert sum(len(samples) for samples, _ in loaded) == 30
+    assert len(decoded) == len(set(decoded)) == 6
+    monkeypatch.setattr(loader_module, "CACHE_BYTES", 0)
+    tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
+    assert len(decoded) == 6 + 30
+
+
+def test_loader__workers_make_no_difference_to_the_views(records: Records) -> None:
+    """Their order does change, so that an image's views go to one worker."""
+    samples = [
+        sorted(
+            (sample.pixels.double().mean().item(), sample.boxes.sum().item())
+            for samples, _ in tiled(records, workers)
+            for sample in samples
+        )
+        for workers in (0, 2)
+    ]
+    few, many = ({one for one in drawn} for drawn in samples)
+    # but for those that fill up the last batch all are the same
+    assert len(few ^ many) <= 2
+
+
+def test_loader__chips_are_looked_at_as_they_are(tmp_path: Path) -> None:
+    """Their windows are not varied: each shows the very pixels of its window, or their mirror image."""
+    path = tmp_path / "a.png"
+    ramp = np.arange(64, dtype=np.uint8)[None, :, None].repeat(64, axis=0).repeat(3, axis=2)
+    Image.fromarray(ramp).save(path)
+    record = Record(
+        "a", path, 64, 64, np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    )
+    samples = TrainingSamples(Records([record]), Scaling(square=16), random_windows=False)
+    for seed in range(20):
+        sample = samples[0, View((4, 4, 20, 20), (16, 16)), seed]
+        assert isinstance(sample, Sample)
+        assert sample.boxes.tolist() == [[4, 4, 12, 12]]
+    varied = TrainingSamples(Records([record]), Scaling(square=16))
+    boxes = set()
+    for seed in range(20):
+        sample = varied[0, View((4, 4, 20, 20), (16, 16)), seed]
+        assert isinstance(sample, Sample) and sample.pixels.shape == (3, 16, 16)
+        boxes.add(str(sample.boxes.tolist()))
+    assert len(boxes) > 5
+
+
+def test_random_view__is_no_larger_than_the_view(records: Records) -> None:
+    scaling = Scaling(min_size=600, max_size=1333)
+    view = View((5, 5, 25, 35), (400, 600))
+    for seed in range(50):
+        drawn = random_view(records[0], view, scaling, np.random.default_rng(seed))
+        assert min(drawn.size) <= 400 and max(drawn.size) <= 600
+        assert drawn.scale[0] == pytest.approx(drawn.scale[1], rel=0.2)
+
+
+def test_cache__keeps_what_was_used_last() -> None:
+    cache = ImageCache(250)
+    asked: list[int] = []
+
+    def get(index: int) -> None:
+        def decode() -> Picture:
+            asked.append(index)
+            return Picture.whole(torch.zeros((1, 10, 10), dtype=torch.uint8))
+
+        assert cache.get(str(index), decode).pixels.numel() == 100
+
+    for index in (1, 2, 1, 3, 1, 2, 3):
+        get(index)
+    assert asked == [1, 2, 3, 2, 3]
+
+
+def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    pixels = np.zeros((800, 1000, 3), np.uint8)
+    pixels[203:407, 305:709] = 255
+    Image.fromarray(pixels).save(path, quality=95)
+    box = np.array([[305, 203, 709, 407]], np.float32)
+    record = Record(path.name, path, 1000, 800, box, np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    samples = TrainingSamples(Records([record]), Scaling(square=100), random_windows=False)
+    view = View((0, 0, 1000, 800), (100, 100))
+    assert view.reduction == 8
+    sample = samples[0, view, 0]
+    assert isinstance(sample, Sample)
+    x0, y0, x1, y1 = sample.boxes[0].round().int().tolist()
+    inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
+    assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
+    assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()

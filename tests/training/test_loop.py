@@ -22,11 +22,14 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import Detector
 from tilewise.training import loop
-from tilewise.training.loop import Trained, make_spec, object_sizes, train, write_metrics
+from tilewise.training.false_alarms import find_false_alarms
+from tilewise.training.loop import Trained, make_spec, train, write_metrics
 from tilewise.training.metric_lines import MetricLines
+from tilewise.training.tiling import object_sizes
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 SIDE = 96
 
@@ -178,7 +181,7 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
 
     assert data.validation is not None
     predictor = Predictor.load(model_dir)
-    metrics = evaluate(predictor, data.validation.records, data.validation.report, 0.5)
+    metrics = evaluate(predictor, data.validation.sample, data.validation.report, 0.5)
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert metrics["VOC"]["mAP"] > 0
@@ -429,7 +432,7 @@ def test_damaged_images__too_many_stop_the_job(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, StandIn())
-    damage(data.train.records[3])
+    damage(data.train.sample[3])
     with pytest.raises(UserError, match=r"channel train: 1 of 8 images cannot be used.*train-3\.png"):
         train(data, make_hp(), model_dir, LINES)
 
@@ -438,7 +441,7 @@ def test_damaged_images__a_few_are_left_out(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(monkeypatch, StandIn())
-    damage(data.train.records[3])
+    damage(data.train.sample[3])
     data.train.report.images = 20
     trained = train(data, make_hp(training_batch_size=1, number_of_epochs=2), model_dir, LINES)
     assert list(data.train.report.left_out) == ["train-3.png"]
@@ -487,17 +490,17 @@ def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
     assert make_spec(make_hp(), crowded(1)).anchor_sizes is None
     # of 2000 x 1000 they are a tenth of that
     data = crowded(1)
-    data.train.records.sizes *= 10
+    data.train.sample.sizes *= 10
     sizes = make_spec(make_hp(), data).anchor_sizes
     assert sizes is not None
     assert sizes[0] == pytest.approx(0.3 * 2**0.5 / 10, abs=1e-4)
 
 
 def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
-    assert object_sizes(crowded(2).train.records, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
+    assert object_sizes(crowded(2).train.sample, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
     scaling = Scaling(min_size=50, max_size=400)
-    assert object_sizes(crowded(2).train.records, scaling) == pytest.approx([30, 30])
-    assert len(object_sizes(data.train.records, scaling)) == 12
+    assert object_sizes(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
+    assert len(object_sizes(data.train.sample, scaling)) == 12
 
 
 def test_write_metrics__is_json(tmp_path: Path) -> None:
@@ -510,3 +513,85 @@ def test_write_metrics__is_json(tmp_path: Path) -> None:
         "epochs": [{"epoch": 0}],
         "stopped": True,
     }
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"tile_grid_size": "2x2", "tile_merge": "nms"},
+        {"training_views": "snip", "pyramid_scales": "1,2", "pyramid_ranges": "15-,0-40"},
+    ],
+    ids=["grid", "snip"],
+)
+def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
+    given: dict[str, object], data: DataSet, model_dir: Path
+) -> None:
+    hp = make_hp(
+        number_of_epochs=4,
+        evaluation_frequency=4,
+        optimizer="adam",
+        learning_rate=0.002,
+        box_score_threshold=0.05,
+        validation_batch_size=3,
+        **given,
+    )
+    trained = train(data, hp, model_dir, LINES)
+    assert all(epoch["pixels"] == epoch["records"] * SIDE**2 for epoch in trained.epochs)
+    assert trained.epochs[0]["records"] > 8
+    predictor = Predictor.load(model_dir)
+    assert predictor.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
+    assert data.validation is not None
+    metrics = evaluate(predictor, data.validation.one_pass(), data.validation.report, 0.5)
+    logged = description(model_dir)["metrics"]
+    assert metrics is not None
+    assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)
+
+
+def test_views__sniper_asks_the_model_for_false_alarms_once(
+    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[int, Any]] = []
+
+    def noted(*arguments: Any) -> dict[int, Any]:
+        asked.append(find_false_alarms(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(loop, "find_false_alarms", noted)
+    hp = make_hp(
+        number_of_epochs=3,
+        training_views="sniper",
+        pyramid_scales="1,2",
+        negative_views="false_alarms",
+        box_score_threshold=0.01,
+        validation_metric_type="none",
+    )
+    train(data, hp, model_dir, LINES)
+    (alarms,) = asked
+    assert sorted(alarms) == list(range(8))
+    for index, boxes in alarms.items():
+        record = data.train.sample[index]
+        assert boxes.shape[1] == 4 and len(boxes) > 0
+        if len(record.boxes):
+            assert box_iou(torch.from_numpy(boxes), torch.from_numpy(record.boxes)).max() <= 0.3
+
+
+def test_multi_scale__the_first_batch_is_the_largest(
+    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Noting(StandIn):
+        def forward(
+            self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        ) -> dict[str, Tensor] | list[Detections]:
+            images = list(images)
+            if samples is not None:
+                assert len({image.shape for image in images}) == 1
+                seen.append(images[0].shape[-1])
+            return super().forward(images, samples)
+
+    stand_in(monkeypatch, Noting())
+    train(data, make_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, LINES)
+    assert seen[0] == 128
+    assert set(seen) <= {128, 96, 64} and len(set(seen)) > 1
+    assert len(seen) == 24

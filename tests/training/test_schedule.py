@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.training.schedule import learning_rate_factor
+from tilewise.training.schedule import Scheduler, learning_rate_factor
 
 
 def factors(steps: int, steps_per_epoch: int, **given: object) -> list[float]:
@@ -52,3 +53,46 @@ def test_lr_scheduler_step__drops_at_the_epochs_named() -> None:
 
 def test_lr_scheduler_step__empty_is_constant() -> None:
     assert factors(100, 1, lr_scheduler_step="", **BUILT_IN) == [1] * 100
+
+
+def rates(steps_of_epochs: list[int], expected: int, **given: object) -> list[list[float]]:
+    """The learning rates of all steps, of a highest one of 1."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = Scheduler(optimizer, parse_hyperparameters(given), expected)
+    found: list[list[float]] = []
+    for steps in steps_of_epochs:
+        found.append([])
+        for _ in range(steps):
+            found[-1].append(optimizer.param_groups[0]["lr"])
+            scheduler.step()
+        scheduler.end_epoch()
+    return found
+
+
+def test_scheduler__is_the_factor_where_the_expected_steps_come() -> None:
+    given: dict[str, object] = {"number_of_epochs": 4, "warmup_cosine_lr_warmup_epochs": 1}
+    found = rates([3, 3, 3, 3], 3, **given)
+    assert [rate for epoch in found for rate in epoch] == pytest.approx(factors(12, 3, **given))
+
+
+@pytest.mark.parametrize("expected", [1, 2, 4, 1000])
+def test_scheduler__a_wrong_number_of_steps_moves_no_drop(expected: int) -> None:
+    found = rates([4, 4, 4, 4], expected, lr_scheduler_step="1,3", lr_scheduler_factor=0.1, **BUILT_IN)
+    assert found[0] == [1] * 4
+    assert found[1] == found[2] == pytest.approx([0.1] * 4)
+    assert found[3] == pytest.approx([0.01] * 4)
+
+
+def test_scheduler__after_the_first_epoch_it_is_right() -> None:
+    given: dict[str, object] = {"number_of_epochs": 4, "warmup_cosine_lr_warmup_epochs": 2}
+    right, wrong = (rates([5] * 4, expected, **given) for expected in (5, 50))
+    assert wrong[0] != pytest.approx(right[0])
+    assert wrong[1:] == [pytest.approx(epoch) for epoch in right[1:]]
+
+
+def test_scheduler__an_epoch_without_a_step() -> None:
+    assert rates([2, 0, 2], 2, learning_rate_scheduler="step", step_lr_step_size=1, step_lr_gamma=0.5) == [
+        [1, 1],
+        [],
+        [0.25, 0.25],
+    ]

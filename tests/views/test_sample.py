@@ -89,3 +89,25 @@ def test_make_sample__properties(
     assert (share[~sample.ignored] > MIN_VISIBILITY - 0.01).all()
     assert (share[sample.ignored & ~crowd[sample.labels]] < MIN_VISIBILITY + 0.01).all()
     assert sample.ignored[crowd[sample.labels]].all()
+
+
+def test_make_sample__ignores_sizes_that_the_view_does_not_answer_for() -> None:
+    view = View(
+        (0, 0, 100, 100), (400, 400), object_sizes=(10, 20)
+    )  # in pixels of the image, not of the view
+    sample = look(view, (0, 0, 9, 9), (20, 20, 32, 32), (50, 50, 80, 80), (90, 0, 105, 10))
+    assert sample.ignored.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(("share", "ignored"), [(0.0, False), (0.2, False), (0.3, True), (1.0, True)])
+def test_make_sample__by_a_given_visibility(share: float, ignored: bool) -> None:
+    view = View((50, 20, 150, 70), (200, 100))
+    sample = make_sample(
+        IMAGE,
+        torch.tensor([[40.0, 10, 60, 30]]),  # a quarter of it is in the window
+        torch.tensor([0]),
+        torch.tensor([False]),
+        view,
+        min_visibility=share,
+    )
+    assert sample.ignored.tolist() == [ignored]

@@ -217,3 +217,33 @@ def test_pixels__of_a_reduced_image_show_the_same(window: tuple[int, int, int, i
     view = View(window, (60, 40)).snapped(4)
     difference = (view.pixels_from_image(reduced, 4).float() - view.pixels_from_image(image).float()).abs()
     assert difference.mean() < 1.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(small_windows(), st.integers(2, 40), st.integers(2, 40), st.integers(1, 4000))
+def test_pixels__large_windows_scaled_in_bands_are_the_same(
+    window: tuple[int, int, int, int], width: int, height: int, band: int
+) -> None:
+    image = picture(16, 24)
+    view = View(window, (width, height))
+    at_once = view.pixels_from_image(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tilewise.views.view.BAND_BYTES", band)
+        in_bands = view.pixels_from_image(image)
+    assert (in_bands.int() - at_once.int()).abs().max() <= 1
+
+
+def test_pixels__have_memory_of_their_own() -> None:
+    """A sample that is sent to another process must not take the image with it."""
+    image = picture(100, 100)
+    for view in (View((0, 0, 10, 10), (10, 10)), View((0, 0, 100, 100), (100, 100))):
+        pixels = view.pixels_from_image(image)
+        assert pixels.untyped_storage().nbytes() == pixels.numel()
+        assert pixels.data_ptr() != image.data_ptr()
+
+
+def test_answers_for__sizes_in_pixels_of_the_image() -> None:
+    view = View((0, 0, 100, 100), (400, 400), object_sizes=(10, 20))
+    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 10], [0, 0, 40, 5], [0, 0, 20, 20], [5, 5, 5, 90]])
+    assert view.answers_for(boxes).tolist() == [False, True, True, False, False]
+    assert View((0, 0, 1, 1), (1, 1)).answers_for(boxes).all()

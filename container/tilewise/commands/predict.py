@@ -14,6 +14,16 @@ from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.tile_options import read_tile_options
+from tilewise.views.tiling import AS_TRAINED
+
+TILE_ARGUMENTS = {
+    "tile_grid_size": ("3x2", "columns x rows, or none for the whole image alone"),
+    "tile_size": ("PIXELS", "tiles of this size instead of a grid"),
+    "tile_overlap_ratio": ("0.25", "share of a tile that neighbours have in common"),
+    "tile_merge": ("RULE", "fragment, nms or wbf"),
+    "tile_predictions_nms_threshold": ("0.25", "IoU above which boxes of two views are one object"),
+}
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
@@ -22,21 +32,35 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--endpoint", metavar="URL", help="ask this server instead; --model then only names classes"
     )
+    tiles = parser.add_argument_group(
+        "tiles", "in place of the model's own; as the hyperparameters of that name"
+    )
+    for name, (values, text) in TILE_ARGUMENTS.items():
+        tiles.add_argument(_option(name), metavar=values, default="", help=text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
     """Who predicts: the endpoint or the model that the options name.
 
     Raises:
-        UserError: they name neither.
+        UserError: they name neither, or tiles that cannot be had.
 
     """
+    tiles = read_tile_options({name: getattr(arguments, name) for name in TILE_ARGUMENTS}, _option)
+    if arguments.endpoint and tiles != AS_TRAINED:
+        raise UserError(
+            "an endpoint has its own tiles: start it with TILEWISE_TILE_GRID_SIZE=3x2, for instance"
+        )
     if arguments.endpoint:
         url: str = arguments.endpoint
         return lambda image: ask_endpoint(url, image)
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
-    return Predictor.load(arguments.model).predict
+    return Predictor.load(arguments.model, tiles).predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

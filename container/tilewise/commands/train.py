@@ -8,6 +8,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from tilewise import platform
@@ -15,7 +16,8 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 
 if TYPE_CHECKING:
-    from tilewise.data.channel import ChannelFolder
+    from tilewise.data.channel import ChannelFolder, DataSet
+    from tilewise.data.pipe_channel import ChannelPipe
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +59,35 @@ def run_job(stop: platform.StopRequest) -> None:
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
-    folders = _folders(job.channels)
+    channels = _channels(job.channels, hp)
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
-    from tilewise.data.channel import read_data_set
-    from tilewise.training.loop import test, train, write_metrics
-    from tilewise.training.metric_lines import MetricLines
+    from tilewise.data.channel import Split, read_data_set
+    from tilewise.data.fifo import StopWaiting
 
     validates = hp.validation_metric_type != "none"
-    data = read_data_set(folders, hp.num_classes, hp.job == "azure", validates, hp.seed)
-    _warn_of_wrong_count(hp, len(data.train.records))
+    may_split = hp.job == "azure"
+    try:
+        data = read_data_set(
+            channels, hp.num_classes, may_split, validates, hp.seed, hp.class_map, stop.__bool__
+        )
+    except StopWaiting:
+        log.info("stopped before the first image came: there is no model yet")
+        return
+    if isinstance(data.train, Split):
+        _warn_of_wrong_count(hp, len(data.train.records))
+    with closing(data):
+        _train(job, hp, data, stop)
+
+
+def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform.StopRequest) -> None:
     if stop:
         log.info("stopped before the first step: there is no model yet")
         return
+    # Imported here: to wait for a pipe takes no model.
+    from tilewise.training.loop import test, train, write_metrics
+    from tilewise.training.metric_lines import MetricLines
+
     lines = MetricLines(job.current_host)
     trained = train(data, hp, platform.model_dir(), lines, stop.__bool__)
     if data.test and not trained.stopped:
@@ -83,10 +101,13 @@ def run_job(stop: platform.StopRequest) -> None:
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, ChannelFolder]:
+def _channels(
+    channels: Mapping[str, platform.Channel], hp: Hyperparameters
+) -> dict[str, ChannelFolder | ChannelPipe]:
     from tilewise.data.channel import ChannelFolder
+    from tilewise.data.pipe_channel import ChannelPipe
 
-    folders = {}
+    found: dict[str, ChannelFolder | ChannelPipe] = {}
     for name, channel in channels.items():
         if name in LATER_CHANNELS:
             raise UserError(
@@ -95,12 +116,28 @@ def _folders(channels: Mapping[str, platform.Channel]) -> dict[str, ChannelFolde
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue
-        if channel.input_mode not in ("File", "FastFile"):
+        if channel.input_mode == "Pipe":
+            images = hp.num_training_samples if name == "train" else None
+            passes = _passes(name, hp)
+            if passes:
+                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images)
+            else:
+                log.info("channel %s is not read: validation_metric_type is none", name)
+        elif channel.input_mode in ("File", "FastFile"):
+            found[name] = ChannelFolder(channel.path, channel.content_type)
+        else:
             raise UserError(
-                f"channel {name}: input mode {channel.input_mode} is not available in this version; use File"
+                f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
-        folders[name] = ChannelFolder(channel.path, channel.content_type)
-    return folders
+    return found
+
+
+def _passes(name: str, hp: Hyperparameters) -> int:
+    """How often a channel is read."""
+    if name == "validation":
+        validates = hp.validation_metric_type != "none"
+        return -(-hp.number_of_epochs // hp.evaluation_frequency) if validates else 0
+    return 1 if name == "test" else hp.number_of_epochs
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

@@ -40,6 +40,7 @@ class Example:
         problem: why this example cannot be used, "" when it can.
         offset: where the image's record begins in a RecordIO file.
         fractions: whether the boxes are fractions.
+        encoded: the image itself, where it came through a pipe.
 
     """
 
@@ -52,6 +53,7 @@ class Example:
     problem: str = ""
     offset: int = WHOLE_FILE
     fractions: bool = False
+    encoded: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Report:
 
     Attributes:
         channel: its name.
-        images: how many the annotations name.
+        images: how many the annotations name, or have come through a pipe so far.
+        expected: how many there will be, where they are still coming; 0 when they are all there.
         left_out: key -> reason, for the images that cannot be used.
         clipped: boxes that reached beyond their image and were cut at its border.
         dropped: record and reason of each box that could not be used.
@@ -128,6 +131,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     clipped: int = 0
     dropped: list[str] = field(default_factory=list)
+    expected: int = 0
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -155,6 +159,24 @@ class Report:
             more = "; further ones are only counted" if count == MAX_WARNINGS else ""
             log.warning("channel %s: %s%s", self.channel, message, more)
 
+    def begin_pass(self, expected: int) -> None:
+        """Count anew, the images of a pipe's next pass."""
+        self.images, self.clipped, self.expected = 0, 0, expected
+        self.left_out.clear()
+        self.dropped.clear()
+
+    def finish_pass(self) -> None:
+        """Note that no more images come.
+
+        Raises:
+            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used, or none can.
+
+        """
+        self.expected = 0
+        self.check()
+        if self.left_out and len(self.left_out) == self.images:
+            raise UserError(f"channel {self.channel} holds no image that can be used")
+
     def check(self) -> None:
         """Stop the job when too many images cannot be used.
 
@@ -162,11 +184,12 @@ class Report:
             UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used.
 
         """
-        if len(self.left_out) > MAX_LEFT_OUT * self.images:
+        if len(self.left_out) > MAX_LEFT_OUT * max(self.images, self.expected):
+            so_far = " so far" if self.expected else ""
             first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
             raise UserError(
-                f"channel {self.channel}: {len(self.left_out)} of {self.images} images cannot be used, more "
-                f"than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
+                f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
+                f"used, more than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
             )
 
 
@@ -182,23 +205,24 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     """
     report.images = len(examples)
     with ThreadPoolExecutor(8) as pool:
-        headers = pool.map(_header, examples)
-        records = Records(_checked(zip(examples, headers, strict=True), report))
+        pairs = zip(examples, pool.map(read_facts, examples), strict=True)
+        records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
     if not len(records):
         raise UserError(f"channel {report.channel} holds no image that can be used")
     return records
 
 
-_Facts = tuple[ImageHeader, int]
+Facts = tuple[ImageHeader, int]
+"""An image's header and the number of its bytes."""
 
 
-def _header(example: Example) -> _Facts | str:
-    """An image's header and the number of its bytes, or why there is none."""
+def read_facts(example: Example) -> Facts | str:
+    """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
     try:
-        with open_encoded(example.path, example.offset) as file:
+        with open_encoded(example.path, example.offset, example.encoded) as file:
             header = read_header(file)
             return header, file.seek(0, os.SEEK_END)
     except OSError as error:
@@ -207,33 +231,37 @@ def _header(example: Example) -> _Facts | str:
         return str(error)
 
 
-def _checked(pairs: Iterable[tuple[Example, _Facts | str]], report: Report) -> Iterable[Record]:
-    for example, facts in pairs:
-        if isinstance(facts, str):
-            report.note_left_out(example.key, facts)
-            continue
-        header, length = facts
-        if example.size is not None and example.size != (header.width, header.height):
-            report.note_left_out(
-                example.key,
-                f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
-                f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
-                f"has {header.width} x {header.height}",
-            )
-            continue
-        assert example.path is not None
-        boxes, usable = _clean(example, header, report)
-        yield Record(
-            key=example.key,
-            path=example.path,
-            width=header.width,
-            height=header.height,
-            boxes=boxes[usable],
-            labels=example.labels[usable],
-            ignored=example.ignored[usable],
-            offset=example.offset,
-            length=length,
+def check_example(example: Example, facts: Facts | str, report: Report) -> Record | None:
+    """Check an example against its image; None, and a note in the report, where it cannot be used.
+
+    Boxes are clipped to the image; those with nothing left are dropped.
+    """
+    if isinstance(facts, str):
+        report.note_left_out(example.key, facts)
+        return None
+    header, length = facts
+    if example.size is not None and example.size != (header.width, header.height):
+        report.note_left_out(
+            example.key,
+            f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
+            f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
+            f"has {header.width} x {header.height}",
         )
+        return None
+    assert example.path is not None
+    boxes, usable = _clean(example, header, report)
+    return Record(
+        key=example.key,
+        path=example.path,
+        width=header.width,
+        height=header.height,
+        boxes=boxes[usable],
+        labels=example.labels[usable],
+        ignored=example.ignored[usable],
+        offset=example.offset,
+        length=length,
+        encoded=example.encoded,
+    )
 
 
 def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:

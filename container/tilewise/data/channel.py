@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Found, Report, Source, make_records, some
-from tilewise.data.classes import agreed_classes, in_classes
+from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
 from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
 from tilewise.data.image_json import find_image_json
+from tilewise.data.pipe_channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.recordio_channel import find_recordio
-from tilewise.data.records import Records
+from tilewise.data.records import Record, Records
+from tilewise.data.stream import Stream
 from tilewise.data.table import table
 from tilewise.errors import UserError
 
@@ -40,15 +43,36 @@ class Split:
     records: Records
     report: Report
 
+    @property
+    def sample(self) -> Records:
+        """The records to know the data by: all of them; a :class:`Stream` has its first ones."""
+        return self.records
+
+    def one_pass(self) -> Iterable[Record]:
+        """Each record once."""
+        return self.records
+
+    def finish_pass(self) -> None:
+        """What a :class:`Stream` has to do when all images of a pass have been used."""
+
+    def close(self) -> None:
+        """What a :class:`Stream` has to do in the end."""
+
 
 @dataclass(frozen=True)
 class DataSet:
     """What a job trains, validates and tests on; labels are indices into ``classes``."""
 
     classes: tuple[str, ...]
-    train: Split
-    validation: Split | None
-    test: Split | None = None
+    train: Split | Stream
+    validation: Split | Stream | None
+    test: Split | Stream | None = None
+
+    def close(self) -> None:
+        """Close the pipes, where there are any."""
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                split.close()
 
 
 @dataclass(frozen=True)
@@ -59,48 +83,101 @@ class ChannelFolder:
     content_type: str = ""
 
 
+Channels = Mapping[str, ChannelFolder | ChannelPipe]
+
+
 def read_data_set(
-    folders: Mapping[str, ChannelFolder],
+    channels: Channels,
     num_classes: int | None,
     may_split: bool,
     validates: bool,
     seed: int,
+    class_map: ClassMap | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> DataSet:
     """Read ``train``, ``validation`` and ``test`` with their annotation channels, where they have any.
 
+    Of a channel in Pipe mode only the first images are read; close the data set in the end.
+
     Args:
-        folders: channel name -> folder and content type.
+        channels: by name.
         num_classes: how many classes the job says there are; None to take it from the data.
         may_split: without a validation channel, whether some training images may stand in for it.
         validates: whether the job validates at all.
         seed: draws that part.
+        class_map: which class ids there are and what they are called, where the job says so.
+        should_stop: asked while a pipe has to be waited for.
 
     Raises:
         UserError: a channel is missing or empty, holds no known format, or the classes do not agree.
+        StopWaiting: ``should_stop`` said so.
 
     """
-    if "train" not in folders:
-        have = ", ".join(sorted(folders)) or "none"
-        raise UserError(
-            f"the channel train is missing (channels given: {have}); it must hold the training images"
-        )
-    if validates and "validation" not in folders and not may_split:
-        raise UserError(
-            "the channel validation is missing: a job with the built-in algorithm's hyperparameters needs one"
-        )
-    channels = {name: read_channel(name, folders) for name in SPLITS if name in folders}
-    classes = agreed_classes(channels, num_classes)
-    splits = {name: _split(name, annotated, classes) for name, annotated in channels.items()}
-    if validates and "validation" not in splits:
-        log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
-        splits |= _divide(splits["train"], seed)
-    ordered = {name: splits[name] for name in SPLITS if name in splits}
-    facts = {name: (split.records, split.report) for name, split in ordered.items()}
-    log.info("the data:\n%s", table(facts, classes))
+    _check_channels(channels, may_split, validates)
+    folders = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelFolder)}
+    piped = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelPipe)}
+    for name, channel in piped.items():
+        check_pipe(name, channel, knows_classes=bool(num_classes or class_map))
+    with ExitStack() as stack:
+        pipes = {
+            name: stack.enter_context(closing(open_pipe(name, channel, should_stop)))
+            for name, channel in piped.items()
+        }
+        found = {
+            name: read_head(name, pipes[name]) if name in pipes else read_channel(name, folders)
+            for name in SPLITS
+            if name in channels
+        }
+        classes = agreed_classes(found, num_classes, class_map)
+        ids = ClassIds(len(classes), class_map or {})
+        splits: dict[str, Split | Stream] = {**_splits(found, classes, ids, pipes)}
+        splits |= {name: Stream(name, pipe, ids, piped[name].images) for name, pipe in pipes.items()}
+        train = splits["train"]
+        if validates and "validation" not in splits and isinstance(train, Split):
+            log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
+            splits |= _divide(train, seed)
+        ordered = {name: splits[name] for name in SPLITS if name in splits}
+        facts = {name: (split.sample, split.report) for name, split in ordered.items()}
+        log.info("the data:\n%s", table(facts, classes, streams=frozenset(pipes)))
+        stack.pop_all()
     return DataSet(classes, splits["train"], splits.get("validation"), splits.get("test"))
 
 
-def read_channel(name: str, folders: Mapping[str, ChannelFolder]) -> Annotated:
+def _check_channels(channels: Channels, may_split: bool, validates: bool) -> None:
+    if "train" not in channels:
+        have = ", ".join(sorted(channels)) or "none"
+        raise UserError(
+            f"the channel train is missing (channels given: {have}); it must hold the training images"
+        )
+    if not validates or "validation" in channels:
+        return
+    if not may_split:
+        raise UserError(
+            "the channel validation is missing: a job with the built-in algorithm's hyperparameters needs one"
+        )
+    if isinstance(channels["train"], ChannelPipe):
+        raise UserError(
+            "the channel validation is missing: no training images can be set aside for it in input mode "
+            "Pipe; give one, or validation_metric_type=none"
+        )
+
+
+def _splits(
+    found: Mapping[str, Annotated], classes: tuple[str, ...], ids: ClassIds, pipes: Collection[str]
+) -> dict[str, Split]:
+    """Of the channels that are no pipes."""
+    examples = {
+        name: [ids.to_labels(example, name) for example in annotated.examples]
+        if annotated.classes is None
+        else in_classes(annotated, classes, f"channel {name}", "channel train")
+        for name, annotated in found.items()
+        if name not in pipes
+    }
+    reports = {name: Report(name) for name in examples}
+    return {name: Split(make_records(examples[name], report), report) for name, report in reports.items()}
+
+
+def read_channel(name: str, folders: Channels) -> Annotated:
     """Find out which format a channel holds, and read it.
 
     Args:
@@ -157,12 +234,6 @@ def _nothing(source: Source) -> str:
         f"(.rec), or images and a COCO JSON file, or one JSON file for each image in the channel "
         f"{source.name}_annotation; docs/data_formats.md names all forms"
     )
-
-
-def _split(name: str, annotated: Annotated, classes: tuple[str, ...]) -> Split:
-    report = Report(name)
-    examples = in_classes(annotated, classes, f"channel {name}", "channel train")
-    return Split(make_records(examples, report), report)
 
 
 def _divide(split: Split, seed: int) -> dict[str, Split]:

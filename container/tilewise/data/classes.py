@@ -3,20 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Report, make_records
 from tilewise.errors import UserError
 
+ClassMap = Mapping[int, str]
+"""Class id -> name, in the order of the ids."""
 
-def agreed_classes(channels: Mapping[str, Annotated], num_classes: int | None) -> tuple[str, ...]:
+
+@dataclass(frozen=True)
+class ClassIds:
+    """The class ids that a job knows; an id's label is its place among them.
+
+    Attributes:
+        count: how many classes there are.
+        given: the ids, where the hyperparameter class_map lists them; else they are 0, 1, … count - 1.
+
+    """
+
+    count: int
+    given: ClassMap = field(default_factory=dict)
+
+    def to_labels(self, example: Example, channel: str, seen: ClassMap | None = None) -> Example:
+        """An example whose labels are class ids, with labels instead.
+
+        Args:
+            example: the example.
+            channel: names it in messages.
+            seen: what the data calls some ids, for messages.
+
+        Raises:
+            UserError: an object has another id.
+
+        """
+        ids = example.labels
+        if not self.given:
+            if int(ids.max(initial=-1)) >= self.count:
+                raise UserError(self._refusal(example.key, int(ids.max()), channel, seen or {}))
+            return example
+        known = np.asarray(sorted(self.given), np.int64)
+        if unknown := sorted({*ids.tolist()} - self.given.keys()):
+            raise UserError(self._refusal(example.key, unknown[0], channel, seen or {}))
+        return replace(example, labels=np.searchsorted(known, ids).astype(np.int64))
+
+    def _refusal(self, key: str, number: int, channel: str, seen: ClassMap) -> str:
+        start = f"channel {channel}: {key} has class_id {number}, but"
+        names = ", ".join(f"{known} {name}" for known, name in sorted(seen.items()))
+        names = f" (the data so far names {names})" if names else ""
+        if self.given:
+            return (
+                f"{start} class_map has only {', '.join(map(str, sorted(self.given)))}{names}: add it there"
+            )
+        return (
+            f"{start} num_classes is {self.count}, so ids go from 0 to {self.count - 1}{names}: raise "
+            "num_classes, correct the data, or list the ids that it has in the hyperparameter class_map, "
+            'such as {"0": "dog", "5": "cat"}'
+        )
+
+
+def agreed_classes(
+    channels: Mapping[str, Annotated], num_classes: int | None, class_map: ClassMap | None = None
+) -> tuple[str, ...]:
     """The names of the classes, by label.
 
     Args:
         channels: what each channel holds, ``train`` first: its classes count.
         num_classes: how many the job says there are; None to take it from the data.
+        class_map: which class ids there are and what they are called, where the job says so.
 
     Raises:
         UserError: there are not that many, or some channels have names and others numbers.
@@ -31,33 +87,31 @@ def agreed_classes(channels: Mapping[str, Annotated], num_classes: int | None) -
             f"the channels hold different formats: the classes of {kinds}; use one format for all of them"
         )
     first = next(iter(channels.values()))
-    return _named(first, num_classes) if first.classes else _numbered(channels, num_classes)
+    if first.classes is None:
+        return _numbered(channels, num_classes, class_map)
+    if class_map:
+        raise UserError(
+            "class_map gives names to class ids, but the channels hold a format whose classes have names "
+            f"({', '.join(first.classes)}): leave class_map out"
+        )
+    return _named(first, num_classes)
 
 
-def _numbered(channels: Mapping[str, Annotated], num_classes: int | None) -> tuple[str, ...]:
+def _numbered(
+    channels: Mapping[str, Annotated], num_classes: int | None, class_map: ClassMap | None
+) -> tuple[str, ...]:
     """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
+    if class_map:
+        return tuple(class_map[number] for number in sorted(class_map))
     used = frozenset[int]().union(*(annotated.used for annotated in channels.values()))
     count = num_classes or 1 + max(used, default=-1)
     if not count:
         for name, annotated in channels.items():
             make_records(annotated.examples, Report(name))  # raises where damaged files are the reason
         raise UserError("no image has an object: give num_classes if that is meant")
-    for name, annotated in channels.items():
-        if max(annotated.used, default=-1) >= count:
-            _refuse_id(name, annotated, count)
     given = next(iter(channels.values())).names
     names = [given.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
-
-
-def _refuse_id(channel: str, annotated: Annotated, count: int) -> None:
-    for example in annotated.examples:
-        number = int(example.labels.max(initial=-1))
-        if number >= count:
-            raise UserError(
-                f"channel {channel}: {example.key} has class_id {number}, but num_classes is {count}, "
-                f"so ids go from 0 to {count - 1}: raise num_classes or correct the file"
-            )
 
 
 def _named(train: Annotated, num_classes: int | None) -> tuple[str, ...]:

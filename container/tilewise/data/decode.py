@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
@@ -98,14 +98,18 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
     reduced to 8 over the range of the values that occur; transparent pixels are laid over white.
 
     Returns:
-        (3, H, W) uint8 RGB.
+        (3, H, W) uint8 RGB; its memory may have the colours last, since a copy of a large image costs as much
+        as the image.
 
     Raises:
         DecodeError: the bytes are no image, or a damaged one.
         ImageTooLargeError: it has more than ``max_pixels``.
 
     """
-    header = read_header(data, max_pixels)
+    return _decode(data, read_header(data, max_pixels))
+
+
+def _decode(data: bytes, header: ImageHeader) -> Tensor:
     with _as_decode_error():
         if header.format == "JPEG" and header.mode in ("RGB", "L"):
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -118,11 +122,36 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
         pixels = pixels.transpose(-2, -1)
     if header.orientation in _FLIPS:
         pixels = pixels.flip(_FLIPS[header.orientation])
-    return pixels.contiguous()
+    return pixels
 
 
-def decode_reduced(data: bytes, factor: int, max_pixels: int = MAX_PIXELS) -> tuple[Tensor, int]:
-    """Decode an image at a fraction of its size where that is cheap: for a small picture of a large JPEG.
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image, perhaps reduced on the way.
+
+    Attributes:
+        pixels: (3, ⌈height / factor⌉, ⌈width / factor⌉) uint8 RGB. Each covers factor x factor pixels of the
+            whole image; those of the last column and row may reach beyond it.
+        width, height: pixels of the whole image, upright.
+        factor: 1, 2, 4 or 8.
+
+    """
+
+    pixels: Tensor
+    width: int
+    height: int
+    factor: int = 1
+
+    @staticmethod
+    def whole(pixels: Tensor) -> Picture:
+        """Of an image's pixels, (3, H, W)."""
+        return Picture(pixels, pixels.shape[2], pixels.shape[1])
+
+
+def decode_reduced(
+    data: bytes, reduction: Callable[[int, int], int], max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Decode an image at a fraction of its size where that is cheap: for a small view of a large JPEG.
 
     A JPEG's blocks of 8 x 8 pixels become 4 x 4, 2 x 2 or 1 x 1 (libjpeg's scaled inverse DCT), which
     averages over the pixels in a fraction of the time and memory. Other formats, and JPEGs that EXIF
@@ -130,27 +159,23 @@ def decode_reduced(data: bytes, factor: int, max_pixels: int = MAX_PIXELS) -> tu
 
     Args:
         data: the encoded image.
-        factor: 1, 2, 4 or 8.
+        reduction: by how much an image of a width and height may be reduced: 1, 2, 4 or 8.
         max_pixels: as for :func:`decode_image`, of the whole image.
-
-    Returns:
-        (3, ⌈H / f⌉, ⌈W / f⌉) uint8 RGB and f, which is ``factor`` or 1. Each pixel covers f x f pixels of the
-        whole image; those of the last column and row may reach beyond it.
 
     Raises:
         DecodeError, ImageTooLargeError: as for :func:`decode_image`.
 
     """
-    if factor > 1:
-        header = read_header(data, max_pixels)
+    header = read_header(data, max_pixels)
+    factor = reduction(header.width, header.height)
+    if factor > 1 and header.format == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1:
         size = (-(-header.width // factor), -(-header.height // factor))
-        if header.format == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1:
-            with _as_decode_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
-                if image.size == size:
-                    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-                    return pixels.contiguous(), factor
-    return decode_image(data, max_pixels), 1
+        with _as_decode_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
+            if image.size == size:
+                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+                return Picture(pixels, header.width, header.height, factor)
+    return Picture.whole(_decode(data, header))
 
 
 @contextmanager

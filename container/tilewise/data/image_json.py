@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Example, Found, Source, boxes_from_corner_and_size, some
+from tilewise.data.annotations import Annotated, Example, Found, Source, some
 from tilewise.data.coco import find_coco_file
 from tilewise.data.folder import Folder
+from tilewise.data.ground_truth import parse_label
 from tilewise.errors import UserError
 
 
@@ -105,15 +106,13 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Exam
         if not isinstance(content, dict):
             raise TypeError("it must hold one JSON object, {…}")
         image = _find_image(content, key, folder) if content.get("file") else like
-        size = _size(content)
-        rows, labels = _objects(content)
+        boxes, labels, size = parse_label(content)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        problem = f"not an annotation file of the built-in's form: {what}"
+    except (TypeError, ValueError) as error:
+        problem = f"not an annotation file of the built-in's form: {error}"
     else:
-        categories.add(content.get("categories"), set(labels))
+        categories.add(content.get("categories"), set(labels.tolist()))
         if image is None:
             wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
             return _problem(key, None, f"its image {wanted} is not in the image channel, or not only once")
@@ -121,8 +120,8 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Exam
             key=key,
             path=folder.images[image],
             size=size,
-            boxes=boxes_from_corner_and_size(rows),
-            labels=np.asarray(labels, dtype=np.int64),
+            boxes=boxes,
+            labels=labels,
             ignored=np.zeros(len(labels), dtype=np.bool_),
         )
     # With the image of its name, so that this one is not missed a second time.
@@ -133,22 +132,3 @@ def _find_image(content: dict[str, Any], key: str, folder: Folder) -> str | None
     """By ``file``: a path in the image channel, or one beside the annotation."""
     name = str(content["file"])
     return folder.find_image(name) or folder.find_image((PurePosixPath(key).parent / name).as_posix())
-
-
-def _size(content: dict[str, Any]) -> tuple[int, int] | None:
-    sizes = content.get("image_size")
-    if not sizes:
-        return None
-    first = sizes[0] if isinstance(sizes, list) else sizes
-    return int(first["width"]), int(first["height"])
-
-
-def _objects(content: dict[str, Any]) -> tuple[list[list[float]], list[int]]:
-    rows, labels = [], []
-    for annotation in content["annotations"]:
-        rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
-        number = int(annotation["class_id"])
-        if number < 0 or number != float(annotation["class_id"]):
-            raise ValueError(f"class_id {annotation['class_id']} is not 0, 1, 2, …")
-        labels.append(number)
-    return rows, labels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -50,6 +50,22 @@ class ImageRecord:
     offset: int
     id: int
     labels: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """One whole record of a stream.
+
+    Attributes:
+        number: counted from 0.
+        offset: where it begins in the stream.
+        content: its bytes, as they were before a writer split them.
+
+    """
+
+    number: int
+    offset: int
+    content: bytes
 
 
 class _DamageError(Exception):
@@ -118,11 +134,53 @@ def scan(path: Path) -> Iterator[ImageRecord]:
         while offset < size:
             try:
                 ranges, end = _find_ranges(file, offset, size)
-                identity, labels = _read_header(_Ranges(file, ranges), offset)
+                content = _Ranges(file, ranges)
+                identity, labels = _read_header(content.take, len(content), offset)
             except _DamageError as damage:
-                raise UserError(f"{path.name} is damaged in record {number} {damage}") from None
+                raise _as_user_error(path.name, number, damage) from None
             yield ImageRecord(number, offset, identity, labels)
             number, offset = number + 1, end
+
+
+def read_stream(stream: IO[bytes], name: str) -> Iterator[StreamRecord]:
+    """The records of a stream that cannot seek, from the first to the last.
+
+    Args:
+        stream: its ``read`` returns as many bytes as are asked for, fewer only at the end.
+        name: names it in messages.
+
+    Raises:
+        UserError: the stream is damaged or ends in the middle of a record; the message names stream, record
+            and byte.
+
+    """
+    number = offset = 0
+    while header := stream.read(_PART_HEADER.size):
+        try:
+            content, end = _read_content(stream, header, offset)
+        except _DamageError as damage:
+            raise _as_user_error(name, number, damage) from None
+        yield StreamRecord(number, offset, content)
+        number, offset = number + 1, end
+
+
+def split_image_record(record: StreamRecord, name: str) -> tuple[ImageRecord, bytes]:
+    """An image record's header and labels, and its encoded image.
+
+    Raises:
+        UserError: it is no image record; the message names stream, record and byte.
+
+    """
+    content = io.BytesIO(record.content)
+    try:
+        identity, labels = _read_header(content.read, len(record.content), record.offset)
+    except _DamageError as damage:
+        raise _as_user_error(name, record.number, damage) from None
+    return ImageRecord(record.number, record.offset, identity, labels), content.read()
+
+
+def _as_user_error(name: str, number: int, damage: _DamageError) -> UserError:
+    return UserError(f"{name} is damaged in record {number} {damage}")
 
 
 def open_image(path: Path, offset: int) -> IO[bytes]:
@@ -136,7 +194,7 @@ def open_image(path: Path, offset: int) -> IO[bytes]:
     try:
         ranges, _ = _find_ranges(file, offset, path.stat().st_size)
         content = _Ranges(file, ranges)
-        _read_header(content, offset)
+        _read_header(content.take, len(content), offset)
     except _DamageError as damage:
         file.close()
         raise DecodeError(f"{path.name} is damaged {damage}") from None
@@ -151,43 +209,65 @@ def _find_ranges(file: IO[bytes], offset: int, size: int) -> tuple[list[_Range],
     that follows begins with the same four bytes.
     """
     ranges: list[_Range] = []
-    allowed, cflag, end = (_WHOLE, _FIRST), _FIRST, offset
+    cflag, end = _FIRST, offset
     while cflag in (_FIRST, _MIDDLE):
         start = end
-        cflag, length = _read_part_header(file, start)
-        if cflag not in allowed:
-            raise _DamageError(start, f"here is a part {cflag}, where {allowed[0]} or {allowed[1]} belongs")
+        file.seek(start)
+        cflag, length = _parse_part_header(file.read(_PART_HEADER.size), start, first=not ranges)
         begin = start + _PART_HEADER.size
-        end = begin + -(-length // _ALIGNMENT) * _ALIGNMENT
+        end = begin + _padded(length)
         if end > size:
             raise _DamageError(start, f"the record goes on to byte {end}, but the file ends at {size}")
         ranges += [(start, len(_MAGIC))] if ranges else []
         ranges.append((begin, length))
-        allowed = (_MIDDLE, _LAST)
     return ranges, end
 
 
-def _read_part_header(file: IO[bytes], offset: int) -> tuple[int, int]:
-    """Flag and length of a part."""
-    file.seek(offset)
-    header = file.read(_PART_HEADER.size)
+def _read_content(stream: IO[bytes], header: bytes, offset: int) -> tuple[bytes, int]:
+    """A record's content, its parts joined, and where it ends; ``header`` is that of its first part."""
+    parts: list[bytes] = []
+    cflag, end = _FIRST, offset
+    while cflag in (_FIRST, _MIDDLE):
+        start = end
+        header = header if not parts else stream.read(_PART_HEADER.size)
+        cflag, length = _parse_part_header(header, start, first=not parts)
+        begin = start + _PART_HEADER.size
+        end = begin + _padded(length)
+        parts.append(stream.read(length))
+        ended = begin + len(parts[-1]) + len(stream.read(_padded(length) - length))
+        if ended < end:
+            raise _DamageError(start, f"the record goes on to byte {end}, but the stream ends at {ended}")
+    return _MAGIC.join(parts), end
+
+
+def _parse_part_header(header: bytes, offset: int, first: bool) -> tuple[int, int]:
+    """Flag and length of a part; ``first`` says whether a record begins with it."""
     if len(header) < _PART_HEADER.size:
-        raise _DamageError(offset, "the file ends in the middle of a record")
+        raise _DamageError(offset, "the data ends in the middle of a record")
     magic, word = _PART_HEADER.unpack(header)
     if magic != _MAGIC:
         raise _DamageError(offset, f"here is {magic.hex()}, but a record begins with {_MAGIC.hex()}")
-    return word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
+    cflag, allowed = word >> _LENGTH_BITS, (_WHOLE, _FIRST) if first else (_MIDDLE, _LAST)
+    if cflag not in allowed:
+        raise _DamageError(offset, f"here is a part {cflag}, where {allowed[0]} or {allowed[1]} belongs")
+    return cflag, word & ((1 << _LENGTH_BITS) - 1)
 
 
-def _read_header(content: _Ranges, offset: int) -> tuple[int, npt.NDArray[np.float32]]:
-    """Id and labels of an image record; leaves ``content`` where its image begins."""
-    if len(content) < _IMAGE_HEADER.size:
-        raise _DamageError(offset, f"{len(content)} bytes are too few for the header of an image record")
-    flag, label, identity, _ = _IMAGE_HEADER.unpack(content.take(_IMAGE_HEADER.size))
-    if content.tell() + 4 * flag > len(content):
-        raise _DamageError(offset, f"{len(content)} bytes are too few for the record's {flag} labels")
+def _padded(length: int) -> int:
+    return -(-length // _ALIGNMENT) * _ALIGNMENT
+
+
+def _read_header(
+    take: Callable[[int], bytes], length: int, offset: int
+) -> tuple[int, npt.NDArray[np.float32]]:
+    """Id and labels of an image record of ``length`` bytes; what ``take`` gives then is its image."""
+    if length < _IMAGE_HEADER.size:
+        raise _DamageError(offset, f"{length} bytes are too few for the header of an image record")
+    flag, label, identity, _ = _IMAGE_HEADER.unpack(take(_IMAGE_HEADER.size))
+    if _IMAGE_HEADER.size + 4 * flag > length:
+        raise _DamageError(offset, f"{length} bytes are too few for the record's {flag} labels")
     if flag:
-        return identity, np.frombuffer(content.take(4 * flag), "<f4").astype(np.float32)
+        return identity, np.frombuffer(take(4 * flag), "<f4").astype(np.float32)
     return identity, np.asarray([label], np.float32)
 
 

@@ -35,10 +35,13 @@ def read_record_files(files: Mapping[str, Path]) -> Annotated:
         UserError: a file is damaged; the message names the file, the record and the byte.
 
     """
-    return Annotated([_example(name, path, record) for name, path in files.items() for record in scan(path)])
+    return Annotated(
+        [make_example(name, path, record) for name, path in files.items() for record in scan(path)]
+    )
 
 
-def _example(name: str, path: Path, record: ImageRecord) -> Example:
+def make_example(name: str, path: Path, record: ImageRecord) -> Example:
+    """An image record's boxes and class ids, or why they cannot be read."""
     problem = ""
     try:
         boxes, labels, ignored = _objects(record.labels)

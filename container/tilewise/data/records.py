@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ class Record:
         ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
         offset: where the image's record begins in a RecordIO file; :data:`WHOLE_FILE` for an image file.
         length: bytes of the encoded image; 0 where nobody has looked.
+        encoded: the image itself, where it came through a pipe; :class:`Records` do not keep it.
 
     """
 
@@ -44,20 +46,25 @@ class Record:
     ignored: Bool
     offset: int = WHOLE_FILE
     length: int = 0
+    encoded: bytes | None = None
 
     def read(self) -> bytes:
         """The encoded image."""
+        if self.encoded is not None:
+            return self.encoded
         with open_encoded(self.path, self.offset) as file:
             return file.read()
 
 
-def open_encoded(path: Path, offset: int) -> IO[bytes]:
-    """An encoded image: an image file, or from the record that begins at ``offset`` in a RecordIO file.
+def open_encoded(path: Path, offset: int, encoded: bytes | None = None) -> IO[bytes]:
+    """An encoded image: ``encoded``, an image file, or in the record at ``offset`` of a RecordIO file.
 
     Raises:
         DecodeError: no record begins there.
 
     """
+    if encoded is not None:
+        return io.BytesIO(encoded)
     return path.open("rb") if offset == WHOLE_FILE else open_image(path, offset)
 
 

@@ -54,17 +54,22 @@ def _hash(record: Record) -> bytes:
     return hashlib.sha256(record.read()).digest()
 
 
-def table(channels: Mapping[str, tuple[Records, Report]], classes: tuple[str, ...]) -> str:
+def table(
+    channels: Mapping[str, tuple[Records, Report]],
+    classes: tuple[str, ...],
+    streams: frozenset[str] = frozenset(),
+) -> str:
     """The facts of some channels side by side.
 
     Args:
         channels: name -> records and what became of those that are not among them; ``train`` first.
         classes: names by label.
+        streams: the channels of which these are the first records only, as they come through pipes.
 
     """
     both = channels.values()
     (first, (records, _)), *others = channels.items()
-    same = {name: duplicates(records, theirs) for name, (theirs, _) in others}
+    same = {} if streams else {name: duplicates(records, theirs) for name, (theirs, _) in others}
     rows: _Rows = {
         "images": [f"{len(records)}" for records, _ in both],
         "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],
@@ -81,6 +86,9 @@ def table(channels: Mapping[str, tuple[Records, Report]], classes: tuple[str, ..
     lines = [" " * width + "".join(f"  {name:>10}" for name in channels)]
     lines += [name.ljust(width) + "".join(f"  {cell:>10}" for cell in cells) for name, cells in rows.items()]
     lines += [line for name, (_, report) in channels.items() for line in _reasons(name, report)]
+    for name in channels:
+        if name in streams:
+            lines.append(f"{name}: these are the first images of its pipe; the others stream")
     for name, pairs in same.items():
         if pairs:
             keys = some([key if key == its else f"{key} = {its}" for key, its in pairs])

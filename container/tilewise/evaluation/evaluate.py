@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from tilewise.data.annotations import Report
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.decode import DecodeError, Picture
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.evaluation.coco import coco_metrics
@@ -19,7 +18,7 @@ READ_AHEAD = 4
 
 def evaluate(
     predictor: Predictor,
-    records: Records,
+    records: Iterable[Record],
     report: Report,
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
@@ -28,7 +27,7 @@ def evaluate(
 
     Args:
         predictor: takes the path that the endpoint takes.
-        records: the ground truth.
+        records: the ground truth; each is asked for once, and its image is not kept.
         report: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
@@ -40,15 +39,17 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    kept: list[int] = []
-    images = _decoded(records, report, kept)
+    kept: list[Record] = []
+    images = decoded(predictor, records, report, kept)
     detections: list[Detections] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
         if should_stop():
             return None
-    scored = records if len(kept) == len(records) else records.select(kept)
-    return metrics(scored, detections, predictor.classes, iou_threshold)
+    if should_stop():  # while it waited for a pipe
+        return None
+    report.finish_pass()
+    return metrics(Records(kept), detections, predictor.classes, iou_threshold)
 
 
 def metrics(
@@ -61,27 +62,34 @@ def metrics(
     }
 
 
-def _decoded(records: Records, report: Report, kept: list[int]) -> Iterator[Tensor]:
-    """The records' images, a few decoded ahead; ``kept`` gets the index of each that could be."""
+def decoded(
+    predictor: Predictor, records: Iterable[Record], report: Report, kept: list[Record]
+) -> Iterator[Picture]:
+    """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be.
 
-    def decode(record: Record) -> Tensor | str:
+    Raises:
+        UserError: too many images are damaged.
+
+    """
+
+    def decode(record: Record) -> Picture | str:
         try:
-            return decode_image(record.read())
+            return predictor.decode(record.read())
         except (DecodeError, OSError) as error:
             return str(error)
 
     with ThreadPoolExecutor(1) as pool:
-        for index, (record, image) in enumerate(_ahead(pool, decode, records)):
+        for record, image in _ahead(pool, decode, records):
             if isinstance(image, str):
                 report.leave_out(record.key, image)
             else:
-                kept.append(index)
+                kept.append(replace(record, encoded=None))
                 yield image
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[Record], Tensor | str], records: Iterable[Record]
-) -> Iterator[tuple[Record, Tensor | str]]:
+    pool: ThreadPoolExecutor, decode: Callable[[Record], Picture | str], records: Iterable[Record]
+) -> Iterator[tuple[Record, Picture | str]]:
     waiting: list[tuple[Record, Any]] = []
     for record in records:
         waiting.append((record, pool.submit(decode, record)))

@@ -16,6 +16,7 @@ from tilewise.hyperparameters.models import (
 )
 from tilewise.hyperparameters.table import ROWS, Hyperparameters, Job, Preset
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
+from tilewise.hyperparameters.views import check_views, training_views
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
@@ -40,6 +41,8 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     given = _Given(raw)
     _check_required(given)
     _check_schedule(given)
+    _check_classes(given)
+    check_views(given.entries, given.refuse)
     model = _resolve_model(given)
     if model is not None:
         _check_scaling(given, model)
@@ -124,6 +127,8 @@ def _as_text(value: object) -> str:
     """A value as bare text: the SDK quotes some as JSON, and a file written by hand may hold numbers."""
     if value is None:
         return ""
+    if isinstance(value, dict | list):  # the toolkit has read it as JSON
+        return json.dumps(value)
     text = str(value).strip()
     if not text.startswith('"'):
         return text
@@ -151,6 +156,12 @@ def _check_schedule(given: _Given) -> None:
         given.refuse_both(steps, scheduler)
     if steps and step_size:
         given.refuse_both(steps, step_size)
+
+
+def _check_classes(given: _Given) -> None:
+    class_map, count = given.entries.get("class_map"), given.entries.get("num_classes")
+    if class_map and count and len(class_map.value) != count.value:
+        given.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 
 def _resolve_model(given: _Given) -> str | None:
@@ -207,6 +218,7 @@ def _complete(given: _Given, model: str) -> dict[str, Any]:
     values["model_name"] = model
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
+    values["training_views"] = training_views(values)
     if values["validation_batch_size"] is None:
         values["validation_batch_size"] = values["training_batch_size"]
     by_machine = given.job == "builtin" and "training_batch_size" not in given.names

@@ -8,7 +8,20 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
-from tilewise.hyperparameters.values import Count, Flag, Fraction, Grid, Pattern, Steps, Workers
+from tilewise.hyperparameters.values import (
+    ClassMap,
+    Count,
+    Flag,
+    Fraction,
+    Grid,
+    MergeName,
+    Overlap,
+    Pattern,
+    Ranges,
+    Scales,
+    Steps,
+    Workers,
+)
 
 Job = Literal["azure", "builtin"]
 Preset = Literal["azure", "yolox", "builtin"]
@@ -63,7 +76,6 @@ class Row:
 
 
 _BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NETWORKS.__getitem__)]
-_NO_TILING = "tiling is not available in this version"
 _NO_FREEZING = "freezing is not available in this version"
 
 
@@ -147,9 +159,9 @@ class Hyperparameters(BaseModel):
         Flag,
         Row(
             "Model",
-            "Vary the size of the training images around `image_size`.",
+            "Draw the size of each training batch from ±50 % of `image_size`, or of `min_size` and"
+            " `max_size`, in multiples of 32; the first is the largest.",
             azure=False,
-            later="multi-scale training is not available in this version",
         ),
     ]
     layers_to_freeze: Annotated[
@@ -178,11 +190,21 @@ class Hyperparameters(BaseModel):
             required=True,
         ),
     ]
+    class_map: Annotated[
+        ClassMap,
+        Row(
+            "Data",
+            "Which class ids there are, and their names, where they are not 0, 1, 2, …: "
+            '`{"0": "dog", "5": "cat"}`; for formats whose classes are numbers.',
+            azure=None,
+            unset="ids from 0",
+        ),
+    ]
     num_training_samples: Annotated[
         Count | None,
         Row(
             "Data",
-            "Number of training images; the data is counted all the same.",
+            "Number of training images; the data is counted all the same, but input mode Pipe needs it.",
             azure=None,
             unset="from the data",
             alias="num_training_samples",
@@ -447,28 +469,121 @@ class Hyperparameters(BaseModel):
     box_detections_per_image: Annotated[
         Count,
         Row(
-            "Detections", "Most boxes of an image, the best first.", azure=100, builtin=400, alias="nms_topk"
+            "Detections",
+            "Most boxes of an image, or of each view of it where there are several, the best first.",
+            azure=100,
+            builtin=400,
+            alias="nms_topk",
         ),
     ]
 
-    tile_grid_size: Annotated[
-        Grid,
-        Row("Small objects", "Cut images into a grid of overlapping tiles.", azure=None, later=_NO_TILING),
-    ]
-    tile_overlap_ratio: Annotated[
-        float,
-        Field(ge=0, lt=1),
+    training_views: Annotated[
+        Literal["whole", "grid", "fixed", "snip", "sniper"] | None,
         Row(
             "Small objects",
-            "Overlap of neighbouring tiles, as a share of a tile.",
+            "What training looks at: whole images; these and the tiles of a `grid`, or tiles of a `fixed`"
+            " size; all windows of an image pyramid (`snip`); or chips that cover the objects (`sniper`).",
+            azure=None,
+            unset="`grid` with `tile_grid_size`, `fixed` with `tile_size`, else `whole`",
+        ),
+    ]
+    tile_grid_size: Annotated[
+        Grid,
+        Row(
+            "Small objects",
+            "Look at images in a grid of overlapping tiles, and as a whole. `auto` chooses it from the data."
+            " With `training_views=whole` only validation and serving do.",
+            azure=None,
+        ),
+    ]
+    tile_size: Annotated[
+        Count | None,
+        Row(
+            "Small objects",
+            "Look at images in square tiles of so many pixels of the image, and as a whole.",
+            azure=None,
+            unset="none; with `training_views=fixed` from the data",
+        ),
+    ]
+    tile_overlap_ratio: Annotated[
+        Overlap,
+        Row(
+            "Small objects",
+            "Overlap of neighbouring tiles, as a share of a tile; `tile_grid_size=auto` chooses it where it"
+            " is not given.",
             azure=0.25,
-            later=_NO_TILING,
+        ),
+    ]
+    tile_merge: Annotated[
+        MergeName,
+        Row(
+            "Small objects",
+            "How boxes of several views become one: `nms` as Azure AutoML; `fragment` also absorbs what a"
+            " tile's border cuts off; `wbf` also averages the boxes.",
+            azure="fragment",
         ),
     ]
     tile_predictions_nms_threshold: Annotated[
         Fraction,
+        Row("Small objects", "IoU above which boxes of two views are one object.", azure=0.25),
+    ]
+    chip_size: Annotated[
+        Count | None,
         Row(
-            "Small objects", "IoU at which boxes of neighbouring tiles are one.", azure=0.25, later=_NO_TILING
+            "Small objects",
+            "Side of a chip in pixels of what the model sees; `sniper` only (`ssd*` and `yolox_*`:"
+            " `image_size`).",
+            azure=512,
+            yolox=None,
+            builtin=None,
+            unset="-",
+            scaling="sides",
+        ),
+    ]
+    pyramid_scales: Annotated[
+        Scales,
+        Row(
+            "Small objects",
+            "Zooms of the image pyramid, 1 is the whole image; `snip` and `sniper` only.",
+            azure=(),
+            unset="from the data",
+        ),
+    ]
+    pyramid_ranges: Annotated[
+        Ranges,
+        Row(
+            "Small objects",
+            "For each of `pyramid_scales` the sizes of the objects that it trains on: √area in pixels of the"
+            " image.",
+            azure=(),
+            unset="from the data",
+        ),
+    ]
+    negative_views_ratio: Annotated[
+        float,
+        Field(ge=0, le=100),
+        Row(
+            "Small objects",
+            "Tiles or chips without objects for each view with some, drawn anew for each epoch.",
+            azure=0.33,
+        ),
+    ]
+    negative_views: Annotated[
+        Literal["background", "false_alarms"],
+        Row(
+            "Small objects",
+            "Where chips without objects come from: drawn from the background or, after a third of the"
+            " epochs, where the model finds objects that are none; `sniper` only.",
+            azure="background",
+        ),
+    ]
+    min_box_visibility: Annotated[
+        Fraction,
+        Row(
+            "Small objects",
+            "Boxes of which a view shows a smaller share of the area are ignored: neither object nor"
+            " background.",
+            azure=0.4,
         ),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ def _read_steps(value: object) -> object:
     return steps.split(",") if steps else ()
 
 
-def _check_increasing(steps: tuple[int, ...]) -> tuple[int, ...]:
+def _check_increasing(steps: tuple[float, ...]) -> tuple[float, ...]:
     if list(steps) != sorted(set(steps)):
         raise ValueError("not increasing")
     return steps
@@ -45,6 +46,36 @@ def _check_tiled(grid: object) -> object:
     return grid
 
 
+def _read_class_map(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
+    if names is None:
+        return None
+    if not names or len(set(names.values())) < len(names):
+        raise ValueError("no classes, or two of one name")
+    return dict(sorted(names.items()))
+
+
+def _read_scales(value: object) -> object:
+    return value.strip("[]() ,").split(",") if isinstance(value, str) else value
+
+
+def _read_ranges(value: object) -> object:
+    """``80-,0-100`` -> ((80, None), (0, 100))."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.strip().partition("-") for pair in value.strip("[]() ,").split(",")]
+    return tuple((low.strip(), high.strip() or None if dash else "") for low, dash, high in pairs)
+
+
+def _check_ranges(ranges: tuple[tuple[float, float | None], ...]) -> tuple[tuple[float, float | None], ...]:
+    if any(high is not None and low >= high for low, high in ranges):
+        raise ValueError("an empty range")
+    return ranges
+
+
 def _unset_by(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
 
@@ -53,6 +84,8 @@ Flag = Annotated[bool, BeforeValidator(_read_flag)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Overlap = Annotated[float, Field(ge=0, lt=1)]
+MergeName = Literal["fragment", "nms", "wbf"]
 Steps = Annotated[
     tuple[Count, ...],
     BeforeValidator(_read_steps),
@@ -65,8 +98,28 @@ Grid = Annotated[
     AfterValidator(_check_tiled),
     Field(description="columns x rows of more than one tile, such as 3x2, or auto"),
 ]
+_Scale = Annotated[float, Field(ge=1, le=16)]
+Scales = Annotated[
+    tuple[_Scale, ...],
+    BeforeValidator(_read_scales),
+    AfterValidator(_check_increasing),
+    Field(description="increasing numbers from 1 to 16, such as 1,2,4"),
+]
+_Size = Annotated[float, Field(ge=0)]
+Ranges = Annotated[
+    tuple[tuple[_Size, _Size | None], ...],
+    BeforeValidator(_read_ranges),
+    AfterValidator(_check_ranges),
+    Field(description="ranges of pixels such as 120-,32-150,0-80, of which the first is open"),
+]
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
+]
+ClassMap = Annotated[
+    dict[Natural, Annotated[str, Field(min_length=1)]] | None,
+    BeforeValidator(_read_class_map),
+    AfterValidator(_check_class_map),
+    Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
 ]
 Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tilewise.data.decode import decode_image
+from tilewise.data.decode import Picture, decode_reduced
 from tilewise.detections import Detections
 from tilewise.inference.artifact import Artifact
 from tilewise.models.detector import Detector
-from tilewise.views.view import Scaling, View, whole_image
+from tilewise.views.merge import cut_sides, merge_detections
+from tilewise.views.plan import plan_views
+from tilewise.views.tiling import AS_TRAINED, WHOLE_IMAGE, TileOptions, Tiling
+from tilewise.views.view import Scaling, View
+
+log = logging.getLogger(__name__)
+
+GPU_BATCH = 8
+"""Views that a GPU looks at together when a model is served; a CPU gains nothing by it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +39,48 @@ class Prediction:
     detections: Detections
 
 
+class _Image:
+    """An image whose views are being looked at, and what they have shown so far."""
+
+    def __init__(self, width: int, height: int, views: int):
+        self.width, self.height, self.waiting = width, height, views
+        self.found: list[Detections] = []
+        self.view: list[Tensor] = []
+        self.cut: list[Tensor] = []
+
+    def add(self, view: View, detections: Detections) -> None:
+        """Take what was found in a view, from its pixels to the image's."""
+        cut = cut_sides(detections.boxes, view, self.width, self.height)
+        boxes = view.boxes_to_image(detections.boxes)
+        limits = boxes.new_tensor([self.width, self.height, self.width, self.height])
+        boxes = torch.minimum(boxes.clamp(min=0), limits)
+        answered = view.answers_for(boxes)
+        found = Detections(boxes, detections.scores, detections.labels)[answered].to("cpu")
+        self.view.append(torch.full((len(found),), self.waiting))
+        self.found.append(found)
+        self.cut.append(cut[answered].cpu())
+        self.waiting -= 1
+
+    def prediction(self, tiling: Tiling) -> Prediction:
+        """What was found in all views, merged."""
+        boxes, scores, labels = (
+            torch.cat([getattr(found, name) for found in self.found])
+            for name in ("boxes", "scores", "labels")
+        )
+        found = Detections(boxes, scores, labels)
+        if len(self.found) > 1:
+            view, cut = torch.cat(self.view), torch.cat(self.cut)
+            found = merge_detections(found, view, cut, tiling.merge, tiling.merge_threshold)
+        else:
+            found = found[scores.argsort(descending=True, stable=True)]
+        return Prediction(self.width, self.height, found)
+
+
 @dataclass(frozen=True)
 class _Look:
     """A view's pixels, waiting to be batched with others of the same size."""
 
-    image: int
+    image: _Image
     view: View
     pixels: Tensor
 
@@ -49,19 +96,32 @@ class Predictor:
         classes: names by label.
         batch_size: views that go through the detector at once; only views of equal size share a batch, so
             that what is found in an image never depends on its neighbours.
+        tiling: the views of an image, and how what they show is merged.
 
     """
 
-    def __init__(self, detector: Detector, scaling: Scaling, classes: tuple[str, ...], batch_size: int = 1):
+    def __init__(
+        self,
+        detector: Detector,
+        scaling: Scaling,
+        classes: tuple[str, ...],
+        batch_size: int = 1,
+        tiling: Tiling = WHOLE_IMAGE,
+    ):
         self.detector = detector.eval()
         self.scaling = scaling
         self.classes = classes
         self.batch_size = batch_size
+        self.tiling = tiling
         self.device = next(detector.parameters()).device
 
     @staticmethod
-    def load(model_dir: Path) -> Predictor:
+    def load(model_dir: Path, options: TileOptions = AS_TRAINED) -> Predictor:
         """Load the model in a folder, onto a GPU if there is one.
+
+        Args:
+            model_dir: what a training job left.
+            options: tiles in place of the model's own.
 
         Raises:
             UserError: the folder holds no model that can be used.
@@ -71,11 +131,14 @@ class Predictor:
         artifact = Artifact.load(model_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         detector = artifact.detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Predictor(detector, artifact.spec.scaling, artifact.classes)
+        tiling = options.change(artifact.spec.tiling)
+        log.info("each image is seen as %s", tiling)
+        batch_size = GPU_BATCH if device == "cuda" else 1
+        return Predictor(detector, artifact.spec.scaling, artifact.classes, batch_size, tiling)
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([torch.zeros((3, 64, 64), dtype=torch.uint8)]))
+        next(self.predict_all([Picture.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
 
     def predict(self, image: bytes) -> Prediction:
         """Find the objects in an encoded image.
@@ -85,34 +148,50 @@ class Predictor:
             ImageTooLargeError: the image has too many pixels.
 
         """
-        return next(self.predict_all([decode_image(image)]))
+        return next(self.predict_all([self.decode(image)]))
 
-    def predict_all(self, images: Iterable[Tensor]) -> Iterator[Prediction]:
-        """Find the objects in images, each (3, H, W) uint8 RGB, upright; in their order."""
+    def decode(self, image: bytes) -> Picture:
+        """Decode an image as finely as its views need it; safe for several threads.
+
+        Raises:
+            DecodeError, ImageTooLargeError: as :meth:`predict`.
+
+        """
+        return decode_reduced(image, self._reduction)
+
+    def _reduction(self, width: int, height: int) -> int:
+        return min(view.reduction for view in self._plan(width, height))
+
+    def _plan(self, width: int, height: int) -> list[View]:
+        return plan_views(self.tiling, width, height, self.scaling)
+
+    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
+        """Find the objects in images, in their order.
+
+        An image's views are cut from it one after the other, on the detector's device: beside the image there
+        are never more pixels than those of one batch of views.
+        """
         pending: list[_Look] = []
-        sizes: dict[int, tuple[int, int]] = {}
-        for index, image in enumerate(images):
-            height, width = image.shape[-2:]
-            sizes[index] = (width, height)
-            for view in whole_image(width, height, self.scaling):
-                look = _Look(index, view, view.pixels_from_image(image.to(self.device)))
+        open_images: deque[_Image] = deque()
+        for image in images:
+            views = [view.snapped(image.factor) for view in self._plan(image.width, image.height)]
+            open_images.append(_Image(image.width, image.height, len(views)))
+            on_device, factor = image.pixels.to(self.device), image.factor
+            for view in views:
                 if pending and (len(pending) == self.batch_size or pending[0].view.size != view.size):
-                    yield from self._finish(pending, sizes)
+                    self._finish(pending)
                     pending = []
-                pending.append(look)
-        if pending:
-            yield from self._finish(pending, sizes)
+                pending.append(_Look(open_images[-1], view, view.pixels_from_image(on_device, factor)))
+            del image, on_device
+            while open_images and not open_images[0].waiting:
+                yield open_images.popleft().prediction(self.tiling)
+        self._finish(pending)
+        for finished in open_images:
+            yield finished.prediction(self.tiling)
 
     @torch.inference_mode()
-    def _finish(self, looks: list[_Look], sizes: dict[int, tuple[int, int]]) -> list[Prediction]:
-        found = self.detector.detect([look.pixels for look in looks])
-        predictions = []
-        for look, detections in zip(looks, found, strict=True):
-            width, height = sizes.pop(look.image)
-            boxes = look.view.boxes_to_image(detections.boxes)
-            limits = boxes.new_tensor([width, height, width, height])
-            boxes = torch.minimum(boxes.clamp(min=0), limits)
-            order = detections.scores.argsort(descending=True, stable=True)
-            detections = Detections(boxes, detections.scores, detections.labels)[order].to("cpu")
-            predictions.append(Prediction(width, height, detections))
-        return predictions
+    def _finish(self, looks: list[_Look]) -> None:
+        if looks:
+            found = self.detector.detect([look.pixels for look in looks])
+            for look, detections in zip(looks, found, strict=True):
+                look.image.add(look.view, detections)

@@ -10,7 +10,7 @@ from tilewise.models.detector import Detector
 from tilewise.models.faster_rcnn import PUBLISHED_SIZES, build_faster_rcnn
 from tilewise.models.one_stage import RETINANET_SIZES, build_fcos, build_retinanet
 from tilewise.models.spec import DetectorSpec
-from tilewise.models.ssd import build_ssd, published_scales
+from tilewise.models.ssd import VGG_SMALLEST_VIEWS, build_ssd, published_scales
 from tilewise.views.view import Scaling
 
 _BUILDERS: dict[str, Callable[[DetectorSpec], Detector]] = {
@@ -45,6 +45,22 @@ def anchor_sizes_for(
         side = scaling.square
         return fit_anchor_sizes(published_scales(name, side), object_sizes / side, smallest=4 / side)
     return fit_anchor_sizes(RETINANET_SIZES if family == "retinanet" else PUBLISHED_SIZES, object_sizes)
+
+
+def resolved_size(name: str) -> float:
+    """From how many pixels of a view (√area) on a detector resolves an object well.
+
+    COCO calls objects below 32 px small, and detectors with a finest feature map of stride 8 lose most of
+    them; Faster R-CNN's pyramid begins at stride 4.
+    """
+    return 24.0 if _family(name) == "fasterrcnn" and "resnet" in name else 32.0
+
+
+def smallest_view(name: str, scaling: Scaling) -> int:
+    """The shortest side in pixels of the views that a detector can take beside those of its nominal size."""
+    if name == "ssd_vgg16" and scaling.square is not None:
+        return VGG_SMALLEST_VIEWS[512 if scaling.square >= 512 else 300]
+    return 32
 
 
 def _family(name: str) -> str:

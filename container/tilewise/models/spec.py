@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tilewise.views.tiling import WHOLE_IMAGE, Tiling
 from tilewise.views.view import Scaling
 
 
@@ -19,6 +20,7 @@ class DetectorSpec:
         score_threshold: detections below it are not returned.
         nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
         detections_per_view: how many detections of a view are kept at most.
+        tiling: the views of an image that it looks at, and how what it finds there is merged.
 
     """
 
@@ -29,6 +31,7 @@ class DetectorSpec:
     score_threshold: float
     nms_iou_threshold: float
     detections_per_view: int
+    tiling: Tiling = WHOLE_IMAGE
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -37,11 +40,12 @@ class DetectorSpec:
     @staticmethod
     def from_json(content: dict[str, Any]) -> DetectorSpec:
         """The inverse of :meth:`to_json`."""
-        sizes = content["anchor_sizes"]
+        sizes, tiling = content["anchor_sizes"], content.get("tiling")
         return DetectorSpec(
             **{
                 **content,
                 "scaling": Scaling(**content["scaling"]),
                 "anchor_sizes": None if sizes is None else tuple(sizes),
+                "tiling": Tiling.from_json(tiling) if tiling else WHOLE_IMAGE,
             }
         )

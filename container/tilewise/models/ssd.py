@@ -23,6 +23,8 @@ VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
 LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
 VGG_SMALLEST_SIDE = 300
+VGG_SMALLEST_VIEWS = {300: 288, 512: 480}
+"""With the layout of 300 or of 512 px the last feature maps of a smaller view have no pixel."""
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from types import FrameType
 
 from flask import Flask
@@ -18,6 +19,7 @@ from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, available_cores, read_settings, thread_caps
+from tilewise.views.tiling import TileOptions
 
 USAGE_ERROR = 2
 
@@ -38,7 +40,7 @@ class Server(BaseApplication):
     def load(self) -> Flask:
         """The app of one worker; called after the fork."""
         model = ServedModel(
-            load_predictor,
+            partial(load_predictor, self.settings.tiles),
             patience_s=self.settings.timeout_s,
             on_load_failure=stop_server,
             on_breakdown=retire_worker,
@@ -47,8 +49,8 @@ class Server(BaseApplication):
         return create_app(model, self.settings)
 
 
-def load_predictor() -> Predicts:
-    """The predictor of the model folder.
+def load_predictor(tiles: TileOptions) -> Predicts:
+    """The predictor of the model folder, with the tiles that the settings ask for.
 
     Raises:
         UserError: the folder holds no usable model.
@@ -57,7 +59,7 @@ def load_predictor() -> Predicts:
     from tilewise import platform
     from tilewise.inference.predictor import Predictor
 
-    return Predictor.load(platform.model_dir())
+    return Predictor.load(platform.model_dir(), tiles)
 
 
 def stop_server() -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewise.errors import UserError
+from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
+from tilewise.views.tiling import AS_TRAINED, TileOptions
 
 MEGABYTE = 1024 * 1024
 DEFAULT_MAX_PAYLOAD_MB = 25
@@ -30,6 +32,7 @@ class Settings:
         max_in_flight: invocations that one worker holds, the one being computed included.
         default_form: the answer's form when a request leaves it open.
         log_level: of :mod:`logging`.
+        tiles: in place of the model's own.
 
     """
 
@@ -40,6 +43,7 @@ class Settings:
     max_in_flight: int = 32
     default_form: Form = DEFAULT_FORM
     log_level: int = logging.INFO
+    tiles: TileOptions = AS_TRAINED
 
     @property
     def max_payload_bytes(self) -> int:
@@ -65,7 +69,12 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         max_in_flight=_integer(environ, "TILEWISE_MAX_IN_FLIGHT", Settings.max_in_flight, 1, 512),
         default_form=_default_form(environ),
         log_level=_log_level(environ),
+        tiles=read_tile_options({name: environ.get(_variable(name), "") for name in TILE_OPTIONS}, _variable),
     )
+
+
+def _variable(tile_option: str) -> str:
+    return f"TILEWISE_{tile_option.upper()}"
 
 
 def default_workers(environ: Mapping[str, str]) -> int:

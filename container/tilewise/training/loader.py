@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,53 +16,106 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
 from tilewise.augment.window import random_window
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.channel import Split
+from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
-from tilewise.views.sample import Sample, make_sample
+from tilewise.data.stream import Stream
+from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
+from tilewise.training.image_cache import ImageCache
+from tilewise.training.order import Item, images_in, measure_order, pool_size
+from tilewise.training.pipe_batches import PipeBatches, PipeItem
+from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
 from tilewise.views.view import Scaling, View
+
+log = logging.getLogger(__name__)
 
 SMALL_SHM = 256 * 1024 * 1024
 """With less /dev/shm than this the workers send batches through their pipes: what torch shares lies there."""
 
 
-class TrainingSamples(Dataset[Sample | tuple[str, str]]):
-    """One random view of each record; an item is ``(key, reason)`` where the image cannot be decoded."""
+CACHE_BYTES = 512 * 1024 * 1024
+"""Decoded images that a worker keeps, where it needs some of them for several views."""
 
-    def __init__(self, records: Records, scaling: Scaling):
+
+class TrainingSamples(Dataset[Sample | tuple[str, str]]):
+    """One random view of a record; an item is ``(key, reason)`` where the image cannot be decoded.
+
+    Records are asked for by their index, or given as they are where they came through a pipe.
+
+    Args:
+        records: of the training data.
+        scaling: of views of whole images.
+        min_visibility: see :func:`make_sample`.
+        random_windows: whether a view's window is varied; otherwise it is only mirrored and coloured.
+        cache_bytes: decoded images to keep.
+
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        scaling: Scaling,
+        min_visibility: float = MIN_VISIBILITY,
+        random_windows: bool = True,
+        cache_bytes: int = 0,
+    ):
         self.records = records
         self.scaling = scaling
+        self.min_visibility = min_visibility
+        self.random_windows = random_windows
+        self.images = ImageCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, item: tuple[int, int]) -> Sample | tuple[str, str]:
-        index, seed = item
-        record = self.records[index]
+    def __getitem__(self, item: Item | PipeItem) -> Sample | tuple[str, str]:
+        asked, view, seed = item
+        record = asked if isinstance(asked, Record) else self.records[asked]
+        rng = np.random.default_rng(seed)
+        if view is None or self.random_windows:
+            view = random_view(record, view, self.scaling, rng)
+        # An image that other views need too is decoded whole, and kept.
+        factor = 1 if self.images.capacity else view.reduction
         try:
-            return random_sample(record, self.scaling, np.random.default_rng(seed))
+            image = self.images.get(record.key, lambda: decode_record(record, factor))
         except (DecodeError, OSError) as error:
             return record.key, str(error)
+        boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
+        view = view.snapped(image.factor)
+        sample = make_sample(image.pixels, boxes, labels, ignored, view, self.min_visibility, image.factor)
+        return augment_sample(sample, rng)
 
 
-def random_sample(record: Record, scaling: Scaling, rng: np.random.Generator) -> Sample:
-    """Decode a record and look at it through a random view.
+def decode_record(record: Record, factor: int) -> Picture:
+    """A record's image, reduced by ``factor`` if that is cheap.
 
     Raises:
-        DecodeError: the image is damaged.
+        DecodeError: it is damaged, or another one than when the job began.
 
     """
-    image = decode_image(record.read())
-    if image.shape[-2:] != (record.height, record.width):
+    picture = decode_reduced(record.read(), lambda width, height: factor)
+    if (picture.width, picture.height) != (record.width, record.height):
         raise DecodeError(
-            f"it has {image.shape[2]} x {image.shape[1]} pixels now: it was changed during the job"
+            f"it has {picture.width} x {picture.height} pixels now: it was changed during the job"
         )
-    window = random_window(record.width, record.height, record.boxes, rng)
-    view = View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
-    boxes, labels, ignored = map(torch.from_numpy, (record.boxes, record.labels, record.ignored))
-    return augment_sample(make_sample(image, boxes, labels, ignored, view), rng)
+    return picture
 
 
-class WholeBatches(Sampler[list[tuple[int, int]]]):
+def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.random.Generator) -> View:
+    """A random window of an image, or of a view of it; no larger than that view."""
+    if view is None:
+        window = random_window(record.width, record.height, record.boxes, rng)
+        return View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
+    x0, y0, x1, y1 = view.window
+    boxes = record.boxes - np.array([x0, y0, x0, y0], np.float32)
+    left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng)
+    if scaling.square is None:
+        limits = Scaling(min_size=min(view.size), max_size=max(view.size))
+        view = replace(view, size=limits.size_of(right - left, bottom - top))
+    return replace(view, window=(x0 + left, y0 + top, x0 + right, y0 + bottom))
+
+
+class WholeBatches(Sampler[list[Item]]):
     """Each epoch a new order of all records, filled up to whole batches from its own beginning.
 
     Every item carries a seed, so that an epoch's augmentation does not depend on the number of workers.
@@ -72,11 +128,13 @@ class WholeBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = np.resize(rng.permutation(self.count), len(self) * self.batch_size)
         seeds = rng.integers(2**63, size=len(order))
-        items = list(zip(order.tolist(), seeds.tolist(), strict=True))
+        items: list[Item] = [
+            (index, None, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)
+        ]
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
 
@@ -107,18 +165,85 @@ def default_workers() -> int:
 
 
 def make_loader(
-    records: Records, scaling: Scaling, batch_size: int, workers: int, seed: int
+    split: Split | Stream,
+    scaling: Scaling,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    min_visibility: float = MIN_VISIBILITY,
+    planner: ViewPlanner | None = None,
+    factors: Sequence[float] = (1.0,),
 ) -> DataLoader[Batch | bytes]:
-    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch."""
+    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
+
+    Args:
+        split: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
+        scaling: of views of whole images.
+        batch_size: views in a batch.
+        workers: processes that decode; 0: this one.
+        seed: of order and augmentation.
+        min_visibility: see :func:`make_sample`.
+        planner: draws the views of an epoch; None for each whole image once.
+        factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
+
+    """
+    records = Records([]) if isinstance(split, Stream) else split.records
+    samples = TrainingSamples(records, scaling, min_visibility)
+    if planner is not None:
+        cache = 0 if planner.views == "whole" or isinstance(split, Stream) else CACHE_BYTES
+        random_windows = planner.views not in ("snip", "sniper")
+        samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
+    if isinstance(split, Stream):
+        draw = one_view if planner is None else partial(one_view, planner=planner)
+        batches = PipeBatches(split, batch_size, seed, draw, factors)
+    elif planner is None:
+        batches = WholeBatches(len(records), batch_size, seed)
+    else:
+        batches = _view_batches(
+            records, planner, batch_size, max(1, workers), samples.images.capacity, factors, seed
+        )
+    return loader_of(batches, samples, workers)
+
+
+def loader_of(
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]], samples: TrainingSamples, workers: int
+) -> DataLoader[Batch | bytes]:
+    """A loader of the batches of a sampler."""
     piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
+    if piped:
+        log.info("/dev/shm is small: the %d loader processes send their batches through pipes", workers)
     return DataLoader(
-        TrainingSamples(records, scaling),  # type: ignore[arg-type]
-        batch_sampler=WholeBatches(len(records), batch_size, seed),
+        samples,  # type: ignore[arg-type]
+        batch_sampler=batches,
         collate_fn=_collate_to_bytes if piped else collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
     )
+
+
+def _view_batches(
+    records: Records,
+    planner: ViewPlanner,
+    batch_size: int,
+    lanes: int,
+    cache_bytes: int,
+    factors: Sequence[float],
+    seed: int,
+) -> ViewBatches:
+    cached = images_in(cache_bytes, records.sizes)
+    batches = ViewBatches(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
+    figures = measure_order(batches.first, lanes, cached)
+    log.info(
+        "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",
+        len(batches) * batch_size,
+        len(records),
+        figures.decodes_per_view,
+        figures.images_per_batch,
+        batch_size,
+    )
+    return batches
 
 
 def _one_thread(worker: int) -> None:

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from tilewise.data.channel import DataSet, Split
-from tilewise.data.records import Records
+from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
@@ -31,11 +29,14 @@ from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
+from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import learning_rate_factor
+from tilewise.training.schedule import Scheduler
+from tilewise.training.tiling import choose_tiling, make_planner, object_sizes, size_factors
 from tilewise.views.sample import Sample
+from tilewise.views.tiling import WHOLE_IMAGE
 from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
@@ -94,18 +95,20 @@ def train(
 
 
 def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """A job's detector: its scaling, anchors fitted to the training boxes, a detection cap that suffices."""
+    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices."""
     scaling = (
         Scaling(square=hp.image_size)
         if hp.image_size
         else Scaling(min_size=hp.min_size, max_size=hp.max_size)
     )
-    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.records, scaling))
+    tiling = choose_tiling(hp, data.train.sample, scaling)
+    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
+    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.sample, scaling, trained))
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
     cap = hp.box_detections_per_image
-    most = int(data.train.records.object_counts.max(initial=0))
+    most = int(data.train.sample.object_counts.max(initial=0))
     if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
         cap = 2 * most
         log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
@@ -117,18 +120,8 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
         score_threshold=hp.box_score_threshold,
         nms_iou_threshold=hp.nms_iou_threshold,
         detections_per_view=cap,
+        tiling=tiling,
     )
-
-
-def object_sizes(records: Records, scaling: Scaling) -> npt.NDArray[np.float64]:
-    """(N,) √area of all objects in pixels of whole-image views."""
-    factors = []
-    for width, height in records.sizes.tolist():
-        scaled_width, scaled_height = scaling.size_of(width, height)
-        factors.append(math.sqrt(scaled_width / width * scaled_height / height))
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
-    sizes: npt.NDArray[np.float64] = np.sqrt(sides.prod(axis=1)) * np.repeat(factors, records.object_counts)
-    return sizes
 
 
 class _Run:
@@ -148,11 +141,19 @@ class _Run:
         self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
         self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
         workers = default_workers() if hp.num_workers is None else hp.num_workers
-        self.loader = make_loader(data.train.records, spec.scaling, hp.training_batch_size, workers, hp.seed)
+        self.planner = make_planner(hp, spec)
+        self.loader = make_loader(
+            data.train,
+            spec.scaling,
+            hp.training_batch_size,
+            workers,
+            hp.seed,
+            hp.min_box_visibility,
+            self.planner,
+            size_factors(hp, spec),
+        )
         self.optimizer = make_optimizer(detector, hp)
-        self.steps_per_epoch = -(-len(self.loader) // hp.gradient_accumulation_step)
-        factor = learning_rate_factor(hp, self.steps_per_epoch)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.accumulated = self.bad_steps = 0
@@ -162,9 +163,11 @@ class _Run:
     def epochs(self) -> Trained:
         hp = self.hp
         for epoch in range(hp.number_of_epochs):
+            self._find_false_alarms(epoch)
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
             if not self.should_stop():
+                self.data.train.finish_pass()
                 self._validate(epoch, facts)
             if self.should_stop():
                 self.trained.stopped = True
@@ -179,12 +182,21 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _expected_steps(self) -> int:
+        """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
+        train = self.data.train
+        if isinstance(train, Stream):
+            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+        else:
+            batches = len(self.loader)
+        return -(-batches // self.hp.gradient_accumulation_step)
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         self.detector.train()
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         sums: dict[str, float] = {}
-        records = batches = learnt = 0
+        records = pixels = batches = learnt = 0
         start = time.monotonic()
         bar = tqdm(
             self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
@@ -192,22 +204,53 @@ class _Run:
         for batch in bar:
             samples = self._usable(read_batch(batch))
             batches += 1
-            last = batches % self.hp.gradient_accumulation_step == 0 or batches == len(self.loader)
-            values = self._step(samples, last)
+            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
             learnt += bool(values)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value
             records += len(samples)
+            pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
             if self.should_stop():
                 break
+        else:
+            if batches % self.hp.gradient_accumulation_step:
+                self._update()
+            self.scheduler.end_epoch()
         seconds = time.monotonic() - start
         means = {name: value / learnt for name, value in sums.items()}
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
         self.lines.throughput(records / seconds)
-        return {"epoch": epoch, "losses": means, "records": records, "seconds": round(seconds, 3)}
+        return {
+            "epoch": epoch,
+            "losses": means,
+            "records": records,
+            "pixels": pixels,
+            "seconds": round(seconds, 3),
+        }
+
+    def _find_false_alarms(self, epoch: int) -> None:
+        """After a third of the epochs look where the model is wrong, if negative chips come from there."""
+        hp, train = self.hp, self.data.train
+        if not self.planner or isinstance(
+            train, Stream
+        ):  # a pipe's images do not come when they are asked for
+            return
+        if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
+            self.planner.alarms = find_false_alarms(
+                self._predictor(), train.records, train.report, hp.seed, self.should_stop
+            )
+
+    def _predictor(self) -> Predictor:
+        return Predictor(
+            self.detector,
+            self.spec.scaling,
+            self.data.classes,
+            self.hp.validation_batch_size,
+            self.spec.tiling,
+        )
 
     def _usable(self, batch: Batch) -> list[Sample]:
         samples, damaged = batch
@@ -272,12 +315,16 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
-        predictor = Predictor(self.detector, self.spec.scaling, self.data.classes, hp.validation_batch_size)
         metrics = evaluate(
-            predictor, validation.records, validation.report, hp.validation_iou_threshold, self.should_stop
+            self._predictor(),
+            validation.one_pass(),
+            validation.report,
+            hp.validation_iou_threshold,
+            self.should_stop,
         )
         if metrics is None:
             return
+        validation.finish_pass()
         score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
         facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
         self.lines.validation(epoch, score, metrics)
@@ -294,7 +341,7 @@ class _Run:
 
 
 def test(
-    split: Split, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
+    split: Split | Stream, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """The figures of the saved model on a test channel; None when it was stopped.
 
@@ -304,7 +351,7 @@ def test(
     """
     predictor = Predictor.load(model_dir)
     predictor.batch_size = hp.validation_batch_size
-    return evaluate(predictor, split.records, split.report, hp.validation_iou_threshold, should_stop)
+    return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
 
 
 def _to(sample: Sample, device: torch.device) -> Sample:

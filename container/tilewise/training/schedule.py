@@ -3,7 +3,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from torch.optim import Optimizer
+
 from tilewise.hyperparameters import Hyperparameters
+
+
+class Scheduler:
+    """Sets the learning rate of an optimizer for each of its steps, after :func:`learning_rate_factor`.
+
+    How many steps an epoch has is known when it is over: the next one is taken to have as many. Until then
+    the rate stays within its own epoch's, whatever was expected.
+
+    Args:
+        optimizer: its present learning rates are the highest ones.
+        hp: the job's hyperparameters.
+        steps_per_epoch: as many as the first epoch is expected to have.
+
+    """
+
+    def __init__(self, optimizer: Optimizer, hp: Hyperparameters, steps_per_epoch: int):
+        self.optimizer, self.hp, self.steps_per_epoch = optimizer, hp, steps_per_epoch
+        self.epoch = self.step_of_epoch = 0
+        self._highest = [group["lr"] for group in optimizer.param_groups]
+        self._set()
+
+    def step(self) -> None:
+        """To be called after each step of the optimizer."""
+        self.step_of_epoch += 1
+        self._set()
+
+    def end_epoch(self) -> None:
+        """To be called after each whole epoch."""
+        self.epoch, self.steps_per_epoch, self.step_of_epoch = self.epoch + 1, max(1, self.step_of_epoch), 0
+        self._set()
+
+    def _set(self) -> None:
+        step = self.epoch * self.steps_per_epoch + min(self.step_of_epoch, self.steps_per_epoch - 1)
+        factor = learning_rate_factor(self.hp, self.steps_per_epoch)(step)
+        for group, highest in zip(self.optimizer.param_groups, self._highest, strict=True):
+            group["lr"] = highest * factor
 
 
 def learning_rate_factor(hp: Hyperparameters, steps_per_epoch: int) -> Callable[[int], float]:

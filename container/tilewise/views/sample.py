@@ -8,7 +8,7 @@ from torch import Tensor
 from tilewise.views.view import View
 
 MIN_VISIBILITY = 0.4
-"""A box of which the view shows a smaller share of its area is ignored: neither an object nor background."""
+"""A box of which the view shows a smaller share of its area is ignored, unless the job says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,20 @@ class Sample:
     ignored: Tensor
 
 
-def make_sample(image: Tensor, boxes: Tensor, labels: Tensor, ignored: Tensor, view: View) -> Sample:
+def make_sample(
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    ignored: Tensor,
+    view: View,
+    min_visibility: float = MIN_VISIBILITY,
+    factor: int = 1,
+) -> Sample:
     """Look at an image and its ground truth through a view.
 
-    A box is kept when at least :data:`MIN_VISIBILITY` of its area is in the view, ignored when some of it is,
-    and dropped when none is, or when less than a pixel of the view is left of a side.
+    A box is kept when at least ``min_visibility`` of its area is in the view and its size is one that the
+    view answers for; else ignored, neither an object nor background. It is dropped when none of it is in the
+    view, or when less than a pixel of the view is left of a side.
 
     Args:
         image: (3, H, W) uint8.
@@ -41,6 +50,8 @@ def make_sample(image: Tensor, boxes: Tensor, labels: Tensor, ignored: Tensor, v
         labels: (N,) int64.
         ignored: (N,) bool.
         view: the window and the size to scale it to.
+        min_visibility: share of a box's area.
+        factor: by how much the image has been reduced; see :meth:`View.pixels_from_image`.
 
     """
     whole = view.boxes_from_image(boxes)
@@ -50,10 +61,10 @@ def make_sample(image: Tensor, boxes: Tensor, labels: Tensor, ignored: Tensor, v
     sides = clipped[:, 2:] - clipped[:, :2]
     visible = (sides >= 1).all(dim=1)
     share = sides.prod(dim=1) / (whole[:, 2:] - whole[:, :2]).prod(dim=1)
-    cut = share < MIN_VISIBILITY
+    left_out = (share < min_visibility) | ~view.answers_for(boxes)
     return Sample(
-        pixels=view.pixels_from_image(image),
+        pixels=view.pixels_from_image(image, factor),
         boxes=clipped[visible],
         labels=labels[visible],
-        ignored=(ignored | cut)[visible],
+        ignored=(ignored | left_out)[visible],
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,17 @@ from torchvision.transforms.v2 import functional as F
 
 FILL = (123, 117, 104)
 """RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
+
+Window = tuple[int, int, int, int]
+"""``x0, y0, x1, y1`` in whole pixels of the upright image."""
+
+SizeRange = tuple[float, float]
+"""Object sizes, √area in pixels of the upright image: from the first up to, not including, the second."""
+
+ANY_SIZE: SizeRange = (0.0, math.inf)
+
+BAND_BYTES = 16 * 1024 * 1024
+"""Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,14 @@ class View:
     Attributes:
         window: ``x0, y0, x1, y1`` in whole pixels of the upright image; it may reach beyond the image.
         size: (width, height) in pixels of what the model sees.
+        object_sizes: the sizes of the objects that it answers for, √area in pixels of the upright image:
+            objects of other sizes are ignored in training, and detections of other sizes are dropped.
 
     """
 
-    window: tuple[int, int, int, int]
+    window: Window
     size: tuple[int, int]
+    object_sizes: SizeRange = ANY_SIZE
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -66,7 +81,7 @@ class View:
         """The view with its window's sides moved outward to multiples of ``factor``."""
         x0, y0, x1, y1 = self.window
         grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
-        return View(tuple(factor * side for side in grown), self.size)  # type: ignore[arg-type]
+        return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
 
     def boxes_from_image(self, boxes_N4: Tensor) -> Tensor:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
@@ -76,6 +91,11 @@ class View:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
+    def answers_for(self, boxes_N4: Tensor) -> Tensor:
+        """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""
+        sizes = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clamp(min=0).prod(dim=1).sqrt()
+        return (sizes >= self.object_sizes[0]) & (sizes < self.object_sizes[1])
+
     def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
         """Cut the window out of an image and scale it.
 
@@ -84,7 +104,8 @@ class View:
             factor: by how much the image has been reduced; the view must be :meth:`snapped` to it.
 
         Returns:
-            (3, height, width) uint8 of :attr:`size`; what lies outside the image is :data:`FILL`.
+            (3, height, width) uint8 of :attr:`size`, memory of its own; what lies outside the image is
+            :data:`FILL`.
 
         """
         x0, y0, x1, y1 = (side // factor for side in self.window)
@@ -96,8 +117,7 @@ class View:
             top, left = max(-y0, 0), max(-x0, 0)
             canvas[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
             inside = canvas
-        scaled: Tensor = F.resize(inside, [self.size[1], self.size[0]], antialias=True)
-        return scaled
+        return _scale(inside, *self.size)
 
     def _offset(self, like: Tensor) -> Tensor:
         x0, y0, _, _ = self.window
@@ -105,6 +125,18 @@ class View:
 
     def _factor(self, like: Tensor) -> Tensor:
         return like.new_tensor([*self.scale, *self.scale])
+
+
+def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
+    """(3, H, W) uint8 -> (3, height, width), bilinear, antialiased, as Pillow does it: first x, then y."""
+    if pixels.shape[-2:] == (height, width):
+        return pixels.clone()
+    if pixels.numel() > BAND_BYTES:
+        rows = max(1, BAND_BYTES // (3 * pixels.shape[2]))
+        bands = pixels.split(rows, dim=1)
+        pixels = torch.cat([F.resize(band, [band.shape[1], width]) for band in bands], dim=1)
+    scaled: Tensor = F.resize(pixels, [height, width], antialias=True)
+    return scaled
 
 
 def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:

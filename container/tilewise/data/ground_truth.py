@@ -1,0 +1,79 @@
+"""The label of an image as SageMaker Ground Truth writes it, and as the built-in Object Detection takes it.
+
+Specification: the developer guide's "Object Detection", section "Train with Augmented Manifest Image Format",
+and "Bounding box job output" of Ground Truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tilewise.data.annotations import boxes_from_corner_and_size
+from tilewise.data.records import Float32, Int64
+
+MAX_CLASS_ID = 2**31
+
+
+def parse_label(content: Mapping[str, Any]) -> tuple[Float32, Int64, tuple[int, int] | None]:
+    """Read ``{"image_size": […], "annotations": [{class_id, left, top, width, height}, …]}``.
+
+    Class ids may be texts; ``image_size`` may be missing.
+
+    Returns:
+        boxes: (N, 4) ``xmin, ymin, xmax, ymax`` in pixels;
+        class ids: (N,);
+        width and height of the image, or None.
+
+    Raises:
+        ValueError: it has another form; the message says where, in words that follow "its label: ".
+
+    """
+    try:
+        rows, ids = _objects(content)
+        size = _size(content)
+    except KeyError as error:
+        raise ValueError(f"the key {error} is missing") from None
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    return boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64), size
+
+
+def _objects(content: Mapping[str, Any]) -> tuple[list[list[float]], list[int]]:
+    rows, ids = [], []
+    for annotation in content["annotations"]:
+        rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
+        ids.append(_class_id(annotation["class_id"]))
+    return rows, ids
+
+
+def _class_id(given: Any) -> int:
+    try:
+        number = float(given)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
+        raise ValueError(f"class_id {given} is not 0, 1, 2, …")
+    return int(number)
+
+
+def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    sizes = content.get("image_size")
+    if not sizes:
+        return None
+    first = sizes[0] if isinstance(sizes, list) else sizes
+    return int(first["width"]), int(first["height"])
+
+
+def class_map(metadata: Any) -> dict[int, str]:
+    """Class id -> name, from the ``class-map`` of a label's ``…-metadata``: the classes of this one image.
+
+    Empty where there is none, or it has another form.
+    """
+    names = metadata.get("class-map") if isinstance(metadata, dict) else None
+    try:
+        return {int(number): str(name) for number, name in names.items()} if names else {}
+    except (AttributeError, TypeError, ValueError):
+        return {}

@@ -1,0 +1,74 @@
+"""Which hyperparameters of views go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+_ONLY_WITH = {
+    "tile_grid_size": ("grid", "whole"),
+    "tile_size": ("fixed", "whole"),
+    "chip_size": ("sniper",),
+    "pyramid_scales": ("snip", "sniper"),
+    "pyramid_ranges": ("snip", "sniper"),
+    "negative_views_ratio": ("grid", "fixed", "snip", "sniper"),
+    "negative_views": ("sniper",),
+    "multi_scale": ("whole", "grid", "fixed"),
+}
+"""The training_views that each of these has an effect with."""
+
+
+class _Entry(Protocol):
+    """A hyperparameter as the user wrote it, and its value; its text is ``name=value``."""
+
+    @property
+    def name(self) -> str:
+        """As written."""
+
+    @property
+    def value(self) -> Any:
+        """As read."""
+
+
+def training_views(values: Mapping[str, Any]) -> str:
+    """What training looks at, where ``training_views`` leaves it open."""
+    if values.get("training_views"):
+        return str(values["training_views"])
+    if values.get("tile_grid_size"):
+        return "grid"
+    return "fixed" if values.get("tile_size") else "whole"
+
+
+def check_views(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None]) -> None:
+    """Refuse what has no effect, or contradicts.
+
+    Args:
+        entries: what the user gave, by canonical name.
+        refuse: called with the name and the problem.
+
+    """
+    grid, size = entries.get("tile_grid_size"), entries.get("tile_size")
+    if grid and size:
+        refuse(size.name, f"{grid} and {size} exclude each other: give one of them")
+        return
+    views = training_views({name: entry.value for name, entry in entries.items()})
+    chosen = f"training_views={views}" if "training_views" in entries else f"training_views (here {views})"
+    for name, fitting in _ONLY_WITH.items():
+        entry = entries.get(name)
+        if entry and entry.value is not False and views not in fitting:
+            refuse(entry.name, f"{entry} does not go with {chosen}, only with {' or '.join(fitting)}")
+    tiled = views != "whole" or grid or size
+    merge = entries.get("tile_merge")
+    if merge and not tiled:
+        refuse(merge.name, f"{merge}: there are no tiles; give tile_grid_size or tile_size, or leave it out")
+    _check_pyramid(entries, refuse)
+
+
+def _check_pyramid(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None]) -> None:
+    scales, ranges = entries.get("pyramid_scales"), entries.get("pyramid_ranges")
+    if ranges and (not scales or len(scales.value) != len(ranges.value)):
+        count = len(scales.value) if scales else "no"
+        refuse(
+            ranges.name,
+            f"{ranges}: {len(ranges.value)} ranges for {count} scales; give pyramid_scales with as many",
+        )

@@ -1,0 +1,125 @@
+"""Batches of the records of a pipe: whole ones, and the same number for every rank of every host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from tilewise.data.records import Record
+from tilewise.data.stream import Stream
+from tilewise.errors import UserError
+from tilewise.training.epoch import one_view, scaled
+from tilewise.training.hand_out import HandOut, Receiver
+from tilewise.views.view import View
+
+KEPT_SHARE = 7
+"""The first records of an epoch are kept to fill up its end, in this part of what the pipe's buffer holds."""
+
+PipeItem = tuple[Record, View | None, int]
+"""A record, the view of it to train on (None: the whole image), and the seed of its augmentation."""
+
+
+class PipeBatches(Sampler[list[PipeItem]]):
+    """Each epoch the next pass of a pipe, shuffled, in whole batches: one rank of a host reads for all.
+
+    Each step takes a batch for every rank. The end of an epoch is filled up with records from its beginning,
+    and so is every further step that another host still needs. Each item carries a seed for its augmentation.
+
+    Args:
+        stream: what the pipe brings.
+        batch_size: of one rank.
+        seed: of order and augmentation.
+        draw: the view of a record; None for its whole image.
+        factors: that the size of a step's views is multiplied by; one is drawn for each.
+        hand_out: takes the batches of the host's other ranks.
+        any_host_has_more: asked before each step whether this host has records left, and answers whether any
+            host has.
+
+    Attributes:
+        epoch: set it before each epoch; a pipe's passes come one after the other, whatever it is.
+
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        batch_size: int,
+        seed: int,
+        draw: Callable[[Record, np.random.Generator], View | None] = one_view,
+        factors: Sequence[float] = (1.0,),
+        hand_out: HandOut | None = None,
+        any_host_has_more: Callable[[bool], bool] = bool,
+    ):
+        self.stream, self.batch_size, self.seed, self.hand_out = stream, batch_size, seed, hand_out
+        self.draw, self.factors, self.any_host_has_more = draw, factors, any_host_has_more
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[PipeItem]]:
+        if self.hand_out is None:
+            yield from self._steps(1)
+            return
+        others = range(1, self.hand_out.ranks)
+        try:
+            for step in self._steps(self.hand_out.ranks):
+                for rank in others:
+                    self.hand_out.send(rank, step[rank :: self.hand_out.ranks])
+                yield step[:: self.hand_out.ranks]
+        except UserError as error:
+            self.hand_out.send_all(str(error))
+            raise
+        self.hand_out.send_all(None)
+
+    def _steps(self, ranks: int) -> Iterator[list[PipeItem]]:
+        """The items of one step of all ranks of this host."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        count = ranks * self.batch_size
+        records = self.stream.shuffled(rng, start=count)
+        kept: list[Record] = []
+        room = self.stream.pipe.buffer.limit // KEPT_SHARE
+        position = 0
+        while True:
+            step = list(islice(records, count))
+            if not self.any_host_has_more(bool(step)):
+                return
+            for record in step[: max(0, count - len(kept))]:
+                room -= record.length
+                if room >= 0 or not kept:
+                    kept.append(record)
+            if not kept:
+                raise UserError(
+                    f"channel {self.stream.channel}: no image of this host's part can be used, but other "
+                    "hosts have some: give each host several files, or use S3DataDistributionType "
+                    "FullyReplicated"
+                )
+            while len(step) < count:
+                step.append(kept[position % len(kept)])
+                position += 1
+            yield self._items(step, rng)
+
+    def _items(self, records: list[Record], rng: np.random.Generator) -> list[PipeItem]:
+        seeds = rng.integers(2**63, size=len(records)).tolist()
+        items = [(record, self.draw(record, rng), seed) for record, seed in zip(records, seeds, strict=True)]
+        if len(self.factors) == 1:
+            return items
+        factor = float(rng.choice(self.factors))
+        return [(record, scaled(view, factor), seed) for record, view, seed in items]
+
+
+class ReceivedBatches(Sampler[list[PipeItem]]):
+    """The batches of a rank that does not read the pipe itself.
+
+    Attributes:
+        epoch: not used; the rank that reads says where one ends.
+
+    """
+
+    def __init__(self, receiver: Receiver):
+        self.receiver = receiver
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[PipeItem]]:
+        while (batch := self.receiver.receive()) is not None:
+            yield batch

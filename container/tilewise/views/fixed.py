@@ -1,0 +1,38 @@
+"""Tiles of a fixed size, so that a large image gets more of them than a small one."""
+
+from __future__ import annotations
+
+from tilewise.views.view import Scaling, View, Window, whole_image
+
+
+def fixed_windows(width: int, height: int, tile_width: int, tile_height: int, overlap: float) -> list[Window]:
+    """Tiles of one size that cover an image, row by row; the last of a row or column are moved inside.
+
+    In an image that is smaller than a tile the only one reaches beyond it, so that objects keep their scale.
+
+    Args:
+        width: pixels of the image.
+        height: pixels of the image.
+        tile_width: pixels of a tile.
+        tile_height: pixels of a tile.
+        overlap: the share of a tile that neighbours have in common at least.
+
+    """
+    return [
+        (x, y, x + tile_width, y + tile_height)
+        for y in _starts(height, tile_height, overlap)
+        for x in _starts(width, tile_width, overlap)
+    ]
+
+
+def _starts(length: int, tile: int, overlap: float) -> list[int]:
+    step = max(1, tile - int(tile * overlap))
+    last = max(0, length - tile)
+    return [*range(0, last, step), last]
+
+
+def fixed_views(width: int, height: int, tile: int, overlap: float, scaling: Scaling) -> list[View]:
+    """The whole image, and then its square tiles of ``tile`` pixels."""
+    size = scaling.size_of(tile, tile)
+    tiles = [View(window, size) for window in fixed_windows(width, height, tile, tile, overlap)]
+    return whole_image(width, height, scaling) + tiles

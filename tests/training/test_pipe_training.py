@@ -1,0 +1,239 @@
+"""The loop of training on channels in Pipe mode."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pipe_platform import PipePlatform, image_record, manifest
+from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data_set
+from tilewise.detections import Detections
+from tilewise.errors import UserError
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.models.detector import Detector
+from tilewise.training import loop
+from tilewise.training.loop import make_spec, train
+from tilewise.training.loop import test as score_test
+from tilewise.training.metric_lines import MetricLines
+from tilewise.views.sample import Sample
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.usefixtures("no_hang")
+LINES = MetricLines("algo-1")
+SIDE = 64
+
+
+class Steady(Detector):
+    """Its gradient is always 1 for the bias; it finds one object in an image, where its first pixel says."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 1), background=False)
+        nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
+        self.batches: list[int] = []
+
+    def forward(
+        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+    ) -> dict[str, Tensor] | list[Detections]:
+        if samples is not None:
+            self.batches.append(len(list(samples)))
+            return {"classification": self.network.get_parameter("bias").sum()}
+        found = []
+        for image in images:
+            x = float(image[0, 0, 0])
+            box = torch.tensor([[x, 0, x + 20, 20]])
+            found.append(Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64)))
+        return found
+
+
+@pytest.fixture
+def detector(monkeypatch: pytest.MonkeyPatch) -> Steady:
+    detector = Steady()
+    monkeypatch.setattr(loop, "build_detector", lambda spec: detector)
+    return detector
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def photograph(x: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (x, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def records(count: int, as_manifest: bool = False) -> bytes:
+    if as_manifest:
+        return b"".join(manifest(photograph(x), [("0", x, 0, 20, 20)]) for x in range(count))
+    labels = [[2.0, 5.0, 0, x / SIDE, 0, (x + 20) / SIDE, 20 / SIDE] for x in range(count)]
+    return b"".join(image_record(label, photograph(x), x) for x, label in enumerate(labels))
+
+
+def saved_classes(model_dir: Path) -> Any:
+    return json.loads((model_dir / "model.json").read_text())["classes"]
+
+
+def make_hp(**given: object) -> Hyperparameters:
+    basis: dict[str, object] = {
+        "model_name": "ssdlite_mobilenet_v3_large",
+        "image_size": SIDE,
+        "use_pretrained_model": 0,
+        "num_workers": 0,
+        "num_classes": 1,
+        "num_training_samples": 10,
+        "training_batch_size": 4,
+        "number_of_epochs": 2,
+        "learning_rate": 0.1,
+        "learning_rate_scheduler": "step",
+        "optimizer": "sgd",
+        "nesterov": 0,
+        "momentum": 0,
+        "weight_decay": 0,
+    }
+    return parse_hyperparameters(basis | given)
+
+
+def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[bytes]) -> DataSet:
+    """A data set of channels in Pipe mode."""
+    folder.mkdir(exist_ok=True)
+    facts: dict[str, ChannelPipe] = {}
+    for name, passes in channels.items():
+        stack.enter_context(PipePlatform(folder / name, passes))
+        images = hp.num_training_samples if name == "train" else None
+        facts[name] = ChannelPipe(folder / name, "application/x-recordio", len(passes), images)
+    data = read_data_set(facts, hp.num_classes, True, "validation" in channels, 0)
+    stack.callback(data.close)
+    return data
+
+
+def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
+    hp = make_hp()
+    data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2, validation=[records(6, True)] * 2)
+    trained = train(data, hp, tmp_path, LINES)
+    assert [epoch["records"] for epoch in trained.epochs] == [12, 12]
+    assert detector.batches == [4] * 6
+    assert trained.best["AP"] == 1  # each image with its own objects
+    assert not trained.stopped and saved_classes(tmp_path) == ["0"]
+
+
+def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
+    hp = make_hp(number_of_epochs=1)
+    content = records(6)
+    folders = {name: ChannelFolder(tmp_path / "files" / name) for name in ("train", "validation")}
+    for folder in folders.values():
+        folder.path.mkdir(parents=True)
+        (folder.path / "data.rec").write_bytes(content)
+    from_files = train(read_data_set(folders, 1, True, True, 0), hp, tmp_path, LINES)
+    data = piped(stack, tmp_path / "pipes", hp, train=[content], validation=[content])
+    from_pipes = train(data, hp, tmp_path, LINES)
+    assert from_pipes.epochs[0]["validation"] == from_files.epochs[0]["validation"]
+    assert from_pipes.epochs[0]["records"] == from_files.epochs[0]["records"] == 8
+
+
+def test_train__pipe_to_train_and_files_to_validate(
+    stack: ExitStack, tmp_path: Path, detector: Steady
+) -> None:
+    hp = make_hp(number_of_epochs=1)
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "a.rec").write_bytes(records(5))
+    stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
+    data = read_data_set(
+        {
+            "train": ChannelPipe(tmp_path / "train", images=10),
+            "validation": ChannelFolder(tmp_path / "validation"),
+        },
+        1,
+        True,
+        True,
+        0,
+    )
+    stack.callback(data.close)
+    assert train(data, hp, tmp_path, LINES).best["AP"] == 1
+
+
+@pytest.mark.parametrize(("accumulate", "updates"), [(1, 6), (2, 4), (3, 2), (5, 2)])
+def test_train__accumulated_gradients_are_used_at_the_end_of_an_epoch(
+    stack: ExitStack, tmp_path: Path, detector: Steady, accumulate: int, updates: int
+) -> None:
+    hp = make_hp(gradient_accumulation_step=accumulate, validation_metric_type="none")
+    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 2), hp, tmp_path, LINES)
+    assert detector.network.get_parameter("bias").item() == pytest.approx(-0.1 * updates)
+
+
+def test_train__wrong_number_of_training_samples(
+    stack: ExitStack, tmp_path: Path, detector: Steady, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp = make_hp(
+        num_training_samples=2,
+        number_of_epochs=3,
+        step_lr_step_size=1,
+        step_lr_gamma=0.1,
+        validation_metric_type="none",
+    )
+    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 3), hp, tmp_path, LINES)
+    # three steps an epoch, each epoch at a tenth of the rate of the last one
+    assert detector.network.get_parameter("bias").item() == pytest.approx(-3 * (0.1 + 0.01 + 0.001))
+    told = [record.getMessage() for record in caplog.records if "num_training_samples" in record.getMessage()]
+    assert told == [
+        "num_training_samples is 2, but the first pass of channel train had 10 images: these count"
+    ]
+
+
+def test_train__too_many_damaged_images_at_the_end_of_a_pass(
+    stack: ExitStack, tmp_path: Path, detector: Steady
+) -> None:
+    hp = make_hp(num_training_samples=1000, validation_metric_type="none")
+    bad = image_record([2.0, 5.0], photograph(0)[:-30] + b"damaged pixels", 77)
+    data = piped(stack, tmp_path / "in", hp, train=[records(9) + bad] * 2)
+    with pytest.raises(
+        UserError, match=r"channel train: 1 of 10 images cannot be used.*train_0#9 \(id 77\): "
+    ):
+        train(data, hp, tmp_path, LINES)
+
+
+def test_train__a_writer_dies_in_a_later_epoch(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
+    hp = make_hp(validation_metric_type="none")
+    data = piped(stack, tmp_path / "in", hp, train=[records(10), records(10)[:-5]])
+    with pytest.raises(UserError, match="train_1 is damaged in record 9"):
+        train(data, hp, tmp_path, LINES)
+
+
+def test_train__stopped_while_it_waits_for_the_next_epoch(
+    stack: ExitStack, tmp_path: Path, detector: Steady
+) -> None:
+    hp, stop = make_hp(validation_metric_type="none"), threading.Event()
+    stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
+    channel = ChannelPipe(tmp_path / "train", passes=2, images=10)
+    data = read_data_set({"train": channel}, 1, True, False, 0, should_stop=stop.is_set)
+    stack.callback(data.close)
+    threading.Timer(1, stop.set).start()
+    trained = train(data, hp, tmp_path, LINES, stop.is_set)
+    assert trained.stopped and [epoch["records"] for epoch in trained.epochs] == [12, 0]
+    assert saved_classes(tmp_path) == ["0"]
+
+
+def test_make_spec__follows_the_first_images(stack: ExitStack, tmp_path: Path) -> None:
+    crowd = [2.0, 5.0] + [0, 0.1, 0.1, 0.15, 0.15] * 70
+    hp = make_hp(number_of_epochs=1, image_size=300)
+    spec = make_spec(hp, piped(stack, tmp_path, hp, train=[records(9) + image_record(crowd, photograph(9))]))
+    assert spec.detections_per_view == 140
+    assert spec.anchor_sizes and spec.anchor_sizes[0] < 0.1
+
+
+def test_test__through_a_pipe(stack: ExitStack, tmp_path: Path, model_folder: Path) -> None:
+    hp = parse_hyperparameters({"num_classes": 1, "num_training_samples": 3})
+    data = piped(stack, tmp_path, hp, train=[records(3)], test=[records(3)])
+    assert data.test is not None
+    figures: Any = score_test(data.test, hp, model_folder, lambda: False)
+    assert np.isfinite(figures["AP"])
