@@ -350,7 +350,8 @@ def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
     [
         (
             "application/x-recordio",
-            "application/x-recordio, which stands for RecordIO, but it holds COCO (coco.json)",
+            "application/x-recordio, which stands for RecordIO or an augmented manifest, but it "
+            "holds COCO (coco.json)",
         ),
         ("image/jpeg", None),
         ("", None),

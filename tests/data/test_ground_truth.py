@@ -2,82 +2,93 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.data.ground_truth import class_map, parse_label
 
-# The developer guide's example of a bounding box job's output, its class ids sparse.
-GROUND_TRUTH: dict[str, Any] = {
-    "image_size": [{"width": 500, "height": 400, "depth": 3}],
-    "annotations": [
-        {"class_id": 0, "left": 111, "top": 134, "width": 61, "height": 128},
-        {"class_id": "5", "left": 161, "top": 250, "width": 30, "height": 30},
-    ],
-}
-METADATA = {
-    "objects": [{"confidence": 0.8}, {"confidence": 0.9}],
-    "class-map": {"0": "dog", "5": "bone"},
-    "type": "groundtruth/object-detection",
-    "human-annotated": "yes",
-    "creation-date": "2018-10-18T22:18:13.527256",
-    "job-name": "identify-dogs-and-toys",
-}
+
+def annotation(class_id: Any = 0, *box: Any) -> dict[str, Any]:
+    sides = ("left", "top", "width", "height")
+    return {"class_id": class_id, **dict(zip(sides, box or (1, 2, 10, 20), strict=True))}
 
 
-def test_parse_label__ground_truths_own_example() -> None:
-    boxes, ids, size = parse_label(GROUND_TRUTH)
-    assert boxes.dtype == np.float32 and boxes.tolist() == [[111, 134, 172, 262], [161, 250, 191, 280]]
-    assert ids.dtype == np.int64 and ids.tolist() == [0, 5]
-    assert size == (500, 400)
+def test_parse_label__as_ground_truth_writes_it() -> None:
+    boxes, ids, size = parse_label(
+        {
+            "image_size": [{"width": 500, "height": 400, "depth": 3}],
+            "annotations": [annotation(0, 111, 134, 61, 128), annotation("5", 161.5, 250, 30, 30)],
+        }
+    )
+    assert boxes.tolist() == [[111, 134, 172, 262], [161.5, 250, 191.5, 280]]
+    assert ids.tolist() == [0, 5] and size == (500, 400)
+    assert (boxes.dtype.name, ids.dtype.name) == ("float32", "int64")
 
 
-def test_parse_label__nothing_in_the_image() -> None:
-    boxes, ids, size = parse_label({"annotations": [], "image_size": []})
+def test_parse_label__empty() -> None:
+    boxes, ids, size = parse_label({"annotations": []})
     assert boxes.shape == (0, 4) and ids.shape == (0,) and size is None
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("label", "reason"),
     [
         ({}, "the key 'annotations' is missing"),
-        ({"annotations": [{"class_id": 0, "left": 1, "top": 1, "width": 1}]}, "the key 'height' is missing"),
-        (
-            {"annotations": [{**GROUND_TRUTH["annotations"][0], "class_id": "dog"}]},
-            "class_id dog is not 0",
-        ),
-        ({"annotations": [{**GROUND_TRUTH["annotations"][0], "class_id": 1e30}]}, "class_id 1e+30 is not 0"),
-        ({"annotations": [], "image_size": "3x4"}, "string indices must be integers"),
+        ([], "list indices must be"),
+        ({"annotations": 3}, "'int' object is not iterable"),
+        ({"annotations": [annotation(), {"class_id": 0, "left": 3}]}, "annotations[1]: the key 'top' is"),
+        ({"annotations": [annotation("dog")]}, "annotations[0]: class_id dog is not 0, 1, 2, …"),
+        ({"annotations": [annotation(-1)]}, "annotations[0]: class_id -1 is not 0, 1, 2, …"),
+        ({"annotations": [annotation("0.5")]}, "annotations[0]: class_id 0.5 is not 0, 1, 2, …"),
+        ({"annotations": [annotation(2**31)]}, "annotations[0]: class_id 2147483648 is not 0, 1, 2, …"),
+        ({"annotations": [annotation(float("nan"))]}, "annotations[0]: class_id nan is not 0, 1, 2, …"),
+        ({"annotations": [annotation(0, 1, 2, None, 3)]}, "annotations[0]: float() argument must be"),
+        ({"annotations": [annotation(0, 10**400, 2, 3, 3)]}, "annotations[0]: int too large to convert"),
+        ({"annotations": [], "image_size": [{"width": 3}]}, "image_size: the key 'height' is missing"),
+        ({"annotations": [], "image_size": [{"width": 1e999, "height": 3}]}, "image_size: cannot convert"),
     ],
 )
-def test_parse_label__another_form(content: Any, words: str) -> None:
+def test_parse_label__what_is_wrong_is_named(label: Any, reason: str) -> None:
     with pytest.raises(ValueError) as error:
-        parse_label(content)
-    assert str(error.value).startswith(words)
+        parse_label(label)
+    assert str(error.value).startswith(reason)
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+def test_class_map__ids_are_texts() -> None:
+    metadata = {"class-map": {"0": "dog", "5": "bone"}, "type": "groundtruth/object-detection"}
+    assert class_map(metadata) == {0: "dog", 5: "bone"}
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, 3, {}, {"class-map": {}}, {"class-map": [1]}, {"class-map": {"x": "y"}}]
+)
+def test_class_map__none(metadata: Any) -> None:
+    assert class_map(metadata) == {}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
 )
 
 
-@given(annotations=JSON, size=JSON, box=JSON)
-def test_parse_label__any_json(annotations: Any, size: Any, box: Any) -> None:
-    one = {"class_id": box, "left": box, "top": 0, "width": box, "height": 1}
-    for content in ({"annotations": annotations, "image_size": size}, {"annotations": [one]}):
-        try:
-            boxes, ids, _ = parse_label(content)
-        except ValueError:
-            continue
-        assert len(boxes) == len(ids)
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["annotations", "image_size"]),
+        _JSON | st.lists(st.dictionaries(st.sampled_from([*annotation(), "depth"]), _JSON), max_size=3),
+    )
+)
+def test_parse_label__anything(label: dict[str, Any]) -> None:
+    try:
+        boxes, ids, _ = parse_label(label)
+    except ValueError:
+        return
+    assert boxes.shape == (len(ids), 4) and (ids >= 0).all()
 
 
-def test_class_map__of_the_metadata() -> None:
-    assert class_map(METADATA) == {0: "dog", 5: "bone"}
-
-
-@pytest.mark.parametrize("metadata", [None, 3, [], {}, {"class-map": ["dog"]}, {"class-map": {"x": "dog"}}])
-def test_class_map__none_there(metadata: Any) -> None:
-    assert class_map(metadata) == {}
+@settings(deadline=None)
+@given(_JSON | st.fixed_dictionaries({"class-map": _JSON}))
+def test_class_map__anything(metadata: Any) -> None:
+    assert all(number >= 0 for number in class_map(metadata))

@@ -443,5 +443,5 @@ def test_channel__other_format_beside(tmp_path: Path, other: str, words: str) ->
     write(tmp_path / other, b'{"images": [], "categories": []}')
     if "annotation" in other:
         folders["train_annotation"] = tmp_path / "train_annotation"
-        write(tmp_path / other, b"{}")
+        write(tmp_path / other, b'{"annotations": []}')
     assert message(folders) == f"channel train holds RecordIO (data.rec) and {words}: keep one format"

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
@@ -22,11 +24,14 @@ log = logging.getLogger(__name__)
 MAX_LEFT_OUT = 0.05
 """A channel may lose this share of its images to damage before the job stops."""
 
+MAX_FRACTION = 2
+"""A careless box may reach beyond its image, but not that far: then it is in pixels."""
+
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One annotated image as a reader found it, not yet checked against the image itself.
 
@@ -64,18 +69,40 @@ class Annotated:
         examples: one an image, images without objects and unusable ones too.
         classes: the classes' names where labels are indices into them; None where labels are mere numbers.
         names: what some of these numbers are called.
+        ids: the numbers that ``classes`` have in the files, ascending, where they have any.
 
     """
 
     examples: list[Example]
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:
         """The labels that objects have."""
         labels = [example.labels for example in self.examples]
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
+
+
+def unusable(key: str, path: Path | None, problem: str) -> Example:
+    """An image that cannot be used, and why; it has no objects."""
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return Example(key, path, None, *none, problem=problem)
+
+
+def by_name(examples: Iterable[Example], names: Sequence[str]) -> Annotated:
+    """Classes in the alphabetical order of their names.
+
+    Args:
+        examples: their labels are indices into ``names``.
+        names: without duplicates.
+
+    """
+    order = sorted(range(len(names)), key=lambda index: names[index])
+    new = np.argsort(np.asarray(order, np.int64)).astype(np.int64)
+    classes = tuple(names[index] for index in order)
+    return Annotated([replace(example, labels=new[example.labels]) for example in examples], classes)
 
 
 @dataclass(frozen=True)
@@ -204,8 +231,10 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
 
     """
     report.images = len(examples)
+    chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        pairs = zip(examples, pool.map(read_facts, examples), strict=True)
+        facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
+        pairs = zip(examples, facts, strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
     if not len(records):
@@ -213,8 +242,14 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     return records
 
 
+_CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
+
 Facts = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
+
+
+def _read_all_facts(examples: Sequence[Example]) -> list[Facts | str]:
+    return [read_facts(example) for example in examples]
 
 
 def read_facts(example: Example) -> Facts | str:
@@ -249,25 +284,28 @@ def check_example(example: Example, facts: Facts | str, report: Report) -> Recor
         )
         return None
     assert example.path is not None
-    boxes, usable = _clean(example, header, report)
+    boxes, labels, ignored = _clean(example, header, report)
     return Record(
         key=example.key,
         path=example.path,
         width=header.width,
         height=header.height,
-        boxes=boxes[usable],
-        labels=example.labels[usable],
-        ignored=example.ignored[usable],
+        boxes=boxes,
+        labels=labels,
+        ignored=ignored,
         offset=example.offset,
         length=length,
         encoded=example.encoded,
     )
 
 
-def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
-    """Boxes clipped to the image, and which of them are left."""
-    sides = np.asarray([header.width, header.height] * 2, np.float32)
+def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Int64, Bool]:
+    """Boxes clipped to the image, their labels, and which are ignored; those with nothing left are gone."""
+    sides = np.asarray((header.width, header.height) * 2, np.float32)
     boxes = example.boxes * sides if example.fractions else example.boxes
+    starts, ends = boxes[:, :2], boxes[:, 2:]
+    if (starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all():
+        return boxes, example.labels, example.ignored
     finite = np.isfinite(boxes).all(axis=1)
     clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
@@ -275,7 +313,7 @@ def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float
     report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
     for box in boxes[~usable].tolist():
         report.note_dropped(example.key, _fault(box))
-    return clipped, usable
+    return clipped[usable], example.labels[usable], example.ignored[usable]
 
 
 def _fault(box: Sequence[float]) -> str:
@@ -292,6 +330,44 @@ def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped, and named, later
         boxes[:, 2:] += boxes[:, :2]
         return boxes.astype(np.float32)
+
+
+def boxes_from_corners(rows: npt.ArrayLike) -> Float32:
+    """``xmin, ymin, xmax, ymax`` -> (N, 4) float32."""
+    with np.errstate(over="ignore"):  # what is not finite is dropped, and named, later
+        return np.asarray(rows, dtype=np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def check_fractions(boxes: Float32) -> Float32:
+    """The same boxes.
+
+    Raises:
+        ValueError: some coordinate is in pixels, by its size.
+
+    """
+    far = boxes[np.isfinite(boxes) & (np.abs(boxes) > MAX_FRACTION)]
+    if len(far):
+        raise ValueError(
+            f"a box has the coordinate {far[0]:g}, not a fraction of its image's width or height"
+        )
+    return boxes
+
+
+def two_for_one_image(examples: Iterable[Example]) -> None:
+    """Refuse examples that are the same image file; unusable ones do not count.
+
+    Raises:
+        UserError: naming the first two.
+
+    """
+    first: dict[Path, str] = {}
+    for example in examples:
+        if example.path is not None and not example.problem:
+            key = first.setdefault(example.path, example.key)
+            if key is not example.key:
+                raise UserError(
+                    f"{key} and {example.key} annotate the same image {example.path.name}: keep one"
+                )
 
 
 def some(names: Iterable[str], count: int = 3) -> str:

@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Found, Report, Source, make_records, some
+from tilewise.data.azure_jsonl import find_azure_jsonl
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
 from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
 from tilewise.data.image_json import find_image_json
+from tilewise.data.json_lines import AZURE, MANIFEST
+from tilewise.data.manifest import find_manifest
 from tilewise.data.pipe_channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.data.table import table
+from tilewise.data.voc import find_voc
+from tilewise.data.yolo import find_yolo
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,11 +32,26 @@ log = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.2
 """The share of the training images that validate when there is no validation channel (Azure AutoML's)."""
 
-FORMATS: tuple[Callable[[Source], Found | None], ...] = (find_recordio, find_coco, find_image_json)
+FORMATS: tuple[Callable[[Source], Found | None], ...] = (
+    find_recordio,
+    find_manifest,
+    find_azure_jsonl,
+    find_coco,
+    find_image_json,
+    find_voc,
+    find_yolo,
+)
 """Each looks for one format in a channel."""
 
-CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {"application/x-recordio": ("RecordIO",)}
-"""What a channel of a content type holds; of other types, whatever lies there."""
+CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
+    "application/x-recordio": ("RecordIO", MANIFEST),
+    "application/jsonlines": (MANIFEST, AZURE),
+    "application/x-jsonlines": (MANIFEST, AZURE),
+}
+"""What a channel of a content type may hold; of other types, whatever lies there.
+
+A manifest has RecordIO's too: in pipe mode its images and labels arrive as records.
+"""
 
 SPLITS = ("train", "validation", "test")
 
@@ -231,8 +251,9 @@ def _nothing(source: Source) -> str:
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
     return (
         f"channel {source.name} holds {what} no annotations of a known form{where}: give RecordIO files "
-        f"(.rec), or images and a COCO JSON file, or one JSON file for each image in the channel "
-        f"{source.name}_annotation; docs/data_formats.md names all forms"
+        f"(.rec), or images and a COCO JSON file, an augmented manifest, Azure JSON lines, or for each image "
+        f"one JSON file (in the channel {source.name}_annotation), Pascal VOC XML or YOLO text file; "
+        "docs/data_formats.md shows each"
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tilewise.data.annotations import Annotated, Example, Report, make_records
 from tilewise.errors import UserError
+
+MAX_CLASSES = 100_000
+"""More are taken for a mistake in the data."""
 
 ClassMap = Mapping[int, str]
 """Class id -> name, in the order of the ids."""
@@ -78,23 +81,39 @@ def agreed_classes(
         UserError: there are not that many, or some channels have names and others numbers.
 
     """
-    if len({annotated.classes is None for annotated in channels.values()}) > 1:
+    first = next(iter(channels.values()))
+    # A channel without objects has neither, and agrees with all; a pipe's, without examples yet, has numbers.
+    counted = {name: one for name, one in channels.items() if one is first or one.used or not one.examples}
+    if len({annotated.classes is None for annotated in counted.values()}) > 1:
         kinds = ", ".join(
             f"{name} has {'numbers' if annotated.classes is None else 'names'}"
-            for name, annotated in channels.items()
+            for name, annotated in counted.items()
         )
         raise UserError(
-            f"the channels hold different formats: the classes of {kinds}; use one format for all of them"
+            f"the channels hold different formats: the classes of {kinds}; use one format for all of them, "
+            "and name the classes in all of them or in none"
         )
-    first = next(iter(channels.values()))
-    if first.classes is None:
+    if not first.classes:
         return _numbered(channels, num_classes, class_map)
     if class_map:
         raise UserError(
             "class_map gives names to class ids, but the channels hold a format whose classes have names "
             f"({', '.join(first.classes)}): leave class_map out"
         )
+    ids = {number for annotated in channels.values() for number in annotated.ids}
+    if num_classes and len(first.classes) < num_classes and 0 < len(ids) and max(ids) < num_classes:
+        return _with_gaps(channels.values(), num_classes)
     return _named(first, num_classes)
+
+
+def _with_gaps(channels: Iterable[Annotated], num_classes: int) -> tuple[str, ...]:
+    """Some of the classes that the job counts have no object in the data: they are called by their ids."""
+    names: dict[int, str] = {}
+    for annotated in channels:
+        if annotated.ids and annotated.classes:
+            for number, name in zip(annotated.ids, annotated.classes, strict=True):
+                names.setdefault(number, name)
+    return tuple(names.get(number, str(number)) for number in range(num_classes))
 
 
 def _numbered(
@@ -105,6 +124,8 @@ def _numbered(
         return tuple(class_map[number] for number in sorted(class_map))
     used = frozenset[int]().union(*(annotated.used for annotated in channels.values()))
     count = num_classes or 1 + max(used, default=-1)
+    if not num_classes and count > MAX_CLASSES:
+        raise UserError(f"there are objects with class_id {max(used)}: correct it, or give num_classes")
     if not count:
         for name, annotated in channels.items():
             make_records(annotated.examples, Report(name))  # raises where damaged files are the reason

@@ -61,6 +61,10 @@ class Folder:
                 return candidate
         return _only([file for file in self._by_base_name.get(_base(name), []) if _is_tail(file, name)])
 
+    def find_image_called(self, base_name: str) -> str | None:
+        """The only image of a name, in whatever folder."""
+        return _only(self._by_base_name.get(_composed(base_name), []))
+
     def find_image_like(self, name: str) -> str | None:
         """The same for the image that is called like another file but for its suffix."""
         stem = _stem(_composed(name))

@@ -31,22 +31,21 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Float32, Int64, tuple[int, 
         ValueError: it has another form; the message says where, in words that follow "its label: ".
 
     """
+    rows: list[tuple[float, float, float, float]] = []
+    ids: list[int] = []
+    where = ""
     try:
-        rows, ids = _objects(content)
-        size = _size(content)
-    except KeyError as error:
-        raise ValueError(f"the key {error} is missing") from None
-    except (TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ValueError(str(error)) from None
+        for index, annotation in enumerate(content["annotations"]):
+            where = f"annotations[{index}]: "
+            ids.append(_class_id(annotation["class_id"]))
+            left, top = annotation["left"], annotation["top"]
+            rows.append((float(left), float(top), float(annotation["width"]), float(annotation["height"])))
+        where = "image_size: "
+        size = _size(content.get("image_size"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where}{what}") from None
     return boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64), size
-
-
-def _objects(content: Mapping[str, Any]) -> tuple[list[list[float]], list[int]]:
-    rows, ids = [], []
-    for annotation in content["annotations"]:
-        rows.append([float(annotation[side]) for side in ("left", "top", "width", "height")])
-        ids.append(_class_id(annotation["class_id"]))
-    return rows, ids
 
 
 def _class_id(given: Any) -> int:
@@ -59,8 +58,7 @@ def _class_id(given: Any) -> int:
     return int(number)
 
 
-def _size(content: Mapping[str, Any]) -> tuple[int, int] | None:
-    sizes = content.get("image_size")
+def _size(sizes: Any) -> tuple[int, int] | None:
     if not sizes:
         return None
     first = sizes[0] if isinstance(sizes, list) else sizes
@@ -74,6 +72,6 @@ def class_map(metadata: Any) -> dict[int, str]:
     """
     names = metadata.get("class-map") if isinstance(metadata, dict) else None
     try:
-        return {int(number): str(name) for number, name in names.items()} if names else {}
-    except (AttributeError, TypeError, ValueError):
+        return {_class_id(number): str(name) for number, name in names.items()} if names else {}
+    except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

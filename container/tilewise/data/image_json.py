@@ -9,16 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Example, Found, Source, some
-from tilewise.data.coco import find_coco_file
+from tilewise.data.annotations import Annotated, Example, Found, Source, some, two_for_one_image, unusable
+from tilewise.data.coco import MAX_CANDIDATES, PEEK, find_coco_file
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import parse_label
-from tilewise.errors import UserError
+from tilewise.data.json_lines import format_of_lines, largest_json
 
 
 @dataclass
@@ -49,12 +50,25 @@ class _Categories:
 
 
 def find_image_json(source: Source) -> Found | None:
-    """Whether a channel holds JSON files that are not one COCO file."""
-    files = source.annotations.with_suffix(".json")
-    if not files or find_coco_file(source.annotations):
+    """Whether a channel holds JSON files that annotate one image each: by their names, or by their keys.
+
+    Other formats have JSON files too: one with all labels, or notes of the tool that wrote them.
+    """
+    if find_coco_file(source.annotations):
+        return None
+    of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
+    listed = source.annotations.with_suffix(".json").items()
+    files = {name: path for name, path in listed if name not in of_lines}
+    named = any(source.images.find_image_like(name) for name in files)
+    if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):
         return None
     read = partial(read_image_json, source.images, files)
     return Found("images with one JSON file each", some(files), read)
+
+
+def _looks_like_image_json(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"annotations"' in file.read(PEEK)
 
 
 def read_image_json(folder: Folder, files: Mapping[str, Path]) -> Annotated:
@@ -80,23 +94,10 @@ def read_image_json(folder: Folder, files: Mapping[str, Path]) -> Annotated:
 
 def _without_json(examples: list[Example], folder: Folder) -> list[Example]:
     """Problems for images that no JSON file names; an image named by two files raises."""
-    named: dict[Path, str] = {}
-    for example in sorted(examples, key=lambda example: bool(example.problem)):
-        if example.path is None:
-            continue
-        first = named.setdefault(example.path, example.key)
-        if first != example.key and not example.problem:
-            raise UserError(
-                f"{first} and {example.key} annotate the same image {example.path.name}: keep one"
-            )
+    two_for_one_image(examples)
+    named = {example.path for example in examples}
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of annotations"
-    return [_problem(name, path, hint) for name, path in folder.images.items() if path not in named]
-
-
-def _problem(key: str, path: Path | None, reason: str) -> Example:
-    return Example(
-        key, path, None, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_), reason
-    )
+    return [unusable(name, path, hint) for name, path in folder.images.items() if path not in named]
 
 
 def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Example:
@@ -107,15 +108,16 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Exam
             raise TypeError("it must hold one JSON object, {…}")
         image = _find_image(content, key, folder) if content.get("file") else like
         boxes, labels, size = parse_label(content)
+        used = set(labels.tolist())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
     except (TypeError, ValueError) as error:
         problem = f"not an annotation file of the built-in's form: {error}"
     else:
-        categories.add(content.get("categories"), set(labels.tolist()))
+        categories.add(content.get("categories"), used)
         if image is None:
             wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
-            return _problem(key, None, f"its image {wanted} is not in the image channel, or not only once")
+            return unusable(key, None, f"its image {wanted} is not in the image channel, or not only once")
         return Example(
             key=key,
             path=folder.images[image],
@@ -125,7 +127,7 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> Exam
             ignored=np.zeros(len(labels), dtype=np.bool_),
         )
     # With the image of its name, so that this one is not missed a second time.
-    return _problem(key, folder.images[like] if like else None, problem)
+    return unusable(key, folder.images[like] if like else None, problem)
 
 
 def _find_image(content: dict[str, Any], key: str, folder: Folder) -> str | None:

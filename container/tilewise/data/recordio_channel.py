@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Example, Found, Source, some
+from tilewise.data.annotations import Annotated, Example, Found, Source, check_fractions, some
 from tilewise.data.recordio import ImageRecord, scan
 from tilewise.data.records import Bool, Float32, Int64
 
 _MAX_CLASS_ID = 1 << 24  # beyond it a float32 is no longer exact
-_MAX_FRACTION = 2  # a careless box may reach beyond its image, but not that far
 
 _Objects = tuple[Float32, Int64, Bool]
 
@@ -79,16 +78,7 @@ def _objects(label: Float32) -> _Objects:
         )
     rows = label[int(header) :].reshape(-1, int(width))
     difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
-    return _check_boxes(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
-
-
-def _check_boxes(boxes: Float32) -> Float32:
-    far = boxes[np.isfinite(boxes) & (np.abs(boxes) > _MAX_FRACTION)]
-    if len(far):
-        raise ValueError(
-            f"a box has the coordinate {far[0]:g}, not a fraction of its image's width or height"
-        )
-    return boxes
+    return check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
 
 
 def _class_ids(numbers: Float32) -> Int64:

@@ -1,0 +1,136 @@
+"""Write a channel anew in another format."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
+from tilewise.data.annotations import Report
+from tilewise.data.records import Record, Records
+from tilewise.data.writers.coco import write_coco
+from tilewise.data.writers.image_json import write_image_json
+from tilewise.data.writers.manifest import write_manifest
+from tilewise.data.writers.output import Output, new_folder
+from tilewise.data.writers.recordio import write_recordio
+from tilewise.data.writers.voc import write_voc
+from tilewise.data.writers.yolo import write_yolo
+from tilewise.errors import UserError
+
+FORMATS = ("recordio", "image-json", "coco", "manifest", "yolo", "voc")
+
+SECONDS_BETWEEN_LINES = 10
+"""How often a line says how far it is, where no terminal shows a bar."""
+
+_Write = Callable[[Iterable[Record], tuple[str, ...], Output], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``convert``."""
+    parser.add_argument("source", metavar="SRC", type=Path, help="the channel's folder, in any format")
+    parser.add_argument("target", metavar="DST", type=Path, help="a folder that is not there yet, or empty")
+    parser.add_argument("--to", required=True, choices=FORMATS)
+    parser.add_argument(
+        "--annotations", type=Path, help="the folder of the annotations, or a COCO file, if it is not SRC"
+    )
+    parser.add_argument(
+        "--name", default="train", help="the channel's name, and the name of .rec and .manifest"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
+    )
+    parser.add_argument("--with-size", action="store_true", help="recordio: labels hold the image's size too")
+    parser.add_argument("--skip-empty", action="store_true", help="recordio: no images without objects")
+    parser.add_argument(
+        "--s3-prefix", default="", metavar="s3://BUCKET/PATH", help="manifest: where DST will lie in S3"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Read the source, write the target, and say what became of it.
+
+    Raises:
+        UserError: the source cannot be read, or the target cannot be written.
+
+    """
+    say_what_is_read()
+    started = time.monotonic()
+    source, target, name = arguments.source.resolve(), arguments.target, arguments.name
+    _check_options(arguments)
+    with new_folder(target) as folder:
+        annotated = read_annotated(name, source, arguments.annotations)
+        classes = chosen_classes({name: annotated}, arguments.classes)
+        report = Report(name)
+        records = checked_records(annotated, classes, report, "--classes")
+        del annotated  # the records hold all of it, packed
+        output = Output(folder, source)
+        _writer(arguments, records)(_progress(records, sys.stderr.isatty()), classes, output)
+    print(
+        f"{target}: {output.images:,} images ({output.bytes:,} bytes) with {output.boxes:,} boxes "
+        f"as {arguments.to} in {time.monotonic() - started:.1f} s"
+    )
+    print("classes:", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
+    for line in _left_out(report, output):
+        print(line)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    name = arguments.name
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name is {name!r}: it must be a plain name such as train")
+    if arguments.target.resolve().is_relative_to(arguments.source.resolve()):
+        raise UserError(
+            f"{arguments.target} lies in {arguments.source}, which would then hold two formats: write it "
+            "elsewhere"
+        )
+    given = {"with_size": "recordio", "skip_empty": "recordio", "s3_prefix": "manifest"}
+    for option, form in given.items():
+        if getattr(arguments, option) and arguments.to != form:
+            raise UserError(f"--{option.replace('_', '-')} goes with --to {form} only")
+
+
+def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
+    if arguments.to == "recordio":
+        return partial(
+            write_recordio,
+            name=arguments.name,
+            difficult=bool(records.ignored.any()),
+            with_size=arguments.with_size,
+            skip_empty=arguments.skip_empty,
+        )
+    if arguments.to == "manifest":
+        return partial(write_manifest, name=arguments.name, s3_prefix=arguments.s3_prefix)
+    writers: dict[str, _Write] = {
+        "image-json": write_image_json,
+        "coco": write_coco,
+        "yolo": write_yolo,
+        "voc": write_voc,
+    }
+    return writers[arguments.to]
+
+
+def _progress(records: Records, terminal: bool) -> Iterator[Record]:
+    """The records, with a bar on a terminal, and a line now and then elsewhere."""
+    said = time.monotonic()
+    for number, record in enumerate(tqdm(records, unit=" images", disable=not terminal)):
+        if not terminal and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            print(f"{number:,} of {len(records):,} images", file=sys.stderr)
+        yield record
+
+
+def _left_out(report: Report, output: Output) -> list[str]:
+    """What the target does not have as the source has it, a line each."""
+    facts = {
+        "images left out, unusable (named above)": len(report.left_out),
+        "boxes dropped (named above)": len(report.dropped),
+        "boxes clipped to their image": report.clipped,
+        **output.notes,
+    }
+    return [f"{count:,} {fact}" for fact, count in facts.items() if count]

@@ -1,0 +1,150 @@
+"""Show what is in a channel: a table, and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
+from tilewise.data.annotations import Report
+from tilewise.data.records import Records
+from tilewise.data.table import SIZE_NAMES, duplicates, size_histogram, table
+from tilewise.errors import UserError
+from tilewise.evaluation.channel_picture import draw_channels
+from tilewise.evaluation.tiles import object_sides
+
+
+class _Patient(Report):
+    """A report that does not stop the reading: all is to be seen first."""
+
+    def check(self) -> None:
+        """Nothing yet."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``inspect``."""
+    parser.add_argument(
+        "channels", nargs="+", type=Path, help="folders; the first one is train, whose classes count"
+    )
+    parser.add_argument(
+        "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder, or a COCO file"
+    )
+    parser.add_argument("--out", type=Path, default=Path("."), help="folder for inspect.png")
+    parser.add_argument(
+        "--scale", type=int, metavar="SIDE", help="objects' sizes in images scaled to SIDE x SIDE pixels"
+    )
+    parser.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="draws the images that are shown at random")
+    parser.add_argument(
+        "--json", action="store_true", help="the facts as JSON; the table goes to standard error"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table, write the picture, and then complain of what would stop a job.
+
+    Raises:
+        UserError: a channel cannot be read, or a job would stop because of it.
+
+    """
+    say_what_is_read()
+    if arguments.scale is not None and arguments.scale < 1:
+        raise UserError(f"--scale is {arguments.scale}: it must be the side of a square in pixels")
+    folders = _folders(arguments.channels, arguments.annotations)
+    annotated = {name: read_annotated(name, *places) for name, places in folders.items()}
+    classes = chosen_classes(annotated, arguments.classes)
+    reports = {name: _Patient(name) for name in annotated}
+    first = next(iter(annotated))
+    records = {
+        name: checked_records(one, classes, reports[name], f"channel {first}")
+        for name, one in annotated.items()
+    }
+    scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
+    facts = {name: (scaled[name], reports[name]) for name in records}
+    pixels = (
+        f"pixels of images scaled to {arguments.scale} x {arguments.scale}" if arguments.scale else "pixels"
+    )
+    text = table(facts, classes)
+    text += f"\n√area is in {pixels}" if arguments.scale else ""
+    print(text, file=sys.stderr if arguments.json else sys.stdout)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    picture = arguments.out / "inspect.png"
+    sides = {name: object_sides(one) for name, one in scaled.items()}
+    damaged = draw_channels(records, sides, classes, pixels, picture, arguments.seed)
+    print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
+    for key, reason in damaged.items():
+        print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(_as_json(facts, classes, damaged), indent=2, ensure_ascii=False))
+    for report in reports.values():
+        Report.check(report)
+
+
+def _folders(channels: list[Path], annotations: list[Path] | None) -> dict[str, tuple[Path, Path | None]]:
+    """Channels by the first names that tell them apart: folders, annotation files, whole paths."""
+    places: list[Path | None] = [*annotations] if annotations else [None] * len(channels)
+    if len(places) != len(channels):
+        raise UserError(
+            f"--annotations names {len(places)} places for {len(channels)} channels: give one for each"
+        )
+    names = (
+        [path.resolve().name for path in channels],
+        [place.stem if place else "" for place in places],
+        [str(path) for path in channels],
+        [f"{path} with {place}" for path, place in zip(channels, places, strict=True)],
+    )
+    for some in names:
+        if len(set(some)) == len(channels):
+            return dict(zip(some, zip(channels, places, strict=True), strict=True))
+    raise UserError("the same channel is given twice: give each once")
+
+
+def _scaled(records: Records, side: int | None) -> Records:
+    """The records with boxes as they are in images scaled to a square; all else as it was."""
+    if side is None:
+        return records
+    return Records(
+        replace(record, boxes=(record.boxes * [*factor, *factor]).astype(np.float32))
+        for record, factor in zip(records, side / records.sizes, strict=True)
+    )
+
+
+def _as_json(
+    channels: Mapping[str, tuple[Records, Report]], classes: tuple[str, ...], damaged: Mapping[str, str]
+) -> dict[str, Any]:
+    first = next(iter(channels))
+    return {
+        "classes": classes,
+        "channels": {
+            name: {
+                "images": len(records),
+                "images_without_objects": int((records.object_counts == 0).sum()),
+                "images_left_out": report.left_out,
+                "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
+                "boxes": len(records.labels),
+                "boxes_ignored": int(records.ignored.sum()),
+                "boxes_clipped": report.clipped,
+                "boxes_dropped": report.dropped,
+                "boxes_by_class": _by_class(records, classes),
+                "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
+                "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
+            }
+            for name, (records, report) in channels.items()
+        },
+        "cannot_be_decoded": dict(damaged),
+    }
+
+
+def _by_class(records: Records, classes: tuple[str, ...]) -> dict[str, int]:
+    counts = Counter(records.labels.tolist())
+    return {name: counts[label] for label, name in enumerate(classes)}
