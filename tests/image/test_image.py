@@ -30,7 +30,7 @@ export LD_LIBRARY_PATH=$(echo $PWD/nvidia/*/lib | tr ' ' :):$PWD/torch/lib
 ldd $libraries 2>/dev/null | grep 'not found' | sort -u
 """
 WHERE = """
-for name in train serve cc gcc pip uv; do command -v $name; done
+for name in train serve cc gcc g++ uv; do command -v $name; done
 test ! -e /opt/ml
 """
 INVOKE = """
