@@ -38,7 +38,9 @@ def main() -> int:
     out = arguments.out.resolve()
     (out / "answers").mkdir(parents=True, exist_ok=True)
     session = LocalSession()
-    session.config = {"local": {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}}
+    session.config = {
+        "local": {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
+    }
 
     estimator = Estimator(
         image_uri=arguments.image,

@@ -7,6 +7,7 @@ import logging
 import resource
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shard:
-    """One of ``count`` parts: what is numbered ``index``, ``index + count``, ``index + 2 * count`` and so on."""
+    """One of ``count`` parts: what is numbered ``index``, ``index + count``, ``index + 2 * count``, …."""
 
     index: int = 0
     count: int = 1
@@ -25,7 +25,8 @@ def shard_of(distribution: str, host: int, hosts: int, process: int = 0, process
     """The part of what lies in a host's channel that one of its processes trains on.
 
     With ``ShardedByS3Key`` the platform has split the files between the hosts already: a host's processes
-    share what it has. With ``FullyReplicated`` all hosts have the same files, and all processes of all hosts share.
+    share what it has. With ``FullyReplicated`` all hosts have the same files, and all processes of all hosts
+    share them.
 
     Args:
         distribution: the channel's ``S3DistributionType``.
