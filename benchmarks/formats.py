@@ -159,15 +159,9 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
 
 def of_fixtures(folder: Path) -> list[Row]:
     """MXNet's own files beside what MXNet and GluonCV read from them."""
-    rows = []
+    rows: list[Row] = []
     for name, facts in json.loads((folder / "expected.json").read_text())["sets"].items():
-        row = {
-            "format": f"recordio by MXNet: {name}",
-            "records": 0,
-            "boxes": 0,
-            "equal": 0,
-            "images_equal": 0,
-        }
+        counts = dict.fromkeys(("records", "boxes", "equal", "images_equal"), 0)
         examples = read_record_files({f"{name}.rec": folder / f"{name}.rec"}).examples
         for example, want in zip(examples, facts["records"], strict=True):
             if example.problem or not isinstance(want.get("gluoncv_boxes_px"), list):
@@ -176,11 +170,11 @@ def of_fixtures(folder: Path) -> list[Row]:
             expected = np.asarray(want["gluoncv_boxes_px"], np.float32)[:, :4]
             expected = np.clip(expected, 0, [record.width, record.height] * 2)
             expected = expected[(expected[:, 2:] > expected[:, :2]).all(axis=1)]
-            row["records"] += 1
-            row["boxes"] += len(expected)
-            row["equal"] += int((record.boxes == expected).all(axis=1).sum())
-            row["images_equal"] += digest(record) == want["image_sha256"]
-        rows.append(row)
+            counts["records"] += 1
+            counts["boxes"] += len(expected)
+            counts["equal"] += int((record.boxes == expected).all(axis=1).sum())
+            counts["images_equal"] += int(digest(record) == want["image_sha256"])
+        rows.append({"format": f"recordio by MXNet: {name}", **counts})
     return rows
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_left_out__every_reason(tmp_path: Path, fine: list[Example]) -> None:
     damaged, folder = tmp_path / "damaged.jpg", tmp_path / "folder.jpg"
     damaged.write_bytes(b"not a picture")
     folder.mkdir()
-    problem = Example(**{**example(None).__dict__, "key": "b.json", "problem": "not valid JSON"})
+    problem = replace(example(None), key="b.json", problem="not valid JSON")
     bad = [example(None), example(damaged), example(folder), problem]
     report = Report("train")
     assert len(make_records(fine * 5 + bad, report)) == 100
@@ -150,7 +151,7 @@ def test_left_out__order_of_the_rest(fine: list[Example]) -> None:
 
 def test_left_out__more_than_five_percent(fine: list[Example], caplog: pytest.LogCaptureFixture) -> None:
     def missing(number: int) -> Example:
-        return Example(**{**example(None).__dict__, "key": f"missing{number}.jpg"})
+        return replace(example(None), key=f"missing{number}.jpg")
 
     assert len(make_records([*fine[:19], missing(0)], Report("train"))) == 19
     with pytest.raises(UserError) as error:

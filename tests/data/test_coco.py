@@ -161,11 +161,11 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
     [
         (b"", "train.json is not valid JSON: Expecting value"),
         (b'{"images": [', "train.json is not valid JSON: "),
-        (b'{"images": "\xff"}', "train.json is not valid JSON: 'utf-8' codec"),
-        (b"[" * 100_000, "train.json is not valid JSON: maximum recursion"),
-        (b"[]", "it must hold one JSON object"),
-        ({"annotations": [], "categories": CATEGORIES}, "the key 'images' is missing"),
-        ({"images": []}, "the key 'categories' is missing"),
+        (b'{"images": [{"file_name": "\xff"}]}', "train.json is not valid JSON: 'utf-8' codec"),
+        (b'{"info": ' + b"[" * 100_000, "train.json is not valid JSON: maximum recursion"),
+        (b"[]", "Expected `object`, got `array`"),
+        ({"annotations": [], "categories": CATEGORIES}, "Object missing required field `images`"),
+        ({"images": []}, "Object missing required field `categories`"),
         (content(categories=[]), "it has no categories"),
         (content(categories=[{"id": 1}]), "the key 'name' is missing"),
         (content(categories=[{"id": "x", "name": "y"}]), "invalid literal for int"),
@@ -200,8 +200,11 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
             content(annotations=[{"id": 8, "image_id": 1, "bbox": [1, 2, 3, 4]}]),
             "the key 'category_id' is missing",
         ),
-        (content(annotations=3), "'int' object is not iterable"),
-        (content(images=[3]), "'int' object is not subscriptable"),
+        (content(annotations=3), "Expected `array | null`, got `int` - at `$.annotations`"),
+        (content(images=[3]), "Expected `object`, got `int` - at `$.images[0]`"),
+        (content(annotations=[annotation(), 3]), "Expected `object`, got `int` at `$.annotations[1]`"),
+        (content(annotations=[annotation(8, [1])]), "unhashable type: 'list'"),
+        (content(annotations=[annotation(8, bbox=[1, 2, 3, 10**400])]), "int too large to convert to float"),
     ],
 )
 def test_read_coco__what_is_wrong_is_named(folder: Path, broken: Any, reason: str) -> None:
@@ -212,6 +215,22 @@ def test_read_coco__what_is_wrong_is_named(folder: Path, broken: Any, reason: st
 def test_read_coco__boxes_that_are_not_finite_are_left_to_the_check(folder: Path) -> None:
     found = read(folder, content(annotations=[annotation(bbox=[1, 2, float("nan"), 4])]))
     assert np.isnan(found.examples[0].boxes).any()
+
+
+def test_read_coco__annotations_in_any_order(folder: Path) -> None:
+    write_image(folder / "b.jpg")
+    rows = [
+        annotation(number, image_id, 1 + number % 2, bbox=[number, 0, 1, 1])
+        for number, image_id in enumerate("babba")
+    ]
+    first, second = read(folder, content([image("a"), image("b", "b.jpg")], rows)).examples
+    assert first.boxes[:, 0].tolist() == [1, 4] and second.boxes[:, 0].tolist() == [0, 2, 3]
+    assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [0, 0, 1]
+
+
+def test_read_coco__byte_order_mark(folder: Path) -> None:
+    found = read(folder, b"\xef\xbb\xbf" + json.dumps(content(annotations=[annotation()])).encode())
+    assert found.examples[0].boxes.tolist() == [[1, 2, 4, 6]]
 
 
 def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:

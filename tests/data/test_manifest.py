@@ -160,6 +160,13 @@ def test_image__beside_the_manifest(channel: Channel, on_disk: str, source: str)
     assert channel.only().path == path
 
 
+def test_image__address_with_half_a_character(channel: Channel) -> None:
+    path = channel.image("a.jpg")
+    channel.manifest({**line("x"), "source-ref": "s3://bucket/\ud800/a.jpg"})
+    record = channel.data(1).train.sample[0]
+    assert record.path == path and record.key == "\ud800/a.jpg (output.manifest line 1)"
+
+
 def test_image__of_a_common_name_not_from_another_folder(channel: Channel) -> None:
     path = channel.image("camera1/0.jpg")
     lines = [line("camera1/0.jpg"), line("camera2/0.jpg")]

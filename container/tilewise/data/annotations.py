@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One annotated image as a reader found it, not yet checked against the image itself.
 
@@ -230,8 +231,10 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
 
     """
     report.images = len(examples)
+    chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        pairs = zip(examples, pool.map(read_facts, examples), strict=True)
+        facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
+        pairs = zip(examples, facts, strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, report)))
     report.check()
     if not len(records):
@@ -239,8 +242,14 @@ def make_records(examples: Sequence[Example], report: Report) -> Records:
     return records
 
 
+_CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
+
 Facts = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
+
+
+def _read_all_facts(examples: Sequence[Example]) -> list[Facts | str]:
+    return [read_facts(example) for example in examples]
 
 
 def read_facts(example: Example) -> Facts | str:
@@ -275,25 +284,28 @@ def check_example(example: Example, facts: Facts | str, report: Report) -> Recor
         )
         return None
     assert example.path is not None
-    boxes, usable = _clean(example, header, report)
+    boxes, labels, ignored = _clean(example, header, report)
     return Record(
         key=example.key,
         path=example.path,
         width=header.width,
         height=header.height,
-        boxes=boxes[usable],
-        labels=example.labels[usable],
-        ignored=example.ignored[usable],
+        boxes=boxes,
+        labels=labels,
+        ignored=ignored,
         offset=example.offset,
         length=length,
         encoded=example.encoded,
     )
 
 
-def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Bool]:
-    """Boxes clipped to the image, and which of them are left."""
-    sides = np.asarray([header.width, header.height] * 2, np.float32)
+def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Int64, Bool]:
+    """Boxes clipped to the image, their labels, and which are ignored; those with nothing left are gone."""
+    sides = np.asarray((header.width, header.height) * 2, np.float32)
     boxes = example.boxes * sides if example.fractions else example.boxes
+    starts, ends = boxes[:, :2], boxes[:, 2:]
+    if (starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all():
+        return boxes, example.labels, example.ignored
     finite = np.isfinite(boxes).all(axis=1)
     clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
@@ -301,7 +313,7 @@ def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float
     report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
     for box in boxes[~usable].tolist():
         report.note_dropped(example.key, _fault(box))
-    return clipped, usable
+    return clipped[usable], example.labels[usable], example.ignored[usable]
 
 
 def _fault(box: Sequence[float]) -> str:

@@ -7,21 +7,102 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Example, Found, Source, boxes_from_corner_and_size
+from tilewise.data.annotations import Annotated, Example, Found, Source
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines
+from tilewise.data.records import Bool, Float32, Int64
 from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10
 PEEK = 64 * 1024
 _COCO_PLACE = re.compile(r"(annotations/)?[^/]*\.json", re.IGNORECASE)
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: Any = msgspec.UNSET
+    name: Any = msgspec.UNSET
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Any = msgspec.UNSET
+    file_name: Any = msgspec.UNSET
+    width: Any = None
+    height: Any = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: Any = None
+    image_id: Any = msgspec.UNSET
+    category_id: Any = msgspec.UNSET
+    bbox: Any = None
+    iscrowd: Any = None
+
+
+class _Whole(msgspec.Struct):
+    images: list[_Image]
+    categories: list[_Category]
+
+
+class _File(_Whole):
+    """What is used of a COCO file; its annotations are decoded one by one, to be packed at once."""
+
+    annotations: list[msgspec.Raw] | None = None
+
+
+class _PlainFile(_Whole):
+    annotations: list[_Annotation] | None = None
+
+
+_decode = msgspec.json.Decoder(_Annotation).decode
+
+
+class _Objects:
+    """All objects of a file, packed."""
+
+    def __init__(self) -> None:
+        self.boxes = array("f")
+        self.labels = array("i")
+        self.ignored = bytearray()
+        self.images = array("i")
+
+    def add(self, row: _Annotation, positions: Mapping[Any, int], index_of: Mapping[int, int]) -> None:
+        """Check an annotation and append it."""
+        number, box = int(_given(row.category_id, "category_id")), row.bbox
+        if number not in index_of:
+            known = ", ".join(map(str, index_of))
+            who = f"annotation {row.id}"
+            raise ValueError(
+                f"{who} has category_id {number}, which is not among the categories' ids {known}"
+            )
+        if not isinstance(box, list) or len(box) != 4:
+            raise ValueError(f"annotation {row.id} has the bbox {box}, not 4 numbers")
+        image = positions.get(_given(row.image_id, "image_id"))
+        if image is None:
+            raise ValueError(
+                f"annotation {row.id} has image_id {row.image_id}, which no image in the file has"
+            )
+        x, y, width, height = map(float, box)
+        self.boxes.extend((x, y, x + width, y + height))
+        self.labels.append(index_of[number])
+        self.ignored.append(bool(int(row.iscrowd or 0)))
+        self.images.append(image)
+
+    def by_image(self, count: int) -> tuple[Float32, Int64, Bool, list[int]]:
+        """Boxes, labels and crowds in the order of the images, and where those of each image end."""
+        images = np.asarray(self.images, np.int64)
+        order = np.argsort(images, kind="stable")
+        boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)[order]
+        labels = np.asarray(self.labels, np.int64)[order]
+        ignored = np.frombuffer(bytes(self.ignored), np.bool_)[order]
+        return boxes, labels, ignored, np.cumsum(np.bincount(images, minlength=count)).tolist()
 
 
 def find_coco(source: Source) -> Found | None:
@@ -76,59 +157,92 @@ def read_coco(file: Path, images: Folder) -> Annotated:
 
     """
     try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file.name} is not valid JSON: {error}") from None
-    try:
-        return _parse(content, images)
+        return _parse(_load(file), images)
     except KeyError as error:
         raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, msgspec.ValidationError) as error:
         raise UserError(f"{file.name} is not a COCO file: {error}") from None
 
 
-def _parse(content: dict[str, Any], folder: Folder) -> Annotated:
-    if not isinstance(content, dict):
-        raise TypeError("it must hold one JSON object, {…}")
-    categories = sorted(content["categories"], key=lambda category: int(category["id"]))
-    classes = tuple(str(category["name"]) for category in categories)
-    index_of = {int(category["id"]): index for index, category in enumerate(categories)}
-    if not categories:
-        raise ValueError("it has no categories")
-    if len(index_of) < len(categories):
-        raise ValueError(f"two of its categories have the same id, of {', '.join(map(str, index_of))}")
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"two of its categories have the same name, of {', '.join(classes)}")
-    by_image = defaultdict(list)
-    for annotation in content.get("annotations") or []:
-        _check(annotation, index_of)
-        by_image[annotation["image_id"]].append(annotation)
-    images = content["images"]
-    _check_images(images, by_image)
-    examples = [_example(image, by_image.get(image["id"], []), index_of, folder) for image in images]
+def _load(file: Path) -> _File | _PlainFile:
+    """Read with msgspec: a million annotations as Python's dictionaries would take a gigabyte."""
+    content = file.read_bytes()
+    try:
+        return msgspec.json.decode(content, type=_File)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass  # Python's reader takes more, such as NaN, and says better what is wrong
+    try:
+        plain = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file.name} is not valid JSON: {error}") from None
+    return msgspec.convert(plain, type=_PlainFile)
+
+
+def _parse(content: _File | _PlainFile, folder: Folder) -> Annotated:
+    classes, index_of = _classes(content.categories)
+    positions = _positions(content.images)
+    objects = _Objects()
+    for annotation in _annotations(content):
+        objects.add(annotation, positions, index_of)
+    boxes, labels, ignored, ends = objects.by_image(len(content.images))
+    examples = []
+    for image, start, end in zip(content.images, [0, *ends], ends, strict=False):
+        name = str(_given(image.file_name, "file_name"))
+        found = folder.find_image(name)
+        width, height = int(image.width or 0), int(image.height or 0)
+        path = folder.images[found] if found else None
+        size = (width, height) if width and height else None
+        its = slice(start, end)
+        examples.append(Example(name, path, size, boxes[its], labels[its], ignored[its]))
     _check_files(examples)
     return Annotated(examples, classes)
 
 
-def _check(annotation: dict[str, Any], index_of: dict[int, int]) -> None:
-    who = f"annotation {annotation.get('id')}"
-    number, box = int(annotation["category_id"]), annotation.get("bbox")
-    if number not in index_of:
-        known = ", ".join(map(str, index_of))
-        raise ValueError(f"{who} has category_id {number}, which is not among the categories' ids {known}")
-    if not isinstance(box, list) or len(box) != 4:
-        raise ValueError(f"{who} has the bbox {box}, not 4 numbers")
+def _annotations(content: _File | _PlainFile) -> Iterator[_Annotation]:
+    """Each of them once: what has been given is forgotten, and with the last one the file's bytes are."""
+    if isinstance(content, _PlainFile):
+        yield from content.annotations or []
+        return
+    rows, content.annotations = content.annotations or [], None
+    rows.reverse()
+    count = len(rows)
+    while rows:
+        try:
+            yield _decode(rows.pop())
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{error} at `$.annotations[{count - len(rows) - 1}]`") from None
 
 
-def _check_images(images: list[dict[str, Any]], annotated: Mapping[Any, list[dict[str, Any]]]) -> None:
-    ids = Counter(image["id"] for image in images)
-    for number, count in ids.items():
-        if count > 1:
+def _classes(categories: list[_Category]) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The names by id, and where each id is among them."""
+    ordered = sorted(categories, key=lambda category: int(_given(category.id, "id")))
+    classes = tuple(str(_given(category.name, "name")) for category in ordered)
+    index_of = {int(category.id): index for index, category in enumerate(ordered)}
+    if not ordered:
+        raise ValueError("it has no categories")
+    if len(index_of) < len(ordered):
+        raise ValueError(f"two of its categories have the same id, of {', '.join(map(str, index_of))}")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"two of its categories have the same name, of {', '.join(classes)}")
+    return classes, index_of
+
+
+def _positions(images: list[_Image]) -> dict[Any, int]:
+    """Image id -> where it is in the list."""
+    positions: dict[Any, int] = {}
+    for index, image in enumerate(images):
+        number = _given(image.id, "id")
+        if positions.setdefault(number, index) != index:
             raise ValueError(f"two images have the id {number}")
-    for number, rows in annotated.items():
-        if number not in ids:
-            who = f"annotation {rows[0].get('id')}"
-            raise ValueError(f"{who} has image_id {number}, which no image in the file has")
+    return positions
+
+
+def _given(value: Any, key: str) -> Any:
+    if value is msgspec.UNSET:
+        raise KeyError(key)
+    return value
 
 
 def _check_files(examples: list[Example]) -> None:
@@ -138,21 +252,3 @@ def _check_files(examples: list[Example]) -> None:
             raise ValueError(f"two images are the same file: {first[example.path]} and {example.key}")
         if example.path is not None:
             first[example.path] = example.key
-
-
-def _example(
-    image: dict[str, Any], annotations: list[dict[str, Any]], index_of: dict[int, int], folder: Folder
-) -> Example:
-    name = str(image["file_name"])
-    found = folder.find_image(name)
-    width, height = int(image.get("width") or 0), int(image.get("height") or 0)
-    labels = [index_of[int(annotation["category_id"])] for annotation in annotations]
-    ignored = [bool(int(annotation.get("iscrowd") or 0)) for annotation in annotations]
-    return Example(
-        key=name,
-        path=folder.images[found] if found else None,
-        size=(width, height) if width and height else None,
-        boxes=boxes_from_corner_and_size([annotation["bbox"] for annotation in annotations]),
-        labels=np.asarray(labels, dtype=np.int64),
-        ignored=np.asarray(ignored, dtype=np.bool_),
-    )

@@ -19,6 +19,8 @@ Bool = npt.NDArray[np.bool_]
 WHOLE_FILE = -1
 """The offset of an image that is a file of its own."""
 
+_ERRORS = "surrogatepass"  # keys come from JSON, too, which can hold halves of characters
+
 
 @dataclass(frozen=True)
 class Record:
@@ -93,7 +95,7 @@ class Records(Sequence[Record]):
     def __init__(self, records: Iterable[Record]):
         packed = _Packed()
         for record in records:
-            packed.names += [os.fsencode(record.key), os.fsencode(record.path)]
+            packed.names += [record.key.encode(errors=_ERRORS), os.fsencode(record.path)]
             packed.sizes.append((record.width, record.height))
             packed.offsets.append(record.offset)
             packed.lengths.append(record.length)
@@ -121,8 +123,8 @@ class Records(Sequence[Record]):
         of = slice(start, int(self._box_ends[index]))
         width, height = self.sizes[index].tolist()
         return Record(
-            key=self._name(2 * index),
-            path=Path(self._name(2 * index + 1)),
+            key=self._text_at(2 * index).decode(errors=_ERRORS),
+            path=Path(os.fsdecode(self._text_at(2 * index + 1))),
             width=width,
             height=height,
             boxes=self.boxes[of],
@@ -132,9 +134,9 @@ class Records(Sequence[Record]):
             length=int(self.lengths[index]),
         )
 
-    def _name(self, index: int) -> str:
+    def _text_at(self, index: int) -> bytes:
         start = self._text_ends[index - 1] if index else 0
-        return os.fsdecode(self._text[start : self._text_ends[index]].tobytes())
+        return self._text[start : self._text_ends[index]].tobytes()
 
     @property
     def object_counts(self) -> Int64:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+import yaml
+
 from tilewise.data.records import Record
 from tilewise.data.writers.output import Box, Output, check_class_names
 
@@ -26,10 +28,8 @@ def write_yolo(records: Iterable[Record], classes: tuple[str, ...], output: Outp
     for name in ("images", "labels"):
         (output.folder / name).mkdir()
     (output.folder / "classes.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-    # A name in YAML's single quotes is that name, but for the quotes in it.
-    quoted = ("'" + name.replace("'", "''") + "'" for name in classes)
-    rows = "".join(f"  {index}: {name}\n" for index, name in enumerate(quoted))
-    text = f"train: images\nval: images\nnc: {len(classes)}\nnames:\n{rows}"
+    content = {"train": "images", "val": "images", "nc": len(classes), "names": dict(enumerate(classes))}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (output.folder / "data.yaml").write_text(text, encoding="utf-8")
     for record in records:
         name = output.put_image(record, "images")

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from tilewise.__main__ import main
+from tilewise.commands import convert
+from tilewise.data.recordio import scan
+
+
+@pytest.fixture
+def tilewise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tilewise", *map(str, arguments)])
+        code = main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """24 images: the first without objects, the second with a crowd, and one object each in the others."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    images, annotations = [], []
+    for number in range(24):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(folder / f"{number:02}.png")
+        images.append({"id": number, "file_name": f"{number:02}.png", "width": 64, "height": 48})
+        if number:
+            box = {"id": number, "image_id": number, "category_id": 7, "bbox": [8, 12, 16, 24]}
+            annotations.append({**box, "iscrowd": int(number == 1)})
+    categories = [{"id": 7, "name": "bee"}, {"id": 3, "name": "ant"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_convert__recordio_with_all_options(tilewise: Any, source: Path, tmp_path: Path) -> None:
+    options = ("--name", "val", "--with-size", "--skip-empty", "--classes", "bee", "ant")
+    code, output, errors = tilewise("convert", source, tmp_path / "out", "--to", "recordio", *options)
+    assert code == 0, errors
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["val.idx", "val.lst", "val.rec"]
+    records = list(scan(tmp_path / "out" / "val.rec"))
+    assert [record.id for record in records] == list(range(23))
+    assert records[0].labels.tolist() == [4, 6, 64, 48, 0, 0.125, 0.25, 0.375, 0.75, 1]
+    assert records[1].labels.tolist() == [4, 6, 64, 48, 0, 0.125, 0.25, 0.375, 0.75, 0]
+    assert "23 images" in output and "with 23 boxes as recordio" in output
+    assert "classes: 0 bee, 1 ant" in output
+    assert "1 images without objects left out, as --skip-empty says" in output
+
+
+def test_convert__warns_of_what_mxnet_refuses(tilewise: Any, source: Path, tmp_path: Path) -> None:
+    _, output, _ = tilewise("convert", source, tmp_path / "out", "--to", "recordio")
+    assert "24 images" in output and "1 images without objects: MXNet refuses the file" in output
+
+
+@pytest.mark.parametrize("form", [form for form in convert.FORMATS if form != "coco"])
+def test_convert__there_and_back(tilewise: Any, source: Path, tmp_path: Path, form: str) -> None:
+    tilewise("convert", source, tmp_path / "there", "--to", form)
+    code, _, errors = tilewise(
+        "convert", tmp_path / "there", tmp_path / "back", "--to", "coco", "--classes", "ant", "bee"
+    )
+    assert code == 0, errors
+    content = json.loads((tmp_path / "back" / "coco.json").read_text())
+    marks = form in ("recordio", "voc")
+    assert [one["bbox"] for one in content["annotations"]] == [[8, 12, 16, 24]] * (23 if marks else 22)
+    assert {one["category_id"] for one in content["annotations"]} == {2}
+    assert sum(one["iscrowd"] for one in content["annotations"]) == (1 if marks else 0)
+    images = {(tmp_path / "back" / "images" / one["file_name"]).read_bytes() for one in content["images"]}
+    assert images == {path.read_bytes() for path in source.glob("*.png")}
+
+
+def test_convert__annotations_elsewhere(tilewise: Any, source: Path, tmp_path: Path) -> None:
+    file = tmp_path / "val.json"
+    (source / "coco.json").rename(file)
+    code, output, errors = tilewise(
+        "convert", source, tmp_path / "out", "--annotations", file, "--to", "image-json"
+    )
+    assert code == 0, errors
+    assert "1 ignored boxes (crowds, difficult objects) left out" in output
+    content = json.loads((tmp_path / "out" / "annotations" / "02.json").read_text())
+    assert content == {
+        "file": "02.png",
+        "image_size": [{"width": 64, "height": 48, "depth": 3}],
+        "annotations": [{"class_id": 1, "left": 8, "top": 12, "width": 16, "height": 24}],
+        "categories": [{"class_id": 0, "name": "ant"}, {"class_id": 1, "name": "bee"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{source}", "{source}/out"], "which would then hold two formats"),
+        (["{source}", "{full}"], "is there already: give a new folder, or an empty one"),
+        (["{source}", "{out}", "--name", "a/b"], "it must be a plain name"),
+        (["{source}", "{out}", "--s3-prefix", "s3://b"], "--s3-prefix goes with --to manifest only"),
+        (["{source}", "{out}", "--classes", "ant"], "does not know: --classes has (ant)"),
+        (["{source}", "{out}", "--classes", "ant", "ant"], "--classes names a class twice"),
+        (["{full}", "{out}"], "channel train holds no images"),
+    ],
+)
+def test_convert__refuses_and_leaves_nothing(
+    tilewise: Any, source: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.md").touch()
+    places = {"source": source, "full": full, "out": tmp_path / "out"}
+    code, _, errors = tilewise(
+        "convert", *(argument.format(**places) for argument in arguments), "--to", "coco"
+    )
+    assert code == 2 and words in errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "source"]
+
+
+def test_convert__images_that_cannot_be_used(tilewise: Any, source: Path, tmp_path: Path) -> None:
+    (source / "05.png").write_bytes(b"no image")
+    code, output, _ = tilewise("convert", source, tmp_path / "one", "--to", "coco")
+    assert code == 0 and "1 images left out, unusable (named above)" in output
+    (source / "06.png").write_bytes(b"no image")
+    code, _, errors = tilewise("convert", source, tmp_path / "two", "--to", "coco")
+    assert code == 2 and "2 of 24 images cannot be used, more than 5%" in errors
+    assert not (tmp_path / "two").exists()
+
+
+def test_convert__a_line_now_and_then_without_a_terminal(
+    tilewise: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "SECONDS_BETWEEN_LINES", -1)
+    _, _, errors = tilewise("convert", source, tmp_path / "out", "--to", "coco")
+    assert "23 of 24 images" in errors and "%|" not in errors

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tilewise.__main__ import main
+from tilewise.data.records import Record, Records
+from tilewise.evaluation.tiles import choose_tiles
+
+
+@pytest.fixture
+def tilewise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tilewise", *map(str, arguments)])
+        code = main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def channel(folder: Path, count: int, classes: tuple[str, ...] = ("ant", "$b_e$ 蜂")) -> Path:
+    """Images of 200 x 100 pixels; number N has N objects of 10 x 10 pixels."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(count):
+        Image.new("RGB", (200, 100), (number, 99, 0)).save(folder / "images" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        annotations += [
+            {"id": 1, "image_id": number, "category_id": one % len(classes), "bbox": [10 * one, 5, 10, 10]}
+            for one in range(number)
+        ]
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_inspect__table_and_picture_of_two_channels(tilewise: Any, tmp_path: Path) -> None:
+    folders = channel(tmp_path / "train", 7), channel(tmp_path / "val", 3)
+    code, output, errors = tilewise("inspect", *folders, "--out", tmp_path / "out")
+    assert code == 0, errors
+    rows = {line[:34].strip(): line[34:].split() for line in output.splitlines()}
+    assert rows["images"] == ["7", "3"] and rows["also in train"] == ["3"]
+    assert rows["√area in px: tiny, 8 to 16"] == ["21", "3"]
+    with Image.open(tmp_path / "out" / "inspect.png") as picture:
+        width, height = picture.size
+        assert width == 2080 and height > 2000
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(width * height) or []}
+    assert {(0x22, 0xC5, 0x5E), (0x2F, 0x7B, 0xFF)} <= colours  # of the two classes
+
+
+def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -> None:
+    folder = channel(tmp_path / "data", 4)
+    code, output, errors = tilewise("inspect", folder, "--out", tmp_path, "--json", "--scale", 50)
+    assert code == 0 and "class: ant" in errors
+    facts = json.loads(output)
+    assert facts["classes"] == ["ant", "$b_e$ 蜂"]
+    data = facts["channels"]["data"]
+    assert (data["images"], data["images_without_objects"], data["boxes"]) == (4, 1, 6)
+    assert data["boxes_by_class"] == {"ant": 4, "$b_e$ 蜂": 2} and data["most_objects_in_an_image"] == 3
+    assert data["boxes_by_size"]["very tiny, < 8"] == 6  # 2.5 x 5 pixels of 50 x 50
+
+
+def test_inspect__shows_all_before_it_complains(tilewise: Any, tmp_path: Path) -> None:
+    folder = channel(tmp_path / "data", 4)
+    (folder / "images" / "1.png").write_bytes(b"no image")
+    good = (folder / "images" / "2.png").read_bytes()
+    (folder / "images" / "2.png").write_bytes(good[:60])
+    code, output, errors = tilewise("inspect", folder, "--out", tmp_path)
+    assert code == 2 and (tmp_path / "inspect.png").exists()
+    assert "left out, unusable" in output
+    assert "2.png cannot be decoded: the image is damaged" in errors
+    assert "1 of 4 images cannot be used" in errors and "1.png" in errors
+
+
+def test_inspect__annotations_for_each_channel(tilewise: Any, tmp_path: Path) -> None:
+    folder = channel(tmp_path / "data", 4)
+    for name in ("train.json", "val.json"):
+        (tmp_path / name).write_bytes((folder / "coco.json").read_bytes())
+    arguments = ("inspect", folder, folder, "--out", tmp_path, "--annotations", tmp_path / "train.json")
+    code, _, errors = tilewise(*arguments)
+    assert code == 2 and "--annotations names 1 places for 2 channels" in errors
+    code, output, errors = tilewise(*arguments, tmp_path / "val.json")
+    assert code == 0, errors
+    assert output.splitlines()[0].split() == ["train", "val"]
+
+
+def test_choose_tiles__telling_and_never_twice() -> None:
+    sizes = [[], [30] * 9, [30] * 8, [30] * 7, [4, 30], [5], [6], *([20] for _ in range(20))]
+    rows = [np.asarray([[500, 300, 500 + side, 300 + side] for side in one], np.float32) for one in sizes]
+    records = Records(
+        Record(
+            str(index),
+            Path("x"),
+            1000,
+            600,
+            boxes.reshape(-1, 4),
+            np.zeros(len(boxes), np.int64),
+            np.zeros(len(boxes), np.bool_),
+        )
+        for index, boxes in enumerate(rows)
+    )
+    tiles = choose_tiles(records, 12, seed=0)
+    assert [tile.index for tile in tiles[:7]] == [1, 2, 3, 4, 5, 6, 0]
+    assert len({tile.index for tile in tiles}) == len(tiles) == 12
+    assert tiles == choose_tiles(records, 12, seed=0) != choose_tiles(records, 12, seed=1)
+    for tile in tiles[3:6]:
+        x0, y0, x1, y1 = tile.window
+        assert x0 <= 500 and 506 <= x1 and y0 <= 300 and 306 <= y1 and x1 - x0 < 70
+    assert tiles[0].window == (0, 0, 1000, 600)
