@@ -188,6 +188,9 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
     assert job.failure == ""
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert len(history["epochs"]) == 2
+    assert "could not be written" not in output
+    report = (job.base / "output" / "data" / "report.html").read_text()
+    assert "data:image/jpeg" in report
 
 
 def test_train__builtin_job_with_resnet50_and_a_pattern_runs_unchanged(job: Job) -> None:
@@ -257,6 +260,9 @@ def test_train__pipe_mode(job: Job, as_manifest: bool) -> None:
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert [epoch["records"] for epoch in history["epochs"]] == [12, 12]
     assert "Traceback" not in output
+    assert "could not be written" not in output
+    report = (job.base / "output" / "data" / "report.html").read_text()
+    assert "came through a pipe" in report
 
 
 def test_pipe_mode__a_writer_that_dies_is_a_clear_failure(job: Job) -> None:
@@ -309,6 +315,8 @@ def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str)
         from tilewise.inference.predictor import Predictor
 
         assert Predictor.load(job.base / "model").classes == ("red", "blue")
+        assert "could not be written" not in rest
+        assert "stopped on request" in (job.base / "output" / "data" / "report.html").read_text()
 
 
 def _add_box_outside(job: Job) -> None:

@@ -79,6 +79,7 @@ def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert details["confusion"] == {"ant": {"ant": 1}, "bee": {"(background)": 1}, "(background)": {}}
     assert details["classes"]["ant"]["AP50"] == 1
     assert details["classes"]["bee"]["recall"] == 0
+    assert details["classes"]["bee"]["best_score_threshold"] is None  # it has no hit
     assert details["AP_by_size"]["small, 16 to 32"] == {"objects": 2, "AP": 0.5, "AP50": 0.5}
 
     scalars = events(out / "tensorboard")

@@ -58,7 +58,7 @@ def run_job(stop: platform.StopRequest) -> None:
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
-    channels = _channels(job.channels, hp)
+    channels = _channels(job, hp)
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import Split, read_data_set
@@ -102,14 +102,15 @@ def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _channels(
-    channels: Mapping[str, platform.Channel], hp: Hyperparameters
-) -> dict[str, ChannelFolder | ChannelPipe]:
+def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder | ChannelPipe]:
     from tilewise.data.channel import ChannelFolder
     from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.data.shard import EVERYTHING, shard_of
 
     found: dict[str, ChannelFolder | ChannelPipe] = {}
-    for name, channel in channels.items():
+    host = job.hosts.index(job.current_host)
+    for name, channel in job.channels.items():
+        shard = shard_of(channel.distribution, host, len(job.hosts)) if name == "train" else EVERYTHING
         if name in LATER_CHANNELS:
             raise UserError(
                 f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out"
@@ -123,11 +124,11 @@ def _channels(
             images = hp.num_training_samples if name == "train" else None
             passes = _passes(name, hp)
             if passes:
-                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images)
+                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
-            found[name] = ChannelFolder(channel.path, channel.content_type)
+            found[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
             raise UserError(
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"

@@ -74,7 +74,7 @@ class Analysis:
             rows[name] = {
                 "objects": curve.objects,
                 "AP50": None if precision is None else round(float(precision.mean()), 6),
-                "best_score_threshold": curve.best_score if curve.objects else None,
+                "best_score_threshold": curve.best_score if curve.hits.any() else None,
                 **self.rates(label),
             }
         return rows

@@ -1,0 +1,89 @@
+"""Train, deploy, predict and transform on this machine through the SageMaker Python SDK's Local Mode: no AWS account.
+
+    pip install 'sagemaker<3'      # version 3 has no Estimator; needs docker and docker compose, too
+    python examples/local_mode.py IMAGE DATA PICTURES OUT [name=value …]
+
+DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS, the same lines
+run with `instance_type="ml.g5.xlarge"`, S3 addresses in place of the folders, a role of yours, and the image in ECR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Local Mode wants one, and uses none
+
+from sagemaker.deserializers import JSONDeserializer
+from sagemaker.estimator import Estimator
+from sagemaker.inputs import TrainingInput
+from sagemaker.local import LocalSession
+from sagemaker.serializers import IdentitySerializer
+
+HYPERPARAMETERS = {"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320, "number_of_epochs": 10}
+
+
+def main() -> int:
+    """Print what each step answered."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("image", metavar="IMAGE", help="of Tilewise, as docker images lists it")
+    for name in ("data", "pictures", "out"):
+        parser.add_argument(name, metavar=name.upper(), type=Path)
+    parser.add_argument("hyperparameters", metavar="name=value", nargs="*")
+    parser.add_argument("--port", type=int, default=8080, help="of the endpoint (default 8080)")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    (out / "answers").mkdir(parents=True, exist_ok=True)
+    session = LocalSession()
+    session.config = {
+        "local": {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
+    }
+
+    estimator = Estimator(
+        image_uri=arguments.image,
+        role="arn:aws:iam::111111111111:role/local",  # with a slash the SDK does not ask IAM for it
+        instance_count=1,
+        instance_type="local",  # local_gpu uses this machine's GPU
+        output_path=f"file://{out}",
+        hyperparameters=HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters),
+        sagemaker_session=session,
+    )
+    channels = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
+    estimator.fit({folder.name: TrainingInput(f"file://{folder}") for folder in channels})
+    print(f"fit: {estimator.model_data}")
+
+    predictor = estimator.deploy(
+        initial_instance_count=1,
+        instance_type="local",
+        serializer=IdentitySerializer("image/jpeg"),
+        deserializer=JSONDeserializer(),
+    )
+    try:
+        pictures = sorted(arguments.pictures.resolve().iterdir())
+        found = predictor.predict(pictures[0].read_bytes())["prediction"]
+        best = ", ".join(f"{number:.3f}" for number in found[0]) if found else "nothing"
+        print(f"predict: {pictures[0].name}: {len(found)} objects; class, score and box of the best: {best}")
+    finally:
+        predictor.delete_endpoint()
+
+    transformer = estimator.transformer(
+        instance_count=1,
+        instance_type="local",
+        strategy="SingleRecord",  # an image a request
+        accept="application/jsonlines",
+        assemble_with="Line",
+        output_path=f"file://{out / 'answers'}",
+    )
+    pictures_address = f"file://{arguments.pictures.resolve()}"
+    transformer.transform(pictures_address, content_type="application/x-image", logs=False)
+    answers = sorted((out / "answers").rglob("*.out"))
+    lines = [json.loads(line) for answer in answers for line in answer.read_text().splitlines()]
+    print(f"transform: {len(answers)} answers, {sum(len(line['prediction']) for line in lines)} objects")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

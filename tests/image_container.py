@@ -1,0 +1,110 @@
+"""The image's containers, run as SageMaker runs them, for the tests in tests/image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+IMAGE = os.environ.get("TILEWISE_TEST_IMAGE", "localhost/tilewise-test")
+SEALED = ("--read-only", "--network=none", "--shm-size=64m", "--cpus=2")
+"""All that a container is not promised: a writable root, a network, shared memory, many cores."""
+HYPERPARAMETERS = {
+    "model_name": "ssdlite_mobilenet_v3_large",
+    "image_size": "128",
+    "number_of_epochs": "1",
+    "training_batch_size": "4",
+    "box_score_threshold": "0.01",
+    "use_pretrained_model": "0",
+}
+
+
+def find_engine() -> str:
+    """Docker or podman, whichever has the image; skips where neither has."""
+    os.environ.setdefault("CONTAINERS_CONF", str(Path(__file__).parent / "image" / "containers.conf"))
+    for engine in ("docker", "podman"):
+        if shutil.which(engine) and _run(engine, "image", "inspect", IMAGE).returncode == 0:
+            return engine
+    pytest.skip(f"there is no image {IMAGE}: bash tests/image/build.sh makes it (root, podman, debootstrap)")
+
+
+def _run(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    # Podman without systemd says on stderr that it cannot schedule health checks.
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+class Container:
+    """A container that runs in the background, and is removed at the end."""
+
+    def __init__(self, engine: str, name: str) -> None:
+        self.engine, self.name = engine, name
+
+    def log(self) -> str:
+        done = _run(self.engine, "logs", self.name)
+        return done.stdout + done.stderr
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return _run(self.engine, "exec", self.name, *command)
+
+    def wait_for(self, ready: Callable[[], bool], seconds: float = 240) -> None:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            running = _run(self.engine, "inspect", "--format", "{{.State.Running}}", self.name).stdout.strip()
+            assert running == "true", f"the container has ended:\n{self.log()}"
+            assert time.monotonic() < deadline, f"nothing after {seconds} s:\n{self.log()}"
+            time.sleep(0.3)
+
+    def stop(self, patience: int) -> tuple[int, float]:
+        """What ``docker stop`` does: SIGTERM, and SIGKILL later. Returns exit code and seconds."""
+        started = time.monotonic()
+        _run(self.engine, "stop", "-t", str(patience), self.name)
+        seconds = time.monotonic() - started
+        code = _run(self.engine, "inspect", "--format", "{{.State.ExitCode}}", self.name).stdout
+        return int(code), seconds
+
+    def remove(self) -> None:
+        _run(self.engine, "rm", "-f", self.name)
+
+
+class Engine:
+    """Runs the image as SageMaker does, under the conditions of :data:`SEALED`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.containers: list[Container] = []
+
+    def inspect(self) -> dict[str, object]:
+        config: dict[str, object] = json.loads(_run(self.name, "image", "inspect", IMAGE).stdout)[0]["Config"]
+        return config
+
+    def run(self, *command: str, base: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return _run(self.name, "run", "--rm", *self._options(base), IMAGE, *command)
+
+    def start(self, *command: str, base: Path) -> Container:
+        done = _run(self.name, "run", "--detach", *self._options(base), IMAGE, *command)
+        assert done.returncode == 0, done.stderr
+        container = Container(self.name, done.stdout.strip())
+        self.containers.append(container)
+        return container
+
+    def _options(self, base: Path | None) -> list[str]:
+        volume = [f"--volume={base}:/opt/ml"] if base else []
+        # Two processes on two cores wait for each other; one thread each does not.
+        return [*SEALED, "--env=OMP_NUM_THREADS=1", *volume]
+
+
+def configure(base: Path, **hyperparameters: str) -> None:
+    """Write the job's configuration as SageMaker does."""
+    config = base / "input" / "config"
+    config.mkdir(parents=True, exist_ok=True)
+    channels = {name: {"TrainingInputMode": "File"} for name in ("train", "validation")}
+    hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
+    (config / "hyperparameters.json").write_text(json.dumps(HYPERPARAMETERS | hyperparameters))
+    (config / "inputdataconfig.json").write_text(json.dumps(channels))
+    (config / "resourceconfig.json").write_text(json.dumps(hosts))
