@@ -138,6 +138,12 @@ def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
     assert losses["bbox_regression"] == losses["distribution"] == 0
 
 
+def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
+    outputs = Outputs(*(each * torch.nan for each in random_outputs(1, 3)))
+    losses = make_network().compute_loss(outputs, priors_64(), [make_target([[2, 2, 12, 12]], [0], [])])
+    assert losses["classification"].isnan()
+
+
 def test_postprocess__decodes_the_priors_that_were_chosen() -> None:
     network, priors = make_network(), priors_64()
     logits, distances = torch.full((1, 86, 3), -9.0), torch.full((1, 86, 4, BINS), -50.0)

@@ -110,7 +110,7 @@ def many(seed: int, images: int, count: int) -> tuple[Candidates, Tensor]:
 
 @pytest.mark.parametrize("piece", [1, 100, 10_000])
 def test_suppress__equals_batched_nms_of_each_image(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postprocess, "NMS_BOXES", piece)
+    monkeypatch.setitem(postprocess.NMS_BOXES, "cpu", piece)
     found, boxes = many(0, images=4, count=900)
     found = found._replace(images=found.images + (found.images >= 2))  # the third image of five has none
     boxes[::2] = boxes[1::2] + torch.rand(450, 4, generator=torch.Generator().manual_seed(1)) * 9

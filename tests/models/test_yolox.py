@@ -201,6 +201,14 @@ def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
     assert losses["bbox_regression"] == losses["classification"] == 0
 
 
+def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
+    outputs = Outputs(*(each * torch.nan for each in random_outputs(1, 3)))
+    losses = make_network("yolox_nano", 3).compute_loss(
+        outputs, priors_64(), [make_target([[2, 2, 12, 12]], [0], [])]
+    )
+    assert losses["classification"].isnan() or losses["objectness"].isnan()
+
+
 def test_postprocess__scores_are_the_best_class_times_objectness() -> None:
     network, priors = make_network("yolox_nano", 3), priors_64()
     outputs = Outputs(torch.zeros(1, 84, 4), torch.full((1, 84, 3), -9.0), torch.full((1, 84), -9.0))

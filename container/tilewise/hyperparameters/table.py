@@ -113,7 +113,8 @@ class Hyperparameters(BaseModel):
         Flag,
         Row(
             "Model",
-            "Start from pretrained weights; 0 starts from random ones.",
+            "Start from the weights in channel `pretrained`, or in the image (`TILEWISE_WEIGHTS`), if there"
+            " are any; 0 starts from random ones.",
             azure=True,
             alias="use_pretrained_model",
         ),

@@ -12,8 +12,11 @@ from torchvision.ops import nms
 
 from tilewise.models.detector import Target
 
-NMS_BOXES = 4096
-"""About so many boxes go through one non-maximum suppression; whole images, so it may be more."""
+NMS_BOXES = {"cpu": 256, "cuda": 4096}
+"""About so many boxes go through one suppression; whole classes of images, so it may be more.
+
+A CPU takes time by the square of their number, a GPU for each call.
+"""
 
 
 class Limits(NamedTuple):
@@ -85,12 +88,12 @@ def suppress(
     """
     images, _, classes, scores = (torch.cat(parts) for parts in zip(*candidates, strict=True))
     all_boxes = _clip(torch.cat(list(boxes)), images, sizes)
-    labels_of_image = int(classes.max()) + 1 if len(classes) else 1
-    apart = (images * labels_of_image + classes).double() * (2 * max(map(max, sizes)) + 1)
-    moved, exact = all_boxes.double() + apart[:, None], scores.double()
+    groups = images * (int(classes.max()) + 1 if len(classes) else 1) + classes
+    moved = all_boxes.double() + groups[:, None].double() * (2 * max(map(max, sizes)) + 1)
+    exact = scores.double()
     kept = [
         piece[nms(moved[piece], exact[piece], limits.nms_iou_threshold)]
-        for piece in _pieces(images, len(sizes))
+        for piece in _pieces(groups, NMS_BOXES.get(groups.device.type, NMS_BOXES["cpu"]))
     ]
     chosen = torch.cat(kept) if kept else images
     chosen = chosen[best_of_each_group(scores[chosen], images[chosen], limits.detections)]
@@ -106,10 +109,10 @@ def _clip(boxes_M4: Tensor, images_M: Tensor, sizes: Sequence[tuple[int, int]]) 
     return torch.minimum(boxes_M4.clamp(min=0), edges[images_M])
 
 
-def _pieces(images_M: Tensor, batch: int) -> list[Tensor]:
-    """Indices of the boxes of a few images together: suppression takes time by the square of their number."""
-    counts = torch.bincount(images_M, minlength=batch)
-    piece_of_image = (counts.cumsum(0) - counts) // NMS_BOXES
-    order = images_M.argsort(stable=True)
-    sizes = torch.bincount(piece_of_image[images_M]).tolist()
+def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
+    """Indices of the boxes of a few groups together, about ``boxes`` in a piece."""
+    counts = torch.bincount(groups_M)
+    piece_of_group = (counts.cumsum(0) - counts) // boxes
+    order = groups_M.argsort(stable=True)
+    sizes = torch.bincount(piece_of_group[groups_M]).tolist()
     return [piece for piece in order.split(sizes) if len(piece)]

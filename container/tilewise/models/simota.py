@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tilewise.models.priors import Objects, Priors, one_object_each, paired_iou
@@ -83,8 +82,12 @@ def _candidates(priors: Priors, objects: Objects) -> tuple[Tensor, Tensor]:
 
 
 def _class_cost(class_logits_MKC: Tensor, object_logits_MK: Tensor, labels_M: Tensor) -> Tensor:
-    """Binary cross-entropy of √(class score * objectness), summed over the classes."""
+    """Binary cross-entropy of √(class score * objectness), summed over the classes.
+
+    Not PyTorch's, which stops a GPU where a network has diverged to scores that are not numbers.
+    """
     score = (class_logits_MKC.float().sigmoid() * object_logits_MK.float().sigmoid()[..., None]).sqrt()
-    wanted = F.one_hot(labels_M, class_logits_MKC.shape[2]).to(score.dtype)
-    wanted = wanted[:, None].expand_as(score)
-    return F.binary_cross_entropy(score, wanted, reduction="none").sum(dim=2)
+    no = (1 - score).log().clamp(min=-100)
+    own = labels_M[:, None, None].expand(*score.shape[:2], 1)
+    yes = score.gather(2, own).log().clamp(min=-100)
+    return no.gather(2, own)[..., 0] - yes[..., 0] - no.sum(dim=2)
