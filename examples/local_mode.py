@@ -1,10 +1,10 @@
-"""Train, deploy, predict and transform on this machine through the SageMaker Python SDK's Local Mode: no AWS account.
+"""Train, deploy, predict and transform on this machine, through the SageMaker Python SDK's Local Mode.
 
-    pip install 'sagemaker<3'      # version 3 has no Estimator; needs docker and docker compose, too
+    pip install 'sagemaker<3'      # version 3 has no Estimator; no AWS account, but docker and docker compose
     python examples/local_mode.py IMAGE DATA PICTURES OUT [name=value …]
 
-DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS, the same lines
-run with `instance_type="ml.g5.xlarge"`, S3 addresses in place of the folders, a role of yours, and the image in ECR.
+DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS the same
+lines run with another `instance_type`, S3 addresses for the folders, a role of yours, and the image in ECR.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ def main() -> int:
     out = arguments.out.resolve()
     (out / "answers").mkdir(parents=True, exist_ok=True)
     session = LocalSession()
-    session.config = {
-        "local": {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
-    }
+    settings = {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
+    session.config = {"local": settings}
 
     estimator = Estimator(
         image_uri=arguments.image,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image that tests/image test, localhost/tilewise-test, over a base that debootstrap makes: no registry is
-# needed. Needs root, podman, runc and debootstrap; BASE_IMAGE=… builds over another base, without debootstrap.
+# needed. Needs root, podman, runc and debootstrap; BASE_IMAGE=… builds over another base, without debootstrap;
+# MIRROR=… takes Debian from elsewhere.
 #
 # Exit status 3 where no container can run on this machine; the reason is on stderr.
 set -euo pipefail
@@ -19,11 +20,10 @@ if [ -z "${BASE_IMAGE:-}" ] && ! podman image exists "$base"; then
         exit 3
     fi
     step "a base image of Debian's own Python"
-    mirror=$(grep -rhoE 'https?://[^ ]+/debian/? ?' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | grep -v archive | head -1)
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
-        "${mirror:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
+        "${MIRROR:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
     rm -f "$root.log" "$root"/var/cache/apt/archives/*.deb
     tar -C "$root" -c . | podman import --quiet - "$base" >/dev/null
 fi

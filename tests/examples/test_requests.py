@@ -1,0 +1,145 @@
+"""The examples send requests that boto3's model of SageMaker accepts, to moto's server in place of AWS."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from tilewise.training.metric_lines import MetricLines
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROLE = "arn:aws:iam::111111111111:role/sagemaker"
+IMAGE = "111111111111.dkr.ecr.us-east-1.amazonaws.com/tilewise:latest"
+JOB = ("--image", IMAGE, "--role", ROLE, "--data", "s3://bucket/data", "--output", "s3://bucket/out")
+
+
+def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    from create_training_job import METRIC_DEFINITIONS
+
+    lines = MetricLines("algo-1")
+    lines.losses(0, 24, 1.5, 0.5)
+    lines.throughput(115.2)
+    figures = dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"), 0.5)
+    lines.validation(0, 0.5, figures | {"VOC": {"mAP": 0.5}, "AP_class": {"car": 0.5}})
+    lines.progress(1, 30)
+    log = capsys.readouterr().out
+    for definition in METRIC_DEFINITIONS:
+        assert re.search(definition["Regex"], log), definition["Name"]
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[dict[str, str]]:
+    """The environment of a program that takes moto's server for AWS."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield os.environ | {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.stop()
+
+
+def client(aws: dict[str, str]) -> Any:
+    return boto3.client(
+        "sagemaker",
+        region_name="us-east-1",
+        endpoint_url=aws["AWS_ENDPOINT_URL"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+
+
+def run(aws: dict[str, str], script: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    done = subprocess.run(command, env=aws, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_create_training_job__spot_with_checkpoints(aws: dict[str, str]) -> None:
+    arn = run(aws, "create_training_job.py", "spot-job", *JOB, "--spot", "num_classes=2", "epochs=30")
+    job = client(aws).describe_training_job(TrainingJobName="spot-job")
+    assert job["TrainingJobArn"] == arn
+    assert job["HyperParameters"] == {"num_classes": "2", "epochs": "30"}
+    assert job["EnableManagedSpotTraining"]
+    assert job["StoppingCondition"]["MaxWaitTimeInSeconds"] >= job["StoppingCondition"]["MaxRuntimeInSeconds"]
+    assert job["CheckpointConfig"]["S3Uri"] == "s3://bucket/out/checkpoints/spot-job"
+    uris = [channel["DataSource"]["S3DataSource"]["S3Uri"] for channel in job["InputDataConfig"]]
+    assert uris == ["s3://bucket/data/train/", "s3://bucket/data/validation/"]
+
+
+def test_create_training_job__augmented_manifests_stream(aws: dict[str, str]) -> None:
+    run(aws, "create_training_job.py", "pipe-job", *JOB, "--manifest", "boxes")
+    job = client(aws).describe_training_job(TrainingJobName="pipe-job")
+    assert job["AlgorithmSpecification"]["TrainingInputMode"] == "Pipe"
+    for channel in job["InputDataConfig"]:
+        source = channel["DataSource"]["S3DataSource"]
+        assert source["S3DataType"] == "AugmentedManifestFile"
+        assert source["AttributeNames"] == ["source-ref", "boxes"]
+        assert (channel["RecordWrapperType"], channel["InputMode"]) == ("RecordIO", "Pipe")
+
+
+def test_tune__ranges_are_the_tables(aws: dict[str, str]) -> None:
+    search = ("--search", "learning_rate", "mini_batch_size", "optimizer")
+    run(aws, "tune.py", "tuning", *JOB, "--jobs", "6", "num_classes=2", *search)
+    tuning = client(aws).describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="tuning")
+    config = tuning["HyperParameterTuningJobConfig"]
+    assert config["HyperParameterTuningJobObjective"] == {
+        "Type": "Maximize",
+        "MetricName": "validation:mAP",
+    }
+    ranges = config["ParameterRanges"]
+    (rate,) = ranges["ContinuousParameterRanges"]
+    assert (rate["Name"], rate["ScalingType"]) == ("learning_rate", "Logarithmic")
+    assert (float(rate["MinValue"]), float(rate["MaxValue"])) == (1e-6, 0.5)
+    assert ranges["IntegerParameterRanges"] == [
+        {"Name": "mini_batch_size", "MinValue": "8", "MaxValue": "64", "ScalingType": "Linear"}
+    ]
+    (optimizer,) = ranges["CategoricalParameterRanges"]
+    assert optimizer == {"Name": "optimizer", "Values": ["sgd", "adam", "rmsprop", "adadelta"]}
+    assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["num_classes"] == "2"
+
+
+def test_tune__every_range_of_the_table_is_sent(aws: dict[str, str]) -> None:
+    listed = run(aws, "tune.py", "--help")
+    names = re.findall(r"\w+", re.search(r"--search \{(.+?)\}", listed)[1])  # type: ignore[index]
+    assert len(names) >= 5
+    run(aws, "tune.py", "everything", *JOB, "--search", *names)
+
+
+@pytest.mark.parametrize("kind", ["real-time", "async", "serverless"])
+def test_deploy_and_transform__models_and_endpoints(aws: dict[str, str], kind: str) -> None:
+    output = ("--output", "s3://bucket/answers") if kind == "async" else ()
+    model = ("--image", IMAGE, "--role", ROLE, "--model", "s3://bucket/model.tar.gz", *output)
+    run(aws, "deploy.py", kind, "--kind", kind, *model)
+    config = client(aws).describe_endpoint_config(EndpointConfigName=kind)
+    (variant,) = config["ProductionVariants"]
+    assert client(aws).describe_endpoint(EndpointName=kind)["EndpointConfigName"] == kind
+    assert ("ServerlessConfig" in variant) == (kind == "serverless")
+    assert ("InstanceType" in variant) == (kind != "serverless")
+
+    transform = ("--model", kind, "--images", "s3://bucket/images/", "--output", "s3://bucket/found")
+    run(aws, "batch_transform.py", f"transform-{kind}", *transform)
+    job = client(aws).describe_transform_job(TransformJobName=f"transform-{kind}")
+    assert job["BatchStrategy"] == "SingleRecord"
+    assert job["TransformInput"]["ContentType"] == "application/x-image"
+
+
+def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:
+    command = [sys.executable, str(EXAMPLES / "deploy.py"), "x", "--kind", "async", "--image", IMAGE]
+    done = subprocess.run([*command, "--role", ROLE, "--model", "s3://b/m"], env=aws, capture_output=True)
+    assert done.returncode == 2
+    assert b"needs --output" in done.stderr
