@@ -66,7 +66,8 @@ def positive_chips(
 def _candidates(length: int, chip: int, stride: float) -> npt.NDArray[np.int64]:
     """Where chips may begin along an axis: on the grid, and at its end."""
     last = max(0, length - chip)
-    return np.unique([*np.arange(0, last, max(1.0, stride)).astype(np.int64), last])
+    # Whole pixels, and never more than a stride apart: else a box that just fits may fit into none.
+    return np.unique([*range(0, last, max(1, math.floor(stride))), last])
 
 
 def negative_chips(
