@@ -26,6 +26,7 @@ from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files, lay_out_job  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small")
+OTHER_FIGURES = ("AP_medium", "AP_large")
 
 
 def train_once(data: Path, hyperparameters: dict[str, str]) -> dict[str, Any]:
@@ -43,7 +44,8 @@ def train_once(data: Path, hyperparameters: dict[str, str]) -> dict[str, Any]:
     peak = re.search(r"peak memory: (\S+) GiB", log)
     images = sum(epoch["records"] for epoch in history)
     return {
-        **{name: metrics[name] for name in FIGURES},
+        **{name: metrics[name] for name in FIGURES + OTHER_FIGURES},
+        "Mpx": round(sum(epoch["pixels"] for epoch in history) / 1e6),
         "minutes": round(minutes, 2),
         "images_per_second": round(images / sum(epoch["seconds"] for epoch in history), 1),
         "peak_GiB": float(peak[1]) if peak else None,

@@ -74,7 +74,7 @@ def as_json(content: object) -> bytes:
     return json.dumps(content).encode()
 
 
-# parser -> seed, and the file's name in a channel beside the image a.png (none for the decoder)
+# parser -> seed, and the file's name in a channel beside the image a.png (none for what is no file)
 PARSERS: dict[str, tuple[bytes, str]] = {
     "recordio": (image_record(), "train/a.rec"),
     "coco": (as_json(COCO), "train/coco.json"),
@@ -84,13 +84,17 @@ PARSERS: dict[str, tuple[bytes, str]] = {
     "voc": (VOC.encode(), "train/a.xml"),
     "yolo": (b"0 0.5 0.5 0.25 0.25\n", "train/a.txt"),
     "image": (picture("JPEG"), ""),
+    "pipe": (image_record() * 2, ""),
+    "pipe_manifest": (record(picture("PNG")) + record(as_json(LABEL)), ""),
 }
 
 
 def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     """A function that gives bytes to a parser, through the path that a job takes."""
+    from tilewise.data.annotations import Report, check_example
     from tilewise.data.channel import ChannelFolder, read_data_set
     from tilewise.data.decode import decode_image
+    from tilewise.data.pipe_formats import read_arrivals
     from tilewise.errors import UserError
 
     logging.disable(logging.CRITICAL)
@@ -99,13 +103,17 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     for channel in {"train", Path(name or "train").parts[0]}:
         (folder / channel).mkdir()
         folders[channel] = ChannelFolder(folder / channel)
-    if parser not in ("recordio", "image"):
+    if name and parser != "recordio":
         (folder / "train" / "a.png").write_bytes(picture("PNG"))
 
     def parse(data: bytes) -> None:
         try:
-            if not name:
+            if parser == "image":
                 decode_image(data, max_pixels=1_000_000)
+                return
+            if not name:
+                for arrival in read_arrivals(io.BytesIO(data), "train_0", lambda number: True):
+                    check_example(arrival.example, arrival.facts, Report("train"))
                 return
             (folder / name).write_bytes(data)
             data_set = read_data_set(folders, None, False, False, 0)

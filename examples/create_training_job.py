@@ -1,7 +1,6 @@
 """Start a training job on AWS.
 
-    python examples/create_training_job.py NAME --image URI --role ARN --data s3://… --output s3://… \
-        num_classes=2 epochs=30 …
+    python examples/create_training_job.py NAME --image URI --role ARN --data s3://… --output s3://… epochs=30
 
 What --data names holds the folders train/ and validation/; docs/data_formats.md says what may lie in them.
 With --manifest it holds two augmented manifests, train.manifest and validation.manifest, which stream (Pipe

@@ -53,6 +53,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "evaluation_frequency": (1, 1, 1),
     "checkpoint_frequency": (None, None, None),
     "checkpoint_run_id": (None, None, None),
+    "stride_4_level": (False, False, False),
     "layers_to_freeze": (None, None, None),
     "freeze_layer_pattern": (None, None, None),
     "min_size": (600, None, None),
@@ -131,6 +132,9 @@ VALID = {
     "num_workers": "4",
     "model_name": "fcos_resnet50_fpn",
     "learning_rate_scheduler": "step",
+    "stride_4_level": "1",
+    "layers_to_freeze": "2",
+    "freeze_layer_pattern": "^(conv1_|conv2_).*",
 }
 
 
@@ -140,16 +144,11 @@ def problems(raw: Mapping[str, object]) -> str:
     return str(caught.value)
 
 
-@pytest.fixture
-def all_available(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilewise.hyperparameters.parsing.AVAILABLE_MODELS", AVAILABLE_MODELS + LATER_MODELS)
-
-
 # Defaults
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_defaults__of_the_three_presets(name: str, all_available: None) -> None:
+def test_defaults__of_the_three_presets(name: str) -> None:
     jobs: tuple[dict[str, str], ...] = ({}, {"model_name": "yolox_s"}, BUILTIN)
     parsed = tuple(getattr(parse_hyperparameters(raw), name) for raw in jobs)
     assert parsed == DEFAULTS[name]
@@ -489,6 +488,24 @@ def test_value__empty_is_not_given(empty: str | None) -> None:
     assert parse_hyperparameters(dict.fromkeys(names, empty)) == parse_hyperparameters({})
 
 
+@pytest.mark.parametrize("name", ["layers_to_freeze", "freeze_layer_pattern"])
+@pytest.mark.parametrize("text", ["none", "", "null"])
+def test_freezing__none(name: str, text: str) -> None:
+    assert getattr(parse_hyperparameters({name: text}), name) is None
+
+
+@pytest.mark.parametrize("text", ["false", "False"])
+def test_freeze_layer_pattern__false_as_the_console_sends_it(text: str) -> None:
+    assert parse_hyperparameters({"freeze_layer_pattern": text}).freeze_layer_pattern is None
+
+
+@pytest.mark.parametrize("text", ["(", "*a", "[a"])
+def test_freeze_layer_pattern__no_regular_expression(text: str) -> None:
+    assert problems({"freeze_layer_pattern": text}) == (
+        f"freeze_layer_pattern='{text}': must be a regular expression"
+    )
+
+
 @pytest.mark.parametrize("text", ["none", "None", "NONE", '"none"', "null"])
 def test_value__none_for_an_optional_one(text: str) -> None:
     assert parse_hyperparameters({"tile_grid_size": text, "num_classes": text}).num_classes is None
@@ -587,10 +604,10 @@ def test_model__not_in_this_version(model: str) -> None:
     )
 
 
-def test_model__base_network_not_in_this_version() -> None:
-    assert problems(BUILTIN | {"base_network": "resnet-50"}) == (
-        "base_network='resnet-50' (ssd_resnet50) is not available in this version; available: vgg-16"
-    )
+@pytest.mark.parametrize(("network", "model"), [("vgg-16", "ssd_vgg16"), ("resnet-50", "ssd_resnet50")])
+def test_model__base_network(network: str, model: str) -> None:
+    parsed = parse_hyperparameters(BUILTIN | {"base_network": network})
+    assert (parsed.model_name, parsed.image_size, parsed.training_batch_size) == (model, 300, 32)
 
 
 def test_model__base_network_unknown() -> None:
@@ -615,15 +632,10 @@ def test_model__unknown() -> None:
         ("extra_large", "yolox_x"),
     ],
 )
-def test_model__yolov5_is_a_yolox_of_its_size(size: str, model: str, all_available: None) -> None:
+def test_model__yolov5_is_a_yolox_of_its_size(size: str, model: str) -> None:
     parsed = parse_hyperparameters({"model_name": "yolov5", "model_size": size})
     assert (parsed.model_name, parsed.image_size, parsed.learning_rate) == (model, 640, 0.01)
-
-
-def test_model__yolov5_not_in_this_version() -> None:
-    assert problems({"model_name": "yolov5", "model_size": "large"}).startswith(
-        "model_name='yolov5' (yolox_l) is not available in this version; available: ssd_vgg16,"
-    )
+    assert (parsed.number_of_epochs, parsed.training_batch_size, parsed.box_score_threshold) == (30, 16, 0.1)
 
 
 def test_model__size_without_yolov5() -> None:
@@ -670,6 +682,15 @@ def test_scaling__equal_sides() -> None:
     assert parse_hyperparameters({"min_size": "800", "max_size": "800"}).min_size == 800
 
 
+def test_stride_4_level__only_where_there_is_a_pyramid() -> None:
+    for model in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn", "gfl_resnet18_fpn"):
+        assert parse_hyperparameters({"model_name": model, "stride_4_level": "1"}).stride_4_level
+    assert problems({"model_name": "yolox_s", "stride_4_level": "1"}) == (
+        "stride_4_level=1: yolox_s has no such level, only retinanet_*, fcos_*, gfl_* have; leave it out"
+    )
+    assert not parse_hyperparameters({"model_name": "yolox_s", "stride_4_level": "0"}).stride_4_level
+
+
 # Not in this version
 
 
@@ -686,12 +707,6 @@ def test_scaling__equal_sides() -> None:
             "a1",
             "'a1': starting from another run is not available in this version; leave it out",
         ),
-        ("layers_to_freeze", "3", "3: freezing is not available in this version; leave it out"),
-        (
-            "freeze_layer_pattern",
-            "^(conv1_).*",
-            "'^(conv1_).*': freezing is not available in this version; leave it out",
-        ),
     ],
 )
 def test_later__refused(name: str, text: str, message: str) -> None:
@@ -702,9 +717,6 @@ def test_later__refused(name: str, text: str, message: str) -> None:
     ("name", "text"),
     [
         ("checkpoint_frequency", "None"),
-        ("layers_to_freeze", "none"),
-        ("freeze_layer_pattern", "false"),
-        ("freeze_layer_pattern", "False"),
     ],
 )
 def test_later__accepted_where_it_has_no_effect(name: str, text: str) -> None:
@@ -845,7 +857,7 @@ def test_views__wrong_values(name: str, text: str) -> None:
 
 def test_problems__all_at_once_in_order() -> None:
     raw = {
-        "layers_to_freeze": "2",
+        "checkpoint_frequency": "2",
         "learning_rate": "3",
         "epoch": "5",
         "number_of_epochs": "5",
@@ -855,7 +867,7 @@ def test_problems__all_at_once_in_order() -> None:
         "num_training_samples": "9",
     }
     assert problems(raw).split("; ") == [
-        "layers_to_freeze=2: freezing is not available in this version",
+        "checkpoint_frequency=2: keeping more than the best epoch is not available in this version",
         "leave it out",
         "learning_rate=3: must be greater than 0 and at most 1",
         "epoch=5: unknown hyperparameter (did you mean epochs?)",

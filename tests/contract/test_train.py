@@ -188,6 +188,29 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
     assert job.failure == ""
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert len(history["epochs"]) == 2
+    assert "could not be written" not in output
+    report = (job.base / "output" / "data" / "report.html").read_text()
+    assert "data:image/jpeg" in report
+
+
+def test_train__builtin_job_with_resnet50_and_a_pattern_runs_unchanged(job: Job) -> None:
+    code, output = job.run(BUILTIN | {"base_network": "resnet-50", "freeze_layer_pattern": "^(conv0|bn0).*"})
+    assert code == 0, output
+    assert "frozen: 3 of " in output
+    assert re.search(METRIC_DEFINITIONS["validation:mAP"], output)
+    model = json.loads((job.base / "model" / "model.json").read_text())
+    assert model["detector"]["name"] == "ssd_resnet50"
+
+
+def test_train__from_weights_in_a_channel(job: Job) -> None:
+    (job.channel("pretrained") / "notes.txt").write_text("no weights")
+    code, output = job.run(QUICK | {"use_pretrained_model": "1"})
+    assert (code, job.failure.splitlines()[0]) == (
+        2,
+        "ClientError: channel pretrained: give it one file of weights (.safetensors, .pth, .pt), "
+        "or one named as published (ssdlite320_mobilenet_v3_large_coco-a79551df.pth, "
+        "mobilenet_v3_large-8738ca79.pth, mobilenet_v3_large-5c1a4163.pth); it has none",
+    ), output
 
 
 @pytest.mark.parametrize("recordio", [False, True], ids=["images", "recordio"])
@@ -237,6 +260,9 @@ def test_train__pipe_mode(job: Job, as_manifest: bool) -> None:
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert [epoch["records"] for epoch in history["epochs"]] == [12, 12]
     assert "Traceback" not in output
+    assert "could not be written" not in output
+    report = (job.base / "output" / "data" / "report.html").read_text()
+    assert "came through a pipe" in report
 
 
 def test_pipe_mode__a_writer_that_dies_is_a_clear_failure(job: Job) -> None:
@@ -289,6 +315,8 @@ def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str)
         from tilewise.inference.predictor import Predictor
 
         assert Predictor.load(job.base / "model").classes == ("red", "blue")
+        assert "could not be written" not in rest
+        assert "stopped on request" in (job.base / "output" / "data" / "report.html").read_text()
 
 
 def _add_box_outside(job: Job) -> None:

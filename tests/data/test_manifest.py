@@ -163,7 +163,7 @@ def test_image__beside_the_manifest(channel: Channel, on_disk: str, source: str)
 def test_image__address_with_half_a_character(channel: Channel) -> None:
     path = channel.image("a.jpg")
     channel.manifest({**line("x"), "source-ref": "s3://bucket/\ud800/a.jpg"})
-    record = channel.data(1).train.records[0]
+    record = channel.data(1).train.sample[0]
     assert record.path == path and record.key == "\ud800/a.jpg (output.manifest line 1)"
 
 

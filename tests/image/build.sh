@@ -23,7 +23,7 @@ if [ -z "${BASE_IMAGE:-}" ] && ! podman image exists "$base"; then
     root=$(mktemp -d)
     trap 'rm -rf "$root"' EXIT
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
-        "${MIRROR:-http://deb.debian.org/debian}" >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
+        ${MIRROR:+"$MIRROR"} >"$root.log" 2>&1 || { tail -20 "$root.log" >&2; exit 1; }
     rm -f "$root.log" "$root"/var/cache/apt/archives/*.deb
     tar -C "$root" -c . | podman import --quiet - "$base" >/dev/null
 fi

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tilewise.models.build import build_detector
+from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.detector import Target
 from tilewise.models.one_stage import FCOS, RetinaNet
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 
 LEVELS = [64, 16]  # points of two feature maps with strides of 8 and 16 pixels, on a view of 64
@@ -141,3 +143,26 @@ def test_retinanet_anchors__have_three_sizes_an_octave() -> None:
     sizes = network.anchor_generator.sizes
     assert len(sizes) == 5
     assert sizes[1] == pytest.approx((16, 20.16, 25.40), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+def test_stride_4_level__is_one_more_in_front(name: str) -> None:
+    scaling = Scaling(min_size=64, max_size=64)
+    spec = DetectorSpec(name, 2, scaling, None, 0.05, 0.5, 300, stride_4_level=True)
+    with torch.device("meta"):
+        network: Any = build_detector(spec).network.eval()
+        maps = list(network.backbone(torch.zeros(1, 3, 64, 64)).values())
+        outputs = network.head(maps)
+    assert [each.shape[2] for each in maps] == [16, 8, 4, 2, 1, 1]
+    shapes = [torch.zeros(1).expand(each.shape) for each in maps]
+    anchors = network.anchor_generator(ImageList(torch.zeros(1, 3, 64, 64), [(64, 64)]), shapes)[0]
+    assert outputs["cls_logits"].shape[1] == len(anchors)
+    side = (anchors[0, 2:] - anchors[0, :2]).prod().sqrt()
+    assert float(side) == pytest.approx(16 if name.startswith("retina") else 4, rel=0.05)
+
+
+def test_stride_4_level__fitted_anchors_have_one_size_more() -> None:
+    scaling, sizes = Scaling(min_size=600, max_size=1333), np.full(9, 8.0)
+    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, sizes, True) == (8, 16, 32, 64, 128, 256)
+    # a map at stride 4 has anchors of 16 px: the published ones go on from there
+    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, np.full(9, 16.0), True) is None

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tilewise.errors import UserError
+from tilewise.hyperparameters.models import AVAILABLE_MODELS
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.pretrained import load_pretrained
+from tilewise.models.pretrained import load_pretrained, published_files
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import detection
 
 LITE = "ssdlite_mobilenet_v3_large"
@@ -35,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_detector(name: str = LITE, classes: int = 2) -> Detector:
-    square = name.startswith("ssd")
+    square = name.startswith(("ssd", "yolox"))
     scaling = Scaling(square=300) if square else Scaling(min_size=64, max_size=64)
     return build_detector(DetectorSpec(name, classes, scaling, None, 0.3, 0.5, 100))
 
@@ -98,23 +101,189 @@ def test_pretrained__old_names_are_understood(folder: Path) -> None:
     assert sentence.endswith("initialised anew: none")
 
 
-def test_pretrained__none_published() -> None:
-    sentence = load_pretrained(Detector(nn.Identity(), background=True), "fasterrcnn_resnet18_fpn")
-    assert (
-        sentence == "no pretrained weights are published for fasterrcnn_resnet18_fpn: training from scratch"
-    )
-
-
 def test_pretrained__file_missing(folder: Path) -> None:
     sentence = load_pretrained(Detector(nn.Identity(), background=True), LITE)
-    assert sentence == f"use_pretrained_model=1, but {LITE_FILE} is not in {folder}: training from scratch"
+    assert sentence == (
+        f"use_pretrained_model=1, but there is no {LITE_FILE}, mobilenet_v3_large-8738ca79.pth, "
+        f"mobilenet_v3_large-5c1a4163.pth in {folder}: training from scratch"
+    )
 
 
 def test_pretrained__no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TILEWISE_WEIGHTS", raising=False)
-    sentence = load_pretrained(Detector(nn.Identity(), background=True), LITE)
-    assert "TILEWISE_WEIGHTS is not set" in sentence
-    assert sentence.endswith("training from scratch")
+    sentence = load_pretrained(Detector(nn.Identity(), background=True), "yolox_s")
+    assert sentence == (
+        "use_pretrained_model=1, but there is no yolox_s.pth in (TILEWISE_WEIGHTS is not set): "
+        "training from scratch"
+    )
+
+
+# Backbones
+
+
+def publish_classifier(model: str, path: Path, value: float = 1.0) -> None:
+    """A file as torchvision publishes its classifiers: names and shapes of the real one."""
+    with torch.device("meta"):
+        shapes = getattr(models, model)(weights=None).state_dict()
+    torch.save(OrderedDict((key, torch.tensor(value).expand(one.shape)) for key, one in shapes.items()), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "loaded", "fresh"),
+    [
+        ("gfl_resnet18_fpn", "resnet18-f37072fd.pth", "backbone.body", {"backbone.fpn", "head"}),
+        ("fasterrcnn_resnet18_fpn", "resnet18-f37072fd.pth", "backbone.body", {"backbone.fpn", "rpn"}),
+        ("ssd_resnet50", "resnet50-11ad3fa6.pth", "backbone.body", {"backbone.extra", "head"}),
+        (
+            "fasterrcnn_mobilenet_v3_large_fpn",
+            "mobilenet_v3_large-8738ca79.pth",
+            "backbone.body",
+            {"backbone.fpn.inner_blocks.0.0.weight", "rpn.head.conv.0.0.weight"},
+        ),
+        ("ssdlite_mobilenet_v3_large", "mobilenet_v3_large-5c1a4163.pth", "backbone.features.0", {"head"}),
+    ],
+)
+def test_backbone__of_torchvisions_classifiers(
+    name: str, file: str, loaded: str, fresh: set[str], folder: Path
+) -> None:
+    publish_classifier(file.split("-")[0], folder / file)
+    detector = make_detector(name)
+    before = {key: value.clone() for key, value in detector.network.state_dict().items()}
+    sentence = load_pretrained(detector, name)
+    assert f"loaded from {file} (a backbone's); initialised anew: " in sentence
+    assert fresh <= set(sentence.rsplit(": ", 1)[1].split(", "))
+    after = detector.network.state_dict()
+    own = [key for key in after if key.startswith(f"{loaded}.")]
+    assert len(own) > 60
+    assert all((after[key] == 1).all() for key in own if not key.endswith("num_batches_tracked"))
+    others = [key for key in after if key.startswith(("head", "rpn", "roi_heads", "backbone.fpn"))]
+    assert others
+    assert all(torch.equal(after[key], before[key]) for key in others)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ssdlite_mobilenet_v3_large", "mobilenet_v3_large-8738ca79.pth"),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "mobilenet_v3_large-8738ca79.pth"),
+        ("ssd_vgg16", "vgg16_features-amdegroot-88682ab5.pth"),
+    ],
+)
+def test_backbone__each_layer_gets_its_own(name: str, file: str, folder: Path) -> None:
+    # numbered layers: in a detector they keep their order
+    with torch.device("meta"):
+        theirs = getattr(models, file.split("-")[0].removesuffix("_features"))(weights=None).state_dict()
+        shapes = make_detector(name).network.state_dict()
+    numbered = {key: torch.tensor(float(i)).expand(one.shape) for i, (key, one) in enumerate(theirs.items())}
+    torch.save({key: value for key, value in numbered.items() if key.startswith("features.")}, folder / file)
+    detector = make_detector(name)
+    load_pretrained(detector, name)
+    after = detector.network.state_dict()
+    pieces = ("backbone.features.", "backbone.extra.0.", "backbone.body.")
+    convolutions = [key for key in after if key.startswith(pieces) and after[key].ndim == 4]
+    wanted = [key for key in theirs if key.startswith("features.") and theirs[key].ndim == 4]
+    checked = 0
+    for ours, key in zip(convolutions, wanted, strict=False):
+        if shapes[ours].shape == theirs[key].shape:
+            assert (after[ours] == numbered[key]).all(), ours
+            checked += 1
+    assert checked >= 13
+
+
+def test_backbone__a_vgg_of_unit_variance_is_scaled_to_the_pixels_of_ssd(folder: Path) -> None:
+    publish_classifier("vgg16", folder / "vgg16-397923af.pth")
+    detector = make_detector("ssd_vgg16")
+    load_pretrained(detector, "ssd_vgg16")
+    weights = detector.network.state_dict()
+    std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+    torch.testing.assert_close(weights["backbone.features.0.weight"], (1 / (255 * std)).expand(64, 3, 3, 3))
+    assert (weights["backbone.features.2.weight"] == 1).all()
+    assert (weights["backbone.extra.0.5.weight"] == 1).all()
+    assert not (weights["backbone.extra.0.7.1.weight"] == 1).any()
+
+
+def test_backbone__a_whole_detector_is_better(folder: Path) -> None:
+    publish_classifier("mobilenet_v3_large", folder / "mobilenet_v3_large-8738ca79.pth")
+    publish(make_detector().network, folder / LITE_FILE)
+    assert f"loaded from {LITE_FILE};" in load_pretrained(make_detector(), LITE)
+
+
+# YOLOX
+
+
+def publish_yolox(path: Path, classes: int) -> dict[str, Tensor]:
+    """A checkpoint as YOLOX publishes them."""
+    with torch.device("meta"):
+        shapes = make_detector("yolox_nano", classes).network.state_dict()
+    weights = {key: torch.tensor(1.0).expand(value.shape) for key, value in shapes.items()}
+    assert {"backbone.backbone.dark2.0.dconv.conv.weight", "head.stems.0.conv.weight"} <= weights.keys()
+    torch.save({"start_epoch": 300, "model": weights, "optimizer": {"state": {}, "param_groups": []}}, path)
+    return weights
+
+
+def test_yolox__all_tensors(folder: Path) -> None:
+    weights = publish_yolox(folder / "yolox_nano.pth", classes=2)
+    detector = make_detector("yolox_nano")
+    sentence = load_pretrained(detector, "yolox_nano")
+    assert sentence == f"{len(weights)} tensors loaded from yolox_nano.pth; initialised anew: none"
+    assert all((value == 1).all() for value in detector.network.state_dict().values())
+
+
+def test_yolox__other_classes_leave_the_class_predictions_fresh(folder: Path) -> None:
+    publish_yolox(folder / "yolox_nano.pth", classes=80)
+    sentence = load_pretrained(make_detector("yolox_nano"), "yolox_nano")
+    fresh = ", ".join(f"head.cls_preds.{level}.{kind}" for level in range(3) for kind in ("weight", "bias"))
+    assert sentence.endswith(f"initialised anew: {fresh}")
+
+
+def test_yolox__weights_of_another_size(folder: Path) -> None:
+    with torch.device("meta"):
+        shapes = make_detector("yolox_s").network.state_dict()
+    ones = {key: torch.tensor(1.0).expand(value.shape) for key, value in shapes.items()}
+    torch.save(ones, folder / "yolox_nano.pth")
+    with pytest.raises(UserError, match="weights of another model: only 53 of its tensors fit"):
+        load_pretrained(make_detector("yolox_nano"), "yolox_nano")
+
+
+# The channel
+
+
+def test_channel__its_only_file_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "README.txt").write_text("mine")
+    save_file(make_detector().network.state_dict(), tmp_path / "deep" / "mine.safetensors")
+    sentence = load_pretrained(make_detector(), LITE, tmp_path)
+    assert "tensors loaded from mine.safetensors; initialised anew: none" in sentence
+
+
+def test_channel__goes_before_the_folder_and_the_published_name_before_others(
+    tmp_path: Path, folder: Path
+) -> None:
+    channel = tmp_path / "channel"
+    channel.mkdir()
+    publish(nn.Linear(2, 2), folder / LITE_FILE)
+    publish(nn.Linear(2, 2), channel / "other.pth")
+    publish(make_detector().network, channel / LITE_FILE)
+    assert "initialised anew: none" in load_pretrained(make_detector(), LITE, channel)
+
+
+@pytest.mark.parametrize("files", [[], ["a.pth", "b.pt"]])
+def test_channel__without_a_file_to_take(files: list[str], tmp_path: Path) -> None:
+    for file in files:
+        publish(nn.Linear(2, 2), tmp_path / file)
+    with pytest.raises(UserError) as caught:
+        load_pretrained(make_detector(), LITE, tmp_path)
+    assert "channel pretrained: give it one file of weights" in str(caught.value)
+    assert f"it has {', '.join(files) or 'none'}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+def test_published__every_model_has_a_file(name: str) -> None:
+    assert published_files(name)
+    assert all(file.endswith((".pth", ".safetensors")) for file in published_files(name))
+
+
+# Files that are none
 
 
 class Malice:
@@ -156,5 +325,5 @@ def test_pretrained__bad_file_is_the_users_to_mend(
 
 def test_pretrained__weights_of_another_model(folder: Path) -> None:
     publish(nn.Linear(2, 2), folder / LITE_FILE)
-    with pytest.raises(UserError, match="holds none of the tensors of ssdlite"):
+    with pytest.raises(UserError, match="weights of another model: none of its tensors fit ssdlite"):
         load_pretrained(Detector(nn.Conv2d(1, 1, 1, bias=False).to(), background=True), LITE)

@@ -13,12 +13,13 @@ from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.models import resnet50
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.ops import box_iou
 
-VGG, LITE = "ssd_vgg16", "ssdlite_mobilenet_v3_large"
+VGG, RESNET, LITE = "ssd_vgg16", "ssd_resnet50", "ssdlite_mobilenet_v3_large"
 
 
 def make_spec(name: str, side: int, anchor_sizes: tuple[float, ...] | None = None) -> DetectorSpec:
@@ -170,6 +171,8 @@ def test_ssd300__is_torchvisions() -> None:
         nms_thresh=0.45,
         detections_per_img=100,
     )
+    for convolution in theirs.head.classification_head.module_list:
+        convolution.weight.data /= 100  # fresh, many scores are exactly 1: equal, in any order
     ours = build_detector(make_spec(VGG, 300)).network
     ours.load_state_dict(theirs.state_dict())
     normalised_alike(theirs, ours, 300)
@@ -185,6 +188,11 @@ def test_ssdlite320__is_torchvisions() -> None:
         detections_per_img=100,
         topk_candidates=400,
     )
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # with the statistics of noise: fresh, many scores are equal, in any order
+    with torch.no_grad():
+        theirs.head(list(theirs.backbone(torch.randn(2, 3, 320, 320)).values()))
     ours = build_detector(make_spec(LITE, 320)).network
     ours.load_state_dict(theirs.state_dict())
     normalised_alike(theirs, ours, 320)
@@ -200,6 +208,11 @@ def test_ssdlite320__is_torchvisions() -> None:
         (VGG, 512, 7),
         (VGG, 640, 7),
         (VGG, 1000, 7),
+        (RESNET, 300, 6),
+        (RESNET, 301, 6),
+        (RESNET, 511, 6),
+        (RESNET, 512, 7),
+        (RESNET, 1000, 7),
         (LITE, 32, 6),
         (LITE, 400, 6),
         (LITE, 640, 6),
@@ -219,9 +232,36 @@ def test_side__gives_as_many_anchors_as_outputs(name: str, side: int, maps: int,
     assert outputs["bbox_regression"].shape == (1, len(anchors), 4)
 
 
-def test_side__too_small_for_vgg_is_refused() -> None:
-    with pytest.raises(UserError, match="image_size=299: ssd_vgg16 needs at least 300"):
-        build_detector(make_spec(VGG, 299))
+@pytest.mark.parametrize("name", [VGG, RESNET])
+def test_side__too_small_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"image_size=299: {name} needs at least 300"):
+        build_detector(make_spec(name, 299))
+
+
+@pytest.mark.parametrize(("side", "maps"), [(300, [38, 19, 10, 5, 3, 1]), (512, [64, 32, 16, 8, 4, 2, 1])])
+def test_resnet50__begins_with_stride_8(side: int, maps: list[int]) -> None:
+    with torch.device("meta"):
+        network: Any = build_detector(make_spec(RESNET, side)).network.eval()
+        features = network.backbone(torch.zeros(1, 3, side, side))
+    assert [feature.shape[2] for feature in features.values()] == maps
+
+
+def test_resnet50__of_300_px_has_the_anchors_of_vgg() -> None:
+    with torch.device("meta"):
+        networks: list[Any] = [build_detector(make_spec(name, 300)).network.eval() for name in (RESNET, VGG)]
+        features = [list(network.backbone(torch.zeros(1, 3, 300, 300)).values()) for network in networks]
+    ours, published = (
+        anchors_of(network, 300, each) for network, each in zip(networks, features, strict=True)
+    )
+    torch.testing.assert_close(ours, published)
+
+
+def test_resnet50__its_stages_have_the_published_names_and_shapes() -> None:
+    with torch.device("meta"):
+        published = resnet50(weights=None).state_dict()
+        ours = build_detector(make_spec(RESNET, 300)).network.get_submodule("backbone.body").state_dict()
+    assert ours.keys() == {key for key in published if not key.startswith(("layer4", "fc"))}
+    assert all(published[key].shape == value.shape for key, value in ours.items())
 
 
 def anchors_of(network: Any, side: int, features: list[Tensor]) -> Tensor:

@@ -11,11 +11,13 @@ from tilewise.data.annotations import Report
 from tilewise.data.channel import Split
 from tilewise.data.decode import Picture, decode_reduced
 from tilewise.data.records import Record, Records
+from tilewise.data.shard import Shard
 from tilewise.training import loader as loader_module
 from tilewise.training.epoch import TrainingViews, ViewPlanner
 from tilewise.training.image_cache import ImageCache
 from tilewise.training.loader import (
     Batch,
+    BatchesOfShard,
     TrainingSamples,
     WholeBatches,
     default_workers,
@@ -248,3 +250,27 @@ def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_p
     inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
     assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
     assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()
+
+
+@pytest.mark.parametrize(("images", "processes"), [(20, 1), (20, 3), (7, 4), (3, 8)])
+def test_shards__every_process_takes_as_many_steps_and_all_images_are_seen(
+    images: int, processes: int
+) -> None:
+    for epoch in (0, 1):
+        drawn = []
+        for process in range(processes):
+            batches = BatchesOfShard(WholeBatches(images, 2, seed=3), Shard(process, processes))
+            batches.epoch = epoch
+            drawn.append(list(batches))
+            assert len(drawn[-1]) == len(batches)
+        assert len({len(of_process) for of_process in drawn}) == 1
+        seen = [index for of_process in drawn for batch in of_process for index, _, _ in batch]
+        assert set(seen) == set(range(images))
+        assert len(seen) < images + 2 * processes + 2
+
+
+def test_shards__hosts_with_fewer_images_begin_anew() -> None:
+    """With ShardedByS3Key: three steps where the largest host has three, though this one has two batches."""
+    batches = BatchesOfShard(WholeBatches(4, 2, seed=0), Shard(), steps=3)
+    first, second, third = batches
+    assert third == first != second and len(batches) == 3

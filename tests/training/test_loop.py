@@ -23,7 +23,7 @@ from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import Detector
 from tilewise.training import loop
 from tilewise.training.false_alarms import find_false_alarms
-from tilewise.training.loop import Trained, make_spec, train, write_metrics
+from tilewise.training.loop import make_spec, train
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import object_sizes
 from tilewise.views.sample import Sample
@@ -503,18 +503,6 @@ def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
     assert len(object_sizes(data.train.sample, scaling)) == 12
 
 
-def test_write_metrics__is_json(tmp_path: Path) -> None:
-    trained = Trained(best={"AP": 0.5}, epochs=[{"epoch": 0}], stopped=True)
-    write_metrics(trained, ("ant", "bee"), tmp_path / "data" / "metrics.json")
-    assert json.loads((tmp_path / "data" / "metrics.json").read_text()) == {
-        "classes": ["ant", "bee"],
-        "best": {"AP": 0.5},
-        "test": None,
-        "epochs": [{"epoch": 0}],
-        "stopped": True,
-    }
-
-
 @pytest.mark.parametrize(
     "given",
     [
@@ -595,3 +583,18 @@ def test_multi_scale__the_first_batch_is_the_largest(
     assert seen[0] == 128
     assert set(seen) <= {128, 96, 64} and len(set(seen)) > 1
     assert len(seen) == 24
+
+
+def test_train__frozen_layers_stay_as_they_are(
+    data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    hp = make_hp(layers_to_freeze=3, learning_rate=0.1)
+    loop.train(data, hp, model_dir, LINES)
+    assert any("frozen: " in message and "backbone.features.0.0" in message for message in caplog.messages)
+    torch.manual_seed(hp.seed)
+    fresh = loop.build_detector(loop.make_spec(hp, data)).network.state_dict()
+    equal = {key: torch.equal(value, fresh[key]) for key, value in saved(model_dir).items()}
+    frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
+    assert all(same for key, same in equal.items() if key.startswith(frozen))
+    assert not all(same for key, same in equal.items() if key.startswith("backbone.features.0.3."))

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilewise import platform
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHANNELS = ("train", "validation", "test", "train_annotation", "validation_annotation", "test_annotation")
-LATER_CHANNELS = {
-    "model": "incremental training",
-    "pretrained": "a channel of pretrained weights",
-}
+DATA_CHANNELS = ("train", "validation", "test")
+CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), "pretrained")
+LATER_CHANNELS = {"model": "incremental training"}
 
 
 def main(stop: platform.StopRequest) -> int:
@@ -59,7 +58,7 @@ def run_job(stop: platform.StopRequest) -> None:
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
-    channels = _channels(job.channels, hp)
+    channels = _channels(job, hp)
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import Split, read_data_set
@@ -85,30 +84,33 @@ def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform
         log.info("stopped before the first step: there is no model yet")
         return
     # Imported here: to wait for a pipe takes no model.
-    from tilewise.training.loop import test, train, write_metrics
+    from tilewise.training.loop import test, train
     from tilewise.training.metric_lines import MetricLines
+    from tilewise.training.outputs import write_outputs
 
     lines = MetricLines(job.current_host)
-    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__)
+    pretrained = _pretrained(job.channels, hp)
+    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__, pretrained)
     if data.test and not trained.stopped:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
             lines.test(trained.test)
-    write_metrics(trained, data.classes, platform.output_data_dir() / "metrics.json")
+    write_outputs(trained, data, hp, platform.output_data_dir(), stop.__bool__)
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _channels(
-    channels: Mapping[str, platform.Channel], hp: Hyperparameters
-) -> dict[str, ChannelFolder | ChannelPipe]:
+def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder | ChannelPipe]:
     from tilewise.data.channel import ChannelFolder
     from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.data.shard import EVERYTHING, shard_of
 
     found: dict[str, ChannelFolder | ChannelPipe] = {}
-    for name, channel in channels.items():
+    host = job.hosts.index(job.current_host)
+    for name, channel in job.channels.items():
+        shard = shard_of(channel.distribution, host, len(job.hosts)) if name == "train" else EVERYTHING
         if name in LATER_CHANNELS:
             raise UserError(
                 f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out"
@@ -116,20 +118,33 @@ def _channels(
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue
+        if name == "pretrained":
+            continue
         if channel.input_mode == "Pipe":
             images = hp.num_training_samples if name == "train" else None
             passes = _passes(name, hp)
             if passes:
-                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images)
+                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
-            found[name] = ChannelFolder(channel.path, channel.content_type)
+            found[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
             raise UserError(
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
     return found
+
+
+def _pretrained(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
+    """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
+    channel = channels.get("pretrained")
+    if channel and not hp.use_pretrained_model:
+        log.warning("channel pretrained is not used: use_pretrained_model=0")
+        return None
+    if channel and channel.input_mode == "Pipe":
+        raise UserError("channel pretrained: weights are files: use input mode File or FastFile")
+    return channel.path if channel else None
 
 
 def _passes(name: str, hp: Hyperparameters) -> int:

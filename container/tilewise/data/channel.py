@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from tilewise.data.manifest import find_manifest
 from tilewise.data.pipe_channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Record, Records
+from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.stream import Stream
 from tilewise.data.table import table
 from tilewise.data.voc import find_voc
@@ -58,10 +59,18 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The records of one channel, and the report of what became of its images and boxes."""
+    """The records of one channel, and the report of what became of its images and boxes.
+
+    Attributes:
+        records: all that lie in this host's channel.
+        report: what became of the others.
+        shard: which of their batches are for this process.
+
+    """
 
     records: Records
     report: Report
+    shard: Shard = EVERYTHING
 
     @property
     def sample(self) -> Records:
@@ -97,10 +106,18 @@ class DataSet:
 
 @dataclass(frozen=True)
 class ChannelFolder:
-    """A channel's folder, and the content type that the job states for it, "" for none."""
+    """A channel's folder.
+
+    Attributes:
+        path: the folder.
+        content_type: as the job states it, "" for none.
+        shard: the part of it that this process trains on.
+
+    """
 
     path: Path
     content_type: str = ""
+    shard: Shard = EVERYTHING
 
 
 Channels = Mapping[str, ChannelFolder | ChannelPipe]
@@ -156,6 +173,8 @@ def read_data_set(
         if validates and "validation" not in splits and isinstance(train, Split):
             log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
             splits |= _divide(train, seed)
+        if "train" in folders and isinstance(divided := splits["train"], Split):
+            splits["train"] = replace(divided, shard=folders["train"].shard)
         ordered = {name: splits[name] for name in SPLITS if name in splits}
         facts = {name: (split.sample, split.report) for name, split in ordered.items()}
         log.info("the data:\n%s", table(facts, classes, streams=frozenset(pipes)))

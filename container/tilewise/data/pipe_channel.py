@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tilewise.data.annotations import Annotated
 from tilewise.data.pipe import Pipe, buffer_bytes
+from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.stream import first_arrivals
 from tilewise.errors import UserError
 
@@ -26,6 +27,7 @@ class ChannelPipe:
         content_type: as the job states it, "" for none.
         passes: how many of the FIFOs will be read.
         images: how many images each holds, where the job says so.
+        shard: the part of them that is for this host.
 
     """
 
@@ -33,6 +35,7 @@ class ChannelPipe:
     content_type: str = ""
     passes: int = 1
     images: int | None = None
+    shard: Shard = EVERYTHING
 
 
 def check_pipe(name: str, channel: ChannelPipe, knows_classes: bool) -> None:
@@ -75,7 +78,7 @@ def open_pipe(name: str, channel: ChannelPipe, should_stop: Callable[[], bool]) 
         memory / 2**20,
     )
     # An eighth is for the images that the loader keeps to fill up the last batch.
-    return Pipe(channel.path, channel.passes, memory // 8 * 7, should_stop)
+    return Pipe(channel.path, channel.passes, memory // 8 * 7, should_stop, channel.shard.takes)
 
 
 def read_head(name: str, pipe: Pipe) -> Annotated:

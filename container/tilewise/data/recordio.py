@@ -22,12 +22,12 @@ import numpy.typing as npt
 from tilewise.data.decode import DecodeError
 from tilewise.errors import UserError
 
-_MAGIC = struct.pack("<I", 0xCED7230A)
-_PART_HEADER = struct.Struct("<4sI")  # magic, 3 bits of cflag above 29 bits of length
-_IMAGE_HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
-_LENGTH_BITS = 29
-_ALIGNMENT = 4
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+MAGIC = struct.pack("<I", 0xCED7230A)
+PART_HEADER = struct.Struct("<4sI")  # magic, 3 bits of cflag above 29 bits of length
+IMAGE_HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
+LENGTH_BITS = 29
+ALIGNMENT = 4
+WHOLE, FIRST, MIDDLE, LAST = range(4)
 _CHUNK = 1 << 20
 
 _Range = tuple[int, int]
@@ -155,7 +155,7 @@ def read_stream(stream: IO[bytes], name: str) -> Iterator[StreamRecord]:
 
     """
     number = offset = 0
-    while header := stream.read(_PART_HEADER.size):
+    while header := stream.read(PART_HEADER.size):
         try:
             content, end = _read_content(stream, header, offset)
         except _DamageError as damage:
@@ -209,16 +209,16 @@ def _find_ranges(file: IO[bytes], offset: int, size: int) -> tuple[list[_Range],
     that follows begins with the same four bytes.
     """
     ranges: list[_Range] = []
-    cflag, end = _FIRST, offset
-    while cflag in (_FIRST, _MIDDLE):
+    cflag, end = FIRST, offset
+    while cflag in (FIRST, MIDDLE):
         start = end
         file.seek(start)
-        cflag, length = _parse_part_header(file.read(_PART_HEADER.size), start, first=not ranges)
-        begin = start + _PART_HEADER.size
+        cflag, length = _parse_part_header(file.read(PART_HEADER.size), start, first=not ranges)
+        begin = start + PART_HEADER.size
         end = begin + _padded(length)
         if end > size:
             raise _DamageError(start, f"the record goes on to byte {end}, but the file ends at {size}")
-        ranges += [(start, len(_MAGIC))] if ranges else []
+        ranges += [(start, len(MAGIC))] if ranges else []
         ranges.append((begin, length))
     return ranges, end
 
@@ -226,45 +226,45 @@ def _find_ranges(file: IO[bytes], offset: int, size: int) -> tuple[list[_Range],
 def _read_content(stream: IO[bytes], header: bytes, offset: int) -> tuple[bytes, int]:
     """A record's content, its parts joined, and where it ends; ``header`` is that of its first part."""
     parts: list[bytes] = []
-    cflag, end = _FIRST, offset
-    while cflag in (_FIRST, _MIDDLE):
+    cflag, end = FIRST, offset
+    while cflag in (FIRST, MIDDLE):
         start = end
-        header = header if not parts else stream.read(_PART_HEADER.size)
+        header = header if not parts else stream.read(PART_HEADER.size)
         cflag, length = _parse_part_header(header, start, first=not parts)
-        begin = start + _PART_HEADER.size
+        begin = start + PART_HEADER.size
         end = begin + _padded(length)
         parts.append(stream.read(length))
         ended = begin + len(parts[-1]) + len(stream.read(_padded(length) - length))
         if ended < end:
             raise _DamageError(start, f"the record goes on to byte {end}, but the stream ends at {ended}")
-    return _MAGIC.join(parts), end
+    return MAGIC.join(parts), end
 
 
 def _parse_part_header(header: bytes, offset: int, first: bool) -> tuple[int, int]:
     """Flag and length of a part; ``first`` says whether a record begins with it."""
-    if len(header) < _PART_HEADER.size:
+    if len(header) < PART_HEADER.size:
         raise _DamageError(offset, "the data ends in the middle of a record")
-    magic, word = _PART_HEADER.unpack(header)
-    if magic != _MAGIC:
-        raise _DamageError(offset, f"here is {magic.hex()}, but a record begins with {_MAGIC.hex()}")
-    cflag, allowed = word >> _LENGTH_BITS, (_WHOLE, _FIRST) if first else (_MIDDLE, _LAST)
+    magic, word = PART_HEADER.unpack(header)
+    if magic != MAGIC:
+        raise _DamageError(offset, f"here is {magic.hex()}, but a record begins with {MAGIC.hex()}")
+    cflag, allowed = word >> LENGTH_BITS, (WHOLE, FIRST) if first else (MIDDLE, LAST)
     if cflag not in allowed:
         raise _DamageError(offset, f"here is a part {cflag}, where {allowed[0]} or {allowed[1]} belongs")
-    return cflag, word & ((1 << _LENGTH_BITS) - 1)
+    return cflag, word & ((1 << LENGTH_BITS) - 1)
 
 
 def _padded(length: int) -> int:
-    return -(-length // _ALIGNMENT) * _ALIGNMENT
+    return -(-length // ALIGNMENT) * ALIGNMENT
 
 
 def _read_header(
     take: Callable[[int], bytes], length: int, offset: int
 ) -> tuple[int, npt.NDArray[np.float32]]:
     """Id and labels of an image record of ``length`` bytes; what ``take`` gives then is its image."""
-    if length < _IMAGE_HEADER.size:
+    if length < IMAGE_HEADER.size:
         raise _DamageError(offset, f"{length} bytes are too few for the header of an image record")
-    flag, label, identity, _ = _IMAGE_HEADER.unpack(take(_IMAGE_HEADER.size))
-    if _IMAGE_HEADER.size + 4 * flag > length:
+    flag, label, identity, _ = IMAGE_HEADER.unpack(take(IMAGE_HEADER.size))
+    if IMAGE_HEADER.size + 4 * flag > length:
         raise _DamageError(offset, f"{length} bytes are too few for the record's {flag} labels")
     if flag:
         return identity, np.frombuffer(take(4 * flag), "<f4").astype(np.float32)

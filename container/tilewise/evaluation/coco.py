@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,36 @@ def coco_metrics(
         ``AP_class``, a dict by class name. None where there is no object to find.
 
     """
+    ranges = {"all": (0.0, 1e10), **SIZES}
+    evaluation = score(records, detections, classes, ranges)
+    # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
+    precision, recall = evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
+    by_size = {f"AP_{name}": mean_precision(precision[..., index + 1]) for index, name in enumerate(SIZES)}
+    return {
+        "AP": mean_precision(precision[..., 0]),
+        "AP50": mean_precision(precision[0, ..., 0]),
+        "AP75": mean_precision(precision[5, ..., 0]),
+        **by_size,
+        "AR": mean_precision(recall[..., 0]),
+        "AP_class": {name: mean_precision(precision[:, :, label, 0]) for label, name in enumerate(classes)},
+    }
+
+
+def score(
+    records: Records,
+    detections: Sequence[Detections],
+    classes: Sequence[str],
+    ranges: Mapping[str, tuple[float, float]],
+) -> COCOeval:
+    """What pycocotools accumulates, over all detections.
+
+    Args:
+        records: the ground truth; ignored boxes are crowds.
+        detections: one a record, in its pixels.
+        classes: names by label.
+        ranges: least and greatest area of the objects that count, by name.
+
+    """
     most = max([100, *map(len, detections)])
     with contextlib.redirect_stdout(io.StringIO()):
         truth = _ground_truth(records, classes)
@@ -40,24 +70,15 @@ def coco_metrics(
         found = truth.loadRes(rows) if len(rows) else _coco({**truth.dataset, "annotations": []})
         evaluation = COCOeval(truth, found, "bbox")
         evaluation.params.maxDets = [most]
-        evaluation.params.areaRng = [[0.0, 1e10], *map(list, SIZES.values())]
-        evaluation.params.areaRngLbl = ["all", *SIZES]
+        evaluation.params.areaRng = [list(limits) for limits in ranges.values()]
+        evaluation.params.areaRngLbl = list(ranges)
         evaluation.evaluate()
         evaluation.accumulate()
-    # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
-    precision, recall = evaluation.eval["precision"][..., 0], evaluation.eval["recall"][..., 0]
-    by_size = {f"AP_{name}": _mean(precision[..., index + 1]) for index, name in enumerate(SIZES)}
-    return {
-        "AP": _mean(precision[..., 0]),
-        "AP50": _mean(precision[0, ..., 0]),
-        "AP75": _mean(precision[5, ..., 0]),
-        **by_size,
-        "AR": _mean(recall[..., 0]),
-        "AP_class": {name: _mean(precision[:, :, label, 0]) for label, name in enumerate(classes)},
-    }
+    return evaluation
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean_precision(values: np.ndarray) -> float | None:
+    """The mean of the known ones of an array of pycocotools; None where none is."""
     known = values[values > -1]
     return round(float(known.mean()), 6) if known.size else None
 

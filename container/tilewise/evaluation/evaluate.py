@@ -9,6 +9,7 @@ from tilewise.data.annotations import Report
 from tilewise.data.decode import DecodeError, Picture
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
+from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.evaluation.voc import voc_metrics
 from tilewise.inference.predictor import Predictor
@@ -22,6 +23,7 @@ def evaluate(
     report: Report,
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
+    keep: Callable[[Scored], object] = lambda scored: None,
 ) -> dict[str, Any] | None:
     """Predict every record and compare with its ground truth.
 
@@ -31,6 +33,7 @@ def evaluate(
         report: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
+        keep: gets the detections that the figures are of, with their ground truth.
 
     Returns:
         See :func:`metrics`; None when it was stopped.
@@ -49,7 +52,9 @@ def evaluate(
     if should_stop():  # while it waited for a pipe
         return None
     report.finish_pass()
-    return metrics(Records(kept), detections, predictor.classes, iou_threshold)
+    scored = Scored(Records(kept), detections)
+    keep(scored)
+    return metrics(scored.records, detections, predictor.classes, iou_threshold)
 
 
 def metrics(

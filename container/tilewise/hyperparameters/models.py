@@ -7,6 +7,7 @@ from typing import Literal
 # To make a model available, move its name from the second list to the first.
 AVAILABLE_MODELS = (
     "ssd_vgg16",
+    "ssd_resnet50",
     "ssdlite_mobilenet_v3_large",
     "fasterrcnn_resnet18_fpn",
     "fasterrcnn_resnet34_fpn",
@@ -16,19 +17,18 @@ AVAILABLE_MODELS = (
     "fasterrcnn_mobilenet_v3_large_fpn",
     "retinanet_resnet50_fpn",
     "fcos_resnet50_fpn",
-)
-LATER_MODELS = (
-    "ssd_resnet50",
+    "gfl_resnet18_fpn",
+    "gfl_resnet34_fpn",
+    "gfl_resnet50_fpn",
+    "gfl_resnet101_fpn",
     "yolox_nano",
     "yolox_tiny",
     "yolox_s",
     "yolox_m",
     "yolox_l",
     "yolox_x",
-    "gfl_resnet18_fpn",
-    "gfl_resnet34_fpn",
-    "gfl_resnet50_fpn",
-    "gfl_resnet101_fpn",
+)
+LATER_MODELS = (
     "maskrcnn_resnet18_fpn",
     "maskrcnn_resnet34_fpn",
     "maskrcnn_resnet50_fpn",
@@ -43,6 +43,9 @@ YOLOV5_SIZES = {"small": "yolox_s", "medium": "yolox_m", "large": "yolox_l", "ex
 BASE_NETWORKS = {"vgg-16": "ssd_vgg16", "resnet-50": "ssd_resnet50"}
 
 Scaling = Literal["square", "sides"]
+
+# The models that may have one more feature map at stride 4.
+PYRAMIDS = ("retinanet_", "fcos_", "gfl_")
 
 
 def scaling_of(model: str) -> Scaling:

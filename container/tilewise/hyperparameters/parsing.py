@@ -11,6 +11,7 @@ from tilewise.hyperparameters.models import (
     AVAILABLE_MODELS,
     BASE_NETWORKS,
     LATER_MODELS,
+    PYRAMIDS,
     YOLOV5_SIZES,
     scaling_of,
 )
@@ -196,6 +197,10 @@ def _check_scaling(given: _Given, model: str) -> None:
             given.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
     if scaling == "sides":
         _check_sides(given)
+    stride_4 = given.entries.get("stride_4_level")
+    if stride_4 and stride_4.value and not model.startswith(PYRAMIDS):
+        kinds = ", ".join(f"{kind}*" for kind in PYRAMIDS)
+        given.refuse(stride_4.name, f"{stride_4}: {model} has no such level, only {kinds} have; leave it out")
 
 
 def _check_sides(given: _Given) -> None:

@@ -76,7 +76,6 @@ class Row:
 
 
 _BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NETWORKS.__getitem__)]
-_NO_FREEZING = "freezing is not available in this version"
 
 
 class Hyperparameters(BaseModel):
@@ -114,7 +113,8 @@ class Hyperparameters(BaseModel):
         Flag,
         Row(
             "Model",
-            "Start from pretrained weights; 0 starts from random ones.",
+            "Start from the weights in channel `pretrained`, or in the image (`TILEWISE_WEIGHTS`), if there"
+            " are any; 0 starts from random ones.",
             azure=True,
             alias="use_pretrained_model",
         ),
@@ -164,18 +164,26 @@ class Hyperparameters(BaseModel):
             azure=False,
         ),
     ]
+    stride_4_level: Annotated[
+        Flag,
+        Row(
+            "Model",
+            "One more feature map, at stride 4, for the smallest objects (`retinanet_*`, `fcos_*`, `gfl_*`).",
+            azure=False,
+        ),
+    ]
     layers_to_freeze: Annotated[
         Count | None,
-        Row("Model", "Freeze the first so many stages of the backbone.", azure=None, later=_NO_FREEZING),
+        Row("Model", "Freeze the first so many stages of the backbone.", azure=None),
     ]
     freeze_layer_pattern: Annotated[
         Pattern,
         Row(
             "Model",
-            "Freeze the parameters whose names match. `false` means none.",
+            "Freeze the parameters whose names it matches from their beginning, here or in the built-in's"
+            " base network. `false` means none.",
             azure=None,
             alias="freeze_layer_pattern",
-            later=_NO_FREEZING,
         ),
     ]
 

@@ -46,6 +46,14 @@ def _check_tiled(grid: object) -> object:
     return grid
 
 
+def _check_pattern(pattern: str | None) -> str | None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(str(error)) from None
+    return pattern
+
+
 def _read_class_map(value: object) -> object:
     return json.loads(value) if isinstance(value, str) else value
 
@@ -121,7 +129,9 @@ ClassMap = Annotated[
     AfterValidator(_check_class_map),
     Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
 ]
-Pattern = Annotated[str | None, _unset_by("false"), Field(description="a regular expression")]
+Pattern = Annotated[
+    str | None, _unset_by("false"), AfterValidator(_check_pattern), Field(description="a regular expression")
+]
 
 _BOUNDS = {
     "exclusiveMinimum": "greater than",

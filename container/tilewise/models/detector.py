@@ -12,7 +12,9 @@ from tilewise.views.sample import Sample
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-CLASSIFICATION_LOSSES = frozenset({"classification", "loss_objectness", "loss_classifier", "bbox_ctrness"})
+CLASSIFICATION_LOSSES = frozenset(
+    {"classification", "objectness", "loss_objectness", "loss_classifier", "bbox_ctrness"}
+)
 """The losses that ask *what* and *whether*; all others ask *where*."""
 
 Target = dict[str, Tensor]
@@ -65,12 +67,23 @@ class Detector(nn.Module):
         network: torchvision's ``(images, targets)`` module, whose ``transform`` is a :class:`BatchImages`.
         background: whether the network counts background as class 0 and so objects from 1.
 
+    Attributes:
+        frozen_norms: normalisation layers that stay in evaluation mode when the detector is trained.
+
     """
 
     def __init__(self, network: nn.Module, background: bool):
         super().__init__()
         self.network = network
         self.first_label = int(background)
+        self.frozen_norms: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> Detector:
+        """As PyTorch's, but what is frozen stays frozen."""
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def forward(
         self, images: Sequence[Tensor], samples: Sequence[Sample] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -59,7 +58,7 @@ class RoIHeads(TorchvisionRoIHeads):
         """As torchvision's, but with zero losses, not NaN, where all proposals of the batch are ignored."""
         found, losses = super().forward(features, proposals, image_shapes, targets)
         if self.training and not self._sampled:
-            losses = {name: torch.zeros_like(loss) for name, loss in losses.items()}
+            losses = {name: loss.nan_to_num(0) for name, loss in losses.items()}  # still with gradients
         return found, losses
 
     def select_training_samples(

@@ -21,6 +21,7 @@ class DetectorSpec:
         nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
         detections_per_view: how many detections of a view are kept at most.
         tiling: the views of an image that it looks at, and how what it finds there is merged.
+        stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
 
     """
 
@@ -32,6 +33,7 @@ class DetectorSpec:
     nms_iou_threshold: float
     detections_per_view: int
     tiling: Tiling = WHOLE_IMAGE
+    stride_4_level: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

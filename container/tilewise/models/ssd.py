@@ -1,4 +1,4 @@
-"""SSD (Liu et al., ECCV 2016) through torchvision, with VGG-16 and MobileNetV3 (SSDlite)."""
+"""SSD (Liu et al., ECCV 2016) through torchvision, with VGG-16, ResNet-50 and MobileNetV3 (SSDlite)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v3_large, vgg16
+from torchvision.models import mobilenet_v3_large, resnet50, vgg16
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
@@ -16,15 +17,22 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
 from tilewise.errors import UserError
-from tilewise.models.detector import BatchImages, Detector, Target, on_ignored
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.layers import BatchNorm
+from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 
 VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
 LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
-VGG_SMALLEST_SIDE = 300
-VGG_SMALLEST_VIEWS = {300: 288, 512: 480}
-"""With the layout of 300 or of 512 px the last feature maps of a smaller view have no pixel."""
+SMALLEST_SIDE = 300
+SMALLEST_VIEWS = {
+    ("ssd_vgg16", False): 288,
+    ("ssd_vgg16", True): 480,
+    ("ssd_resnet50", False): 288,
+    ("ssd_resnet50", True): 32,
+}
+"""By model and whether it has the layout of 512 px: the last maps of a smaller view have no pixel."""
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 
@@ -44,7 +52,7 @@ class SSD(TorchvisionSSD):
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
-        logits, regression = head_outputs["cls_logits"], head_outputs["bbox_regression"]
+        logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         matched = torch.stack(matched_idxs)
         classes = torch.zeros_like(matched)
         wanted = torch.zeros_like(regression)
@@ -73,20 +81,56 @@ class SSD(TorchvisionSSD):
             "classification": class_loss[foreground | background].sum() / chosen,
         }
 
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, Tensor],
+        image_anchors: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[Target]:
+        """As torchvision's, for all images and classes at once."""
+        limits = Limits(self.score_thresh, self.nms_thresh, self.topk_candidates, self.detections_per_img)
+        scores = head_outputs["cls_logits"].float().softmax(dim=2)[..., 1:]
+        found = candidates_of(scores, limits.score_threshold, limits.candidates, by_class=True)
+        deltas = head_outputs["bbox_regression"][found.images, found.priors].float()
+        boxes = self.box_coder.decode_single(deltas, image_anchors[0][found.priors])
+        results = suppress([found], [boxes], image_shapes, limits)
+        return [{**result, "labels": result["labels"] + 1} for result in results]
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation that also trains on one value a channel: one image whose last map is one pixel.
 
-    One value has no variance: PyTorch refuses it. Here the running statistics normalise it.
+class ResNetFeatures(nn.Module):
+    """ResNet-50 up to its third stage, which keeps stride 8, and smaller and smaller maps after it.
+
+    NVIDIA's layout for 300 px (DeepLearningExamples, SSD v1.1), and one map more from 512 px on. MXNet's
+    begins with stride 16 and has no map for small objects.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """As PyTorch's, on (N, C, H, W)."""
-        if self.training and input.shape[0] * input.shape[2] * input.shape[3] == 1:
-            return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(input)
+    def __init__(self, highres: bool):
+        super().__init__()
+        resnet = resnet50(weights=None, norm_layer=BatchNorm)
+        first = resnet.layer3[0]
+        first.conv2.stride = first.downsample[0].stride = (1, 1)
+        self.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+        # (from, between, to, stride): a stride of 1 has no padding, so that 5 pixels become 3, then 1
+        widths = [(1024, 256, 512, 2), (512, 256, 512, 2), (512, 128, 256, 2)]
+        widths += [(256, 128, 256, 2)] * 3 if highres else [(256, 128, 256, 1)] * 2
+        self.extra = nn.ModuleList(_halving(*each) for each in widths)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Feature maps of (B, 3, H, W), finest first."""
+        maps = self.body(batch)
+        for level, block in enumerate(self.extra):
+            maps[str(level + 1)] = block(maps[str(level)])
+        return maps  # type: ignore[no-any-return]
+
+
+def _halving(channels: int, between: int, out: int, stride: int) -> nn.Sequential:
+    narrow = nn.Conv2d(channels, between, 1, bias=False)
+    halve = nn.Conv2d(between, out, 3, stride, padding=stride - 1, bias=False)
+    for convolution in (narrow, halve):
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(
+        narrow, BatchNorm(between), nn.ReLU(inplace=True), halve, BatchNorm(out), nn.ReLU(inplace=True)
+    )
 
 
 def published_scales(name: str, side: int) -> tuple[float, ...]:
@@ -105,30 +149,30 @@ def build_ssd(spec: DetectorSpec) -> Detector:
     """
     side = spec.scaling.square
     assert side is not None
-    if spec.name == "ssd_vgg16" and side < VGG_SMALLEST_SIDE:
-        raise UserError(f"image_size={side}: {spec.name} needs at least {VGG_SMALLEST_SIDE}")
     lite = spec.name == "ssdlite_mobilenet_v3_large"
+    if not lite and side < SMALLEST_SIDE:
+        raise UserError(f"image_size={side}: {spec.name} needs at least {SMALLEST_SIDE}")
     scales = list(LITE_SCALES if lite else VGG_512_SCALES if side >= 512 else VGG_300_SCALES)
     if spec.anchor_sizes is not None:
         # torchvision's second anchor of a map lies halfway to the next map's size, so there is one size more.
         scales = [*spec.anchor_sizes, min(1.05, 2 * spec.anchor_sizes[-1])]
-    return (_lite if lite else _vgg)(spec, side, scales)
+    return (_lite if lite else _full)(spec, side, scales)
 
 
-def _vgg(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
+def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     highres = side >= 512
     ratios = [[2], [2, 3], [2, 3], [2, 3], *([[2, 3]] if highres else []), [2], [2]]
     steps = None
     if side in (300, 512):
         steps = [8, 16, 32, 64, 128, 256, 512] if highres else [8, 16, 32, 64, 100, 300]
-    network = SSD(
-        SSDFeatureExtractorVGG(vgg16(weights=None).features, highres),
-        DefaultBoxGenerator(ratios, scales=scales, steps=steps),
-        (side, side),
-        spec.num_classes + 1,
-        **_thresholds(spec),
-    )
-    network.transform = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
+    if spec.name == "ssd_vgg16":
+        backbone: nn.Module = SSDFeatureExtractorVGG(vgg16(weights=None).features, highres)
+        normalise = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
+    else:
+        backbone, normalise = ResNetFeatures(highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
+    classes, anchors = spec.num_classes + 1, DefaultBoxGenerator(ratios, scales=scales, steps=steps)
+    network = SSD(backbone, anchors, (side, side), classes, **_thresholds(spec))
+    network.transform = normalise
     return Detector(network, background=True)
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from tilewise.augment.window import random_window
 from tilewise.data.channel import Split
 from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
+from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.image_cache import ImageCache
@@ -139,6 +141,41 @@ class WholeBatches(Sampler[list[Item]]):
             yield items[start : start + self.batch_size]
 
 
+class BatchesOfShard(Sampler[list[Item]]):
+    """A process's part of an epoch's batches, which all processes draw alike: every one has as many.
+
+    Args:
+        batches: those of all processes.
+        shard: this one's part.
+        steps: how many each has; None where all draw from the same images. With ``ShardedByS3Key`` the hosts
+            have different images: give the largest number of any, and those with fewer begin anew.
+
+    """
+
+    def __init__(self, batches: WholeBatches | ViewBatches, shard: Shard, steps: int | None = None):
+        self.batches, self.shard = batches, shard
+        self.steps = -(-len(batches) // shard.count) if steps is None else steps
+
+    @property
+    def epoch(self) -> int:
+        """Set it before each epoch."""
+        return self.batches.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        wanted = self.shard.index
+        for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
+            if number == wanted:
+                yield batch
+                wanted += self.shard.count
+
+
 Batch = tuple[list[Sample], list[tuple[str, str]]]
 
 
@@ -198,11 +235,12 @@ def make_loader(
         draw = one_view if planner is None else partial(one_view, planner=planner)
         batches = PipeBatches(split, batch_size, seed, draw, factors)
     elif planner is None:
-        batches = WholeBatches(len(records), batch_size, seed)
+        batches = BatchesOfShard(WholeBatches(len(records), batch_size, seed), split.shard)
     else:
-        batches = _view_batches(
+        views = _view_batches(
             records, planner, batch_size, max(1, workers), samples.images.capacity, factors, seed
         )
+        batches = BatchesOfShard(views, split.shard)
     return loader_of(batches, samples, workers)
 
 

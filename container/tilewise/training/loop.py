@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -19,12 +18,14 @@ from tqdm import tqdm
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
+from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
+from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.cpu import tune_cpu
@@ -48,12 +49,16 @@ MAX_BAD_STEPS = 10
 
 @dataclass
 class Trained:
-    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test."""
+    """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
+
+    ``scored`` is what the saved model found in the validation images.
+    """
 
     best: dict[str, Any] = field(default_factory=dict)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     stopped: bool = False
     test: dict[str, Any] | None = None
+    scored: Scored | None = None
 
 
 def train(
@@ -62,6 +67,7 @@ def train(
     model_dir: Path,
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
+    pretrained: Path | None = None,
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -72,9 +78,10 @@ def train(
         lines: prints the metrics.
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
+        pretrained: the folder of the channel of that name, where there is one.
 
     Raises:
-        UserError: images are damaged, or the loss is not finite any more.
+        UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
 
     """
     torch.manual_seed(hp.seed)
@@ -88,7 +95,9 @@ def train(
     spec = make_spec(hp, data)
     detector = build_detector(spec)
     if hp.use_pretrained_model:
-        log.info(load_pretrained(detector, spec.name))
+        log.info(load_pretrained(detector, spec.name, pretrained))
+    if hp.layers_to_freeze or hp.freeze_layer_pattern:
+        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
     return run.epochs()
@@ -103,7 +112,8 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
     )
     tiling = choose_tiling(hp, data.train.sample, scaling)
     trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    anchors = anchor_sizes_for(hp.model_name, scaling, object_sizes(data.train.sample, scaling, trained))
+    sizes = object_sizes(data.train.sample, scaling, trained)
+    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
     if anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
@@ -121,6 +131,7 @@ def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
         nms_iou_threshold=hp.nms_iou_threshold,
         detections_per_view=cap,
         tiling=tiling,
+        stride_4_level=hp.stride_4_level,
     )
 
 
@@ -229,6 +240,7 @@ class _Run:
             "records": records,
             "pixels": pixels,
             "seconds": round(seconds, 3),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
     def _find_false_alarms(self, epoch: int) -> None:
@@ -315,12 +327,14 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
+        scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
             validation.one_pass(),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
+            scored.append,
         )
         if metrics is None:
             return
@@ -331,6 +345,7 @@ class _Run:
         if self.best.update(score):
             self.lines.best(score)
             self.trained.best = metrics
+            self.trained.scored = scored[0] if scored else None
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
@@ -357,16 +372,3 @@ def test(
 def _to(sample: Sample, device: torch.device) -> Sample:
     tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
     return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-
-def write_metrics(trained: Trained, classes: tuple[str, ...], path: Path) -> None:
-    """Leave the figures of a run as JSON."""
-    content = {
-        "classes": list(classes),
-        "best": trained.best,
-        "test": trained.test,
-        "epochs": trained.epochs,
-        "stopped": trained.stopped,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

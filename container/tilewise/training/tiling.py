@@ -35,7 +35,7 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         scaling: how the detector's views are scaled.
 
     """
-    resolved = resolved_size(hp.model_name)
+    resolved = resolved_size(hp.model_name, hp.stride_4_level)
     tiling = Tiling(
         overlap=hp.tile_overlap_ratio,
         merge=hp.tile_merge,

@@ -14,17 +14,21 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from tilewise.data.recordio import (
+    ALIGNMENT,
+    FIRST,
+    IMAGE_HEADER,
+    LAST,
+    LENGTH_BITS,
+    MAGIC,
+    MIDDLE,
+    WHOLE,
+)
 from tilewise.data.records import Record
 from tilewise.data.writers.output import Output
 from tilewise.errors import UserError
 
-_MAGIC = struct.pack("<I", 0xCED7230A)
-_IMAGE_HEADER = struct.Struct("<IfQQ")  # flag, label, id, id2
-_LENGTH_BITS = 29  # the three above them are a part's flag
-_ALIGNMENT = 4
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
-
-MAX_LENGTH = (1 << _LENGTH_BITS) - 1
+MAX_LENGTH = (1 << LENGTH_BITS) - 1
 """Bytes that a record may have, its image and labels together."""
 
 _EMPTY_WRITTEN = (
@@ -37,7 +41,7 @@ _NOT_MXNETS = "images are GIF or WebP, which Tilewise decodes, but MXNet 1.9 doe
 def pack(identity: int, labels: npt.ArrayLike, image: bytes) -> bytes:
     """The content of an image record: as ``mx.recordio.pack`` with an array of labels."""
     packed = np.asarray(labels, "<f4").tobytes()
-    return _IMAGE_HEADER.pack(len(packed) // 4, 0.0, identity, 0) + packed + image
+    return IMAGE_HEADER.pack(len(packed) // 4, 0.0, identity, 0) + packed + image
 
 
 def write_record(file: IO[bytes], content: bytes) -> None:
@@ -51,26 +55,26 @@ def write_record(file: IO[bytes], content: bytes) -> None:
     """
     if len(content) > MAX_LENGTH:
         raise ValueError(f"{len(content):,} bytes are more than the {MAX_LENGTH:,} that a record may have")
-    begin, flag = 0, _WHOLE
+    begin, flag = 0, WHOLE
     for cut in _aligned_magics(content):
-        _write_part(file, _MIDDLE if flag else _FIRST, content[begin:cut])
-        begin, flag = cut + len(_MAGIC), _LAST
+        _write_part(file, MIDDLE if flag else FIRST, content[begin:cut])
+        begin, flag = cut + len(MAGIC), LAST
     _write_part(file, flag, content[begin:])
 
 
 def _aligned_magics(content: bytes) -> Iterable[int]:
-    at = content.find(_MAGIC)
+    at = content.find(MAGIC)
     while at >= 0:
-        aligned = at % _ALIGNMENT == 0
+        aligned = at % ALIGNMENT == 0
         if aligned:
             yield at
-        at = content.find(_MAGIC, at + (len(_MAGIC) if aligned else 1))
+        at = content.find(MAGIC, at + (len(MAGIC) if aligned else 1))
 
 
 def _write_part(file: IO[bytes], flag: int, part: bytes) -> None:
-    file.write(_MAGIC + struct.pack("<I", flag << _LENGTH_BITS | len(part)))
+    file.write(MAGIC + struct.pack("<I", flag << LENGTH_BITS | len(part)))
     file.write(part)
-    file.write(bytes(-len(part) % _ALIGNMENT))
+    file.write(bytes(-len(part) % ALIGNMENT))
 
 
 def write_recordio(

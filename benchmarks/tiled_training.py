@@ -1,0 +1,107 @@
+"""Ways of looking at images in training, with one budget of pixels, over several seeds: prints JSON.
+
+python benchmarks/tiled_training.py DATA [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …] [name=value …]
+
+DATA holds train.json, val.json (COCO) and images/. Each way trains so many epochs that the budget of pixels,
+in millions, is used; `sniper_third` has a third of it. Each run is one training job, a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
+
+from demo_job import HYPERPARAMETERS  # noqa: E402
+from from_scratch import train_once  # noqa: E402
+from lay_out import find_coco_files  # noqa: E402
+from tilewise.data.annotations import Report, make_records  # noqa: E402
+from tilewise.data.channel import Split  # noqa: E402
+from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.records import Records  # noqa: E402
+from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
+from tilewise.models.spec import DetectorSpec  # noqa: E402
+from tilewise.training.epoch import ViewBatches  # noqa: E402
+from tilewise.training.loader import make_loader  # noqa: E402
+from tilewise.training.tiling import choose_tiling, make_planner  # noqa: E402
+from tilewise.views.view import Scaling  # noqa: E402
+
+WAYS = {
+    "whole": {"training_views": "whole"},
+    "grid": {"tile_grid_size": "3x2", "tile_merge": "nms", "negative_views_ratio": "0"},  # Azure's way
+    "grid_ours": {"tile_grid_size": "3x2"},
+    "fixed": {"training_views": "fixed"},
+    "snip": {"training_views": "snip"},
+    "sniper": {"training_views": "sniper"},
+    "sniper_alarms": {"training_views": "sniper", "negative_views": "false_alarms"},
+    "sniper_third": {"training_views": "sniper"},
+}
+SHARES = {"sniper_third": 1 / 3}
+
+
+def pixels_of_an_epoch(records: Records, raw: dict[str, str]) -> int:
+    """How many pixels of views a job's epoch has, by its own plan."""
+    hp = parse_hyperparameters(raw)
+    scaling = Scaling(square=hp.image_size) if hp.image_size else Scaling(None, hp.min_size, hp.max_size)
+    tiling = choose_tiling(hp, records, scaling)
+    spec = DetectorSpec(hp.model_name, 1, scaling, None, 0.0, 0.5, 1, tiling)
+    planner = make_planner(hp, spec)
+    if planner is None:
+        sizes = [scaling.size_of(*size) for size in records.sizes.tolist()]
+        return sum(width * height for width, height in sizes)
+    split = Split(records, Report("train"))
+    loader = make_loader(split, scaling, hp.training_batch_size, 0, hp.seed, hp.min_box_visibility, planner)
+    assert isinstance(loader.batch_sampler, ViewBatches)
+    views = [view for batch in loader.batch_sampler.first for _, view, _ in batch if view is not None]
+    return sum(view.size[0] * view.size[1] for view in views)
+
+
+def hyperparameters_of(way: str, records: Records, mpx: float, chosen: dict[str, str]) -> dict[str, str]:
+    """A way's hyperparameters, with as many epochs as its budget allows and one validation, at the end."""
+    raw = HYPERPARAMETERS | WAYS[way] | chosen
+    budget = mpx * 1e6 * SHARES.get(way, 1.0)
+    epochs = max(1, round(budget / pixels_of_an_epoch(records, raw)))
+    return raw | {
+        "number_of_epochs": str(epochs),
+        "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
+        "evaluation_frequency": str(epochs),
+    }
+
+
+def main() -> None:
+    """Run the ways and seeds and print their figures, and the means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
+    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    arguments = parser.parse_args()
+    chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
+    records = make_records(content.examples, Report("train"))
+    ways: dict[str, Any] = {}
+    for way in arguments.ways:
+        raw = hyperparameters_of(way, records, arguments.mpx, chosen)
+        runs = {seed: train_once(arguments.data, raw | {"seed": str(seed)}) for seed in arguments.seeds}
+        means = {
+            name: round(statistics.mean(run[name] for run in runs.values()), 4)
+            for name in ("AP", "AP50", "AP_small", "AP_medium", "AP_large", "Mpx", "minutes")
+            if all(run[name] is not None for run in runs.values())
+        }
+        ways[way] = {"hyperparameters": raw, "mean": means, "seeds": runs}
+        print(way, json.dumps(means), file=sys.stderr)
+    result = {"data": arguments.data.name, "threads": os.cpu_count(), "mpx": arguments.mpx, "ways": ways}
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""All that can be said of a model's detections in annotated images, for report and ``metrics.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tilewise.data.records import Int64, Records
+from tilewise.detections import Detections
+from tilewise.evaluation.confusion import (
+    IOU_THRESHOLD,
+    Outcome,
+    confusion_matrix,
+    match,
+    outcome,
+)
+from tilewise.evaluation.curves import Curve, ap_by_size, curves
+
+BACKGROUND = "(background)"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Annotated images, and what a model found in each."""
+
+    records: Records
+    detections: list[Detections]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a model finds, misses and mistakes at IoU 0.5.
+
+    Attributes:
+        classes: names by label.
+        records: the ground truth.
+        outcomes: one a record, at the score threshold.
+        score_threshold: of the best F1 of all classes together.
+        total: the curve of all detections.
+        by_class: the curve of each class.
+        confusion: see :func:`~tilewise.evaluation.confusion.confusion_matrix`.
+        by_size: see :func:`~tilewise.evaluation.curves.ap_by_size`; None where it was left out.
+
+    """
+
+    classes: tuple[str, ...]
+    records: Records
+    outcomes: list[Outcome]
+    score_threshold: float
+    total: Curve
+    by_class: list[Curve]
+    confusion: Int64
+    by_size: dict[str, dict[str, Any]] | None
+
+    def rates(self, label: int | None = None) -> dict[str, float | None]:
+        """Precision, recall and F1 at the score threshold, of a class or of all; None where undefined."""
+        objects = self.confusion[:-1].sum(axis=1)
+        found = self.confusion[:, :-1].sum(axis=0)
+        hits = self.confusion.diagonal()[:-1]
+        of = slice(None) if label is None else slice(label, label + 1)
+        hit, detected, there = int(hits[of].sum()), int(found[of].sum()), int(objects[of].sum())
+        return {
+            "precision": _share(hit, detected),
+            "recall": _share(hit, there),
+            "F1": _share(2 * hit, detected + there),
+        }
+
+    def class_rows(self) -> dict[str, dict[str, Any]]:
+        """By class name: objects, AP50, the score of its own best F1, and the rates."""
+        rows = {}
+        for label, name in enumerate(self.classes):
+            curve = self.by_class[label]
+            precision = curve.precision
+            rows[name] = {
+                "objects": curve.objects,
+                "AP50": None if precision is None else round(float(precision.mean()), 6),
+                "best_score_threshold": curve.best_score if curve.hits.any() else None,
+                **self.rates(label),
+            }
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds of it; of the confusion matrix what is not 0, true class first."""
+        names = (*self.classes, BACKGROUND)
+        confusion = {
+            true: {found: count for found, count in zip(names, row, strict=True) if count}
+            for true, row in zip(names, self.confusion.tolist(), strict=True)
+        }
+        return {
+            "score_threshold": self.score_threshold,
+            "iou_threshold": IOU_THRESHOLD,
+            **self.rates(),
+            "classes": self.class_rows(),
+            "confusion": confusion,
+            "AP_by_size": self.by_size,
+        }
+
+
+def analyse(scored: Scored, classes: tuple[str, ...], sizes: bool = True) -> Analysis:
+    """Compare detections with the ground truth.
+
+    Args:
+        scored: detections best score first.
+        classes: names by label.
+        sizes: whether AP by size is wanted; it takes as long as one validation's figures.
+
+    """
+    records, detections = scored.records, scored.detections
+    matched = [match(record, found) for record, found in zip(records, detections, strict=True)]
+    by_class, total = curves(records, detections, matched, len(classes))
+    threshold = total.best_score
+    outcomes = [
+        outcome(record, found, which, threshold)
+        for record, found, which in zip(records, detections, matched, strict=True)
+    ]
+    return Analysis(
+        classes=classes,
+        records=records,
+        outcomes=outcomes,
+        score_threshold=threshold,
+        total=total,
+        by_class=by_class,
+        confusion=confusion_matrix(zip(records, outcomes, strict=True), len(classes)),
+        by_size=ap_by_size(records, detections, classes) if sizes else None,
+    )
+
+
+def _share(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None

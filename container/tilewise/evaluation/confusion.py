@@ -1,0 +1,175 @@
+"""Which detection stands for which object: hits, false alarms, missed objects, classes taken for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewise.data.records import Bool, Int64, Record
+from tilewise.detections import Detections
+
+IOU_THRESHOLD = 0.5
+
+FALSE_ALARM = -1
+"""In place of an object's index: there is none."""
+
+NOT_COUNTED = -2
+"""In place of an object's index: the detection lies on an ignored object."""
+
+_Float64 = npt.NDArray[np.float64]
+
+
+def match(record: Record, found: Detections, iou_threshold: float = IOU_THRESHOLD) -> Int64:
+    """The object of its own class that each detection hits.
+
+    As in pycocotools: best score first, each detection takes the free object of highest IoU, if that reaches
+    the threshold; of those left, what lies on an ignored object does not count. What a detection gets does
+    not depend on those of lower score.
+
+    Args:
+        record: the ground truth.
+        found: in the record's pixels, best score first.
+        iou_threshold: from this on it is a hit.
+
+    Returns:
+        (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
+
+    """
+    boxes = found.boxes.numpy().astype(np.float64)
+    same_class = found.labels.numpy()[:, None] == record.labels
+    shared, iou = _overlaps(boxes, record.boxes.astype(np.float64))
+    result = _in_score_order(np.where(same_class & ~record.ignored, iou, 0), iou_threshold)
+    # an ignored box may stand for many objects, so it only matters whether the detection lies in it
+    inside = shared >= iou_threshold * np.maximum(_areas(boxes), 1e-12)[:, None]
+    on_ignored = (inside & same_class & record.ignored).any(axis=1)
+    return np.where((result == FALSE_ALARM) & on_ignored, NOT_COUNTED, result)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image's objects and of its detections above a score.
+
+    Attributes:
+        found: the K detections above it.
+        object_of: (K,) index of the object that each stands for, maybe of another class,
+            :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
+        right: (K,) whether it is of the object's class.
+        missed: (M,) the objects that no detection stands for; ignored ones are not missed.
+
+    """
+
+    found: Detections
+    object_of: Int64
+    right: Bool
+    missed: Bool
+
+    @property
+    def hits(self) -> int:
+        """Objects found with their class."""
+        return int(self.right.sum())
+
+    @property
+    def mistaken(self) -> int:
+        """Objects taken for another class: each is a missed object and a false alarm."""
+        return int((self.object_of >= 0).sum()) - self.hits
+
+    @property
+    def false_alarms(self) -> int:
+        """Detections where no object is."""
+        return int((self.object_of == FALSE_ALARM).sum())
+
+    @property
+    def f1(self) -> float | None:
+        """The harmonic mean of precision and recall; None where there is no object and nothing was found."""
+        wrong = self.false_alarms + int(self.missed.sum()) + 2 * self.mistaken
+        return 2 * self.hits / (2 * self.hits + wrong) if self.hits or wrong else None
+
+
+def outcome(
+    record: Record,
+    found: Detections,
+    matched: Int64,
+    score_threshold: float,
+    iou_threshold: float = IOU_THRESHOLD,
+) -> Outcome:
+    """Count only detections of a score, and see which of those left lie on an object of another class.
+
+    Args:
+        record: the ground truth.
+        found: in the record's pixels, best score first.
+        matched: what :func:`match` says of them.
+        score_threshold: of the detections that count.
+        iou_threshold: from this on a detection stands for an object.
+
+    """
+    kept = found[found.scores >= score_threshold]
+    object_of = matched[: len(kept)].copy()
+    right = object_of >= 0
+    free_objects = ~record.ignored
+    free_objects[object_of[right]] = False
+    alarms, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
+    if len(alarms) and len(objects):
+        boxes = kept.boxes.numpy().astype(np.float64)
+        _, iou = _overlaps(boxes[alarms], record.boxes[objects].astype(np.float64))
+        other = _in_score_order(iou, iou_threshold)
+        object_of[alarms] = np.where(other >= 0, objects[other], FALSE_ALARM)
+    missed = ~record.ignored
+    missed[object_of[object_of >= 0]] = False
+    return Outcome(kept, object_of, right, missed)
+
+
+def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) -> Int64:
+    """How often which class was taken for which.
+
+    Returns:
+        (C + 1, C + 1) rows are the true classes, columns the found ones; the last of each is the background:
+        the last column counts missed objects, the last row false alarms.
+
+    """
+    matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for record, one in pairs:
+        counted = one.object_of != NOT_COUNTED
+        # the label of FALSE_ALARM, index -1, is the background
+        true = np.append(record.labels, num_classes)[one.object_of[counted]]
+        np.add.at(matrix, (true, one.found.labels.numpy()[counted]), 1)
+        matrix[:-1, num_classes] += np.bincount(record.labels[one.missed], minlength=num_classes)
+    return matrix
+
+
+def _in_score_order(iou_NM: _Float64, threshold: float) -> Int64:
+    """Each row takes its best free column, the first row first; -1 where none reaches the threshold.
+
+    All rows ask at once for the best column that has not refused them; of several, a column keeps the first.
+    What it refuses, it refuses for good, so this ends where going row by row would.
+    """
+    count = len(iou_NM)
+    wanted = np.where(iou_NM >= min(threshold, 1 - 1e-10), iou_NM, 0)
+    if not wanted.size:
+        return np.full(count, FALSE_ALARM, np.int64)
+    rows = np.arange(count)
+    while True:
+        choice = wanted.argmax(axis=1)
+        asks = wanted[rows, choice] > 0
+        keeps = np.full(wanted.shape[1], count)
+        np.minimum.at(keeps, choice[asks], rows[asks])
+        refused = asks & (keeps[choice] != rows)
+        if not refused.any():
+            return np.where(asks, choice, FALSE_ALARM)
+        wanted[rows[refused], choice[refused]] = 0
+
+
+def _overlaps(first_N4: _Float64, second_M4: _Float64) -> tuple[_Float64, _Float64]:
+    """(N, M) the area that two boxes share, and their IoU."""
+    low = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
+    high = np.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    union = _areas(first_N4)[:, None] + _areas(second_M4) - shared
+    return shared, shared / np.maximum(union, 1e-12)
+
+
+def _areas(boxes_N4: _Float64) -> _Float64:
+    areas: _Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
+    return areas

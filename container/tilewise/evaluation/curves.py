@@ -1,0 +1,115 @@
+"""Precision and recall of each class over the score, the score that suits best, and AP by size of object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewise.data.records import Bool, Int64, Records
+from tilewise.data.table import SIZE_LIMITS, SIZE_NAMES
+from tilewise.detections import Detections
+from tilewise.evaluation.coco import mean_precision, score
+from tilewise.evaluation.confusion import NOT_COUNTED
+
+RECALL_LEVELS = np.linspace(0, 1, 101)
+"""The recalls at which COCO looks at the precision."""
+
+SCORES = np.arange(1, 100) / 100
+"""The score thresholds to choose from."""
+
+_Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The detections of one class, or of all, best score first.
+
+    Attributes:
+        objects: how many there are to find.
+        scores: (N,) of the detections that count.
+        hits: (N,) whether each is a hit.
+
+    """
+
+    objects: int
+    scores: _Float64
+    hits: Bool
+
+    @property
+    def precision(self) -> _Float64 | None:
+        """(101,) at COCO's recall levels the best precision there or beyond; None without objects."""
+        if not self.objects:
+            return None
+        true = np.cumsum(self.hits)
+        precision = true / np.arange(1, len(true) + 1)
+        best_beyond = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        levels: _Float64 = best_beyond[np.searchsorted(true / self.objects, RECALL_LEVELS)]
+        return levels
+
+    @property
+    def f1(self) -> _Float64:
+        """(99,) F1 of the detections of at least each of the :data:`SCORES`."""
+        count = np.searchsorted(-self.scores, -SCORES, side="right")
+        true = np.append(0, np.cumsum(self.hits))[count]
+        f1: _Float64 = 2 * true / np.maximum(count + self.objects, 1)
+        return f1
+
+    @property
+    def best_score(self) -> float:
+        """The score threshold of the best F1; where several are equally good, the middle one of them."""
+        f1 = self.f1
+        best = np.flatnonzero(f1 == f1.max())
+        return float(SCORES[best[len(best) // 2]])
+
+
+def curves(
+    records: Records, detections: Sequence[Detections], matched: Sequence[Int64], num_classes: int
+) -> tuple[list[Curve], Curve]:
+    """The curve of each class, and that of all detections together.
+
+    Args:
+        records: the ground truth.
+        detections: one a record, best score first.
+        matched: what :func:`tilewise.evaluation.confusion.match` says of them.
+        num_classes: how many there are.
+
+    """
+    which = np.concatenate([np.zeros(0, np.int64), *matched])
+    scores = np.concatenate([np.zeros(0), *(found.scores.numpy() for found in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(found.labels.numpy() for found in detections)])
+    order = np.argsort(-scores, kind="stable")
+    order = order[which[order] != NOT_COUNTED]
+    scores, labels, hits = scores[order].astype(np.float64), labels[order], which[order] >= 0
+    objects = np.bincount(records.labels[~records.ignored], minlength=num_classes)
+    own = [labels == label for label in range(num_classes)]
+    by_class = [Curve(int(objects[label]), scores[mine], hits[mine]) for label, mine in enumerate(own)]
+    return by_class, Curve(int(objects.sum()), scores, hits)
+
+
+def ap_by_size(
+    records: Records, detections: Sequence[Detections], classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """COCO's AP and AP50 over the objects of each of the size classes of :data:`SIZE_NAMES`.
+
+    Returns:
+        By size class ``objects``, ``AP`` and ``AP50``, None where there is no object of that size.
+
+    """
+    limits = [0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), 1e10]
+    ranges = dict(zip(SIZE_NAMES, pairwise(limits), strict=True))
+    precision = score(records, detections, classes, ranges).eval["precision"][..., 0]
+    sides = (records.boxes[:, 2:] - records.boxes[:, :2])[~records.ignored].astype(np.float64)
+    size_of = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)
+    return {
+        name: {
+            "objects": int((size_of == index).sum()),
+            "AP": mean_precision(precision[..., index]),
+            "AP50": mean_precision(precision[0, ..., index]),
+        }
+        for index, name in enumerate(SIZE_NAMES)
+    }

@@ -1,0 +1,242 @@
+"""The report of a training run: one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import torch
+import torchvision
+from markupsafe import Markup
+
+import tilewise
+from tilewise.data.table import SIZE_LIMITS, SIZE_NAMES
+from tilewise.evaluation.analysis import BACKGROUND, Analysis
+from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_chart
+from tilewise.evaluation.curves import RECALL_LEVELS
+from tilewise.evaluation.pictures import COUNT, Picture, best_and_worst, make_picture
+
+MAX_MATRIX = 20
+"""Up to so many classes have their confusion matrix shown; with more, what is most often confused."""
+
+MAX_REASONS = 50
+"""So many images left out and boxes dropped are named on the page."""
+
+
+CHARTS = ("loss", "score", "precision_recall", "by_size", "sizes")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report tells of.
+
+    Attributes:
+        classes: names by label.
+        epochs: the history, a dict for each epoch as ``metrics.json`` has it.
+        best: the figures of the saved model on the validation images; empty without validation.
+        test: the same on the test channel.
+        stopped: whether the job was stopped on request.
+        hyperparameters: all of them.
+        given: name -> the user's spelling of it, for those that the user gave.
+        data: channel name -> facts; see :func:`tilewise.data.facts.channel_facts`.
+        analysis: of the saved model's detections in the validation images.
+
+    """
+
+    classes: tuple[str, ...]
+    epochs: Sequence[Mapping[str, Any]] = ()
+    best: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] | None = None
+    stopped: bool = False
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    analysis: Analysis | None = None
+
+
+def report_page(run: Run, pictures: bool = True, should_stop: Callable[[], bool] = lambda: False) -> str:
+    """The report as HTML.
+
+    Args:
+        run: what it tells of.
+        pictures: whether images are shown; to read and draw them takes most of the time.
+        should_stop: asked before each image; when it says so, the rest are left out.
+
+    """
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["figure"] = figure
+    template = environment.from_string(
+        files("tilewise.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    best, worst = _pictures(run.analysis, should_stop) if pictures and run.analysis else ([], [])
+    seconds = sum(epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in run.epochs)
+    return template.render(
+        run=run,
+        analysis=run.analysis,
+        rates=run.analysis.rates() if run.analysis else {},
+        class_rows=_class_rows(run),
+        charts=_charts(run),
+        matrix=_matrix(run.analysis),
+        confusions=_confusions(run.analysis),
+        best=best,
+        worst=worst,
+        pictures=pictures,
+        chosen=_chosen(run),
+        minutes=seconds / 60,
+        speed=_speed(run),
+        size_names=SIZE_NAMES,
+        max_reasons=MAX_REASONS,
+        versions={
+            "Tilewise": tilewise.__version__,
+            "Python": platform.python_version(),
+            "PyTorch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure for a table, a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _chosen(run: Run) -> int | None:
+    """The epoch whose weights were saved."""
+    epochs = [one["epoch"] for one in run.epochs if run.best and one.get("validation") == run.best]
+    return epochs[0] if epochs else None
+
+
+def _speed(run: Run) -> float | None:
+    seconds = sum(epoch["seconds"] for epoch in run.epochs)
+    return sum(epoch["records"] for epoch in run.epochs) / seconds if seconds else None
+
+
+def _pictures(
+    analysis: Analysis, should_stop: Callable[[], bool], count: int = COUNT
+) -> tuple[list[Picture], list[Picture]]:
+    def make(indices: list[int]) -> list[Picture]:
+        made = []
+        for index in indices:
+            if should_stop():
+                break
+            made.append(make_picture(analysis.records[index], analysis.outcomes[index], analysis.classes))
+        return made
+
+    best, worst = best_and_worst(analysis, count)
+    return make(best), make(worst)
+
+
+def _charts(run: Run) -> dict[str, Markup | None]:
+    """All of the :data:`CHARTS`, None where there is nothing to draw."""
+    charts: dict[str, Markup | None] = dict.fromkeys(CHARTS)
+    chosen = _chosen(run)
+    losses = _history(run, lambda epoch: epoch["losses"])
+    if losses:
+        text = "Mean training losses of each epoch: " + _ends(losses)
+        charts["loss"] = line_chart(losses, text, "epoch", mark=chosen, whole_numbers=True)
+    scores = _history(run, _scores)
+    if scores:
+        text = "Figures of the validation after each epoch: " + _ends(scores)
+        span = (run.epochs[0]["epoch"], run.epochs[-1]["epoch"])
+        charts["score"] = line_chart(scores, text, "epoch", 1, span, chosen, whole_numbers=True)
+    if run.analysis:
+        charts |= _analysis_charts(run.analysis)
+    bars = [(name, _bars(facts)) for name, facts in run.data.items() if facts["boxes"]]
+    if bars:
+        text = "How large the objects are: shares of each channel's objects over the √ of their area"
+        charts["sizes"] = histogram(
+            bars[:SERIES], SIZE_LIMITS, text, "√area of the object in pixels of its image"
+        )
+    return charts
+
+
+def _scores(epoch: Mapping[str, Any]) -> dict[str, float | None]:
+    found = epoch.get("validation", {})
+    names = ("AP", "AP50", "AP75", "AP_small")
+    scores = {name.replace("_", " "): found[name] for name in names if name in found}
+    return scores | ({"VOC mAP": found["VOC"]["mAP"]} if "VOC" in found else {})
+
+
+def _history(run: Run, values: Callable[[Mapping[str, Any]], Mapping[str, float | None]]) -> list[Line]:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for epoch in run.epochs:
+        for name, value in values(epoch).items():
+            if value is not None:
+                points.setdefault(name.replace("_", " "), []).append((epoch["epoch"], value))
+    return [Line(name, its) for name, its in points.items()]
+
+
+def _ends(lines: Sequence[Line]) -> str:
+    return "; ".join(
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
+    )
+
+
+def _bars(facts: Mapping[str, Any]) -> list[tuple[float, int]]:
+    return [(float(start), count) for start, count in facts["size_histogram"].items()]
+
+
+def _analysis_charts(analysis: Analysis) -> dict[str, Markup]:
+    charts = {}
+    order = sorted(range(len(analysis.classes)), key=lambda label: -analysis.by_class[label].objects)
+    lines = []
+    for label in order:
+        precision = analysis.by_class[label].precision
+        if precision is not None:
+            points = list(zip(RECALL_LEVELS.tolist(), precision.tolist(), strict=True))
+            lines.append(Line(f"{analysis.classes[label]} (AP50 {precision.mean():.2f})", points))
+    if lines:
+        text = f"Precision over recall: {', '.join(line.name for line in lines[:SERIES])}"
+        charts["precision_recall"] = line_chart(lines, text, "recall", 1, (0, 1))
+    sizes = {name: row for name, row in (analysis.by_size or {}).items() if row["objects"]}
+    if sizes:
+        groups = [name.split(",")[0] + f"\n{row['objects']} objects" for name, row in sizes.items()]
+        bars = [(what, [row[what] for row in sizes.values()]) for what in ("AP50", "AP")]
+        text = "Average precision by size: " + "; ".join(
+            f"{name}: AP {figure(row['AP'])}, AP50 {figure(row['AP50'])}" for name, row in sizes.items()
+        )
+        charts["by_size"] = bar_chart(groups, bars, text)
+    return charts
+
+
+def _class_rows(run: Run) -> list[dict[str, Any]]:
+    """A row a class, those with the most objects first."""
+    if run.analysis is None:
+        return []
+    by_class = run.best.get("AP_class", {})
+    rows = [
+        {"name": name, "AP": by_class.get(name), **row} for name, row in run.analysis.class_rows().items()
+    ]
+    return sorted(rows, key=lambda row: -row["objects"])
+
+
+def _matrix(analysis: Analysis | None) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Name of each row, with count and percent of the row in each of its cells."""
+    if analysis is None or len(analysis.classes) > MAX_MATRIX:
+        return []
+    names = (*analysis.classes, BACKGROUND)
+    rows = []
+    for name, row in zip(names, analysis.confusion.tolist(), strict=True):
+        total = sum(row) or 1
+        rows.append((name, [(count, round(100 * count / total)) for count in row]))
+    return rows
+
+
+def _confusions(analysis: Analysis | None, most: int = 30) -> list[tuple[str, str, int]]:
+    """True class, found class and how often, where the two differ: the most frequent first."""
+    if analysis is None or len(analysis.classes) <= MAX_MATRIX:
+        return []
+    names = (*analysis.classes, BACKGROUND)
+    matrix = analysis.confusion
+    pairs = [
+        (names[true], names[found], int(matrix[true, found]))
+        for true, found in zip(*matrix.nonzero(), strict=True)
+        if true != found
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]

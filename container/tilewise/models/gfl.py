@@ -1,0 +1,188 @@
+"""GFL, generalized focal loss (Li et al., NeurIPS 2020), on a ResNet with a feature pyramid."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import generalized_box_iou_loss
+
+from tilewise.models.atss import atss
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
+from tilewise.models.fpn import resnet_pyramid
+from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
+from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
+from tilewise.models.spec import DetectorSpec
+
+STRIDES = (8, 16, 32, 64, 128)
+BINS = 17
+"""A side's distance from its point is a distribution over 0, 1, … 16 strides."""
+BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.25
+PRIOR_SCORE = 0.01
+
+
+class Outputs(NamedTuple):
+    """What the head says of each prior: class logits (B, P, C), distances' logits (B, P, 4 * BINS)."""
+
+    classes: Tensor
+    distances: Tensor
+
+
+class Head(nn.Module):
+    """Four convolutions for the class and four for the box, the same on all feature maps."""
+
+    def __init__(self, channels: int, num_classes: int, levels: int):
+        super().__init__()
+        self.cls_convs, self.reg_convs = (
+            nn.Sequential(
+                *(
+                    nn.Sequential(
+                        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                        nn.GroupNorm(32, channels),
+                        nn.ReLU(inplace=True),
+                    )
+                    for _ in range(4)
+                )
+            )
+            for _ in range(2)
+        )
+        self.gfl_cls = nn.Conv2d(channels, num_classes, 3, padding=1)
+        self.gfl_reg = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(levels))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.constant_(self.gfl_cls.bias, -math.log(1 / PRIOR_SCORE - 1))  # type: ignore[arg-type]
+
+    def forward(self, maps: list[Tensor]) -> Outputs:
+        """Of the feature maps, finest first; priors level by level, row by row."""
+        classes, distances = [], []
+        for features, scale in zip(maps, self.scales, strict=True):
+            classes.append(self.gfl_cls(self.cls_convs(features)).flatten(2))
+            distances.append((self.gfl_reg(self.reg_convs(features)) * scale).flatten(2))
+        return Outputs(*(torch.cat(each, dim=2).transpose(1, 2).float() for each in (classes, distances)))
+
+
+class GFL(nn.Module):
+    """The network on torchvision's convention: losses in training, detections in evaluation.
+
+    Args:
+        resnet: its backbone, ``resnet18`` and so on.
+        num_classes: object classes.
+        stride_4_level: whether there is a feature map at stride 4.
+        limits: what is kept of what is found; ``candidates`` for each feature map.
+
+    """
+
+    def __init__(self, resnet: str, num_classes: int, stride_4_level: bool, limits: Limits):
+        super().__init__()
+        self.strides = (4, *STRIDES) if stride_4_level else STRIDES
+        self.backbone = resnet_pyramid(resnet, stride_4_level)
+        self.head = Head(256, num_classes, len(self.strides))
+        self.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+        self.limits = limits
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None
+    ) -> dict[str, Tensor] | list[Target]:
+        """``images`` are (3, h, w) uint8."""
+        batch, _ = self.transform(images)
+        maps = list(self.backbone(batch.tensors).values())
+        outputs = self.head(maps)
+        shapes = [(each.shape[2], each.shape[3]) for each in maps]
+        # a ResNet's points lie on multiples of the stride: its strided convolutions are padded on both sides
+        priors = make_priors(shapes, self.strides, 0.0, batch.tensors.device)
+        if self.training:
+            assert targets is not None
+            with torch.autocast(batch.tensors.device.type, enabled=False):
+                return self.compute_loss(outputs, priors, targets)
+        return self.postprocess(outputs, priors, batch.image_sizes)
+
+    def compute_loss(self, outputs: Outputs, priors: Priors, targets: list[Target]) -> dict[str, Tensor]:
+        """Quality focal loss of the classes, GIoU and distribution focal loss of the boxes.
+
+        The class score of a positive prior is taught to be the IoU of the box that it predicts. The losses of
+        its box weigh as much as its score, and are divided by the sum of these weights; that of the classes
+        is divided by the number of positive priors, or of images where there are fewer. Priors on ignored
+        boxes are taught nothing.
+        """
+        objects = gather_objects(targets)
+        found = atss(priors, objects, len(targets))
+        place = (found.images, found.priors)
+        strides, wanted = priors.strides[found.priors, None], objects.boxes[found.objects]
+        points, distribution = priors.points[found.priors], outputs.distances[place].unflatten(1, (4, BINS))
+        boxes = decode(distribution, points, strides)
+        quality = torch.zeros_like(outputs.classes)
+        quality[(*place, objects.labels[found.objects])] = paired_iou(boxes, wanted).detach()
+        silent = on_ignored_points(priors, targets)
+        silent[place] = False
+
+        weights = outputs.classes[place].detach().sigmoid().amax(dim=1)
+        giou = generalized_box_iou_loss(boxes / strides, wanted / strides)
+        sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=1) / strides
+        classification = quality_focal_loss(outputs.classes, quality).masked_fill(silent[..., None], 0).sum()
+        total = weights.sum().clamp(min=1)
+        return {
+            "classification": classification / max(len(found.priors), len(targets)),
+            "bbox_regression": BOX_WEIGHT * (giou * weights).sum() / total,
+            "distribution": DISTRIBUTION_WEIGHT
+            * (distribution_focal_loss(distribution, sides).mean(dim=1) * weights).sum()
+            / total,
+        }
+
+    def postprocess(self, outputs: Outputs, priors: Priors, sizes: list[tuple[int, int]]) -> list[Target]:
+        """The best classes of each feature map's priors."""
+        found, boxes = [], []
+        for height, width, _, first in priors.levels:
+            level = outputs.classes[:, first : first + height * width]
+            best = candidates_of(level, logit(self.limits.score_threshold), self.limits.candidates)
+            place = best.priors + first
+            found.append(best._replace(priors=place, scores=best.scores.sigmoid()))
+            distribution = outputs.distances[best.images, place].unflatten(1, (4, BINS))
+            boxes.append(decode(distribution, priors.points[place], priors.strides[place, None]))
+        return suppress(found, boxes, sizes, self.limits)
+
+
+def decode(distribution_K4b: Tensor, points_K2: Tensor, strides_K1: Tensor) -> Tensor:
+    """Distributions' logits of the distances of left, top, right and bottom -> (K, 4) boxes in pixels."""
+    bins = torch.arange(BINS, device=points_K2.device, dtype=points_K2.dtype)
+    distances = (distribution_K4b.softmax(dim=2) * bins).sum(dim=2) * strides_K1
+    return torch.cat([points_K2 - distances[:, :2], points_K2 + distances[:, 2:]], dim=1)
+
+
+def quality_focal_loss(logits: Tensor, quality: Tensor) -> Tensor:
+    """Cross-entropy with a quality from 0 to 1, times the squared distance of score and quality (eq. 4)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    return entropy * (quality - logits.sigmoid()).square()
+
+
+def distribution_focal_loss(distribution_K4b: Tensor, distances_K4: Tensor) -> Tensor:
+    """Cross-entropy with the two whole numbers beside a distance, the nearer one the more (eq. 6).
+
+    Returns:
+        (K, 4).
+
+    """
+    distances = distances_K4.clamp(0, BINS - 1 - 0.1)  # as the published code; there is a bin above
+    low = distances.long()
+    logs = distribution_K4b.log_softmax(dim=2)
+    below, above = (logs.gather(2, index[..., None])[..., 0] for index in (low, low + 1))
+    share = distances - low
+    return -(below * (1 - share) + above * share)
+
+
+def build_gfl(spec: DetectorSpec) -> Detector:
+    """GFL with the ResNet that the name says."""
+    limits = Limits(
+        spec.score_threshold,
+        spec.nms_iou_threshold,
+        candidates=max(1000, spec.detections_per_view),
+        detections=spec.detections_per_view,
+    )
+    resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
+    return Detector(GFL(resnet, spec.num_classes, spec.stride_4_level, limits), background=False)

@@ -1,0 +1,176 @@
+"""YOLOX (Ge et al., arXiv 2107.08430), written from the paper; its published weights load by name."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tilewise.models.csp_darknet import ConvBlock, PathAggregation, block_3x3
+from tilewise.models.detector import BatchImages, Detector, Target
+from tilewise.models.postprocess import Limits, candidates_of, suppress
+from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
+from tilewise.models.simota import simota
+from tilewise.models.spec import DetectorSpec
+
+STRIDES = (8, 16, 32)
+BOX_WEIGHT = 5.0
+PRIOR_SCORE = 0.01
+"""What a fresh head says of every class and of there being an object."""
+LARGEST_LOG_SIDE = 10.0
+
+
+class Size(NamedTuple):
+    """Bottlenecks and channels as shares of YOLOX-l's, and whether 3x3 convolutions are separable."""
+
+    depth: float
+    width: float
+    separable: bool = False
+
+
+SIZES = {
+    "yolox_nano": Size(1 / 3, 0.25, separable=True),
+    "yolox_tiny": Size(1 / 3, 0.375),
+    "yolox_s": Size(1 / 3, 0.5),
+    "yolox_m": Size(2 / 3, 0.75),
+    "yolox_l": Size(1.0, 1.0),
+    "yolox_x": Size(4 / 3, 1.25),
+}
+
+
+class Outputs(NamedTuple):
+    """What the head says of each prior: raw boxes (B, P, 4), class logits (B, P, C), object logits (B, P)."""
+
+    boxes: Tensor
+    classes: Tensor
+    objects: Tensor
+
+
+class Head(nn.Module):
+    """The decoupled head: classes on one branch, box and objectness on the other."""
+
+    def __init__(self, channels: list[int], hidden: int, num_classes: int, separable: bool):
+        super().__init__()
+
+        def branches() -> nn.ModuleList:
+            return nn.ModuleList(
+                nn.Sequential(*(block_3x3(separable, hidden, hidden) for _ in range(2))) for _ in channels
+            )
+
+        def predictions(width: int) -> nn.ModuleList:
+            return nn.ModuleList(nn.Conv2d(hidden, width, 1) for _ in channels)
+
+        self.stems = nn.ModuleList(ConvBlock(width, hidden, 1) for width in channels)
+        self.cls_convs, self.reg_convs = branches(), branches()
+        self.cls_preds, self.reg_preds, self.obj_preds = (predictions(n) for n in (num_classes, 4, 1))
+        for layer in (*self.cls_preds, *self.obj_preds):
+            nn.init.constant_(layer.bias, -math.log(1 / PRIOR_SCORE - 1))
+
+    def forward(self, maps: list[Tensor]) -> Outputs:
+        """Of the feature maps, finest first; priors level by level, row by row."""
+        boxes, classes, objects = [], [], []
+        for level, features in enumerate(maps):
+            stem = self.stems[level](features)
+            where = self.reg_convs[level](stem)
+            classes.append(self.cls_preds[level](self.cls_convs[level](stem)))
+            boxes.append(self.reg_preds[level](where))
+            objects.append(self.obj_preds[level](where))
+        return Outputs(_by_prior(boxes), _by_prior(classes), _by_prior(objects)[..., 0])
+
+
+def _by_prior(maps: list[Tensor]) -> Tensor:
+    """(B, C, H, W) of each level -> (B, P, C) float32."""
+    return torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2).float()
+
+
+class YOLOX(nn.Module):
+    """The network on torchvision's convention: losses in training, detections in evaluation.
+
+    Args:
+        size: depth and width.
+        num_classes: object classes.
+        limits: what is kept of what is found.
+
+    """
+
+    def __init__(self, size: Size, num_classes: int, limits: Limits):
+        super().__init__()
+        base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
+        channels = [4 * base, 8 * base, 16 * base]
+        self.backbone = PathAggregation(base, depth, size.separable)
+        self.head = Head(channels, int(256 * size.width), num_classes, size.separable)
+        # pixels from 0 to 255, as the published weights want them
+        self.transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
+        self.limits = limits
+
+    def forward(
+        self, images: list[Tensor], targets: list[Target] | None = None
+    ) -> dict[str, Tensor] | list[Target]:
+        """``images`` are (3, h, w) uint8."""
+        batch, _ = self.transform(images)
+        maps = self.backbone(batch.tensors)
+        outputs = self.head(maps)
+        shapes = [(each.shape[2], each.shape[3]) for each in maps]
+        priors = make_priors(shapes, STRIDES, 0.5, batch.tensors.device)
+        if self.training:
+            assert targets is not None
+            with torch.autocast(batch.tensors.device.type, enabled=False):
+                return self.compute_loss(outputs, priors, targets)
+        return self.postprocess(outputs, priors, batch.image_sizes)
+
+    def compute_loss(self, outputs: Outputs, priors: Priors, targets: list[Target]) -> dict[str, Tensor]:
+        """Box loss 5 * (1 - IoU²), and cross-entropies of objectness and of classes.
+
+        All are sums over the batch divided by the number of positive priors, or of images where there are
+        fewer. A positive prior's class is taught to the extent of its IoU. Priors on ignored boxes are taught
+        nothing. The paper's L1 loss of the last epochs is left out.
+        """
+        boxes = decode(outputs.boxes, priors)
+        objects = gather_objects(targets)
+        found = simota(boxes, outputs.classes, outputs.objects, priors, objects)
+        positive = torch.zeros_like(outputs.objects)
+        positive[found.images, found.priors] = 1
+        silent = on_ignored_points(priors, targets) & (positive == 0)
+        count = max(len(found.priors), len(targets))
+
+        iou = paired_iou(boxes[found.images, found.priors], objects.boxes[found.objects])
+        logits = outputs.classes[found.images, found.priors]
+        classes = F.one_hot(objects.labels[found.objects], logits.shape[1]) * found.iou[:, None]
+        objectness = F.binary_cross_entropy_with_logits(outputs.objects, positive, reduction="none")
+        return {
+            "bbox_regression": BOX_WEIGHT * (1 - iou.square()).sum() / count,
+            "objectness": objectness.masked_fill(silent, 0).sum() / count,
+            "classification": F.binary_cross_entropy_with_logits(logits, classes, reduction="sum") / count,
+        }
+
+    def postprocess(self, outputs: Outputs, priors: Priors, sizes: list[tuple[int, int]]) -> list[Target]:
+        """The best class of each prior, scored by its probability times objectness."""
+        scores, classes = outputs.classes.sigmoid().max(dim=2)
+        scores = scores * outputs.objects.sigmoid()
+        best = candidates_of(scores[..., None], self.limits.score_threshold, self.limits.candidates)
+        found = best._replace(classes=classes[best.images, best.priors])
+        boxes = decode(outputs.boxes, priors)[best.images, best.priors]
+        return suppress([found], [boxes], sizes, self.limits)
+
+
+def decode(raw_BP4: Tensor, priors: Priors) -> Tensor:
+    """Offsets and logarithms of sides, in strides -> boxes in pixels, of the same shape."""
+    strides = priors.strides[:, None]
+    corner = priors.points - strides / 2  # offsets count from a cell's corner
+    centre = corner + raw_BP4[..., :2] * strides
+    half = raw_BP4[..., 2:].clamp(max=LARGEST_LOG_SIDE).exp() * strides / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def build_yolox(spec: DetectorSpec) -> Detector:
+    """YOLOX of the size that the name says."""
+    limits = Limits(
+        spec.score_threshold,
+        spec.nms_iou_threshold,
+        candidates=max(1000, 2 * spec.detections_per_view),
+        detections=spec.detections_per_view,
+    )
+    return Detector(YOLOX(SIZES[spec.name], spec.num_classes, limits), background=False)
