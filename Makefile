@@ -1,7 +1,10 @@
-.PHONY: demo test requirements docs
+.PHONY: demo image test requirements docs
 
 demo:  # the whole way on this machine: train, serve, a picture of what was found
 	bash local_test/demo.sh
+
+image:  # the container image, as tilewise
+	docker build -t tilewise --build-arg REVISION=$$(git rev-parse HEAD) .
 
 test:  # everything that must pass
 	bash tests/run.sh
@@ -9,6 +12,7 @@ test:  # everything that must pass
 requirements:  # pin anew what pyproject.toml asks for
 	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml -o requirements.txt
 	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml --extra test -c requirements.txt -o tests/requirements.txt
+	echo 'sagemaker<3' | uv pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11 - -o tests/image/sdk_requirements.txt
 
 docs:  # generate what is generated
 	PYTHONPATH=container .venv/bin/python -m tilewise hyperparameters > docs/hyperparameters.md

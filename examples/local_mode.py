@@ -79,7 +79,10 @@ def main() -> int:
     pictures_address = f"file://{arguments.pictures.resolve()}"
     transformer.transform(pictures_address, content_type="application/x-image", logs=False)
     answers = sorted((out / "answers").rglob("*.out"))
-    lines = [json.loads(line) for answer in answers for line in answer.read_text().splitlines()]
+    texts = [
+        text for answer in answers for text in answer.read_text().splitlines() if text
+    ]  # Line adds its own
+    lines = [json.loads(text) for text in texts]
     print(f"transform: {len(answers)} answers, {sum(len(line['prediction']) for line in lines)} objects")
     return 0
 

@@ -27,8 +27,9 @@ HYPERPARAMETERS = {
 
 def find_engine() -> str:
     """Docker or podman, whichever has the image; skips where neither has."""
-    os.environ.setdefault("CONTAINERS_CONF", str(Path(__file__).parent / "image" / "containers.conf"))
-    for engine in ("docker", "podman"):
+    if os.geteuid() == 0 and shutil.which("runc"):
+        os.environ.setdefault("CONTAINERS_CONF", str(Path(__file__).parent / "image" / "containers.conf"))
+    for engine in ("podman", "docker"):
         if shutil.which(engine) and _run(engine, "image", "inspect", IMAGE).returncode == 0:
             return engine
     pytest.skip(f"there is no image {IMAGE}: bash tests/image/build.sh makes it (root, podman, debootstrap)")

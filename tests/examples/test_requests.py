@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -143,3 +144,12 @@ def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:
     done = subprocess.run([*command, "--role", ROLE, "--model", "s3://b/m"], env=aws, capture_output=True)
     assert done.returncode == 2
     assert b"needs --output" in done.stderr
+
+
+def test_notebook__cells_are_python_without_outputs() -> None:
+    notebook = json.loads((EXAMPLES / "images_to_endpoint.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 5
+    for cell in cells:
+        compile("".join(cell["source"]), "images_to_endpoint.ipynb", "exec")
+        assert cell["outputs"] == [] and cell["execution_count"] is None
