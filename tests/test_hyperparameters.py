@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, as_markdown, parse_hyperparameters
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, LATER_MODELS
-from tilewise.hyperparameters.table import ROWS
+from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS
 from tilewise.hyperparameters.values import shown
 
 DOCS = Path(__file__).parents[1] / "docs" / "hyperparameters.md"
@@ -350,6 +350,15 @@ def test_alias__is_read_as_the_canonical_name(alias: str, text: str, name: str, 
     parsed = parse_hyperparameters(BUILTIN | {alias: text})
     assert getattr(parsed, name) == value
     assert alias in parsed.given
+
+
+@pytest.mark.parametrize(("short", "name"), AZURE_SHORT_NAMES.items())
+def test_alias__azures_older_names(short: str, name: str) -> None:
+    text = "7" if name == "box_detections_per_image" else "0.4"
+    extra = {"tile_grid_size": "3x2"}
+    assert getattr(parse_hyperparameters({short: text, **extra}), name) == float(text)
+    with pytest.raises(UserError, match=name):
+        parse_hyperparameters({short: text, name: "0.9" if "." in text else "8", **extra})
 
 
 def test_alias__in_an_azure_job() -> None:

@@ -69,7 +69,7 @@ def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp
 def test_demo__azures_tiles_are_trained_with_and_the_endpoint_gives_the_logged_map(tmp_path: Path) -> None:
     write_squares(tmp_path / "data", train=12)
     chosen = ["image_size=128", "tile_grid_size=3x2", "training_batch_size=4"]
-    chosen += ["number_of_epochs=6", "evaluation_frequency=6"]
+    chosen += ["number_of_epochs=14", "evaluation_frequency=14"]
     code, output = run_demo(tmp_path, "--data", str(tmp_path / "data"), *chosen)
     assert code == 0, output
     assert "each image is seen as the whole image and 3x2 tiles with an overlap of 0.25" in output
@@ -77,7 +77,7 @@ def test_demo__azures_tiles_are_trained_with_and_the_endpoint_gives_the_logged_m
     assert [name for name, _, _ in pairs] == ["AP", "AP50"], output
     for name, logged, answered in pairs:
         assert float(answered) == pytest.approx(float(logged), abs=0.001), name
-    assert float(pairs[1][1]) > 0.02, "the detector has learnt nothing, so the figures say little"
+    assert float(pairs[1][1]) > 0.1, "the detector has learnt nothing, so the figures say little"
     detector = json.loads((tmp_path / "run" / "opt_ml" / "model" / "model.json").read_text())["detector"]
     assert detector["tiling"]["grid"] == [3, 2]
 

@@ -15,7 +15,7 @@ from tilewise.hyperparameters.models import (
     YOLOV5_SIZES,
     scaling_of,
 )
-from tilewise.hyperparameters.table import ROWS, Hyperparameters, Job, Preset
+from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Hyperparameters, Job, Preset
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 
@@ -118,7 +118,7 @@ def _spellings() -> dict[str, tuple[str, Values]]:
     for name, row in ROWS.items():
         if row.alias and row.alias != name:
             spellings[row.alias] = (name, Values(row.alias_type) if row.alias_type else spellings[name][1])
-    return spellings
+    return spellings | {short: spellings[name] for short, name in AZURE_SHORT_NAMES.items()}
 
 
 _SPELLINGS = _spellings()

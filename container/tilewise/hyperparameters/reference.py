@@ -23,7 +23,8 @@ _INTRODUCTION = """\
 
 Tilewise reads two dialects: Azure AutoML's names for small object detection, and the names of SageMaker's
 built-in Object Detection algorithm. Either may be used, also side by side; the same hyperparameter given
-under both names with different values is an error.
+under both names with different values is an error. Azure's older names `box_score_thresh`, `nms_iou_thresh`,
+`box_detections_per_img` and `tile_predictions_nms_thresh` are read too.
 
 **Which defaults hold.** A job that names no `model_name` but gives `num_training_samples` or `base_network`
 is a *built-in job*: it trains the built-in's model, an SSD, with the built-in's defaults, and has to give

@@ -75,6 +75,14 @@ class Row:
         return self.azure if own is ... else own
 
 
+AZURE_SHORT_NAMES = {
+    "box_score_thresh": "box_score_threshold",
+    "nms_iou_thresh": "nms_iou_threshold",
+    "box_detections_per_img": "box_detections_per_image",
+    "tile_predictions_nms_thresh": "tile_predictions_nms_threshold",
+}
+"""Azure AutoML's names from before its second SDK: jobs of that time still have them."""
+
 _BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NETWORKS.__getitem__)]
 
 
