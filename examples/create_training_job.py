@@ -89,7 +89,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     command.add_argument("--output", required=True, metavar="s3://…", help="where the model goes")
     command.add_argument("--manifest", default="", metavar="ATTRIBUTE", help="of the augmented manifests")
     command.add_argument("--instance-type", default="ml.g5.xlarge")
-    command.add_argument("--spot", action="store_true", help="spot instances: cheaper, may be interrupted")
+    command.add_argument(
+        "--spot", action="store_true", help="spot instances: cheaper; an interrupted job starts anew"
+    )
     command.add_argument("--hours", type=int, default=4, help="after which the job is stopped (default 4)")
     command.add_argument("hyperparameters", nargs="*", metavar="name=value")
     return command

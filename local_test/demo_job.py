@@ -30,10 +30,12 @@ HYPERPARAMETERS = {
 def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
     """The demo's hyperparameters for so many training images, with those that the user has chosen.
 
-    The number of epochs fills :data:`PIXEL_BUDGET`; there are five validations.
+    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations.
     """
     side = int(chosen.get("image_size", HYPERPARAMETERS["image_size"]))
     epochs = max(1, round(PIXEL_BUDGET / side**2 / max(1, images)))
+    if chosen.get("number_of_epochs", "").isdigit():
+        epochs = int(chosen["number_of_epochs"])
     budget = {
         "number_of_epochs": str(epochs),
         "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),

@@ -69,7 +69,7 @@ def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp
 def test_demo__azures_tiles_are_trained_with_and_the_endpoint_gives_the_logged_map(tmp_path: Path) -> None:
     write_squares(tmp_path / "data", train=12)
     chosen = ["image_size=128", "tile_grid_size=3x2", "training_batch_size=4"]
-    chosen += ["number_of_epochs=14", "evaluation_frequency=14"]
+    chosen += ["number_of_epochs=10", "evaluation_frequency=10"]
     code, output = run_demo(tmp_path, "--data", str(tmp_path / "data"), *chosen)
     assert code == 0, output
     assert "each image is seen as the whole image and 3x2 tiles with an overlap of 0.25" in output

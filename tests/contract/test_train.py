@@ -345,6 +345,7 @@ def test_train__test_channel_is_evaluated_at_the_end(job: Job) -> None:
     job.add_images("test", 5)
     code, output = job.run(QUICK | {"number_of_epochs": "1"})
     assert code == 0, output
+    assert "warmup_cosine_lr_warmup_epochs=2 and number_of_epochs=1: the learning rate only rises" in output
     logged = re.search(r"#quality_metric: host=\S+, test mAP <score>=\((\S+)\)", output)
     metrics = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert logged and float(logged[1]) == pytest.approx(metrics["test"]["VOC"]["mAP"], abs=1e-6)

@@ -1,4 +1,4 @@
-"""The jobs in docs/migrating.md, as they stand: accepted by SageMaker's model, and by ``train``."""
+"""The jobs in docs/migrating.md, as they stand: accepted by SageMaker's model of requests, their hyperparameters by ours."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def run_job(stop: platform.StopRequest) -> None:
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
+    _warn_of_long_warmup(hp)
     channels = _channels(job, hp)
 
     # Imported here: wrong hyperparameters should not have to wait for torch.
@@ -77,6 +78,17 @@ def run_job(stop: platform.StopRequest) -> None:
         _warn_of_wrong_count(hp, len(data.train.records))
     with closing(data):
         _train(job, hp, data, stop)
+
+
+def _warn_of_long_warmup(hp: Hyperparameters) -> None:
+    warmup = hp.warmup_cosine_lr_warmup_epochs
+    if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs:
+        log.warning(
+            "warmup_cosine_lr_warmup_epochs=%d and number_of_epochs=%d: the learning rate only rises, and "
+            "ends before it is learning_rate: warm up for less, or train for longer",
+            warmup,
+            hp.number_of_epochs,
+        )
 
 
 def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform.StopRequest) -> None:
