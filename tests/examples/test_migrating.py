@@ -1,4 +1,4 @@
-"""The jobs in docs/migrating.md, as they stand: accepted by SageMaker's model of requests, their hyperparameters by ours."""
+"""The jobs in docs/migrating.md as they stand: requests in SageMaker's form, hyperparameters in ours."""
 
 from __future__ import annotations
 
