@@ -127,6 +127,13 @@ def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detecto
     assert not trained.stopped and saved_classes(tmp_path) == ["0"]
 
 
+def test_train__false_alarms_cannot_be_looked_for_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+    hp = make_hp(training_views="sniper", pyramid_scales="1,2", negative_views="false_alarms")
+    data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2)
+    with pytest.raises(UserError, match=r"negative_views=false_alarms .* use input mode File"):
+        train(data, hp, tmp_path, LINES)
+
+
 def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
     hp = make_hp(number_of_epochs=1)
     content = records(6)

@@ -84,6 +84,11 @@ def train(
         UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
 
     """
+    if isinstance(data.train, Stream) and hp.negative_views == "false_alarms":
+        raise UserError(
+            "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
+            "come when they are asked for: use input mode File or FastFile, or negative_views=background"
+        )
     torch.manual_seed(hp.seed)
     tune_cpu()
     if torch.cuda.device_count() > 1:
@@ -246,9 +251,7 @@ class _Run:
     def _find_false_alarms(self, epoch: int) -> None:
         """After a third of the epochs look where the model is wrong, if negative chips come from there."""
         hp, train = self.hp, self.data.train
-        if not self.planner or isinstance(
-            train, Stream
-        ):  # a pipe's images do not come when they are asked for
+        if not self.planner or isinstance(train, Stream):
             return
         if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
             self.planner.alarms = find_false_alarms(
