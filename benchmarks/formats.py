@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ WRITTEN = ("recordio", "image-json", "coco", "manifest", "yolo", "voc")
 Row = dict[str, Any]
 Known = dict[str, Record]
 """SHA-256 of an image's bytes -> the reference's record of it."""
+Read = tuple[list[Record], tuple[str, ...]]
+"""Records, and their classes' names by label."""
 
 
 def digest(record: Record) -> str:
@@ -49,14 +51,19 @@ def digest(record: Record) -> str:
     return hashlib.sha256(record.read()).hexdigest()
 
 
-def compare(name: str, records: Iterable[Record], known: Known) -> Row:
-    """A row of the table; every image of the reference must be there, with all its boxes."""
+def compare(name: str, read: Read, known: Known, classes: tuple[str, ...]) -> Row:
+    """A row of the table; every image of the reference must be there, with all its boxes and their classes.
+
+    Classes are compared by their names, where the format has them: it may have put them in another order.
+    """
+    records, own = read
+    number = [classes.index(one) if one in classes else label for label, one in enumerate(own)]
     count = boxes = equal = 0
     difference = 0.0
     for record in records:
         want = known[digest(record)]
         assert record.boxes.shape == want.boxes.shape, f"{name}: {record.key}"
-        assert record.labels.tolist() == want.labels.tolist(), f"{name}: {record.key}"
+        assert [number[label] for label in record.labels] == want.labels.tolist(), f"{name}: {record.key}"
         apart = np.abs(record.boxes.astype(np.float64) - want.boxes)
         count, boxes = count + 1, boxes + len(apart)
         equal += int((apart == 0).all(axis=1).sum())
@@ -71,20 +78,20 @@ def compare(name: str, records: Iterable[Record], known: Known) -> Row:
     }
 
 
-def read_folder(folder: Path) -> list[Record]:
-    """A channel's records in File mode."""
+def read_folder(folder: Path) -> Read:
+    """A channel in File mode."""
     data = read_data_set({"train": ChannelFolder(folder)}, None, False, False, 0)
-    return list(data.train.one_pass())
+    return list(data.train.one_pass()), data.classes
 
 
-def read_pipe(folder: Path, stream: bytes, images: int, classes: int) -> list[Record]:
-    """A channel's records in Pipe mode, from a FIFO that a thread writes."""
+def read_pipe(folder: Path, stream: bytes, images: int, classes: int) -> Read:
+    """A channel in Pipe mode, from a FIFO that a thread writes."""
     fifo = folder / "train_0"
     os.mkfifo(fifo)
     threading.Thread(target=lambda: fifo.write_bytes(stream), daemon=True).start()
     channel = ChannelPipe(folder / "train", "application/x-recordio", 1, images)
     with closing(read_data_set({"train": channel}, classes, False, False, 0)) as data:
-        return list(data.train.one_pass())
+        return list(data.train.one_pass()), data.classes
 
 
 def azure_lines(known: Known) -> str:
@@ -129,6 +136,7 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
     found = read_coco(data / "val.json", Folder(data / "images"))
     records = make_records(found.examples, Report("val"))
     known = {digest(record): record for record in records}
+    classes = found.classes or ()
     rows = [{"format": "coco, the reference", "records": len(known), "boxes": len(records.labels)}]
     for name in WRITTEN:
         target = work / name
@@ -136,7 +144,7 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
         command = [sys.executable, "-m", "tilewise", "convert", str(data), str(target), *options]
         environ = os.environ | {"PYTHONPATH": str(CONTAINER)}
         subprocess.run(command, env=environ, check=True, capture_output=True)
-        rows.append(compare(name, read_folder(target), known))
+        rows.append(compare(name, read_folder(target), known, classes))
     azure = work / "azure"
     azure.mkdir()
     (azure / "train.jsonl").write_text(azure_lines(known), encoding="utf-8")
@@ -144,7 +152,7 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
     images.mkdir()
     for record in known.values():
         (images / record.path.name).symlink_to(record.path.resolve())
-    rows.append(compare("azure jsonl", read_folder(azure), known))
+    rows.append(compare("azure jsonl", read_folder(azure), known, classes))
     streams: dict[str, Callable[[Path], bytes]] = {
         "recordio, Pipe mode": lambda folder: (work / "recordio" / "train.rec").read_bytes(),
         "augmented manifest, Pipe mode": lambda folder: manifest_stream(known, folder / "stream"),
@@ -152,8 +160,8 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
     for number, (name, stream) in enumerate(streams.items()):
         folder = work / f"pipe{number}"
         folder.mkdir()
-        got = read_pipe(folder, stream(folder), len(known), len(found.classes or ()))
-        rows.append(compare(name, got, known))
+        got = read_pipe(folder, stream(folder), len(known), len(classes))
+        rows.append(compare(name, got, known, classes))
     return rows
 
 
