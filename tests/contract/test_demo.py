@@ -76,7 +76,7 @@ def test_demo__azures_tiles_are_trained_with_and_the_endpoint_gives_the_logged_m
     pairs = re.findall(r"^(AP\d*): logged (\S+), from the endpoint's answers (\S+)$", output, re.MULTILINE)
     assert [name for name, _, _ in pairs] == ["AP", "AP50"], output
     for name, logged, answered in pairs:
-        assert float(answered) == pytest.approx(float(logged), abs=0.001), name
+        assert float(answered) == pytest.approx(float(logged), abs=0.005), name
     assert float(pairs[1][1]) > 0.1, "the detector has learnt nothing, so the figures say little"
     detector = json.loads((tmp_path / "run" / "opt_ml" / "model" / "model.json").read_text())["detector"]
     assert detector["tiling"]["grid"] == [3, 2]

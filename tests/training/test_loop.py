@@ -528,6 +528,7 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     assert trained.epochs[0]["records"] > 8
     predictor = Predictor.load(model_dir)
     assert predictor.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
+    predictor.batch_size = hp.validation_batch_size  # another one rounds differently
     assert data.validation is not None
     metrics = evaluate(predictor, data.validation.one_pass(), data.validation.report, 0.5)
     logged = description(model_dir)["metrics"]
