@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from tilewise.data.channel import DataSet, Split
@@ -23,7 +21,7 @@ from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
-from tilewise.models.build import anchor_sizes_for, build_detector
+from tilewise.models.build import build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
@@ -31,20 +29,14 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
+from tilewise.training.fit_spec import fit_spec
+from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
-from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import Scheduler
-from tilewise.training.tiling import choose_tiling, make_planner, object_sizes, size_factors
+from tilewise.training.tiling import make_planner, size_factors
 from tilewise.views.sample import Sample
-from tilewise.views.tiling import WHOLE_IMAGE
-from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
-
-MAX_GRADIENT_NORM = 10.0
-MAX_BAD_STEPS = 10
-"""After so many batches in a row whose loss or gradients are not finite the job stops."""
 
 
 @dataclass
@@ -97,7 +89,7 @@ def train(
             torch.cuda.device_count(),
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = make_spec(hp, data)
+    spec = fit_spec(hp, data)
     detector = build_detector(spec)
     if hp.use_pretrained_model:
         log.info(load_pretrained(detector, spec.name, pretrained))
@@ -106,38 +98,6 @@ def train(
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
     return run.epochs()
-
-
-def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices."""
-    scaling = (
-        Scaling(square=hp.image_size)
-        if hp.image_size
-        else Scaling(min_size=hp.min_size, max_size=hp.max_size)
-    )
-    tiling = choose_tiling(hp, data.train.sample, scaling)
-    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, trained)
-    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
-    if anchors:
-        unit = "of the image's side" if scaling.square else "pixels"
-        log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
-    cap = hp.box_detections_per_image
-    most = int(data.train.sample.object_counts.max(initial=0))
-    if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
-        cap = 2 * most
-        log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
-    return DetectorSpec(
-        name=hp.model_name,
-        num_classes=len(data.classes),
-        scaling=scaling,
-        anchor_sizes=anchors,
-        score_threshold=hp.box_score_threshold,
-        nms_iou_threshold=hp.nms_iou_threshold,
-        detections_per_view=cap,
-        tiling=tiling,
-        stride_4_level=hp.stride_4_level,
-    )
 
 
 class _Run:
@@ -168,11 +128,9 @@ class _Run:
             self.planner,
             size_factors(hp, spec),
         )
-        self.optimizer = make_optimizer(detector, hp)
-        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
+        self.learner = Learner(detector, hp, self._expected_steps())
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.accumulated = self.bad_steps = 0
         self.trained = Trained()
         self.saved = False
 
@@ -208,7 +166,7 @@ class _Run:
         return -(-batches // self.hp.gradient_accumulation_step)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.detector.train()
+        self.learner.begin_epoch()
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         sums: dict[str, float] = {}
@@ -220,19 +178,17 @@ class _Run:
         for batch in bar:
             samples = self._usable(read_batch(batch))
             batches += 1
-            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
-            learnt += bool(values)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+            losses = self.learner.learn(samples)
+            learnt += bool(losses)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss)
             records += len(samples)
             pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
             if self.should_stop():
                 break
         else:
-            if batches % self.hp.gradient_accumulation_step:
-                self._update()
-            self.scheduler.end_epoch()
+            self.learner.end_epoch()
         seconds = time.monotonic() - start
         means = {name: value / learnt for name, value in sums.items()}
         if means:
@@ -245,7 +201,7 @@ class _Run:
             "records": records,
             "pixels": pixels,
             "seconds": round(seconds, 3),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.learner.learning_rate,
         }
 
     def _find_false_alarms(self, epoch: int) -> None:
@@ -272,52 +228,6 @@ class _Run:
         for key, reason in damaged:
             self.data.train.report.leave_out(key, reason)
         return samples
-
-    def _step(self, samples: list[Sample], last: bool) -> dict[str, float]:
-        """One batch forward and backward, and with ``last`` of an accumulation the optimizer's step.
-
-        Returns the losses, none where there is no sample or the loss is not finite.
-        """
-        values: dict[str, float] = {}
-        if samples:
-            moved = [_to(sample, self.device) for sample in samples]
-            losses: dict[str, Tensor] = self.detector([sample.pixels for sample in moved], moved)
-            total = torch.stack(list(losses.values())).sum()
-            if math.isfinite(float(total.detach())):
-                total.backward()
-                self.accumulated += 1
-                values = {name: float(loss.detach()) for name, loss in losses.items()}
-            else:
-                self._skip("loss")
-        if last:
-            self._update()
-        return values
-
-    def _update(self) -> None:
-        """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
-        if self.accumulated > 1:
-            for parameter in self.detector.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self.accumulated
-        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
-        if not math.isfinite(norm):
-            self._skip("gradient")
-            self.optimizer.zero_grad()
-        elif self.accumulated:
-            self.bad_steps = 0
-        self.optimizer.step()  # changes nothing where there are no gradients
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        self.accumulated = 0
-
-    def _skip(self, what: str) -> None:
-        self.bad_steps += 1
-        log.warning("the %s is not finite: this batch is skipped", what)
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise UserError(
-                f"the {what} was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; "
-                f"lower learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
-            )
 
     def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
         """Score the model where it is due, and keep it if it is the best."""
@@ -370,8 +280,3 @@ def test(
     predictor = Predictor.load(model_dir)
     predictor.batch_size = hp.validation_batch_size
     return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
-
-
-def _to(sample: Sample, device: torch.device) -> Sample:
-    tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
-    return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
