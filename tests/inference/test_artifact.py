@@ -99,7 +99,7 @@ def test_description__is_readable_json(folder: Path) -> None:
 def test_save__that_fails_leaves_the_old_model(
     breaks: str, artifacts: tuple[Artifact, Artifact], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = artifact_module._write
+    write = artifact_module.write_file
 
     def full_disk(path: Path) -> None:
         path.write_bytes(b"half a")
@@ -108,7 +108,7 @@ def test_save__that_fails_leaves_the_old_model(
     def failing(path: Path, how: Callable[[Path], object]) -> None:
         write(path, full_disk if path.name == breaks else how)
 
-    monkeypatch.setattr(artifact_module, "_write", failing)
+    monkeypatch.setattr(artifact_module, "write_file", failing)
     with pytest.raises(OSError, match="no space"):
         artifacts[1].save(folder, "model-0001")
     monkeypatch.undo()
