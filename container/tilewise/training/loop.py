@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
@@ -34,6 +38,7 @@ from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -60,6 +65,7 @@ def train(
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
+    world: World = ALONE,
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -71,6 +77,7 @@ def train(
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
+        world: the processes that train together; all but the leader return figures only.
 
     Raises:
         UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
@@ -83,21 +90,35 @@ def train(
         )
     torch.manual_seed(hp.seed)
     tune_cpu()
-    if torch.cuda.device_count() > 1:
-        log.warning(
-            "this version trains on one of the %d GPUs: a smaller instance costs less",
-            torch.cuda.device_count(),
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = fit_spec(hp, data)
+    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    spec = world.from_leader(fit_spec(hp, data) if world.leads else None)
+    assert spec is not None
     detector = build_detector(spec)
     if hp.use_pretrained_model:
         log.info(load_pretrained(detector, spec.name, pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
-    return run.epochs()
+    torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
+    return _Run(data, hp, spec, detector, model_dir, lines, should_stop, world).epochs()
+
+
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if "training_batch_size" in hp.given or (hp.job == "azure" and "mini_batch_size" not in hp.given):
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        whole = -(-hp.training_batch_size // processes) * processes
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            whole,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
 
 class _Run:
@@ -109,26 +130,29 @@ class _Run:
         hp: Hyperparameters,
         spec: DetectorSpec,
         detector: Detector,
-        device: torch.device,
         model_dir: Path,
         lines: MetricLines,
         should_stop: Callable[[], bool],
+        world: World,
     ):
-        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
-        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
-        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.data, self.hp, self.spec, self.detector = data, hp, spec, detector
+        self.model_dir, self.lines, self.should_stop, self.world = model_dir, lines, should_stop, world
+        workers = default_workers(world.local_size) if hp.num_workers is None else hp.num_workers
+        self.batch_size, self.validation_batch_size = batch_sizes(hp, world.local_size)
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
             data.train,
             spec.scaling,
-            hp.training_batch_size,
+            self.batch_size,
             workers,
             hp.seed,
             hp.min_box_visibility,
             self.planner,
             size_factors(hp, spec),
+            world,
         )
-        self.learner = Learner(detector, hp, self._expected_steps())
+        view_size = spec.scaling.size_of(1, 1)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.trained = Trained()
@@ -140,10 +164,10 @@ class _Run:
             self._find_false_alarms(epoch)
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
-            if not self.should_stop():
+            if not self._stopping():
                 self.data.train.finish_pass()
                 self._validate(epoch, facts)
-            if self.should_stop():
+            if self._stopping():
                 self.trained.stopped = True
                 break
             self.lines.progress(epoch + 1, hp.number_of_epochs)
@@ -156,11 +180,16 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _stopping(self) -> bool:
+        """Whether any process has been asked to stop: all of them then stop after the same step."""
+        return self.world.any(self.should_stop())
+
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
         if isinstance(train, Stream):
-            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+            batch = self.batch_size * self.world.size
+            batches = -(-(train.expected or len(train.sample)) // batch)
         else:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
@@ -172,10 +201,8 @@ class _Run:
         sums: dict[str, float] = {}
         records = pixels = batches = learnt = 0
         start = time.monotonic()
-        bar = tqdm(
-            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
-        )
-        for batch in bar:
+        silent = not (self.world.leads and sys.stderr.isatty())
+        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             samples = self._usable(read_batch(batch))
             batches += 1
             losses = self.learner.learn(samples)
@@ -185,12 +212,15 @@ class _Run:
             records += len(samples)
             pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
-            if self.should_stop():
+            if self._stopping():
                 break
         else:
             self.learner.end_epoch()
         seconds = time.monotonic() - start
-        means = {name: value / learnt for name, value in sums.items()}
+        parts = self.world.gather((sums, (learnt, records, pixels)))
+        learnt, records, pixels = map(sum, zip(*(counts for _, counts in parts), strict=True))
+        names = dict.fromkeys(name for sums, _ in parts for name in sums)
+        means = {name: sum(sums.get(name, 0.0) for sums, _ in parts) / learnt for name in names}
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
@@ -219,7 +249,7 @@ class _Run:
             self.detector,
             self.spec.scaling,
             self.data.classes,
-            self.hp.validation_batch_size,
+            self.validation_batch_size,
             self.spec.tiling,
         )
 
@@ -240,15 +270,18 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
+        self.world.share_buffers(self.detector)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            validation.one_pass(),
+            _part(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
+            partial(_gather, self.world, validation.report),
         )
+        metrics = self.world.from_leader(metrics)
         if metrics is None:
             return
         validation.finish_pass()
@@ -262,10 +295,35 @@ class _Run:
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
-        hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
-        artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
+        if self.world.leads:
+            hyperparameters = self.hp.model_dump(mode="json")
+            artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
+            artifact.save(self.model_dir, f"model-{epoch:04d}")
+
+
+def _part(split: Split | Stream) -> Iterable[Record]:
+    """The records that this process validates on; a pipe has the host's already."""
+    records = split.one_pass()
+    return (
+        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
+    )
+
+
+def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
+    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
+    if world.size == 1:
+        return scored
+    parts = world.gather((scored, dict(report.left_out)))
+    found = [part for part, _ in parts if part is not None]
+    if len(found) < len(parts) or not world.leads:
+        return None
+    for _, left_out in parts:
+        for key, reason in left_out.items():
+            report.leave_out(key, reason)
+    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 def test(
