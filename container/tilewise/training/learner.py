@@ -49,8 +49,8 @@ class Learner:
         self.device = next(detector.parameters()).device
         self._forward: nn.Module = detector
         if world.size > 1:
-            # Some parameters have no part in a batch without objects.
-            self._forward = DistributedDataParallel(detector, find_unused_parameters=True)
+            # In each backward pass it averages all that has accumulated: batches may be added up as they are.
+            self._forward = DistributedDataParallel(detector)
         self.optimizer = make_optimizer(detector, hp)
         self.scheduler = Scheduler(self.optimizer, hp, steps_per_epoch)
         self._batches = self._accumulated = self._bad_steps = 0
