@@ -57,7 +57,13 @@ class Noisy(Detector):
 
 
 def scored(
-    predictor: Predictor, records: Iterable[Record], report: Any, threshold: float, stop: Any, keep: Any
+    predictor: Predictor,
+    records: Iterable[Record],
+    report: Any,
+    threshold: float,
+    stop: Any,
+    keep: Any,
+    *rest: Any,
 ) -> dict[str, Any] | None:
     """Any figure that the weights decide, asked for a request to stop as the real one is."""
     for _ in range(3):
@@ -130,7 +136,14 @@ class Job:
         checkpoints = Checkpoints(self.checkpoints)
         state = checkpoints.newest()
         return train(
-            data, hp, self.model_dir, LINES, should_stop, None, None, checkpoints, state, {"cpu": "x"}
+            data,
+            hp,
+            self.model_dir,
+            LINES,
+            should_stop,
+            checkpoints=checkpoints,
+            state=state,
+            environment={"cpu": "x"},
         )
 
     @property
@@ -146,7 +159,7 @@ def figures(trained: Trained) -> list[dict[str, Any]]:
 def last_learner(folder: Path) -> dict[str, Any]:
     state = Checkpoints(folder).newest()
     assert state is not None
-    learner: dict[str, Any] = state["learner"] | {"random": state["random"]["cpu"]}
+    learner: dict[str, Any] = state["learner"] | {"random": state["processes"][0]["random"]}
     return learner
 
 
@@ -216,11 +229,14 @@ def test_resume__stopped_again_and_again(images: list[Record], tmp_path: Path) -
     assert job.model == undisturbed.model
 
 
+def objects_of(record: Record) -> list[float]:
+    return [number for box in (record.boxes / SIDE).tolist() for number in (0, *box)]
+
+
 def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], tmp_path: Path) -> None:
     content = b"".join(
-        image_record([2.0, 5.0, *([0, *(box / SIDE)] if len(record.boxes) else [])], record.read(), index)
+        image_record([2.0, 5.0, *objects_of(record)], record.read(), index)
         for index, record in enumerate(images)
-        for box in (record.boxes[0] if len(record.boxes) else None,)
     )
     hp = make_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3)
 

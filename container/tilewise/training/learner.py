@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training.optimizer import make_optimizer
 from tilewise.training.schedule import Scheduler
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,26 @@ class Learner:
         detector: on the device to train on.
         hp: the job's hyperparameters.
         steps_per_epoch: of the optimizer, as many as are expected.
+        view_size: (width, height) of some view that the detector takes.
+        world: the processes that train together; gradients are averaged over them.
 
     """
 
-    def __init__(self, detector: Detector, hp: Hyperparameters, steps_per_epoch: int):
-        self.detector, self.hp = detector, hp
+    def __init__(
+        self,
+        detector: Detector,
+        hp: Hyperparameters,
+        steps_per_epoch: int,
+        view_size: tuple[int, int],
+        world: World = ALONE,
+    ):
+        self.view_size = view_size
+        self.detector, self.hp, self.world = detector, hp, world
         self.device = next(detector.parameters()).device
+        self._forward: nn.Module = detector
+        if world.size > 1:
+            # In each backward pass it averages all that has accumulated: batches may be added up as they are.
+            self._forward = DistributedDataParallel(detector)
         self.optimizer = make_optimizer(detector, hp)
         self.scheduler = Scheduler(self.optimizer, hp, steps_per_epoch)
         self._batches = self._accumulated = self._bad_steps = 0
@@ -84,21 +100,28 @@ class Learner:
             UserError: nothing was finite for many batches in a row.
 
         """
+        self._batches += 1
+        last = self._batches % self.hp.gradient_accumulation_step == 0
         losses: dict[str, Tensor] = {}
         if samples:
-            moved = [_to(sample, self.device) for sample in samples]
-            losses = self.detector([sample.pixels for sample in moved], moved)
-            total = torch.stack(list(losses.values())).sum()
-            if math.isfinite(float(total.detach())):
-                total.backward()
-                self._accumulated += 1
-            else:
-                self._skip("loss")
-                losses = {}
-        self._batches += 1
-        if self._batches % self.hp.gradient_accumulation_step == 0:
+            losses = self._backward(samples)
+        elif self.world.size > 1:  # the others wait for this process's gradients
+            self._backward([blank_sample(*self.view_size)], weight=0.0)
+        if last:
             self._update()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+    def _backward(self, samples: list[Sample], weight: float = 1.0) -> dict[str, Tensor]:
+        moved = [_to(sample, self.device) for sample in samples]
+        losses: dict[str, Tensor] = self._forward([sample.pixels for sample in moved], moved)
+        total = weight * torch.stack(list(losses.values())).sum()
+        finite = math.isfinite(float(total.detach()))
+        if not finite:
+            self._skip("loss")
+        if finite or self.world.size > 1:  # what is not finite reaches all processes, and all leave it out
+            total.backward()
+            self._accumulated += 1
+        return {name: loss.detach() for name, loss in losses.items()} if finite else {}
 
     def end_epoch(self) -> None:
         """To be called after each whole epoch: what has been accumulated is learnt."""
@@ -131,6 +154,16 @@ class Learner:
                 f"the {what} was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; "
                 f"lower learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
             )
+
+
+def blank_sample(width: int, height: int) -> Sample:
+    """An image without objects, in place of a batch whose images are all damaged."""
+    return Sample(
+        torch.zeros((3, height, width), dtype=torch.uint8),
+        torch.zeros((0, 4)),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.bool),
+    )
 
 
 def _to(sample: Sample, device: torch.device) -> Sample:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
@@ -39,6 +43,7 @@ from tilewise.training.loader import Batch, default_workers, make_loader, read_b
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot
 from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -65,6 +70,7 @@ def train(
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
+    world: World = ALONE,
     initial: Artifact | None = None,
     checkpoints: Checkpoints | None = None,
     state: dict[str, Any] | None = None,
@@ -80,6 +86,7 @@ def train(
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
+        world: the processes that train together; all but the leader return figures only.
         initial: a model of the same architecture and classes to go on from, instead of pretrained weights.
         checkpoints: where the state of the run is kept, so that it can be resumed.
         state: of a run of the same job to resume, from there; it is emptied.
@@ -99,19 +106,14 @@ def train(
     tune_cpu()
     if hp.deterministic:
         be_deterministic()
-    if torch.cuda.device_count() > 1:
-        log.warning(
-            "this version trains on one of the %d GPUs: a smaller instance costs less",
-            torch.cuda.device_count(),
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = (
-        agreed_spec(state, hp, data.classes)
-        if state
-        else fit_spec(hp, data, initial.spec if initial else None)
-    )
-    if initial and not state:
-        check_initial(initial, spec, data.classes)
+    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    spec = agreed_spec(state, hp, data.classes) if state else None
+    if spec is None:
+        own = fit_spec(hp, data, initial.spec if initial else None) if world.leads else None
+        spec = world.from_leader(own)
+        assert spec is not None
+        if initial:
+            check_initial(initial, spec, data.classes)
     detector = build_detector(spec)
     if initial and not state:
         go_on_from(detector, initial)
@@ -120,13 +122,33 @@ def train(
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
-    run.checkpoints, run.environment = checkpoints, environment
+    torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
+    run = _Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
+    run.environment, run.checkpoints = environment, checkpoints
+    run.keeps_checkpoints = world.any(checkpoints is not None)
     if state:
         say_where(state, hp, checkpoints.name if checkpoints else "a checkpoint")
         restore(run, state)
         run.resumed = True
     return run.epochs()
+
+
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if "training_batch_size" in hp.given or (hp.job == "azure" and "mini_batch_size" not in hp.given):
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        whole = -(-hp.training_batch_size // processes) * processes
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            whole,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
 
 class _Run:
@@ -138,31 +160,35 @@ class _Run:
         hp: Hyperparameters,
         spec: DetectorSpec,
         detector: Detector,
-        device: torch.device,
         model_dir: Path,
         lines: MetricLines,
         should_stop: Callable[[], bool],
+        world: World,
     ):
-        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
-        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
-        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.data, self.hp, self.spec, self.detector = data, hp, spec, detector
+        self.model_dir, self.lines, self.should_stop, self.world = model_dir, lines, should_stop, world
+        workers = default_workers(world.local_size) if hp.num_workers is None else hp.num_workers
+        self.batch_size, self.validation_batch_size = batch_sizes(hp, world.local_size)
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
             data.train,
             spec.scaling,
-            hp.training_batch_size,
+            self.batch_size,
             workers,
             hp.seed,
             hp.min_box_visibility,
             self.planner,
             size_factors(hp, spec),
+            world,
         )
-        self.learner = Learner(detector, hp, self._expected_steps())
+        view_size = spec.scaling.size_of(1, 1)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.trained = Trained()
         self.progress = Progress()
         self.saved = self.resumed = False
+        self.keeps_checkpoints = False
         self.checkpoints: Checkpoints | None = None
         self.environment: Mapping[str, Any] = {}
 
@@ -199,23 +225,30 @@ class _Run:
                 self.trained.stopped = True
                 return
             self.trained.epochs.append(self._train_epoch(epoch))
-        self.trained.stopped = self.should_stop()
+        self.trained.stopped = self._stopping()
         if not self.trained.stopped:
             if learns:
                 self.data.train.finish_pass()
             if self._validate(epoch, self.trained.epochs[-1]):
                 self.progress = Progress(epoch + 1)
-            self.trained.stopped = self.should_stop()
+            self.trained.stopped = self._stopping()
 
     def _checkpoint(self) -> None:
-        if self.checkpoints is not None:
-            self.checkpoints.save(snapshot(self))
+        if self.keeps_checkpoints:
+            state = snapshot(self)
+            if self.checkpoints and state:
+                self.checkpoints.save(state)
+
+    def _stopping(self) -> bool:
+        """Whether any process has been asked to stop: all of them then stop after the same step."""
+        return self.world.any(self.should_stop())
 
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
         if isinstance(train, Stream):
-            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+            batch = self.batch_size * self.world.size
+            batches = -(-(train.expected or len(train.sample)) // batch)
         else:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
@@ -227,10 +260,8 @@ class _Run:
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         self.loader.batch_sampler.start = done.batches  # type: ignore[attr-defined]
         start = time.monotonic() - done.seconds
-        bar = tqdm(
-            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
-        )
-        for batch in bar:
+        silent = not (self.world.leads and sys.stderr.isatty())
+        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             if self._pipe_ended_early():
                 break
             samples = self._usable(read_batch(batch))
@@ -243,30 +274,33 @@ class _Run:
             done.pixels += sum(sample.pixels[0].numel() for sample in samples)
             done.seconds = time.monotonic() - start
             self.lines.batches(epoch, done.batches, done.records, done.seconds)
-            if self.should_stop():
+            if self._stopping():
                 break
         else:
             if not self._pipe_ended_early():
                 self.learner.end_epoch()
                 done.trained = True
         done.seconds = time.monotonic() - start
-        means = {name: value / done.learnt for name, value in done.losses.items()}
+        parts = self.world.gather((done.losses, (done.learnt, done.records, done.pixels)))
+        learnt, records, pixels = map(sum, zip(*(counts for _, counts in parts), strict=True))
+        names = dict.fromkeys(name for losses, _ in parts for name in losses)
+        means = {name: sum(losses.get(name, 0.0) for losses, _ in parts) / learnt for name in names}
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)
-        self.lines.throughput(done.records / done.seconds)
+        self.lines.throughput(records / done.seconds)
         return {
             "epoch": epoch,
             "losses": means,
-            "records": done.records,
-            "pixels": done.pixels,
+            "records": records,
+            "pixels": pixels,
             "seconds": round(done.seconds, 3),
             "learning_rate": self.learner.learning_rate,
         }
 
     def _pipe_ended_early(self) -> bool:
         """Whether what comes from a pipe may be no whole epoch any more: it ends when the job is to stop."""
-        return isinstance(self.data.train, Stream) and self.should_stop()
+        return isinstance(self.data.train, Stream) and self._stopping()
 
     def _find_false_alarms(self, epoch: int) -> bool:
         """After a third of the epochs look where the model is wrong, if negative chips come from there.
@@ -282,7 +316,7 @@ class _Run:
             alarms = find_false_alarms(
                 self._predictor(), train.records, train.report, hp.seed, self.should_stop
             )
-            if self.should_stop():
+            if self._stopping():
                 return False
             self.planner.alarms = alarms
         return True
@@ -292,7 +326,7 @@ class _Run:
             self.detector,
             self.spec.scaling,
             self.data.classes,
-            self.hp.validation_batch_size,
+            self.validation_batch_size,
             self.spec.tiling,
         )
 
@@ -313,15 +347,18 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return True
         start = time.monotonic()
+        self.world.share_buffers(self.detector)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            validation.one_pass(),
+            _part(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
+            partial(_gather, self.world, validation.report),
         )
+        metrics = self.world.from_leader(metrics)
         if metrics is None:
             return False
         validation.finish_pass()
@@ -338,30 +375,49 @@ class _Run:
     def _score_saved(self) -> None:
         """Find what the report shows, where the model that was kept is older than the resumed part."""
         validation = self.data.validation
-        if self.trained.scored or not self.trained.best or not isinstance(validation, Split):
+        if self.trained.scored or not self.trained.best or not self.world.leads:
+            return
+        if not isinstance(validation, Split):
             return
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
         predictor = Predictor.load(self.model_dir)
         predictor.batch_size = self.hp.validation_batch_size
         scored: list[Scored] = []
-        threshold = self.hp.validation_iou_threshold
-        evaluate(
-            predictor,
-            validation.one_pass(),
-            validation.report,
-            threshold,
-            self.should_stop,
-            scored.append,
-        )
+        facts = validation.report, self.hp.validation_iou_threshold
+        evaluate(predictor, validation.one_pass(), *facts, self.should_stop, scored.append)
         self.trained.scored = scored[0] if scored else None
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
-        hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(
-            self.detector, self.spec, self.data.classes, hyperparameters, metrics, self.environment
-        )
-        artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
+        if self.world.leads:
+            hyperparameters = self.hp.model_dump(mode="json")
+            facts = hyperparameters, metrics, self.environment
+            artifact = Artifact(self.detector, self.spec, self.data.classes, *facts)
+            artifact.save(self.model_dir, f"model-{epoch:04d}")
+
+
+def _part(split: Split | Stream) -> Iterable[Record]:
+    """The records that this process validates on; a pipe has the host's already."""
+    records = split.one_pass()
+    return (
+        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
+    )
+
+
+def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
+    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
+    if world.size == 1:
+        return scored
+    parts = world.gather((scored, dict(report.left_out)))
+    found = [part for part, _ in parts if part is not None]
+    if len(found) < len(parts) or not world.leads:
+        return None
+    for _, left_out in parts:
+        for key, reason in left_out.items():
+            report.leave_out(key, reason)
+    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 def test(

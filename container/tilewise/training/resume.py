@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +76,17 @@ class Progress:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-def snapshot(run: _Run) -> dict[str, Any]:
-    """All that a run needs to go on, for a checkpoint."""
-    done = run.progress.epoch + run.progress.trained
+def snapshot(run: _Run) -> dict[str, Any] | None:
+    """All that a run needs to go on, for a checkpoint; all processes must ask, and the leader gets it.
+
+    Sums and random numbers are those of all processes, by rank.
+    """
     cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    random = {"cpu": torch.get_rng_state(), "cuda": cuda}
+    parts = run.world.gather({"progress": asdict(run.progress), "random": random})
+    if not run.world.leads:
+        return None
+    done = run.progress.epoch + run.progress.trained
     alarms = run.planner.alarms if run.planner else {}
     return {
         "job": platform.job_name(),
@@ -87,11 +94,11 @@ def snapshot(run: _Run) -> dict[str, Any]:
         "classes": list(run.data.classes),
         "spec": json.dumps(run.spec.to_json()),
         "progress": asdict(run.progress),
+        "processes": parts,
         "learner": run.learner.state_dict(),
         "best_score": run.best.state_dict(),
         "history": json.dumps({"epochs": run.trained.epochs[:done], "best": run.trained.best}),
         "alarms": {index: torch.from_numpy(boxes) for index, boxes in alarms.items()},
-        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         "model": _read_model(run.model_dir) if run.saved else {},
     }
 
@@ -106,20 +113,41 @@ def restore(run: _Run, state: dict[str, Any]) -> None:
         state: from :func:`snapshot`; it is emptied, since it is large.
 
     """
-    run.progress = Progress(**state["progress"])
+    _restore_process(run, state["processes"])
     run.learner.load_state_dict(state["learner"])
     run.best.load_state_dict(state["best_score"])
     history = json.loads(state["history"])
     run.trained.epochs, run.trained.best = history["epochs"], history["best"]
     if run.planner:
         run.planner.alarms = {index: boxes.numpy() for index, boxes in state["alarms"].items()}
-    put_model_back(state, run.model_dir)
+    if run.world.leads:
+        put_model_back(state, run.model_dir)
     run.saved = bool(state["model"])
-    random = state["random"]
-    torch.set_rng_state(random["cpu"])
-    if random["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"][0])
     state.clear()
+
+
+def _restore_process(run: _Run, parts: Sequence[Mapping[str, Any]]) -> None:
+    """What each process has of its own; where there were more of them or fewer, as near as can be."""
+    rank, size = run.world.rank, run.world.size
+    if size == len(parts):
+        run.progress = Progress(**parts[rank]["progress"])
+        random = parts[rank]["random"]
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"][0])
+        return
+    first = Progress(**parts[0]["progress"])
+    batches = first.batches * len(parts) // size
+    log.warning(
+        "the checkpoint is of %d processes, now there are %d: the epoch goes on after %d of its batches",
+        len(parts),
+        size,
+        batches,
+    )
+    # The figures of this one epoch are those of its rest and of what the first process did.
+    run.progress = (
+        replace(first, batches=batches) if rank == 0 else Progress(first.epoch, first.trained, batches)
+    )
 
 
 def agreed_spec(state: Mapping[str, Any], hp: Hyperparameters, classes: Sequence[str]) -> DetectorSpec:
