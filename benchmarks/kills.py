@@ -25,6 +25,8 @@ from typing import Any
 from small_job import lay_out, model_in, start
 
 CHECKPOINT = "INFO checkpoint: "
+READY = "INFO Environment: "
+"""The line before the first step."""
 
 
 def log_of(base: Path) -> str:
@@ -80,13 +82,15 @@ def _tensors(content: Any) -> list[Any]:
     return [content] if hasattr(content, "contiguous") else []
 
 
-def kill_once(base: Path, seconds: float, new_machine: bool) -> dict[str, Any]:
-    """Start the job, kill it after some seconds, and look at what is left."""
+def kill_once(base: Path, seconds: float, in_start_up: bool, new_machine: bool) -> dict[str, Any]:
+    """Start the job, kill it so many seconds after its start or its first step, and look at what is left."""
     if new_machine:
         shutil.rmtree(base / "model")
         (base / "model").mkdir()
     said_before, kept = len(log_of(base)), epochs_kept(base)
     process = start(base)
+    while not in_start_up and process.poll() is None and READY not in log_of(base)[said_before:]:
+        time.sleep(0.01)
     time.sleep(seconds)
     ended = process.poll()
     process.send_signal(signal.SIGKILL)
@@ -95,7 +99,7 @@ def kill_once(base: Path, seconds: float, new_machine: bool) -> dict[str, Any]:
     resumed = re.search(r"resumed from \S+: after epoch (\d+) of", said)
     model = model_in(base / "model")
     facts = {
-        "killed_after_s": round(seconds, 2),
+        "killed": f"{seconds:.2f} s after its {'start' if in_start_up else 'first step'}",
         "new_machine": new_machine,
         "resumed_after_epochs": int(resumed[1]) + 1 if resumed else None,
         "last_line": said.strip().splitlines()[-1][-90:] if said.strip() else "",
@@ -116,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=18)
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
@@ -132,8 +136,8 @@ def main() -> None:
         kills = []
         for number in range(arguments.kills):
             in_start_up = rng.random() < 0.3
-            moment = rng.uniform(0, ready) if in_start_up else rng.uniform(ready, ready + 2.5 * epoch)
-            kills.append(kill_once(killed, moment, new_machine=number % 2 == 1))
+            moment = rng.uniform(0, ready if in_start_up else 2 * epoch)
+            kills.append(kill_once(killed, moment, in_start_up, new_machine=number % 2 == 1))
         run_to_the_end(killed)
         expected, found = fingerprints(alone), fingerprints(killed)
         result = {

@@ -52,7 +52,6 @@ class Row:
         required: whether a job of the built-in algorithm has to give it.
         scaling: the models it applies to, by the way their input is scaled; None for all of them.
         tuning: the range for a tuning job, where there is one.
-        later: why only the default is accepted, where it has no effect in this version.
 
     """
 
@@ -67,7 +66,6 @@ class Row:
     required: bool = False
     scaling: Scaling | None = None
     tuning: Tuning | None = None
-    later: str | None = None
 
     def default(self, preset: Preset) -> Any:
         """The default in jobs of one kind."""
