@@ -3,8 +3,8 @@
 python benchmarks/several.py DATA [--images 48] [--epochs 4] [name=value …]
 
 DATA holds train.json (COCO) and images/. The batch of all processes together is 4. The hosts are network
-namespaces of this machine (root): what is measured is the cost of going together, not a network's speed. Each job
-is a process of its own, with one thread of computing in each training process, and the one process also with two.
+namespaces of this machine (root): what is measured is the cost of going together, not a network's speed.
+Training processes compute with one thread each, and the single process also with two.
 SSD on VGG-16 is the model: it has no batch normalisation, whose statistics would be each process's own.
 """
 
