@@ -1,7 +1,7 @@
 """Pipe mode on this machine, for train_local.sh --pipe: what SageMaker does with a job's channels then.
 
-    pipe_mode.py lay-out BASE PIPES      make PIPES/input of BASE/input, with every channel packed as RecordIO
-    pipe_mode.py feed PIPES              write the channels into FIFOs, train_0, train_1, …, until it is killed
+pipe_mode.py lay-out BASE PIPES      make PIPES/input of BASE/input, with every channel packed as RecordIO
+pipe_mode.py feed PIPES              write the channels into FIFOs, train_0, train_1, …, until it is killed
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def lay_out_pipes(base: Path, pipes: Path) -> None:
     given = json.loads(path.read_text(encoding="utf-8"))
     added = {name: value for name, value in needed.items() if name not in given}
     path.write_text(json.dumps(given | added, indent=2), encoding="utf-8")
-    print("Pipe mode needs:", *(f"{name}={value}" for name, value in (needed | given).items() if name in needed))
+    print(
+        "Pipe mode needs:", *(f"{name}={value}" for name, value in (needed | given).items() if name in needed)
+    )
 
 
 def pack_channels(data: Path, names: list[str], recordio: Path) -> dict[str, str]:

@@ -58,7 +58,10 @@ def test_serve_local__predict_prints_answers(test_dir: Path, environ: dict[str, 
     picture = str(min((test_dir / "input" / "data" / "validation" / "images").iterdir()))
     command = ["bash", str(LOCAL_TEST / "serve_local.sh"), IMAGE, "--env=OMP_NUM_THREADS=1"]
     log = (test_dir / "log").open("w+")
-    with log, subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as serve:
+    with (
+        log,
+        subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as serve,
+    ):
         deadline = time.monotonic() + 120
         while (done := script(environ, "predict.sh", picture)).returncode:
             assert serve.poll() is None and time.monotonic() < deadline, (test_dir / "log").read_text()
