@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
 from pipe_platform import PipePlatform, record_bytes
 
@@ -138,7 +139,8 @@ class Job:
     def platform(self, channel: str, passes: int, **options: Any) -> PipePlatform:
         return PipePlatform(self.base / "input/data" / channel, [self.piped[channel]] * passes, **options)
 
-    def start(self, hyperparameters: dict[str, str], **options: object) -> subprocess.Popen[str]:
+    def start(self, hyperparameters: dict[str, str], fresh: bool = False) -> Forked | subprocess.Popen[str]:
+        """Start the job; ``fresh`` runs the executable, not a process that has imported PyTorch already."""
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
         facts = {"ContentType": self.content_type, "TrainingInputMode": self.input_mode}
@@ -153,12 +155,14 @@ class Job:
             (config / f"{name}.json").write_text(json.dumps(content))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environ = os.environ | {"SAGEMAKER_BASE_DIR": str(self.base), "PATH": path}
+        if not fresh:
+            return Forked(TRAIN, environ, self.base)
         return subprocess.Popen(
             [TRAIN], env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.base
         )
 
-    def run(self, hyperparameters: dict[str, str]) -> tuple[int, str]:
-        with self.start(hyperparameters) as process:
+    def run(self, hyperparameters: dict[str, str], fresh: bool = False) -> tuple[int | None, str]:
+        with self.start(hyperparameters, fresh) as process:
             output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
@@ -177,7 +181,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job: Job) -> None:
-    code, output = job.run(QUICK)
+    code, output = job.run(QUICK, fresh=True)
     assert code == 0, output
     for name, regex in METRIC_DEFINITIONS.items():
         assert re.search(regex, output), f"{name} does not match:\n{output}"
@@ -291,7 +295,7 @@ def test_pipe_mode__sigterm_while_it_waits_for_a_pipe(job: Job) -> None:
     assert job.failure == "" and not any((job.base / "model").iterdir())
 
 
-def _wait_for(process: subprocess.Popen[str], text: str) -> str:
+def _wait_for(process: Forked | subprocess.Popen[str], text: str) -> str:
     assert process.stdout is not None
     seen = ""
     while text not in seen:
@@ -303,7 +307,8 @@ def _wait_for(process: subprocess.Popen[str], text: str) -> str:
 
 @pytest.mark.parametrize("moment", ["Final configuration", "smooth_l1 <loss>"], ids=["start", "mid_training"])
 def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str) -> None:
-    with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}) as process:
+    fresh = moment == "Final configuration"  # before PyTorch is imported
+    with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}, fresh) as process:
         seen = _wait_for(process, moment)
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
