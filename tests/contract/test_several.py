@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from training_job import QUICK, Job, wait_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "local_test"))
@@ -48,14 +49,14 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 def start(
     jobs: list[Job], network: list[list[str]], hyperparameters: dict[str, str]
-) -> list[subprocess.Popen[str]]:
+) -> list[Forked | subprocess.Popen[str]]:
     return [
-        job.start(hyperparameters, host, HOSTS, command=command)
+        job.start(hyperparameters, host=host, hosts=HOSTS, command=command)
         for job, host, command in zip(jobs, HOSTS, network, strict=True)
     ]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def finish(processes: list[Forked | subprocess.Popen[str]]) -> tuple[list[int | None], list[str]]:
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
