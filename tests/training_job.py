@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from forked import Forked
 from PIL import Image
 from pipe_platform import PipePlatform, record_bytes
 
@@ -112,12 +113,17 @@ class Job:
     def start(
         self,
         hyperparameters: dict[str, str],
+        fresh: bool = False,
         host: str = "algo-1",
         hosts: Sequence[str] = ("algo-1",),
         environ: Mapping[str, str] | None = None,
         command: Sequence[str] = (),
-    ) -> subprocess.Popen[str]:
-        """Start ``train`` on one of the hosts, by a command that runs another one if need be."""
+    ) -> Forked | subprocess.Popen[str]:
+        """Start ``train`` on one of the hosts, by a command that runs another one if need be.
+
+        Only ``fresh``, or with such a command, it is the executable that runs; else it runs in a process
+        that has imported PyTorch already.
+        """
         config = self.base / "input" / "config"
         data = self.base / "input" / "data"
         facts = {
@@ -135,16 +141,19 @@ class Job:
         ):
             (config / f"{name}.json").write_text(json.dumps(content))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        variables = os.environ | {"SAGEMAKER_BASE_DIR": str(self.base), "PATH": path} | dict(environ or {})
+        if not (fresh or command):
+            return Forked(TRAIN, variables, self.base)
         return subprocess.Popen(
             [*command, str(TRAIN)],
-            env=os.environ | {"SAGEMAKER_BASE_DIR": str(self.base), "PATH": path} | dict(environ or {}),
+            env=variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.base,
         )
 
-    def run(self, hyperparameters: dict[str, str], **options: Any) -> tuple[int, str]:
+    def run(self, hyperparameters: dict[str, str], **options: Any) -> tuple[int | None, str]:
         with self.start(hyperparameters, **options) as process:
             output, _ = process.communicate(timeout=300)
         return process.returncode, output
@@ -155,7 +164,7 @@ class Job:
         return path.read_text() if path.exists() else ""
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> str:
+def wait_for(process: Forked | subprocess.Popen[str], text: str) -> str:
     """Read a process's output until a text comes."""
     assert process.stdout is not None
     seen = ""

@@ -3,54 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from training_job import QUICK, Job, wait_for
 
-HOSTS = ("algo-1", "algo-2")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "local_test"))
+
+from two_hosts import HOSTS, NoNetworks, two_hosts
+
 TWO = {"TILEWISE_PROCESSES": "2"}
-
-
-def address(number: int) -> str:
-    return f"10.213.77.{number + 1}"
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[list[list[str]]]:
-    """Two hosts with an interface eth0 each, that know each other by name; a command that enters each."""
-    if os.geteuid() or not shutil.which("ip"):
-        pytest.skip("needs root and the program ip, to make networks")
-    names = [f"tilewise-{os.getpid()}-{host}" for host in HOSTS]
-    steps = [f"ip netns add {name}" for name in names]
-    steps += [f"ip link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"]
-    for number, name in enumerate(names):
-        steps += [f"ip -n {name} addr add {address(number)}/24 dev eth0"]
-        steps += [f"ip -n {name} link set {device} up" for device in ("lo", "eth0")]
-    try:
-        for step in steps:
-            done = subprocess.run(step.split(), capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"no networks can be made here: {step}: {done.stderr.strip()}")
-        for name in names:
-            folder = Path("/etc/netns") / name
-            folder.mkdir(parents=True)
-            (folder / "hosts").write_text(
-                "127.0.0.1 localhost\n"
-                + "".join(f"{address(number)} {host}\n" for number, host in enumerate(HOSTS))
-            )
-        yield [["ip", "netns", "exec", name] for name in names]
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+    """Two hosts that know each other by name; a command that enters each."""
+    with ExitStack() as stack:
+        try:
+            commands = stack.enter_context(two_hosts())
+        except NoNetworks as reason:
+            pytest.skip(f"no networks can be made here: {reason}")
+        yield commands
 
 
 @pytest.fixture
@@ -67,14 +49,14 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 def start(
     jobs: list[Job], network: list[list[str]], hyperparameters: dict[str, str]
-) -> list[subprocess.Popen[str]]:
+) -> list[Forked | subprocess.Popen[str]]:
     return [
-        job.start(hyperparameters, host, HOSTS, command=command)
+        job.start(hyperparameters, host=host, hosts=HOSTS, command=command)
         for job, host, command in zip(jobs, HOSTS, network, strict=True)
     ]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+def finish(processes: list[Forked | subprocess.Popen[str]]) -> tuple[list[int | None], list[str]]:
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 

@@ -49,7 +49,7 @@ def job(tmp_path: Path) -> Job:
 
 
 def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job: Job) -> None:
-    code, output = job.run(QUICK)
+    code, output = job.run(QUICK, fresh=True)
     assert code == 0, output
     for name, regex in METRIC_DEFINITIONS.items():
         assert re.search(regex, output), f"{name} does not match:\n{output}"
@@ -165,7 +165,8 @@ def test_pipe_mode__sigterm_while_it_waits_for_a_pipe(job: Job) -> None:
 
 @pytest.mark.parametrize("moment", ["Final configuration", "smooth_l1 <loss>"], ids=["start", "mid_training"])
 def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str) -> None:
-    with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}) as process:
+    fresh = moment == "Final configuration"  # before PyTorch is imported
+    with job.start(QUICK | {"number_of_epochs": "500", "early_stopping": "0"}, fresh) as process:
         seen = wait_for(process, moment)
         start = time.monotonic()
         process.send_signal(signal.SIGTERM)
