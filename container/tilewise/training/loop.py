@@ -105,7 +105,7 @@ def train(
     torch.manual_seed(hp.seed)
     tune_cpu()
     if hp.deterministic:
-        be_deterministic()
+        be_deterministic(hp.model_name)
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     spec = agreed_spec(state, hp, data.classes) if state else None
     if spec is None:
