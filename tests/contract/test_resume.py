@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from training_job import QUICK, ROOT, Job, wait_for
 
+TWO = {"TILEWISE_PROCESSES": "2"}
+
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
@@ -69,3 +71,37 @@ def test_sigterm__with_checkpoints_the_next_start_goes_on_in_the_middle_of_the_e
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert [epoch["records"] for epoch in history["epochs"]] == [12, 12, 12]
     assert {path.suffix for path in (job.base / "model").iterdir()} == {".json", ".safetensors"}
+
+
+def test_processes__two_resume_as_if_they_had_not_been_interrupted_and_one_goes_on_for_them(
+    job: Job, tmp_path: Path
+) -> None:
+    hyperparameters = QUICK | {"number_of_epochs": "3", "training_batch_size": "1"}
+    (job.base / "checkpoints").mkdir()
+    alone = copy_of(job, tmp_path / "alone")
+    code, output = alone.run(hyperparameters, environ=TWO)
+    assert code == 0, output
+    with job.start(hyperparameters, environ=TWO) as process:
+        wait_for(process, "smooth_l1 <loss>")
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "INFO checkpoint: checkpoint-00" in rest
+    single = copy_of(job, tmp_path / "single")
+    shutil.rmtree(job.base / "model")
+    code, output = job.run(hyperparameters, environ=TWO)
+    assert code == 0, output
+    assert "resumed from " in output
+    model = json.loads((job.base / "model" / "model.json").read_text())
+    expected = (alone.base / "model" / model["weights"]).read_bytes()
+    assert (job.base / "model" / model["weights"]).read_bytes() == expected
+    code, output = single.run(hyperparameters)
+    assert code == 0, output
+    assert "the checkpoint is of 2 processes, now there are 1: the epoch goes on after" in output
+
+
+def copy_of(job: Job, base: Path) -> Job:
+    """The same job on another machine."""
+    shutil.copytree(job.base, base)
+    copy = Job.__new__(Job)
+    copy.__dict__ = {**job.__dict__, "base": base}
+    return copy
