@@ -258,7 +258,7 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
     "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, which stands for RecordIO"),
     "unwritable_model_folder": ({}, _block_model, "is not a folder that this user can write to"),
-    "incremental_training": ({}, lambda job: job.channel("model"), "incremental training is not available"),
+    "empty_model_channel": ({}, lambda job: job.channel("model"), "channel model holds no model of Tilewise"),
 }
 
 

@@ -52,7 +52,6 @@ class Row:
         required: whether a job of the built-in algorithm has to give it.
         scaling: the models it applies to, by the way their input is scaled; None for all of them.
         tuning: the range for a tuning job, where there is one.
-        later: why only the default is accepted, where it has no effect in this version.
 
     """
 
@@ -67,7 +66,6 @@ class Row:
     required: bool = False
     scaling: Scaling | None = None
     tuning: Tuning | None = None
-    later: str | None = None
 
     def default(self, preset: Preset) -> Any:
         """The default in jobs of one kind."""
@@ -283,6 +281,14 @@ class Hyperparameters(BaseModel):
     gradient_accumulation_step: Annotated[
         Count, Row("Training", "Batches whose gradients are added up for one update.", azure=1)
     ]
+    deterministic: Annotated[
+        Flag,
+        Row(
+            "Training",
+            "Give the same weights in each run on the same machine, by slower operations (GPU).",
+            azure=False,
+        ),
+    ]
     kv_store: Annotated[
         Literal["dist_sync", "dist_async"] | None,
         Row(
@@ -435,20 +441,17 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Checkpoints",
-            "Epochs between checkpoints that are kept.",
+            "Epochs between checkpoints, where the job has a `CheckpointConfig`.",
             azure=None,
-            unset="best epoch only",
-            later="keeping more than the best epoch is not available in this version",
+            unset="1",
         ),
     ]
     checkpoint_run_id: Annotated[
         str | None,
         Row(
             "Checkpoints",
-            "The run to start from.",
+            "Azure's name of the run to start from; its model must be in the channel `model`.",
             azure=None,
-            unset="the `model` channel",
-            later="starting from another run is not available in this version",
         ),
     ]
 

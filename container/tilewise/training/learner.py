@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,10 +62,33 @@ class Learner:
         """That of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def begin_epoch(self) -> None:
-        """To be called before each epoch's first batch."""
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: all that the next step depends on, also between two batches of one step."""
+        parameters = self.detector.named_parameters()
+        return {
+            "detector": self.detector.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scheduler": self.scheduler.state_dict(),
+            "gradients": {name: each.grad for name, each in parameters if each.grad is not None},
+            "accumulated": self._accumulated,
+            "bad_steps": self._bad_steps,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
+        self.detector.load_state_dict(state["detector"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.scheduler.load_state_dict(state["scheduler"])
+        for name, parameter in self.detector.named_parameters():
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(self.device)
+        self._accumulated, self._bad_steps = state["accumulated"], state["bad_steps"]
+
+    def begin_epoch(self, batches: int = 0) -> None:
+        """To be called before each epoch's first batch, or where ``batches`` of it are learnt already."""
         self.detector.train()
-        self._batches = 0
+        self._batches = batches
 
     def learn(self, samples: list[Sample]) -> dict[str, Tensor]:
         """Learn from one batch; after ``gradient_accumulation_step`` of them the weights change.

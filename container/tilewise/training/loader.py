@@ -152,11 +152,15 @@ class BatchesOfShard(Sampler[list[Item]]):
         steps: how many each has; None where all draw from the same images. With ``ShardedByS3Key`` the hosts
             have different images: give the largest number of any, and those with fewer begin anew.
 
+    Attributes:
+        start: so many batches of the epoch are passed over: they were learnt before the job was interrupted.
+
     """
 
     def __init__(self, batches: WholeBatches | ViewBatches, shard: Shard, steps: int | None = None):
         self.batches, self.shard = batches, shard
         self.steps = -(-len(batches) // shard.count) if steps is None else steps
+        self.start = 0
 
     @property
     def epoch(self) -> int:
@@ -171,7 +175,7 @@ class BatchesOfShard(Sampler[list[Item]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[Item]]:
-        wanted = self.shard.index
+        wanted = self.shard.index + self.start * self.shard.count
         for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
             if number == wanted:
                 yield batch
@@ -289,6 +293,7 @@ def loader_of(
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # an epoch would draw from the one that training draws from
     )
 
 
