@@ -77,9 +77,7 @@ def containers(environ: dict[str, str]) -> dict[str, str]:
     }
 
 
-def test_sdk__fit_twice_deploy_predict_transform(
-    tmp_path: Path, job: Path, docker_host: str
-) -> None:
+def test_sdk__fit_twice_deploy_predict_transform(tmp_path: Path, job: Path, docker_host: str) -> None:
     environ = sdk_environment(tmp_path, docker_host)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
