@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
+from tilewise.machine import available_cores
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.image_cache import ImageCache
 from tilewise.training.order import Item, images_in, measure_order, pool_size
@@ -197,7 +197,7 @@ def read_batch(sent: Batch | bytes) -> Batch:
 
 def default_workers() -> int:
     """Worker processes where the user names no number: one a core, up to eight; none on two cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
@@ -286,3 +286,4 @@ def _view_batches(
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

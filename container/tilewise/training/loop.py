@@ -19,19 +19,23 @@ from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.batch_size import resolve_batch_size
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
 from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
+from tilewise.training.loss_means import LossMeans
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import make_planner, size_factors
 from tilewise.views.sample import Sample
@@ -43,7 +47,8 @@ log = logging.getLogger(__name__)
 class Trained:
     """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
 
-    ``scored`` is what the saved model found in the validation images.
+    ``scored`` is what the saved model found in the validation images; ``hp`` the job's hyperparameters with a
+    number for every ``auto`` that the job found out.
     """
 
     best: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +56,7 @@ class Trained:
     stopped: bool = False
     test: dict[str, Any] | None = None
     scored: Scored | None = None
+    hp: Hyperparameters | None = None
 
 
 def train(
@@ -82,6 +88,7 @@ def train(
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
     torch.manual_seed(hp.seed)
+    tune_device()
     tune_cpu()
     if torch.cuda.device_count() > 1:
         log.warning(
@@ -96,8 +103,22 @@ def train(
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hp = _with_batch_size(hp, data, spec, detector)
+    # The fastest convolutions are looked for once for each size of views: only where there is one size.
+    torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
     run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
     return run.epochs()
+
+
+def _with_batch_size(
+    hp: Hyperparameters, data: DataSet, spec: DetectorSpec, detector: Detector
+) -> Hyperparameters:
+    if hp.training_batch_size != AUTO_BATCH:
+        return hp
+    train = data.train
+    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
+    objects = int(train.sample.object_counts.max(initial=0))
+    return resolve_batch_size(hp, detector, spec.scaling, size_factors(hp, spec), views, objects)
 
 
 class _Run:
@@ -129,9 +150,11 @@ class _Run:
             size_factors(hp, spec),
         )
         self.learner = Learner(detector, hp, self._expected_steps())
+        dtype, reason = self.learner.precision
+        log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.trained = Trained()
+        self.trained = Trained(hp=hp)
         self.saved = False
 
     def epochs(self) -> Trained:
@@ -169,8 +192,8 @@ class _Run:
         self.learner.begin_epoch()
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
-        sums: dict[str, float] = {}
-        records = pixels = batches = learnt = 0
+        losses = LossMeans()
+        records = pixels = batches = 0
         start = time.monotonic()
         bar = tqdm(
             self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
@@ -178,10 +201,7 @@ class _Run:
         for batch in bar:
             samples = self._usable(read_batch(batch))
             batches += 1
-            losses = self.learner.learn(samples)
-            learnt += bool(losses)
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(loss)
+            losses.add(self.learner.learn(samples))
             records += len(samples)
             pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
@@ -189,8 +209,8 @@ class _Run:
                 break
         else:
             self.learner.end_epoch()
+        means = losses.read()  # waits for a GPU, so that the seconds are those of all its work
         seconds = time.monotonic() - start
-        means = {name: value / learnt for name, value in sums.items()}
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
@@ -216,7 +236,7 @@ class _Run:
 
     def _predictor(self) -> Predictor:
         return Predictor(
-            self.detector,
+            self.learner.evaluated,
             self.spec.scaling,
             self.data.classes,
             self.hp.validation_batch_size,
@@ -263,7 +283,7 @@ class _Run:
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
         hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
+        artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, hyperparameters, metrics)
         artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
 
