@@ -9,7 +9,7 @@ from torch import nn
 log = logging.getLogger(__name__)
 
 FASTEST_BF16, FASTEST_FP16 = (8, 0), (7, 0)
-"""Compute capabilities from which on GPUs have tensor cores: for bfloat16 from A100, for float16 from V100."""
+"""Compute capabilities from which on there are tensor cores: for bfloat16 A100's, for float16 V100's."""
 
 
 class Precision(NamedTuple):
