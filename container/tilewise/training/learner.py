@@ -52,7 +52,7 @@ class Learner:
         self.precision = choose_precision(hp.precision, self.device, detector)
         self.optimizer = make_optimizer(detector, hp)
         self.scheduler = Scheduler(self.optimizer, hp, steps_per_epoch)
-        self._reads = self.device.type == "cpu" or hp.gradient_accumulation_step > 1
+        self._reads = reads_each_step(self.device, hp)
         self._scaler = torch.amp.GradScaler(
             self.device.type,
             init_scale=2.0**16 if self.precision.scaled else 1.0,
@@ -154,3 +154,8 @@ class Learner:
             self.optimizer.zero_grad()
         elif self._scaler.get_scale() <= 1:
             self._bad_steps.add("gradient")
+
+
+def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
+    """Whether each loss and gradient is looked at before the next step; see :class:`Learner`."""
+    return device.type == "cpu" or hp.gradient_accumulation_step > 1
