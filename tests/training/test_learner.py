@@ -98,9 +98,7 @@ def test_ways__give_the_same_weights_and_losses(monkeypatch: pytest.MonkeyPatch)
 
 def test_bad_steps__ten_in_a_row_stop_the_job(way: str) -> None:
     script = ["good"] * 3 + ["infinite loss"] * MAX_BAD_STEPS + ["good"] * (3 * READ_EVERY)
-    with pytest.raises(
-        UserError, match=r"10 batches in a row.*lower learning_rate \(it is 0.1\)"
-    ):
+    with pytest.raises(UserError, match=r"10 batches in a row.*lower learning_rate \(it is 0.1\)"):
         weights_after(script, make_hp())
 
 
