@@ -19,7 +19,7 @@ def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
     first = detector.network[0].weight.detach().clone()  # type: ignore[index]
     with torch.no_grad():
         for parameter in detector.parameters():
-            parameter += 1
+            parameter.add_(1)
     norm = detector.network[1]  # type: ignore[index]
     norm.running_mean.fill_(3.0)
     norm.num_batches_tracked.fill_(7)

@@ -126,10 +126,10 @@ class NoMemory:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pixels: int):
         self.pixels = pixels
+        self.peak = 0
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 16 * GIB))
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB + self.peak)
-        self.peak = 0
 
     def step(self, watch: memory.StepMemory, samples: list[Sample]) -> None:
         with watch.of_step(samples):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,13 +19,17 @@ class RoIAlign(MultiScaleRoIAlign):
     maps stay in the memory format of the convolutions.
     """
 
+    scales: list[float] | None
+    map_levels: Any
+
     def forward(
         self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> Tensor:
         """As torchvision's: (K, C, 7, 7) of K boxes, those of all images."""
         maps = [features for name, features in x.items() if name in self.featmap_names]
         if maps[0].device.type != "cpu" or not sum(map(len, boxes)):
-            return super().forward(x, boxes, image_shapes)
+            found: Tensor = super().forward(x, boxes, image_shapes)
+            return found
         if self.scales is None or self.map_levels is None:
             self.scales, self.map_levels = _setup_scales(
                 maps, image_shapes, self.canonical_scale, self.canonical_level
