@@ -42,10 +42,17 @@ def make_detector() -> Detector:
     return Small()
 
 
+@pytest.fixture
+def _compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backends of these tests need none."""
+    monkeypatch.setattr(compiling, "_require_compiler", lambda device: None)
+
+
 def compiled_calls() -> int:
     return int(torch._dynamo.utils.counters["stats"]["calls_captured"])
 
 
+@pytest.mark.usefixtures("_compiler")
 def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     results = []
@@ -61,6 +68,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.usefixtures("_compiler")
 def test_compiled__evaluates_what_an_endpoint_will(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "eager")
     detector, plain = make_detector(), make_detector()
@@ -77,7 +85,7 @@ def test_compiled__evaluates_what_an_endpoint_will(monkeypatch: pytest.MonkeyPat
 
 def test_compile__without_a_compiler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"compile=1 needs a C\+\+ compiler, not installed here"):
+    with pytest.raises(UserError, match=r"compile=1 needs a C\+\+ compiler.*, not installed here"):
         compile_convolutions(make_detector())
 
 

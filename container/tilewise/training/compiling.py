@@ -41,8 +41,8 @@ def _compile_in_training(module: nn.Module) -> None:
 
 def _require_compiler(device: torch.device) -> None:
     missing = [] if shutil.which("g++") or shutil.which("c++") else ["a C++ compiler"]
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        missing.append("Triton")
+    packages = {"setuptools": "setuptools"} | ({"triton": "Triton"} if device.type == "cuda" else {})
+    missing += [name for package, name in packages.items() if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(
             f"compile=1 needs {' and '.join(missing)}, not installed here (the image leaves it out): "
