@@ -43,7 +43,7 @@ def make_learner(name: str, world: World) -> Learner:
     spec = DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 100)
     detector: Detector = build_detector(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.frozen_norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
-    return Learner(detector, hp, 10, scaling.size_of(1, 1), world)
+    return Learner(detector, hp, 10, world, scaling.size_of(1, 1))
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:

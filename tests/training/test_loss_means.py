@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tilewise.training.loss_means import LossMeans
+
+
+def test_means__leave_out_batches_that_are_not_finite() -> None:
+    means = LossMeans()
+    for what, where in ((1.0, 5.0), (float("nan"), 1.0), (1.0, float("inf")), (2.0, 7.0)):
+        means.add({"what": torch.tensor(what), "where": torch.tensor(where)})
+    means.add({})
+    assert means.read() == {"what": pytest.approx(1.5), "where": pytest.approx(6.0)}
+
+
+@pytest.mark.parametrize("losses", [[], [{}], [{"what": torch.tensor(torch.nan)}]])
+def test_means__of_nothing_are_nothing(losses: list[dict[str, torch.Tensor]]) -> None:
+    means = LossMeans()
+    for each in losses:
+        means.add(each)
+    assert means.read() == {}
