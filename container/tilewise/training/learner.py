@@ -166,3 +166,57 @@ class Learner:
         self._finite = total.detach().isfinite()
         # Else what is not finite must reach the other processes, so that all leave it out.
         alone = self.world.size == 1
+        if self._reads and alone and not self._finite:
+            self._bad_steps.add("loss")
+            return {}
+        if not (self._reads and alone):
+            total = total * torch.where(self._finite, 1.0, torch.nan)
+        self._scaler.scale(total).backward()
+        self._accumulated += 1
+        return losses
+
+    def _update(self) -> None:
+        """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
+        if self._accumulated:
+            gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
+            if self._accumulated > 1:
+                torch._foreach_div_(gradients, self._accumulated)
+            self._scaler.unscale_(self.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
+            self._check(norm)
+            self._scaler.step(self.optimizer)
+            # without float16 there is nothing to scale: the scale stays 1 also after a bad step
+            self._scaler.update(None if self.precision.scaled else 1.0)
+            if self._average is not None:
+                self._average.update(self.detector)
+        self.optimizer.zero_grad()
+        self.scheduler.step()
+        self._accumulated = 0
+
+    def _check(self, norm: Tensor) -> None:
+        """Count the step as good or bad; without gradients the optimizer's step changes nothing."""
+        if not self._reads:
+            to_blame = self._scaler.scale(torch.ones_like(norm)) <= 1
+            self._bad_steps.note(~self._finite | (~norm.isfinite() & to_blame))
+        elif math.isfinite(norm):
+            self._bad_steps.in_a_row = 0
+        elif not self.precision.scaled:
+            self._bad_steps.add("gradient")
+            self.optimizer.zero_grad()
+        elif self._scaler.get_scale() <= 1:
+            self._bad_steps.add("gradient")
+
+
+def blank_sample(width: int, height: int) -> Sample:
+    """An image without objects, in place of a batch whose images are all damaged."""
+    return Sample(
+        torch.zeros((3, height, width), dtype=torch.uint8),
+        torch.zeros((0, 4)),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.bool),
+    )
+
+
+def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
+    """Whether each loss and gradient is looked at before the next step; see :class:`Learner`."""
+    return device.type == "cpu" or hp.gradient_accumulation_step > 1
