@@ -112,7 +112,7 @@ def train(
     tune_device()
     tune_cpu(world.local_size)
     if hp.deterministic:
-        be_deterministic()
+        be_deterministic(hp.model_name)
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if state and hp.training_batch_size == AUTO_BATCH:
         hp = with_batch_size_of(state, hp)
