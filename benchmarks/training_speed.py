@@ -27,6 +27,7 @@ from tilewise.training.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.loader import read_batch  # noqa: E402
 from tilewise.training.metric_lines import MetricLines  # noqa: E402
 from tilewise.training.move import to_device  # noqa: E402
+from tilewise.training.world import ALONE  # noqa: E402
 
 
 def read_data(folder: Path) -> DataSet:
@@ -58,7 +59,7 @@ class TrainSpeed:
         torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
         folder = Path(tempfile.gettempdir())
         lines = MetricLines("benchmark")
-        self.job = loop._Run(data, hp, spec, detector, device, folder, lines, lambda: False)
+        self.job = loop._Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
         self.device, self.hp, self.detector = device, hp, detector
         self.ready = [to_device(read_batch(batch)[0], device) for batch in islice(self.job.loader, ready)]
         self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(

@@ -18,6 +18,13 @@ from image_container import IMAGE, find_engine
 ROOT = Path(__file__).resolve().parents[2]
 SDK_PYTHON = ROOT / ".venv-sdk" / "bin" / "python"
 NO_TELEMETRY = "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
+RUN = """
+import runpy, sys
+from sagemaker.session import Session
+Session.wait_for_endpoint.__defaults__ = (1, False)  # looks every second, not every 30
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -80,9 +87,16 @@ def test_sdk__fit_deploy_predict_transform(tmp_path: Path, job: Path, docker_hos
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     before = containers(environ)
-    script = [str(SDK_PYTHON), str(ROOT / "examples" / "local_mode.py"), IMAGE, str(job / "input" / "data")]
+    script = [str(SDK_PYTHON), "-c", RUN, str(ROOT / "examples" / "local_mode.py"), IMAGE]
     chosen = ("image_size=128", "number_of_epochs=2", "training_batch_size=4", "box_score_threshold=0.01")
-    arguments = (str(pictures), str(tmp_path / "out"), *chosen, "use_pretrained_model=0", f"--port={port}")
+    arguments = (
+        str(job / "input" / "data"),
+        str(pictures),
+        str(tmp_path / "out"),
+        *chosen,
+        "use_pretrained_model=0",
+        f"--port={port}",
+    )
     try:
         done = subprocess.run([*script, *arguments], env=environ, capture_output=True, text=True, timeout=500)
     finally:

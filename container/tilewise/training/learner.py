@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector
@@ -17,6 +18,7 @@ from tilewise.training.move import to_device
 from tilewise.training.optimizer import make_optimizer
 from tilewise.training.precision import choose_precision
 from tilewise.training.schedule import Scheduler
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
 MAX_GRADIENT_NORM = 10.0
@@ -27,8 +29,8 @@ class Learner:
 
     A step whose loss or gradient is not finite changes no weight. Who finds that out depends on the device:
 
-    - *A CPU, or accumulated batches*: each loss and each gradient's norm are read. A bad batch is left out of
-      an accumulated step alone.
+    - *A CPU, or accumulated batches*: each loss and each gradient's norm are read. One process alone leaves
+      only the bad batch out of an accumulated step.
     - *A GPU*: to read them would stop it once a step. A loss that is not finite makes its gradients NaN, and
       the fused optimizer, through ``GradScaler``, skips its step there. How often it did is read later
       (:class:`BadSteps`). RMSprop and Adadelta are not fused, so that ``GradScaler`` reads one flag a step.
@@ -40,14 +42,24 @@ class Learner:
         detector: on the device to train on.
         hp: the job's hyperparameters.
         steps_per_epoch: of the optimizer, as many as are expected.
+        view_size: (width, height) of some view that the detector takes.
+        world: the processes that train together; gradients are averaged over them.
 
     Attributes:
         precision: what the forward pass computes its convolutions in.
 
     """
 
-    def __init__(self, detector: Detector, hp: Hyperparameters, steps_per_epoch: int):
-        self.detector, self.hp = detector, hp
+    def __init__(
+        self,
+        detector: Detector,
+        hp: Hyperparameters,
+        steps_per_epoch: int,
+        view_size: tuple[int, int],
+        world: World = ALONE,
+    ):
+        self.view_size = view_size
+        self.detector, self.hp, self.world = detector, hp, world
         self.device = next(detector.parameters()).device
         self.precision = choose_precision(hp.precision, self.device, detector)
         self.optimizer = make_optimizer(detector, hp)
@@ -62,6 +74,9 @@ class Learner:
         if hp.compile:
             compile_convolutions(detector)
         self._forward: nn.Module = detector
+        if world.size > 1:
+            # In each backward pass it averages all that has accumulated: batches may be added up as they are.
+            self._forward = DistributedDataParallel(detector)
         self._bad_steps = BadSteps(hp.learning_rate)
         self._memory = StepMemory(hp, self.device)
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -93,9 +108,13 @@ class Learner:
             UserError: nothing was finite for many batches in a row, or the batch does not fit into the GPU.
 
         """
+        self._batches += 1
+        losses: dict[str, Tensor] = {}
         with self._memory.of_step(samples):
-            losses = self._backward(samples) if samples else {}
-            self._batches += 1
+            if samples:
+                losses = self._backward(samples)
+            elif self.world.size > 1:  # the others wait for this process's gradients
+                self._backward([blank_sample(*self.view_size)], weight=0.0)
             if self._batches % self.hp.gradient_accumulation_step == 0:
                 self._update()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -107,19 +126,20 @@ class Learner:
         self._bad_steps.read()
         self.scheduler.end_epoch()
 
-    def _backward(self, samples: list[Sample]) -> dict[str, Tensor]:
+    def _backward(self, samples: list[Sample], weight: float = 1.0) -> dict[str, Tensor]:
         """Add a batch's gradients; returns its losses, or none where they are known not to be finite."""
         moved = to_device(samples, self.device)
         reduced = self.precision.dtype != torch.float32
         with torch.autocast(self.device.type, self.precision.dtype if reduced else None, enabled=reduced):
             losses: dict[str, Tensor] = self._forward([sample.pixels for sample in moved], moved)
-        total = torch.stack(list(losses.values())).sum()
+        total = weight * torch.stack(list(losses.values())).sum()
         self._finite = total.detach().isfinite()
-        if self._reads and not self._finite:
+        if self.world.size > 1 or not self._reads:
+            # What is not finite makes all gradients NaN, in all processes: all leave the step out.
+            total = total * torch.where(self._finite, 1.0, torch.nan)
+        elif not self._finite:
             self._bad_steps.add("loss")
             return {}
-        if not self._reads:
-            total = total * torch.where(self._finite, 1.0, torch.nan)
         self._scaler.scale(total).backward()
         self._accumulated += 1
         return losses
@@ -150,7 +170,7 @@ class Learner:
         elif math.isfinite(norm):
             self._bad_steps.in_a_row = 0
         elif not self.precision.scaled:
-            self._bad_steps.add("gradient")
+            self._bad_steps.add("gradient" if self._finite else "loss")
             self.optimizer.zero_grad()
         elif self._scaler.get_scale() <= 1:
             self._bad_steps.add("gradient")
@@ -159,3 +179,13 @@ class Learner:
 def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
     """Whether each loss and gradient is looked at before the next step; see :class:`Learner`."""
     return device.type == "cpu" or hp.gradient_accumulation_step > 1
+
+
+def blank_sample(width: int, height: int) -> Sample:
+    """An image without objects, in place of a batch whose images are all damaged."""
+    return Sample(
+        torch.zeros((3, height, width), dtype=torch.uint8),
+        torch.zeros((0, 4)),
+        torch.zeros(0, dtype=torch.int64),
+        torch.zeros(0, dtype=torch.bool),
+    )

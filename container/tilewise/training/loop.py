@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
@@ -28,16 +31,17 @@ from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
-from tilewise.training.batch_size import resolve_batch_size
+from tilewise.training.batch_size import with_batch_size
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
 from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
-from tilewise.training.loss_means import LossMeans
+from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
 log = logging.getLogger(__name__)
@@ -66,6 +70,7 @@ def train(
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
+    world: World = ALONE,
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -77,6 +82,7 @@ def train(
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
+        world: the processes that train together; all but the leader return figures only.
 
     Raises:
         UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
@@ -89,36 +95,39 @@ def train(
         )
     torch.manual_seed(hp.seed)
     tune_device()
-    tune_cpu()
-    if torch.cuda.device_count() > 1:
-        log.warning(
-            "this version trains on one of the %d GPUs: a smaller instance costs less",
-            torch.cuda.device_count(),
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = fit_spec(hp, data)
+    tune_cpu(world.local_size)
+    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    spec = world.from_leader(fit_spec(hp, data) if world.leads else None)
+    assert spec is not None
     detector = build_detector(spec)
     if hp.use_pretrained_model:
         log.info(load_pretrained(detector, spec.name, pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    hp = _with_batch_size(hp, data, spec, detector)
+    hp = with_batch_size(hp, detector, spec, data.train, world)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
-    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
-    return run.epochs()
+    torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
+    return _Run(data, hp, spec, detector, model_dir, lines, should_stop, world).epochs()
 
 
-def _with_batch_size(
-    hp: Hyperparameters, data: DataSet, spec: DetectorSpec, detector: Detector
-) -> Hyperparameters:
-    if hp.training_batch_size != AUTO_BATCH:
-        return hp
-    train = data.train
-    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
-    objects = int(train.sample.object_counts.max(initial=0))
-    return resolve_batch_size(hp, detector, spec.scaling, size_factors(hp, spec), views, objects)
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if hp.batch_unit == "gpu":
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        whole = -(-hp.training_batch_size // processes) * processes
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            whole,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
 
 class _Run:
@@ -130,26 +139,29 @@ class _Run:
         hp: Hyperparameters,
         spec: DetectorSpec,
         detector: Detector,
-        device: torch.device,
         model_dir: Path,
         lines: MetricLines,
         should_stop: Callable[[], bool],
+        world: World,
     ):
-        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
-        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
-        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.data, self.hp, self.spec, self.detector = data, hp, spec, detector
+        self.model_dir, self.lines, self.should_stop, self.world = model_dir, lines, should_stop, world
+        workers = default_workers(world.local_size) if hp.num_workers is None else hp.num_workers
+        self.batch_size, self.validation_batch_size = batch_sizes(hp, world.local_size)
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
             data.train,
             spec.scaling,
-            hp.training_batch_size,
+            self.batch_size,
             workers,
             hp.seed,
             hp.min_box_visibility,
             self.planner,
             size_factors(hp, spec),
+            world,
         )
-        self.learner = Learner(detector, hp, self._expected_steps())
+        view_size = spec.scaling.size_of(1, 1)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
         dtype, reason = self.learner.precision
         log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
         patience = hp.early_stopping_patience if hp.early_stopping else None
@@ -163,10 +175,10 @@ class _Run:
             self._find_false_alarms(epoch)
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
-            if not self.should_stop():
+            if not self._stopping():
                 self.data.train.finish_pass()
                 self._validate(epoch, facts)
-            if self.should_stop():
+            if self._stopping():
                 self.trained.stopped = True
                 break
             self.lines.progress(epoch + 1, hp.number_of_epochs)
@@ -179,11 +191,16 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _stopping(self) -> bool:
+        """Whether any process has been asked to stop: all of them then stop after the same step."""
+        return self.world.any(self.should_stop())
+
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
         if isinstance(train, Stream):
-            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+            batch = self.batch_size * self.world.size
+            batches = -(-(train.expected or len(train.sample)) // batch)
         else:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
@@ -195,22 +212,23 @@ class _Run:
         losses = LossMeans()
         records = pixels = batches = 0
         start = time.monotonic()
-        bar = tqdm(
-            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
-        )
-        for batch in bar:
+        silent = not (self.world.leads and sys.stderr.isatty())
+        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             samples = self._usable(read_batch(batch))
             batches += 1
             losses.add(self.learner.learn(samples))
             records += len(samples)
             pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
-            if self.should_stop():
+            if self._stopping():
                 break
         else:
             self.learner.end_epoch()
-        means = losses.read()  # waits for a GPU, so that the seconds are those of all its work
+        totals = losses.totals()  # waits for a GPU, so that the seconds are those of all its work
         seconds = time.monotonic() - start
+        parts = self.world.gather((totals, records, pixels))
+        means = means_of([totals for totals, _, _ in parts])
+        records, pixels = sum(part[1] for part in parts), sum(part[2] for part in parts)
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
@@ -239,7 +257,7 @@ class _Run:
             self.learner.evaluated,
             self.spec.scaling,
             self.data.classes,
-            self.hp.validation_batch_size,
+            self.validation_batch_size,
             self.spec.tiling,
         )
 
@@ -260,15 +278,18 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
+        self.world.share_buffers(self.learner.evaluated)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            validation.one_pass(),
+            _part(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
+            partial(_gather, self.world, validation.report),
         )
+        metrics = self.world.from_leader(metrics)
         if metrics is None:
             return
         validation.finish_pass()
@@ -282,10 +303,37 @@ class _Run:
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
-        hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, hyperparameters, metrics)
-        artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
+        if self.world.leads:
+            hyperparameters = self.hp.model_dump(mode="json")
+            artifact = Artifact(
+                self.learner.evaluated, self.spec, self.data.classes, hyperparameters, metrics
+            )
+            artifact.save(self.model_dir, f"model-{epoch:04d}")
+
+
+def _part(split: Split | Stream) -> Iterable[Record]:
+    """The records that this process validates on; a pipe has the host's already."""
+    records = split.one_pass()
+    return (
+        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
+    )
+
+
+def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
+    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
+    if world.size == 1:
+        return scored
+    parts = world.gather((scored, dict(report.left_out)))
+    found = [part for part, _ in parts if part is not None]
+    if len(found) < len(parts) or not world.leads:
+        return None
+    for _, left_out in parts:
+        for key, reason in left_out.items():
+            report.leave_out(key, reason)
+    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 def test(

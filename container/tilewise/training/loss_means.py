@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+Totals = tuple[dict[str, float], int]
+"""The sums of the losses by name, and over how many batches."""
 
 
 class LossMeans:
@@ -32,7 +35,16 @@ class LossMeans:
         else:
             self._sums += row
 
-    def read(self) -> dict[str, float]:
-        """The means; empty where no batch counts. Waits for the device."""
-        *sums, count = [0.0] if self._sums is None else self._sums.tolist()
-        return {name: value / count for name, value in zip(self.names, sums, strict=True)} if count else {}
+    def totals(self) -> Totals:
+        """The sums, and the number of batches that count; waits for the device."""
+        if self._sums is None:
+            return {}, 0
+        *sums, count = self._sums.tolist()
+        return dict(zip(self.names, sums, strict=True)), int(count)
+
+
+def means_of(totals: Sequence[Totals]) -> dict[str, float]:
+    """The means over the batches of several processes; empty where no batch counts."""
+    count = sum(batches for _, batches in totals)
+    names = dict.fromkeys(name for sums, _ in totals for name in sums) if count else {}
+    return {name: sum(sums.get(name, 0.0) for sums, _ in totals) / count for name in names}
