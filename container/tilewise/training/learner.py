@@ -157,7 +157,7 @@ class Learner:
             # without float16 there is nothing to scale: the scale stays 1 also after a bad step
             self._scaler.update(None if self.precision.scaled else 1.0)
             if self._average is not None:
-                self._average.update(self.detector)
+                self._average.update()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self._accumulated = 0
