@@ -23,7 +23,7 @@ def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
     norm = detector.network[1]  # type: ignore[index]
     norm.running_mean.fill_(3.0)
     norm.num_batches_tracked.fill_(7)
-    average.update(detector)
+    average.update()
     kept = 0.9998 * (1 - math.exp(-1 / 2000))
     torch.testing.assert_close(average.detector.network[0].weight, first + (1 - kept))  # type: ignore[index]
     torch.testing.assert_close(
@@ -33,7 +33,7 @@ def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
     assert average.detector.network[1].num_batches_tracked == 7  # type: ignore[index]
     average.steps = 10**6
     before = average.detector.network[0].weight.clone()  # type: ignore[index]
-    average.update(detector)
+    average.update()
     drift = (average.detector.network[0].weight - before) / (first + 1 - before)  # type: ignore[index]
     torch.testing.assert_close(drift, torch.full_like(drift, 0.0002), rtol=0.3, atol=0)
 

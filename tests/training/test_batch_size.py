@@ -12,10 +12,10 @@ from tilewise.training import batch_size, memory
 from tilewise.training.batch_size import largest_views, resolve_batch_size, synthetic_batch
 from tilewise.training.learner import Learner
 from tilewise.training.memory import DoesNotFitError, pixels_of
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
-CPU = torch.device("cpu")
 SCALING = Scaling(square=64)
 GIB = 2**30
 
@@ -31,14 +31,18 @@ def make_detector() -> Detector:
 
 
 def resolved(
-    hp: Hyperparameters, views: int = 1000, factor: float = 1.0, devices: int = 1
+    hp: Hyperparameters, views: int = 1000, factor: float = 1.0, world: World = ALONE
 ) -> Hyperparameters:
-    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, 5, devices)
+    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, 5, world)
 
 
-def test_auto__a_number_that_is_given_stays() -> None:
-    hp = make_hp(training_batch_size=3)
-    assert resolved(hp) is hp
+class Several(World):
+    """Processes of which another one has the least room."""
+
+    least = 99
+
+    def largest(self, number: int) -> int:
+        return max(number, -self.least)
 
 
 @pytest.mark.parametrize(("views", "size"), [(3, 1), (8, 1), (16, 2), (40, 4), (128, 16), (9999, 16)])
@@ -72,12 +76,15 @@ def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
     assert all(parameter.grad is None for parameter in detector.parameters())
 
 
-def test_auto__of_a_machine_is_that_of_all_its_gpus() -> None:
+def test_auto__of_a_machine_is_that_of_all_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     hp = parse_hyperparameters(
         {"num_classes": 1, "num_training_samples": 999, "mini_batch_size": "auto", "image_shape": 300}
     )
-    chosen = resolved(hp, views=200, devices=4)  # 6 views a step and GPU
+    world = Several(size=4, local_size=4)
+    chosen = resolved(hp, views=200, world=world)  # 6 views a step and GPU
     assert chosen.training_batch_size == chosen.validation_batch_size == 16
+    monkeypatch.setattr(Several, "least", 2)
+    assert resolved(hp, views=200, world=world).training_batch_size == 8
 
 
 class SmallGpu:
@@ -99,9 +106,7 @@ def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
-    fits = batch_size._fits_gpu(
-        make_detector(), make_hp(), lambda count: synthetic_batch(count, (64, 64), 1, CPU)
-    )
+    fits = batch_size._fits_gpu(make_detector(), make_hp(), lambda count: views(count, 64, 64))
     assert [fits(count) for count in (2, 4, 8, 16)] == [True, True, True, False]
     assert gpu.tried == [2, 2, 4, 4, 8, 8, 16]
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0.95 * GIB)
@@ -139,7 +144,7 @@ class NoMemory:
 
 
 def views(count: int, width: int, height: int) -> list[Sample]:
-    return synthetic_batch(count, (width, height), 1, CPU)
+    return synthetic_batch(count, (width, height), 1)
 
 
 def test_out_of_memory__says_what_did_it_and_about_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +179,7 @@ def test_out_of_memory__one_image_cannot_become_fewer(monkeypatch: pytest.Monkey
 def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     NoMemory(monkeypatch, 0)
     detector = make_detector()
-    learner = Learner(detector, make_hp(training_batch_size=2), 1)
+    learner = Learner(detector, make_hp(training_batch_size=2), 1, (64, 64))
 
     def out_of_memory(*rest: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -15,7 +15,7 @@ from tilewise.training.learner import Learner
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
-BATCH = synthetic_batch(2, (16, 16), 3, torch.device("cpu"))
+BATCH = synthetic_batch(2, (16, 16), 3)
 # PyTorch's own compiler looks at gradients in a way that its tensors warn of.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
@@ -60,7 +60,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
         hp = parse_hyperparameters(
             {"model_name": "yolox_nano", "compile": compiled, "precision": "fp32", "learning_rate": 1e-2}
         )
-        learner = Learner(make_detector(), hp, 3)
+        learner = Learner(make_detector(), hp, 3, (4, 4))
         learner.begin_epoch()
         losses = [learner.learn(BATCH) for _ in range(3)]
         results.append((losses, dict(learner.detector.state_dict()), dict(learner.evaluated.state_dict())))

@@ -20,7 +20,7 @@ class WeightAverage:
     ``AveragedModel``, which has its counter of steps on the GPU, where reading it would stop the GPU.
 
     Args:
-        detector: to average; it is copied as it is.
+        detector: to average, on its device; it is copied as it is.
         decay: the share that an old average keeps.
 
     Attributes:
@@ -32,6 +32,11 @@ class WeightAverage:
     def __init__(self, detector: Detector, decay: float):
         self.detector = copy.deepcopy(detector).requires_grad_(False)
         self.decay, self.steps = decay, 0
+        now = detector.state_dict()
+        pairs = [(average, now[key]) for key, average in self.detector.state_dict().items()]
+        # tensors that share memory with the weights, which training changes in place
+        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]  # of normalisation
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -43,14 +48,10 @@ class WeightAverage:
         self.steps = state["steps"]
 
     @torch.no_grad()
-    def update(self, detector: Detector) -> None:
+    def update(self) -> None:
         """Take in the weights after a step."""
         self.steps += 1
         kept = self.decay * (1 - math.exp(-self.steps / WARM_UP_STEPS))
-        now = detector.state_dict()
-        pairs = [(average, now[key]) for key, average in self.detector.state_dict().items()]
-        weights = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_([average for average, _ in weights], [new for _, new in weights], 1 - kept)
-        for average, new in pairs:
-            if not average.is_floating_point():  # the counters of normalisation layers
-                average.copy_(new)
+        torch._foreach_lerp_([old for old, _ in self._weights], [new for _, new in self._weights], 1 - kept)
+        if self._counters:
+            torch._foreach_copy_([old for old, _ in self._counters], [new for _, new in self._counters])

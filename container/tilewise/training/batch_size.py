@@ -6,16 +6,22 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from tilewise.data.channel import Split
+from tilewise.data.stream import Stream
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.machine import available_memory
 from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
 from tilewise.training.learner import Learner
 from tilewise.training.memory import MARGIN, DoesNotFitError
+from tilewise.training.tiling import size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
@@ -30,6 +36,17 @@ TRANSIENT = 2.0
 """What a step on a CPU holds at its peak, as a multiple of what the forward pass keeps: gradients of it."""
 
 
+def with_batch_size(
+    hp: Hyperparameters, detector: Detector, spec: DetectorSpec, train: Split | Stream, world: World
+) -> Hyperparameters:
+    """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
+    if hp.training_batch_size != AUTO_BATCH:
+        return hp
+    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
+    objects = int(train.sample.object_counts.max(initial=0))
+    return resolve_batch_size(hp, detector, spec.scaling, size_factors(hp, spec), views, objects, world)
+
+
 def resolve_batch_size(
     hp: Hyperparameters,
     detector: Detector,
@@ -37,7 +54,7 @@ def resolve_batch_size(
     factors: Sequence[float],
     views: int,
     objects: int,
-    devices: int = 1,
+    world: World = ALONE,
 ) -> Hyperparameters:
     """The hyperparameters with a number in place of ``training_batch_size=auto``; the log says why.
 
@@ -52,27 +69,27 @@ def resolve_batch_size(
         factors: that a batch's views are scaled by; see :func:`tilewise.training.tiling.size_factors`.
         views: of an epoch, or about so many.
         objects: of the fullest view.
-        devices: that share what is given as ``mini_batch_size``.
+        world: the processes that train together; they take what fits in all of them.
 
     """
-    if hp.training_batch_size != AUTO_BATCH:
-        return hp
     device = next(detector.parameters()).device
     most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
-    most = max(1, min(most, views // (STEPS_AN_EPOCH * devices)))
+    most = max(1, min(most, views // (STEPS_AN_EPOCH * world.size)))
     side = largest_views(scaling, max(factors))
     with _undisturbed(device):
-        try_out = _fits_gpu if device.type == "cuda" else _fits_cpu
-        fits = try_out(detector, hp, lambda count: synthetic_batch(count, side, objects, device))
+        make = partial(synthetic_batch, side=side, objects=objects)
+        cuda = device.type == "cuda"
+        fits = _fits_gpu(detector, hp, make) if cuda else _fits_cpu(detector, make, world.local_size)
         size = 1
         while 2 * size <= most and fits(2 * size):
             size *= 2
+    size = -world.largest(-size)
     name = hp.spelling("training_batch_size")
     why = f"more than {most} would leave an epoch of {views} views too few steps" if size * 2 > most else ""
     why = why or f"{2 * size} views of {side[0]} x {side[1]} pixels would not fit into memory"
     if size * 2 > most and most in (MOST_ON_GPU, MOST_ON_CPU):
         why = "it is never larger"
-    per_machine = size * (devices if hp.batch_unit == "machine" else 1)
+    per_machine = size * (world.local_size if hp.batch_unit == "machine" else 1)
     log.info("%s=auto: %d (%s); learning_rate stays %g", name, per_machine, why, hp.learning_rate)
     changed = {"training_batch_size": per_machine}
     if hp.job == "builtin" and "validation_batch_size" not in hp.given:
@@ -91,7 +108,7 @@ def largest_views(scaling: Scaling, factor: float = 1.0) -> tuple[int, int]:
     return side, side
 
 
-def synthetic_batch(count: int, side: tuple[int, int], objects: int, device: torch.device) -> list[Sample]:
+def synthetic_batch(count: int, side: tuple[int, int], objects: int) -> list[Sample]:
     """Noise with as many objects as there may be; on the CPU, as a loader's batches are."""
     width, height = side
     generator = torch.Generator().manual_seed(0)
@@ -122,7 +139,7 @@ def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
         )
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            learner = Learner(copy.deepcopy(detector), trial, 1)
+            learner = Learner(copy.deepcopy(detector), trial, 1, (1, 1))
             learner.begin_epoch()
             for _ in range(2):
                 learner.learn(make(count))
@@ -137,7 +154,7 @@ def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
     return fits
 
 
-def _fits_cpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
+def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int], bool]:
     """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
     trial = copy.deepcopy(detector).train()
     batch = make(1)
@@ -154,7 +171,7 @@ def _fits_cpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
     a_view = TRANSIENT * max(0, sum(kept.values()) - weights)
     del losses, trial
     states = 4  # gradients, two of Adam's, and an average
-    room = CPU_SHARE * available_memory() - states * weights
+    room = CPU_SHARE * available_memory() / processes - states * weights
     return lambda count: count * a_view <= room
 
 

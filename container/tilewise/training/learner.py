@@ -31,8 +31,8 @@ class Learner:
 
     A step whose loss or gradient is not finite changes no weight. Who finds that out depends on the device:
 
-    - *A CPU, or accumulated batches*: each loss and each gradient's norm are read. A bad batch is left out of
-      an accumulated step alone.
+    - *A CPU, or accumulated batches*: each loss and each gradient's norm are read. One process alone leaves
+      only the bad batch out of an accumulated step.
     - *A GPU*: to read them would stop it once a step. A loss that is not finite makes its gradients NaN, and
       the fused optimizer, through ``GradScaler``, skips its step there. How often it did is read later
       (:class:`BadSteps`). RMSprop and Adadelta are not fused, so that ``GradScaler`` reads one flag a step.
@@ -57,8 +57,8 @@ class Learner:
         detector: Detector,
         hp: Hyperparameters,
         steps_per_epoch: int,
+        view_size: tuple[int, int],
         world: World = ALONE,
-        view_size: tuple[int, int] = (320, 320),
     ):
         self.view_size = view_size
         self.detector, self.hp, self.world = detector, hp, world
@@ -139,13 +139,13 @@ class Learner:
             UserError: nothing was finite for many batches in a row, or the batch does not fit into the GPU.
 
         """
+        self._batches += 1
+        losses: dict[str, Tensor] = {}
         with self._memory.of_step(samples):
-            losses: dict[str, Tensor] = {}
             if samples:
                 losses = self._backward(samples)
             elif self.world.size > 1:  # the others wait for this process's gradients
                 self._backward([blank_sample(*self.view_size)], weight=0.0)
-            self._batches += 1
             if self._batches % self.hp.gradient_accumulation_step == 0:
                 self._update()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -165,13 +165,12 @@ class Learner:
             losses: dict[str, Tensor] = self._forward([sample.pixels for sample in moved], moved)
         total = weight * torch.stack(list(losses.values())).sum()
         self._finite = total.detach().isfinite()
-        # Else what is not finite must reach the other processes, so that all leave it out.
-        alone = self.world.size == 1
-        if self._reads and alone and not self._finite:
+        if self.world.size > 1 or not self._reads:
+            # What is not finite makes all gradients NaN, in all processes: all leave the step out.
+            total = total * torch.where(self._finite, 1.0, torch.nan)
+        elif not self._finite:
             self._bad_steps.add("loss")
             return {}
-        if not (self._reads and alone):
-            total = total * torch.where(self._finite, 1.0, torch.nan)
         self._scaler.scale(total).backward()
         self._accumulated += 1
         return losses
@@ -189,7 +188,7 @@ class Learner:
             # without float16 there is nothing to scale: the scale stays 1 also after a bad step
             self._scaler.update(None if self.precision.scaled else 1.0)
             if self._average is not None:
-                self._average.update(self.detector)
+                self._average.update()
         self.optimizer.zero_grad()
         self.scheduler.step()
         self._accumulated = 0
@@ -202,10 +201,15 @@ class Learner:
         elif math.isfinite(norm):
             self._bad_steps.in_a_row = 0
         elif not self.precision.scaled:
-            self._bad_steps.add("gradient")
+            self._bad_steps.add("gradient" if self._finite else "loss")
             self.optimizer.zero_grad()
         elif self._scaler.get_scale() <= 1:
             self._bad_steps.add("gradient")
+
+
+def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
+    """Whether each loss and gradient is looked at before the next step; see :class:`Learner`."""
+    return device.type == "cpu" or hp.gradient_accumulation_step > 1
 
 
 def blank_sample(width: int, height: int) -> Sample:
@@ -216,8 +220,3 @@ def blank_sample(width: int, height: int) -> Sample:
         torch.zeros(0, dtype=torch.int64),
         torch.zeros(0, dtype=torch.bool),
     )
-
-
-def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
-    """Whether each loss and gradient is looked at before the next step; see :class:`Learner`."""
-    return device.type == "cpu" or hp.gradient_accumulation_step > 1

@@ -33,7 +33,7 @@ from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
-from tilewise.training.batch_size import resolve_batch_size
+from tilewise.training.batch_size import with_batch_size
 from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.deterministic import be_deterministic
@@ -43,7 +43,7 @@ from tilewise.training.fit_spec import fit_spec
 from tilewise.training.initial_model import check_initial, go_on_from
 from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
-from tilewise.training.loss_means import LossMeans
+from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
 from tilewise.training.tiling import make_planner, size_factors
@@ -131,7 +131,7 @@ def train(
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    hp = _with_batch_size(hp, data, spec, detector, world)
+    hp = with_batch_size(hp, detector, spec, data.train, world)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     torch.backends.cudnn.benchmark = not hp.deterministic and bool(spec.scaling.square) and not hp.multi_scale
     torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
@@ -143,21 +143,6 @@ def train(
         restore(run, state)
         run.resumed = True
     return run.epochs()
-
-
-def _with_batch_size(
-    hp: Hyperparameters, data: DataSet, spec: DetectorSpec, detector: Detector, world: World
-) -> Hyperparameters:
-    """With a number in place of ``training_batch_size=auto``, the leader's."""
-    if hp.training_batch_size != AUTO_BATCH:
-        return hp
-    train = data.train
-    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
-    objects = int(train.sample.object_counts.max(initial=0))
-    factors = size_factors(hp, spec)
-    return world.from_leader(
-        resolve_batch_size(hp, detector, spec.scaling, factors, views, objects, world.local_size)
-    )
 
 
 def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
@@ -208,7 +193,7 @@ class _Run:
             world,
         )
         view_size = spec.scaling.size_of(1, 1)
-        self.learner = Learner(detector, hp, self._expected_steps(), world, view_size)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
         dtype, reason = self.learner.precision
         log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
         patience = hp.early_stopping_patience if hp.early_stopping else None
@@ -305,14 +290,11 @@ class _Run:
             if not self._pipe_ended_early():
                 self.learner.end_epoch()
                 done.trained = True
-        done.losses, done.learnt = (
-            losses.sums()
-        )  # waits for a GPU, so that the seconds are those of all its work
+        done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
         done.seconds = time.monotonic() - start
-        parts = self.world.gather((done.losses, (done.learnt, done.records, done.pixels)))
-        learnt, records, pixels = map(sum, zip(*(counts for _, counts in parts), strict=True))
-        names = dict.fromkeys(name for sums, _ in parts for name in sums)
-        means = {name: sum(sums.get(name, 0.0) for sums, _ in parts) / learnt for name in names}
+        parts = self.world.gather(done)
+        means = means_of([(part.losses, part.learnt) for part in parts])
+        records, pixels = sum(part.records for part in parts), sum(part.pixels for part in parts)
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+Totals = tuple[dict[str, float], int]
+"""The sums of the losses by name, and over how many batches."""
 
 
 class LossMeans:
@@ -19,7 +22,7 @@ class LossMeans:
 
     def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0) -> None:
         self._before, self._count = dict(sums or {}), count
-        self._names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
         self._sums: Tensor | None = None  # (losses + 1,): their sums, and the number of batches
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
@@ -30,19 +33,21 @@ class LossMeans:
         row = torch.cat([values, torch.ones_like(values[:1])])
         row = torch.where(values.isfinite().all(), row, 0)
         if self._sums is None:
-            self._names, self._sums = tuple(losses), row
+            self.names, self._sums = tuple(losses), row
         else:
             self._sums += row
 
-    def sums(self) -> tuple[dict[str, float], int]:
-        """The sum of each loss, and the number of batches that count. Waits for the device."""
+    def totals(self) -> Totals:
+        """The sum of each loss, and the number of batches that count; waits for the device."""
         *values, count = [0.0] if self._sums is None else self._sums.tolist()
         if not count:
             return dict(self._before), self._count
-        pairs = zip(self._names, values, strict=True)
+        pairs = zip(self.names, values, strict=True)
         return {name: self._before.get(name, 0.0) + value for name, value in pairs}, self._count + int(count)
 
-    def read(self) -> dict[str, float]:
-        """The means; empty where no batch counts. Waits for the device."""
-        sums, count = self.sums()
-        return {name: value / count for name, value in sums.items()} if count else {}
+
+def means_of(totals: Sequence[Totals]) -> dict[str, float]:
+    """The means over the batches of several processes; empty where no batch counts."""
+    count = sum(batches for _, batches in totals)
+    names = dict.fromkeys(name for sums, _ in totals for name in sums) if count else {}
+    return {name: sum(sums.get(name, 0.0) for sums, _ in totals) / count for name in names}

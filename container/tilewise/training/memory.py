@@ -46,6 +46,8 @@ class StepMemory:
         try:
             yield
         except torch.OutOfMemoryError:
+            if not samples:
+                raise
             raise DoesNotFitError(self._message(samples)) from None
         pixels = pixels_of(samples)
         if self.device.type == "cuda" and pixels > self._pixels:
