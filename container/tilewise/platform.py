@@ -18,6 +18,10 @@ FAILURE_LIMIT = 1024
 """SageMaker shows this many characters of ``/opt/ml/output/failure`` as the job's FailureReason."""
 
 
+CLIENT_ERROR = "ClientError"
+"""Begins the reason of a failure that the user can mend."""
+
+
 def base_dir() -> Path:
     """``/opt/ml``, or where ``SAGEMAKER_BASE_DIR`` moves it."""
     return Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
@@ -134,17 +138,21 @@ def require_writable(folder: Path) -> None:
         ) from None
 
 
-def write_failure(error: BaseException) -> str:
-    """Leave the reason of a failure where SageMaker looks for it, and return the sentence.
+def failure_sentence(error: BaseException) -> str:
+    """The reason of a failure as SageMaker's own algorithms put it.
 
     ``ClientError: …`` stands for what the user can mend, ``AlgorithmError: …`` for what is ours to mend.
     """
     if isinstance(error, UserError):
-        sentence = f"ClientError: {error}"
+        sentence = f"{CLIENT_ERROR}: {error}"
     else:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
-    sentence = sentence.encode("utf-8", "backslashreplace").decode()
+    return sentence.encode("utf-8", "backslashreplace").decode()
+
+
+def write_failure(sentence: str) -> str:
+    """Leave the reason of a failure where SageMaker looks for it, and return it as it was written."""
     if len(sentence) > FAILURE_LIMIT:
         sentence = sentence[: FAILURE_LIMIT - 1] + "…"
     folder = base_dir() / "output"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
@@ -23,7 +25,7 @@ from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
-from tilewise.models.build import anchor_sizes_for, build_detector
+from tilewise.models.build import build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
@@ -31,20 +33,15 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
+from tilewise.training.fit_spec import fit_spec
+from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.metric_lines import MetricLines
-from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import Scheduler
-from tilewise.training.tiling import choose_tiling, make_planner, object_sizes, size_factors
+from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
-from tilewise.views.tiling import WHOLE_IMAGE
-from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
-
-MAX_GRADIENT_NORM = 10.0
-MAX_BAD_STEPS = 10
-"""After so many batches in a row whose loss or gradients are not finite the job stops."""
 
 
 @dataclass
@@ -68,6 +65,7 @@ def train(
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
+    world: World = ALONE,
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -79,6 +77,7 @@ def train(
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
+        world: the processes that train together; all but the leader return figures only.
 
     Raises:
         UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
@@ -91,53 +90,35 @@ def train(
         )
     torch.manual_seed(hp.seed)
     tune_cpu()
-    if torch.cuda.device_count() > 1:
-        log.warning(
-            "this version trains on one of the %d GPUs: a smaller instance costs less",
-            torch.cuda.device_count(),
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = make_spec(hp, data)
+    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    spec = world.from_leader(fit_spec(hp, data) if world.leads else None)
+    assert spec is not None
     detector = build_detector(spec)
     if hp.use_pretrained_model:
         log.info(load_pretrained(detector, spec.name, pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
-    return run.epochs()
+    torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
+    return _Run(data, hp, spec, detector, model_dir, lines, should_stop, world).epochs()
 
 
-def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices."""
-    scaling = (
-        Scaling(square=hp.image_size)
-        if hp.image_size
-        else Scaling(min_size=hp.min_size, max_size=hp.max_size)
-    )
-    tiling = choose_tiling(hp, data.train.sample, scaling)
-    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, trained)
-    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
-    if anchors:
-        unit = "of the image's side" if scaling.square else "pixels"
-        log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
-    cap = hp.box_detections_per_image
-    most = int(data.train.sample.object_counts.max(initial=0))
-    if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
-        cap = 2 * most
-        log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
-    return DetectorSpec(
-        name=hp.model_name,
-        num_classes=len(data.classes),
-        scaling=scaling,
-        anchor_sizes=anchors,
-        score_threshold=hp.box_score_threshold,
-        nms_iou_threshold=hp.nms_iou_threshold,
-        detections_per_view=cap,
-        tiling=tiling,
-        stride_4_level=hp.stride_4_level,
-    )
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if "training_batch_size" in hp.given or (hp.job == "azure" and "mini_batch_size" not in hp.given):
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        whole = -(-hp.training_batch_size // processes) * processes
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            whole,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
 
 class _Run:
@@ -149,30 +130,31 @@ class _Run:
         hp: Hyperparameters,
         spec: DetectorSpec,
         detector: Detector,
-        device: torch.device,
         model_dir: Path,
         lines: MetricLines,
         should_stop: Callable[[], bool],
+        world: World,
     ):
-        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
-        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
-        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.data, self.hp, self.spec, self.detector = data, hp, spec, detector
+        self.model_dir, self.lines, self.should_stop, self.world = model_dir, lines, should_stop, world
+        workers = default_workers(world.local_size) if hp.num_workers is None else hp.num_workers
+        self.batch_size, self.validation_batch_size = batch_sizes(hp, world.local_size)
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
             data.train,
             spec.scaling,
-            hp.training_batch_size,
+            self.batch_size,
             workers,
             hp.seed,
             hp.min_box_visibility,
             self.planner,
             size_factors(hp, spec),
+            world,
         )
-        self.optimizer = make_optimizer(detector, hp)
-        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
+        view_size = spec.scaling.size_of(1, 1)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.accumulated = self.bad_steps = 0
         self.trained = Trained()
         self.saved = False
 
@@ -182,10 +164,10 @@ class _Run:
             self._find_false_alarms(epoch)
             facts = self._train_epoch(epoch)
             self.trained.epochs.append(facts)
-            if not self.should_stop():
+            if not self._stopping():
                 self.data.train.finish_pass()
                 self._validate(epoch, facts)
-            if self.should_stop():
+            if self._stopping():
                 self.trained.stopped = True
                 break
             self.lines.progress(epoch + 1, hp.number_of_epochs)
@@ -198,43 +180,47 @@ class _Run:
             self._save(len(self.trained.epochs), {})
         return self.trained
 
+    def _stopping(self) -> bool:
+        """Whether any process has been asked to stop: all of them then stop after the same step."""
+        return self.world.any(self.should_stop())
+
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
         if isinstance(train, Stream):
-            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+            batch = self.batch_size * self.world.size
+            batches = -(-(train.expected or len(train.sample)) // batch)
         else:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.detector.train()
+        self.learner.begin_epoch()
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         sums: dict[str, float] = {}
         records = pixels = batches = learnt = 0
         start = time.monotonic()
-        bar = tqdm(
-            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
-        )
-        for batch in bar:
+        silent = not (self.world.leads and sys.stderr.isatty())
+        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             samples = self._usable(read_batch(batch))
             batches += 1
-            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
-            learnt += bool(values)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+            losses = self.learner.learn(samples)
+            learnt += bool(losses)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss)
             records += len(samples)
             pixels += sum(sample.pixels[0].numel() for sample in samples)
             self.lines.batches(epoch, batches, records, time.monotonic() - start)
-            if self.should_stop():
+            if self._stopping():
                 break
         else:
-            if batches % self.hp.gradient_accumulation_step:
-                self._update()
-            self.scheduler.end_epoch()
+            self.learner.end_epoch()
         seconds = time.monotonic() - start
-        means = {name: value / learnt for name, value in sums.items()}
+        parts = self.world.gather((sums, (learnt, records, pixels)))
+        learnt, records, pixels = map(sum, zip(*(counts for _, counts in parts), strict=True))
+        names = dict.fromkeys(name for sums, _ in parts for name in sums)
+        means = {name: sum(sums.get(name, 0.0) for sums, _ in parts) / learnt for name in names}
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, batches, what, sum(means.values()) - what)
@@ -245,7 +231,7 @@ class _Run:
             "records": records,
             "pixels": pixels,
             "seconds": round(seconds, 3),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.learner.learning_rate,
         }
 
     def _find_false_alarms(self, epoch: int) -> None:
@@ -263,7 +249,7 @@ class _Run:
             self.detector,
             self.spec.scaling,
             self.data.classes,
-            self.hp.validation_batch_size,
+            self.validation_batch_size,
             self.spec.tiling,
         )
 
@@ -272,52 +258,6 @@ class _Run:
         for key, reason in damaged:
             self.data.train.report.leave_out(key, reason)
         return samples
-
-    def _step(self, samples: list[Sample], last: bool) -> dict[str, float]:
-        """One batch forward and backward, and with ``last`` of an accumulation the optimizer's step.
-
-        Returns the losses, none where there is no sample or the loss is not finite.
-        """
-        values: dict[str, float] = {}
-        if samples:
-            moved = [_to(sample, self.device) for sample in samples]
-            losses: dict[str, Tensor] = self.detector([sample.pixels for sample in moved], moved)
-            total = torch.stack(list(losses.values())).sum()
-            if math.isfinite(float(total.detach())):
-                total.backward()
-                self.accumulated += 1
-                values = {name: float(loss.detach()) for name, loss in losses.items()}
-            else:
-                self._skip("loss")
-        if last:
-            self._update()
-        return values
-
-    def _update(self) -> None:
-        """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
-        if self.accumulated > 1:
-            for parameter in self.detector.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self.accumulated
-        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
-        if not math.isfinite(norm):
-            self._skip("gradient")
-            self.optimizer.zero_grad()
-        elif self.accumulated:
-            self.bad_steps = 0
-        self.optimizer.step()  # changes nothing where there are no gradients
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        self.accumulated = 0
-
-    def _skip(self, what: str) -> None:
-        self.bad_steps += 1
-        log.warning("the %s is not finite: this batch is skipped", what)
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise UserError(
-                f"the {what} was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; "
-                f"lower learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
-            )
 
     def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
         """Score the model where it is due, and keep it if it is the best."""
@@ -330,15 +270,18 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return
         start = time.monotonic()
+        self.world.share_buffers(self.detector)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            validation.one_pass(),
+            _part(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
+            partial(_gather, self.world, validation.report),
         )
+        metrics = self.world.from_leader(metrics)
         if metrics is None:
             return
         validation.finish_pass()
@@ -352,10 +295,35 @@ class _Run:
             self._save(epoch, {"epoch": epoch, **metrics})
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
-        hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
-        artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
+        if self.world.leads:
+            hyperparameters = self.hp.model_dump(mode="json")
+            artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
+            artifact.save(self.model_dir, f"model-{epoch:04d}")
+
+
+def _part(split: Split | Stream) -> Iterable[Record]:
+    """The records that this process validates on; a pipe has the host's already."""
+    records = split.one_pass()
+    return (
+        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
+    )
+
+
+def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
+    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
+    if world.size == 1:
+        return scored
+    parts = world.gather((scored, dict(report.left_out)))
+    found = [part for part, _ in parts if part is not None]
+    if len(found) < len(parts) or not world.leads:
+        return None
+    for _, left_out in parts:
+        for key, reason in left_out.items():
+            report.leave_out(key, reason)
+    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 def test(
@@ -370,8 +338,3 @@ def test(
     predictor = Predictor.load(model_dir)
     predictor.batch_size = hp.validation_batch_size
     return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
-
-
-def _to(sample: Sample, device: torch.device) -> Sample:
-    tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
-    return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))
