@@ -249,7 +249,7 @@ def _train(
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
             lines.test(trained.test)
-    write_outputs(trained, data, hp, platform.output_data_dir(), stop.__bool__)
+    write_outputs(trained, data, trained.hp or hp, platform.output_data_dir(), stop.__bool__)
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 
 from tilewise.errors import UserError
+from tilewise.machine import available_cores
 from tilewise.training.world import FOLDER
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ def _environment(hosts: Sequence[str], interface: str, processes: int) -> dict[s
         )
     if interface in known:
         environment = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} | environment
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = max(1, available_cores() // processes)
     return {"OMP_NUM_THREADS": f"{threads}"} | environment
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
+from tilewise.machine import available_cores
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.image_cache import ImageCache
@@ -208,7 +208,7 @@ def default_workers(processes: int = 1) -> int:
         processes: that train on this host, and share its cores.
 
     """
-    cores = len(os.sched_getaffinity(0)) // processes
+    cores = available_cores() // processes
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
@@ -322,3 +322,4 @@ def _view_batches(
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

@@ -24,13 +24,16 @@ from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.batch_size import with_batch_size
 from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.deterministic import be_deterministic
@@ -40,8 +43,9 @@ from tilewise.training.fit_spec import fit_spec
 from tilewise.training.initial_model import check_initial, go_on_from
 from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
+from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
-from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot
+from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
 from tilewise.training.tiling import make_planner, size_factors
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
@@ -53,7 +57,8 @@ log = logging.getLogger(__name__)
 class Trained:
     """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
 
-    ``scored`` is what the saved model found in the validation images.
+    ``scored`` is what the saved model found in the validation images; ``hp`` the job's hyperparameters with a
+    number for every ``auto`` that the job found out.
     """
 
     best: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +66,7 @@ class Trained:
     stopped: bool = False
     test: dict[str, Any] | None = None
     scored: Scored | None = None
+    hp: Hyperparameters | None = None
 
 
 def train(
@@ -103,10 +109,13 @@ def train(
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
     torch.manual_seed(hp.seed)
-    tune_cpu()
+    tune_device()
+    tune_cpu(world.local_size)
     if hp.deterministic:
         be_deterministic(hp.model_name)
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if state and hp.training_batch_size == AUTO_BATCH:
+        hp = with_batch_size_of(state, hp)
     spec = agreed_spec(state, hp, data.classes) if state else None
     if spec is None:
         own = fit_spec(hp, data, initial.spec if initial else None) if world.leads else None
@@ -122,6 +131,9 @@ def train(
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hp = with_batch_size(hp, detector, spec, data.train, world)
+    # The fastest convolutions are looked for once for each size of views: only where there is one size.
+    torch.backends.cudnn.benchmark = not hp.deterministic and bool(spec.scaling.square) and not hp.multi_scale
     torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
     run = _Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
     run.environment, run.checkpoints = environment, checkpoints
@@ -138,15 +150,14 @@ def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
 
     ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
     """
-    if "training_batch_size" in hp.given or (hp.job == "azure" and "mini_batch_size" not in hp.given):
+    if hp.batch_unit == "gpu":
         return hp.training_batch_size, hp.validation_batch_size
     if hp.training_batch_size % processes:
-        whole = -(-hp.training_batch_size // processes) * processes
         log.warning(
             "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
             hp.training_batch_size,
             processes,
-            whole,
+            -(-hp.training_batch_size // processes) * processes,
         )
     return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
@@ -183,9 +194,11 @@ class _Run:
         )
         view_size = spec.scaling.size_of(1, 1)
         self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
+        dtype, reason = self.learner.precision
+        log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.trained = Trained()
+        self.trained = Trained(hp=hp)
         self.progress = Progress()
         self.saved = self.resumed = False
         self.keeps_checkpoints = False
@@ -260,31 +273,28 @@ class _Run:
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
         self.loader.batch_sampler.start = done.batches  # type: ignore[attr-defined]
         start = time.monotonic() - done.seconds
+        losses = LossMeans(done.losses, done.learnt)
         silent = not (self.world.leads and sys.stderr.isatty())
         for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             if self._pipe_ended_early():
                 break
             samples = self._usable(read_batch(batch))
             done.batches += 1
-            losses = self.learner.learn(samples)
-            done.learnt += bool(losses)
-            for name, loss in losses.items():
-                done.losses[name] = done.losses.get(name, 0.0) + float(loss)
+            losses.add(self.learner.learn(samples))
             done.records += len(samples)
             done.pixels += sum(sample.pixels[0].numel() for sample in samples)
-            done.seconds = time.monotonic() - start
-            self.lines.batches(epoch, done.batches, done.records, done.seconds)
+            self.lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
             if self._stopping():
                 break
         else:
             if not self._pipe_ended_early():
                 self.learner.end_epoch()
                 done.trained = True
+        done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
         done.seconds = time.monotonic() - start
-        parts = self.world.gather((done.losses, (done.learnt, done.records, done.pixels)))
-        learnt, records, pixels = map(sum, zip(*(counts for _, counts in parts), strict=True))
-        names = dict.fromkeys(name for losses, _ in parts for name in losses)
-        means = {name: sum(losses.get(name, 0.0) for losses, _ in parts) / learnt for name in names}
+        parts = self.world.gather(done)
+        means = means_of([(part.losses, part.learnt) for part in parts])
+        records, pixels = sum(part.records for part in parts), sum(part.pixels for part in parts)
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
             self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)
@@ -323,7 +333,7 @@ class _Run:
 
     def _predictor(self) -> Predictor:
         return Predictor(
-            self.detector,
+            self.learner.evaluated,
             self.spec.scaling,
             self.data.classes,
             self.validation_batch_size,
@@ -347,7 +357,7 @@ class _Run:
         if not final and (epoch + 1) % hp.evaluation_frequency:
             return True
         start = time.monotonic()
-        self.world.share_buffers(self.detector)
+        self.world.share_buffers(self.learner.evaluated)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
@@ -392,7 +402,7 @@ class _Run:
         if self.world.leads:
             hyperparameters = self.hp.model_dump(mode="json")
             facts = hyperparameters, metrics, self.environment
-            artifact = Artifact(self.detector, self.spec, self.data.classes, *facts)
+            artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, *facts)
             artifact.save(self.model_dir, f"model-{epoch:04d}")
 
 

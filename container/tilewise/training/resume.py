@@ -179,6 +179,13 @@ def agreed_spec(state: Mapping[str, Any], hp: Hyperparameters, classes: Sequence
     return DetectorSpec.from_json(json.loads(state["spec"]))
 
 
+def with_batch_size_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:
+    """The hyperparameters with the batch size that the interrupted run found for ``auto``."""
+    was = json.loads(state["hyperparameters"])
+    sizes = {name: was[name] for name in ("training_batch_size", "validation_batch_size")}
+    return hp.model_copy(update=sizes)
+
+
 def say_where(state: Mapping[str, Any], hp: Hyperparameters, name: str) -> None:
     """Log what is resumed, and from which file."""
     progress = Progress(**state["progress"])
