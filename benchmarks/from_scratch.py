@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ sys.path[:0] = [str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
-from runs import threads, train_once  # noqa: E402
+from runs import train_once  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small")
 
@@ -42,7 +43,7 @@ def main() -> None:
     }
     result = {
         "data": arguments.data.name,
-        "threads": threads(),
+        "threads": os.cpu_count(),
         "hyperparameters": hyperparameters,
         "seeds": runs,
         "min_mean_max": spread,

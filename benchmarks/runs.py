@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -24,18 +25,25 @@ FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
 COSTS = ("Mpx", "minutes")
 
 
-def threads() -> int:
-    """How many threads a job of this machine computes with."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+def train_once(
+    data: Path, hyperparameters: dict[str, str], weights: Path | None = None, one_class: bool = False
+) -> dict[str, Any]:
+    """Run one job and read what it left.
 
+    Args:
+        data: holds train.json, val.json (COCO) and images/.
+        hyperparameters: the job's.
+        weights: a file that it starts from.
+        one_class: whether the classes are taken for one.
 
-def train_once(data: Path, hyperparameters: dict[str, str], weights: Path | None = None) -> dict[str, Any]:
-    """Run one job and read what it left; with a file of ``weights`` it starts from these."""
+    """
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "ml"
         lay_out_job(data, base, hyperparameters)
         if weights is not None:
             _add_weights(base, weights)
+        if one_class:
+            _merge_classes(base)
         start = time.monotonic()
         command = [sys.executable, str(ROOT / "train")]
         environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base)}
@@ -63,27 +71,55 @@ def _add_weights(base: Path, weights: Path) -> None:
     config.write_text(json.dumps(channels | {"pretrained": channels["train"]}))
 
 
-def train_seeds(
-    data: Path, hyperparameters: dict[str, str], seeds: list[int], weights: Path | None, store: Path | None
-) -> dict[int, dict[str, Any]]:
-    """A job's figures for each seed; those that ``store``, a JSON lines file, has are not run anew."""
-    runs = {}
-    for seed in seeds:
-        job = {
-            "data": data.name,
-            "weights": weights.name if weights else None,
-            "hyperparameters": hyperparameters | {"seed": str(seed)},
-        }
-        known = (
-            [json.loads(line) for line in store.read_text().splitlines()] if store and store.is_file() else []
+def _merge_classes(base: Path) -> None:
+    for path in (base / "input" / "data").glob("*/annotations.json"):
+        content = json.loads(path.read_text())
+        annotations = [annotation | {"category_id": 1} for annotation in content["annotations"]]
+        path.write_text(
+            json.dumps(content | {"categories": [{"id": 1, "name": "object"}], "annotations": annotations})
         )
-        found = [each["figures"] for each in known if all(each[key] == value for key, value in job.items())]
-        if not found:
-            found = [train_once(data, job["hyperparameters"], weights)]  # type: ignore[arg-type]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the benchmarks that train several jobs."""
+    parser.add_argument("data", type=Path)
+    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
+    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels of views")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--weights", type=Path, help="what all jobs start from")
+    parser.add_argument("--one-class", action="store_true", help="take the classes for one")
+    parser.add_argument("--runs", type=Path, help="keeps each job's figures; what it has is not run again")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a benchmark's figures are good for."""
+    return {
+        "data": arguments.data.name,
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+        "weights": arguments.weights.name if arguments.weights else None,
+        "one_class": arguments.one_class,
+        "mpx": arguments.mpx,
+    }
+
+
+def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) -> dict[int, dict[str, Any]]:
+    """A job's figures for each seed."""
+    data, weights, one_class, store = (
+        getattr(arguments, name) for name in ("data", "weights", "one_class", "runs")
+    )
+    runs = {}
+    for seed in arguments.seeds:
+        raw = hyperparameters | {"seed": str(seed)}
+        job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
+        job["hyperparameters"] = raw
+        lines = store.read_text().splitlines() if store and store.is_file() else []
+        found = next((run["figures"] for run in map(json.loads, lines) if run["job"] == job), None)
+        if found is None:
+            found = train_once(data, raw, weights, one_class)
             if store:
-                with store.open("a") as lines:
-                    lines.write(json.dumps(job | {"figures": found[0]}) + "\n")
-        runs[seed] = found[0]
+                with store.open("a") as file:
+                    file.write(json.dumps({"job": job, "figures": found}) + "\n")
+        runs[seed] = found
     return runs
 
 

@@ -1,11 +1,9 @@
 """Ways of looking at images in training, with one budget of pixels, over several seeds: prints JSON.
 
-python benchmarks/tiled_training.py DATA [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …] [--weights FILE]
-    [--runs FILE] [name=value …]
+python benchmarks/tiled_training.py DATA [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …] [name=value …]
 
 DATA holds train.json, val.json (COCO) and images/. Each way trains so many epochs that the budget of pixels,
 in millions, is used; `sniper_third` has a third of it. Each run is one training job, a process of its own.
---weights: what all start from. --runs: keeps the figures of each job; those that it has are not run again.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
-from runs import summary, threads, train_seeds  # noqa: E402
+from runs import add_arguments, settings, summary, train_seeds  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.channel import Split  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
@@ -82,13 +80,8 @@ def hyperparameters_of(way: str, records: Records, mpx: float, chosen: dict[str,
 def main() -> None:
     """Run the ways and seeds and print their figures, and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
-    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_arguments(parser)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--runs", type=Path)
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
@@ -96,16 +89,10 @@ def main() -> None:
     ways: dict[str, Any] = {}
     for way in arguments.ways:
         raw = hyperparameters_of(way, records, arguments.mpx, chosen)
-        runs = train_seeds(arguments.data, raw, arguments.seeds, arguments.weights, arguments.runs)
+        runs = train_seeds(arguments, raw)
         ways[way] = {"hyperparameters": raw, "mean": summary(runs), "seeds": runs}
         print(way, json.dumps(ways[way]["mean"]), file=sys.stderr)
-    result = {
-        "data": arguments.data.name,
-        "threads": threads(),
-        "weights": arguments.weights.name if arguments.weights else None,
-        "mpx": arguments.mpx,
-        "ways": ways,
-    }
+    result = settings(arguments) | {"ways": ways}
     print(json.dumps(result, indent=2))
 
 
