@@ -1,6 +1,6 @@
 """``tile_grid_size=auto`` beside the best of several grids, with one budget of pixels: prints JSON.
 
-python benchmarks/auto_grid.py DATA [--mpx 6000] [--seeds 0 1 2] [--grids none 2x1 …] [name=value …]
+python benchmarks/auto_grid.py DATA [name=value …] [--mpx 6000] [--seeds 0 1 2] [--grids none 2x1 …]
 """
 
 from __future__ import annotations

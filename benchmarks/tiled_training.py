@@ -1,6 +1,6 @@
 """Ways of looking at images in training, with one budget of pixels, over several seeds: prints JSON.
 
-python benchmarks/tiled_training.py DATA [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …] [name=value …]
+python benchmarks/tiled_training.py DATA [name=value …] [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …]
 
 DATA holds train.json, val.json (COCO) and images/. Each way trains so many epochs that the budget of pixels,
 in millions, is used; `sniper_third` has a third of it. Each run is one training job, a process of its own.
