@@ -4,6 +4,7 @@
 #
 #   --build-arg BASE_IMAGE=…    any Debian with Python 3.11 and its venv module
 #   --build-arg WEIGHTS=…       what to bake in below weights/: a folder, or one file; see weights/README.md
+#   --build-arg FETCH_WEIGHTS=… what to download there: models' names, or all; nothing by default
 #   --build-arg REVISION=$(git rev-parse HEAD)
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -64,6 +65,9 @@ ENV PATH=/opt/tilewise:/opt/venv/bin:$PATH \
 
 ARG WEIGHTS=weights
 COPY ${WEIGHTS} /opt/tilewise/weights/
+ARG FETCH_WEIGHTS=
+COPY docker/fetch_weights.py /opt/tilewise/
+RUN [ -z "$FETCH_WEIGHTS" ] || python3 /opt/tilewise/fetch_weights.py /opt/tilewise/weights $FETCH_WEIGHTS
 
 COPY LICENSE train serve /opt/tilewise/
 COPY container /opt/tilewise/container

@@ -1,18 +1,21 @@
 """Parameters, GFLOPs and training speed of every model: prints one JSON line for each.
 
-python benchmarks/models.py [MODEL …] [--classes 80] [--batch 2] [--steps 5] [--threads N]
+python benchmarks/models.py [MODEL …] [--data DATA] [--classes 80] [--batch 2] [--steps 5] [--threads N]
 
 GFLOPs are those of the convolutions (Faster R-CNN's without its second stage) on one image of the model's
-default size, for models that scale by sides 800 x 600 pixels; a multiplication and an addition are two. Speed
-is that of the bare training step, on ready tensors with four objects an image: forward, backward, SGD.
+default size, for models that scale by sides 800 x 600 pixels; a multiplication and an addition are two.
+
+With DATA (train.json and images/), images a second of `train`'s loop, loading included, and of the bare step
+on ready tensors of the same batches: forward, backward and the optimizer. Both take turns, a few steps each,
+and their ratio, of the medians, is the loop's efficiency.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
-from tilewise.hyperparameters.models import AVAILABLE_MODELS  # noqa: E402
+from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of  # noqa: E402
+from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.models.detector import Detector  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
 from tilewise.training.cpu import tune_cpu  # noqa: E402
-from tilewise.views.sample import Sample  # noqa: E402
 from tilewise.views.view import Scaling  # noqa: E402
+from training_speed import TrainSpeed, device_name, read_data  # noqa: E402
 
 WIDTH, HEIGHT = 4000, 3000
 SECOND_STAGE = "roi_heads"
@@ -56,49 +60,6 @@ def count_gflops(detector: Detector, width: int, height: int) -> float:
     return float(counter.get_total_flops()) / 1e9
 
 
-def make_samples(batch: int, width: int, height: int, classes: int) -> list[Sample]:
-    """Noise with four objects an image."""
-    corner = torch.rand(batch, 4, 2) * torch.tensor([width * 0.7, height * 0.7])
-    boxes = torch.cat([corner, corner + 16 + torch.rand(batch, 4, 2) * 0.2 * height], dim=2)
-    return [
-        Sample(
-            torch.randint(256, (3, height, width), dtype=torch.uint8),
-            boxes[row],
-            torch.randint(classes, (4,)),
-            torch.zeros(4, dtype=torch.bool),
-        )
-        for row in range(batch)
-    ]
-
-
-def images_per_second(detector: Detector, samples: list[Sample], steps: int) -> float:
-    """Of the bare training step, the first one not counted."""
-    device = next(detector.parameters()).device
-    moved = [
-        Sample(*(tensor.to(device) for tensor in (each.pixels, each.boxes, each.labels, each.ignored)))
-        for each in samples
-    ]
-    optimizer = torch.optim.SGD(detector.parameters(), lr=1e-4, momentum=0.9)
-    detector.train()
-    start = 0.0
-    for step in range(steps + 1):
-        if step == 1:
-            _wait(device)
-            start = time.perf_counter()
-        losses = detector([each.pixels for each in moved], moved)
-        assert isinstance(losses, dict)
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.step()
-    _wait(device)
-    return steps * len(samples) / (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One model's line."""
     torch.manual_seed(0)
@@ -111,17 +72,35 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "parameters_M": round(sum(each.numel() for each in detector.parameters()) / 1e6, 2),
         "GFLOPs": round(count_gflops(detector, width, height), 2),
     }
-    if arguments.steps:
-        cuda = torch.cuda.is_available()
-        detector.to("cuda" if cuda else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
-        samples = make_samples(arguments.batch, width, height, arguments.classes)
-        speed = images_per_second(detector, samples, arguments.steps)
-        line |= {
-            "batch": arguments.batch,
-            "train_images_per_second": round(speed, 2),
-            "device": torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} threads",
-        }
+    if arguments.data:
+        line |= measure_speed(name, arguments)
     return line
+
+
+def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of the loop and of the bare step, in turns."""
+    raw = {"model_name": name, "training_batch_size": arguments.batch, "learning_rate": 1e-4}
+    if arguments.size:
+        square = scaling_of(name) == "square"
+        names = ("image_size",) if square else ("min_size", "max_size")
+        raw |= dict.fromkeys(names, arguments.size)
+    speed = TrainSpeed(read_data(arguments.data), raw)
+    speed.loop(2)
+    speed.bare(1)
+    found: dict[str, list[float]] = {"train": [], "bare": []}
+    for _ in range(arguments.rounds):
+        for way, run in (("train", speed.loop), ("bare", speed.bare)):
+            images, seconds = run(arguments.steps)
+            found[way].append(images / seconds)
+    loop, bare = (statistics.median(found[way]) for way in ("train", "bare"))
+    return {
+        "batch": arguments.batch,
+        "precision": str(speed.job.learner.precision.dtype).removeprefix("torch."),
+        "train_images_per_second": round(loop, 2),
+        "bare_images_per_second": round(bare, 2),
+        "efficiency": round(loop / bare, 3),
+        "device": device_name(),
+    }
 
 
 def main() -> None:
@@ -131,15 +110,18 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--size", type=int, help="pixels of a side instead of the default size")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5, help="0: do not train")
+    parser.add_argument("--data", type=Path, help="a data set to train on; without it nothing is timed")
+    parser.add_argument("--steps", type=int, default=5, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU")
     arguments = parser.parse_args()
     unknown = set(arguments.models) - set(AVAILABLE_MODELS)
     if unknown:
         parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(AVAILABLE_MODELS)}")
+    tune_device()
+    tune_cpu()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    tune_cpu()
     for name in arguments.models or AVAILABLE_MODELS:
         print(json.dumps(measure(name, arguments)), flush=True)
 

@@ -20,5 +20,5 @@ fi
 test_dir=$(cd "$test_dir" && pwd)
 terminal=()
 [ -t 0 ] && terminal=(-it)
-exec "$engine" run --rm --no-healthcheck "${terminal[@]}" "${gpus[@]}" -p "127.0.0.1:${PORT:-8080}:8080" \
+exec "$engine" run --rm --no-healthcheck ${terminal[@]+"${terminal[@]}"} ${gpus[@]+"${gpus[@]}"} -p "127.0.0.1:${PORT:-8080}:8080" \
     -v "$test_dir/model:/opt/ml/model:ro" "$@" "$image" serve

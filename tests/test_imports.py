@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
     {"errors", "detections"},
-    {"hyperparameters", "platform", "views"},
+    {"hyperparameters", "machine", "platform", "views"},
     {"data", "augment", "models"},
     {"training", "evaluation", "inference"},
     {"serving", "commands"},

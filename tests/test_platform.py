@@ -143,23 +143,27 @@ def test_require_writable__file_in_its_place(tmp_path: Path) -> None:
         platform.require_writable(tmp_path / "model")
 
 
+def fail(error: BaseException) -> str:
+    return platform.write_failure(platform.failure_sentence(error))
+
+
 def test_write_failure__client_error(base: Path) -> None:
-    sentence = platform.write_failure(UserError("num_classes is missing"))
+    sentence = fail(UserError("num_classes is missing"))
     assert sentence == "ClientError: num_classes is missing"
     assert (base / "output" / "failure").read_text() == sentence
 
 
 def test_write_failure__algorithm_error(base: Path) -> None:
-    sentence = platform.write_failure(ZeroDivisionError("division by zero"))
+    sentence = fail(ZeroDivisionError("division by zero"))
     assert sentence == "AlgorithmError: ZeroDivisionError: division by zero"
     assert (base / "output" / "failure").read_text() == sentence
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "木", "🐜"])
 def test_write_failure__at_most_1024_characters(base: Path, letter: str) -> None:
-    short = platform.write_failure(UserError(letter * (1024 - len("ClientError: "))))
+    short = fail(UserError(letter * (1024 - len("ClientError: "))))
     assert len(short) == 1024 and short.endswith(letter)
-    platform.write_failure(UserError(letter * 5000))
+    fail(UserError(letter * 5000))
     written = (base / "output" / "failure").read_text(encoding="utf-8")
     assert len(written) == 1024
     assert written.startswith("ClientError: " + letter) and written.endswith(letter + "…")
@@ -167,13 +171,13 @@ def test_write_failure__at_most_1024_characters(base: Path, letter: str) -> None
 
 def test_write_failure__file_name_that_is_not_utf_8(base: Path) -> None:
     name = os.fsdecode(b"caf\xe9.jpg")
-    assert platform.write_failure(UserError(f"{name} is damaged")) == r"ClientError: caf\udce9.jpg is damaged"
+    assert fail(UserError(f"{name} is damaged")) == r"ClientError: caf\udce9.jpg is damaged"
     assert (base / "output" / "failure").read_text() == r"ClientError: caf\udce9.jpg is damaged"
 
 
 def test_write_failure__nowhere_to_write(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (base / "output").write_text("")
-    assert platform.write_failure(UserError("no")) == "ClientError: no"
+    assert fail(UserError("no")) == "ClientError: no"
     assert "output/failure cannot be written" in capsys.readouterr().out
 
 
@@ -201,3 +205,18 @@ def test_stop_request__on_sigterm() -> None:
         "SIGTERM received: finishing the step, then leaving with the best model so far",
         "stopping",
     ]
+
+
+def test_checkpoint_dir__only_where_the_job_wants_checkpoints(base: Path) -> None:
+    assert platform.checkpoint_dir() is None
+    config = base / "input" / "config" / "checkpointconfig.json"
+    config.write_text(json.dumps({"S3Uri": "s3://bucket/a", "LocalPath": "/opt/ml/checkpoints"}))
+    assert platform.checkpoint_dir() == base / "checkpoints"
+    config.write_text(json.dumps({"S3Uri": "s3://bucket/a", "LocalPath": "/somewhere/else"}))
+    assert platform.checkpoint_dir() == Path("/somewhere/else")
+    for text in ("{", "[]", "{}"):
+        config.write_text(text)
+        assert platform.checkpoint_dir() == base / "checkpoints"
+    config.unlink()
+    (base / "checkpoints").mkdir()
+    assert platform.checkpoint_dir() == base / "checkpoints"

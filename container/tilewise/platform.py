@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,8 +15,14 @@ from typing import Any
 
 from tilewise.errors import UserError
 
+log = logging.getLogger(__name__)
+
 FAILURE_LIMIT = 1024
 """SageMaker shows this many characters of ``/opt/ml/output/failure`` as the job's FailureReason."""
+
+
+CLIENT_ERROR = "ClientError"
+"""Begins the reason of a failure that the user can mend."""
 
 
 def base_dir() -> Path:
@@ -31,6 +38,30 @@ def model_dir() -> Path:
 def output_data_dir() -> Path:
     """The folder that SageMaker packs as ``output.tar.gz`` after training."""
     return base_dir() / "output" / "data"
+
+
+def checkpoint_dir() -> Path | None:
+    """The folder that SageMaker mirrors to S3 while a job runs, and fills again when the job is restarted.
+
+    None where a job wants no checkpoints: then there is neither that folder nor ``checkpointconfig.json``.
+    """
+    usual = Path("/opt/ml/checkpoints")
+    config = base_dir() / "input" / "config" / "checkpointconfig.json"
+    given: object = None
+    if config.is_file():
+        try:
+            given = json.loads(config.read_text(encoding="utf-8")).get("LocalPath")
+        except (ValueError, AttributeError, OSError):
+            log.warning("%s cannot be read: checkpoints are kept where they usually are", config)
+    if isinstance(given, str) and given and Path(given) != usual:
+        return Path(given)
+    folder = base_dir() / "checkpoints"
+    return folder if config.is_file() or folder.is_dir() else None
+
+
+def job_name() -> str:
+    """What the job is called, as SageMaker says in its environment; "" elsewhere."""
+    return os.environ.get("TRAINING_JOB_NAME", "")
 
 
 @dataclass(frozen=True)
@@ -134,17 +165,21 @@ def require_writable(folder: Path) -> None:
         ) from None
 
 
-def write_failure(error: BaseException) -> str:
-    """Leave the reason of a failure where SageMaker looks for it, and return the sentence.
+def failure_sentence(error: BaseException) -> str:
+    """The reason of a failure as SageMaker's own algorithms put it.
 
     ``ClientError: …`` stands for what the user can mend, ``AlgorithmError: …`` for what is ours to mend.
     """
     if isinstance(error, UserError):
-        sentence = f"ClientError: {error}"
+        sentence = f"{CLIENT_ERROR}: {error}"
     else:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
-    sentence = sentence.encode("utf-8", "backslashreplace").decode()
+    return sentence.encode("utf-8", "backslashreplace").decode()
+
+
+def write_failure(sentence: str) -> str:
+    """Leave the reason of a failure where SageMaker looks for it, and return it as it was written."""
     if len(sentence) > FAILURE_LIMIT:
         sentence = sentence[: FAILURE_LIMIT - 1] + "…"
     folder = base_dir() / "output"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,23 +31,6 @@ def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -
     log = capsys.readouterr().out
     for definition in METRIC_DEFINITIONS:
         assert re.search(definition["Regex"], log), definition["Name"]
-
-
-@pytest.fixture(scope="module")
-def aws() -> Iterator[dict[str, str]]:
-    """The environment of a program that takes moto's server for AWS."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield os.environ | {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    server.stop()
 
 
 def client(aws: dict[str, str]) -> Any:
@@ -144,12 +124,3 @@ def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:
     done = subprocess.run([*command, "--role", ROLE, "--model", "s3://b/m"], env=aws, capture_output=True)
     assert done.returncode == 2
     assert b"needs --output" in done.stderr
-
-
-def test_notebook__cells_are_python_without_outputs() -> None:
-    notebook = json.loads((EXAMPLES / "images_to_endpoint.ipynb").read_text())
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert len(cells) >= 5
-    for cell in cells:
-        compile("".join(cell["source"]), "images_to_endpoint.ipynb", "exec")
-        assert cell["outputs"] == [] and cell["execution_count"] is None

@@ -101,29 +101,6 @@ def test_default_workers__one_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_workers({}) == 1
 
 
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({}, None),
-    ],
-)
-def test_cgroup_quota__both_versions(tmp_path: Path, files: dict[str, str], cores: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert settings._cgroup_quota(tmp_path) == cores
-
-
-def test_available_cores__quota_rounds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda pid: set(range(16)))
-    monkeypatch.setattr(settings, "_cgroup_quota", lambda cgroup: 1.5)
-    assert settings.available_cores() == 2
-
-
 def test_thread_caps__share_the_cores() -> None:
     assert set(thread_caps({}, workers=2, cores=8).values()) == {"4"}
     assert thread_caps({}, workers=4, cores=2)["OMP_NUM_THREADS"] == "1"

@@ -144,7 +144,7 @@ def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (64, 8)])
 def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module.os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(loader_module, "available_cores", lambda: cores)
     assert default_workers() == workers
 
 

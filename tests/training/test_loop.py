@@ -23,7 +23,8 @@ from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import Detector
 from tilewise.training import loop
 from tilewise.training.false_alarms import find_false_alarms
-from tilewise.training.loop import make_spec, train
+from tilewise.training.fit_spec import fit_spec
+from tilewise.training.loop import train
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.tiling import object_sizes
 from tilewise.views.sample import Sample
@@ -481,17 +482,17 @@ def crowded(objects: int) -> DataSet:
 def test_spec__finds_twice_the_objects_of_the_fullest_image(
     objects: int, given: dict[str, object], cap: int
 ) -> None:
-    spec = make_spec(make_hp(**given), crowded(objects))
+    spec = fit_spec(make_hp(**given), crowded(objects))
     assert spec.detections_per_view == cap
 
 
 def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
     # 60 pixels of 200 x 100 are 28.8 x 57.6 in a square of 96: 0.42 of its side
-    assert make_spec(make_hp(), crowded(1)).anchor_sizes is None
+    assert fit_spec(make_hp(), crowded(1)).anchor_sizes is None
     # of 2000 x 1000 they are a tenth of that
     data = crowded(1)
     data.train.sample.sizes *= 10
-    sizes = make_spec(make_hp(), data).anchor_sizes
+    sizes = fit_spec(make_hp(), data).anchor_sizes
     assert sizes is not None
     assert sizes[0] == pytest.approx(0.3 * 2**0.5 / 10, abs=1e-4)
 
@@ -594,7 +595,7 @@ def test_train__frozen_layers_stay_as_they_are(
     loop.train(data, hp, model_dir, LINES)
     assert any("frozen: " in message and "backbone.features.0.0" in message for message in caplog.messages)
     torch.manual_seed(hp.seed)
-    fresh = loop.build_detector(loop.make_spec(hp, data)).network.state_dict()
+    fresh = loop.build_detector(fit_spec(hp, data)).network.state_dict()
     equal = {key: torch.equal(value, fresh[key]) for key, value in saved(model_dir).items()}
     frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
     assert all(same for key, same in equal.items() if key.startswith(frozen))

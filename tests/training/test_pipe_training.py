@@ -21,8 +21,9 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training import loop
-from tilewise.training.loop import make_spec, train
+from tilewise.training.fit_spec import fit_spec
 from tilewise.training.loop import test as score_test
+from tilewise.training.loop import train
 from tilewise.training.metric_lines import MetricLines
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
@@ -233,7 +234,7 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
 def test_make_spec__follows_the_first_images(stack: ExitStack, tmp_path: Path) -> None:
     crowd = [2.0, 5.0] + [0, 0.1, 0.1, 0.15, 0.15] * 70
     hp = make_hp(number_of_epochs=1, image_size=300)
-    spec = make_spec(hp, piped(stack, tmp_path, hp, train=[records(9) + image_record(crowd, photograph(9))]))
+    spec = fit_spec(hp, piped(stack, tmp_path, hp, train=[records(9) + image_record(crowd, photograph(9))]))
     assert spec.detections_per_view == 140
     assert spec.anchor_sizes and spec.anchor_sizes[0] < 0.1
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewise import platform
 from tilewise.errors import UserError
@@ -19,65 +21,181 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 if TYPE_CHECKING:
     from tilewise.data.channel import ChannelFolder, DataSet
     from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.inference.artifact import Artifact
+    from tilewise.training.checkpoint import Checkpoints
+    from tilewise.training.world import World
 
 log = logging.getLogger(__name__)
 
 DATA_CHANNELS = ("train", "validation", "test")
-CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), "pretrained")
-LATER_CHANNELS = {"model": "incremental training"}
+WEIGHTS_CHANNELS = ("pretrained", "model")
+CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
 
 def main(stop: platform.StopRequest) -> int:
     """Run the job that ``/opt/ml/input`` describes; returns the process's exit code.
 
+    With several GPUs or hosts it starts itself once more for each GPU, and waits for them.
+
     0: done, or stopped by SIGTERM. 2: the user can mend it. 1: we can. Both leave ``/opt/ml/output/failure``.
     """
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    rank = os.environ.get("RANK")
+    _log(rank)
     try:
-        run_job(stop)
-    except UserError as error:
-        print(platform.write_failure(error), file=sys.stderr, flush=True)
-        return 2
+        job = platform.read_job()
+        hp = parse_hyperparameters(job.hyperparameters)
+        failure = _run_together(job, hp, stop) if rank else _run(job, hp, stop)
     except BaseException as error:
-        traceback.print_exc()
-        print(platform.write_failure(error), file=sys.stderr, flush=True)
-        return 1
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        failure = platform.failure_sentence(error)
+    if failure:
+        print(failure if rank else platform.write_failure(failure), file=sys.stderr, flush=True)
+        return 2 if failure.startswith(platform.CLIENT_ERROR) else 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     log.info("peak memory: %.2f GiB", peak)
     return 0
 
 
-def run_job(stop: platform.StopRequest) -> None:
-    """Read the job, train, and leave model and metrics."""
-    job = platform.read_job()
-    hp = parse_hyperparameters(job.hyperparameters)
-    if len(job.hosts) > 1:
-        raise UserError(
-            f"training on {len(job.hosts)} hosts is not available in this version: use one instance"
-        )
+def _log(rank: str | None) -> None:
+    """What all processes have to say is said by the first; the others of its host only warn of errors."""
+    where = f"process {rank}: " if rank not in (None, "0") else ""
+    level = logging.INFO if rank in (None, "0") else logging.ERROR
+    if where and os.environ["LOCAL_RANK"] == "0":
+        level = logging.WARNING  # its files may be others than the first host's
+    logging.basicConfig(
+        stream=sys.stdout, level=level, format=f"%(asctime)s %(levelname)s {where}%(message)s"
+    )
+
+
+def _run(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
+    """Train in this process, or in several; returns why these failed."""
+    from tilewise.training.launch import launch, processes_of_host
+
+    processes = processes_of_host()
+    if len(job.hosts) == processes == 1:
+        run_job(job, hp, stop)
+        return None
+    return launch(job.hosts, job.current_host, job.network_interface, processes, stop.__bool__)
+
+
+def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
+    """Train as one of several processes; returns why one of them failed."""
+    from tilewise.training.launch import die_with_parent, report_failure
+    from tilewise.training.world import connect_store, join_world
+
+    die_with_parent()
+    world = join_world()
+    try:
+        run_job(job, hp, stop, world)
+        world.wait()  # for what the leader writes
+    except BaseException as error:
+        own = platform.failure_sentence(error)
+        first = report_failure(connect_store(), own)
+        if first == own and not isinstance(error, UserError):
+            traceback.print_exc()
+        return first
+    world.leave()
+    return None
+
+
+def run_job(
+    job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest, world: World | None = None
+) -> None:
+    """Train, and leave model and metrics."""
+    # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.channel import Split, read_data_set
+    from tilewise.data.fifo import StopWaiting
+    from tilewise.training.world import ALONE
+
+    world = world or ALONE
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
-    channels = _channels(job, hp)
-
-    # Imported here: wrong hyperparameters should not have to wait for torch.
-    from tilewise.data.channel import Split, read_data_set
-    from tilewise.data.fifo import StopWaiting
-
-    validates = hp.validation_metric_type != "none"
-    may_split = hp.job == "azure"
+    _check_initial(job.channels, hp)
+    checkpoints, state = _checkpoints(hp, world)
+    channels = _channels(job, hp, state, world)
     try:
         data = read_data_set(
-            channels, hp.num_classes, may_split, validates, hp.seed, hp.class_map, stop.__bool__
+            channels,
+            hp.num_classes,
+            may_split=hp.job == "azure",
+            validates=hp.validation_metric_type != "none",
+            seed=hp.seed,
+            class_map=hp.class_map,
+            should_stop=stop.__bool__,
+            reads_pipes=world.local_rank == 0,
         )
     except StopWaiting:
-        log.info("stopped before the first image came: there is no model yet")
+        data = None
+    if world.any(data is None):
+        _leave_model_of(state, "before the first image came", world)
         return
-    if isinstance(data.train, Split):
-        _warn_of_wrong_count(hp, len(data.train.records))
-    with closing(data):
-        _train(job, hp, data, stop)
+    assert data is not None
+    with closing(_with_classes_of_leader(data, world)) as data:
+        if isinstance(data.train, Split):
+            _warn_of_wrong_count(hp, len(data.train.records))
+        _train(job, hp, data, stop, world, checkpoints, state)
+
+
+def _with_classes_of_leader(data: DataSet, world: World) -> DataSet:
+    """Data whose classes are those of all processes.
+
+    Raises:
+        UserError: this host's files have other classes than the first host's.
+
+    """
+    from tilewise.data.stream import StreamElsewhere
+
+    classes = world.from_leader(data.classes)
+    pipes_elsewhere = any(isinstance(split, StreamElsewhere) for split in (data.train, data.validation))
+    if data.classes != classes and not pipes_elsewhere:
+        raise UserError(
+            f"the hosts' files have different classes: {', '.join(classes)} on the first, but "
+            f"{', '.join(data.classes)} here: use S3DataDistributionType FullyReplicated, or a format that "
+            "numbers its classes"
+        )
+    return replace(data, classes=classes)
+
+
+def _checkpoints(hp: Hyperparameters, world: World) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+    """The leader's checkpoints, where the job has any, and the state of the newest, where there is one.
+
+    The leader reads it for all: what the other hosts find in their folders may be older.
+    """
+    if not world.leads:
+        return None, world.from_leader(None)
+    checkpoints, state = _newest_checkpoint(hp)
+    return checkpoints, world.from_leader(state)
+
+
+def _newest_checkpoint(hp: Hyperparameters) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+    folder = platform.checkpoint_dir()
+    if folder is None:
+        if hp.checkpoint_frequency:
+            log.warning("checkpoint_frequency has no effect: the job has no CheckpointConfig")
+        return None, None
+    platform.require_writable(folder)
+    from tilewise.training.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.newest()
+    if state is None:
+        log.info("checkpoints are kept in %s: there is none yet", folder)
+    return checkpoints, state
+
+
+def _leave_model_of(state: dict[str, Any] | None, when: str, world: World) -> None:
+    """After a request to stop that came early: the best model of the interrupted run, if there is one."""
+    # Imported here: most jobs that are stopped so early have nothing to resume.
+    from tilewise.training.resume import put_model_back
+
+    own = world.leads and state and state["job"] == platform.job_name()
+    if state and own and put_model_back(state, platform.model_dir()):
+        log.info("stopped %s; the best model so far is in %s", when, platform.model_dir())
+    else:
+        log.info("stopped %s: there is no model yet", when)
 
 
 def _warn_of_long_warmup(hp: Hyperparameters) -> None:
@@ -91,55 +209,79 @@ def _warn_of_long_warmup(hp: Hyperparameters) -> None:
         )
 
 
-def _train(job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform.StopRequest) -> None:
-    if stop:
-        log.info("stopped before the first step: there is no model yet")
+def _train(
+    job: platform.Job,
+    hp: Hyperparameters,
+    data: DataSet,
+    stop: platform.StopRequest,
+    world: World,
+    checkpoints: Checkpoints | None,
+    state: dict[str, Any] | None,
+) -> None:
+    if world.any(bool(stop)):
+        _leave_model_of(state, "before the first step", world)
         return
     # Imported here: to wait for a pipe takes no model.
+    from tilewise.training.environment import describe_environment
     from tilewise.training.loop import test, train
     from tilewise.training.metric_lines import MetricLines
     from tilewise.training.outputs import write_outputs
 
-    lines = MetricLines(job.current_host)
-    pretrained = _pretrained(job.channels, hp)
-    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__, pretrained)
+    lines = MetricLines(job.current_host, silent=not world.leads)
+    environment = describe_environment(job.hosts)
+    log.info("Environment: %s", json.dumps(environment))
+    trained = train(
+        data,
+        hp,
+        platform.model_dir(),
+        lines,
+        stop.__bool__,
+        _pretrained(job.channels, hp),
+        world,
+        None if state else _initial(job.channels),
+        checkpoints,
+        state,
+        environment,
+    )
+    if not world.leads:
+        return
     if data.test and not trained.stopped:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
         if trained.test:
             lines.test(trained.test)
-    write_outputs(trained, data, hp, platform.output_data_dir(), stop.__bool__)
+    write_outputs(trained, data, trained.hp or hp, platform.output_data_dir(), stop.__bool__)
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder | ChannelPipe]:
+def _channels(
+    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, world: World
+) -> dict[str, ChannelFolder | ChannelPipe]:
     from tilewise.data.channel import ChannelFolder
     from tilewise.data.pipe_channel import ChannelPipe
-    from tilewise.data.shard import EVERYTHING, shard_of
+    from tilewise.data.shard import shard_of
 
     found: dict[str, ChannelFolder | ChannelPipe] = {}
-    host = job.hosts.index(job.current_host)
     for name, channel in job.channels.items():
-        shard = shard_of(channel.distribution, host, len(job.hosts)) if name == "train" else EVERYTHING
-        if name in LATER_CHANNELS:
-            raise UserError(
-                f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out"
-            )
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue
-        if name == "pretrained":
+        if name in WEIGHTS_CHANNELS:
             continue
         if channel.input_mode == "Pipe":
             images = hp.num_training_samples if name == "train" else None
-            passes = _passes(name, hp)
+            passes = _passes(name, hp, state["progress"] if state else {})
             if passes:
+                shard = shard_of(channel.distribution, world.host, world.hosts)
                 found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
+            shard = shard_of(
+                channel.distribution, world.host, world.hosts, world.local_rank, world.local_size
+            )
             found[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
             raise UserError(
@@ -148,23 +290,48 @@ def _channels(job: platform.Job, hp: Hyperparameters) -> dict[str, ChannelFolder
     return found
 
 
+def _check_initial(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> None:
+    channel = channels.get("model")
+    if hp.checkpoint_run_id and not channel:
+        raise UserError(
+            f"checkpoint_run_id={hp.checkpoint_run_id}: there are no runs of Azure here: give the model to "
+            "go on from, a job's model.tar.gz, in the channel model"
+        )
+    if channel and channel.input_mode == "Pipe":
+        raise UserError("channel model: a model is a file: use input mode File or FastFile")
+
+
+def _initial(channels: Mapping[str, platform.Channel]) -> Artifact | None:
+    """The model in the channel ``model``, where there is one."""
+    from tilewise.training.initial_model import read_initial_model
+
+    channel = channels.get("model")
+    return read_initial_model(channel.path) if channel else None
+
+
 def _pretrained(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
     """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
     channel = channels.get("pretrained")
-    if channel and not hp.use_pretrained_model:
-        log.warning("channel pretrained is not used: use_pretrained_model=0")
+    if channel and ("model" in channels or not hp.use_pretrained_model):
+        why = "there is a channel model" if "model" in channels else "use_pretrained_model=0"
+        log.warning("channel pretrained is not used: %s", why)
         return None
     if channel and channel.input_mode == "Pipe":
         raise UserError("channel pretrained: weights are files: use input mode File or FastFile")
     return channel.path if channel else None
 
 
-def _passes(name: str, hp: Hyperparameters) -> int:
-    """How often a channel is read."""
-    if name == "validation":
-        validates = hp.validation_metric_type != "none"
-        return -(-hp.number_of_epochs // hp.evaluation_frequency) if validates else 0
-    return 1 if name == "test" else hp.number_of_epochs
+def _passes(name: str, hp: Hyperparameters, progress: Mapping[str, Any]) -> int:
+    """How often a channel is read; a job that is resumed gets its pipes from the first one on again."""
+    if name == "test":
+        return 1
+    first, trained = int(progress.get("epoch", 0)), bool(progress.get("trained"))
+    if name == "train":
+        return max(1, hp.number_of_epochs - first - trained)  # one, for its first images, if there is no more
+    if hp.validation_metric_type == "none":
+        return 0
+    epochs, every = hp.number_of_epochs, hp.evaluation_frequency
+    return max(1, sum(epoch % every == 0 or epoch == epochs for epoch in range(first + 1, epochs + 1)))
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

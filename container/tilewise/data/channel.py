@@ -22,7 +22,7 @@ from tilewise.data.pipe_channel import ChannelPipe, check_pipe, open_pipe, read_
 from tilewise.data.recordio_channel import find_recordio
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
-from tilewise.data.stream import Stream
+from tilewise.data.stream import Stream, StreamElsewhere
 from tilewise.data.table import table
 from tilewise.data.voc import find_voc
 from tilewise.data.yolo import find_yolo
@@ -64,7 +64,7 @@ class Split:
     Attributes:
         records: all that lie in this host's channel.
         report: what became of the others.
-        shard: which of their batches are for this process.
+        shard: which of their batches, or images where they validate, are for this process.
 
     """
 
@@ -111,7 +111,7 @@ class ChannelFolder:
     Attributes:
         path: the folder.
         content_type: as the job states it, "" for none.
-        shard: the part of it that this process trains on.
+        shard: the part of it that is for this process.
 
     """
 
@@ -131,6 +131,7 @@ def read_data_set(
     seed: int,
     class_map: ClassMap | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    reads_pipes: bool = True,
 ) -> DataSet:
     """Read ``train``, ``validation`` and ``test`` with their annotation channels, where they have any.
 
@@ -144,6 +145,7 @@ def read_data_set(
         seed: draws that part.
         class_map: which class ids there are and what they are called, where the job says so.
         should_stop: asked while a pipe has to be waited for.
+        reads_pipes: whether this process reads the channels in Pipe mode; one of each host does.
 
     Raises:
         UserError: a channel is missing or empty, holds no known format, or the classes do not agree.
@@ -159,25 +161,34 @@ def read_data_set(
         pipes = {
             name: stack.enter_context(closing(open_pipe(name, channel, should_stop)))
             for name, channel in piped.items()
+            if reads_pipes
         }
         found = {
-            name: read_head(name, pipes[name]) if name in pipes else read_channel(name, folders)
+            name: read_channel(name, folders)
+            if name in folders
+            else read_head(name, pipes[name])
+            if reads_pipes
+            else Annotated([], names={})
             for name in SPLITS
             if name in channels
         }
         classes = agreed_classes(found, num_classes, class_map)
         ids = ClassIds(len(classes), class_map or {})
-        splits: dict[str, Split | Stream] = {**_splits(found, classes, ids, pipes)}
-        splits |= {name: Stream(name, pipe, ids, piped[name].images) for name, pipe in pipes.items()}
+        splits: dict[str, Split | Stream] = {**_splits(found, classes, ids, piped)}
+        for name, channel in piped.items():
+            splits[name] = (
+                Stream(name, pipes[name], ids, channel.images)
+                if reads_pipes
+                else StreamElsewhere(name, channel.images)
+            )
         train = splits["train"]
         if validates and "validation" not in splits and isinstance(train, Split):
             log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
             splits |= _divide(train, seed)
-        if "train" in folders and isinstance(divided := splits["train"], Split):
-            splits["train"] = replace(divided, shard=folders["train"].shard)
+        splits = {name: _sharded(name, split, folders) for name, split in splits.items()}
         ordered = {name: splits[name] for name in SPLITS if name in splits}
         facts = {name: (split.sample, split.report) for name, split in ordered.items()}
-        log.info("the data:\n%s", table(facts, classes, streams=frozenset(pipes)))
+        log.info("the data:\n%s", table(facts, classes, streams=frozenset(piped)))
         stack.pop_all()
     return DataSet(classes, splits["train"], splits.get("validation"), splits.get("test"))
 
@@ -274,6 +285,13 @@ def _nothing(source: Source) -> str:
         f"one JSON file (in the channel {source.name}_annotation), Pascal VOC XML or YOLO text file; "
         "docs/data_formats.md shows each"
     )
+
+
+def _sharded(name: str, split: Split | Stream, folders: Mapping[str, ChannelFolder]) -> Split | Stream:
+    """With the shard of its folder; what was set aside from ``train`` has that one's."""
+    if isinstance(split, Stream):
+        return split
+    return replace(split, shard=folders[name if name in folders else "train"].shard)
 
 
 def _divide(split: Split, seed: int) -> dict[str, Split]:

@@ -151,6 +151,31 @@ class Stream:
         return _Waiting(record, arrival.size)
 
 
+class StreamElsewhere(Stream):
+    """A channel in Pipe mode that another process of this host reads: here it has no image.
+
+    Args:
+        channel: its name.
+        expected: how many images a pass has, where the job says so.
+
+    """
+
+    def __init__(self, channel: str, expected: int | None = None):
+        self.channel, self.expected = channel, expected
+        self.report = Report(channel, expected=expected or UNKNOWN_COUNT)
+        self.sample = Records([])
+
+    def one_pass(self) -> Iterator[Record]:
+        """Nothing."""
+        return iter(())
+
+    def finish_pass(self) -> None:
+        """Nothing to look back at."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 def first_arrivals(pipe: Pipe) -> list[Arrival]:
     """The first images of a pass, left where they are.
 

@@ -24,6 +24,7 @@ def evaluate(
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
     keep: Callable[[Scored], object] = lambda scored: None,
+    gather: Callable[[Scored | None], Scored | None] = lambda scored: scored,
 ) -> dict[str, Any] | None:
     """Predict every record and compare with its ground truth.
 
@@ -34,14 +35,26 @@ def evaluate(
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
         keep: gets the detections that the figures are of, with their ground truth.
+        gather: puts together what several processes have found in their parts of the records; None for what
+            was stopped, and where another process has the whole.
 
     Returns:
-        See :func:`metrics`; None when it was stopped.
+        See :func:`metrics`; None when it was stopped, or ``gather`` returned None.
 
     Raises:
         UserError: too many images are damaged.
 
     """
+    scored = gather(_find(predictor, records, report, should_stop))
+    if scored is None:
+        return None
+    keep(scored)
+    return metrics(scored.records, scored.detections, predictor.classes, iou_threshold)
+
+
+def _find(
+    predictor: Predictor, records: Iterable[Record], report: Report, should_stop: Callable[[], bool]
+) -> Scored | None:
     kept: list[Record] = []
     images = decoded(predictor, records, report, kept)
     detections: list[Detections] = []
@@ -52,9 +65,7 @@ def evaluate(
     if should_stop():  # while it waited for a pipe
         return None
     report.finish_pass()
-    scored = Scored(Records(kept), detections)
-    keep(scored)
-    return metrics(scored.records, detections, predictor.classes, iou_threshold)
+    return Scored(Records(kept), detections)
 
 
 def metrics(

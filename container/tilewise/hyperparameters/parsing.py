@@ -106,9 +106,6 @@ class _Given:
         first = self.entries.setdefault(canonical, entry)
         if first.value != entry.value:
             self.refuse_both(first, entry)
-        row = ROWS[canonical]
-        if row.later and entry.value != row.azure:
-            self.refuse(entry.name, f"{entry}: {row.later}; leave it out")
 
 
 def _spellings() -> dict[str, tuple[str, Values]]:
@@ -197,6 +194,13 @@ def _check_scaling(given: _Given, model: str) -> None:
             given.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
     if scaling == "sides":
         _check_sides(given)
+    compiled, multi_scale = given.entries.get("compile"), given.entries.get("multi_scale")
+    if compiled and compiled.value:
+        if scaling == "sides":
+            why = f"{model} takes views of many sizes, and would be compiled for each"
+            given.refuse(compiled.name, f"{compiled}: {why}; leave it out")
+        elif multi_scale and multi_scale.value:
+            given.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
     stride_4 = given.entries.get("stride_4_level")
     if stride_4 and stride_4.value and not model.startswith(PYRAMIDS):
         kinds = ", ".join(f"{kind}*" for kind in PYRAMIDS)
@@ -225,7 +229,7 @@ def _complete(given: _Given, model: str) -> dict[str, Any]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
     values["training_views"] = training_views(values)
     if values["validation_batch_size"] is None:
-        values["validation_batch_size"] = values["training_batch_size"]
+        values["validation_batch_size"] = values["training_batch_size"] or 1  # auto: the job sets both
     by_machine = given.job == "builtin" and "training_batch_size" not in given.names
     return values | {
         "job": given.job,

@@ -9,8 +9,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
 from tilewise.hyperparameters.values import (
+    BatchSize,
     ClassMap,
     Count,
+    Decay,
     Flag,
     Fraction,
     Grid,
@@ -53,7 +55,6 @@ class Row:
         required: whether a job of the built-in algorithm has to give it.
         scaling: the models it applies to, by the way their input is scaled; None for all of them.
         tuning: the range for a tuning job, where there is one.
-        later: why only the default is accepted, where it has no effect in this version.
 
     """
 
@@ -68,7 +69,6 @@ class Row:
     required: bool = False
     scaling: Scaling | None = None
     tuning: Tuning | None = None
-    later: str | None = None
 
     def default(self, preset: Preset) -> Any:
         """The default in jobs of one kind."""
@@ -258,11 +258,12 @@ class Hyperparameters(BaseModel):
         Row("Training", "Passes over the training data.", azure=15, yolox=30, builtin=30, alias="epochs"),
     ]
     training_batch_size: Annotated[
-        Count,
+        BatchSize,
         Row(
             "Training",
             "Images in a step: for each GPU as `training_batch_size`; for each machine as `mini_batch_size`,"
-            " and in a built-in job that gives neither.",
+            " and in a built-in job that gives neither. `auto` is the largest power of two that fits, up to"
+            " 64 (on a CPU 16) and an eighth of the images.",
             azure=2,
             yolox=16,
             builtin=32,
@@ -284,6 +285,14 @@ class Hyperparameters(BaseModel):
     gradient_accumulation_step: Annotated[
         Count, Row("Training", "Batches whose gradients are added up for one update.", azure=1)
     ]
+    deterministic: Annotated[
+        Flag,
+        Row(
+            "Training",
+            "Give the same weights in each run on the same machine, by slower operations (GPU).",
+            azure=False,
+        ),
+    ]
     kv_store: Annotated[
         Literal["dist_sync", "dist_async"] | None,
         Row(
@@ -292,6 +301,35 @@ class Hyperparameters(BaseModel):
             azure=None,
             builtin="dist_sync",
             alias="kv_store",
+        ),
+    ]
+
+    ema_decay: Annotated[
+        Decay,
+        Row(
+            "Training",
+            "Validate and keep a moving average of the weights, of which each step keeps this share; it"
+            " rises to it over some 2000 steps. 0: the weights themselves.",
+            azure=0.0,
+            yolox=0.9998,
+        ),
+    ]
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Row(
+            "Training",
+            "Numbers of the convolutions in training. `auto`: what the device is fast with"
+            " ([instances](instances.md#precision)). Validation and serving are always in fp32.",
+            azure="auto",
+        ),
+    ]
+    compile: Annotated[
+        Flag,
+        Row(
+            "Training",
+            "Compile the convolutions (`torch.compile`): models with `image_size`, without `multi_scale`."
+            " Needs a C++ compiler, on a GPU Triton too, which the image has not.",
+            azure=False,
         ),
     ]
 
@@ -436,20 +474,17 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Checkpoints",
-            "Epochs between checkpoints that are kept.",
+            "Epochs between checkpoints, where the job has a `CheckpointConfig`.",
             azure=None,
-            unset="best epoch only",
-            later="keeping more than the best epoch is not available in this version",
+            unset="1",
         ),
     ]
     checkpoint_run_id: Annotated[
         str | None,
         Row(
             "Checkpoints",
-            "The run to start from.",
+            "Azure's name of the run to start from; its model must be in the channel `model`.",
             azure=None,
-            unset="the `model` channel",
-            later="starting from another run is not available in this version",
         ),
     ]
 
@@ -607,6 +642,13 @@ class Hyperparameters(BaseModel):
     job: Job
     batch_unit: Literal["gpu", "machine"]
     given: tuple[str, ...]
+
+    def spelling(self, name: str) -> str:
+        """The name of a hyperparameter as this job writes it, or would."""
+        alias = ROWS[name].alias
+        if alias and name not in self.given and (alias in self.given or self.job == "builtin"):
+            return alias
+        return name
 
 
 ROWS: dict[str, Row] = {

@@ -84,6 +84,20 @@ def _check_ranges(ranges: tuple[tuple[float, float | None], ...]) -> tuple[tuple
     return ranges
 
 
+AUTO_BATCH = 0
+"""The value of a batch size that the job is to find out: no batch has so many images."""
+
+
+def _read_batch_size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "auto":
+        return AUTO_BATCH
+    if not int(value.partition(".")[0]):
+        raise ValueError("an empty batch")
+    return value
+
+
 def _unset_by(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
 
@@ -123,6 +137,12 @@ Ranges = Annotated[
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
 ]
+BatchSize = Annotated[
+    Natural,
+    BeforeValidator(_read_batch_size),
+    Field(description="a whole number, at least 1, or auto"),
+]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 ClassMap = Annotated[
     dict[Natural, Annotated[str, Field(min_length=1)]] | None,
     BeforeValidator(_read_class_map),

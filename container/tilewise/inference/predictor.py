@@ -12,6 +12,7 @@ from torch import Tensor
 from tilewise.data.decode import Picture, decode_reduced
 from tilewise.detections import Detections
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.device import tune_device
 from tilewise.models.detector import Detector
 from tilewise.views.merge import cut_sides, merge_detections
 from tilewise.views.plan import plan_views
@@ -127,7 +128,7 @@ class Predictor:
             UserError: the folder holds no model that can be used.
 
         """
-        torch.set_flush_denormal(True)
+        tune_device()
         artifact = Artifact.load(model_dir)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         detector = artifact.detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

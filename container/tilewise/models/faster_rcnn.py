@@ -6,13 +6,33 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.roi_align import RoIAlign
 from tilewise.models.spec import DetectorSpec
 
 PUBLISHED_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class SinglePrecisionRPNHead(RPNHead):
+    """torchvision's, whose outputs become boxes: in float32, whatever the convolutions are in."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Objectness and box regression of each feature map."""
+        logits, deltas = super().forward(x)
+        return [each.float() for each in logits], [each.float() for each in deltas]
+
+
+class SinglePrecisionPredictor(FastRCNNPredictor):
+    """torchvision's, whose outputs become boxes: in float32, whatever the layers are in."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and box regression of each region."""
+        scores, deltas = super().forward(x)
+        return scores.float(), deltas.float()
 
 
 class RPN(RegionProposalNetwork):
@@ -103,11 +123,14 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
         rpn_anchor_generator=AnchorGenerator(level_sizes, ((0.5, 1.0, 2.0),) * len(level_sizes)),
         rpn_pre_nms_top_n_test=dense,
         rpn_post_nms_top_n_test=dense,
+        box_roi_pool=RoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
         box_score_thresh=spec.score_threshold,
         box_nms_thresh=spec.nms_iou_threshold,
         box_detections_per_img=spec.detections_per_view,
     )
     network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    # FasterRCNN builds these two itself, from some thirty arguments: ours differ in methods, not in state.
+    # FasterRCNN builds these itself, from some thirty arguments: ours differ in methods, not in state.
     network.rpn.__class__, network.roi_heads.__class__ = RPN, RoIHeads
+    network.rpn.head.__class__ = SinglePrecisionRPNHead
+    network.roi_heads.box_predictor.__class__ = SinglePrecisionPredictor
     return Detector(network, background=True)

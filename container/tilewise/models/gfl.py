@@ -16,6 +16,7 @@ from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import mean_over_processes
 
 STRIDES = (8, 16, 32, 64, 128)
 BINS = 17
@@ -126,9 +127,11 @@ class GFL(nn.Module):
         giou = generalized_box_iou_loss(boxes / strides, wanted / strides)
         sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=1) / strides
         classification = quality_focal_loss(outputs.classes, quality).masked_fill(silent[..., None], 0).sum()
-        total = weights.sum().clamp(min=1)
+        positives, total = mean_over_processes(
+            torch.stack([weights.new_tensor(len(found.priors)), weights.sum()]), at_least=1
+        )
         return {
-            "classification": classification / max(len(found.priors), len(targets)),
+            "classification": classification / positives.clamp(min=len(targets)),
             "bbox_regression": BOX_WEIGHT * (giou * weights).sum() / total,
             "distribution": DISTRIBUTION_WEIGHT
             * (distribution_focal_loss(distribution, sides).mean(dim=1) * weights).sum()

@@ -27,6 +27,7 @@ class RetinaNet(TorchvisionRetinaNet):
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
         """As torchvision's, with ignored anchors treated like those between the two thresholds."""
+        head_outputs = _in_single_precision(head_outputs)
         matched = []
         for anchor, target in zip(anchors, targets, strict=True):
             if len(target["boxes"]):
@@ -70,6 +71,7 @@ class FCOS(TorchvisionFCOS):
         num_anchors_per_level: list[int],
     ) -> dict[str, Tensor]:
         """As torchvision's; the logits of ignored points are replaced by a certain 'nothing here'."""
+        head_outputs = _in_single_precision(head_outputs)
         silent = [
             on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)
         ]
@@ -136,6 +138,10 @@ def build_fcos(spec: DetectorSpec) -> Detector:
     network = FCOS(backbone, spec.num_classes, anchor_generator=points, **_thresholds(spec))
     network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return Detector(network, background=False)
+
+
+def _in_single_precision(head_outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: output.float() for name, output in head_outputs.items()}
 
 
 def _limits(network: RetinaNet | FCOS) -> Limits:

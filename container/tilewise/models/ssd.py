@@ -21,6 +21,7 @@ from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, D
 from tilewise.models.layers import BatchNorm
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import mean_over_processes
 
 VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
@@ -75,7 +76,8 @@ class SSD(TorchvisionSSD):
         rank = hardness.argsort(1, descending=True).argsort(1)
         background = (rank < count) & ~(foreground | excluded)
 
-        chosen = torch.maximum(foreground.sum(), background.sum() / self.neg_to_pos_ratio).clamp(min=1)
+        counts = torch.stack([foreground.sum(), background.sum() / self.neg_to_pos_ratio])
+        chosen = mean_over_processes(counts, at_least=1).max()
         return {
             "bbox_regression": box_loss / chosen,
             "classification": class_loss[foreground | background].sum() / chosen,

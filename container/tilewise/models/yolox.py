@@ -15,6 +15,7 @@ from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
 from tilewise.models.simota import simota
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import mean_over_processes
 
 STRIDES = (8, 16, 32)
 BOX_WEIGHT = 5.0
@@ -134,7 +135,8 @@ class YOLOX(nn.Module):
         positive = torch.zeros_like(outputs.objects)
         positive[found.images, found.priors] = 1
         silent = on_ignored_points(priors, targets) & (positive == 0)
-        count = max(len(found.priors), len(targets))
+        positives = mean_over_processes(outputs.objects.new_tensor(len(found.priors)))
+        count = positives.clamp(min=len(targets))
 
         iou = paired_iou(boxes[found.images, found.priors], objects.boxes[found.objects])
         logits = outputs.classes[found.images, found.priors]

@@ -15,10 +15,11 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from tilewise.errors import UserError
+from tilewise.machine import available_cores
 from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
-from tilewise.serving.settings import Settings, available_cores, read_settings, thread_caps
+from tilewise.serving.settings import Settings, read_settings, thread_caps
 from tilewise.views.tiling import TileOptions
 
 USAGE_ERROR = 2

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
+from tilewise.machine import available_cores
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
 from tilewise.views.tiling import AS_TRAINED, TileOptions
 
@@ -82,13 +81,6 @@ def default_workers(environ: Mapping[str, str]) -> int:
     return 1 if _has_gpu(environ) else max(1, available_cores() // 4)
 
 
-def available_cores() -> int:
-    """The CPU cores that this process may use: its affinity, and its container's quota."""
-    cores = len(os.sched_getaffinity(0))
-    quota = _cgroup_quota(Path("/sys/fs/cgroup"))
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
-
-
 def thread_caps(environ: Mapping[str, str], workers: int, cores: int) -> dict[str, str]:
     """The variables that keep the workers' threads from fighting for the cores, unless the user set them.
 
@@ -143,16 +135,3 @@ def _has_gpu(environ: Mapping[str, str]) -> bool:
     if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return False
     return any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def _cgroup_quota(cgroup: Path) -> float | None:
-    """CPU cores that the container may keep busy (cgroup v2, then v1), or None without a limit."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return None
-    return float(quota) / float(period) if quota.isdecimal() and period.isdecimal() else None

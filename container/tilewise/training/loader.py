@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -22,10 +21,13 @@ from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
+from tilewise.machine import available_cores
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
+from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.image_cache import ImageCache
 from tilewise.training.order import Item, images_in, measure_order, pool_size
-from tilewise.training.pipe_batches import PipeBatches, PipeItem
+from tilewise.training.pipe_batches import PipeBatches, PipeItem, ReceivedBatches
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
 from tilewise.views.view import Scaling, View
 
@@ -154,11 +156,15 @@ class BatchesOfShard(Sampler[list[Item]]):
         steps: how many each has; None where all draw from the same images. With ``ShardedByS3Key`` the hosts
             have different images: give the largest number of any, and those with fewer begin anew.
 
+    Attributes:
+        start: so many batches of the epoch are passed over: they were learnt before the job was interrupted.
+
     """
 
     def __init__(self, batches: WholeBatches | ViewBatches, shard: Shard, steps: int | None = None):
         self.batches, self.shard = batches, shard
         self.steps = -(-len(batches) // shard.count) if steps is None else steps
+        self.start = 0
 
     @property
     def epoch(self) -> int:
@@ -173,7 +179,7 @@ class BatchesOfShard(Sampler[list[Item]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[Item]]:
-        wanted = self.shard.index
+        wanted = self.shard.index + self.start * self.shard.count
         for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
             if number == wanted:
                 yield batch
@@ -199,9 +205,14 @@ def read_batch(sent: Batch | bytes) -> Batch:
     return batch
 
 
-def default_workers() -> int:
-    """Worker processes where the user names no number: one a core, up to eight; none on two cores."""
-    cores = len(os.sched_getaffinity(0))
+def default_workers(processes: int = 1) -> int:
+    """Worker processes where the user names no number: one a core, up to eight; none on two cores.
+
+    Args:
+        processes: that train on this host, and share its cores.
+
+    """
+    cores = available_cores() // processes
     return 0 if cores <= 2 else min(8, cores - 1)
 
 
@@ -214,18 +225,20 @@ def make_loader(
     min_visibility: float = MIN_VISIBILITY,
     planner: ViewPlanner | None = None,
     factors: Sequence[float] = (1.0,),
+    world: World = ALONE,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
     Args:
         split: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
         scaling: of views of whole images.
-        batch_size: views in a batch.
+        batch_size: views in a batch of this process.
         workers: processes that decode; 0: this one.
         seed: of order and augmentation.
         min_visibility: see :func:`make_sample`.
         planner: draws the views of an epoch; None for each whole image once.
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
+        world: the processes that train together: each takes as many batches in an epoch.
 
     """
     records = Records([]) if isinstance(split, Stream) else split.records
@@ -237,15 +250,37 @@ def make_loader(
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
     if isinstance(split, Stream):
         draw = one_view if planner is None else partial(one_view, planner=planner)
-        batches = PipeBatches(split, batch_size, seed, draw, factors)
+        batches = _piped_batches(split, batch_size, seed, draw, factors, world)
     elif planner is None:
-        batches = BatchesOfShard(WholeBatches(len(records), batch_size, seed), split.shard)
+        batches = _dealt(WholeBatches(len(records), batch_size, seed), split.shard, world)
     else:
         views = _view_batches(
             records, planner, batch_size, max(1, workers), samples.images.capacity, factors, seed
         )
-        batches = BatchesOfShard(views, split.shard)
+        batches = _dealt(views, split.shard, world)
     return loader_of(batches, samples, workers)
+
+
+def _dealt(batches: WholeBatches | ViewBatches, shard: Shard, world: World) -> BatchesOfShard:
+    """The batches of this process: the hosts may have different images, but all take as many steps."""
+    return BatchesOfShard(batches, shard, world.largest(-(-len(batches) // shard.count)))
+
+
+def _piped_batches(
+    stream: Stream,
+    batch_size: int,
+    seed: int,
+    draw: Callable[[Record, np.random.Generator], View | None],
+    factors: Sequence[float],
+    world: World,
+) -> PipeBatches | ReceivedBatches:
+    """The batches of a pipe: the first process of a host reads it, and hands the others theirs."""
+    address = world.folder / f"{stream.channel}.socket" if world.folder and world.local_size > 1 else None
+    if address and world.local_rank:
+        # A request to stop reaches it through the reading process: all processes take the same steps.
+        return ReceivedBatches(Receiver(address, world.local_rank))
+    hand_out = HandOut(address, world.local_size) if address else None
+    return PipeBatches(stream, batch_size, seed, draw, factors, hand_out, world.any_host)
 
 
 def loader_of(
@@ -262,6 +297,7 @@ def loader_of(
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # an epoch would draw from the one that training draws from
     )
 
 
@@ -290,3 +326,4 @@ def _view_batches(
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

@@ -3,55 +3,62 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
+from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
-from tilewise.models.build import anchor_sizes_for, build_detector
+from tilewise.models.build import build_detector
 from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.batch_size import with_batch_size
+from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
+from tilewise.training.deterministic import be_deterministic
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
+from tilewise.training.fit_spec import fit_spec
+from tilewise.training.initial_model import check_initial, go_on_from
+from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
+from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
-from tilewise.training.optimizer import make_optimizer
-from tilewise.training.schedule import Scheduler
-from tilewise.training.tiling import choose_tiling, make_planner, object_sizes, size_factors
+from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
+from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
-from tilewise.views.tiling import WHOLE_IMAGE
-from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
-
-MAX_GRADIENT_NORM = 10.0
-MAX_BAD_STEPS = 10
-"""After so many batches in a row whose loss or gradients are not finite the job stops."""
 
 
 @dataclass
 class Trained:
     """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
 
-    ``scored`` is what the saved model found in the validation images.
+    ``scored`` is what the saved model found in the validation images; ``hp`` the job's hyperparameters with a
+    number for every ``auto`` that the job found out.
     """
 
     best: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +66,7 @@ class Trained:
     stopped: bool = False
     test: dict[str, Any] | None = None
     scored: Scored | None = None
+    hp: Hyperparameters | None = None
 
 
 def train(
@@ -68,6 +76,11 @@ def train(
     lines: MetricLines,
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
+    world: World = ALONE,
+    initial: Artifact | None = None,
+    checkpoints: Checkpoints | None = None,
+    state: dict[str, Any] | None = None,
+    environment: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -79,9 +92,15 @@ def train(
         should_stop: asked after each step; when it says so, the best model so far is left, or the present one
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
+        world: the processes that train together; all but the leader return figures only.
+        initial: a model of the same architecture and classes to go on from, instead of pretrained weights.
+        checkpoints: where the state of the run is kept, so that it can be resumed.
+        state: of a run of the same job to resume, from there; it is emptied.
+        environment: what the job runs on, for ``model.json``.
 
     Raises:
-        UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
+        UserError: images are damaged, the loss is not finite any more, or pretrained weights, the initial
+            model or the state do not fit.
 
     """
     if isinstance(data.train, Stream) and hp.negative_views == "false_alarms":
@@ -90,54 +109,57 @@ def train(
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
     torch.manual_seed(hp.seed)
-    tune_cpu()
-    if torch.cuda.device_count() > 1:
-        log.warning(
-            "this version trains on one of the %d GPUs: a smaller instance costs less",
-            torch.cuda.device_count(),
-        )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    spec = make_spec(hp, data)
+    tune_device()
+    tune_cpu(world.local_size)
+    if hp.deterministic:
+        be_deterministic(hp.model_name)
+    device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+    if state and hp.training_batch_size == AUTO_BATCH:
+        hp = with_batch_size_of(state, hp)
+    spec = agreed_spec(state, hp, data.classes) if state else None
+    if spec is None:
+        own = fit_spec(hp, data, initial.spec if initial else None) if world.leads else None
+        spec = world.from_leader(own)
+        assert spec is not None
+        if initial:
+            check_initial(initial, spec, data.classes)
     detector = build_detector(spec)
-    if hp.use_pretrained_model:
+    if initial and not state:
+        go_on_from(detector, initial)
+    elif hp.use_pretrained_model and not state:
         log.info(load_pretrained(detector, spec.name, pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(data, hp, spec, detector, device, model_dir, lines, should_stop)
+    hp = with_batch_size(hp, detector, spec, data.train, world)
+    # The fastest convolutions are looked for once for each size of views: only where there is one size.
+    torch.backends.cudnn.benchmark = not hp.deterministic and bool(spec.scaling.square) and not hp.multi_scale
+    torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
+    run = _Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
+    run.environment, run.checkpoints = environment, checkpoints
+    run.keeps_checkpoints = world.any(checkpoints is not None)
+    if state:
+        say_where(state, hp, checkpoints.name if checkpoints else "a checkpoint")
+        restore(run, state)
+        run.resumed = True
     return run.epochs()
 
 
-def make_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices."""
-    scaling = (
-        Scaling(square=hp.image_size)
-        if hp.image_size
-        else Scaling(min_size=hp.min_size, max_size=hp.max_size)
-    )
-    tiling = choose_tiling(hp, data.train.sample, scaling)
-    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, trained)
-    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
-    if anchors:
-        unit = "of the image's side" if scaling.square else "pixels"
-        log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
-    cap = hp.box_detections_per_image
-    most = int(data.train.sample.object_counts.max(initial=0))
-    if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
-        cap = 2 * most
-        log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
-    return DetectorSpec(
-        name=hp.model_name,
-        num_classes=len(data.classes),
-        scaling=scaling,
-        anchor_sizes=anchors,
-        score_threshold=hp.box_score_threshold,
-        nms_iou_threshold=hp.nms_iou_threshold,
-        detections_per_view=cap,
-        tiling=tiling,
-        stride_4_level=hp.stride_4_level,
-    )
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if hp.batch_unit == "gpu":
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            -(-hp.training_batch_size // processes) * processes,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
 
 class _Run:
@@ -149,121 +171,172 @@ class _Run:
         hp: Hyperparameters,
         spec: DetectorSpec,
         detector: Detector,
-        device: torch.device,
         model_dir: Path,
         lines: MetricLines,
         should_stop: Callable[[], bool],
+        world: World,
     ):
-        self.data, self.hp, self.spec, self.detector, self.device = data, hp, spec, detector, device
-        self.model_dir, self.lines, self.should_stop = model_dir, lines, should_stop
-        workers = default_workers() if hp.num_workers is None else hp.num_workers
+        self.data, self.hp, self.spec, self.detector = data, hp, spec, detector
+        self.model_dir, self.lines, self.should_stop, self.world = model_dir, lines, should_stop, world
+        workers = default_workers(world.local_size) if hp.num_workers is None else hp.num_workers
+        self.batch_size, self.validation_batch_size = batch_sizes(hp, world.local_size)
         self.planner = make_planner(hp, spec)
         self.loader = make_loader(
             data.train,
             spec.scaling,
-            hp.training_batch_size,
+            self.batch_size,
             workers,
             hp.seed,
             hp.min_box_visibility,
             self.planner,
             size_factors(hp, spec),
+            world,
         )
-        self.optimizer = make_optimizer(detector, hp)
-        self.scheduler = Scheduler(self.optimizer, hp, self._expected_steps())
+        view_size = spec.scaling.size_of(1, 1)
+        self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
+        dtype, reason = self.learner.precision
+        log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
-        self.accumulated = self.bad_steps = 0
-        self.trained = Trained()
-        self.saved = False
+        self.trained = Trained(hp=hp)
+        self.progress = Progress()
+        self.saved = self.resumed = False
+        self.keeps_checkpoints = False
+        self.checkpoints: Checkpoints | None = None
+        self.environment: Mapping[str, Any] = {}
 
     def epochs(self) -> Trained:
         hp = self.hp
-        for epoch in range(hp.number_of_epochs):
-            self._find_false_alarms(epoch)
-            facts = self._train_epoch(epoch)
-            self.trained.epochs.append(facts)
-            if not self.should_stop():
-                self.data.train.finish_pass()
-                self._validate(epoch, facts)
-            if self.should_stop():
-                self.trained.stopped = True
-                break
-            self.lines.progress(epoch + 1, hp.number_of_epochs)
-            if self.best.should_stop(epoch + 1):
+        for epoch in range(self.progress.epoch, hp.number_of_epochs):
+            if self.best.should_stop(epoch):
                 log.info(
-                    "no improvement in %d validations: stopping early after epoch %d", self.best.waited, epoch
+                    "no improvement in %d validations: stopping early after epoch %d",
+                    self.best.waited,
+                    epoch - 1,
                 )
                 break
+            self._epoch(epoch)
+            if self.trained.stopped:
+                self._checkpoint()
+                break
+            self.lines.progress(epoch + 1, hp.number_of_epochs)
+            every = hp.checkpoint_frequency or 1
+            last = epoch + 1 == hp.number_of_epochs or self.best.should_stop(epoch + 1)
+            if last or (epoch + 1) % every == 0:
+                self._checkpoint()
         if not self.saved:
             self._save(len(self.trained.epochs), {})
+        elif self.resumed and not self.trained.stopped:
+            self._score_saved()
         return self.trained
+
+    def _epoch(self, epoch: int) -> None:
+        """An epoch, or the rest of one that was interrupted."""
+        learns = not self.progress.trained
+        if learns:
+            if not self.progress.batches and not self._find_false_alarms(epoch):
+                self.trained.stopped = True
+                return
+            self.trained.epochs.append(self._train_epoch(epoch))
+        self.trained.stopped = self._stopping()
+        if not self.trained.stopped:
+            if learns:
+                self.data.train.finish_pass()
+            if self._validate(epoch, self.trained.epochs[-1]):
+                self.progress = Progress(epoch + 1)
+            self.trained.stopped = self._stopping()
+
+    def _checkpoint(self) -> None:
+        if self.keeps_checkpoints:
+            state = snapshot(self)
+            if self.checkpoints and state:
+                self.checkpoints.save(state)
+
+    def _stopping(self) -> bool:
+        """Whether any process has been asked to stop: all of them then stop after the same step."""
+        return self.world.any(self.should_stop())
 
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
         if isinstance(train, Stream):
-            batches = -(-(train.expected or len(train.sample)) // self.hp.training_batch_size)
+            batch = self.batch_size * self.world.size
+            batches = -(-(train.expected or len(train.sample)) // batch)
         else:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.detector.train()
+        done = self.progress
+        self.learner.begin_epoch(done.batches)
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
-        sums: dict[str, float] = {}
-        records = pixels = batches = learnt = 0
-        start = time.monotonic()
-        bar = tqdm(
-            self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=not sys.stderr.isatty()
-        )
-        for batch in bar:
+        self.loader.batch_sampler.start = done.batches  # type: ignore[attr-defined]
+        start = time.monotonic() - done.seconds
+        losses = LossMeans(done.losses, done.learnt)
+        silent = not (self.world.leads and sys.stderr.isatty())
+        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
+            if self._pipe_ended_early():
+                break
             samples = self._usable(read_batch(batch))
-            batches += 1
-            values = self._step(samples, last=batches % self.hp.gradient_accumulation_step == 0)
-            learnt += bool(values)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
-            records += len(samples)
-            pixels += sum(sample.pixels[0].numel() for sample in samples)
-            self.lines.batches(epoch, batches, records, time.monotonic() - start)
-            if self.should_stop():
+            done.batches += 1
+            losses.add(self.learner.learn(samples))
+            done.records += len(samples)
+            done.pixels += sum(sample.pixels[0].numel() for sample in samples)
+            self.lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
+            if self._stopping():
                 break
         else:
-            if batches % self.hp.gradient_accumulation_step:
-                self._update()
-            self.scheduler.end_epoch()
-        seconds = time.monotonic() - start
-        means = {name: value / learnt for name, value in sums.items()}
+            if not self._pipe_ended_early():
+                self.learner.end_epoch()
+                done.trained = True
+        done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
+        done.seconds = time.monotonic() - start
+        parts = self.world.gather(done)
+        means = means_of([(part.losses, part.learnt) for part in parts])
+        records, pixels = sum(part.records for part in parts), sum(part.pixels for part in parts)
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
-            self.lines.losses(epoch, batches, what, sum(means.values()) - what)
-        self.lines.throughput(records / seconds)
+            self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)
+        self.lines.throughput(records / done.seconds)
         return {
             "epoch": epoch,
             "losses": means,
             "records": records,
             "pixels": pixels,
-            "seconds": round(seconds, 3),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(done.seconds, 3),
+            "learning_rate": self.learner.learning_rate,
         }
 
-    def _find_false_alarms(self, epoch: int) -> None:
-        """After a third of the epochs look where the model is wrong, if negative chips come from there."""
+    def _pipe_ended_early(self) -> bool:
+        """Whether what comes from a pipe may be no whole epoch any more: it ends when the job is to stop."""
+        return isinstance(self.data.train, Stream) and self._stopping()
+
+    def _find_false_alarms(self, epoch: int) -> bool:
+        """After a third of the epochs look where the model is wrong, if negative chips come from there.
+
+        Returns:
+            Whether to go on; not when a request to stop came before all images were looked at.
+
+        """
         hp, train = self.hp, self.data.train
         if not self.planner or isinstance(train, Stream):
-            return
+            return True
         if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
-            self.planner.alarms = find_false_alarms(
+            alarms = find_false_alarms(
                 self._predictor(), train.records, train.report, hp.seed, self.should_stop
             )
+            if self._stopping():
+                return False
+            self.planner.alarms = alarms
+        return True
 
     def _predictor(self) -> Predictor:
         return Predictor(
-            self.detector,
+            self.learner.evaluated,
             self.spec.scaling,
             self.data.classes,
-            self.hp.validation_batch_size,
+            self.validation_batch_size,
             self.spec.tiling,
         )
 
@@ -273,74 +346,31 @@ class _Run:
             self.data.train.report.leave_out(key, reason)
         return samples
 
-    def _step(self, samples: list[Sample], last: bool) -> dict[str, float]:
-        """One batch forward and backward, and with ``last`` of an accumulation the optimizer's step.
-
-        Returns the losses, none where there is no sample or the loss is not finite.
-        """
-        values: dict[str, float] = {}
-        if samples:
-            moved = [_to(sample, self.device) for sample in samples]
-            losses: dict[str, Tensor] = self.detector([sample.pixels for sample in moved], moved)
-            total = torch.stack(list(losses.values())).sum()
-            if math.isfinite(float(total.detach())):
-                total.backward()
-                self.accumulated += 1
-                values = {name: float(loss.detach()) for name, loss in losses.items()}
-            else:
-                self._skip("loss")
-        if last:
-            self._update()
-        return values
-
-    def _update(self) -> None:
-        """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
-        if self.accumulated > 1:
-            for parameter in self.detector.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self.accumulated
-        norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
-        if not math.isfinite(norm):
-            self._skip("gradient")
-            self.optimizer.zero_grad()
-        elif self.accumulated:
-            self.bad_steps = 0
-        self.optimizer.step()  # changes nothing where there are no gradients
-        self.optimizer.zero_grad()
-        self.scheduler.step()
-        self.accumulated = 0
-
-    def _skip(self, what: str) -> None:
-        self.bad_steps += 1
-        log.warning("the %s is not finite: this batch is skipped", what)
-        if self.bad_steps >= MAX_BAD_STEPS:
-            raise UserError(
-                f"the {what} was not finite for {MAX_BAD_STEPS} batches in a row: the training has diverged; "
-                f"lower learning_rate (it is {self.hp.learning_rate:g}) or warm up for longer"
-            )
-
-    def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
-        """Score the model where it is due, and keep it if it is the best."""
+    def _validate(self, epoch: int, facts: dict[str, Any]) -> bool:
+        """Score the model where it is due, and keep it if it is the best; returns whether that is done."""
         hp, validation = self.hp, self.data.validation
         final = epoch + 1 == hp.number_of_epochs
         if validation is None or hp.validation_metric_type == "none":
             if final:
                 self._save(epoch, {})
-            return
+            return True
         if not final and (epoch + 1) % hp.evaluation_frequency:
-            return
+            return True
         start = time.monotonic()
+        self.world.share_buffers(self.learner.evaluated)
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            validation.one_pass(),
+            _part(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
+            partial(_gather, self.world, validation.report),
         )
+        metrics = self.world.from_leader(metrics)
         if metrics is None:
-            return
+            return False
         validation.finish_pass()
         score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
         facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
@@ -350,12 +380,54 @@ class _Run:
             self.trained.best = metrics
             self.trained.scored = scored[0] if scored else None
             self._save(epoch, {"epoch": epoch, **metrics})
+        return True
+
+    def _score_saved(self) -> None:
+        """Find what the report shows, where the model that was kept is older than the resumed part."""
+        validation = self.data.validation
+        if self.trained.scored or not self.trained.best or not self.world.leads:
+            return
+        if not isinstance(validation, Split):
+            return
+        log.info("the best model is of an epoch before the interruption: it is scored again for the report")
+        predictor = Predictor.load(self.model_dir)
+        predictor.batch_size = self.hp.validation_batch_size
+        scored: list[Scored] = []
+        facts = validation.report, self.hp.validation_iou_threshold
+        evaluate(predictor, validation.one_pass(), *facts, self.should_stop, scored.append)
+        self.trained.scored = scored[0] if scored else None
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
-        hyperparameters = self.hp.model_dump(mode="json")
-        artifact = Artifact(self.detector, self.spec, self.data.classes, hyperparameters, metrics)
-        artifact.save(self.model_dir, f"model-{epoch:04d}")
         self.saved = True
+        if self.world.leads:
+            hyperparameters = self.hp.model_dump(mode="json")
+            facts = hyperparameters, metrics, self.environment
+            artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, *facts)
+            artifact.save(self.model_dir, f"model-{epoch:04d}")
+
+
+def _part(split: Split | Stream) -> Iterable[Record]:
+    """The records that this process validates on; a pipe has the host's already."""
+    records = split.one_pass()
+    return (
+        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
+    )
+
+
+def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
+    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
+    if world.size == 1:
+        return scored
+    parts = world.gather((scored, dict(report.left_out)))
+    found = [part for part, _ in parts if part is not None]
+    if len(found) < len(parts) or not world.leads:
+        return None
+    for _, left_out in parts:
+        for key, reason in left_out.items():
+            report.leave_out(key, reason)
+    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 def test(
@@ -370,8 +442,3 @@ def test(
     predictor = Predictor.load(model_dir)
     predictor.batch_size = hp.validation_batch_size
     return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)
-
-
-def _to(sample: Sample, device: torch.device) -> Sample:
-    tensors = (sample.pixels, sample.boxes, sample.labels, sample.ignored)
-    return Sample(*(tensor.to(device, non_blocking=True) for tensor in tensors))

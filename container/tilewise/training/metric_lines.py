@@ -15,11 +15,12 @@ class MetricLines:
 
     Args:
         host: this host's name, as SageMaker gives it.
+        silent: whether nothing is printed: one process does for all.
 
     """
 
-    def __init__(self, host: str):
-        self.host = host
+    def __init__(self, host: str, silent: bool = False):
+        self.host, self.silent = host, silent
         self._last_line = time.monotonic()
 
     def batches(self, epoch: int, batches: int, records: int, seconds: float) -> None:
@@ -28,7 +29,7 @@ class MetricLines:
             return
         self._last_line = time.monotonic()
         speed = records / seconds
-        _print(
+        self._print(
             f"Epoch: {epoch:4}, batches: {batches:6}, num_examples: {records:6}, {speed:.1f} samples/sec, "
             f"epoch time so far: {seconds:.0f} s"
         )
@@ -36,45 +37,44 @@ class MetricLines:
     def losses(self, epoch: int, batches: int, what: float, where: float) -> None:
         """The mean losses of an epoch: of the classes, and of the boxes."""
         start = f"#quality_metric: host={self.host}, epoch={epoch}, batch={batches} train"
-        _print(f"{start} cross_entropy <loss>=({what:.6f})")
-        _print(f"{start} smooth_l1 <loss>=({where:.6f})")
+        self._print(f"{start} cross_entropy <loss>=({what:.6f})")
+        self._print(f"{start} smooth_l1 <loss>=({where:.6f})")
 
     def throughput(self, records_per_second: float) -> None:
         """Training images a second."""
-        _print(
+        self._print(
             f"#throughput_metric: host={self.host}, train throughput={records_per_second:.2f} records/second"
         )
 
     def validation(self, epoch: int, score: float, metrics: dict[str, Any]) -> None:
         """The score that chooses the model, then all figures and each class's."""
-        _print(f"#quality_metric: host={self.host}, epoch={epoch}, validation mAP <score>=({score:.6f})")
-        _print_figures("validation", metrics)
+        self._print(f"#quality_metric: host={self.host}, epoch={epoch}, validation mAP <score>=({score:.6f})")
+        self._print_figures("validation", metrics)
 
     def test(self, metrics: dict[str, Any]) -> None:
         """The figures of the saved model on the test channel."""
-        _print(f"#quality_metric: host={self.host}, test mAP <score>=({metrics['VOC']['mAP']:.6f})")
-        _print_figures("test", metrics)
+        self._print(f"#quality_metric: host={self.host}, test mAP <score>=({metrics['VOC']['mAP']:.6f})")
+        self._print_figures("test", metrics)
 
     def best(self, score: float) -> None:
         """A model was saved."""
-        _print(f"Updating the best model with validation-mAP={score:.6f}")
+        self._print(f"Updating the best model with validation-mAP={score:.6f}")
 
     def progress(self, done: int, epochs: int) -> None:
         """The share of the epochs that is done."""
-        _print(f"#progress_metric: host={self.host}, completed {100 * done // epochs} % of epochs")
+        self._print(f"#progress_metric: host={self.host}, completed {100 * done // epochs} % of epochs")
 
+    def _print_figures(self, channel: str, metrics: dict[str, Any]) -> None:
+        names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
+        figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in names)
+        self._print(f"{channel}: {figures}, VOC mAP {metrics['VOC']['mAP']:.4f}")
+        by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
+        self._print(f"{channel} AP by class: {by_class}")
 
-def _print_figures(channel: str, metrics: dict[str, Any]) -> None:
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in names)
-    _print(f"{channel}: {figures}, VOC mAP {metrics['VOC']['mAP']:.4f}")
-    by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
-    _print(f"{channel} AP by class: {by_class}")
+    def _print(self, line: str) -> None:
+        if not self.silent:
+            print(line, flush=True)
 
 
 def _figure(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

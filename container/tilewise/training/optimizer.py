@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -7,20 +9,44 @@ from tilewise.hyperparameters import Hyperparameters
 
 
 def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimizer:
-    """The optimizer that the hyperparameters name; biases and normalisation layers do not decay."""
+    """The optimizer that the hyperparameters name; biases and normalisation layers do not decay.
+
+    SGD, Adam and AdamW change all weights in one pass over them ("fused"), and on a GPU know by themselves
+    when a step is to be skipped.
+    """
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": hp.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": hp.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     rate = hp.learning_rate
     betas = (hp.beta1, hp.beta2)
     match hp.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, rate, hp.momentum, nesterov=hp.nesterov and hp.momentum > 0)
+            return _with_momentum(
+                torch.optim.SGD(
+                    groups, rate, hp.momentum, nesterov=hp.nesterov and hp.momentum > 0, fused=True
+                )
+            )
         case "adam":
-            return torch.optim.Adam(groups, rate, betas, amsgrad=hp.ams_gradient)
+            return torch.optim.Adam(groups, rate, betas, amsgrad=hp.ams_gradient, fused=True)
         case "adamw":
-            return torch.optim.AdamW(groups, rate, betas, amsgrad=hp.ams_gradient)
+            return torch.optim.AdamW(groups, rate, betas, amsgrad=hp.ams_gradient, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(groups, rate, momentum=hp.momentum)
         case "adadelta":
             return torch.optim.Adadelta(groups, rate)
+
+
+def _with_momentum(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+    """SGD whose momentum begins at zero, which gives the same first step.
+
+    PyTorch's fused one takes memory as it finds it for the first step, and leaves it so where that step is
+    skipped: the second then begins with whatever lay there.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -1,0 +1,109 @@
+"""`train`'s own loop on a data set, a few batches at a time, and the bare step beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
+
+from lay_out import find_coco_files  # noqa: E402
+from tilewise.data.annotations import Report, make_records  # noqa: E402
+from tilewise.data.channel import DataSet, Split  # noqa: E402
+from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
+from tilewise.models.build import build_detector  # noqa: E402
+from tilewise.training import loop  # noqa: E402
+from tilewise.training.fit_spec import fit_spec  # noqa: E402
+from tilewise.training.loader import read_batch  # noqa: E402
+from tilewise.training.metric_lines import MetricLines  # noqa: E402
+from tilewise.training.move import to_device  # noqa: E402
+from tilewise.training.resume import Progress  # noqa: E402
+from tilewise.training.world import ALONE  # noqa: E402
+
+
+def read_data(folder: Path) -> DataSet:
+    """The training images of ``folder/train.json`` (COCO) in ``folder/images``."""
+    content = read_coco(find_coco_files(folder)[0], Folder(folder / "images"))
+    report = Report("train")
+    records = make_records(content.examples, report)
+    count = 1 + max(int(record.labels.max(initial=0)) for record in records)
+    return DataSet(tuple(f"class {label}" for label in range(count)), Split(records, report), None)
+
+
+class TrainSpeed:
+    """A training job without its beginning and its end.
+
+    Args:
+        data: to train on.
+        raw: the job's hyperparameters.
+        ready: so many batches are kept for the bare step.
+
+    """
+
+    def __init__(self, data: DataSet, raw: dict[str, Any], ready: int = 4):
+        torch.manual_seed(0)
+        hp = parse_hyperparameters({"use_pretrained_model": 0, "number_of_epochs": 1000} | raw)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        spec = fit_spec(hp, data)
+        detector = build_detector(spec)
+        detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
+        folder = Path(tempfile.gettempdir())
+        lines = MetricLines("benchmark")
+        self.job = loop._Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
+        self.device, self.hp, self.detector = device, hp, detector
+        self.ready = [to_device(read_batch(batch)[0], device) for batch in islice(self.job.loader, ready)]
+        self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(
+            map(len, self.ready)
+        )
+        self._epoch = 0
+
+    def loop(self, batches: int) -> tuple[int, float]:
+        """Images and seconds of so many batches of `train`'s loop, loading and losses' means included."""
+        left = iter(range(batches - 1))
+        self.job.should_stop = lambda: next(left, None) is None
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(sys.stderr):
+            self.job.progress = Progress(self._epoch)
+            facts = self.job._train_epoch(self._epoch)
+        self._epoch += 1
+        return int(facts["records"]), time.perf_counter() - start
+
+    def bare(self, batches: int) -> tuple[int, float]:
+        """The same of forward, backward and the optimizer alone, on tensors that are there."""
+        learner, images = self.job.learner, 0
+        dtype = learner.precision.dtype
+        self.detector.train()
+        wait(self.device)
+        start = time.perf_counter()
+        for samples in islice(cycle(self.ready), batches):
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                losses = self.detector([each.pixels for each in samples], samples)
+            assert isinstance(losses, dict)
+            torch.stack(list(losses.values())).sum().backward()
+            learner.optimizer.step()
+            learner.optimizer.zero_grad()
+            images += len(samples)
+        wait(self.device)
+        return images, time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def device_name() -> str:
+    """The GPU, or the CPU's threads."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"

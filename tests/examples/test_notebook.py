@@ -1,0 +1,122 @@
+"""examples/images_to_endpoint.ipynb, cell by cell, with moto's server in place of AWS: nothing is trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "examples" / "images_to_endpoint.ipynb"
+SDK_PYTHON = ROOT / ".venv-sdk" / "bin" / "python"
+RUN_CELLS = """
+import json, os, sys
+import sagemaker.session
+# The SDK names the address of AWS's identities itself, and no variable changes it.
+sagemaker.session.sts_regional_endpoint = lambda region: os.environ["AWS_ENDPOINT_URL"]
+sagemaker.session.Session.wait_for_endpoint.__defaults__ = (1, False)  # looks every second, not every 30
+names = {}
+for number, source in enumerate(json.load(open(sys.argv[1]))):
+    exec(compile(source, f"cell {number}", "exec"), names)
+    if number == 0:
+        names |= json.loads(sys.argv[2])
+names["shown"].save(sys.argv[3])
+"""
+
+
+FOUND = {"prediction": [[0.0, 0.9, 0.25, 0.25, 0.75, 0.75], [0.0, 0.1, 0.0, 0.0, 1.0, 1.0]]}
+
+
+def cells() -> list[str]:
+    notebook = json.loads(NOTEBOOK.read_text())
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_notebook__has_no_outputs() -> None:
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+@pytest.mark.skipif(not SDK_PYTHON.exists(), reason="no SageMaker SDK here: bash tests/image/setup_sdk.sh")
+def test_notebook__uploads_trains_deploys_and_draws_what_is_found(
+    tmp_path: Path, aws: dict[str, str], runtime: tuple[str, list[bytes]]
+) -> None:
+    for channel in ("train", "validation"):
+        (tmp_path / "data" / channel).mkdir(parents=True)
+        Image.new("RGB", (80, 60), (0, 0, 90)).save(tmp_path / "data" / channel / "0.jpg")
+    chosen = {
+        "data": str(tmp_path / "data"),
+        "picture": str(tmp_path / "data" / "validation" / "0.jpg"),
+        "role": "arn:aws:iam::111111111111:role/sagemaker",
+    }
+    (tmp_path / "cells").write_text(json.dumps(cells()))
+    command = [str(SDK_PYTHON), "-c", RUN_CELLS, str(tmp_path / "cells"), json.dumps(chosen)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "shown.png")],
+        env={**aws, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": runtime[0]} | no_telemetry(tmp_path),
+        cwd=NOTEBOOK.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    assert runtime[1] == [(tmp_path / "data" / "validation" / "0.jpg").read_bytes()]
+    sagemaker, s3 = client(aws, "sagemaker"), client(aws, "s3")
+    (job,) = sagemaker.list_training_jobs()["TrainingJobSummaries"]
+    described = sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+    assert described["HyperParameters"]["model_name"].strip('"') == "fasterrcnn_resnet50_fpn"
+    assert described["EnableManagedSpotTraining"] and described["EnableNetworkIsolation"]
+    assert {channel["ChannelName"] for channel in described["InputDataConfig"]} == {"train", "validation"}
+    for channel in described["InputDataConfig"]:
+        bucket, _, prefix = channel["DataSource"]["S3DataSource"]["S3Uri"][5:].partition("/")
+        assert s3.get_object(Bucket=bucket, Key=f"{prefix}/0.jpg")["ContentLength"] > 0
+    assert sagemaker.list_endpoints()["Endpoints"] == [] and sagemaker.list_models()["Models"] == []
+    with Image.open(tmp_path / "shown.png") as picture:
+        assert picture.getpixel((20, 30)) == (255, 0, 0), "the box is not drawn"
+        assert picture.getpixel((0, 30)) != (255, 0, 0), "the box below the threshold is drawn"
+
+
+def client(aws: dict[str, str], service: str) -> Any:
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    return boto3.client(service, endpoint_url=aws["AWS_ENDPOINT_URL"], **keys)
+
+
+@pytest.fixture
+def runtime() -> Iterator[tuple[str, list[bytes]]]:
+    """The address of all endpoints, and the images that they were asked about; moto's take text only."""
+    asked: list[bytes] = []
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.headers["Content-Type"] == "image/jpeg"
+            asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(FOUND).encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endpoint) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def no_telemetry(folder: Path) -> dict[str, str]:
+    config = folder / "sagemaker.yaml"
+    config.write_text("SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n")
+    environ = {"SAGEMAKER_USER_CONFIG_OVERRIDE": str(config), "SAGEMAKER_SUPPRESS_V2_WARNING": "1"}
+    return environ | {"PATH": os.environ["PATH"], "PYTHONPATH": "", "AWS_EC2_METADATA_DISABLED": "true"}

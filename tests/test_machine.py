@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tilewise import machine
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_cpu_quota__both_versions(cgroup: Path, files: dict[str, str], cores: float | None) -> None:
+    fill(cgroup, files)
+    assert machine.cpu_quota() == cores
+
+
+def test_available_cores__quota_rounds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: set(range(16)))
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    assert machine.available_cores() == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "3000000\n", "memory.current": "1000000\n"}, 2_000_000),
+        ({"memory.max": "max\n", "memory.current": "1000000\n"}, 8192 * 1024),
+        ({"memory.max": "99000000000\n", "memory.current": "1000000\n"}, 8192 * 1024),
+        ({"memory.max": "1000\n", "memory.current": "2000\n"}, 0),
+        ({"memory/memory.limit_in_bytes": "5000\n", "memory/memory.usage_in_bytes": "1000\n"}, 4000),
+        ({}, 8192 * 1024),
+    ],
+)
+def test_available_memory__is_what_the_container_leaves(
+    cgroup: Path, files: dict[str, str], left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cgroup / "meminfo").write_text("MemTotal: 16384 kB\nMemAvailable: 8192 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", cgroup / "meminfo")
+    fill(cgroup, files)
+    assert machine.available_memory() == left

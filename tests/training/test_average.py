@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from tilewise.models.detector import Detector
+from tilewise.training.average import WeightAverage
+from torch import nn
+
+
+def make_detector() -> Detector:
+    torch.manual_seed(0)
+    return Detector(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), background=False)
+
+
+def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
+    detector = make_detector()
+    average = WeightAverage(detector, 0.9998)
+    first = detector.network[0].weight.detach().clone()  # type: ignore[index]
+    with torch.no_grad():
+        for parameter in detector.parameters():
+            parameter.add_(1)
+    norm = detector.network[1]  # type: ignore[index]
+    norm.running_mean.fill_(3.0)
+    norm.num_batches_tracked.fill_(7)
+    average.update()
+    kept = 0.9998 * (1 - math.exp(-1 / 2000))
+    torch.testing.assert_close(average.detector.network[0].weight, first + (1 - kept))  # type: ignore[index]
+    torch.testing.assert_close(
+        average.detector.network[1].running_mean,  # type: ignore[index]
+        torch.full((2,), (1 - kept) * 3.0),
+    )
+    assert average.detector.network[1].num_batches_tracked == 7  # type: ignore[index]
+    average.steps = 10**6
+    before = average.detector.network[0].weight.clone()  # type: ignore[index]
+    average.update()
+    drift = (average.detector.network[0].weight - before) / (first + 1 - before)  # type: ignore[index]
+    torch.testing.assert_close(drift, torch.full_like(drift, 0.0002), rtol=0.3, atol=0)
+
+
+def test_average__is_not_trained() -> None:
+    average = WeightAverage(make_detector(), 0.9)
+    assert not any(parameter.requires_grad for parameter in average.detector.parameters())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tilewise.training import precision
+from tilewise.training.precision import choose_precision
+from torch import nn
+
+DENSE, DEPTHWISE = nn.Conv2d(4, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4))
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((6, 1), torch.float32),  # P40
+        ((7, 0), torch.float16),  # V100
+        ((7, 5), torch.float16),  # T4
+        ((8, 0), torch.bfloat16),  # A100
+        ((8, 6), torch.bfloat16),  # A10G
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_auto__on_a_gpu_is_what_its_tensor_cores_have(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    chosen = choose_precision("auto", torch.device("cuda"), DEPTHWISE)
+    assert chosen.dtype == dtype
+    assert chosen.scaled == (dtype == torch.float16)
+    assert f"capability {capability[0]}.{capability[1]}" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "network", "dtype"),
+    [
+        ("fpu avx512f avx512_bf16", DENSE, torch.bfloat16),
+        ("fpu amx_bf16 amx_tile", DENSE, torch.bfloat16),
+        ("fpu avx2 avx512f", DENSE, torch.float32),
+        ("fpu avx512_bf16", DEPTHWISE, torch.float32),
+        ("fpu avx512_bf16", nn.Linear(2, 2), torch.float32),
+    ],
+)
+def test_auto__on_a_cpu_is_bf16_only_where_it_is_fast(
+    flags: str, network: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "_cpu_facts", lambda: ["model name : x", f"flags\t\t: {flags}"])
+    assert choose_precision("auto", torch.device("cpu"), network).dtype == dtype
+
+
+def test_wanted__is_taken_with_a_warning_where_it_is_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "_cpu_facts", list)
+    assert choose_precision("fp32", torch.device("cpu"), DENSE).dtype == torch.float32
+    assert not caplog.text
+    assert choose_precision("bf16", torch.device("cpu"), DENSE).dtype == torch.bfloat16
+    assert "precision=bf16: this CPU is not fast with it" in caplog.text

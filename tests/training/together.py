@@ -1,0 +1,169 @@
+"""What the processes of ``test_launch.py`` do: ``together.py WHAT FOLDER``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tilewise.errors import UserError
+from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.platform import failure_sentence
+from tilewise.training.hand_out import HandOut, Receiver
+from tilewise.training.launch import die_with_parent, report_failure
+from tilewise.training.learner import Learner
+from tilewise.training.world import World, connect_store, join_world
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+from torch import nn
+
+FAMILIES = {
+    "ssdlite_mobilenet_v3_large": Scaling(square=128),
+    "yolox_nano": Scaling(square=128),
+    "gfl_resnet18_fpn": Scaling(min_size=96, max_size=128),
+    "retinanet_resnet50_fpn": Scaling(min_size=64, max_size=64),
+    "fcos_resnet50_fpn": Scaling(min_size=64, max_size=64),
+    "fasterrcnn_resnet18_fpn": Scaling(min_size=64, max_size=64),
+}
+SAME_LOSS = ("ssdlite_mobilenet_v3_large", "yolox_nano", "gfl_resnet18_fpn")
+"""Their losses are divided by counts over all processes, and draw nothing at random."""
+
+
+def make_learner(name: str, world: World) -> Learner:
+    """A detector whose normalisation layers stay as they are: their statistics are each process's own."""
+    scaling = FAMILIES[name]
+    # in bfloat16 the sums of two halves differ from that of the whole
+    given = {"model_name": name, "learning_rate_scheduler": "step", "precision": "fp32"}
+    hp = parse_hyperparameters(given)
+    torch.manual_seed(0)
+    spec = DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 100)
+    detector: Detector = build_detector(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    detector.frozen_norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    return Learner(detector, hp, 10, scaling.size_of(1, 1), world)
+
+
+def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:
+    """A batch of four images with 3, 0, 1 and 2 objects."""
+    width, height = FAMILIES[name].size_of(1, 1)
+    generator = torch.Generator().manual_seed(1)
+    samples = []
+    for count in objects:
+        corners = torch.rand(count, 2, generator=generator) * 0.5 * width
+        boxes = torch.cat([corners, corners + 0.3 * width], dim=1)
+        pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(2, (count,), generator=generator)
+        samples.append(Sample(pixels, boxes, labels, torch.zeros(count, dtype=torch.bool)))
+    return samples
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """The parameters."""
+    return {name: each.detach().clone() for name, each in learner.detector.network.named_parameters()}
+
+
+def learn(world: World, folder: Path) -> None:
+    """Two steps on a process's half of a batch: the weights, and the mean of the losses."""
+    found = {}
+    for name in SAME_LOSS:
+        learner, samples = make_learner(name, world), make_samples(name)
+        learner.begin_epoch()
+        for _ in range(2):
+            losses = learner.learn(samples[world.rank :: world.size])
+        total = sum(world.gather(float(sum(losses.values())))) / world.size
+        found[name] = (weights(learner), total)
+    torch.save(found, folder / f"learnt-{world.rank}.pt")
+    if world.size > 1:
+        blank(world, folder)
+
+
+def blank(world: World, folder: Path) -> None:
+    """Steps where a process has no image, or none with an object, and one with a loss that is not finite."""
+    found = {}
+    for name in FAMILIES:
+        learner, samples = make_learner(name, world), make_samples(name)
+        learner.begin_epoch()
+        learner.learn(samples[:2] if world.leads else [])
+        learner.learn(make_samples(name, (0, 0)) if world.leads else samples[:2])
+        learner.learn([] if world.leads else samples[2:])
+        before = weights(learner)
+        broken = learner.detector.register_forward_hook(
+            lambda module, inputs, losses: {key: value * torch.nan for key, value in losses.items()}
+        )
+        if not world.leads:
+            broken.remove()
+        learner.learn(samples[:2])
+        found[name] = (before, weights(learner))
+    torch.save(found, folder / f"blank-{world.rank}.pt")
+
+
+def messages(world: World, folder: Path) -> None:
+    """All that a World says."""
+    assert world.any(world.rank == 1) and not world.any(False)
+    assert world.largest(10 + world.rank) == 11
+    assert world.gather(world.rank) == [0, 1]
+    assert world.from_leader({"rank": world.rank}) == {"rank": 0}
+    assert world.any_host(True) and world.host == 0 and world.hosts == 1
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean.fill_(world.rank + 5)  # type: ignore[union-attr]
+    world.share_buffers(norm)
+    assert norm.running_mean.tolist() == [5, 5]  # type: ignore[union-attr]
+    assert world.folder is not None
+    if world.leads:
+        hand_out = HandOut(world.folder / "a.socket", world.size)
+        hand_out.send(1, "batch")
+        hand_out.close()
+    else:
+        try:
+            Receiver(world.folder / "a.socket", world.rank).receive()
+        except UserError as error:
+            (folder / "received").write_text(str(error))
+
+
+def user_error(world: World, folder: Path) -> None:
+    """One process finds the data wanting; the others wait for it."""
+    if world.rank == 1:
+        raise UserError("image café.jpg is damaged")
+    world.wait()
+
+
+def killed(world: World, folder: Path) -> None:
+    """One process is killed, as when memory is used up; the other waits, deaf and blind."""
+    if world.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def terminated(world: World, folder: Path) -> None:
+    """All wait for SIGTERM."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    (folder / f"ready-{world.rank}").touch()
+    while not world.any(bool(asked)):
+        time.sleep(0.05)
+    (folder / f"stopped-{world.rank}").touch()
+
+
+def main() -> int:
+    """As ``train`` does, with another job."""
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    die_with_parent()
+    torch.set_num_threads(1)
+    world = join_world()
+    try:
+        globals()[what](world, folder)
+        world.wait()
+    except BaseException as error:
+        print(report_failure(connect_store(), failure_sentence(error)), file=sys.stderr)
+        return 1
+    world.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
