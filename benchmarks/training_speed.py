@@ -27,6 +27,7 @@ from tilewise.training.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.loader import read_batch  # noqa: E402
 from tilewise.training.metric_lines import MetricLines  # noqa: E402
 from tilewise.training.move import to_device  # noqa: E402
+from tilewise.training.resume import Progress  # noqa: E402
 from tilewise.training.world import ALONE  # noqa: E402
 
 
@@ -73,6 +74,7 @@ class TrainSpeed:
         self.job.should_stop = lambda: next(left, None) is None
         start = time.perf_counter()
         with contextlib.redirect_stdout(sys.stderr):
+            self.job.progress = Progress(self._epoch)
             facts = self.job._train_epoch(self._epoch)
         self._epoch += 1
         return int(facts["records"]), time.perf_counter() - start

@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Local Mode wants one, and uses none
 
@@ -34,6 +36,10 @@ def main() -> int:
         parser.add_argument(name, metavar=name.upper(), type=Path)
     parser.add_argument("hyperparameters", metavar="name=value", nargs="*")
     parser.add_argument("--port", type=int, default=8080, help="of the endpoint (default 8080)")
+    parser.add_argument("--instances", type=int, default=1, help="of training (default 1)")
+    parser.add_argument(
+        "--more-epochs", type=int, help="of a second job, which goes on from the first's model"
+    )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     (out / "answers").mkdir(parents=True, exist_ok=True)
@@ -41,18 +47,30 @@ def main() -> int:
     settings = {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
     session.config = {"local": settings}
 
-    estimator = Estimator(
-        image_uri=arguments.image,
-        role="arn:aws:iam::111111111111:role/local",  # with a slash the SDK does not ask IAM for it
-        instance_count=1,
-        instance_type="local",  # local_gpu uses this machine's GPU
-        output_path=f"file://{out}",
-        hyperparameters=HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters),
-        sagemaker_session=session,
-    )
-    channels = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
-    estimator.fit({folder.name: TrainingInput(f"file://{folder}") for folder in channels})
+    hyperparameters = HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    job: dict[str, Any] = {
+        "image_uri": arguments.image,
+        "role": "arn:aws:iam::111111111111:role/local",  # with a slash the SDK does not ask IAM for it
+        "instance_type": "local",  # local_gpu uses this machine's GPU
+        "output_path": f"file://{out}",
+        "sagemaker_session": session,
+    }
+    folders = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
+    channels = {folder.name: TrainingInput(f"file://{folder}") for folder in folders}
+    estimator = Estimator(instance_count=arguments.instances, hyperparameters=hyperparameters, **job)
+    estimator.fit(channels)
     print(f"fit: {estimator.model_data}")
+    if arguments.more_epochs:
+        before = out / "before"
+        before.mkdir(exist_ok=True)
+        shutil.copy(out / "model.tar.gz", before)  # which the second job writes anew
+        hyperparameters |= {"number_of_epochs": arguments.more_epochs}
+        # model_uri becomes the channel `model`
+        estimator = Estimator(
+            instance_count=1, hyperparameters=hyperparameters, model_uri=f"file://{before}", **job
+        )
+        estimator.fit(channels)
+        print(f"fit again: {estimator.model_data}")
 
     predictor = estimator.deploy(
         initial_instance_count=1,

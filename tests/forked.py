@@ -1,8 +1,7 @@
 """Python scripts in processes that have imported PyTorch already, which otherwise takes them seconds.
 
-A test's processes are forked, by multiprocessing's fork server, from one that has imported it and done
-nothing else. The rest is as with :class:`subprocess.Popen`: a process, an exit code, signals, output of a file
-descriptor.
+Multiprocessing's fork server forks a test's processes from one that has imported it and done nothing else.
+The rest is as with :class:`subprocess.Popen`: a process, an exit code, signals, a file descriptor for output.
 """
 
 from __future__ import annotations

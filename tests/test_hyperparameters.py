@@ -56,6 +56,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "evaluation_frequency": (1, 1, 1),
     "checkpoint_frequency": (None, None, None),
     "checkpoint_run_id": (None, None, None),
+    "deterministic": (False, False, False),
     "stride_4_level": (False, False, False),
     "layers_to_freeze": (None, None, None),
     "freeze_layer_pattern": (None, None, None),
@@ -705,37 +706,16 @@ def test_stride_4_level__only_where_there_is_a_pyramid() -> None:
     assert not parse_hyperparameters({"model_name": "yolox_s", "stride_4_level": "0"}).stride_4_level
 
 
-# Not in this version
+# Checkpoints
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        (
-            "checkpoint_frequency",
-            "2",
-            "2: keeping more than the best epoch is not available in this version; leave it out",
-        ),
-        (
-            "checkpoint_run_id",
-            "a1",
-            "'a1': starting from another run is not available in this version; leave it out",
-        ),
-    ],
-)
-def test_later__refused(name: str, text: str, message: str) -> None:
-    assert problems({name: text}) == f"{name}={message}"
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("checkpoint_frequency", "None"),
-    ],
-)
-def test_later__accepted_where_it_has_no_effect(name: str, text: str) -> None:
-    parsed = parse_hyperparameters({name: text})
-    assert getattr(parsed, name) == getattr(parse_hyperparameters({}), name)
+def test_checkpoints__as_azure_writes_them() -> None:
+    parsed = parse_hyperparameters({"checkpoint_frequency": "2", "checkpoint_run_id": "a1"})
+    assert (parsed.checkpoint_frequency, parsed.checkpoint_run_id) == (2, "a1")
+    assert parse_hyperparameters({"checkpoint_frequency": "None"}).checkpoint_frequency is None
+    assert problems({"checkpoint_frequency": "0"}) == (
+        "checkpoint_frequency=0: must be a whole number, at least 1"
+    )
 
 
 # Views
@@ -871,7 +851,7 @@ def test_views__wrong_values(name: str, text: str) -> None:
 
 def test_problems__all_at_once_in_order() -> None:
     raw = {
-        "checkpoint_frequency": "2",
+        "checkpoint_frequency": "0",
         "learning_rate": "3",
         "epoch": "5",
         "number_of_epochs": "5",
@@ -881,8 +861,7 @@ def test_problems__all_at_once_in_order() -> None:
         "num_training_samples": "9",
     }
     assert problems(raw).split("; ") == [
-        "checkpoint_frequency=2: keeping more than the best epoch is not available in this version",
-        "leave it out",
+        "checkpoint_frequency=0: must be a whole number, at least 1",
         "learning_rate=3: must be greater than 0 and at most 1",
         "epoch=5: unknown hyperparameter (did you mean epochs?)",
         "number_of_epochs=5 and epochs=6 disagree: give one of them",

@@ -205,3 +205,18 @@ def test_stop_request__on_sigterm() -> None:
         "SIGTERM received: finishing the step, then leaving with the best model so far",
         "stopping",
     ]
+
+
+def test_checkpoint_dir__only_where_the_job_wants_checkpoints(base: Path) -> None:
+    assert platform.checkpoint_dir() is None
+    config = base / "input" / "config" / "checkpointconfig.json"
+    config.write_text(json.dumps({"S3Uri": "s3://bucket/a", "LocalPath": "/opt/ml/checkpoints"}))
+    assert platform.checkpoint_dir() == base / "checkpoints"
+    config.write_text(json.dumps({"S3Uri": "s3://bucket/a", "LocalPath": "/somewhere/else"}))
+    assert platform.checkpoint_dir() == Path("/somewhere/else")
+    for text in ("{", "[]", "{}"):
+        config.write_text(text)
+        assert platform.checkpoint_dir() == base / "checkpoints"
+    config.unlink()
+    (base / "checkpoints").mkdir()
+    assert platform.checkpoint_dir() == base / "checkpoints"

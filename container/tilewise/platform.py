@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -13,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 from tilewise.errors import UserError
+
+log = logging.getLogger(__name__)
 
 FAILURE_LIMIT = 1024
 """SageMaker shows this many characters of ``/opt/ml/output/failure`` as the job's FailureReason."""
@@ -35,6 +38,30 @@ def model_dir() -> Path:
 def output_data_dir() -> Path:
     """The folder that SageMaker packs as ``output.tar.gz`` after training."""
     return base_dir() / "output" / "data"
+
+
+def checkpoint_dir() -> Path | None:
+    """The folder that SageMaker mirrors to S3 while a job runs, and fills again when the job is restarted.
+
+    None where a job wants no checkpoints: then there is neither that folder nor ``checkpointconfig.json``.
+    """
+    usual = Path("/opt/ml/checkpoints")
+    config = base_dir() / "input" / "config" / "checkpointconfig.json"
+    given: object = None
+    if config.is_file():
+        try:
+            given = json.loads(config.read_text(encoding="utf-8")).get("LocalPath")
+        except (ValueError, AttributeError, OSError):
+            log.warning("%s cannot be read: checkpoints are kept where they usually are", config)
+    if isinstance(given, str) and given and Path(given) != usual:
+        return Path(given)
+    folder = base_dir() / "checkpoints"
+    return folder if config.is_file() or folder.is_dir() else None
+
+
+def job_name() -> str:
+    """What the job is called, as SageMaker says in its environment; "" elsewhere."""
+    return os.environ.get("TRAINING_JOB_NAME", "")
 
 
 @dataclass(frozen=True)

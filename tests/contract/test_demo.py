@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
+import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
+from tilewise.commands import evaluate
 
-DEMO = Path(__file__).resolve().parents[2] / "local_test" / "demo.sh"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "local_test"))
+
+from demo_job import demo_hyperparameters  # noqa: E402
+from lay_out import lay_out_job  # noqa: E402
+from wait_for_ping import wait_for_ping  # noqa: E402
+
+DEMO = ROOT / "local_test" / "demo.sh"
 
 
 def write_squares(folder: Path, train: int = 24, val: int = 4) -> None:
@@ -37,11 +49,15 @@ def write_squares(folder: Path, train: int = 24, val: int = 4) -> None:
         (folder / f"{split}.json").write_text(json.dumps(content))
 
 
-def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environ = os.environ | {"PORT": str(port), "RUN": str(tmp_path / "run")}
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
+    environ = os.environ | {"PORT": str(free_port()), "RUN": str(tmp_path / "run")}
     command = ["bash", str(DEMO), *arguments]
     done = subprocess.run(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400
@@ -66,20 +82,43 @@ def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp
     assert (tmp_path / "run" / "model.tar.gz").stat().st_size > 1_000_000
 
 
-def test_demo__azures_tiles_are_trained_with_and_the_endpoint_gives_the_logged_map(tmp_path: Path) -> None:
+def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As demo.sh goes the way, but in processes that have imported PyTorch already."""
     write_squares(tmp_path / "data", train=12)
-    chosen = ["image_size=128", "tile_grid_size=3x2", "training_batch_size=4"]
-    chosen += ["number_of_epochs=10", "evaluation_frequency=10"]
-    code, output = run_demo(tmp_path, "--data", str(tmp_path / "data"), *chosen)
-    assert code == 0, output
+    chosen = {"image_size": "128", "tile_grid_size": "3x2", "training_batch_size": "4"}
+    chosen |= {"number_of_epochs": "10", "evaluation_frequency": "10"}
+    base = tmp_path / "ml"
+    lay_out_job(tmp_path / "data", base, demo_hyperparameters(12, chosen))
+    port = free_port()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | {
+        "SAGEMAKER_BASE_DIR": str(base),
+        "PATH": path,
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+    }
+    with Forked(ROOT / "train", environ, tmp_path) as train:
+        output, _ = train.communicate(timeout=300)
+    assert train.returncode == 0, output
     assert "each image is seen as the whole image and 3x2 tiles with an overlap of 0.25" in output
-    pairs = re.findall(r"^(AP\d*): logged (\S+), from the endpoint's answers (\S+)$", output, re.MULTILINE)
-    assert [name for name, _, _ in pairs] == ["AP", "AP50"], output
-    for name, logged, answered in pairs:
-        assert float(answered) == pytest.approx(float(logged), abs=0.005), name
-    assert float(pairs[1][1]) > 0.1, "the detector has learnt nothing, so the figures say little"
-    detector = json.loads((tmp_path / "run" / "opt_ml" / "model" / "model.json").read_text())["detector"]
-    assert detector["tiling"]["grid"] == [3, 2]
+    model = json.loads((base / "model" / "model.json").read_text())
+    assert model["detector"]["tiling"]["grid"] == [3, 2]
+
+    with Forked(ROOT / "serve", environ, tmp_path) as serve:
+        url = f"http://127.0.0.1:{port}"
+        assert wait_for_ping(url, serve.pid), serve.communicate(timeout=1)
+        parser = ArgumentParser()
+        evaluate.add_arguments(parser)
+        channel = str(base / "input" / "data" / "validation")
+        asked = [f"{channel}/annotations.json", channel, "--endpoint", url, "--model", str(base / "model")]
+        evaluate.run(parser.parse_args(asked))
+        serve.send_signal(signal.SIGTERM)
+    assert serve.returncode == 0
+    answered = json.loads(capsys.readouterr().out)
+    for name in ("AP", "AP50"):
+        assert answered[name] == pytest.approx(model["metrics"][name], abs=0.005), name
+    assert answered["AP50"] > 0.1, "the detector has learnt nothing, so the figures say little"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+from forked import Forked
 from PIL import Image
 from tilewise.hyperparameters import parse_hyperparameters
 
@@ -74,20 +74,14 @@ def train(base: Path) -> tuple[str, dict[str, Any]]:
     """What the job logs, and its ``model.json``."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base), "PATH": path}
-    done = subprocess.run(
-        [ROOT / "train"],
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"#quality_metric: host=\S+, epoch=0, validation mAP <score>=\((\S+)\)", done.stdout)
-    assert "#progress_metric: host=algo-1, completed 100 % of epochs" in done.stdout
+    with Forked(ROOT / "train", environ, base) as process:
+        log, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, log
+    assert re.search(r"#quality_metric: host=\S+, epoch=0, validation mAP <score>=\((\S+)\)", log)
+    assert "#progress_metric: host=algo-1, completed 100 % of epochs" in log
     model: dict[str, Any] = json.loads((base / "model" / "model.json").read_text())
     assert (base / "model" / model["weights"]).stat().st_size > 10_000_000
-    return done.stdout, model
+    return log, model
 
 
 def test_migrating__builtin_job_trains_as_it_stands_on_mxnets_files(

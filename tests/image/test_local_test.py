@@ -85,6 +85,25 @@ def test_train_local__a_failing_job_ends_with_its_exit_code(test_dir: Path, envi
     assert list((test_dir / "model").iterdir()) == [], "the model of the job before is still there"
 
 
+def test_demo__the_whole_way_in_the_image(environ: dict[str, str], job: Path, tmp_path: Path) -> None:
+    data = job / "input" / "data"
+    for channel, name in (("train", "train.json"), ("validation", "val.json")):
+        content = json.loads((data / channel / "annotations.json").read_text())
+        for image in content["images"]:
+            image["file_name"] = f"{channel}/{image['file_name']}"
+        (data / name).write_text(json.dumps(content))
+    changed = {"IMAGE": IMAGE, "RUN": str(tmp_path / "run")}
+    chosen = ("image_size=128", "number_of_epochs=1", "training_batch_size=4", "use_pretrained_model=0")
+    done = script(environ | changed, "demo.sh", "--docker", "--data", str(data), *chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pairs = re.findall(r"^AP\d*: logged (\S+), from the endpoint's answers (\S+)$", done.stdout, re.MULTILINE)
+    assert [logged for logged, _ in pairs] == [answered for _, answered in pairs] and len(pairs) == 2
+    picture = re.search(r"The picture: (.+\.png) ", done.stdout)
+    assert picture and Path(picture[1]).stat().st_size > 1000
+    listing = [environ["ENGINE"], "ps", "-a", "--format", "{{.Names}}"]
+    assert "tilewise-demo-" not in subprocess.run(listing, capture_output=True, text=True).stdout
+
+
 def test_scripts__without_arguments_or_files_say_what_they_want(environ: dict[str, str]) -> None:
     elsewhere = environ | {"TEST_DIR": environ["TEST_DIR"] + "-none"}
     for name in ("train_local.sh", "serve_local.sh", "predict.sh"):

@@ -77,7 +77,7 @@ def containers(environ: dict[str, str]) -> dict[str, str]:
     }
 
 
-def test_sdk__fit_deploy_predict_transform(tmp_path: Path, job: Path, docker_host: str) -> None:
+def test_sdk__fit_twice_deploy_predict_transform(tmp_path: Path, job: Path, docker_host: str) -> None:
     environ = sdk_environment(tmp_path, docker_host)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -96,6 +96,8 @@ def test_sdk__fit_deploy_predict_transform(tmp_path: Path, job: Path, docker_hos
         *chosen,
         "use_pretrained_model=0",
         f"--port={port}",
+        "--instances=2",
+        "--more-epochs=1",
     )
     try:
         done = subprocess.run([*script, *arguments], env=environ, capture_output=True, text=True, timeout=500)
@@ -104,8 +106,12 @@ def test_sdk__fit_deploy_predict_transform(tmp_path: Path, job: Path, docker_hos
         subprocess.run(["docker", "rm", "-f", *ran], env=environ, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     # fit passes at times although its container failed; see the containers' own exit codes
-    assert sorted(ran.values()) == ["0 serve", "0 serve", "0 train"]
-    with tarfile.open(tmp_path / "out" / "model.tar.gz") as archive:
-        assert "model.json" in {Path(name).name for name in archive.getnames()}
+    assert sorted(ran.values()) == ["0 serve", "0 serve", "0 train", "0 train", "0 train"]
+    assert "training with 1 processes on each of 2 hosts" in done.stdout, done.stdout
+    assert "fit again: file://" in done.stdout
+    for place in ("before", "."):  # the first job's model, of both hosts, and the second one's
+        with tarfile.open(tmp_path / "out" / place / "model.tar.gz") as archive:
+            names = [Path(member.name).name for member in archive.getmembers() if member.isfile()]
+        assert len(names) == 2 and "model.json" in names
     assert re.search(r"predict: 0\.jpg: [1-9]\d* objects", done.stdout), done.stdout
     assert re.search(r"transform: 4 answers, [1-9]\d* objects", done.stdout), done.stdout

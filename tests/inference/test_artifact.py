@@ -34,7 +34,9 @@ def _fast() -> None:
 def make_artifact(seed: int) -> Artifact:
     torch.manual_seed(seed)
     detector = build_detector(SPEC).eval()
-    return Artifact(detector, SPEC, ("ant", "bée"), {"epochs": 3}, {"AP": 0.5, "AP_small": None})
+    return Artifact(
+        detector, SPEC, ("ant", "bée"), {"epochs": 3}, {"AP": 0.5, "AP_small": None}, {"gpus": []}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ def test_artifact__loads_as_it_was_saved(artifacts: tuple[Artifact, Artifact], f
     loaded, original = Artifact.load(folder), artifacts[0]
     assert (loaded.spec, loaded.classes) == (original.spec, original.classes)
     assert (loaded.hyperparameters, loaded.metrics) == (original.hyperparameters, original.metrics)
+    assert loaded.environment == original.environment
     assert not loaded.detector.training
     assert_same_weights(loaded, original)
     image = torch.randint(256, (3, 96, 96), dtype=torch.uint8)
@@ -93,13 +96,27 @@ def test_description__is_readable_json(folder: Path) -> None:
     assert content["detector"]["name"] == "ssdlite_mobilenet_v3_large"
     assert set(content["versions"]) == {"tilewise", "torch", "torchvision"}
     assert read_classes(folder) == ("ant", "bée")
+    assert content["environment"] == {"gpus": []}
+
+
+def test_load__an_older_file_without_environment(folder: Path) -> None:
+    edit(folder, environment=...)
+    assert Artifact.load(folder).environment == {}
+
+
+def test_save__removes_what_a_killed_process_was_writing(
+    artifacts: tuple[Artifact, Artifact], folder: Path
+) -> None:
+    (folder / ".model-0000.safetensors.writing").write_bytes(b"half a")
+    artifacts[1].save(folder, "model-0001")
+    assert sorted(path.name for path in folder.iterdir()) == ["model-0001.safetensors", "model.json"]
 
 
 @pytest.mark.parametrize("breaks", ["model.json", "model-0001.safetensors"])
 def test_save__that_fails_leaves_the_old_model(
     breaks: str, artifacts: tuple[Artifact, Artifact], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = artifact_module._write
+    write = artifact_module.write_file
 
     def full_disk(path: Path) -> None:
         path.write_bytes(b"half a")
@@ -108,7 +125,7 @@ def test_save__that_fails_leaves_the_old_model(
     def failing(path: Path, how: Callable[[Path], object]) -> None:
         write(path, full_disk if path.name == breaks else how)
 
-    monkeypatch.setattr(artifact_module, "_write", failing)
+    monkeypatch.setattr(artifact_module, "write_file", failing)
     with pytest.raises(OSError, match="no space"):
         artifacts[1].save(folder, "model-0001")
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewise import platform
 from tilewise.errors import UserError
@@ -21,13 +21,15 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 if TYPE_CHECKING:
     from tilewise.data.channel import ChannelFolder, DataSet
     from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.inference.artifact import Artifact
+    from tilewise.training.checkpoint import Checkpoints
     from tilewise.training.world import World
 
 log = logging.getLogger(__name__)
 
 DATA_CHANNELS = ("train", "validation", "test")
-CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), "pretrained")
-LATER_CHANNELS = {"model": "incremental training"}
+WEIGHTS_CHANNELS = ("pretrained", "model")
+CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
 
 def main(stop: platform.StopRequest) -> int:
@@ -111,7 +113,9 @@ def run_job(
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
-    channels = _channels(job, hp, world)
+    _check_initial(job.channels, hp)
+    checkpoints, state = _checkpoints(hp, world)
+    channels = _channels(job, hp, state, world)
     try:
         data = read_data_set(
             channels,
@@ -126,13 +130,13 @@ def run_job(
     except StopWaiting:
         data = None
     if world.any(data is None):
-        log.info("stopped before the first image came: there is no model yet")
+        _leave_model_of(state, "before the first image came", world)
         return
     assert data is not None
     with closing(_with_classes_of_leader(data, world)) as data:
         if isinstance(data.train, Split):
             _warn_of_wrong_count(hp, len(data.train.records))
-        _train(job, hp, data, stop, world)
+        _train(job, hp, data, stop, world, checkpoints, state)
 
 
 def _with_classes_of_leader(data: DataSet, world: World) -> DataSet:
@@ -155,6 +159,45 @@ def _with_classes_of_leader(data: DataSet, world: World) -> DataSet:
     return replace(data, classes=classes)
 
 
+def _checkpoints(hp: Hyperparameters, world: World) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+    """The leader's checkpoints, where the job has any, and the state of the newest, where there is one.
+
+    The leader reads it for all: what the other hosts find in their folders may be older.
+    """
+    if not world.leads:
+        return None, world.from_leader(None)
+    checkpoints, state = _newest_checkpoint(hp)
+    return checkpoints, world.from_leader(state)
+
+
+def _newest_checkpoint(hp: Hyperparameters) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+    folder = platform.checkpoint_dir()
+    if folder is None:
+        if hp.checkpoint_frequency:
+            log.warning("checkpoint_frequency has no effect: the job has no CheckpointConfig")
+        return None, None
+    platform.require_writable(folder)
+    from tilewise.training.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.newest()
+    if state is None:
+        log.info("checkpoints are kept in %s: there is none yet", folder)
+    return checkpoints, state
+
+
+def _leave_model_of(state: dict[str, Any] | None, when: str, world: World) -> None:
+    """After a request to stop that came early: the best model of the interrupted run, if there is one."""
+    # Imported here: most jobs that are stopped so early have nothing to resume.
+    from tilewise.training.resume import put_model_back
+
+    own = world.leads and state and state["job"] == platform.job_name()
+    if state and own and put_model_back(state, platform.model_dir()):
+        log.info("stopped %s; the best model so far is in %s", when, platform.model_dir())
+    else:
+        log.info("stopped %s: there is no model yet", when)
+
+
 def _warn_of_long_warmup(hp: Hyperparameters) -> None:
     warmup = hp.warmup_cosine_lr_warmup_epochs
     if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs:
@@ -167,19 +210,39 @@ def _warn_of_long_warmup(hp: Hyperparameters) -> None:
 
 
 def _train(
-    job: platform.Job, hp: Hyperparameters, data: DataSet, stop: platform.StopRequest, world: World
+    job: platform.Job,
+    hp: Hyperparameters,
+    data: DataSet,
+    stop: platform.StopRequest,
+    world: World,
+    checkpoints: Checkpoints | None,
+    state: dict[str, Any] | None,
 ) -> None:
     if world.any(bool(stop)):
-        log.info("stopped before the first step: there is no model yet")
+        _leave_model_of(state, "before the first step", world)
         return
     # Imported here: to wait for a pipe takes no model.
+    from tilewise.training.environment import describe_environment
     from tilewise.training.loop import test, train
     from tilewise.training.metric_lines import MetricLines
     from tilewise.training.outputs import write_outputs
 
     lines = MetricLines(job.current_host, silent=not world.leads)
-    pretrained = _pretrained(job.channels, hp)
-    trained = train(data, hp, platform.model_dir(), lines, stop.__bool__, pretrained, world)
+    environment = describe_environment(job.hosts)
+    log.info("Environment: %s", json.dumps(environment))
+    trained = train(
+        data,
+        hp,
+        platform.model_dir(),
+        lines,
+        stop.__bool__,
+        _pretrained(job.channels, hp),
+        world,
+        None if state else _initial(job.channels),
+        checkpoints,
+        state,
+        environment,
+    )
     if not world.leads:
         return
     if data.test and not trained.stopped:
@@ -193,25 +256,23 @@ def _train(
         log.info("done; the model is in %s", platform.model_dir())
 
 
-def _channels(job: platform.Job, hp: Hyperparameters, world: World) -> dict[str, ChannelFolder | ChannelPipe]:
+def _channels(
+    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, world: World
+) -> dict[str, ChannelFolder | ChannelPipe]:
     from tilewise.data.channel import ChannelFolder
     from tilewise.data.pipe_channel import ChannelPipe
     from tilewise.data.shard import shard_of
 
     found: dict[str, ChannelFolder | ChannelPipe] = {}
     for name, channel in job.channels.items():
-        if name in LATER_CHANNELS:
-            raise UserError(
-                f"channel {name}: {LATER_CHANNELS[name]} is not available in this version; leave it out"
-            )
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
             continue
-        if name == "pretrained":
+        if name in WEIGHTS_CHANNELS:
             continue
         if channel.input_mode == "Pipe":
             images = hp.num_training_samples if name == "train" else None
-            passes = _passes(name, hp)
+            passes = _passes(name, hp, state["progress"] if state else {})
             if passes:
                 shard = shard_of(channel.distribution, world.host, world.hosts)
                 found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
@@ -229,23 +290,48 @@ def _channels(job: platform.Job, hp: Hyperparameters, world: World) -> dict[str,
     return found
 
 
+def _check_initial(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> None:
+    channel = channels.get("model")
+    if hp.checkpoint_run_id and not channel:
+        raise UserError(
+            f"checkpoint_run_id={hp.checkpoint_run_id}: there are no runs of Azure here: give the model to "
+            "go on from, a job's model.tar.gz, in the channel model"
+        )
+    if channel and channel.input_mode == "Pipe":
+        raise UserError("channel model: a model is a file: use input mode File or FastFile")
+
+
+def _initial(channels: Mapping[str, platform.Channel]) -> Artifact | None:
+    """The model in the channel ``model``, where there is one."""
+    from tilewise.training.initial_model import read_initial_model
+
+    channel = channels.get("model")
+    return read_initial_model(channel.path) if channel else None
+
+
 def _pretrained(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
     """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
     channel = channels.get("pretrained")
-    if channel and not hp.use_pretrained_model:
-        log.warning("channel pretrained is not used: use_pretrained_model=0")
+    if channel and ("model" in channels or not hp.use_pretrained_model):
+        why = "there is a channel model" if "model" in channels else "use_pretrained_model=0"
+        log.warning("channel pretrained is not used: %s", why)
         return None
     if channel and channel.input_mode == "Pipe":
         raise UserError("channel pretrained: weights are files: use input mode File or FastFile")
     return channel.path if channel else None
 
 
-def _passes(name: str, hp: Hyperparameters) -> int:
-    """How often a channel is read."""
-    if name == "validation":
-        validates = hp.validation_metric_type != "none"
-        return -(-hp.number_of_epochs // hp.evaluation_frequency) if validates else 0
-    return 1 if name == "test" else hp.number_of_epochs
+def _passes(name: str, hp: Hyperparameters, progress: Mapping[str, Any]) -> int:
+    """How often a channel is read; a job that is resumed gets its pipes from the first one on again."""
+    if name == "test":
+        return 1
+    first, trained = int(progress.get("epoch", 0)), bool(progress.get("trained"))
+    if name == "train":
+        return max(1, hp.number_of_epochs - first - trained)  # one, for its first images, if there is no more
+    if hp.validation_metric_type == "none":
+        return 0
+    epochs, every = hp.number_of_epochs, hp.evaluation_frequency
+    return max(1, sum(epoch % every == 0 or epoch == epochs for epoch in range(first + 1, epochs + 1)))
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

@@ -36,8 +36,6 @@ any case; a whole number may be written `16` or `16.0`; an empty value stands fo
 `none` where the default is no value. Values that are quoted as JSON are read too. An unknown name is an
 error that names the nearest known ones; names that start with `_` or `sagemaker_` belong to the platform
 and are passed over. A job with several mistakes is told all of them at once, before training starts.
-
-A hyperparameter marked **not in this version** is accepted at its default only.
 """
 
 
@@ -61,9 +59,8 @@ def _row(name: str, row: Row, allowed: str) -> tuple[str, ...]:
     default, yolox, builtin = (_default(row, preset) for preset in ("azure", "yolox", "builtin"))
     if yolox != default and row.scaling is None:
         default += f" (yolox: {yolox})"
-    later = " **Not in this version.**" if row.later else ""
     alias = f"`{row.alias}`" if row.alias else "-"
-    return f"`{name}`", alias, allowed, default, builtin, row.help + later
+    return f"`{name}`", alias, allowed, default, builtin, row.help
 
 
 def _default(row: Row, preset: Preset) -> str:

@@ -17,6 +17,7 @@ from tilewise.hyperparameters.values import (
     Fraction,
     Grid,
     MergeName,
+    Natural,
     Overlap,
     Pattern,
     Ranges,
@@ -54,7 +55,6 @@ class Row:
         required: whether a job of the built-in algorithm has to give it.
         scaling: the models it applies to, by the way their input is scaled; None for all of them.
         tuning: the range for a tuning job, where there is one.
-        later: why only the default is accepted, where it has no effect in this version.
 
     """
 
@@ -69,7 +69,6 @@ class Row:
     required: bool = False
     scaling: Scaling | None = None
     tuning: Tuning | None = None
-    later: str | None = None
 
     def default(self, preset: Preset) -> Any:
         """The default in jobs of one kind."""
@@ -286,6 +285,14 @@ class Hyperparameters(BaseModel):
     gradient_accumulation_step: Annotated[
         Count, Row("Training", "Batches whose gradients are added up for one update.", azure=1)
     ]
+    deterministic: Annotated[
+        Flag,
+        Row(
+            "Training",
+            "Give the same weights in each run on the same machine, by slower operations (GPU).",
+            azure=False,
+        ),
+    ]
     kv_store: Annotated[
         Literal["dist_sync", "dist_async"] | None,
         Row(
@@ -394,7 +401,7 @@ class Hyperparameters(BaseModel):
         ),
     ]
     warmup_cosine_lr_warmup_epochs: Annotated[
-        Count, Row("Learning rate", "Epochs of warm-up; `warmup_cosine` only.", azure=2)
+        Natural, Row("Learning rate", "Epochs of warm-up, 0 for none; `warmup_cosine` only.", azure=2)
     ]
     warmup_cosine_lr_cycles: Annotated[
         Fraction,
@@ -467,20 +474,17 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Checkpoints",
-            "Epochs between checkpoints that are kept.",
+            "Epochs between checkpoints, where the job has a `CheckpointConfig`.",
             azure=None,
-            unset="best epoch only",
-            later="keeping more than the best epoch is not available in this version",
+            unset="1",
         ),
     ]
     checkpoint_run_id: Annotated[
         str | None,
         Row(
             "Checkpoints",
-            "The run to start from.",
+            "Azure's name of the run to start from; its model must be in the channel `model`.",
             azure=None,
-            unset="the `model` channel",
-            later="starting from another run is not available in this version",
         ),
     ]
 

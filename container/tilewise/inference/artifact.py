@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tilewise.models.spec import DetectorSpec
 
 FORMAT = 1
 DESCRIPTION = "model.json"
+_WRITING = ".writing"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Artifact:
         classes: their names, by label.
         hyperparameters: those of the job, for the record.
         metrics: those of the validation that chose these weights, for the record.
+        environment: what the job ran on, for the record; empty in models of older versions.
 
     """
 
@@ -42,6 +44,7 @@ class Artifact:
     classes: tuple[str, ...]
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path, name: str) -> None:
         """Write the artifact; at every moment the folder holds the old model or the new one, whole.
@@ -56,7 +59,7 @@ class Artifact:
             key: tensor.detach().cpu().contiguous()
             for key, tensor in self.detector.network.state_dict().items()
         }
-        _write(folder / weights, lambda path: save_file(tensors, path))
+        write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
             "weights": weights,
@@ -64,6 +67,7 @@ class Artifact:
             "detector": self.spec.to_json(),
             "metrics": dict(self.metrics),
             "hyperparameters": dict(self.hyperparameters),
+            "environment": dict(self.environment),
             "versions": {
                 "tilewise": tilewise.__version__,
                 "torch": torch.__version__,
@@ -71,10 +75,8 @@ class Artifact:
             },
         }
         text = json.dumps(content, indent=2) + "\n"
-        _write(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
-        for old in folder.glob("*.safetensors"):
-            if old.name != weights:
-                old.unlink()
+        write_file(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+        remove_others(folder, weights)
 
     @staticmethod
     def load(folder: Path) -> Artifact:
@@ -98,7 +100,8 @@ class Artifact:
             if not weights.is_file():
                 raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
             detector.network.load_state_dict(load_file(weights))
-            return Artifact(detector.eval(), spec, classes, content["hyperparameters"], content["metrics"])
+            facts = content["hyperparameters"], content["metrics"], content.get("environment", {})
+            return Artifact(detector.eval(), spec, classes, *facts)
         except FileNotFoundError:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
@@ -118,9 +121,16 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
 
 
-def _write(path: Path, write: Any) -> None:
+def remove_others(folder: Path, weights: str) -> None:
+    """Remove other weights from an artifact's folder, and what a process that was killed was writing."""
+    for path in folder.iterdir():
+        if path.name.endswith(_WRITING) or (path.suffix == ".safetensors" and path.name != weights):
+            path.unlink()
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, then move it there."""
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}{_WRITING}")
     try:
         write(temporary)
         with temporary.open("rb") as file:

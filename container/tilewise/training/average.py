@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -35,6 +37,15 @@ class WeightAverage:
         # tensors that share memory with the weights, which training changes in place
         self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]  # of normalisation
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"detector": self.detector.state_dict(), "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.detector.load_state_dict(state["detector"])
+        self.steps = state["steps"]
 
     @torch.no_grad()
     def update(self) -> None:

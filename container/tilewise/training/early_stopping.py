@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 class BestScore:
@@ -29,6 +31,14 @@ class BestScore:
             return False
         self.best = score
         return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.best, "waited": self.waited, "reference": self._reference}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.best, self.waited, self._reference = state["best"], state["waited"], state["reference"]
 
     def should_stop(self, epochs_done: int) -> bool:
         """Whether to stop after so many epochs."""

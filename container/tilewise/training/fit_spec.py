@@ -15,8 +15,11 @@ from tilewise.views.view import Scaling
 log = logging.getLogger(__name__)
 
 
-def fit_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
-    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices."""
+def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = None) -> DetectorSpec:
+    """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices.
+
+    Where it goes on from an ``initial`` one, it keeps its anchors.
+    """
     scaling = (
         Scaling(square=hp.image_size)
         if hp.image_size
@@ -26,7 +29,10 @@ def fit_spec(hp: Hyperparameters, data: DataSet) -> DetectorSpec:
     trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
     sizes = object_sizes(data.train.sample, scaling, trained)
     anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
-    if anchors:
+    if initial:
+        anchors = initial.anchor_sizes
+        log.info("the anchors are those of the model in channel model: %s", anchors or "the published ones")
+    elif anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
     cap = hp.box_detections_per_image

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +44,8 @@ class Learner:
         detector: on the device to train on.
         hp: the job's hyperparameters.
         steps_per_epoch: of the optimizer, as many as are expected.
-        view_size: (width, height) of some view that the detector takes.
         world: the processes that train together; gradients are averaged over them.
+        view_size: (width, height) of a view that the detector takes, for several processes.
 
     Attributes:
         precision: what the forward pass computes its convolutions in.
@@ -92,10 +94,39 @@ class Learner:
         """The detector to validate and to keep: the average of the weights, or the one in training."""
         return self.detector if self._average is None else self._average.detector
 
-    def begin_epoch(self) -> None:
-        """To be called before each epoch's first batch."""
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: all that the next step depends on, also between two batches of one step."""
+        parameters = self.detector.named_parameters()
+        return {
+            "detector": self.detector.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "average": self._average.state_dict() if self._average else {},
+            "gradients": {name: each.grad for name, each in parameters if each.grad is not None},
+            "accumulated": self._accumulated,
+            "bad_steps": self._bad_steps.in_a_row,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
+        self.detector.load_state_dict(state["detector"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"] and self._scaler.is_enabled():
+            self._scaler.load_state_dict(state["scaler"])
+        if self._average:
+            self._average.load_state_dict(state["average"] or {"detector": state["detector"], "steps": 0})
+        for name, parameter in self.detector.named_parameters():
+            gradient = state["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(self.device)
+        self._accumulated, self._bad_steps.in_a_row = state["accumulated"], state["bad_steps"]
+
+    def begin_epoch(self, batches: int = 0) -> None:
+        """To be called before each epoch's first batch, or where ``batches`` of it are learnt already."""
         self.detector.train()
-        self._batches = 0
+        self._batches = batches
 
     def learn(self, samples: list[Sample]) -> dict[str, Tensor]:
         """Learn from one batch; after ``gradient_accumulation_step`` of them the weights change.

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
-from tilewise.augment.window import random_window
+from tilewise.augment.window import SSD_WINDOWS, TILE_WINDOWS, random_window
 from tilewise.data.channel import Split
 from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
@@ -106,13 +106,17 @@ def decode_record(record: Record, factor: int) -> Picture:
 
 
 def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.random.Generator) -> View:
-    """A random window of an image, or of a view of it; no larger than that view."""
+    """A random window of an image, or of a view of it, scaled to at most that view's size.
+
+    A tile's objects keep nearly the size that the tile is there for.
+    """
     if view is None:
         window = random_window(record.width, record.height, record.boxes, rng)
         return View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
     x0, y0, x1, y1 = view.window
     boxes = record.boxes - np.array([x0, y0, x0, y0], np.float32)
-    left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng)
+    variety = SSD_WINDOWS if view.window == (0, 0, record.width, record.height) else TILE_WINDOWS
+    left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng, variety)
     if scaling.square is None:
         limits = Scaling(min_size=min(view.size), max_size=max(view.size))
         view = replace(view, size=limits.size_of(right - left, bottom - top))
@@ -152,11 +156,15 @@ class BatchesOfShard(Sampler[list[Item]]):
         steps: how many each has; None where all draw from the same images. With ``ShardedByS3Key`` the hosts
             have different images: give the largest number of any, and those with fewer begin anew.
 
+    Attributes:
+        start: so many batches of the epoch are passed over: they were learnt before the job was interrupted.
+
     """
 
     def __init__(self, batches: WholeBatches | ViewBatches, shard: Shard, steps: int | None = None):
         self.batches, self.shard = batches, shard
         self.steps = -(-len(batches) // shard.count) if steps is None else steps
+        self.start = 0
 
     @property
     def epoch(self) -> int:
@@ -171,7 +179,7 @@ class BatchesOfShard(Sampler[list[Item]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[Item]]:
-        wanted = self.shard.index
+        wanted = self.shard.index + self.start * self.shard.count
         for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
             if number == wanted:
                 yield batch
@@ -289,6 +297,7 @@ def loader_of(
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # an epoch would draw from the one that training draws from
     )
 
 

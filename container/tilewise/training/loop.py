@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
@@ -32,14 +34,18 @@ from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.batch_size import with_batch_size
+from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
+from tilewise.training.deterministic import be_deterministic
 from tilewise.training.early_stopping import BestScore
 from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
+from tilewise.training.initial_model import check_initial, go_on_from
 from tilewise.training.learner import Learner
 from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
 from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
+from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
 from tilewise.training.tiling import make_planner, size_factors
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
@@ -71,6 +77,10 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     pretrained: Path | None = None,
     world: World = ALONE,
+    initial: Artifact | None = None,
+    checkpoints: Checkpoints | None = None,
+    state: dict[str, Any] | None = None,
+    environment: Mapping[str, Any] = MappingProxyType({}),
 ) -> Trained:
     """Train a detector on ``data`` and leave the best one in ``model_dir``, written anew at each improvement.
 
@@ -83,9 +93,14 @@ def train(
             where none has been validated.
         pretrained: the folder of the channel of that name, where there is one.
         world: the processes that train together; all but the leader return figures only.
+        initial: a model of the same architecture and classes to go on from, instead of pretrained weights.
+        checkpoints: where the state of the run is kept, so that it can be resumed.
+        state: of a run of the same job to resume, from there; it is emptied.
+        environment: what the job runs on, for ``model.json``.
 
     Raises:
-        UserError: images are damaged, the loss is not finite any more, or pretrained weights do not fit.
+        UserError: images are damaged, the loss is not finite any more, or pretrained weights, the initial
+            model or the state do not fit.
 
     """
     if isinstance(data.train, Stream) and hp.negative_views == "false_alarms":
@@ -96,20 +111,38 @@ def train(
     torch.manual_seed(hp.seed)
     tune_device()
     tune_cpu(world.local_size)
+    if hp.deterministic:
+        be_deterministic(hp.model_name)
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    spec = world.from_leader(fit_spec(hp, data) if world.leads else None)
-    assert spec is not None
+    if state and hp.training_batch_size == AUTO_BATCH:
+        hp = with_batch_size_of(state, hp)
+    spec = agreed_spec(state, hp, data.classes) if state else None
+    if spec is None:
+        own = fit_spec(hp, data, initial.spec if initial else None) if world.leads else None
+        spec = world.from_leader(own)
+        assert spec is not None
+        if initial:
+            check_initial(initial, spec, data.classes)
     detector = build_detector(spec)
-    if hp.use_pretrained_model:
+    if initial and not state:
+        go_on_from(detector, initial)
+    elif hp.use_pretrained_model and not state:
         log.info(load_pretrained(detector, spec.name, pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     hp = with_batch_size(hp, detector, spec, data.train, world)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
-    torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
+    torch.backends.cudnn.benchmark = not hp.deterministic and bool(spec.scaling.square) and not hp.multi_scale
     torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
-    return _Run(data, hp, spec, detector, model_dir, lines, should_stop, world).epochs()
+    run = _Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
+    run.environment, run.checkpoints = environment, checkpoints
+    run.keeps_checkpoints = world.any(checkpoints is not None)
+    if state:
+        say_where(state, hp, checkpoints.name if checkpoints else "a checkpoint")
+        restore(run, state)
+        run.resumed = True
+    return run.epochs()
 
 
 def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
@@ -120,12 +153,11 @@ def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
     if hp.batch_unit == "gpu":
         return hp.training_batch_size, hp.validation_batch_size
     if hp.training_batch_size % processes:
-        whole = -(-hp.training_batch_size // processes) * processes
         log.warning(
             "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
             hp.training_batch_size,
             processes,
-            whole,
+            -(-hp.training_batch_size // processes) * processes,
         )
     return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
 
@@ -167,29 +199,58 @@ class _Run:
         patience = hp.early_stopping_patience if hp.early_stopping else None
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.trained = Trained(hp=hp)
-        self.saved = False
+        self.progress = Progress()
+        self.saved = self.resumed = False
+        self.keeps_checkpoints = False
+        self.checkpoints: Checkpoints | None = None
+        self.environment: Mapping[str, Any] = {}
 
     def epochs(self) -> Trained:
         hp = self.hp
-        for epoch in range(hp.number_of_epochs):
-            self._find_false_alarms(epoch)
-            facts = self._train_epoch(epoch)
-            self.trained.epochs.append(facts)
-            if not self._stopping():
-                self.data.train.finish_pass()
-                self._validate(epoch, facts)
-            if self._stopping():
-                self.trained.stopped = True
-                break
-            self.lines.progress(epoch + 1, hp.number_of_epochs)
-            if self.best.should_stop(epoch + 1):
+        for epoch in range(self.progress.epoch, hp.number_of_epochs):
+            if self.best.should_stop(epoch):
                 log.info(
-                    "no improvement in %d validations: stopping early after epoch %d", self.best.waited, epoch
+                    "no improvement in %d validations: stopping early after epoch %d",
+                    self.best.waited,
+                    epoch - 1,
                 )
                 break
+            self._epoch(epoch)
+            if self.trained.stopped:
+                self._checkpoint()
+                break
+            self.lines.progress(epoch + 1, hp.number_of_epochs)
+            every = hp.checkpoint_frequency or 1
+            last = epoch + 1 == hp.number_of_epochs or self.best.should_stop(epoch + 1)
+            if last or (epoch + 1) % every == 0:
+                self._checkpoint()
         if not self.saved:
             self._save(len(self.trained.epochs), {})
+        elif self.resumed and not self.trained.stopped:
+            self._score_saved()
         return self.trained
+
+    def _epoch(self, epoch: int) -> None:
+        """An epoch, or the rest of one that was interrupted."""
+        learns = not self.progress.trained
+        if learns:
+            if not self.progress.batches and not self._find_false_alarms(epoch):
+                self.trained.stopped = True
+                return
+            self.trained.epochs.append(self._train_epoch(epoch))
+        self.trained.stopped = self._stopping()
+        if not self.trained.stopped:
+            if learns:
+                self.data.train.finish_pass()
+            if self._validate(epoch, self.trained.epochs[-1]):
+                self.progress = Progress(epoch + 1)
+            self.trained.stopped = self._stopping()
+
+    def _checkpoint(self) -> None:
+        if self.keeps_checkpoints:
+            state = snapshot(self)
+            if self.checkpoints and state:
+                self.checkpoints.save(state)
 
     def _stopping(self) -> bool:
         """Whether any process has been asked to stop: all of them then stop after the same step."""
@@ -206,51 +267,69 @@ class _Run:
         return -(-batches // self.hp.gradient_accumulation_step)
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
-        self.learner.begin_epoch()
+        done = self.progress
+        self.learner.begin_epoch(done.batches)
         assert self.loader.batch_sampler is not None
         self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
-        losses = LossMeans()
-        records = pixels = batches = 0
-        start = time.monotonic()
+        self.loader.batch_sampler.start = done.batches  # type: ignore[attr-defined]
+        start = time.monotonic() - done.seconds
+        losses = LossMeans(done.losses, done.learnt)
         silent = not (self.world.leads and sys.stderr.isatty())
         for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
+            if self._pipe_ended_early():
+                break
             samples = self._usable(read_batch(batch))
-            batches += 1
+            done.batches += 1
             losses.add(self.learner.learn(samples))
-            records += len(samples)
-            pixels += sum(sample.pixels[0].numel() for sample in samples)
-            self.lines.batches(epoch, batches, records, time.monotonic() - start)
+            done.records += len(samples)
+            done.pixels += sum(sample.pixels[0].numel() for sample in samples)
+            self.lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
             if self._stopping():
                 break
         else:
-            self.learner.end_epoch()
-        totals = losses.totals()  # waits for a GPU, so that the seconds are those of all its work
-        seconds = time.monotonic() - start
-        parts = self.world.gather((totals, records, pixels))
-        means = means_of([totals for totals, _, _ in parts])
-        records, pixels = sum(part[1] for part in parts), sum(part[2] for part in parts)
+            if not self._pipe_ended_early():
+                self.learner.end_epoch()
+                done.trained = True
+        done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
+        done.seconds = time.monotonic() - start
+        parts = self.world.gather(done)
+        means = means_of([(part.losses, part.learnt) for part in parts])
+        records, pixels = sum(part.records for part in parts), sum(part.pixels for part in parts)
         if means:
             what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
-            self.lines.losses(epoch, batches, what, sum(means.values()) - what)
-        self.lines.throughput(records / seconds)
+            self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)
+        self.lines.throughput(records / done.seconds)
         return {
             "epoch": epoch,
             "losses": means,
             "records": records,
             "pixels": pixels,
-            "seconds": round(seconds, 3),
+            "seconds": round(done.seconds, 3),
             "learning_rate": self.learner.learning_rate,
         }
 
-    def _find_false_alarms(self, epoch: int) -> None:
-        """After a third of the epochs look where the model is wrong, if negative chips come from there."""
+    def _pipe_ended_early(self) -> bool:
+        """Whether what comes from a pipe may be no whole epoch any more: it ends when the job is to stop."""
+        return isinstance(self.data.train, Stream) and self._stopping()
+
+    def _find_false_alarms(self, epoch: int) -> bool:
+        """After a third of the epochs look where the model is wrong, if negative chips come from there.
+
+        Returns:
+            Whether to go on; not when a request to stop came before all images were looked at.
+
+        """
         hp, train = self.hp, self.data.train
         if not self.planner or isinstance(train, Stream):
-            return
+            return True
         if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
-            self.planner.alarms = find_false_alarms(
+            alarms = find_false_alarms(
                 self._predictor(), train.records, train.report, hp.seed, self.should_stop
             )
+            if self._stopping():
+                return False
+            self.planner.alarms = alarms
+        return True
 
     def _predictor(self) -> Predictor:
         return Predictor(
@@ -267,16 +346,16 @@ class _Run:
             self.data.train.report.leave_out(key, reason)
         return samples
 
-    def _validate(self, epoch: int, facts: dict[str, Any]) -> None:
-        """Score the model where it is due, and keep it if it is the best."""
+    def _validate(self, epoch: int, facts: dict[str, Any]) -> bool:
+        """Score the model where it is due, and keep it if it is the best; returns whether that is done."""
         hp, validation = self.hp, self.data.validation
         final = epoch + 1 == hp.number_of_epochs
         if validation is None or hp.validation_metric_type == "none":
             if final:
                 self._save(epoch, {})
-            return
+            return True
         if not final and (epoch + 1) % hp.evaluation_frequency:
-            return
+            return True
         start = time.monotonic()
         self.world.share_buffers(self.learner.evaluated)
         scored: list[Scored] = []
@@ -291,7 +370,7 @@ class _Run:
         )
         metrics = self.world.from_leader(metrics)
         if metrics is None:
-            return
+            return False
         validation.finish_pass()
         score = (metrics["AP"] or 0.0) if hp.validation_metric_type == "coco" else metrics["VOC"]["mAP"]
         facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
@@ -301,14 +380,29 @@ class _Run:
             self.trained.best = metrics
             self.trained.scored = scored[0] if scored else None
             self._save(epoch, {"epoch": epoch, **metrics})
+        return True
+
+    def _score_saved(self) -> None:
+        """Find what the report shows, where the model that was kept is older than the resumed part."""
+        validation = self.data.validation
+        if self.trained.scored or not self.trained.best or not self.world.leads:
+            return
+        if not isinstance(validation, Split):
+            return
+        log.info("the best model is of an epoch before the interruption: it is scored again for the report")
+        predictor = Predictor.load(self.model_dir)
+        predictor.batch_size = self.hp.validation_batch_size
+        scored: list[Scored] = []
+        facts = validation.report, self.hp.validation_iou_threshold
+        evaluate(predictor, validation.one_pass(), *facts, self.should_stop, scored.append)
+        self.trained.scored = scored[0] if scored else None
 
     def _save(self, epoch: int, metrics: dict[str, Any]) -> None:
         self.saved = True
         if self.world.leads:
             hyperparameters = self.hp.model_dump(mode="json")
-            artifact = Artifact(
-                self.learner.evaluated, self.spec, self.data.classes, hyperparameters, metrics
-            )
+            facts = hyperparameters, metrics, self.environment
+            artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, *facts)
             artifact.save(self.model_dir, f"model-{epoch:04d}")
 
 

@@ -14,12 +14,14 @@ class LossMeans:
 
     Batches whose losses are not finite are left out.
 
-    Attributes:
-        names: of the losses, known from the first batch on.
+    Args:
+        sums: of the losses of earlier batches.
+        count: so many earlier batches.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0) -> None:
+        self._before, self._count = dict(sums or {}), count
         self.names: tuple[str, ...] = ()
         self._sums: Tensor | None = None  # (losses + 1,): their sums, and the number of batches
 
@@ -36,11 +38,12 @@ class LossMeans:
             self._sums += row
 
     def totals(self) -> Totals:
-        """The sums, and the number of batches that count; waits for the device."""
-        if self._sums is None:
-            return {}, 0
-        *sums, count = self._sums.tolist()
-        return dict(zip(self.names, sums, strict=True)), int(count)
+        """The sum of each loss, and the number of batches that count; waits for the device."""
+        *values, count = [0.0] if self._sums is None else self._sums.tolist()
+        if not count:
+            return dict(self._before), self._count
+        pairs = zip(self.names, values, strict=True)
+        return {name: self._before.get(name, 0.0) + value for name, value in pairs}, self._count + int(count)
 
 
 def means_of(totals: Sequence[Totals]) -> dict[str, float]:

@@ -40,6 +40,8 @@ class PipeBatches(Sampler[list[PipeItem]]):
 
     Attributes:
         epoch: set it before each epoch; a pipe's passes come one after the other, whatever it is.
+        start: so many steps of the epoch are read and passed over: they were learnt before the job was
+            interrupted. What they draw is as it was where the images come in the same order.
 
     """
 
@@ -55,15 +57,15 @@ class PipeBatches(Sampler[list[PipeItem]]):
     ):
         self.stream, self.batch_size, self.seed, self.hand_out = stream, batch_size, seed, hand_out
         self.draw, self.factors, self.any_host_has_more = draw, factors, any_host_has_more
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[PipeItem]]:
         if self.hand_out is None:
-            yield from self._steps(1)
+            yield from islice(self._steps(1), self.start, None)
             return
         others = range(1, self.hand_out.ranks)
         try:
-            for step in self._steps(self.hand_out.ranks):
+            for step in islice(self._steps(self.hand_out.ranks), self.start, None):
                 for rank in others:
                     self.hand_out.send(rank, step[rank :: self.hand_out.ranks])
                 yield step[:: self.hand_out.ranks]
@@ -112,13 +114,13 @@ class ReceivedBatches(Sampler[list[PipeItem]]):
     """The batches of a rank that does not read the pipe itself.
 
     Attributes:
-        epoch: not used; the rank that reads says where one ends.
+        epoch, start: not used; the rank that reads says where one begins and ends.
 
     """
 
     def __init__(self, receiver: Receiver):
         self.receiver = receiver
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[PipeItem]]:
         while (batch := self.receiver.receive()) is not None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch.optim import Optimizer
 
@@ -35,6 +35,20 @@ class Scheduler:
     def end_epoch(self) -> None:
         """To be called after each whole epoch."""
         self.epoch, self.steps_per_epoch, self.step_of_epoch = self.epoch + 1, max(1, self.step_of_epoch), 0
+        self._set()
+
+    def state_dict(self) -> dict[str, int]:
+        """For a checkpoint: how far it is. What the rates are is the job's to say."""
+        return {
+            "epoch": self.epoch,
+            "step_of_epoch": self.step_of_epoch,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.epoch, self.step_of_epoch = state["epoch"], state["step_of_epoch"]
+        self.steps_per_epoch = state["steps_per_epoch"]
         self._set()
 
     def _set(self) -> None:

@@ -1,0 +1,155 @@
+"""Incremental training: going on from the model of an earlier job, in the channel ``model``."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tilewise.errors import UserError
+from tilewise.inference.artifact import DESCRIPTION, Artifact
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.models.ssd import published_scales
+
+log = logging.getLogger(__name__)
+
+MAX_FILES, MAX_BYTES = 1000, 8 << 30
+"""An archive with more is not unpacked."""
+
+_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+_OF_MXNET = (".params", "-symbol.json")
+
+
+def read_initial_model(channel: Path) -> Artifact:
+    """The model in the channel ``model``: a job's ``model.tar.gz`` as SageMaker gives it, or unpacked.
+
+    Raises:
+        UserError: there is none, several, one that is damaged, or one of another program; the message says
+            which file, and what to do.
+
+    """
+    if not channel.is_dir():
+        raise UserError(f"the folder of channel model is not there: {channel}")
+    files = sorted(path for path in channel.rglob("*") if path.is_file())
+    archive = _only_archive(files, channel)
+    if archive is None:
+        return _read(channel, files, "channel model")
+    log.info("channel model: going on from %s", archive.name)
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"channel model: {archive.name}"
+        _unpack(archive, Path(folder), name)
+        return _read(Path(folder), sorted(p for p in Path(folder).rglob("*") if p.is_file()), name)
+
+
+def _only_archive(files: Iterable[Path], channel: Path) -> Path | None:
+    """The archive of the model; None where the model lies there unpacked."""
+    unpacked = [path for path in files if path.name == DESCRIPTION]
+    archives = [path for path in files if path.name.endswith(_ARCHIVES)]
+    # A prefix that is a job's whole output has output.tar.gz, too.
+    archives = [path for path in archives if path.name == "model.tar.gz"] or archives
+    found = [*archives, *unpacked]
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(channel)) for path in found[:5])
+        raise UserError(f"channel model holds {len(found)} models ({names}): give it one")
+    return archives[0] if archives else None
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    """Unpack plain files into a folder, and nothing that would lie elsewhere."""
+    total = 0
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for number, member in enumerate(tar):
+                total += member.size
+                if number >= MAX_FILES or total > MAX_BYTES:
+                    raise UserError(
+                        f"{name} is not unpacked: it has over {MAX_FILES} files or {MAX_BYTES >> 30} GB, "
+                        "as no model of Tilewise has"
+                    )
+                if not (member.isreg() or member.isdir()):
+                    raise UserError(
+                        f"{name} is not unpacked: {member.name} is a link or a device, not a file"
+                    )
+                if member.name.startswith("/") or ".." in Path(member.name).parts:
+                    raise UserError(f"{name} is not unpacked: {member.name} would lie outside of its folder")
+                content = tar.extractfile(member)
+                if content is not None:  # nothing but a file's content: its owner, mode and times are ours
+                    path = folder / member.name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise UserError(f"{name} is damaged, or no tar archive: {error}: upload it again") from None
+    except OSError as error:
+        raise UserError(f"{name} cannot be unpacked: {error.strerror or error}") from None
+
+
+def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
+    """The model of Tilewise among the files; ``name`` says where they come from."""
+    descriptions = [path for path in files if path.name == DESCRIPTION]
+    if not descriptions:
+        held = ", ".join(path.name for path in files[:5]) or "nothing"
+        if any(path.name.endswith(_OF_MXNET) for path in files):
+            raise UserError(
+                f"{name} is a model of the built-in algorithm ({held}): its MXNet weights cannot be trained "
+                "further here; leave the channel out, and train anew or from pretrained weights"
+            )
+        raise UserError(f"{name} holds no model of Tilewise ({held}): give it the model.tar.gz of a job")
+    if len(descriptions) > 1:
+        raise UserError(f"{name} holds {len(descriptions)} models: give it one")
+    try:
+        return Artifact.load(descriptions[0].parent)
+    except UserError as error:
+        raise UserError(
+            f"{name}: {str(error).replace(f'{folder}/', '').replace(str(folder), name)}"
+        ) from None
+
+
+def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str]) -> None:
+    """Refuse a model that a job cannot go on from.
+
+    Args:
+        initial: that model.
+        spec: the job's detector.
+        classes: the job's.
+
+    Raises:
+        UserError: architecture or classes are others; the message shows both.
+
+    """
+    before = initial.spec
+    facts = (
+        ("model_name", spec.name, before.name),
+        ("stride_4_level", int(spec.stride_4_level), int(before.stride_4_level)),
+        ("the classes", _list(classes), _list(initial.classes)),
+    )
+    differs = [f"{name} {ours}, but that model {theirs}" for name, ours, theirs in facts if ours != theirs]
+    if not differs and _feature_maps(spec) != _feature_maps(before):
+        ours, theirs = spec.scaling.square, before.scaling.square
+        differs = [f"image_size {ours}, but that model {theirs}, which has another number of feature maps"]
+    if differs:
+        raise UserError(
+            f"channel model: this job has {'; '.join(differs)}. Set them alike (the order of the classes "
+            "counts; class_map names class ids), or leave the channel out"
+        )
+
+
+def go_on_from(detector: Detector, initial: Artifact) -> None:
+    """Take over the weights of an earlier model, which :func:`check_initial` let pass."""
+    detector.network.load_state_dict(initial.detector.network.state_dict())
+    log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
+
+
+def _feature_maps(spec: DetectorSpec) -> int | None:
+    """How many there are, where the size of the image decides."""
+    side = spec.scaling.square
+    return len(published_scales(spec.name, side)) if side and spec.name.startswith("ssd") else None
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join([*names[:10], '…'] if len(names) > 10 else names)})"
