@@ -180,6 +180,7 @@ CASES: dict[str, dict[str, object]] = {
     "accumulation": {"gradient_accumulation_step": 2, "optimizer": "sgd", "momentum": 0.9},
     "rare": {"checkpoint_frequency": 2, "evaluation_frequency": 2, "number_of_epochs": 4},
     "one_worker": {"num_workers": 1, "number_of_epochs": 2},
+    "average": {"ema_decay": 0.99, "number_of_epochs": 2},
     "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
     "sniper": {
         "training_views": "sniper",
