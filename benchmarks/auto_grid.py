@@ -1,14 +1,12 @@
 """``tile_grid_size=auto`` beside the best of several grids, with one budget of pixels: prints JSON.
 
-python benchmarks/auto_grid.py DATA [--mpx 6000] [--seeds 0 1 2] [--grids none 2x1 …] [name=value …]
+python benchmarks/auto_grid.py DATA [name=value …] [--mpx 6000] [--seeds 0 1 2] [--grids none 2x1 …]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
-from from_scratch import train_once  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
+from runs import add_arguments, settings, summary, train_seeds  # noqa: E402
 from tiled_training import hyperparameters_of  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
@@ -29,10 +27,7 @@ GRIDS = ("none", "2x1", "2x2", "3x2", "4x3", "5x3")
 def main() -> None:
     """Train with each grid, and with auto."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
-    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_arguments(parser)
     parser.add_argument("--grids", nargs="+", default=list(GRIDS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
@@ -42,17 +37,13 @@ def main() -> None:
     for grid in (*arguments.grids, "auto"):
         tiles = {} if grid == "none" else {"tile_grid_size": grid, "training_views": "grid"}
         raw = hyperparameters_of("whole", records, arguments.mpx, chosen | tiles)
-        runs = {seed: train_once(arguments.data, raw | {"seed": str(seed)}) for seed in arguments.seeds}
-        means = {name: statistics.mean(run[name] for run in runs.values()) for name in ("AP", "AP50")}
-        mean = {name: round(value, 4) for name, value in means.items()}
+        runs = train_seeds(arguments, raw)
+        mean = summary(runs)
         found[grid] = {"mean": mean, "hyperparameters": raw, "seeds": runs}
         print(grid, json.dumps(mean), file=sys.stderr)
     best = max(arguments.grids, key=lambda grid: found[grid]["mean"]["AP"])
     behind = found[best]["mean"]["AP"] - found["auto"]["mean"]["AP"]
-    result = {
-        "data": arguments.data.name,
-        "threads": os.cpu_count(),
-        "mpx": arguments.mpx,
+    result = settings(arguments) | {
         "best": best,
         "auto_is_behind_by_AP_points": round(100 * behind, 2),
         "grids": found,

@@ -10,46 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
-from lay_out import find_coco_files, lay_out_job  # noqa: E402
+from lay_out import find_coco_files  # noqa: E402
+from runs import train_once  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small")
-OTHER_FIGURES = ("AP_medium", "AP_large")
-
-
-def train_once(data: Path, hyperparameters: dict[str, str]) -> dict[str, Any]:
-    """Run one job and read what it left."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "ml"
-        lay_out_job(data, base, hyperparameters)
-        start = time.monotonic()
-        command = [sys.executable, str(ROOT / "train")]
-        environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base)}
-        log = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
-        minutes = (time.monotonic() - start) / 60
-        metrics = json.loads((base / "model" / "model.json").read_text())["metrics"]
-        history = json.loads((base / "output" / "data" / "metrics.json").read_text())["epochs"]
-    peak = re.search(r"peak memory: (\S+) GiB", log)
-    images = sum(epoch["records"] for epoch in history)
-    return {
-        **{name: metrics[name] for name in FIGURES + OTHER_FIGURES},
-        "Mpx": round(sum(epoch["pixels"] for epoch in history) / 1e6),
-        "minutes": round(minutes, 2),
-        "images_per_second": round(images / sum(epoch["seconds"] for epoch in history), 1),
-        "peak_GiB": float(peak[1]) if peak else None,
-    }
 
 
 def main() -> None:

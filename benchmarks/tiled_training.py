@@ -1,6 +1,6 @@
 """Ways of looking at images in training, with one budget of pixels, over several seeds: prints JSON.
 
-python benchmarks/tiled_training.py DATA [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …] [name=value …]
+python benchmarks/tiled_training.py DATA [name=value …] [--mpx 6000] [--seeds 0 1 2] [--ways whole grid …]
 
 DATA holds train.json, val.json (COCO) and images/. Each way trains so many epochs that the budget of pixels,
 in millions, is used; `sniper_third` has a third of it. Each run is one training job, a process of its own.
@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import HYPERPARAMETERS  # noqa: E402
-from from_scratch import train_once  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
+from runs import add_arguments, settings, summary, train_seeds  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.channel import Split  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
@@ -30,7 +28,7 @@ from tilewise.data.records import Records  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
 from tilewise.training.epoch import ViewBatches  # noqa: E402
-from tilewise.training.loader import make_loader  # noqa: E402
+from tilewise.training.loader import BatchesOfShard, make_loader  # noqa: E402
 from tilewise.training.tiling import choose_tiling, make_planner  # noqa: E402
 from tilewise.views.view import Scaling  # noqa: E402
 
@@ -59,8 +57,10 @@ def pixels_of_an_epoch(records: Records, raw: dict[str, str]) -> int:
         return sum(width * height for width, height in sizes)
     split = Split(records, Report("train"))
     loader = make_loader(split, scaling, hp.training_batch_size, 0, hp.seed, hp.min_box_visibility, planner)
-    assert isinstance(loader.batch_sampler, ViewBatches)
-    views = [view for batch in loader.batch_sampler.first for _, view, _ in batch if view is not None]
+    assert isinstance(loader.batch_sampler, BatchesOfShard)
+    batches = loader.batch_sampler.batches
+    assert isinstance(batches, ViewBatches)
+    views = [view for batch in batches.first for _, view, _ in batch if view is not None]
     return sum(view.size[0] * view.size[1] for view in views)
 
 
@@ -71,7 +71,8 @@ def hyperparameters_of(way: str, records: Records, mpx: float, chosen: dict[str,
     epochs = max(1, round(budget / pixels_of_an_epoch(records, raw)))
     return raw | {
         "number_of_epochs": str(epochs),
-        "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
+        # None: the ways' epochs differ in length, and a warm-up has whole epochs.
+        "warmup_cosine_lr_warmup_epochs": "0",
         "evaluation_frequency": str(epochs),
     }
 
@@ -79,10 +80,7 @@ def hyperparameters_of(way: str, records: Records, mpx: float, chosen: dict[str,
 def main() -> None:
     """Run the ways and seeds and print their figures, and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
-    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add_arguments(parser)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
@@ -91,15 +89,10 @@ def main() -> None:
     ways: dict[str, Any] = {}
     for way in arguments.ways:
         raw = hyperparameters_of(way, records, arguments.mpx, chosen)
-        runs = {seed: train_once(arguments.data, raw | {"seed": str(seed)}) for seed in arguments.seeds}
-        means = {
-            name: round(statistics.mean(run[name] for run in runs.values()), 4)
-            for name in ("AP", "AP50", "AP_small", "AP_medium", "AP_large", "Mpx", "minutes")
-            if all(run[name] is not None for run in runs.values())
-        }
-        ways[way] = {"hyperparameters": raw, "mean": means, "seeds": runs}
-        print(way, json.dumps(means), file=sys.stderr)
-    result = {"data": arguments.data.name, "threads": os.cpu_count(), "mpx": arguments.mpx, "ways": ways}
+        runs = train_seeds(arguments, raw)
+        ways[way] = {"hyperparameters": raw, "mean": summary(runs), "seeds": runs}
+        print(way, json.dumps(ways[way]["mean"]), file=sys.stderr)
+    result = settings(arguments) | {"ways": ways}
     print(json.dumps(result, indent=2))
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tilewise.augment.window import LARGEST_ZOOM_OUT, MIN_SHARES, SMALLEST_CROP, Window, random_window
+from tilewise.augment.window import MIN_SHARES, SSD_WINDOWS, TILE_WINDOWS, Variety, Window, random_window
 from tilewise.data.records import Float32
 
 
@@ -22,17 +22,21 @@ sides = st.integers(1, 9000)
 
 
 @settings(max_examples=300, deadline=None)
-@given(sides, sides, st.integers(0, 30), st.integers(0, 2**32))
-def test_random_window__keeps_its_promises(width: int, height: int, count: int, seed: int) -> None:
+@given(sides, sides, st.integers(0, 30), st.integers(0, 2**32), st.sampled_from([SSD_WINDOWS, TILE_WINDOWS]))
+def test_random_window__keeps_its_promises(
+    width: int, height: int, count: int, seed: int, variety: Variety
+) -> None:
     rng = np.random.default_rng(seed)
     boxes = random_boxes(count, width, height, rng)
-    x0, y0, x1, y1 = window = random_window(width, height, boxes, rng)
+    x0, y0, x1, y1 = window = random_window(width, height, boxes, rng, variety)
     assert all(isinstance(value, int) for value in window)
     if contains_image(window, width, height):
-        assert x1 - x0 <= LARGEST_ZOOM_OUT * width and y1 - y0 <= LARGEST_ZOOM_OUT * height
+        out = variety.largest_zoom_out
+        assert x1 - x0 <= out * width and y1 - y0 <= out * height
         return
     assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
-    assert x1 - x0 > SMALLEST_CROP * width - 1 and y1 - y0 > SMALLEST_CROP * height - 1
+    least = variety.smallest_crop
+    assert x1 - x0 > least * width - 1 and y1 - y0 > least * height - 1
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     held = ((centres > (x0, y0)) & (centres < (x1, y1))).all(axis=1)
     assert held.any()

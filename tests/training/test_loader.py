@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,18 @@ def test_random_view__is_no_larger_than_the_view(records: Records) -> None:
         drawn = random_view(records[0], view, scaling, np.random.default_rng(seed))
         assert min(drawn.size) <= 400 and max(drawn.size) <= 600
         assert drawn.scale[0] == pytest.approx(drawn.scale[1], rel=0.2)
+
+
+def test_random_view__a_tile_shows_objects_at_nearly_its_own_scale(records: Records) -> None:
+    scaling = Scaling(square=300)
+    record = replace(records[0], width=400, height=400)
+    factors = {}
+    for window in ((0, 0, 400, 400), (0, 0, 200, 200)):
+        view = View(window, (300, 300))
+        drawn = [random_view(record, view, scaling, np.random.default_rng(seed)) for seed in range(300)]
+        factors[window[2]] = [each.scale[0] / view.scale[0] for each in drawn]
+    assert min(factors[400]) < 0.6 and max(factors[400]) > 2  # of the whole image as SSD does it
+    assert 0.79 < min(factors[200]) < 0.85 and 1.2 < max(factors[200]) < 1.44
 
 
 def test_cache__keeps_what_was_used_last() -> None:

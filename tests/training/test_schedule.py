@@ -33,6 +33,12 @@ def test_warmup_cosine__all_of_a_short_job_warms_up() -> None:
     assert factors(3, 3, number_of_epochs=1) == pytest.approx([1 / 7, 2 / 7, 3 / 7])
 
 
+def test_warmup_cosine__without_warmup_begins_at_the_top() -> None:
+    # one epoch of four steps, half a turn: else a job of one epoch would only warm up
+    found = factors(4, 4, number_of_epochs=1, warmup_cosine_lr_warmup_epochs=0, warmup_cosine_lr_cycles=0.5)
+    assert found == pytest.approx([(1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)])
+
+
 def test_warmup_cosine__zero_cycles_are_constant() -> None:
     found = factors(6, 1, number_of_epochs=6, warmup_cosine_lr_warmup_epochs=1, warmup_cosine_lr_cycles=0)
     assert found == [0.5, 1, 1, 1, 1, 1]

@@ -17,6 +17,7 @@ from tilewise.hyperparameters.values import (
     Fraction,
     Grid,
     MergeName,
+    Natural,
     Overlap,
     Pattern,
     Ranges,
@@ -400,7 +401,7 @@ class Hyperparameters(BaseModel):
         ),
     ]
     warmup_cosine_lr_warmup_epochs: Annotated[
-        Count, Row("Learning rate", "Epochs of warm-up; `warmup_cosine` only.", azure=2)
+        Natural, Row("Learning rate", "Epochs of warm-up, 0 for none; `warmup_cosine` only.", azure=2)
     ]
     warmup_cosine_lr_cycles: Annotated[
         Fraction,

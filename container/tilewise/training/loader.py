@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tilewise.augment.sample import augment_sample
-from tilewise.augment.window import random_window
+from tilewise.augment.window import SSD_WINDOWS, TILE_WINDOWS, random_window
 from tilewise.data.channel import Split
 from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
@@ -106,13 +106,17 @@ def decode_record(record: Record, factor: int) -> Picture:
 
 
 def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.random.Generator) -> View:
-    """A random window of an image, or of a view of it; no larger than that view."""
+    """A random window of an image, or of a view of it, scaled to at most that view's size.
+
+    A tile's objects keep nearly the size that the tile is there for.
+    """
     if view is None:
         window = random_window(record.width, record.height, record.boxes, rng)
         return View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
     x0, y0, x1, y1 = view.window
     boxes = record.boxes - np.array([x0, y0, x0, y0], np.float32)
-    left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng)
+    variety = SSD_WINDOWS if view.window == (0, 0, record.width, record.height) else TILE_WINDOWS
+    left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng, variety)
     if scaling.square is None:
         limits = Scaling(min_size=min(view.size), max_size=max(view.size))
         view = replace(view, size=limits.size_of(right - left, bottom - top))

@@ -1,0 +1,136 @@
+"""Training jobs of the benchmarks: each a process of its own, its figures kept in a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "local_test")]
+
+from lay_out import lay_out_job  # noqa: E402
+
+FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
+COSTS = ("Mpx", "minutes")
+
+
+def train_once(
+    data: Path, hyperparameters: dict[str, str], weights: Path | None = None, one_class: bool = False
+) -> dict[str, Any]:
+    """Run one job and read what it left.
+
+    Args:
+        data: holds train.json, val.json (COCO) and images/.
+        hyperparameters: the job's.
+        weights: a file that it starts from.
+        one_class: whether the classes are taken for one.
+
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "ml"
+        lay_out_job(data, base, hyperparameters)
+        if weights is not None:
+            _add_weights(base, weights)
+        if one_class:
+            _merge_classes(base)
+        start = time.monotonic()
+        command = [sys.executable, str(ROOT / "train")]
+        environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base)}
+        log = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+        minutes = (time.monotonic() - start) / 60
+        metrics = json.loads((base / "model" / "model.json").read_text())["metrics"]
+        history = json.loads((base / "output" / "data" / "metrics.json").read_text())["epochs"]
+    peak = re.search(r"peak memory: (\S+) GiB", log)
+    images = sum(epoch["records"] for epoch in history)
+    return {
+        **{name: metrics[name] for name in FIGURES},
+        "Mpx": round(sum(epoch["pixels"] for epoch in history) / 1e6),
+        "minutes": round(minutes, 2),
+        "images_per_second": round(images / sum(epoch["seconds"] for epoch in history), 1),
+        "peak_GiB": float(peak[1]) if peak else None,
+    }
+
+
+def _add_weights(base: Path, weights: Path) -> None:
+    channel = base / "input" / "data" / "pretrained"
+    channel.mkdir()
+    shutil.copyfile(weights, channel / weights.name)
+    config = base / "input" / "config" / "inputdataconfig.json"
+    channels = json.loads(config.read_text())
+    config.write_text(json.dumps(channels | {"pretrained": channels["train"]}))
+
+
+def _merge_classes(base: Path) -> None:
+    for path in (base / "input" / "data").glob("*/annotations.json"):
+        content = json.loads(path.read_text())
+        annotations = [annotation | {"category_id": 1} for annotation in content["annotations"]]
+        path.write_text(
+            json.dumps(content | {"categories": [{"id": 1, "name": "object"}], "annotations": annotations})
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the benchmarks that train several jobs."""
+    parser.add_argument("data", type=Path)
+    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
+    parser.add_argument("--mpx", type=float, default=6000, help="budget in millions of pixels of views")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--weights", type=Path, help="what all jobs start from")
+    parser.add_argument("--one-class", action="store_true", help="take the classes for one")
+    parser.add_argument("--runs", type=Path, help="keeps each job's figures; what it has is not run again")
+
+
+def settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a benchmark's figures are good for."""
+    return {
+        "data": arguments.data.name,
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+        "weights": arguments.weights.name if arguments.weights else None,
+        "one_class": arguments.one_class,
+        "mpx": arguments.mpx,
+    }
+
+
+def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) -> dict[int, dict[str, Any]]:
+    """A job's figures for each seed."""
+    data, weights, one_class, store = (
+        getattr(arguments, name) for name in ("data", "weights", "one_class", "runs")
+    )
+    runs = {}
+    for seed in arguments.seeds:
+        raw = hyperparameters | {"seed": str(seed)}
+        job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
+        job["hyperparameters"] = raw
+        lines = store.read_text().splitlines() if store and store.is_file() else []
+        found = next((run["figures"] for run in map(json.loads, lines) if run["job"] == job), None)
+        if found is None:
+            found = train_once(data, raw, weights, one_class)
+            if store:
+                with store.open("a") as file:
+                    file.write(json.dumps({"job": job, "figures": found}) + "\n")
+        runs[seed] = found
+    return runs
+
+
+def summary(runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds, and the least and the largest AP and AP50."""
+    values = {
+        name: [run[name] for run in runs.values()]
+        for name in FIGURES + COSTS
+        if all(run[name] is not None for run in runs.values())
+    }
+    means: dict[str, Any] = {name: round(statistics.mean(of), 4) for name, of in values.items()}
+    return means | {
+        f"{name}_range": [round(end(values[name]), 4) for end in (min, max)] for name in ("AP", "AP50")
+    }
