@@ -46,7 +46,7 @@ def test_train__goes_on_from_the_model_of_another_job(job: Job) -> None:
 
 
 def test_train__killed_with_9_resumes_and_ends_as_if_it_had_not_been() -> None:
-    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "5", "--images", "24", "--seed", "2"]
+    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "5", "--images", "16", "--seed", "2"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300
@@ -75,10 +75,8 @@ def test_sigterm__with_checkpoints_the_next_start_goes_on_in_the_middle_of_the_e
     assert {path.suffix for path in (job.base / "model").iterdir()} == {".json", ".safetensors"}
 
 
-def test_processes__two_resume_as_if_they_had_not_been_interrupted_and_one_goes_on_for_them(
-    job: Job, tmp_path: Path
-) -> None:
-    hyperparameters = QUICK | {"number_of_epochs": "3", "training_batch_size": "1"}
+def test_processes__two_resume_as_if_they_had_not_been_interrupted(job: Job, tmp_path: Path) -> None:
+    hyperparameters = QUICK | {"number_of_epochs": "2", "training_batch_size": "1"}
     (job.base / "checkpoints").mkdir()
     alone = copy_of(job, tmp_path / "alone")
     code, output = alone.run(hyperparameters, environ=TWO)
@@ -88,7 +86,6 @@ def test_processes__two_resume_as_if_they_had_not_been_interrupted_and_one_goes_
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "INFO checkpoint: checkpoint-00" in rest
-    single = copy_of(job, tmp_path / "single")
     shutil.rmtree(job.base / "model")
     code, output = job.run(hyperparameters, environ=TWO)
     assert code == 0, output
@@ -96,9 +93,6 @@ def test_processes__two_resume_as_if_they_had_not_been_interrupted_and_one_goes_
     found, expected = (last_tensors(each.base / "checkpoints") for each in (job, alone))
     assert found.keys() == expected.keys() and len(found) > 300
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    code, output = single.run(hyperparameters)
-    assert code == 0, output
-    assert "the checkpoint is of 2 processes, now there are 1: the epoch goes on after" in output
 
 
 def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
