@@ -59,7 +59,8 @@ def test_resnet50__is_torchvisions() -> None:
     for one, other in zip(expected, found, strict=True):
         assert len(one["scores"]) > 10
         for name, value in one.items():
-            torch.testing.assert_close(other[name], value)
+            # RoIAlign adds up in another order
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4)
 
 
 def test_rpn__leaves_anchors_on_ignored_boxes_out(small: Detector) -> None:

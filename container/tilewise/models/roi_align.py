@@ -39,8 +39,9 @@ class RoIAlign(MultiScaleRoIAlign):
         images = torch.cat([torch.full((len(each),), number) for number, each in enumerate(boxes)])
         index, weight = self._bags(maps, every, levels, images)
         channels = maps[0].shape[1]
-        pixels = torch.cat([each.permute(0, 2, 3, 1).reshape(-1, channels).float() for each in maps])
-        cells = F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight)
+        pixels = torch.cat([each.permute(0, 2, 3, 1).reshape(-1, channels) for each in maps])
+        pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
+        cells = F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight.to(pixels.dtype))
         rows, columns = self.output_size
         return cells.view(-1, rows, columns, channels).permute(0, 3, 1, 2)
 
