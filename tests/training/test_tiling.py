@@ -82,6 +82,9 @@ def test_choose_tiling__the_whole_image_is_for_what_tiles_do_not_show_better() -
     assert from_size([(46, 46), (121, 49)]) == 92.4
     assert from_size([(46, 46), (49, 121)]) == 77.0
     assert from_size([(46, 46), (10, 90)], tile_overlap_ratio=0.1) == 30.0
+    # One in a hundred does not count.
+    assert from_size([(46, 46)] * 99 + [(49, 121)]) == 92.4
+    assert from_size([(46, 46)] * 98 + [(49, 121), (36, 121)]) == 77.0
 
 
 def test_make_planner__only_where_there_is_something_to_plan() -> None:

@@ -18,7 +18,7 @@ from tilewise.views.auto import Objects, choose_grid, choose_tile_size
 from tilewise.views.grid import grid_tile
 from tilewise.views.multi_scale import multi_scale_sides
 from tilewise.views.plan import plan_views
-from tilewise.views.pyramid import LEVEL_OVERLAP, choose_levels, choose_zooms, pyramid_views
+from tilewise.views.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
 from tilewise.views.tiling import WHOLE_IMAGE, Level, Tiling
 from tilewise.views.view import Scaling, SizeRange
 
@@ -94,7 +94,8 @@ def _whole_from(tiling: Tiling, objects: Objects, scaling: Scaling, resolved: fl
     """From which size on the whole image shows objects well enough, or may be alone in showing them whole.
 
     Smaller ones, which the tiles show larger, would only teach the detector to see what it cannot resolve,
-    and pull its anchors down to that. (Azure AutoML's way, ``tile_merge=nms``, has no such limit.)
+    and pull its anchors down to that. Hardly any of them may be longer than what neighbouring tiles share,
+    since those may be whole in no tile. (Azure AutoML's way, ``tile_merge=nms``, has no such limit.)
     """
     width, height = np.median(objects.image_sizes, axis=0).tolist()
     if tiling.grid:
@@ -104,9 +105,10 @@ def _whole_from(tiling: Tiling, objects: Objects, scaling: Scaling, resolved: fl
         tile = tiling.tile_size, tiling.tile_size
     cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
     sizes = np.sqrt(objects.sides.prod(axis=1))
-    return round(
-        float(min([resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP, *sizes[cut]])), 1
-    )
+    rare = int(MIN_SHARE * len(sizes))
+    limits = np.sort(sizes[cut])[rare : rare + 1]
+    resolved_from = resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
+    return round(float(min([resolved_from, *limits])), 1)
 
 
 def make_planner(hp: Hyperparameters, spec: DetectorSpec) -> ViewPlanner | None:
