@@ -13,6 +13,7 @@ The figure is that of each side's median round.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
@@ -69,7 +70,8 @@ class Reference:
             build(weights=None, weights_backbone=None, num_classes=classes + 1).to(self.device).train()
         )
         annotations = str(find_coco_files(folder)[0])
-        plain = CocoDetection(str(folder / "images"), annotations, transforms=preset(model))
+        with contextlib.redirect_stdout(sys.stderr):  # pycocotools says what it does
+            plain = CocoDetection(str(folder / "images"), annotations, transforms=preset(model))
         data = wrap_dataset_for_transforms_v2(plain, target_keys=("boxes", "labels"))
         order = BatchSampler(RandomSampler(data), batch, drop_last=True)
         self.loader = DataLoader(

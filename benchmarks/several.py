@@ -29,6 +29,7 @@ from two_hosts import HOSTS, NoNetworks, two_hosts  # noqa: E402
 BATCH = 4
 HYPERPARAMETERS = {
     "model_name": "ssd_vgg16",
+    "precision": "fp32",
     "image_size": "300",
     "learning_rate": "0.002",
     "warmup_cosine_lr_warmup_epochs": "1",

@@ -60,7 +60,7 @@ class TrainSpeed:
         torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
         folder = Path(tempfile.gettempdir())
         lines = MetricLines("benchmark")
-        self.job = loop._Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
+        self.job = loop.Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
         self.device, self.hp, self.detector = device, hp, detector
         self.ready = [to_device(read_batch(batch)[0], device) for batch in islice(self.job.loader, ready)]
         self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(

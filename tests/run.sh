@@ -7,4 +7,5 @@ export PATH=$PWD/.venv/bin:$PATH
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -q "$@"
+# A process on each core, each computing with one thread: the sums of two threads would have to wait for each other.
+OMP_NUM_THREADS=1 python -m pytest -q -n auto --dist loadfile "$@"

@@ -13,7 +13,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
+from tilewise.training.checkpoint import Checkpoints
 from training_job import QUICK, ROOT, Job, wait_for
+
+TWO = {"TILEWISE_PROCESSES": "2"}
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_train__goes_on_from_the_model_of_another_job(job: Job) -> None:
 
 
 def test_train__killed_with_9_resumes_and_ends_as_if_it_had_not_been() -> None:
-    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "5", "--images", "24", "--seed", "2"]
+    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "5", "--images", "16", "--seed", "2"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300
@@ -69,3 +73,40 @@ def test_sigterm__with_checkpoints_the_next_start_goes_on_in_the_middle_of_the_e
     history = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
     assert [epoch["records"] for epoch in history["epochs"]] == [12, 12, 12]
     assert {path.suffix for path in (job.base / "model").iterdir()} == {".json", ".safetensors"}
+
+
+def test_processes__two_resume_as_if_they_had_not_been_interrupted(job: Job, tmp_path: Path) -> None:
+    hyperparameters = QUICK | {"number_of_epochs": "2", "training_batch_size": "1"}
+    (job.base / "checkpoints").mkdir()
+    alone = copy_of(job, tmp_path / "alone")
+    code, output = alone.run(hyperparameters, environ=TWO)
+    assert code == 0, output
+    with job.start(hyperparameters, environ=TWO) as process:
+        wait_for(process, "smooth_l1 <loss>")
+        process.send_signal(signal.SIGTERM)
+        rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "INFO checkpoint: checkpoint-00" in rest
+    shutil.rmtree(job.base / "model")
+    code, output = job.run(hyperparameters, environ=TWO)
+    assert code == 0, output
+    assert "resumed from " in output
+    found, expected = (last_tensors(each.base / "checkpoints") for each in (job, alone))
+    assert found.keys() == expected.keys() and len(found) > 300
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, and what the optimizer remembers of them."""
+    state = Checkpoints(folder).newest()
+    assert state is not None
+    momentum = state["learner"]["optimizer"].items()
+    memory = {f"optimizer {index}": each["momentum_buffer"] for index, each in momentum}
+    return {**state["learner"]["detector"], **memory}
+
+
+def copy_of(job: Job, base: Path) -> Job:
+    """The same job on another machine."""
+    shutil.copytree(job.base, base)
+    copy = Job.__new__(Job)
+    copy.__dict__ = {**job.__dict__, "base": base}
+    return copy

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 from forked import Forked
+from tilewise.data.channel import ChannelFolder, read_data_set
+from tilewise.evaluation.evaluate import evaluate
+from tilewise.inference.predictor import Predictor
 from training_job import QUICK, Job, wait_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "local_test"))
@@ -131,11 +134,22 @@ def test_processes__share_a_pipe(jobs: list[Job]) -> None:
     assert len(files(job.base / "model")) == 2
 
 
-def test_processes__mini_batch_size_is_that_of_the_machine(jobs: list[Job]) -> None:
+def test_processes__share_a_batch_and_the_validation(jobs: list[Job]) -> None:
     job = jobs[0]
+    job.add_images("validation", 5)
     hyperparameters = QUICK | {"mini_batch_size": "5", "number_of_epochs": "1"}
     del hyperparameters["training_batch_size"]
     code, output = job.run(hyperparameters, environ=TWO)
     assert code == 0, output
     assert "mini_batch_size=5 is no multiple of the 2 GPUs: 6 is used" in output
     assert "batch=2 train" in output
+    parts = ("train", "train_annotation", "validation", "validation_annotation")
+    folders = {name: ChannelFolder(job.channel(name)) for name in parts}
+    validation = read_data_set(folders, None, may_split=False, validates=True, seed=0).validation
+    assert validation is not None and len(validation.sample) == 5
+    predictor = Predictor.load(job.base / "model")
+    alone = evaluate(predictor, validation.one_pass(), validation.report, 0.5)
+    logged = json.loads((job.base / "model" / "model.json").read_text())["metrics"]
+    assert alone is not None
+    assert logged["AP50"] == pytest.approx(alone["AP50"], abs=1e-4)
+    assert logged["VOC"]["mAP"] == pytest.approx(alone["VOC"]["mAP"], abs=1e-4)

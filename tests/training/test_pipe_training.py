@@ -22,9 +22,9 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training import loop
 from tilewise.training.fit_spec import fit_spec
-from tilewise.training.loop import test as score_test
 from tilewise.training.loop import train
 from tilewise.training.metric_lines import MetricLines
+from tilewise.training.validation import test as score_test
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
 

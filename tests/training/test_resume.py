@@ -180,6 +180,7 @@ CASES: dict[str, dict[str, object]] = {
     "accumulation": {"gradient_accumulation_step": 2, "optimizer": "sgd", "momentum": 0.9},
     "rare": {"checkpoint_frequency": 2, "evaluation_frequency": 2, "number_of_epochs": 4},
     "one_worker": {"num_workers": 1, "number_of_epochs": 2},
+    "average": {"ema_decay": 0.99, "number_of_epochs": 2},
     "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
     "sniper": {
         "training_views": "sniper",
@@ -280,6 +281,21 @@ def test_resume__after_an_early_stop_does_not_go_on(images: list[Record], tmp_pa
     epochs = len(Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), hp).epochs)
     assert epochs < 9
     assert len(Job(tmp_path, "second", tmp_path / "checkpoints").run(data_of(images), hp).epochs) == epochs
+
+
+def test_resume__with_fewer_processes_goes_on_after_the_same_share_of_the_epoch(
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp, data, folder = make_hp(training_batch_size=2), data_of(images), tmp_path / "checkpoints"
+    Job(tmp_path, "first", folder).run(data, hp, stop_after=1)
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.newest()
+    assert state is not None and len(state["processes"]) == 1
+    checkpoints.save({**state, "processes": state["processes"] * 2})
+    trained = Job(tmp_path, "second", folder).run(data, hp)
+    assert "the checkpoint is of 2 processes, now there are 1: the epoch goes on after 4" in caplog.text
+    # the two batches of the first process, and the last of the five
+    assert [epoch["records"] for epoch in trained.epochs] == [6, 10, 10]
 
 
 def test_resume__with_more_epochs_goes_on(

@@ -8,28 +8,26 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewise import platform
+from tilewise.commands.job_channels import (
+    check_model_channel,
+    data_channels,
+    initial_model,
+    pretrained_folder,
+)
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 
 if TYPE_CHECKING:
-    from tilewise.data.channel import ChannelFolder, DataSet
-    from tilewise.data.pipe_channel import ChannelPipe
-    from tilewise.inference.artifact import Artifact
+    from tilewise.data.channel import DataSet
     from tilewise.training.checkpoint import Checkpoints
     from tilewise.training.world import World
 
 log = logging.getLogger(__name__)
-
-DATA_CHANNELS = ("train", "validation", "test")
-WEIGHTS_CHANNELS = ("pretrained", "model")
-CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
 
 def main(stop: platform.StopRequest) -> int:
@@ -113,9 +111,9 @@ def run_job(
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
-    _check_initial(job.channels, hp)
+    check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, world)
-    channels = _channels(job, hp, state, world)
+    channels = data_channels(job, hp, state, world)
     try:
         data = read_data_set(
             channels,
@@ -223,9 +221,10 @@ def _train(
         return
     # Imported here: to wait for a pipe takes no model.
     from tilewise.training.environment import describe_environment
-    from tilewise.training.loop import test, train
+    from tilewise.training.loop import train
     from tilewise.training.metric_lines import MetricLines
     from tilewise.training.outputs import write_outputs
+    from tilewise.training.validation import test
 
     lines = MetricLines(job.current_host, silent=not world.leads)
     environment = describe_environment(job.hosts)
@@ -236,9 +235,9 @@ def _train(
         platform.model_dir(),
         lines,
         stop.__bool__,
-        _pretrained(job.channels, hp),
+        pretrained_folder(job.channels, hp),
         world,
-        None if state else _initial(job.channels),
+        None if state else initial_model(job.channels),
         checkpoints,
         state,
         environment,
@@ -254,84 +253,6 @@ def _train(
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())
-
-
-def _channels(
-    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, world: World
-) -> dict[str, ChannelFolder | ChannelPipe]:
-    from tilewise.data.channel import ChannelFolder
-    from tilewise.data.pipe_channel import ChannelPipe
-    from tilewise.data.shard import shard_of
-
-    found: dict[str, ChannelFolder | ChannelPipe] = {}
-    for name, channel in job.channels.items():
-        if name not in CHANNELS:
-            log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
-            continue
-        if name in WEIGHTS_CHANNELS:
-            continue
-        if channel.input_mode == "Pipe":
-            images = hp.num_training_samples if name == "train" else None
-            passes = _passes(name, hp, state["progress"] if state else {})
-            if passes:
-                shard = shard_of(channel.distribution, world.host, world.hosts)
-                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
-            else:
-                log.info("channel %s is not read: validation_metric_type is none", name)
-        elif channel.input_mode in ("File", "FastFile"):
-            shard = shard_of(
-                channel.distribution, world.host, world.hosts, world.local_rank, world.local_size
-            )
-            found[name] = ChannelFolder(channel.path, channel.content_type, shard)
-        else:
-            raise UserError(
-                f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
-            )
-    return found
-
-
-def _check_initial(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> None:
-    channel = channels.get("model")
-    if hp.checkpoint_run_id and not channel:
-        raise UserError(
-            f"checkpoint_run_id={hp.checkpoint_run_id}: there are no runs of Azure here: give the model to "
-            "go on from, a job's model.tar.gz, in the channel model"
-        )
-    if channel and channel.input_mode == "Pipe":
-        raise UserError("channel model: a model is a file: use input mode File or FastFile")
-
-
-def _initial(channels: Mapping[str, platform.Channel]) -> Artifact | None:
-    """The model in the channel ``model``, where there is one."""
-    from tilewise.training.initial_model import read_initial_model
-
-    channel = channels.get("model")
-    return read_initial_model(channel.path) if channel else None
-
-
-def _pretrained(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
-    """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
-    channel = channels.get("pretrained")
-    if channel and ("model" in channels or not hp.use_pretrained_model):
-        why = "there is a channel model" if "model" in channels else "use_pretrained_model=0"
-        log.warning("channel pretrained is not used: %s", why)
-        return None
-    if channel and channel.input_mode == "Pipe":
-        raise UserError("channel pretrained: weights are files: use input mode File or FastFile")
-    return channel.path if channel else None
-
-
-def _passes(name: str, hp: Hyperparameters, progress: Mapping[str, Any]) -> int:
-    """How often a channel is read; a job that is resumed gets its pipes from the first one on again."""
-    if name == "test":
-        return 1
-    first, trained = int(progress.get("epoch", 0)), bool(progress.get("trained"))
-    if name == "train":
-        return max(1, hp.number_of_epochs - first - trained)  # one, for its first images, if there is no more
-    if hp.validation_metric_type == "none":
-        return 0
-    epochs, every = hp.number_of_epochs, hp.evaluation_frequency
-    return max(1, sum(epoch % every == 0 or epoch == epochs for epoch in range(first + 1, epochs + 1)))
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

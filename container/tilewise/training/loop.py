@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice, zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
-from tilewise.data.records import Record, Records
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
@@ -33,7 +30,7 @@ from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
-from tilewise.training.batch_size import with_batch_size
+from tilewise.training.batch_size import batch_sizes, with_batch_size
 from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.deterministic import be_deterministic
@@ -47,6 +44,7 @@ from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
 from tilewise.training.tiling import make_planner, size_factors
+from tilewise.training.validation import gather, part_of
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 
@@ -135,7 +133,7 @@ def train(
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     torch.backends.cudnn.benchmark = not hp.deterministic and bool(spec.scaling.square) and not hp.multi_scale
     torch.manual_seed(hp.seed + world.rank)  # what is drawn in a step is of this process's images
-    run = _Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
+    run = Run(data, hp, spec, detector, model_dir, lines, should_stop, world)
     run.environment, run.checkpoints = environment, checkpoints
     run.keeps_checkpoints = world.any(checkpoints is not None)
     if state:
@@ -145,24 +143,7 @@ def train(
     return run.epochs()
 
 
-def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
-    """The batch sizes of training and validation for one of the processes of a host.
-
-    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
-    """
-    if hp.batch_unit == "gpu":
-        return hp.training_batch_size, hp.validation_batch_size
-    if hp.training_batch_size % processes:
-        log.warning(
-            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
-            hp.training_batch_size,
-            processes,
-            -(-hp.training_batch_size // processes) * processes,
-        )
-    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
-
-
-class _Run:
+class Run:
     """The state of one training run."""
 
     def __init__(
@@ -206,6 +187,7 @@ class _Run:
         self.environment: Mapping[str, Any] = {}
 
     def epochs(self) -> Trained:
+        """Train the epochs that are left; returns what they gave."""
         hp = self.hp
         for epoch in range(self.progress.epoch, hp.number_of_epochs):
             if self.best.should_stop(epoch):
@@ -361,12 +343,12 @@ class _Run:
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            _part(validation),
+            part_of(validation),
             validation.report,
             hp.validation_iou_threshold,
             self.should_stop,
             scored.append,
-            partial(_gather, self.world, validation.report),
+            partial(gather, self.world, validation.report),
         )
         metrics = self.world.from_leader(metrics)
         if metrics is None:
@@ -404,41 +386,3 @@ class _Run:
             facts = hyperparameters, metrics, self.environment
             artifact = Artifact(self.learner.evaluated, self.spec, self.data.classes, *facts)
             artifact.save(self.model_dir, f"model-{epoch:04d}")
-
-
-def _part(split: Split | Stream) -> Iterable[Record]:
-    """The records that this process validates on; a pipe has the host's already."""
-    records = split.one_pass()
-    return (
-        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
-    )
-
-
-def _gather(world: World, report: Report, scored: Scored | None) -> Scored | None:
-    """What all processes have found, in the order of the records, for the leader; None if any was stopped."""
-    if world.size == 1:
-        return scored
-    parts = world.gather((scored, dict(report.left_out)))
-    found = [part for part, _ in parts if part is not None]
-    if len(found) < len(parts) or not world.leads:
-        return None
-    for _, left_out in parts:
-        for key, reason in left_out.items():
-            report.leave_out(key, reason)
-    pairs = [zip(part.records, part.detections, strict=True) for part in found]
-    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
-    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
-
-
-def test(
-    split: Split | Stream, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
-) -> dict[str, Any] | None:
-    """The figures of the saved model on a test channel; None when it was stopped.
-
-    Raises:
-        UserError: too many images are damaged.
-
-    """
-    predictor = Predictor.load(model_dir)
-    predictor.batch_size = hp.validation_batch_size
-    return evaluate(predictor, split.one_pass(), split.report, hp.validation_iou_threshold, should_stop)

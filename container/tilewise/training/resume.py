@@ -20,7 +20,7 @@ from tilewise.inference.artifact import DESCRIPTION, remove_others, write_file
 from tilewise.models.spec import DetectorSpec
 
 if TYPE_CHECKING:
-    from tilewise.training.loop import _Run
+    from tilewise.training.loop import Run
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Progress:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-def snapshot(run: _Run) -> dict[str, Any] | None:
+def snapshot(run: Run) -> dict[str, Any] | None:
     """All that a run needs to go on, for a checkpoint; all processes must ask, and the leader gets it.
 
     Sums and random numbers are those of all processes, by rank.
@@ -103,7 +103,7 @@ def snapshot(run: _Run) -> dict[str, Any] | None:
     }
 
 
-def restore(run: _Run, state: dict[str, Any]) -> None:
+def restore(run: Run, state: dict[str, Any]) -> None:
     """Bring a new run to where another one of the same job was.
 
     The best model so far is put back into the run's model folder.
@@ -126,7 +126,7 @@ def restore(run: _Run, state: dict[str, Any]) -> None:
     state.clear()
 
 
-def _restore_process(run: _Run, parts: Sequence[Mapping[str, Any]]) -> None:
+def _restore_process(run: Run, parts: Sequence[Mapping[str, Any]]) -> None:
     """What each process has of its own; where there were more of them or fewer, as near as can be."""
     rank, size = run.world.rank, run.world.size
     if size == len(parts):
