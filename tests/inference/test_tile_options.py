@@ -6,7 +6,7 @@ import sys
 import pytest
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import read_tile_options
-from tilewise.views.tiling import TileOptions
+from tilewise.views.tiling import TileOptions, Tiling
 
 
 def read(**texts: str) -> TileOptions:
@@ -24,6 +24,12 @@ def test_tile_options__all() -> None:
     assert read(
         tile_size="640", tile_overlap_ratio="0.1", tile_merge="wbf", tile_predictions_nms_threshold="0.5"
     ) == TileOptions(tile_size=640, overlap=0.1, merge="wbf", merge_threshold=0.5)
+
+
+def test_tile_options__a_detector_without_its_tiles_answers_for_all_sizes() -> None:
+    trained = Tiling("grid", grid=(3, 2), whole_from=80)
+    assert read(tile_grid_size="4x3").change(trained) == Tiling("grid", grid=(4, 3), whole_from=80)
+    assert read(tile_grid_size="none").change(trained) == Tiling("whole")
 
 
 @pytest.mark.parametrize(

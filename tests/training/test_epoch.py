@@ -46,6 +46,18 @@ def test_grid__whole_images_and_the_tiles_with_objects() -> None:
     assert windows(drawn[3]) == [WHOLE]
 
 
+def test_grid__whole_images_for_large_objects_where_there_are_some() -> None:
+    tiling = Tiling("grid", grid=(2, 2), overlap=0.0, whole_from=100)
+    small, large = record((10, 10, 30, 30)), record((10, 10, 150, 150))
+    drawn = draw("grid", tiling, small, large, record())
+    assert windows(drawn[0]) == [(0, 0, 200, 200)]
+    assert windows(drawn[1]) == [WHOLE, (0, 0, 200, 200)]
+    assert drawn[1][0].object_sizes == (100, np.inf)
+    assert drawn[2] == []
+    empty = draw("grid", tiling, small, large, record(), ratio=9)
+    assert WHOLE in windows(empty[0]) and WHOLE in windows(empty[2])
+
+
 def test_grid__ignored_boxes_are_no_objects() -> None:
     (drawn,) = draw("grid", GRID, record((10, 10, 30, 30), ignored=True))
     assert windows(drawn) == [WHOLE]

@@ -43,7 +43,8 @@ def test_choose_tiling__as_asked_for() -> None:
         tile_merge="nms",
         tile_predictions_nms_threshold=0.4,
     ) == Tiling("grid", grid=(3, 2), overlap=0.1, merge="nms", merge_threshold=0.4)
-    assert tiling(tile_size=500) == Tiling("fixed", tile_size=500)
+    # 32 px of 320 x 320 are 139 of 1600 x 1200; two thirds of that
+    assert tiling(tile_size=500) == Tiling("fixed", tile_size=500, whole_from=92.4)
     assert tiling(training_views="whole", tile_grid_size="2x1") == Tiling("grid", grid=(2, 1))
     assert tiling(training_views="snip", pyramid_scales="1,3", pyramid_ranges="100-,0-120") == Tiling(
         "pyramid", levels=(Level(1, 100, None), Level(3, 0, 120))
@@ -63,6 +64,27 @@ def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixt
     assert "training_views=snip: whole images show the objects well enough" in caplog.text
     assert [level.zoom for level in tiling(training_views="sniper").levels] == [3.01]
     assert "zoom 3" in caplog.text
+
+
+def test_choose_tiling__the_whole_image_is_for_what_tiles_do_not_show_better() -> None:
+    def from_size(sides: list[tuple[int, int]], **given: object) -> float:
+        boxes = np.array([[10, 10, 10 + width, 10 + height] for width, height in sides], np.float32)
+        labels, ignored = np.zeros(len(sides), np.int64), np.zeros(len(sides), np.bool_)
+        some = Records([Record("a.png", Path("a.png"), 1600, 1200, boxes, labels, ignored)])
+        return choose_tiling(hp(tile_grid_size="4x3", **given), some, SCALING).whole_from
+
+    assert from_size([(46, 46)]) == 92.4
+    assert from_size([(46, 46)], tile_merge="nms") == 0  # Azure AutoML's way
+    assert from_size([(46, 46)], training_views="whole") == 0  # then it has seen all sizes
+    # Neighbouring tiles share 0.25 * 1600 / 3.25 = 123 px along x and 0.25 * 1200 / 2.5 = 120 along y:
+    # what is longer may be whole in the whole image alone.
+    assert from_size([(46, 46), (49, 119)]) == 92.4
+    assert from_size([(46, 46), (121, 49)]) == 92.4
+    assert from_size([(46, 46), (49, 121)]) == 77.0
+    assert from_size([(46, 46), (10, 90)], tile_overlap_ratio=0.1) == 30.0
+    # One in a hundred does not count.
+    assert from_size([(46, 46)] * 99 + [(49, 121)]) == 92.4
+    assert from_size([(46, 46)] * 98 + [(49, 121), (36, 121)]) == 77.0
 
 
 def test_make_planner__only_where_there_is_something_to_plan() -> None:
@@ -96,5 +118,7 @@ def test_object_sizes__as_the_views_show_them() -> None:
     assert object_sizes(some, scaling) == pytest.approx([20] * 20)
     grid = object_sizes(some, scaling, Tiling("grid", grid=(2, 2), overlap=0.0))
     assert sorted(grid) == pytest.approx([20] * 20 + [40] * 20)
+    tiles_alone = Tiling("grid", grid=(2, 2), overlap=0.0, whole_from=41)
+    assert object_sizes(some, scaling, tiles_alone) == pytest.approx([40] * 20)
     pyramid = Tiling("pyramid", levels=(Level(1, 60), Level(2, 30, 90), Level(4, 0, 35)))
     assert object_sizes(some, scaling, pyramid) == pytest.approx([40] * 20)

@@ -14,7 +14,6 @@ from tilewise.data.records import Float32, Record, Records
 from tilewise.training.order import Item, spread
 from tilewise.views.chips import background_views, sniper_views
 from tilewise.views.plan import plan_views
-from tilewise.views.pyramid import pyramid_views
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling, View, whole_image
 
@@ -47,8 +46,8 @@ class ViewPlanner:
     def draw(self, records: Sequence[Record], rng: np.random.Generator) -> list[list[View]]:
         """The views of each record.
 
-        Of whole, grid and fixed the whole image is always among them; of what else has no object, so many as
-        the ratio says.
+        Of whole, grid and fixed the whole image is always among them, unless it is there for large objects
+        only; of what else has no object, so many as the ratio says.
         """
         drawn: list[list[View]] = []
         empty: list[tuple[int, View]] = []
@@ -76,7 +75,8 @@ class ViewPlanner:
         """Which views show an object that they answer for, or are always trained on."""
         if self.views == "sniper":
             return [True] * len(views)
-        always = [self.views in ("whole", "grid", "fixed") and number == 0 for number in range(len(views))]
+        first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
+        always = [first and number == 0 for number in range(len(views))]
         boxes = record.boxes[~record.ignored]
         if not len(boxes):
             return always
@@ -131,11 +131,9 @@ def _training_views(
     views: TrainingViews, tiling: Tiling, width: int, height: int, scaling: Scaling
 ) -> tuple[View, ...]:
     """All views of an image of one size; the same for all of that size."""
-    if views == "snip":
-        return tuple(pyramid_views(width, height, tiling.levels, tiling.overlap, scaling, training=True))
     if views == "whole":
         return tuple(whole_image(width, height, scaling))
-    return tuple(plan_views(tiling, width, height, scaling))
+    return tuple(plan_views(tiling, width, height, scaling, training=True))
 
 
 class ViewBatches(Sampler[list[Item]]):

@@ -15,9 +15,10 @@ from tilewise.models.build import resolved_size, smallest_view
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.epoch import ViewPlanner
 from tilewise.views.auto import Objects, choose_grid, choose_tile_size
+from tilewise.views.grid import grid_tile
 from tilewise.views.multi_scale import multi_scale_sides
 from tilewise.views.plan import plan_views
-from tilewise.views.pyramid import choose_levels, choose_zooms, pyramid_views
+from tilewise.views.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
 from tilewise.views.tiling import WHOLE_IMAGE, Level, Tiling
 from tilewise.views.view import Scaling, SizeRange
 
@@ -58,6 +59,8 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
             tiling, grid = replace(tiling, overlap=choice.overlap), choice.grid
         if grid:
             tiling = replace(tiling, kind="grid", grid=grid)
+    if tiling.kind in ("grid", "fixed") and hp.training_views != "whole" and tiling.merge != "nms":
+        tiling = replace(tiling, whole_from=_whole_from(tiling, _objects(records), scaling, resolved))
     if tiling.kind == "whole" and hp.training_views != "whole":
         log.info("training_views=%s: whole images show the objects well enough", hp.training_views)
     log.info("each image is seen as %s", tiling)
@@ -71,15 +74,41 @@ def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: f
             for zoom, (low, high) in zip(hp.pyramid_scales, hp.pyramid_ranges, strict=True)
         )
     else:
-        width, height = np.median(records.sizes, axis=0).tolist()
-        shown = scaling.size_of(width, height)
-        scale = math.sqrt(shown[0] / width * shown[1] / height)
+        scale = _scale(records.sizes, scaling)
         zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), resolved)
         levels = choose_levels(zooms, scale, resolved, _sizes(records))
     for level in levels:
         low, high = level.trains_on
         log.info("zoom %g trains on objects of %g to %g px of the image", level.zoom, low, high)
     return levels
+
+
+def _scale(image_sizes: npt.NDArray[np.int64], scaling: Scaling) -> float:
+    """Pixels of a view of the whole image for one pixel of a typical image."""
+    width, height = np.median(image_sizes, axis=0).tolist()
+    shown = scaling.size_of(width, height)
+    return math.sqrt(shown[0] / width * shown[1] / height)
+
+
+def _whole_from(tiling: Tiling, objects: Objects, scaling: Scaling, resolved: float) -> float:
+    """From which size on the whole image shows objects well enough, or may be alone in showing them whole.
+
+    Smaller ones, which the tiles show larger, would only teach the detector to see what it cannot resolve,
+    and pull its anchors down to that. Hardly any of them may be longer than what neighbouring tiles share,
+    since those may be whole in no tile. (Azure AutoML's way, ``tile_merge=nms``, has no such limit.)
+    """
+    width, height = np.median(objects.image_sizes, axis=0).tolist()
+    if tiling.grid:
+        tile = grid_tile(width, height, tiling.grid, tiling.overlap)
+    else:
+        assert tiling.tile_size is not None
+        tile = tiling.tile_size, tiling.tile_size
+    cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
+    sizes = np.sqrt(objects.sides.prod(axis=1))
+    rare = int(MIN_SHARE * len(sizes))
+    limits = np.sort(sizes[cut])[rare : rare + 1]
+    resolved_from = resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
+    return round(float(min([resolved_from, *limits])), 1)
 
 
 def make_planner(hp: Hyperparameters, spec: DetectorSpec) -> ViewPlanner | None:
@@ -125,7 +154,7 @@ def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[t
     if tiling.kind == "pyramid":
         views = pyramid_views(width, height, tiling.levels, 0.0, scaling, training=True)
     else:
-        views = plan_views(tiling, width, height, scaling)
+        views = plan_views(tiling, width, height, scaling, training=True)
     found: dict[tuple[int, SizeRange], float] = {}
     for view in views:
         scale = math.sqrt(view.scale[0] * view.scale[1])

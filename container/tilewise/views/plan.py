@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tilewise.views.fixed import fixed_views
 from tilewise.views.grid import grid_views
 from tilewise.views.pyramid import pyramid_views
-from tilewise.views.tiling import Tiling
+from tilewise.views.tiling import Level, Tiling
 from tilewise.views.view import Scaling, View, whole_image
 
 
-def plan_views(tiling: Tiling, width: int, height: int, scaling: Scaling) -> list[View]:
+def plan_views(
+    tiling: Tiling, width: int, height: int, scaling: Scaling, training: bool = False
+) -> list[View]:
     """The views of an image that are looked at when a detector is validated and when it serves.
 
     Args:
@@ -15,14 +19,20 @@ def plan_views(tiling: Tiling, width: int, height: int, scaling: Scaling) -> lis
         width: pixels of the upright image.
         height: pixels of the upright image.
         scaling: how the detector's views are scaled.
+        training: whether they get the ranges of sizes to train on, or the wider ones to answer for.
 
     """
+    if tiling.kind == "pyramid":
+        return pyramid_views(width, height, tiling.levels, tiling.overlap, scaling, training)
     if tiling.kind == "grid":
         assert tiling.grid is not None
-        return grid_views(width, height, tiling.grid, tiling.overlap, scaling)
-    if tiling.kind == "fixed":
+        views = grid_views(width, height, tiling.grid, tiling.overlap, scaling)
+    elif tiling.kind == "fixed":
         assert tiling.tile_size is not None
-        return fixed_views(width, height, tiling.tile_size, tiling.overlap, scaling)
-    if tiling.kind == "pyramid":
-        return pyramid_views(width, height, tiling.levels, tiling.overlap, scaling)
-    return whole_image(width, height, scaling)
+        views = fixed_views(width, height, tiling.tile_size, tiling.overlap, scaling)
+    else:
+        return whole_image(width, height, scaling)
+    if tiling.whole_from:
+        large = Level(1.0, tiling.whole_from)
+        views[0] = replace(views[0], object_sizes=large.trains_on if training else large.answers_for)
+    return views

@@ -54,6 +54,8 @@ class Tiling:
         tile_size: pixels of the image.
         levels: from the coarsest on.
         overlap: the share of a tile that neighbours have in common.
+        whole_from: beside tiles the whole image trains on objects from this size on, √area in pixels of the
+            upright image; tiles show smaller ones better.
         merge: the rule, see :func:`tilewise.views.merge.merge_detections`.
         merge_threshold: the IoU above which boxes of two views are one object.
 
@@ -64,6 +66,7 @@ class Tiling:
     tile_size: int | None = None
     levels: tuple[Level, ...] = ()
     overlap: float = 0.25
+    whole_from: float = 0.0
     merge: MergeRule = "fragment"
     merge_threshold: float = 0.25
 
@@ -90,7 +93,8 @@ class Tiling:
             tiles = f"{self.grid[0]}x{self.grid[1]} tiles"
         else:
             tiles = f"tiles of {self.tile_size} px"
-        return f"the whole image and {tiles} with an overlap of {self.overlap:g}, {merged}"
+        large = f" for objects from {self.whole_from:g} px on" if self.whole_from else ""
+        return f"the whole image{large} and {tiles} with an overlap of {self.overlap:g}, {merged}"
 
 
 WHOLE_IMAGE = Tiling()
@@ -118,7 +122,7 @@ class TileOptions:
         given = {"overlap": self.overlap, "merge": self.merge, "merge_threshold": self.merge_threshold}
         changed = replace(tiling, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         if not self.tiled:
-            return replace(changed, kind="whole", grid=None, tile_size=None, levels=())
+            return replace(changed, kind="whole", grid=None, tile_size=None, levels=(), whole_from=0.0)
         if self.grid is not None:
             return replace(changed, kind="grid", grid=self.grid, tile_size=None, levels=())
         if self.tile_size is not None:
