@@ -82,14 +82,18 @@ def _tensors(content: Any) -> list[Any]:
     return [content] if hasattr(content, "contiguous") else []
 
 
-def kill_once(base: Path, seconds: float, in_start_up: bool, new_machine: bool) -> dict[str, Any]:
-    """Start the job, kill it so many seconds after its start or its first step, and look at what is left."""
+MARKS = {"its start": "", "its first step": READY, "a checkpoint": "INFO checkpoint: "}
+"""What a kill may come after, and the line of the log that tells."""
+
+
+def kill_once(base: Path, seconds: float, mark: str, new_machine: bool) -> dict[str, Any]:
+    """Start the job, kill it so many seconds after one of :data:`MARKS`, and look at what is left."""
     if new_machine:
         shutil.rmtree(base / "model")
         (base / "model").mkdir()
     said_before, kept = len(log_of(base)), epochs_kept(base)
     process = start(base)
-    while not in_start_up and process.poll() is None and READY not in log_of(base)[said_before:]:
+    while process.poll() is None and MARKS[mark] not in log_of(base)[said_before:]:
         time.sleep(0.01)
     time.sleep(seconds)
     ended = process.poll()
@@ -99,7 +103,7 @@ def kill_once(base: Path, seconds: float, in_start_up: bool, new_machine: bool) 
     resumed = re.search(r"resumed from \S+: after epoch (\d+) of", said)
     model = model_in(base / "model")
     facts = {
-        "killed": f"{seconds:.2f} s after its {'start' if in_start_up else 'first step'}",
+        "killed": f"{seconds:.2f} s after {mark}",
         "new_machine": new_machine,
         "resumed_after_epochs": int(resumed[1]) + 1 if resumed else None,
         "last_line": said.strip().splitlines()[-1][-90:] if said.strip() else "",
@@ -135,9 +139,11 @@ def main() -> None:
         ready = first - epoch
         kills = []
         for number in range(arguments.kills):
-            in_start_up = rng.random() < 0.3
-            moment = rng.uniform(0, ready if in_start_up else 2 * epoch)
-            kills.append(kill_once(killed, moment, in_start_up, new_machine=number % 2 == 1))
+            mark = "its start" if rng.random() < 0.3 else "its first step"
+            if number == 0:  # so that there is something to resume
+                mark = "a checkpoint"
+            most = {"its start": ready, "its first step": 2 * epoch, "a checkpoint": epoch}[mark]
+            kills.append(kill_once(killed, rng.uniform(0, most), mark, new_machine=number % 2 == 1))
         run_to_the_end(killed)
         expected, found = fingerprints(alone), fingerprints(killed)
         result = {

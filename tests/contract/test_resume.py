@@ -46,7 +46,7 @@ def test_train__goes_on_from_the_model_of_another_job(job: Job) -> None:
 
 
 def test_train__killed_with_9_resumes_and_ends_as_if_it_had_not_been() -> None:
-    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "5", "--images", "16", "--seed", "2"]
+    command = ["benchmarks/kills.py", "--kills", "3", "--epochs", "8", "--images", "16", "--seed", "2"]
     environ = os.environ | {"OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=300
