@@ -27,13 +27,11 @@ sys.path[:0] = [str(ROOT / "container")]
 
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of  # noqa: E402
-from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.models.detector import Detector  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
-from tilewise.training.cpu import tune_cpu  # noqa: E402
 from tilewise.views.view import Scaling  # noqa: E402
-from training_speed import TrainSpeed, device_name, read_data  # noqa: E402
+from training_speed import TrainSpeed, device_name, prepare, read_data  # noqa: E402
 
 WIDTH, HEIGHT = 4000, 3000
 SECOND_STAGE = "roi_heads"
@@ -118,10 +116,7 @@ def main() -> None:
     unknown = set(arguments.models) - set(AVAILABLE_MODELS)
     if unknown:
         parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(AVAILABLE_MODELS)}")
-    tune_device()
-    tune_cpu()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    prepare(arguments.threads)
     for name in arguments.models or AVAILABLE_MODELS:
         print(json.dumps(measure(name, arguments)), flush=True)
 

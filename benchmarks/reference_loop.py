@@ -33,9 +33,7 @@ from torchvision.transforms import v2
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
-from tilewise.inference.device import tune_device  # noqa: E402
-from tilewise.training.cpu import tune_cpu  # noqa: E402
-from training_speed import TrainSpeed, device_name, find_coco_files, read_data, wait  # noqa: E402
+from training_speed import TrainSpeed, device_name, find_coco_files, prepare, read_data, wait  # noqa: E402
 
 SSD_FILL = {"others": (123, 117, 104)}
 CONTENDERS: dict[str, tuple[str, dict[str, str], float]] = {
@@ -150,10 +148,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(CONTENDERS):
         parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}")
-    tune_device()
-    tune_cpu()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    prepare(arguments.threads)
     for name in arguments.models or CONTENDERS:
         print(json.dumps(compare(name, arguments)), flush=True)
 

@@ -21,8 +21,10 @@ from tilewise.data.channel import DataSet, Split  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
+from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.training import loop  # noqa: E402
+from tilewise.training.cpu import tune_cpu  # noqa: E402
 from tilewise.training.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.loader import read_batch  # noqa: E402
 from tilewise.training.metric_lines import MetricLines  # noqa: E402
@@ -96,6 +98,14 @@ class TrainSpeed:
             images += len(samples)
         wait(self.device)
         return images, time.perf_counter() - start
+
+
+def prepare(threads: int | None) -> None:
+    """The settings of `train`, on so many threads of the CPU; None for as many as it takes itself."""
+    tune_device()
+    tune_cpu()
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def wait(device: torch.device) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-MEMORY = Path("/proc/meminfo")
+MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 
 def available_cores() -> int:
@@ -28,6 +28,26 @@ def cpu_quota() -> float | None:
         except OSError:
             return None
     return float(quota) / float(period) if quota.isdecimal() and period.isdecimal() else None
+
+
+def cpu_fact(name: str) -> str:
+    """What Linux says of the first core under such a name, ``model name`` or ``flags``; "" for nothing."""
+    try:
+        lines = CPU.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    facts = (line.partition(":") for line in lines)
+    return next((fact.strip() for label, _, fact in facts if label.strip() == name), "")
+
+
+def memory_limit() -> int:
+    """Bytes of memory that there are: the machine's, or the container's limit where that is less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        path = CGROUP / limit
+        text = path.read_text().strip() if path.exists() else ""
+        memory = min(memory, int(text)) if text.isdigit() else memory
+    return memory
 
 
 def available_memory() -> int:

@@ -12,20 +12,11 @@ import sys
 import tarfile
 from pathlib import Path
 
-import pytest
 import torch
 from tilewise.training.checkpoint import Checkpoints
 from training_job import QUICK, ROOT, Job, wait_for
 
 TWO = {"TILEWISE_PROCESSES": "2"}
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    job = Job(tmp_path / "ml")
-    job.add_images("train", 12)
-    job.add_images("validation", 5)
-    return job
 
 
 def test_train__goes_on_from_the_model_of_another_job(job: Job) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from training_job import QUICK, Job, wait_for
@@ -38,14 +37,6 @@ METRIC_DEFINITIONS = {  # as SageMaker attaches them to the built-in algorithm
     "train:progress": r"#progress_metric: host=\S+, completed (\S+) %",
     "train:throughput": r"#throughput_metric: host=\S+, train throughput=(\S+) records/second",
 }
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    job = Job(tmp_path / "ml")
-    job.add_images("train", 12)
-    job.add_images("validation", 5)
-    return job
 
 
 def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job: Job) -> None:

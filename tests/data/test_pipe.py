@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pipe_platform import PipePlatform, image_record, png, record_bytes
+from tilewise import machine
 from tilewise.data import fifo, pipe
 from tilewise.data.annotations import Report, check_example
 from tilewise.data.fifo import StopWaiting
@@ -261,10 +262,10 @@ def test_turn__this_hosts_share_only(path: Path) -> None:
 
 def test_buffer_bytes__follow_the_containers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(pipe, "_CGROUP_LIMITS", (str(limit), str(tmp_path / "missing")))
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
     for text, want in (("max", 256 << 20), (f"{1 << 30}\n", 64 << 20), (f"{1 << 62}", 256 << 20)):
         limit.write_text(text)
-        monkeypatch.setattr(pipe.os, "sysconf", lambda name: 1 << 20)  # 2**20 pages of so many bytes
+        monkeypatch.setattr(machine.os, "sysconf", lambda name: 1 << 20)  # 2**20 pages of so many bytes
         assert buffer_bytes() == want
 
 

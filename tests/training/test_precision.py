@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from tilewise.training import precision
+from tilewise import machine
 from tilewise.training.precision import choose_precision
 from torch import nn
 
@@ -42,16 +44,17 @@ def test_auto__on_a_gpu_is_what_its_tensor_cores_have(
     ],
 )
 def test_auto__on_a_cpu_is_bf16_only_where_it_is_fast(
-    flags: str, network: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    flags: str, network: nn.Module, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_facts", lambda: ["model name : x", f"flags\t\t: {flags}"])
+    (tmp_path / "cpuinfo").write_text(f"model name : x\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "CPU", tmp_path / "cpuinfo")
     assert choose_precision("auto", torch.device("cpu"), network).dtype == dtype
 
 
 def test_wanted__is_taken_with_a_warning_where_it_is_slow(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_facts", list)
+    monkeypatch.setattr(machine, "CPU", tmp_path / "none")
     assert choose_precision("fp32", torch.device("cpu"), DENSE).dtype == torch.float32
     assert not caplog.text
     assert choose_precision("bf16", torch.device("cpu"), DENSE).dtype == torch.bfloat16

@@ -7,7 +7,6 @@ Specification: "How Amazon SageMaker Provides Training Information" in the devel
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from tilewise.data.fifo import POLL_SECONDS, StopWaiting, open_fifo
 from tilewise.data.pipe_formats import Arrival, Turn, read_arrivals
+from tilewise.machine import memory_limit
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,10 @@ MEMORY_SHARE = 1 / 16
 FULL_SECONDS, FULL_BYTES = 600.0, 2 << 20
 """A buffer that stays full so long takes in so much more: the platform fails a job whose pipe is not read."""
 
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
 
 def buffer_bytes() -> int:
     """How many bytes of images a channel keeps in this container's memory, if nobody says otherwise."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in map(Path, _CGROUP_LIMITS):
-        text = path.read_text().strip() if path.exists() else ""
-        memory = min(memory, int(text)) if text.isdigit() else memory
-    return min(BUFFER_BYTES, int(memory * MEMORY_SHARE))
+    return min(BUFFER_BYTES, int(memory_limit() * MEMORY_SHARE))
 
 
 class Buffer:

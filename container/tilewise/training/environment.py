@@ -3,13 +3,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 
 import tilewise
+from tilewise.machine import cpu_fact
 
 
 def describe_environment(hosts: Sequence[str]) -> dict[str, Any]:
@@ -23,18 +23,8 @@ def describe_environment(hosts: Sequence[str]) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if gpus else None,
         "gpus": gpus,
-        "cpu": _cpu(),
+        "cpu": cpu_fact("model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "hosts": list(hosts),
     }
-
-
-def _cpu() -> str:
-    """The model of the CPU, as Linux names it."""
-    facts = Path("/proc/cpuinfo")
-    for line in facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else ():
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.machine()

@@ -44,8 +44,8 @@ class Learner:
         detector: on the device to train on.
         hp: the job's hyperparameters.
         steps_per_epoch: of the optimizer, as many as are expected.
-        world: the processes that train together; gradients are averaged over them.
         view_size: (width, height) of a view that the detector takes, for several processes.
+        world: the processes that train together; gradients are averaged over them.
 
     Attributes:
         precision: what the forward pass computes its convolutions in.

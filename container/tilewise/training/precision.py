@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
+from tilewise.machine import cpu_fact
+
 log = logging.getLogger(__name__)
 
 FASTEST_BF16, FASTEST_FP16 = (8, 0), (7, 0)
@@ -60,17 +62,8 @@ def _auto(device: torch.device, network: nn.Module) -> Precision:
 
 def has_bf16_instructions() -> bool:
     """Whether the CPU computes in bfloat16 (AVX512_BF16 or AMX), and does not only convert."""
-    return any(
-        line.startswith("flags") and ("avx512_bf16" in line or "amx_bf16" in line) for line in _cpu_facts()
-    )
-
-
-def _cpu_facts() -> list[str]:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []
+    flags = cpu_fact("flags")
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _all_convolutions_are_dense(network: nn.Module) -> bool:
