@@ -25,8 +25,9 @@ RUN cd /pins \
 
 # sagemaker-training has a part in C: the compiler stays here.
 FROM ${BASE_IMAGE} AS packages
-# UV_NO_CACHE=0 keeps what was downloaded, for a build with a cache mounted at /root/.cache/uv.
+# UV_NO_CACHE=0 keeps what was downloaded, for a build with a cache mounted at UV_CACHE_DIR.
 ARG UV_NO_CACHE=1
+ARG UV_CACHE_DIR=/uv-cache
 RUN apt-get update -qq \
     && headers=$(python3 -c 'import os, sysconfig; print(os.path.exists(sysconfig.get_path("include") + "/Python.h"))') \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
@@ -44,6 +45,7 @@ LABEL org.opencontainers.image.title="Tilewise" \
       com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
 
 ARG UV_NO_CACHE=1
+ARG UV_CACHE_DIR=/uv-cache
 COPY --from=pins /pins/cuda.txt /pins/install.sh /pins/
 RUN sh /pins/install.sh /pins/cuda.txt
 COPY --from=pins /pins/torch.txt /pins/

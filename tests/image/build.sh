@@ -37,7 +37,7 @@ fi
 # What uv has in its cache need not be downloaded again.
 cache=()
 if command -v uv >/dev/null && [ -d "$(uv cache dir)" ]; then
-    cache=(--volume "$(uv cache dir):/root/.cache/uv" --build-arg UV_NO_CACHE=0)
+    cache=(--volume "$(uv cache dir):/uv-cache" --build-arg UV_NO_CACHE=0)
 fi
 step "the image"
 podman build --quiet --format docker --tag localhost/tilewise-test --build-arg "BASE_IMAGE=$base" "${cache[@]}" . >/dev/null

@@ -14,6 +14,7 @@ from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.launch import die_with_parent, report_failure
@@ -109,6 +110,10 @@ def messages(world: World, folder: Path) -> None:
     assert world.gather(world.rank) == [0, 1]
     assert world.from_leader({"rank": world.rank}) == {"rank": 0}
     assert world.any_host(True) and world.host == 0 and world.hosts == 1
+    assert mean_over_processes(torch.tensor(world.rank + 3)) == 3.5
+    if world.leads:  # the other does not answer
+        with counting_alone():
+            assert mean_over_processes(torch.tensor(3)) == 3
     norm = nn.BatchNorm1d(2)
     norm.running_mean.fill_(world.rank + 5)  # type: ignore[union-attr]
     world.share_buffers(norm)

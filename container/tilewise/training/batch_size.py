@@ -18,6 +18,7 @@ from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.machine import available_memory
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import counting_alone
 from tilewise.training.learner import Learner
 from tilewise.training.memory import MARGIN, DoesNotFitError
 from tilewise.training.tiling import size_factors
@@ -194,6 +195,6 @@ def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int],
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
-    """The state of the random numbers is afterwards what it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    """A trial of this process alone; the state of the random numbers is afterwards what it was."""
+    with counting_alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
