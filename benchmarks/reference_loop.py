@@ -35,6 +35,9 @@ sys.path[:0] = [str(ROOT / "container")]
 
 from training_speed import TrainSpeed, device_name, find_coco_files, prepare, read_data, wait  # noqa: E402
 
+REFERENCE_WORKERS = 4  # its script's default
+SETTLE = 2.0  # seconds for the loader processes of the side that ran to load ahead what they may
+LEARNING_RATE = 1e-4  # from random weights, torchvision's SSD diverges at 1e-3
 SSD_FILL = {"others": (123, 117, 104)}
 CONTENDERS: dict[str, tuple[str, dict[str, str], float]] = {
     "ssd_vgg16": ("ssd300_vgg16", {"image_size": "300"}, 1.7),
@@ -60,8 +63,8 @@ def preset(model: str) -> v2.Compose:
 class Reference:
     """Torchvision's side."""
 
-    def __init__(self, model: str, folder: Path, classes: int, batch: int, workers: int):
-        torch.manual_seed(0)
+    def __init__(self, model: str, folder: Path, classes: int, batch: int, workers: int, seed: int = 0):
+        torch.manual_seed(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         build = getattr(detection, model)
         self.model = (
@@ -79,7 +82,7 @@ class Reference:
             collate_fn=lambda items: tuple(zip(*items, strict=True)),
         )
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        self.optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
         self.batches = self._forever()
 
     def _forever(self) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
@@ -110,7 +113,9 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     theirs, raw, goal = CONTENDERS[name]
     data = read_data(arguments.data)
     batch = arguments.batch
-    ours = TrainSpeed(data, raw | {"model_name": name, "training_batch_size": batch, "learning_rate": 1e-3})
+    ours = TrainSpeed(
+        data, raw | {"model_name": name, "training_batch_size": batch, "learning_rate": LEARNING_RATE}
+    )
     reference = Reference(theirs, arguments.data, len(data.classes), batch, arguments.reference_workers)
     sides = {"torchvision": reference.loop, "tilewise": ours.loop}
     for side in sides.values():
@@ -118,6 +123,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(arguments.rounds):
         for name_of_side, run in sides.items():
+            time.sleep(SETTLE)
             images, seconds = run(arguments.batches)
             speeds[name_of_side].append(images / seconds)
     middle = {side: statistics.median(values) for side, values in speeds.items()}
@@ -143,7 +149,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=3, help="of a round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--warm-up", type=int, default=2, help="batches that do not count")
-    parser.add_argument("--reference-workers", type=int, default=4, help="its script's default")
+    parser.add_argument(
+        "--reference-workers", type=int, default=REFERENCE_WORKERS, help="its script's default"
+    )
     parser.add_argument("--threads", type=int, help="of the CPU, on both sides")
     arguments = parser.parse_args()
     if unknown := set(arguments.models) - set(CONTENDERS):

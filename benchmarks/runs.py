@@ -128,7 +128,7 @@ def summary(runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     values = {
         name: [run[name] for run in runs.values()]
         for name in FIGURES + COSTS
-        if all(run[name] is not None for run in runs.values())
+        if all(run.get(name) is not None for run in runs.values())
     }
     means: dict[str, Any] = {name: round(statistics.mean(of), 4) for name, of in values.items()}
     return means | {

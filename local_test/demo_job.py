@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from lay_out import find_coco_files, lay_out_job
+from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 
 PIXEL_BUDGET = 5400 * 320 * 320
 """So many pixels of training views pass in some four minutes on two cores."""
@@ -30,9 +31,13 @@ HYPERPARAMETERS = {
 def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
     """The demo's hyperparameters for so many training images, with those that the user has chosen.
 
-    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations.
+    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations. A model
+    that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
     """
-    side = int(chosen.get("image_size", HYPERPARAMETERS["image_size"]))
+    raw = HYPERPARAMETERS | chosen
+    side = int(raw["image_size"])
+    if raw["model_name"] in AVAILABLE_MODELS and scaling_of(raw["model_name"]) == "sides":
+        raw = {"min_size": raw["image_size"], "max_size": raw.pop("image_size")} | raw
     epochs = max(1, round(PIXEL_BUDGET / side**2 / max(1, images)))
     if chosen.get("number_of_epochs", "").isdigit():
         epochs = int(chosen["number_of_epochs"])
@@ -41,7 +46,7 @@ def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
         "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
         "evaluation_frequency": str(max(1, epochs // 5)),
     }
-    return HYPERPARAMETERS | budget | chosen
+    return budget | raw
 
 
 def busiest_image(base: Path) -> Path:

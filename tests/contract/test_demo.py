@@ -17,6 +17,7 @@ import pytest
 from forked import Forked
 from PIL import Image
 from tilewise.commands import evaluate
+from tilewise.hyperparameters import parse_hyperparameters
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local_test"))
@@ -54,6 +55,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def test_demo_hyperparameters__a_model_that_scales_by_its_sides() -> None:
+    raw = demo_hyperparameters(
+        205, {"model_name": "gfl_resnet18_fpn", "image_size": "384", "max_size": "500"}
+    )
+    hp = parse_hyperparameters(raw)
+    assert (hp.image_size, hp.min_size, hp.max_size, hp.number_of_epochs) == (None, 384, 500, 18)
 
 
 def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
