@@ -31,8 +31,8 @@ HYPERPARAMETERS = {
 def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
     """The demo's hyperparameters for so many training images, with those that the user has chosen.
 
-    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations. A model
-    that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
+    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations. A
+    model that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
     """
     raw = HYPERPARAMETERS | chosen
     side = int(raw["image_size"])
