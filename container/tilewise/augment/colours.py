@@ -1,0 +1,55 @@
+"""SSD's change of colours, as one affine map of each pixel's red, green and blue.
+
+Brightness, contrast and saturation are affine as they stand. Hue is turned in YIQ, as MXNet's HueJitterAug
+does it, not in HSV: a turn about the grey axis is linear. So all four cost one product of matrices.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BRIGHTNESS, CONTRAST, SATURATION = (0.875, 1.125), (0.5, 1.5), (0.5, 1.5)
+HUE = (-0.05, 0.05)
+"""The ranges are those of torchvision's RandomPhotometricDistort; hue in turns of the circle."""
+
+GREY = np.array([0.299, 0.587, 0.114])
+_YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+
+def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Change brightness, contrast, saturation and hue, each with probability one half.
+
+    Args:
+        pixels: (3, H, W) uint8, red, green and blue.
+        rng: draws.
+
+    Returns:
+        New pixels; or those given, where nothing was drawn.
+
+    """
+    brightness, contrast, saturation = (
+        _drawn(rng, limits, otherwise=1.0) for limits in (BRIGHTNESS, CONTRAST, SATURATION)
+    )
+    hue = _drawn(rng, HUE, otherwise=0.0)
+    if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
+        return pixels
+    colours = pixels.reshape(3, -1).float()
+    mean_grey = brightness * float(GREY @ colours.mean(dim=1).numpy())
+    grey_of_all = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
+    saturate = saturation * np.eye(3) + (1 - saturation) * grey_of_all
+    matrix = torch.from_numpy(brightness * contrast * _turn(hue) @ saturate).float()
+    changed = torch.addmm(torch.tensor((1 - contrast) * mean_grey), matrix, colours)
+    return changed.round_().clamp_(0, 255).to(torch.uint8).reshape(pixels.shape)
+
+
+def _drawn(rng: np.random.Generator, limits: tuple[float, float], otherwise: float) -> float:
+    return float(rng.uniform(*limits)) if rng.random() < 0.5 else otherwise
+
+
+def _turn(hue: float) -> np.ndarray:
+    """(3, 3) of colours: a turn about the grey axis by a share of the circle, from red towards yellow."""
+    cosine, sine = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
+    in_yiq = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]])
+    return np.asarray(np.linalg.inv(_YIQ) @ in_yiq @ _YIQ)
