@@ -83,6 +83,41 @@ def test_predict_all__square_views_all_do() -> None:
     assert [len(batch) for batch in spot.batches] == [4, 3]
 
 
+class Small(Spot):
+    """Has memory for so many views at once."""
+
+    def __init__(self, fits: int) -> None:
+        super().__init__()
+        self.fits = fits
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        if len(images) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().detect(images)
+
+
+def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest.LogCaptureFixture) -> None:
+    scaling = Scaling(square=32)
+    small = Small(2)
+    predictor = Predictor(small, scaling, ("ant", "bee"), 6)
+    pictures = [Picture.whole(noise(40, 40, seed)) for seed in range(13)]
+    predictions = list(predictor.predict_all(pictures))
+    for one, other in zip(predictions, make_predictor(6, scaling)[0].predict_all(pictures), strict=True):
+        assert_close(one, other)
+    assert sum(map(len, small.batches)) == 13 and predictor.batch_size == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "6 views at once do not fit into the GPU's memory: 3 from now on",
+        "3 views at once do not fit into the GPU's memory: 2 from now on",
+        "3 views at once do not fit into the GPU's memory: 2 from now on",
+    ]
+
+
+def test_predict_all__one_view_does_not_fit() -> None:
+    predictor = Predictor(Small(0), Scaling(square=32), ("ant", "bee"), 4)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(predictor.predict_all([Picture.whole(noise(40, 40))]))
+
+
 def test_predict_all__nothing() -> None:
     assert list(make_predictor(4)[0].predict_all(map(Picture.whole, []))) == []
 

@@ -96,7 +96,8 @@ class Predictor:
         scaling: how its views are scaled.
         classes: names by label.
         batch_size: views that go through the detector at once; only views of equal size share a batch, so
-            that what is found in an image never depends on its neighbours.
+            that what is found in an image never depends on its neighbours. Halved where a GPU's memory does
+            not suffice.
         tiling: the views of an image, and how what they show is merged.
 
     """
@@ -193,6 +194,18 @@ class Predictor:
     @torch.inference_mode()
     def _finish(self, looks: list[_Look]) -> None:
         if looks:
-            found = self.detector.detect([look.pixels for look in looks])
+            found = self._detect([look.pixels for look in looks])
             for look, detections in zip(looks, found, strict=True):
                 look.image.add(look.view, detections)
+
+    def _detect(self, views: list[Tensor]) -> list[Detections]:
+        """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
+        try:
+            return self.detector.detect(views)
+        except torch.OutOfMemoryError:
+            if len(views) == 1:
+                raise
+        # Not in the handler: its exception still holds the tensors of the attempt.
+        half = self.batch_size = -(-len(views) // 2)
+        log.warning("%d views at once do not fit into the GPU's memory: %d from now on", len(views), half)
+        return self._detect(views[:half]) + self._detect(views[half:])
