@@ -6,9 +6,10 @@ from tilewise.models.priors import (
     make_priors,
     on_ignored_points,
     one_object_each,
+    paired_giou,
     paired_iou,
 )
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
 CPU = torch.device("cpu")
 
@@ -52,7 +53,7 @@ def test_one_object_each__the_cheapest_then_the_first() -> None:
     priors = torch.tensor([4, 4, 2, 2, 0, 2])
     costs = torch.tensor([1.0, 2.0, 5.0, 3.0, 9.0, 3.0])
     objects = torch.tensor([1, 0, 0, 2, 5, 1])
-    assert one_object_each(priors, costs, objects, 6).tolist() == [True, False, False, False, True, True]
+    assert one_object_each(priors, costs, objects, 6).tolist() == [0, 4, 5]
     none = torch.zeros(0, dtype=torch.int64)
     assert one_object_each(none, costs[:0], none, 6).tolist() == []
 
@@ -63,3 +64,19 @@ def test_paired_iou__is_torchvisions_diagonal_and_zero_without_area() -> None:
     one, other = torch.cat([corner, corner + torch.rand(2, 20, 2, generator=generator)], dim=2)
     torch.testing.assert_close(paired_iou(one, other), box_iou(one, other).diagonal())
     assert paired_iou(torch.zeros(1, 4), torch.zeros(1, 4)).tolist() == [0]
+
+
+def test_paired_giou__is_torchvisions_and_so_is_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner = 2 * torch.rand(2, 40, 2, generator=generator)  # some pairs do not overlap
+    boxes = torch.cat([corner, corner + torch.rand(2, 40, 2, generator=generator)], dim=2).double()
+    one, other = boxes.requires_grad_()
+    torch.testing.assert_close(
+        1 - paired_giou(one, other), generalized_box_iou_loss(one, other), atol=1e-6, rtol=0
+    )
+    gradients = [
+        torch.autograd.grad(loss.sum(), boxes, retain_graph=True)[0]
+        for loss in (-paired_giou(one, other), generalized_box_iou_loss(one, other))
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+    assert paired_giou(torch.zeros(1, 4), torch.zeros(1, 4)).tolist() == [0]

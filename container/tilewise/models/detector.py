@@ -107,12 +107,14 @@ class Detector(nn.Module):
         return found
 
     def _target(self, sample: Sample) -> Target:
-        kept = ~sample.ignored
-        return {
-            "boxes": sample.boxes[kept],
-            "labels": sample.labels[kept] + self.first_label,
-            "ignored": sample.boxes[sample.ignored],
-        }
+        labels = sample.labels + self.first_label
+        if not sample.ignored.any():
+            return {"boxes": sample.boxes, "labels": labels, "ignored": sample.boxes[:0]}
+        kept, ignored = (
+            torch.nonzero(each).flatten().to(labels.device, non_blocking=True)
+            for each in (~sample.ignored, sample.ignored)
+        )
+        return {"boxes": sample.boxes[kept], "labels": labels[kept], "ignored": sample.boxes[ignored]}
 
 
 def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:

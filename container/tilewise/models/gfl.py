@@ -8,13 +8,19 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from tilewise.models.atss import atss
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
 from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
-from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
+from tilewise.models.priors import (
+    Priors,
+    gather_objects,
+    make_priors,
+    on_ignored_points,
+    paired_giou,
+    paired_iou,
+)
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
 
@@ -124,7 +130,7 @@ class GFL(nn.Module):
         silent[place] = False
 
         weights = outputs.classes[place].detach().sigmoid().amax(dim=1)
-        giou = generalized_box_iou_loss(boxes / strides, wanted / strides)
+        giou = 1 - paired_giou(boxes / strides, wanted / strides)
         sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=1) / strides
         classification = quality_focal_loss(outputs.classes, quality).masked_fill(silent[..., None], 0).sum()
         positives, total = mean_over_processes(

@@ -87,7 +87,7 @@ def one_object_each(priors_K: Tensor, costs_K: Tensor, objects_K: Tensor, count:
         count: of priors.
 
     Returns:
-        (K,) bool; each prior has at most one pair.
+        The pairs' indices, in ascending order; each prior has at most one.
 
     """
     cheapest = costs_K.new_full((count,), torch.inf)
@@ -96,13 +96,34 @@ def one_object_each(priors_K: Tensor, costs_K: Tensor, objects_K: Tensor, count:
     last = torch.iinfo(torch.int64).max
     first = objects_K.new_full((count,), last)
     first = first.scatter_reduce(0, priors_K, objects_K.where(best, last), "amin")
-    return best & (objects_K == first[priors_K])
+    return torch.nonzero(best & (objects_K == first[priors_K])).flatten()
 
 
 def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """IoU of boxes and others, pair by pair: (…, 4) and (…, 4) -> (…)."""
+    shared, united = _shared_and_united(boxes, others)
+    return shared / united.clamp(min=1e-9)
+
+
+def paired_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Generalised IoU (Rezatofighi et al., CVPR 2019), pair by pair: (…, 4) and (…, 4) -> (…) in -1..1.
+
+    Not torchvision's loss, which picks the boxes that overlap, and so stops a GPU to learn how many they are.
+    """
+    shared, united = _shared_and_united(boxes, others)
+    least = torch.minimum(boxes[..., :2], others[..., :2])
+    hull = _area(torch.maximum(boxes[..., 2:], others[..., 2:]) - least)
+    return shared / united.clamp(min=1e-9) - (hull - united) / hull.clamp(min=1e-9)
+
+
+def _shared_and_united(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     top_left = torch.maximum(boxes[..., :2], others[..., :2])
     bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
-    areas = ((each[..., 2:] - each[..., :2]).clamp(min=0).prod(dim=-1) for each in (boxes, others))
-    return shared / (sum(areas) - shared).clamp(min=1e-9)
+    shared = _area(bottom_right - top_left)
+    return shared, _area(boxes[..., 2:] - boxes[..., :2]) + _area(others[..., 2:] - others[..., :2]) - shared
+
+
+def _area(sides: Tensor) -> Tensor:
+    """Of boxes with these sides: (…, 2) -> (…). Not Tensor.prod, whose gradient stops a GPU."""
+    sides = sides.clamp(min=0)
+    return sides[..., 0] * sides[..., 1]

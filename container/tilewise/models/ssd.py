@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -55,17 +56,20 @@ class SSD(TorchvisionSSD):
         """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
         logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         matched = torch.stack(matched_idxs)
-        classes = torch.zeros_like(matched)
-        wanted = torch.zeros_like(regression)
-        excluded = torch.zeros_like(matched, dtype=torch.bool)
-        for row, (target, anchor) in enumerate(zip(targets, anchors, strict=True)):
-            hit = matched[row] >= 0
-            own = matched[row, hit]
-            classes[row, hit] = target["labels"][own]
-            wanted[row, hit] = self.box_coder.encode_single(target["boxes"][own], anchor[hit])
-            excluded[row] = on_ignored(anchor, target["ignored"])
+        excluded = torch.stack(
+            [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
+        )
+        # The objects of all images, and after them background, which all other anchors are matched with. No
+        # anchors are picked: to learn how many they are would stop a GPU.
+        labels = torch.cat([*(target["labels"] for target in targets), matched.new_zeros(1)])
+        boxes = torch.cat([*(target["boxes"] for target in targets), regression.new_tensor([[0, 0, 1, 1]])])
+        first = matched.new_tensor([0, *accumulate(len(target["labels"]) for target in targets[:-1])])
+        own = torch.where(matched >= 0, matched + first[:, None], len(labels) - 1)
+        classes = labels[own]
+        wanted = self.box_coder.encode_single(boxes[own].flatten(0, 1), torch.cat(anchors))
         foreground = classes > 0
-        box_loss = F.smooth_l1_loss(regression[foreground], wanted[foreground], reduction="sum")
+        distance = F.smooth_l1_loss(regression, wanted.view_as(regression), reduction="none").sum(dim=2)
+        box_loss = torch.where(foreground, distance, 0).sum()
         class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
             classes
         )
@@ -80,7 +84,7 @@ class SSD(TorchvisionSSD):
         chosen = mean_over_processes(counts, at_least=1).max()
         return {
             "bbox_regression": box_loss / chosen,
-            "classification": class_loss[foreground | background].sum() / chosen,
+            "classification": torch.where(foreground | background, class_loss, 0).sum() / chosen,
         }
 
     def postprocess_detections(

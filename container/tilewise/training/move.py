@@ -9,15 +9,15 @@ from tilewise.views.sample import Sample
 def to_device(samples: list[Sample], device: torch.device) -> list[Sample]:
     """A batch on the device that learns from it.
 
-    To a GPU goes one block of all pixels, and one each of boxes, labels and flags, from pinned memory, so
-    that nothing waits for them.
+    To a GPU goes one block of all pixels, one of boxes and one of labels, from pinned memory, so that nothing
+    waits for them. Which boxes are ignored stays on the CPU, which must know how many these are.
     """
     if device.type == "cpu":
         return samples
     pixels = _in_one_copy([sample.pixels for sample in samples], device)
     boxes = _in_one_copy([sample.boxes for sample in samples], device)
     labels = _in_one_copy([sample.labels for sample in samples], device)
-    ignored = _in_one_copy([sample.ignored for sample in samples], device)
+    ignored = [sample.ignored for sample in samples]
     return [Sample(*parts) for parts in zip(pixels, boxes, labels, ignored, strict=True)]
 
 

@@ -1,0 +1,208 @@
+"""Training and prediction on a GPU that is none: nothing is left on the CPU, and little is waited for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fake_gpu import GPU, OnGpu, fake_gpu
+from PIL import Image
+from tilewise.data.annotations import Report
+from tilewise.data.channel import DataSet, Split
+from tilewise.data.decode import Picture
+from tilewise.data.records import Record, Records
+from tilewise.detections import Detections
+from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.hyperparameters.models import scaling_of
+from tilewise.inference.predictor import Predictor
+from tilewise.models.build import build_detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.training.checkpoint import Checkpoints
+from tilewise.training.learner import Learner
+from tilewise.training.loop import train
+from tilewise.training.metric_lines import MetricLines
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+FAMILIES = (
+    "ssd_resnet50",
+    "ssdlite_mobilenet_v3_large",
+    "fasterrcnn_resnet18_fpn",
+    "retinanet_resnet50_fpn",
+    "fcos_resnet50_fpn",
+    "yolox_nano",
+    "gfl_resnet18_fpn",
+)
+
+
+@pytest.fixture(autouse=True)
+def _fast() -> None:
+    torch.set_flush_denormal(True)
+
+
+def make_batch(side: int, images: int, ignored: bool = True) -> list[Sample]:
+    """Noise with 0, 3, 6, … boxes, every third of which is ignored."""
+    generator = torch.Generator().manual_seed(images)
+    samples = []
+    for number in range(images):
+        count = 3 * number
+        corner = torch.rand(count, 2, generator=generator) * (side - 30)
+        boxes = torch.cat([corner, corner + 8 + 20 * torch.rand(count, 2, generator=generator)], dim=1)
+        pixels = torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
+        every_third = torch.arange(count) % 3 == 2
+        samples.append(Sample(pixels, boxes, torch.arange(count) % 2, every_third & ignored))
+    return samples
+
+
+def make_learner(name: str, gpu: bool, **given: object) -> tuple[Learner, Scaling]:
+    hp = parse_hyperparameters({"model_name": name, "learning_rate": 1e-3, "precision": "fp32"} | given)
+    side = side_of(name)
+    square = scaling_of(name) == "square"
+    scaling = Scaling(square=side) if square else Scaling(min_size=side, max_size=side)
+    torch.manual_seed(0)
+    detector = build_detector(DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 50))
+    detector.to(GPU if gpu else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner = Learner(detector, hp, 4, (side, side))
+    learner.begin_epoch()
+    return learner, scaling
+
+
+def side_of(name: str) -> int:
+    return 300 if name == "ssd_resnet50" else 128
+
+
+def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Detections]]:
+    """The losses of two steps, and what is found after them."""
+    with fake_gpu() if gpu else nullcontext():
+        learner, scaling = make_learner(name, gpu)
+        batch = make_batch(side_of(name), 2)
+        torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
+        losses = [{key: float(value) for key, value in learner.learn(batch).items()} for _ in range(2)]
+        learner.end_epoch()
+        predictor = Predictor(learner.evaluated, scaling, ("ant", "bee"), 2)
+        found = list(predictor.predict_all(Picture.whole(sample.pixels) for sample in batch))
+    return losses, [each.detections for each in found]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_on_gpu__same_losses_and_detections_as_on_a_cpu(name: str) -> None:
+    losses, found = run(name, gpu=True)
+    expected_losses, expected = run(name, gpu=False)
+    # Faster R-CNN's regions are pooled by another implementation there.
+    near = 2e-3 if name.startswith("fasterrcnn") else 1e-5
+    for one, other in zip(losses, expected_losses, strict=True):
+        assert one == pytest.approx(other, rel=near)
+    for here, there in zip(found, expected, strict=True):
+        assert not any(isinstance(each, OnGpu) for each in vars(here).values())
+        assert len(here) == len(there)
+        if near < 1e-4:
+            torch.testing.assert_close(here.boxes, there.boxes, rtol=1e-3, atol=0.05)
+
+
+# What torchvision itself looks at in each image: whether a box has no area.
+AREA_CHECK = "aten._local_scalar_dense.default"
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"),
+    [
+        ("ssdlite_mobilenet_v3_large", {AREA_CHECK: 4}),
+        ("yolox_nano", {"aten.nonzero.default": 2}),
+        ("gfl_resnet18_fpn", {"aten.nonzero.default": 2}),
+    ],
+)
+def test_on_gpu__a_step_hardly_waits(name: str, waits: dict[str, int]) -> None:
+    with fake_gpu() as gpu:
+        learner, _ = make_learner(name, gpu=True)
+        learner.learn(make_batch(side_of(name), 4))
+        gpu.waits.clear()
+        learner.learn(make_batch(side_of(name), 4))
+    assert Counter(wait.split()[1] for wait in gpu.waits) == waits, gpu.waits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer: str) -> None:
+    with fake_gpu():
+        learner, _ = make_learner(
+            "yolox_nano", gpu=True, precision=precision, optimizer=optimizer, gradient_accumulation_step=2
+        )
+        before = [each.detach().clone().cpu() for each in learner.detector.parameters()]
+        for _ in range(4):
+            learner.learn(make_batch(128, 2))
+        learner.end_epoch()
+        after = [each.detach().cpu() for each in learner.detector.parameters()]
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Bright squares on dark noise, in images of 128 px."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    splits = []
+    for channel in ("train", "validation"):
+        records = []
+        for index in range(6):
+            pixels = rng.integers(80, size=(128, 128, 3), dtype=np.uint8)
+            corners = rng.integers(100, size=(index, 2))
+            for x, y in corners.tolist():
+                pixels[y : y + 24, x : x + 24] = 255
+            path = folder / f"{channel}-{index}.png"
+            Image.fromarray(pixels).save(path)
+            boxes = np.concatenate([corners, corners + 24], axis=1).astype(np.float32)
+            labels, ignored = np.zeros(index, np.int64), np.zeros(index, np.bool_)
+            records.append(Record(path.name, path, 128, 128, boxes, labels, ignored))
+        splits.append(Split(Records(records), Report(channel, images=len(records))))
+    return DataSet(("square",), *splits)
+
+
+def train_job(data: DataSet, folder: Path, gpu: bool) -> list[dict[str, float]]:
+    """Train in tiles, be stopped after 4 steps, go on from the checkpoint; returns the losses by epoch."""
+    hp = parse_hyperparameters(
+        {
+            "model_name": "ssdlite_mobilenet_v3_large",
+            "image_size": 96,
+            "tile_grid_size": "2x2",
+            "use_pretrained_model": 0,
+            "num_workers": 0,
+            "training_batch_size": 4,
+            "number_of_epochs": 2,
+            "optimizer": "adamw",
+            "learning_rate": 1e-3,
+            "ema_decay": 0.9,
+            "box_score_threshold": 0.01,
+            "precision": "fp32",
+        }
+    )
+    for name in ("model", "checkpoints"):
+        (folder / name).mkdir(parents=True)
+    asked = iter(range(4))
+    with fake_gpu() if gpu else nullcontext():
+        job = partial(train, data, hp, folder / "model", MetricLines("algo-1"))
+        checkpoints = Checkpoints(folder / "checkpoints")
+        first = job(should_stop=lambda: next(asked, None) is None, checkpoints=checkpoints)
+        assert first.stopped and checkpoints.newest()
+        trained = job(checkpoints=checkpoints, state=checkpoints.newest())
+    return [epoch["losses"] for epoch in trained.epochs]
+
+
+def test_on_gpu__a_whole_job_that_is_resumed(data: DataSet, tmp_path: Path) -> None:
+    losses = train_job(data, tmp_path / "gpu", gpu=True)
+    expected = train_job(data, tmp_path / "cpu", gpu=False)
+    assert len(losses) == 2
+    for one, other in zip(losses, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+    # Where the model is served there may be a GPU, or none.
+    picture = Picture.whole(torch.full((3, 128, 128), 40, dtype=torch.uint8))
+    picture.pixels[:, 30:54, 60:84] = 255
+    with fake_gpu():
+        there = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
+    here = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
+    torch.testing.assert_close(there.scores, here.scores, rtol=1e-3, atol=1e-4)
