@@ -46,7 +46,7 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
     if validation is None:
         raise FileNotFoundError(f"{data} holds no val.json")
     content = read_coco(validation, Folder(data / "images"))
-    model, classes = CONTENDERS[hp.model_name][0], content.classes
+    model, classes = CONTENDERS[hp.model_name][0], content.classes or ()
     reference = Reference(model, data, len(classes), hp.training_batch_size, REFERENCE_WORKERS, seed)
     reference.optimizer = make_optimizer(reference.model, hp)
     batches = len(reference.loader)

@@ -82,7 +82,9 @@ class Reference:
             collate_fn=lambda items: tuple(zip(*items, strict=True)),
         )
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+            trained, lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4
+        )
         self.batches = self._forever()
 
     def _forever(self) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:

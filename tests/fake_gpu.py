@@ -46,18 +46,20 @@ class OnGpu(Tensor):
     elem: Tensor
     is_cuda = True
     is_cpu = is_meta = False
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, elem: Tensor) -> OnGpu:
-        self: OnGpu = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self: OnGpu = Tensor._make_wrapper_subclass(
             cls,
             elem.size(),
             strides=elem.stride(),
             storage_offset=elem.storage_offset(),
             dtype=elem.dtype,
             layout=elem.layout,
-            device="meta",  # so that what C++ makes for it is told from what is made for the CPU
+            device=torch.device(
+                "meta"
+            ),  # so that what C++ makes for it is told from what is made for the CPU
         )
         self.elem = elem
         return self
@@ -66,32 +68,14 @@ class OnGpu(Tensor):
     def device(self) -> torch.device:  # type: ignore[override]
         return GPU
 
-    def new_tensor(self, *args: Any, **kwargs: Any) -> Tensor:
-        return torch.tensor(*args, **({"dtype": self.dtype, "device": GPU} | kwargs))
+    def new_tensor(self, data: Any, **wanted: Any) -> Tensor:  # type: ignore[override]
+        return torch.tensor(data, **{"dtype": self.dtype, "device": GPU, **wanted})  # type: ignore[arg-type]
 
     def __getitem__(self, key: Any) -> Tensor:
         return super().__getitem__(_with_tensors(key))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(_with_tensors(key), value)
-
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """PyTorch's own sees that the memory is the CPU's already."""
-        if args and isinstance(args[0], Tensor):
-            args = (args[0].device, args[0].dtype, *args[1:])
-        copy = kwargs.pop("copy", False)
-        device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        wanted = {"dtype": dtype, "memory_format": memory_format}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        stays = (device is None or device.type == "cuda") and wanted.get("dtype", self.dtype) == self.dtype
-        if stays and not copy:
-            if memory_format is None or self.is_contiguous(memory_format=memory_format):
-                return self
-        copied: Tensor = aten._to_copy(self, device=device or GPU, non_blocking=non_blocking, **wanted)
-        return copied
-
-    def cpu(self, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
-        return self.to("cpu")
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -106,13 +90,11 @@ class OnGpu(Tensor):
         """In a file, and when it is read to the CPU, it is like any other."""
         return self.elem.__reduce_ex__(protocol)
 
-    def __repr__(self, **kwargs: Any) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"OnGpu({self.elem!r})"
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{func} of a tensor on the fake GPU, which is not there any more")
 
 
