@@ -69,7 +69,7 @@ class OnGpu(Tensor):
         return GPU
 
     def new_tensor(self, data: Any, **wanted: Any) -> Tensor:  # type: ignore[override]
-        return torch.tensor(data, **{"dtype": self.dtype, "device": GPU, **wanted})  # type: ignore[arg-type]
+        return torch.tensor(data, **{"dtype": self.dtype, "device": GPU, **wanted})
 
     def __getitem__(self, key: Any) -> Tensor:
         return super().__getitem__(_with_tensors(key))
