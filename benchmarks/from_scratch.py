@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
-from runs import train_once  # noqa: E402
+from runs import threads, train_once  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small")
 
@@ -43,7 +42,7 @@ def main() -> None:
     }
     result = {
         "data": arguments.data.name,
-        "threads": os.cpu_count(),
+        "threads": threads(),
         "hyperparameters": hyperparameters,
         "seeds": runs,
         "min_mean_max": spread,

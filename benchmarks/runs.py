@@ -91,11 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=Path, help="keeps each job's figures; what it has is not run again")
 
 
+def threads() -> int:
+    """Those that each job computes with."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a benchmark's figures are good for."""
     return {
         "data": arguments.data.name,
-        "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+        "threads": threads(),
         "weights": arguments.weights.name if arguments.weights else None,
         "one_class": arguments.one_class,
         "mpx": arguments.mpx,
