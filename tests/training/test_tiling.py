@@ -54,8 +54,8 @@ def test_choose_tiling__as_asked_for() -> None:
 def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     chosen = tiling(tile_grid_size="auto")
-    assert (chosen.kind, chosen.grid) == ("grid", (4, 3))
-    assert "tile_grid_size=auto: 4x3 tiles with an overlap of" in caplog.text
+    assert (chosen.kind, chosen.grid) == ("grid", (5, 3))
+    assert "tile_grid_size=auto: 5x3 tiles with an overlap of" in caplog.text
     assert tiling(training_views="grid", tile_overlap_ratio=0.25).overlap == 0.25
     assert tiling(side=300, tile_grid_size="auto").kind == "whole"
     assert tiling(training_views="fixed").tile_size == 460  # 320 px show 46 px as 32

@@ -21,7 +21,9 @@ MOST_STRETCH = 2.0
 QUARTILE = 25
 LONG_OBJECTS = 90
 """The percentile of the objects' longer sides that the overlap of two tiles should hold."""
-OVERLAPS = tuple(step / 20 for step in range(2, 11))
+OVERLAPS = tuple(step / 20 for step in range(5, 11))
+"""No less than a grid's default: what is longer than the overlap is left to the whole image, which then
+teaches smaller objects than it shows well (on hemocytometer 0.20 instead of 0.25 cost 4 points of AP)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def choose_grid(
         objects: of the training data.
         scaling: how views are scaled.
         resolved: from how many pixels (√area, in a view) on the detector resolves an object.
-        overlap: of the tiles; None to choose it so that nine in ten of the objects that need tiles fit in.
+        overlap: of the tiles; None to choose it so that nine in ten of the objects that need tiles fit in, at
+            least 0.25.
 
     """
     none = GridChoice(None, 0.25 if overlap is None else overlap, "no tiles: there is no object")
