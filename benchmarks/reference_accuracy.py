@@ -1,6 +1,6 @@
 """`train`'s AP beside that of torchvision's reference training after equal epochs: prints JSON.
 
-python benchmarks/reference_accuracy.py DATA [--model MODEL] [--epochs 10] [--batch 8] [--seeds 0 1 2]
+python benchmarks/reference_accuracy.py DATA [--model MODEL] [--epochs 20] [--batch 4] [--seeds 0 1 2]
 
 DATA holds train.json, val.json (COCO) and images/. The sides are those of `reference_loop.py`, each with its
 own model, defaults, augmentation and loading; epochs, batch size, optimizer (AdamW), learning rate with its
@@ -86,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", choices=CONTENDERS, default="ssdlite_mobilenet_v3_large")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     prepare(None)
