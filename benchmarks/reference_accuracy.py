@@ -75,8 +75,7 @@ def detect(reference: Reference, records: Records, score: float) -> list[Detecti
         for record in records:
             (answer,) = model([decode_image(record.read()).to(reference.device) / 255])
             kept = answer["scores"] >= score
-            parts = (answer[name][kept].cpu() for name in ("boxes", "scores", "labels"))
-            boxes, scores, labels = parts
+            boxes, scores, labels = (answer[name][kept].cpu() for name in ("boxes", "scores", "labels"))
             found.append(Detections(boxes, scores, labels - 1))  # 0 is its background
     return found
 

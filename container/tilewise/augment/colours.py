@@ -16,6 +16,7 @@ HUE = (-0.05, 0.05)
 
 GREY = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_FROM_YIQ = np.linalg.inv(_YIQ)
 
 
 def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -52,4 +53,4 @@ def _turn(hue: float) -> np.ndarray:
     """(3, 3) of colours: a turn about the grey axis by a share of the circle, from red towards yellow."""
     cosine, sine = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
     in_yiq = np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]])
-    return np.asarray(np.linalg.inv(_YIQ) @ in_yiq @ _YIQ)
+    return np.asarray(_FROM_YIQ @ in_yiq @ _YIQ)
