@@ -57,9 +57,7 @@ class OnGpu(Tensor):
             storage_offset=elem.storage_offset(),
             dtype=elem.dtype,
             layout=elem.layout,
-            device=torch.device(
-                "meta"
-            ),  # so that what C++ makes for it is told from what is made for the CPU
+            device=torch.device("meta"),  # else what C++ makes for it would look made for the CPU
         )
         self.elem = elem
         return self
