@@ -145,6 +145,17 @@ def test_forward__runs_in_the_precision_asked_for(precision: str, dtype: torch.d
     assert all(each.dtype == torch.float32 for each in detector.parameters())
 
 
+def test_gradients__are_clipped_to_a_norm_of_ten(way: str) -> None:
+    hp = make_hp(momentum=0, weight_decay=0)
+    before = torch.tensor([0.5, 0.5, 0.5, 0])
+    small, large = (
+        (torch.cat([each.flatten() for each in weights_after([script], hp)[0]]) - before) / hp.learning_rate
+        for script in ("good", "too large for float16")
+    )
+    assert 0.1 < small.norm() < 1  # as it is
+    torch.testing.assert_close(large, 10 * small / small.norm())
+
+
 def test_ema__is_the_average_that_is_evaluated() -> None:
     detector = Brightness()
     learner = Learner(detector, make_hp(ema_decay=0.9, momentum=0), 1, (4, 4))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
+from squares import squares_split
 from tilewise.data.annotations import Report
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
@@ -35,29 +35,12 @@ from torchvision.ops import box_iou
 SIDE = 96
 
 
-def make_split(folder: Path, channel: str, images: int, seed: int) -> Split:
-    """Bright squares on dark noise, up to three an image, none in every fourth."""
-    rng = np.random.default_rng(seed)
-    records = []
-    for index in range(images):
-        pixels = rng.integers(80, size=(SIDE, SIDE, 3), dtype=np.uint8)
-        corners = rng.permutation(9)[: index % 4]
-        corners = np.stack([corners % 3, corners // 3], axis=1) * 30
-        boxes = np.concatenate([corners, corners + 20], axis=1).astype(np.float32)
-        for x, y, right, bottom in boxes.astype(int):
-            pixels[y:bottom, x:right] = 255
-        path = folder / f"{channel}-{index}.png"
-        Image.fromarray(pixels).save(path)
-        labels, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.bool_)
-        records.append(Record(path.name, path, SIDE, SIDE, boxes, labels, ignored))
-    return Split(Records(records), Report(channel, images=images))
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> DataSet:
     folder = tmp_path / "images"
     folder.mkdir()
-    return DataSet(("dot",), make_split(folder, "train", 8, 0), make_split(folder, "validation", 4, 1))
+    images = squares_split(folder, "train", SIDE, 8)
+    return DataSet(("dot",), images, squares_split(folder, "validation", SIDE, 4, seed=1))
 
 
 @pytest.fixture

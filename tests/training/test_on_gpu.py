@@ -7,15 +7,12 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from fake_gpu import GPU, OnGpu, fake_gpu
-from PIL import Image
-from tilewise.data.annotations import Report
-from tilewise.data.channel import DataSet, Split
+from squares import squares_split
+from tilewise.data.channel import DataSet
 from tilewise.data.decode import Picture
-from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.hyperparameters.models import scaling_of
@@ -142,23 +139,8 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    """Bright squares on dark noise, in images of 128 px."""
     folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    splits = []
-    for channel in ("train", "validation"):
-        records = []
-        for index in range(6):
-            pixels = rng.integers(80, size=(128, 128, 3), dtype=np.uint8)
-            corners = rng.integers(100, size=(index, 2))
-            for x, y in corners.tolist():
-                pixels[y : y + 24, x : x + 24] = 255
-            path = folder / f"{channel}-{index}.png"
-            Image.fromarray(pixels).save(path)
-            boxes = np.concatenate([corners, corners + 24], axis=1).astype(np.float32)
-            labels, ignored = np.zeros(index, np.int64), np.zeros(index, np.bool_)
-            records.append(Record(path.name, path, 128, 128, boxes, labels, ignored))
-        splits.append(Split(Records(records), Report(channel, images=len(records))))
+    splits = (squares_split(folder, channel, 128, 6) for channel in ("train", "validation"))
     return DataSet(("square",), *splits)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pipe_platform import PipePlatform, image_record
+from squares import squares_split
 from tilewise.data.annotations import Report
 from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
 from tilewise.data.records import Record, Records
@@ -85,17 +85,7 @@ def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(IMAGES):
-        path = folder / f"{index}.png"
-        Image.fromarray(rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8)).save(path)
-        corner = rng.integers(40, size=(1, 2))
-        boxes = np.concatenate([corner, corner + 15], axis=1).astype(np.float32)[: index % 3]
-        labels, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.bool_)
-        records.append(Record(path.name, path, SIDE, SIDE, boxes, labels, ignored))
-    return records
+    return list(squares_split(tmp_path_factory.mktemp("images"), "train", SIDE, IMAGES).records)
 
 
 def data_of(images: list[Record]) -> DataSet:

@@ -65,6 +65,7 @@ class Learner:
         self.device = next(detector.parameters()).device
         self.precision = choose_precision(hp.precision, self.device, detector)
         self.optimizer = make_optimizer(detector, hp)
+        self._parameters = list(detector.parameters())  # a walk through all modules takes a millisecond
         self.scheduler = Scheduler(self.optimizer, hp, steps_per_epoch)
         self._reads = reads_each_step(self.device, hp)
         self._scaler = torch.amp.GradScaler(
@@ -178,11 +179,13 @@ class Learner:
     def _update(self) -> None:
         """The optimizer's step, with the mean of the gradients that batches have given since the last one."""
         if self._accumulated:
-            gradients = [p.grad for p in self.detector.parameters() if p.grad is not None]
+            gradients = [each.grad for each in self._parameters if each.grad is not None]
             if self._accumulated > 1:
                 torch._foreach_div_(gradients, self._accumulated)
             self._scaler.unscale_(self.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(self.detector.parameters(), MAX_GRADIENT_NORM)
+            norm = nn.utils.get_total_norm(gradients)
+            if not self._reads or norm > MAX_GRADIENT_NORM:
+                nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
             self._check(norm)
             self._scaler.step(self.optimizer)
             # without float16 there is nothing to scale: the scale stays 1 also after a bad step
