@@ -14,12 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
-from lay_out import find_coco_files  # noqa: E402
-from runs import add_arguments, settings, summary, train_seeds  # noqa: E402
+from runs import add_arguments, read_training_images, settings, summary, train_seeds  # noqa: E402
 from tiled_training import hyperparameters_of  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
 
 GRIDS = ("none", "2x1", "2x2", "3x2", "4x3", "5x3")
 
@@ -31,8 +27,7 @@ def main() -> None:
     parser.add_argument("--grids", nargs="+", default=list(GRIDS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
-    records = make_records(content.examples, Report("train"))
+    records = read_training_images(arguments.data)
     found: dict[str, Any] = {}
     for grid in (*arguments.grids, "auto"):
         tiles = {} if grid == "none" else {"tile_grid_size": grid, "training_views": "grid"}

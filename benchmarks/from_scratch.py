@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
-from lay_out import find_coco_files  # noqa: E402
-from runs import threads, train_once  # noqa: E402
+from runs import read_training_images, threads, train_once  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small")
 
@@ -30,9 +29,8 @@ def main() -> None:
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    images = len(json.loads(find_coco_files(arguments.data)[0].read_text())["images"])
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    hyperparameters = demo_hyperparameters(images, chosen)
+    hyperparameters = demo_hyperparameters(read_training_images(arguments.data), chosen)
     runs = {
         seed: train_once(arguments.data, hyperparameters | {"seed": str(seed)}) for seed in arguments.seeds
     }

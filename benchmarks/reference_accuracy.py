@@ -22,10 +22,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
-from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
 from reference_loop import CONTENDERS, REFERENCE_WORKERS, Reference  # noqa: E402
-from runs import FIGURES, summary, train_once  # noqa: E402
+from runs import FIGURES, SSDLITE, summary, train_once  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
 from tilewise.data.decode import decode_image  # noqa: E402
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     prepare(None)
-    raw = HYPERPARAMETERS | CONTENDERS[arguments.model][1]
+    raw = SSDLITE | CONTENDERS[arguments.model][1]
     raw |= {
         "model_name": arguments.model,
         "training_batch_size": str(arguments.batch),

@@ -17,20 +17,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
-from demo_job import HYPERPARAMETERS  # noqa: E402
-from lay_out import find_coco_files  # noqa: E402
-from runs import add_arguments, settings, summary, train_seeds  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
-from tilewise.data.channel import Split  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from pixels import pixels_of_an_epoch  # noqa: E402
+from runs import (  # noqa: E402
+    SSDLITE,
+    add_arguments,
+    read_training_images,
+    settings,
+    summary,
+    train_seeds,
+)
 from tilewise.data.records import Records  # noqa: E402
-from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
-from tilewise.models.spec import DetectorSpec  # noqa: E402
-from tilewise.training.epoch import ViewBatches  # noqa: E402
-from tilewise.training.loader import BatchesOfShard, make_loader  # noqa: E402
-from tilewise.training.tiling import choose_tiling, make_planner  # noqa: E402
-from tilewise.views.view import Scaling  # noqa: E402
 
 WAYS = {
     "whole": {"training_views": "whole"},
@@ -45,28 +41,9 @@ WAYS = {
 SHARES = {"sniper_third": 1 / 3}
 
 
-def pixels_of_an_epoch(records: Records, raw: dict[str, str]) -> int:
-    """How many pixels of views a job's epoch has, by its own plan."""
-    hp = parse_hyperparameters(raw)
-    scaling = Scaling(square=hp.image_size) if hp.image_size else Scaling(None, hp.min_size, hp.max_size)
-    tiling = choose_tiling(hp, records, scaling)
-    spec = DetectorSpec(hp.model_name, 1, scaling, None, 0.0, 0.5, 1, tiling)
-    planner = make_planner(hp, spec)
-    if planner is None:
-        sizes = [scaling.size_of(*size) for size in records.sizes.tolist()]
-        return sum(width * height for width, height in sizes)
-    split = Split(records, Report("train"))
-    loader = make_loader(split, scaling, hp.training_batch_size, 0, hp.seed, hp.min_box_visibility, planner)
-    assert isinstance(loader.batch_sampler, BatchesOfShard)
-    batches = loader.batch_sampler.batches
-    assert isinstance(batches, ViewBatches)
-    views = [view for batch in batches.first for _, view, _ in batch if view is not None]
-    return sum(view.size[0] * view.size[1] for view in views)
-
-
 def hyperparameters_of(way: str, records: Records, mpx: float, chosen: dict[str, str]) -> dict[str, str]:
     """A way's hyperparameters, with as many epochs as its budget allows and one validation, at the end."""
-    raw = HYPERPARAMETERS | WAYS[way] | chosen
+    raw = SSDLITE | WAYS[way] | chosen
     budget = mpx * 1e6 * SHARES.get(way, 1.0)
     epochs = max(1, round(budget / pixels_of_an_epoch(records, raw)))
     return raw | {
@@ -84,8 +61,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    content = read_coco(find_coco_files(arguments.data)[0], Folder(arguments.data / "images"))
-    records = make_records(content.examples, Report("train"))
+    records = read_training_images(arguments.data)
     ways: dict[str, Any] = {}
     for way in arguments.ways:
         raw = hyperparameters_of(way, records, arguments.mpx, chosen)

@@ -78,7 +78,6 @@ if [ -z "$data" ]; then
         rm -rf "$data"
         python "$here/make_demo_data.py" "$data" --width 800 --height 600
     fi
-    hyperparameters=(image_size=384 ${hyperparameters[@]+"${hyperparameters[@]}"})
 fi
 
 step "laying out $run/opt_ml as SageMaker lays out /opt/ml"

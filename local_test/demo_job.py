@@ -8,14 +8,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from lay_out import find_coco_files, lay_out_job
+from lay_out import lay_out_job, write_config
+from pixels import pixels_of_an_epoch
+from tilewise.data.annotations import Report, make_records
+from tilewise.data.coco import read_coco
+from tilewise.data.folder import Folder
+from tilewise.data.records import Records
+from tilewise.errors import UserError
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 
 PIXEL_BUDGET = 5400 * 320 * 320
 """So many pixels of training views pass in some four minutes on two cores."""
 
 HYPERPARAMETERS = {
-    "model_name": "ssdlite_mobilenet_v3_large",
+    "model_name": "yolox_tiny",
     "image_size": "320",
     "training_batch_size": "8",
     "validation_batch_size": "8",
@@ -28,25 +34,45 @@ HYPERPARAMETERS = {
 }
 
 
-def demo_hyperparameters(images: int, chosen: dict[str, str]) -> dict[str, str]:
-    """The demo's hyperparameters for so many training images, with those that the user has chosen.
+def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> dict[str, str]:
+    """The demo's hyperparameters for these training images, with those that the user has chosen.
 
-    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are five validations. A
-    model that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
+    There are tiles where the objects are too small for whole images, unless the user chose what to look at.
+    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are at most five
+    validations. A model that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
+
+    Raises:
+        UserError: a hyperparameter is wrong.
+
     """
     raw = HYPERPARAMETERS | chosen
-    side = int(raw["image_size"])
+    if chosen.keys().isdisjoint(("training_views", "tile_size")):
+        raw = {"tile_grid_size": "auto"} | raw
     if raw["model_name"] in AVAILABLE_MODELS and scaling_of(raw["model_name"]) == "sides":
         raw = {"min_size": raw["image_size"], "max_size": raw.pop("image_size")} | raw
-    epochs = max(1, round(PIXEL_BUDGET / side**2 / max(1, images)))
     if chosen.get("number_of_epochs", "").isdigit():
         epochs = int(chosen["number_of_epochs"])
+    else:
+        epochs = max(1, round(PIXEL_BUDGET / pixels_of_an_epoch(records, raw)))
     budget = {
         "number_of_epochs": str(epochs),
         "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
-        "evaluation_frequency": str(max(1, epochs // 5)),
+        "evaluation_frequency": str(max(1, -(-epochs // 5))),
     }
     return budget | raw
+
+
+def lay_out_demo(data: Path, base: Path, chosen: dict[str, str]) -> None:
+    """Lay out the demo's job; see :func:`lay_out_job`.
+
+    Raises:
+        UserError: a hyperparameter or the training file is wrong.
+
+    """
+    lay_out_job(data, base, chosen)
+    channel = base / "input" / "data" / "train"
+    records = make_records(read_coco(channel / "annotations.json", Folder(channel)).examples, Report("train"))
+    write_config(base, "hyperparameters", demo_hyperparameters(records, chosen))
 
 
 def busiest_image(base: Path) -> Path:
@@ -86,10 +112,9 @@ def main() -> int:
             print(busiest_image(Path(sys.argv[2])))
             return 0
         data, base = Path(sys.argv[2]), Path(sys.argv[3])
-        images = json.loads(find_coco_files(data)[0].read_text(encoding="utf-8"))["images"]
         chosen = dict(pair.split("=", 1) for pair in sys.argv[4:])
-        lay_out_job(data, base, demo_hyperparameters(len(images), chosen))
-    except (OSError, ValueError, KeyError) as error:
+        lay_out_demo(data, base, chosen)
+    except (OSError, ValueError, KeyError, UserError) as error:
         print(f"demo.sh: {error}", file=sys.stderr)
         return 2
     return 0

@@ -76,9 +76,9 @@ def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None
         "S3DistributionType": "FullyReplicated",
         "RecordWrapperType": "None",
     }
-    _write(base, "inputdataconfig", {name: facts for name in channels})
-    _write(base, "hyperparameters", hyperparameters)
-    _write(
+    write_config(base, "inputdataconfig", {name: facts for name in channels})
+    write_config(base, "hyperparameters", hyperparameters)
+    write_config(
         base,
         "resourceconfig",
         {
@@ -99,7 +99,8 @@ def _remove(base: Path, data: Path) -> None:
         shutil.rmtree(base)
 
 
-def _write(base: Path, name: str, content: dict[str, Any]) -> None:
+def write_config(base: Path, name: str, content: dict[str, Any]) -> None:
+    """Write a file of a job's ``/opt/ml/input/config``."""
     (base / "input" / "config" / f"{name}.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 

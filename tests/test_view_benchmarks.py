@@ -17,8 +17,9 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import runs  # noqa: E402
 import tiled_training  # noqa: E402
+from pixels import pixels_of_an_epoch  # noqa: E402
 
-HYPERPARAMETERS = tiled_training.HYPERPARAMETERS | {"image_size": "100", "training_batch_size": "2"}
+HYPERPARAMETERS = tiled_training.SSDLITE | {"image_size": "100", "training_batch_size": "2"}
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def records() -> Records:
 def test_pixels_of_an_epoch__are_those_of_its_views(
     records: Records, chosen: dict[str, str], views: int
 ) -> None:
-    assert tiled_training.pixels_of_an_epoch(records, HYPERPARAMETERS | chosen) == views * 100 * 100
+    assert pixels_of_an_epoch(records, HYPERPARAMETERS | chosen) == views * 100 * 100
 
 
 def test_hyperparameters__fill_the_budget_with_whole_epochs(records: Records) -> None:
