@@ -114,7 +114,7 @@ def main() -> int:
         data, base = Path(sys.argv[2]), Path(sys.argv[3])
         chosen = dict(pair.split("=", 1) for pair in sys.argv[4:])
         lay_out_demo(data, base, chosen)
-    except (OSError, ValueError, KeyError, UserError) as error:
+    except (OSError, ValueError, UserError) as error:
         print(f"demo.sh: {error}", file=sys.stderr)
         return 2
     return 0

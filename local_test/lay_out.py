@@ -36,12 +36,19 @@ def lay_out_channel(annotations: Path, data: Path, channel: Path) -> None:
     """Copy a COCO file and the images that it names into a channel's folder.
 
     Images that are not there are left for the job to report.
+
+    Raises:
+        ValueError: the file is not COCO JSON, or names a file outside the folder.
+
     """
     channel.mkdir(parents=True)
-    content = json.loads(annotations.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+        names = [str(image["file_name"]) for image in content["images"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{annotations.name} is not COCO JSON: {error!r}") from None
     shutil.copyfile(annotations, channel / "annotations.json")
-    for image in content["images"]:
-        name = image["file_name"]
+    for name in names:
         target = (channel / "images" / name).resolve()
         if not target.is_relative_to((channel / "images").resolve()):
             raise ValueError(f"{annotations.name}: file_name {name!r} leads out of the folder")
@@ -117,7 +124,7 @@ def main() -> int:
     pairs = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     try:
         lay_out_job(arguments.data, arguments.base, pairs)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         print(f"lay_out.py: {error}", file=sys.stderr)
         return 2
     return 0
