@@ -80,6 +80,6 @@ def test_measure_order__by_hand() -> None:
 
 
 def test_pool_size__follows_the_cache_within_limits() -> None:
-    assert [pool_size(8, cached) for cached in (0, 2, 20, 100)] == [4, 4, 10, 32]
+    assert [pool_size(8, cached) for cached in (0, 2, 20, 1000)] == [4, 4, 10, 256]
     assert pool_size(1, 0) == 1
     assert images_in(1000, np.array([[10, 10], [5, 5], [20, 20]])) == 3

@@ -11,6 +11,9 @@ import numpy.typing as npt
 
 from tilewise.views.view import View
 
+MAX_POOL = 256
+"""More images open at a time mix batches hardly better, and each of them is looked at for each batch."""
+
 Item = tuple[int, View | None, int]
 """A record's index, the view of it to train on (None: the whole image), and the seed of its augmentation."""
 
@@ -20,8 +23,10 @@ def spread(
 ) -> list[list[Item]]:
     """Batches in which an image's views stand near each other, but not in the same batch where avoidable.
 
-    A lane holds ``pool`` images open and fills a batch with one view of each in random order, then with
-    second views; an image without views left makes room for the next.
+    A lane holds ``pool`` images open and fills a batch with one view each of some of them, drawn with
+    probabilities as the views that they have left, then with second views; an image without views left makes
+    room for the next. So an epoch's end is as mixed as the pool: the statistics of batch normalisation, which
+    validation uses, are those of the last few dozen batches.
 
     Args:
         items: those of each image.
@@ -65,7 +70,9 @@ def _interleave(
         while left and (queue or open_images):
             while queue and len(open_images) < pool:
                 open_images.append(queue.pop())
-            chosen = rng.permutation(len(open_images))[:left].tolist()
+            # Large images have more views: taken as often as small ones they would be left for the end, alone.
+            views = np.array([len(image) for image in open_images])
+            chosen = np.argsort(rng.exponential(size=len(views)) / views)[:left].tolist()
             for number in chosen:
                 yield open_images[number].pop()
             left -= len(chosen)
@@ -108,7 +115,7 @@ def pool_size(batch_size: int, cached_images: int) -> int:
 
     (The other half of the cache is for images that are done: it does not know which ones are.)
     """
-    return max(1, -(-batch_size // 2), min(4 * batch_size, cached_images // 2))
+    return max(1, -(-batch_size // 2), min(MAX_POOL, cached_images // 2))
 
 
 def images_in(cache_bytes: int, sizes: npt.NDArray[np.int64]) -> int:
