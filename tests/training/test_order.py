@@ -58,6 +58,15 @@ def test_spread__one_decode_for_all_views_of_an_image_and_batches_of_different_i
     assert figures.images_per_batch > 0.9 * batch_size
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_spread__the_end_of_an_epoch_is_as_mixed_as_the_rest(seed: int) -> None:
+    """60 images of 6 views and 10 of 40: 53 % of the views are of large images."""
+    batches = drawn([6] * 60 + [40] * 10, 4, 1, pool=40, seed=seed)
+    end = [index for batch in batches[-24:] for index, _, _ in batch]
+    assert sum(index >= 60 for index in end) / len(end) < 0.9
+    assert len(set(end)) > 20
+
+
 def test_spread__large_images_share_batches_but_not_all_of_them() -> None:
     """Where the cache holds but two images, half of a batch's views are still of different images."""
     pool = pool_size(8, cached_images=2)

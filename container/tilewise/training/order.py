@@ -70,7 +70,7 @@ def _interleave(
         while left and (queue or open_images):
             while queue and len(open_images) < pool:
                 open_images.append(queue.pop())
-            # Large images have more views: taken as often as small ones they would be left for the end, alone.
+            # Taken as often as small images, large ones, which have more views, would be left for the end.
             views = np.array([len(image) for image in open_images])
             chosen = np.argsort(rng.exponential(size=len(views)) / views)[:left].tolist()
             for number in chosen:
