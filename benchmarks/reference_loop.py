@@ -31,9 +31,10 @@ from torchvision.models import detection
 from torchvision.transforms import v2
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "container")]
+sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
-from training_speed import TrainSpeed, device_name, find_coco_files, prepare, read_data, wait  # noqa: E402
+from lay_out import find_coco_files  # noqa: E402
+from training_speed import TrainSpeed, device_name, prepare, read_data, wait  # noqa: E402
 
 REFERENCE_WORKERS = 4  # its script's default
 SETTLE = 2.0  # seconds for the loader processes of the side that ran to load ahead what they may

@@ -15,11 +15,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
-from lay_out import find_coco_files  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
+from runs import read_training_images  # noqa: E402
+from tilewise.data.annotations import Report  # noqa: E402
 from tilewise.data.channel import DataSet, Split  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
@@ -35,11 +33,9 @@ from tilewise.training.world import ALONE  # noqa: E402
 
 def read_data(folder: Path) -> DataSet:
     """The training images of ``folder/train.json`` (COCO) in ``folder/images``."""
-    content = read_coco(find_coco_files(folder)[0], Folder(folder / "images"))
-    report = Report("train")
-    records = make_records(content.examples, report)
+    records = read_training_images(folder)
     count = 1 + max(int(record.labels.max(initial=0)) for record in records)
-    return DataSet(tuple(f"class {label}" for label in range(count)), Split(records, report), None)
+    return DataSet(tuple(f"class {label}" for label in range(count)), Split(records, Report("train")), None)
 
 
 class TrainSpeed:

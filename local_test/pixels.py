@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from tilewise.data.annotations import Report
+from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.models.spec import DetectorSpec
-from tilewise.training.tiling import choose_tiling, make_planner
-from tilewise.views.view import Scaling
+from tilewise.training.fit_spec import fit_spec
+from tilewise.training.tiling import make_planner
 
 
 def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
@@ -24,11 +25,10 @@ def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
 
     """
     hp = parse_hyperparameters(raw)
-    scaling = Scaling(square=hp.image_size) if hp.image_size else Scaling(None, hp.min_size, hp.max_size)
-    spec = DetectorSpec(hp.model_name, 1, scaling, None, 0.0, 0.5, 1, choose_tiling(hp, records, scaling))
+    spec = fit_spec(hp, DataSet(("object",), Split(records, Report("train")), None))
     planner = make_planner(hp, spec)
     if planner is None:
-        sizes = [scaling.size_of(*size) for size in records.sizes.tolist()]
+        sizes = [spec.scaling.size_of(*size) for size in records.sizes.tolist()]
     else:
         drawn = planner.draw(records, np.random.default_rng((hp.seed, 0)))
         sizes = [view.size for views in drawn for view in views]
