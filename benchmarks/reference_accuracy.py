@@ -1,11 +1,12 @@
 """`train`'s AP beside that of torchvision's reference training after equal epochs: prints JSON.
 
-python benchmarks/reference_accuracy.py DATA [--model MODEL] [--epochs 20] [--batch 4] [--seeds 0 1 2]
+python benchmarks/reference_accuracy.py DATA [name=value …] [--seeds 0 1 2] [--sides SIDE] [--runs FILE]
 
 DATA holds train.json, val.json (COCO) and images/. The sides are those of `reference_loop.py`, each with its
 own model, defaults, augmentation and loading; epochs, batch size, optimizer (AdamW), learning rate with its
-schedule, random initial weights, least score and the computation of AP are the same. Ours is a whole training
-job: its minutes hold its start and its validation too, the reference's neither.
+schedule, random initial weights, least score and the computation of AP are the same; ``name=value`` are
+hyperparameters of both. Ours is a whole training job: its minutes hold its start and its validation too, the
+reference's neither.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from lay_out import find_coco_files  # noqa: E402
 from reference_loop import CONTENDERS, REFERENCE_WORKERS, Reference  # noqa: E402
-from runs import FIGURES, SSDLITE, summary, train_once  # noqa: E402
+from runs import FIGURES, SSDLITE, kept, summary, train_once  # noqa: E402
 from tilewise.data.annotations import Report, make_records  # noqa: E402
 from tilewise.data.coco import read_coco  # noqa: E402
 from tilewise.data.decode import decode_image  # noqa: E402
@@ -33,9 +35,18 @@ from tilewise.data.records import Records  # noqa: E402
 from tilewise.detections import Detections  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
+from tilewise.hyperparameters.models import scaling_of  # noqa: E402
 from tilewise.training.optimizer import make_optimizer  # noqa: E402
 from tilewise.training.schedule import Scheduler  # noqa: E402
 from training_speed import device_name, prepare  # noqa: E402
+
+EQUAL = {
+    "training_batch_size": "4",
+    "number_of_epochs": "20",
+    "warmup_cosine_lr_warmup_epochs": "1",
+    "use_pretrained_model": "0",
+}
+"""Hyperparameters of both sides, unless others are named."""
 
 
 def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any]:
@@ -46,7 +57,8 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
         raise FileNotFoundError(f"{data} holds no val.json")
     content = read_coco(validation, Folder(data / "images"))
     model, classes = CONTENDERS[hp.model_name][0], content.classes or ()
-    reference = Reference(model, data, len(classes), hp.training_batch_size, REFERENCE_WORKERS, seed)
+    sides = {"min_size": hp.min_size, "max_size": hp.max_size} if scaling_of(hp.model_name) == "sides" else {}
+    reference = Reference(model, data, len(classes), hp.training_batch_size, REFERENCE_WORKERS, seed, sides)
     reference.optimizer = make_optimizer(reference.model, hp)
     batches = len(reference.loader)
     scheduler = Scheduler(reference.optimizer, hp, batches)
@@ -79,31 +91,38 @@ def detect(reference: Reference, records: Records, score: float) -> list[Detecti
     return found
 
 
+def train_ours(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any]:
+    """Our figures."""
+    return train_once(data, raw | {"seed": str(seed)})
+
+
+SIDES = {"tilewise": train_ours, "torchvision": train_reference}
+
+
 def main() -> None:
     """Train both sides with each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--model", choices=CONTENDERS, default="ssdlite_mobilenet_v3_large")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
+    parser.add_argument("--runs", type=Path, help="keeps each side's figures; what it has is not run again")
     arguments = parser.parse_args()
     prepare(None)
-    raw = SSDLITE | CONTENDERS[arguments.model][1]
-    raw |= {
-        "model_name": arguments.model,
-        "training_batch_size": str(arguments.batch),
-        "number_of_epochs": str(arguments.epochs),
-        "warmup_cosine_lr_warmup_epochs": "1",
-        "evaluation_frequency": str(arguments.epochs),
-        "use_pretrained_model": "0",
-    }
-    sides: dict[str, dict[int, dict[str, Any]]] = {"torchvision": {}, "tilewise": {}}
+    chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    model = chosen.get("model_name", SSDLITE["model_name"])
+    if model not in CONTENDERS:
+        parser.error(f"torchvision has no such model: {model}; there are {', '.join(CONTENDERS)}")
+    raw = SSDLITE | EQUAL | CONTENDERS[model][1] | chosen
+    raw["evaluation_frequency"] = raw["number_of_epochs"]
+    if scaling_of(model) == "sides":
+        del raw["image_size"]
+    sides: dict[str, Any] = {side: {} for side in arguments.sides}
     for seed in arguments.seeds:
-        seeded = raw | {"seed": str(seed)}
-        sides["tilewise"][seed] = train_once(arguments.data, seeded)
-        sides["torchvision"][seed] = train_reference(arguments.data, seeded, seed)
-        print(seed, {side: runs[seed] for side, runs in sides.items()}, file=sys.stderr)
+        for side, runs in sides.items():
+            job = {"data": arguments.data.name, "side": side, "seed": seed, "hyperparameters": raw}
+            runs[seed] = kept(arguments.runs, job, partial(SIDES[side], arguments.data, raw, seed))
+            print(seed, side, runs[seed], file=sys.stderr)
     result = {
         "data": arguments.data.name,
         "device": device_name(),

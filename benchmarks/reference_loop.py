@@ -19,7 +19,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,34 @@ def preset(model: str) -> v2.Compose:
 
 
 class Reference:
-    """Torchvision's side."""
+    """Torchvision's side.
 
-    def __init__(self, model: str, folder: Path, classes: int, batch: int, workers: int, seed: int = 0):
+    Args:
+        model: torchvision's name of it.
+        folder: holds train.json (COCO) and images/.
+        classes: without the background.
+        batch: images.
+        workers: processes that load.
+        seed: of the weights and the order.
+        sides: the model's ``min_size`` and ``max_size``, where they are not its own.
+
+    """
+
+    def __init__(
+        self,
+        model: str,
+        folder: Path,
+        classes: int,
+        batch: int,
+        workers: int,
+        seed: int = 0,
+        sides: Mapping[str, int | None] | None = None,
+    ):
         torch.manual_seed(seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         build = getattr(detection, model)
-        self.model = (
-            build(weights=None, weights_backbone=None, num_classes=classes + 1).to(self.device).train()
-        )
+        weights = {"weights": None, "weights_backbone": None}
+        self.model = build(**weights, num_classes=classes + 1, **(sides or {})).to(self.device).train()
         annotations = str(find_coco_files(folder)[0])
         with contextlib.redirect_stdout(sys.stderr):  # pycocotools says what it does
             plain = CocoDetection(str(folder / "images"), annotations, transforms=preset(model))

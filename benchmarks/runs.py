@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,15 +132,21 @@ def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) 
         raw = hyperparameters | {"seed": str(seed)}
         job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
         job["hyperparameters"] = raw
-        lines = store.read_text().splitlines() if store and store.is_file() else []
-        found = next((run["figures"] for run in map(json.loads, lines) if run["job"] == job), None)
-        if found is None:
-            found = train_once(data, raw, weights, one_class)
-            if store:
-                with store.open("a") as file:
-                    file.write(json.dumps({"job": job, "figures": found}) + "\n")
-        runs[seed] = found
+        runs[seed] = kept(store, job, partial(train_once, data, raw, weights, one_class))
     return runs
+
+
+def kept(store: Path | None, job: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A job's figures as ``store`` has them, or those of running it, which it then keeps."""
+    lines = store.read_text().splitlines() if store and store.is_file() else []
+    for line in map(json.loads, lines):
+        if line["job"] == job:
+            return dict(line["figures"])
+    figures = run()
+    if store:
+        with store.open("a") as file:
+            file.write(json.dumps({"job": job, "figures": figures}) + "\n")
+    return figures
 
 
 def summary(runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
