@@ -15,7 +15,6 @@ from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.training import loader as loader_module
 from tilewise.training.epoch import TrainingViews, ViewPlanner
-from tilewise.training.image_cache import ImageCache
 from tilewise.training.loader import (
     Batch,
     BatchesOfShard,
@@ -27,6 +26,7 @@ from tilewise.training.loader import (
     read_batch,
 )
 from tilewise.training.order import Item
+from tilewise.training.world import ALONE
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling, View
@@ -168,9 +168,42 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert sum(len(samples) for samples, _ in loaded) == 30
     assert len(decoded) == len(set(decoded)) == 6
-    monkeypatch.setattr(loader_module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 0)
     tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert len(decoded) == 6 + 30
+
+
+@pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])
+def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
+    workers: int, processes: int, images: int, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * 8 * 3 * 40 * 60)
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32))
+    world = replace(ALONE, local_size=processes)
+    split = Split(records, Report("train"))
+    loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner, world=world)
+    assert isinstance(loader.dataset, TrainingSamples)
+    assert loader.dataset.images.capacity == images * 3 * 40 * 60
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 2), (4, 2)])
+def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, workers: int) -> None:
+    """24 images of 7 views in 56 batches; where a worker has its share, an image goes on in another one."""
+    box, label, ignored = np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    images = Records(Record(str(key), Path("none"), 60, 40, box, label, ignored) for key in range(24))
+    planner = ViewPlanner("grid", Tiling("grid", grid=(3, 2)), Scaling(square=32), negative_ratio=9.0)
+    seen: list[set[int]] = []
+    for process in range(processes):
+        split = Split(images, Report("train"), Shard(process, processes))
+        loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner)
+        batches: list[list[Item]] = list(loader.batch_sampler)  # type: ignore[arg-type]
+        assert len(batches) == 56 // processes
+        seen += [
+            {index for batch in batches[worker :: max(1, workers)] for index, _, _ in batch}
+            for worker in range(max(1, workers))
+        ]
+    assert set.union(*seen) == set(range(24))
+    assert sum(map(len, seen)) <= 24 + len(seen) - 1
 
 
 def test_loader__workers_make_no_difference_to_the_views(records: Records) -> None:
@@ -229,22 +262,6 @@ def test_random_view__a_tile_shows_objects_at_nearly_its_own_scale(records: Reco
         factors[window[2]] = [each.scale[0] / view.scale[0] for each in drawn]
     assert min(factors[400]) < 0.6 and max(factors[400]) > 2  # of the whole image as SSD does it
     assert 0.79 < min(factors[200]) < 0.85 and 1.2 < max(factors[200]) < 1.44
-
-
-def test_cache__keeps_what_was_used_last() -> None:
-    cache = ImageCache(250)
-    asked: list[int] = []
-
-    def get(index: int) -> None:
-        def decode() -> Picture:
-            asked.append(index)
-            return Picture.whole(torch.zeros((1, 10, 10), dtype=torch.uint8))
-
-        assert cache.get(str(index), decode).pixels.numel() == 100
-
-    for index in (1, 2, 1, 3, 1, 2, 3):
-        get(index)
-    assert asked == [1, 2, 3, 2, 3]
 
 
 def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_path: Path) -> None:

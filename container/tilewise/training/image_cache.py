@@ -7,7 +7,12 @@ from tilewise.data.decode import Picture
 
 
 class ImageCache:
-    """The decoded images that were used last, up to so many bytes."""
+    """The decoded images that were used last, up to so many bytes, and the very last one however large it is.
+
+    Args:
+        capacity: bytes; 0 keeps none.
+
+    """
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -21,6 +26,7 @@ class ImageCache:
             image = decode()
             self._bytes += image.pixels.nbytes
         self._images[key] = image
-        while self._bytes > self.capacity:
+        least = 1 if self.capacity else 0
+        while self._bytes > self.capacity and len(self._images) > least:
             self._bytes -= self._images.popitem(last=False)[1].pixels.nbytes
         return image

@@ -21,7 +21,7 @@ from tilewise.data.decode import DecodeError, Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
-from tilewise.machine import available_cores
+from tilewise.machine import available_cores, memory_limit
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.image_cache import ImageCache
@@ -37,8 +37,8 @@ SMALL_SHM = 256 * 1024 * 1024
 """With less /dev/shm than this the workers send batches through their pipes: what torch shares lies there."""
 
 
-CACHE_BYTES = 512 * 1024 * 1024
-"""Decoded images that a worker keeps, where it needs some of them for several views."""
+CACHE_SHARE = 0.25
+"""Of the memory, for decoded images of which several views are needed: those of all loaders of a host."""
 
 
 class TrainingSamples(Dataset[Sample | tuple[str, str]]):
@@ -244,7 +244,8 @@ def make_loader(
     records = Records([]) if isinstance(split, Stream) else split.records
     samples = TrainingSamples(records, scaling, min_visibility)
     if planner is not None:
-        cache = 0 if planner.views == "whole" or isinstance(split, Stream) else CACHE_BYTES
+        once = planner.views == "whole" or isinstance(split, Stream)
+        cache = 0 if once else int(CACHE_SHARE * memory_limit()) // (max(1, workers) * world.local_size)
         random_windows = planner.views not in ("snip", "sniper")
         samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
@@ -254,9 +255,8 @@ def make_loader(
     elif planner is None:
         batches = _dealt(WholeBatches(len(records), batch_size, seed), split.shard, world)
     else:
-        views = _view_batches(
-            records, planner, batch_size, max(1, workers), samples.images.capacity, factors, seed
-        )
+        lanes = split.shard.count * max(1, workers)
+        views = _view_batches(records, planner, batch_size, lanes, samples.images.capacity, factors, seed)
         batches = _dealt(views, split.shard, world)
     return loader_of(batches, samples, workers)
 
@@ -310,7 +310,7 @@ def _view_batches(
     factors: Sequence[float],
     seed: int,
 ) -> ViewBatches:
-    cached = images_in(cache_bytes, records.sizes)
+    cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
     batches = ViewBatches(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
     figures = measure_order(batches.first, lanes, cached)
     log.info(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -36,29 +38,37 @@ def spread(
         rng: draws.
 
     """
-    lines: list[list[Item]] = [[] for _ in range(lanes)]
-    queues: list[list[list[Item]]] = [[] for _ in range(lanes)]
-    loads = [0] * lanes
+    total = sum(map(len, items))
+    count, missing = -(-total // batch_size), -total % batch_size
+    room = [len(range(lane, count, lanes)) * batch_size for lane in range(lanes)]
+    room[(count - 1) % lanes] -= missing
+    lines = [_interleave(queue[::-1], batch_size, pool, rng) for queue in _deal(items, room, rng)]
+    batches = [list(islice(lines[number % lanes], batch_size)) for number in range(count)]
+    everything = [item for batch in batches for item in batch]
+    for index, view, _ in islice(cycle(everything), missing):
+        batches[-1].append((index, view, int(rng.integers(2**63))))
+    # An image's views follow each other, so that a cache of one image serves all that a batch has of it.
+    return [sorted(batch, key=itemgetter(0)) for batch in batches]
+
+
+def _deal(
+    items: Sequence[Sequence[Item]], room: list[int], rng: np.random.Generator
+) -> list[list[list[Item]]]:
+    """The images of each lane, whose views are just as many as it has room for.
+
+    Where a lane ends in the middle of an image the next one goes on with it; no other image is split.
+    """
+    queues: list[list[list[Item]]] = [[] for _ in room]
+    lane = 0
     for index in rng.permutation(len(items)).tolist():
-        if items[index]:
-            lane = loads.index(min(loads))
-            loads[lane] += len(items[index])
-            order = rng.permutation(len(items[index])).tolist()
-            queues[lane].append([items[index][number] for number in order])
-    for line, queue in zip(lines, queues, strict=True):
-        line += _interleave(queue[::-1], batch_size, pool, rng)
-    dealt = [
-        [line[start : start + batch_size] for start in range(0, len(line), batch_size)] for line in lines
-    ]
-    most = max(map(len, dealt))
-    ordered = [lane[number] for number in range(most) for lane in dealt if number < len(lane)]
-    whole = [batch for batch in ordered if len(batch) == batch_size]
-    rest = [item for batch in ordered if len(batch) < batch_size for item in batch]
-    everything = [item for batch in whole for item in batch] + rest
-    if rest:
-        again = [everything[number % len(everything)] for number in range(-len(rest) % batch_size)]
-        rest += [(index, view, int(rng.integers(2**63))) for index, view, _ in again]
-    return whole + [rest[start : start + batch_size] for start in range(0, len(rest), batch_size)]
+        views = [items[index][number] for number in rng.permutation(len(items[index])).tolist()]
+        while views:
+            while not room[lane]:
+                lane += 1
+            taken, views = views[: room[lane]], views[room[lane] :]
+            room[lane] -= len(taken)
+            queues[lane].append(taken)
+    return queues
 
 
 def _interleave(
@@ -111,11 +121,13 @@ def measure_order(batches: Sequence[Sequence[Item]], lanes: int, cached_images: 
 
 
 def pool_size(batch_size: int, cached_images: int) -> int:
-    """How many images a lane holds open: half of what the cache holds, but enough for half a batch.
+    """How many images a lane holds open: half of what the cache holds, or enough for half a batch.
 
-    (The other half of the cache is for images that are done: it does not know which ones are.)
+    The other half of the cache is for images that are done: it does not know which ones are. Never more than
+    the cache holds: each batch would decode them anew.
     """
-    return max(1, -(-batch_size // 2), min(MAX_POOL, cached_images // 2))
+    half_a_batch = -(-batch_size // 2)
+    return max(1, min(half_a_batch, cached_images), min(MAX_POOL, cached_images // 2))
 
 
 def images_in(cache_bytes: int, sizes: npt.NDArray[np.int64]) -> int:
