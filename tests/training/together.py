@@ -107,6 +107,7 @@ def messages(world: World, folder: Path) -> None:
     """All that a World says."""
     assert world.any(world.rank == 1) and not world.any(False)
     assert world.largest(10 + world.rank) == 11
+    assert world.smallest(10 + world.rank) == 10
     assert world.gather(world.rank) == [0, 1]
     assert world.from_leader({"rank": world.rank}) == {"rank": 0}
     assert world.any_host(True) and world.host == 0 and world.hosts == 1

@@ -84,7 +84,7 @@ def resolve_batch_size(
         size = 1
         while 2 * size <= most and fits(2 * size):
             size *= 2
-    size = -world.largest(-size)
+    size = world.smallest(size)
     name = hp.spelling("training_batch_size")
     why = f"more than {most} would leave an epoch of {views} views too few steps" if size * 2 > most else ""
     why = why or f"{2 * size} views of {side[0]} x {side[1]} pixels would not fit into memory"

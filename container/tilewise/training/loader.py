@@ -245,7 +245,7 @@ def make_loader(
     samples = TrainingSamples(records, scaling, min_visibility)
     if planner is not None:
         once = planner.views == "whole" or isinstance(split, Stream)
-        cache = 0 if once else int(CACHE_SHARE * memory_limit()) // (max(1, workers) * world.local_size)
+        cache = 0 if once else _cache_bytes(workers, world)
         random_windows = planner.views not in ("snip", "sniper")
         samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
@@ -255,10 +255,16 @@ def make_loader(
     elif planner is None:
         batches = _dealt(WholeBatches(len(records), batch_size, seed), split.shard, world)
     else:
-        lanes = split.shard.count * max(1, workers)
+        # All processes draw the same order, also where their hosts have other numbers of cores.
+        lanes = split.shard.count * world.smallest(max(1, workers))
         views = _view_batches(records, planner, batch_size, lanes, samples.images.capacity, factors, seed)
         batches = _dealt(views, split.shard, world)
     return loader_of(batches, samples, workers)
+
+
+def _cache_bytes(workers: int, world: World) -> int:
+    """Those of each loader; the same in all processes, since the order of views follows them."""
+    return world.smallest(int(CACHE_SHARE * memory_limit()) // (max(1, workers) * world.local_size))
 
 
 def _dealt(batches: WholeBatches | ViewBatches, shard: Shard, world: World) -> BatchesOfShard:

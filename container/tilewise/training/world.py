@@ -76,6 +76,10 @@ class World:
         """The largest of the processes' numbers."""
         return self._largest(number, self.control) if self.size > 1 else number
 
+    def smallest(self, number: int) -> int:
+        """The smallest of the processes' numbers."""
+        return -self.largest(-number)
+
     def gather(self, value: Value) -> list[Value]:
         """All processes' values, by rank."""
         if self.size == 1:
