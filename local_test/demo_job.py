@@ -23,10 +23,10 @@ PIXEL_BUDGET = 5400 * 320 * 320
 HYPERPARAMETERS = {
     "model_name": "yolox_tiny",
     "image_size": "320",
-    "training_batch_size": "8",
+    "training_batch_size": "4",
     "validation_batch_size": "8",
     "optimizer": "adamw",
-    "learning_rate": "0.002",
+    "learning_rate": "0.001",
     "weight_decay": "0.01",
     "early_stopping": "0",
     "box_score_threshold": "0.01",

@@ -14,22 +14,22 @@ from tilewise.data.decode import Picture, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.training import loader as loader_module
+from tilewise.training import samples as samples_module
 from tilewise.training.epoch import TrainingViews, ViewPlanner
 from tilewise.training.loader import (
     Batch,
     BatchesOfShard,
-    TrainingSamples,
     WholeBatches,
     default_workers,
     make_loader,
-    random_view,
     read_batch,
 )
 from tilewise.training.order import Item
+from tilewise.training.samples import TrainingSamples
 from tilewise.training.world import ALONE
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import Tiling
-from tilewise.views.view import Scaling, View
+from tilewise.views.view import Scaling
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
         decoded.append(data)
         return decode_reduced(data, reduction)
 
-    monkeypatch.setattr(loader_module, "decode_reduced", count)
+    monkeypatch.setattr(samples_module, "decode_reduced", count)
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert sum(len(samples) for samples, _ in loaded) == 30
     assert len(decoded) == len(set(decoded)) == 6
@@ -219,67 +219,6 @@ def test_loader__workers_make_no_difference_to_the_views(records: Records) -> No
     few, many = ({one for one in drawn} for drawn in samples)
     # but for those that fill up the last batch all are the same
     assert len(few ^ many) <= 2
-
-
-def test_loader__chips_are_looked_at_as_they_are(tmp_path: Path) -> None:
-    """Their windows are not varied: each shows the very pixels of its window, or their mirror image."""
-    path = tmp_path / "a.png"
-    ramp = np.arange(64, dtype=np.uint8)[None, :, None].repeat(64, axis=0).repeat(3, axis=2)
-    Image.fromarray(ramp).save(path)
-    record = Record(
-        "a", path, 64, 64, np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
-    )
-    samples = TrainingSamples(Records([record]), Scaling(square=16), random_windows=False)
-    for seed in range(20):
-        sample = samples[0, View((4, 4, 20, 20), (16, 16)), seed]
-        assert isinstance(sample, Sample)
-        assert sample.boxes.tolist() == [[4, 4, 12, 12]]
-    varied = TrainingSamples(Records([record]), Scaling(square=16))
-    boxes = set()
-    for seed in range(20):
-        sample = varied[0, View((4, 4, 20, 20), (16, 16)), seed]
-        assert isinstance(sample, Sample) and sample.pixels.shape == (3, 16, 16)
-        boxes.add(str(sample.boxes.tolist()))
-    assert len(boxes) > 5
-
-
-def test_random_view__is_no_larger_than_the_view(records: Records) -> None:
-    scaling = Scaling(min_size=600, max_size=1333)
-    view = View((5, 5, 25, 35), (400, 600))
-    for seed in range(50):
-        drawn = random_view(records[0], view, scaling, np.random.default_rng(seed))
-        assert min(drawn.size) <= 400 and max(drawn.size) <= 600
-        assert drawn.scale[0] == pytest.approx(drawn.scale[1], rel=0.2)
-
-
-def test_random_view__a_tile_shows_objects_at_nearly_its_own_scale(records: Records) -> None:
-    scaling = Scaling(square=300)
-    record = replace(records[0], width=400, height=400)
-    factors = {}
-    for window in ((0, 0, 400, 400), (0, 0, 200, 200)):
-        view = View(window, (300, 300))
-        drawn = [random_view(record, view, scaling, np.random.default_rng(seed)) for seed in range(300)]
-        factors[window[2]] = [each.scale[0] / view.scale[0] for each in drawn]
-    assert min(factors[400]) < 0.6 and max(factors[400]) > 2  # of the whole image as SSD does it
-    assert 0.79 < min(factors[200]) < 0.85 and 1.2 < max(factors[200]) < 1.44
-
-
-def test_loader__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_path: Path) -> None:
-    path = tmp_path / "large.jpg"
-    pixels = np.zeros((800, 1000, 3), np.uint8)
-    pixels[203:407, 305:709] = 255
-    Image.fromarray(pixels).save(path, quality=95)
-    box = np.array([[305, 203, 709, 407]], np.float32)
-    record = Record(path.name, path, 1000, 800, box, np.zeros(1, np.int64), np.zeros(1, np.bool_))
-    samples = TrainingSamples(Records([record]), Scaling(square=100), random_windows=False)
-    view = View((0, 0, 1000, 800), (100, 100))
-    assert view.reduction == 8
-    sample = samples[0, view, 0]
-    assert isinstance(sample, Sample)
-    x0, y0, x1, y1 = sample.boxes[0].round().int().tolist()
-    inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
-    assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
-    assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()
 
 
 @pytest.mark.parametrize(("images", "processes"), [(20, 1), (20, 3), (7, 4), (3, 8)])
