@@ -113,7 +113,7 @@ def test_pretrained__no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TILEWISE_WEIGHTS", raising=False)
     sentence = load_pretrained(Detector(nn.Identity(), background=True), "yolox_s")
     assert sentence == (
-        "use_pretrained_model=1, but there is no yolox_s.pth in (TILEWISE_WEIGHTS is not set): "
+        "use_pretrained_model=1, but there is no yolox_s.pth here (TILEWISE_WEIGHTS names no folder): "
         "training from scratch"
     )
 

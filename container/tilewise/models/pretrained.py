@@ -49,8 +49,10 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
     else:
         there = [Path(folder) / file for file in wanted if folder and (Path(folder) / file).is_file()]
         if not there:
-            missing = f"{_published(wanted)} in {folder or '(TILEWISE_WEIGHTS is not set)'}"
-            return f"use_pretrained_model=1, but there is no {missing}: training from scratch"
+            where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
+            return (
+                f"use_pretrained_model=1, but there is no {_published(wanted)} {where}: training from scratch"
+            )
         path = there[0]
     return _load(detector.network, name, path)
 
