@@ -112,4 +112,7 @@ def wait(device: torch.device) -> None:
 
 def device_name() -> str:
     """The GPU, or the CPU's threads."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return "1 thread" if threads == 1 else f"{threads} threads"
