@@ -16,6 +16,7 @@ from tilewise.data.fifo import StopWaiting
 from tilewise.data.pipe import Pipe
 from tilewise.data.stream import Stream
 from tilewise.errors import UserError
+from tilewise.training import hand_out as hand_out_module
 from tilewise.training import loader as loader_module
 from tilewise.training.epoch import ViewPlanner
 from tilewise.training.hand_out import HandOut, Receiver
@@ -143,11 +144,18 @@ def test_ranks__an_error_reaches_all(stack: ExitStack, tmp_path: Path) -> None:
 
 
 def test_ranks__the_reader_is_gone(tmp_path: Path) -> None:
-    thread, found = in_thread(lambda: Receiver(tmp_path / "socket", 1).receive())
     hand_out = HandOut(tmp_path / "socket", 2)
+    receiver = Receiver(tmp_path / "socket", 1)
     hand_out.close()
-    thread.join(10)
-    assert isinstance(found[0], RuntimeError) and "has ended" in str(found[0])
+    with pytest.raises(RuntimeError, match="has ended"):
+        receiver.receive()
+
+
+def test_ranks__the_reader_was_gone_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hand_out_module, "REFUSED_SECONDS", 0.2)
+    HandOut(tmp_path / "socket", 2).close()
+    with pytest.raises(RuntimeError, match="has ended"):
+        Receiver(tmp_path / "socket", 1)
 
 
 def test_ranks__a_rank_is_gone(tmp_path: Path) -> None:

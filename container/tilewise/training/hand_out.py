@@ -18,6 +18,11 @@ from tilewise.errors import UserError
 CONNECT_SECONDS = 600.0
 """The other ranks may start so much later, or earlier."""
 
+REFUSED_SECONDS = 5.0
+"""A socket that is there but refuses for so long has been closed: it listens as soon as it is made."""
+
+_ENDED = "the process that reads the pipe for this host has ended"
+
 
 class HandOut:
     """The reading rank's side.
@@ -124,7 +129,7 @@ class Receiver:
                     return None
             message = self._connection.recv()
         except (EOFError, OSError):
-            raise RuntimeError("the process that reads the pipe for this host has ended") from None
+            raise RuntimeError(_ENDED) from None
         if isinstance(message, str):
             raise UserError(message)
         return message
@@ -134,16 +139,22 @@ class Receiver:
         self._connection.close()
 
     def _connect(self, address: Path) -> Connection:
-        give_up = time.monotonic() + CONNECT_SECONDS
+        start = time.monotonic()
+        refused: float | None = None
         while True:
             connecting = socket.socket(socket.AF_UNIX)
             try:
                 connecting.connect(str(address))
                 return Connection(connecting.detach())
-            except (FileNotFoundError, ConnectionRefusedError):
+            except (FileNotFoundError, ConnectionRefusedError) as error:
                 connecting.close()
+                now = time.monotonic()
                 if self._should_stop():
                     raise StopWaiting from None
-                if time.monotonic() > give_up:
+                if isinstance(error, ConnectionRefusedError):
+                    refused = refused or now
+                    if now > refused + REFUSED_SECONDS:
+                        raise RuntimeError(_ENDED) from None
+                if now > start + CONNECT_SECONDS:
                     raise RuntimeError(f"no process hands out batches at {address}") from None
                 time.sleep(POLL_SECONDS)
