@@ -26,7 +26,7 @@ from tilewise.training.loader import (
 )
 from tilewise.training.order import Item
 from tilewise.training.samples import TrainingSamples
-from tilewise.training.world import ALONE
+from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling
@@ -186,12 +186,17 @@ def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
     assert loader.dataset.images.capacity == images * 3 * 40 * 60
 
 
+def two_dozen() -> tuple[Records, ViewPlanner]:
+    """Images that nobody decodes, and a planner of seven views each."""
+    box, label, ignored = np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    images = Records(Record(str(key), Path("none"), 60, 40, box, label, ignored) for key in range(24))
+    return images, ViewPlanner("grid", Tiling("grid", grid=(3, 2)), Scaling(square=32), negative_ratio=9.0)
+
+
 @pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 2), (4, 2)])
 def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, workers: int) -> None:
     """24 images of 7 views in 56 batches; where a worker has its share, an image goes on in another one."""
-    box, label, ignored = np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
-    images = Records(Record(str(key), Path("none"), 60, 40, box, label, ignored) for key in range(24))
-    planner = ViewPlanner("grid", Tiling("grid", grid=(3, 2)), Scaling(square=32), negative_ratio=9.0)
+    images, planner = two_dozen()
     seen: list[set[int]] = []
     for process in range(processes):
         split = Split(images, Report("train"), Shard(process, processes))
@@ -204,6 +209,23 @@ def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, work
         ]
     assert set.union(*seen) == set(range(24))
     assert sum(map(len, seen)) <= 24 + len(seen) - 1
+
+
+class Modest(World):
+    """Other processes have one loader, and next to no memory."""
+
+    def smallest(self, number: int) -> int:
+        return min(number, 1)
+
+
+def test_loader__all_processes_draw_the_same_order_on_unlike_hosts() -> None:
+    images, planner = two_dozen()
+    split = Split(images, Report("train"))
+    orders: list[list[list[Item]]] = []
+    for workers, world in ((1, Modest()), (2, Modest()), (2, ALONE)):
+        loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner, world=world)
+        orders.append(list(loader.batch_sampler))  # type: ignore[arg-type]
+    assert orders[0] == orders[1] != orders[2]
 
 
 def test_loader__workers_make_no_difference_to_the_views(records: Records) -> None:
