@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    hyperparameters = demo_hyperparameters(read_training_images(arguments.data), chosen)
+    hyperparameters, _ = demo_hyperparameters(read_training_images(arguments.data), chosen)
     runs = {
         seed: train_once(arguments.data, hyperparameters | {"seed": str(seed)}) for seed in arguments.seeds
     }

@@ -36,8 +36,10 @@ HYPERPARAMETERS = {
 }
 
 
-def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> dict[str, str]:
+def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> tuple[dict[str, str], int]:
     """The demo's hyperparameters for these training images, with those that the user has chosen.
+
+    And the pixels of all epochs' views.
 
     There are tiles where the objects are too small for whole images, unless the user chose what to look at.
     The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are at most five
@@ -52,16 +54,14 @@ def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> dict[str, 
         raw = {"tile_grid_size": "auto"} | raw
     if raw["model_name"] in AVAILABLE_MODELS and scaling_of(raw["model_name"]) == "sides":
         raw = {"min_size": raw["image_size"], "max_size": raw.pop("image_size")} | raw
-    if chosen.get("number_of_epochs", "").isdigit():
-        epochs = int(chosen["number_of_epochs"])
-    else:
-        epochs = max(1, round(PIXEL_BUDGET / pixels_of_an_epoch(records, raw)))
+    pixels = pixels_of_an_epoch(records, raw)
+    epochs = int(chosen.get("number_of_epochs", max(1, round(PIXEL_BUDGET / pixels))))
     budget = {
         "number_of_epochs": str(epochs),
         "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
         "evaluation_frequency": str(max(1, -(-epochs // 5))),
     }
-    return budget | raw
+    return budget | raw, epochs * pixels
 
 
 def lay_out_demo(data: Path, base: Path, chosen: dict[str, str]) -> None:
@@ -74,9 +74,8 @@ def lay_out_demo(data: Path, base: Path, chosen: dict[str, str]) -> None:
     lay_out_job(data, base, chosen)
     channel = base / "input" / "data" / "train"
     records = make_records(read_coco(channel / "annotations.json", Folder(channel)).examples, Report("train"))
-    raw = demo_hyperparameters(records, chosen)
+    raw, pixels = demo_hyperparameters(records, chosen)
     write_config(base, "hyperparameters", raw)
-    pixels = int(raw["number_of_epochs"]) * pixels_of_an_epoch(records, raw)
     print(
         f"number_of_epochs={raw['number_of_epochs']}: {pixels / 1e6:.0f} million pixels of views, "
         f"with yolox_tiny some {max(1, round(pixels / PIXELS_A_MINUTE))} min on two CPU cores"

@@ -73,8 +73,9 @@ def test_demo_hyperparameters__fill_the_budget_whether_there_are_tiles_or_not(
     side: int, grid: tuple[int, int] | None
 ) -> None:
     records = make_records(100, side)
-    raw = demo_hyperparameters(records, {})
+    raw, of_all_epochs = demo_hyperparameters(records, {})
     pixels = pixels_of_an_epoch(records, raw)
+    assert of_all_epochs == int(raw["number_of_epochs"]) * pixels
     assert int(raw["number_of_epochs"]) * pixels == pytest.approx(PIXEL_BUDGET, abs=pixels / 2)
     assert (pixels == 100 * 320 * 320) == (grid is None)
     tiling = choose_tiling(parse_hyperparameters(raw), records, Scaling(square=320))
@@ -88,13 +89,13 @@ def test_demo_hyperparameters__fill_the_budget_whether_there_are_tiles_or_not(
 def test_demo_hyperparameters__what_to_look_at_is_the_users_choice(
     chosen: dict[str, str], views: str
 ) -> None:
-    hp = parse_hyperparameters(demo_hyperparameters(make_records(100, 50), chosen))
+    hp = parse_hyperparameters(demo_hyperparameters(make_records(100, 50), chosen)[0])
     assert (hp.training_views, hp.tile_grid_size) == (views, "auto" if views == "grid" else None)
 
 
 def test_demo_hyperparameters__a_model_that_scales_by_its_sides() -> None:
     chosen = {"model_name": "gfl_resnet18_fpn", "image_size": "384", "max_size": "500"}
-    hp = parse_hyperparameters(demo_hyperparameters(make_records(205, 200), chosen))
+    hp = parse_hyperparameters(demo_hyperparameters(make_records(205, 200), chosen)[0])
     assert (hp.image_size, hp.min_size, hp.max_size, hp.number_of_epochs) == (None, 384, 500, 15)
 
 
