@@ -26,7 +26,6 @@ from tilewise.training.cpu import tune_cpu  # noqa: E402
 from tilewise.training.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.loader import read_batch  # noqa: E402
 from tilewise.training.metric_lines import MetricLines  # noqa: E402
-from tilewise.training.move import to_device  # noqa: E402
 from tilewise.training.resume import Progress  # noqa: E402
 from tilewise.training.world import ALONE  # noqa: E402
 
@@ -60,7 +59,7 @@ class TrainSpeed:
         lines = MetricLines("benchmark")
         self.job = loop.Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
         self.device, self.hp, self.detector = device, hp, detector
-        self.ready = [to_device(read_batch(batch)[0], device) for batch in islice(self.job.loader, ready)]
+        self.ready = [read_batch(batch).samples(device) for batch in islice(self.job.loader, ready)]
         self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(
             map(len, self.ready)
         )

@@ -28,6 +28,17 @@ def test_batch__is_normalised_and_padded_to_the_divisor() -> None:
     assert not batch.tensors[1, :, 20:].any()
 
 
+def test_batch__of_one_size_is_the_same_as_that_of_several() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(256, (3, 64, 32), dtype=torch.uint8, generator=generator) for _ in range(3)]
+    alike, _ = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)(images[:2])
+    mixed, _ = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)([*images[:2], images[2][:, :40]])
+    assert alike.image_sizes == mixed.image_sizes[:2] == [(64, 32)] * 2
+    assert torch.equal(alike.tensors, mixed.tensors[:2])
+    for batch in (alike, mixed):
+        assert batch.tensors.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_batch__has_no_state() -> None:
     # published weights have no such keys
     assert not BatchImages(IMAGENET_MEAN, IMAGENET_STD).state_dict()

@@ -9,9 +9,10 @@ from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.training import batch_size, memory
+from tilewise.training.batch import Batch
 from tilewise.training.batch_size import largest_views, resolve_batch_size, synthetic_batch
 from tilewise.training.learner import Learner
-from tilewise.training.memory import DoesNotFitError, pixels_of
+from tilewise.training.memory import DoesNotFitError, padded_pixels
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
@@ -94,15 +95,15 @@ class SmallGpu:
         self.pixels = pixels
         self.tried: list[int] = []
 
-    def learn(self, learner: Learner, samples: list[Sample]) -> None:
-        self.tried.append(len(samples))
-        if pixels_of(samples) > self.pixels:
+    def learn(self, learner: Learner, batch: Batch) -> None:
+        self.tried.append(len(batch))
+        if padded_pixels(batch.sizes) > self.pixels:
             raise DoesNotFitError("it does not")
 
 
 def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SmallGpu(10 * 64 * 64)
-    monkeypatch.setattr(Learner, "learn", lambda learner, samples: gpu.learn(learner, samples))
+    monkeypatch.setattr(Learner, "learn", lambda learner, batch: gpu.learn(learner, batch))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
@@ -136,11 +137,11 @@ class NoMemory:
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
         monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB + self.peak)
 
-    def step(self, watch: memory.StepMemory, samples: list[Sample]) -> None:
-        with watch.of_step(samples):
-            if pixels_of(samples) > self.pixels:
+    def step(self, watch: memory.StepMemory, sizes: list[tuple[int, int]]) -> None:
+        with watch.of_step(sizes):
+            if padded_pixels(sizes) > self.pixels:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
-            self.peak = max(self.peak, pixels_of(samples) * 100_000)
+            self.peak = max(self.peak, padded_pixels(sizes) * 100_000)
 
 
 def views(count: int, width: int, height: int) -> list[Sample]:
@@ -151,9 +152,9 @@ def test_out_of_memory__says_what_did_it_and_about_what_fits(monkeypatch: pytest
     gpu = NoMemory(monkeypatch, 100_000)
     hp = make_hp(training_batch_size=32)
     watch = memory.StepMemory(hp, torch.device("cuda"))
-    gpu.step(watch, views(32, 32, 32))
+    gpu.step(watch, [(32, 32)] * 32)
     with pytest.raises(DoesNotFitError) as caught:
-        gpu.step(watch, views(32, 96, 64))
+        gpu.step(watch, [(64, 96)] * 32)
     # 16 GiB * 0.9 - 1 GiB for the model hold 23 views of 6144 pixels with 100 kB each
     assert str(caught.value) == (
         "training_batch_size=32 does not fit into the GPU's 16.0 GiB with views of 96 x 64 pixels "
@@ -166,14 +167,14 @@ def test_out_of_memory__in_the_first_step_of_a_built_in_job(monkeypatch: pytest.
     gpu = NoMemory(monkeypatch, 100)
     hp = parse_hyperparameters({"num_classes": 1, "num_training_samples": 999, "mini_batch_size": 8})
     with pytest.raises(DoesNotFitError, match=r"use mini_batch_size=4, .* or a smaller image_shape"):
-        gpu.step(memory.StepMemory(hp, torch.device("cuda")), views(8, 30, 30))
+        gpu.step(memory.StepMemory(hp, torch.device("cuda")), [(30, 30)] * 8)
 
 
 def test_out_of_memory__one_image_cannot_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = NoMemory(monkeypatch, 100)
     hp = parse_hyperparameters({"training_batch_size": 1})
     with pytest.raises(DoesNotFitError, match=r"use a smaller min_size and max_size \(they are 600"):
-        gpu.step(memory.StepMemory(hp, torch.device("cuda")), views(1, 30, 30))
+        gpu.step(memory.StepMemory(hp, torch.device("cuda")), [(30, 30)])
 
 
 def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,4 +187,4 @@ def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(detector, "forward", out_of_memory)
     with pytest.raises(DoesNotFitError, match="training_batch_size=2 does not fit"):
-        learner.learn(views(2, 64, 64))
+        learner.learn(Batch.of(views(2, 64, 64)))

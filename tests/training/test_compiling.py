@@ -9,6 +9,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training import compiling
+from tilewise.training.batch import Batch
 from tilewise.training.batch_size import synthetic_batch
 from tilewise.training.compiling import compile_convolutions
 from tilewise.training.learner import Learner
@@ -62,7 +63,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
         )
         learner = Learner(make_detector(), hp, 3, (4, 4))
         learner.begin_epoch()
-        losses = [learner.learn(BATCH) for _ in range(3)]
+        losses = [learner.learn(Batch.of(BATCH)) for _ in range(3)]
         results.append((losses, dict(learner.detector.state_dict()), dict(learner.evaluated.state_dict())))
     assert list(results[0][1]) == list(results[1][1]) == list(results[1][2])
     torch.testing.assert_close(results[0], results[1])

@@ -7,7 +7,6 @@ import torch
 from tilewise.training import cpu
 from tilewise.training.cpu import tune_cpu
 from tilewise.training.loader import _one_thread
-from tilewise.training.move import _in_one_copy
 
 
 @pytest.fixture(autouse=True)
@@ -36,10 +35,3 @@ def test_loader_process__has_one_thread_and_flushes_subnormal_numbers() -> None:
     _one_thread(0)
     assert torch.get_num_threads() == 1
     assert torch.tensor([1e-30]).mul(1e-12).item() == 0
-
-
-def test_one_copy__gives_back_every_tensor() -> None:
-    tensors = [torch.arange(6, dtype=torch.uint8).view(1, 2, 3), torch.zeros(0, dtype=torch.uint8)]
-    tensors.append(torch.arange(20, dtype=torch.uint8).view(2, 10)[:, ::2])
-    for back, tensor in zip(_in_one_copy(tensors, torch.device("cpu")), tensors, strict=True):
-        assert back.shape == tensor.shape and torch.equal(back, tensor)

@@ -10,6 +10,7 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training import learner as learner_module
 from tilewise.training.bad_steps import MAX_BAD_STEPS, READ_EVERY
+from tilewise.training.batch import Batch
 from tilewise.training.learner import Learner
 from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.views.sample import Sample
@@ -47,11 +48,11 @@ def make_hp(**given: object) -> Hyperparameters:
     )
 
 
-def a_batch() -> list[Sample]:
+def a_batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8, generator=generator)
     nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-    return [Sample(each, *nothing) for each in pixels]
+    return Batch.of([Sample(each, *nothing) for each in pixels])
 
 
 def weights_after(script: list[str], hp: Hyperparameters) -> tuple[list[Tensor], Learner, LossMeans]:
@@ -177,5 +178,5 @@ def test_ema__none_without_a_decay() -> None:
 def test_empty_batch__changes_nothing(way: str) -> None:
     detector = Brightness()
     learner = Learner(detector, make_hp(), 1, (4, 4))
-    assert learner.learn([]) == {}
+    assert learner.learn(Batch.of([])) == {}
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]

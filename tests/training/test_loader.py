@@ -15,9 +15,9 @@ from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.training import loader as loader_module
 from tilewise.training import samples as samples_module
+from tilewise.training.batch import Batch
 from tilewise.training.epoch import TrainingViews, ViewPlanner
 from tilewise.training.loader import (
-    Batch,
     BatchesOfShard,
     WholeBatches,
     default_workers,
@@ -67,11 +67,15 @@ def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> li
 
 
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
-    for (samples, damaged), (other_samples, other_damaged) in zip(one, other, strict=True):
-        assert damaged == other_damaged
-        for sample, other_sample in zip(samples, other_samples, strict=True):
-            for name in ("pixels", "boxes", "labels", "ignored"):
-                assert torch.equal(getattr(sample, name), getattr(other_sample, name))
+    for batch, other_batch in zip(one, other, strict=True):
+        for value, other_value in zip(vars(batch).values(), vars(other_batch).values(), strict=True):
+            assert (
+                torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
+            )
+
+
+def samples_of(batches: list[Batch]) -> list[Sample]:
+    return [sample for batch in batches for sample in batch.samples(torch.device("cpu"))]
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (8, 4), (2, 5), (1, 4), (5, 1)])
@@ -103,10 +107,10 @@ def test_batches__repeat_a_record_with_another_seed() -> None:
 
 def test_loader__tells_damaged_images_by_key_and_reason(records: Records) -> None:
     loaded = batches(records, workers=0)
-    damaged = [pair for _, pairs in loaded for pair in pairs]
+    damaged = [pair for batch in loaded for pair in batch.damaged]
     assert {key for key, _ in damaged} == {"5.png"}
     assert all("damaged" in reason for _, reason in damaged)
-    samples = [sample for samples, _ in loaded for sample in samples]
+    samples = samples_of(loaded)
     assert len(samples) + len(damaged) == 9
     assert all(isinstance(sample, Sample) and sample.pixels.shape == (3, 32, 32) for sample in samples)
 
@@ -114,14 +118,14 @@ def test_loader__tells_damaged_images_by_key_and_reason(records: Records) -> Non
 def test_loader__tells_images_that_changed_or_are_gone(records: Records) -> None:
     Image.new("RGB", (9, 8)).save(records[0].path)
     records[1].path.unlink()
-    damaged = dict(pair for _, pairs in batches(records, workers=0) for pair in pairs)
+    damaged = dict(pair for batch in batches(records, workers=0) for pair in batch.damaged)
     assert damaged["0.png"] == "it has 9 x 8 pixels now: it was changed during the job"
     assert "No such file" in damaged["1.png"]
 
 
 def test_loader__augments_anew_each_epoch(records: Records) -> None:
     epochs = [batches(records, 0, epoch) for epoch in (0, 1)]
-    first, second = ([sample.pixels for samples, _ in loaded for sample in samples] for loaded in epochs)
+    first, second = ([sample.pixels for sample in samples_of(loaded)] for loaded in epochs)
     assert not any(torch.equal(one, other) for one in first for other in second)
 
 
@@ -142,7 +146,7 @@ def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: 
     assert not any(isinstance(batch, bytes) for batch in loader)
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (64, 8)])
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (16, 15), (64, 16)])
 def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "available_cores", lambda: cores)
     assert default_workers() == workers
@@ -166,7 +170,7 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
 
     monkeypatch.setattr(samples_module, "decode_reduced", count)
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
-    assert sum(len(samples) for samples, _ in loaded) == 30
+    assert sum(map(len, loaded)) == 30
     assert len(decoded) == len(set(decoded)) == 6
     monkeypatch.setattr(loader_module, "memory_limit", lambda: 0)
     tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
@@ -233,8 +237,7 @@ def test_loader__workers_make_no_difference_to_the_views(records: Records) -> No
     samples = [
         sorted(
             (sample.pixels.double().mean().item(), sample.boxes.sum().item())
-            for samples, _ in tiled(records, workers)
-            for sample in samples
+            for sample in samples_of(tiled(records, workers))
         )
         for workers in (0, 2)
     ]

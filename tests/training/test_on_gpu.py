@@ -19,6 +19,7 @@ from tilewise.hyperparameters.models import scaling_of
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.batch import Batch
 from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.learner import Learner
 from tilewise.training.loop import train
@@ -77,12 +78,13 @@ def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Detections]]
     """The losses of two steps, and what is found after them."""
     with fake_gpu() if gpu else nullcontext():
         learner, scaling = make_learner(name, gpu)
-        batch = make_batch(side_of(name), 2)
+        views = make_batch(side_of(name), 2)
+        batch = Batch.of(views)
         torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
         losses = [{key: float(value) for key, value in learner.learn(batch).items()} for _ in range(2)]
         learner.end_epoch()
         predictor = Predictor(learner.evaluated, scaling, ("ant", "bee"), 2)
-        found = list(predictor.predict_all(Picture.whole(sample.pixels) for sample in batch))
+        found = list(predictor.predict_all(Picture.whole(sample.pixels) for sample in views))
     return losses, [each.detections for each in found]
 
 
@@ -116,9 +118,9 @@ AREA_CHECK = "aten._local_scalar_dense.default"
 def test_on_gpu__a_step_hardly_waits(name: str, waits: dict[str, int]) -> None:
     with fake_gpu() as gpu:
         learner, _ = make_learner(name, gpu=True)
-        learner.learn(make_batch(side_of(name), 4))
+        learner.learn(Batch.of(make_batch(side_of(name), 4)))
         gpu.waits.clear()
-        learner.learn(make_batch(side_of(name), 4))
+        learner.learn(Batch.of(make_batch(side_of(name), 4)))
     assert Counter(wait.split()[1] for wait in gpu.waits) == waits, gpu.waits
 
 
@@ -131,7 +133,7 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
         )
         before = [each.detach().clone().cpu() for each in learner.detector.parameters()]
         for _ in range(4):
-            learner.learn(make_batch(128, 2))
+            learner.learn(Batch.of(make_batch(128, 2)))
         learner.end_epoch()
         after = [each.detach().cpu() for each in learner.detector.parameters()]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))

@@ -18,9 +18,10 @@ from tilewise.data.stream import Stream
 from tilewise.errors import UserError
 from tilewise.training import hand_out as hand_out_module
 from tilewise.training import loader as loader_module
+from tilewise.training.batch import Batch
 from tilewise.training.epoch import ViewPlanner
 from tilewise.training.hand_out import HandOut, Receiver
-from tilewise.training.loader import Batch, make_loader, read_batch
+from tilewise.training.loader import make_loader, read_batch
 from tilewise.training.pipe_batches import PipeBatches, PipeItem, ReceivedBatches
 from tilewise.views.tiling import Tiling
 from tilewise.views.view import Scaling
@@ -233,11 +234,10 @@ def test_loader__workers_make_no_difference(
     monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
     ones, others = (loaded(stack, tmp_path / str(workers), workers) for workers in (0, 2))
     assert len(ones) == len(others) == 6
-    for (samples, left_out), (other_samples, other_left_out) in zip(ones, others, strict=True):
-        assert left_out == other_left_out and len(samples) + len(left_out) == 4
-        for sample, other in zip(samples, other_samples, strict=True):
-            assert torch.equal(sample.pixels, other.pixels) and torch.equal(sample.boxes, other.boxes)
-    named = {key for _, left_out in ones for key, reason in left_out if "damaged" in reason}
+    for one, other in zip(ones, others, strict=True):
+        assert one.damaged == other.damaged and len(one) + len(one.damaged) == 4
+        assert torch.equal(one.pixels, other.pixels) and torch.equal(one.boxes, other.boxes)
+    named = {key for batch in ones for key, reason in batch.damaged if "damaged" in reason}
     assert named == {"train_0#9 (id 99)", "train_1#9 (id 99)"}
 
 

@@ -16,6 +16,7 @@ from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
+from tilewise.training.batch import Batch
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.launch import die_with_parent, report_failure
 from tilewise.training.learner import Learner
@@ -75,7 +76,7 @@ def learn(world: World, folder: Path) -> None:
         learner, samples = make_learner(name, world), make_samples(name)
         learner.begin_epoch()
         for _ in range(2):
-            losses = learner.learn(samples[world.rank :: world.size])
+            losses = learner.learn(Batch.of(samples[world.rank :: world.size]))
         total = sum(world.gather(float(sum(losses.values())))) / world.size
         found[name] = (weights(learner), total)
     torch.save(found, folder / f"learnt-{world.rank}.pt")
@@ -89,16 +90,16 @@ def blank(world: World, folder: Path) -> None:
     for name in FAMILIES:
         learner, samples = make_learner(name, world), make_samples(name)
         learner.begin_epoch()
-        learner.learn(samples[:2] if world.leads else [])
-        learner.learn(make_samples(name, (0, 0)) if world.leads else samples[:2])
-        learner.learn([] if world.leads else samples[2:])
+        learner.learn(Batch.of(samples[:2] if world.leads else []))
+        learner.learn(Batch.of(make_samples(name, (0, 0)) if world.leads else samples[:2]))
+        learner.learn(Batch.of([] if world.leads else samples[2:]))
         before = weights(learner)
         broken = learner.detector.register_forward_hook(
             lambda module, inputs, losses: {key: value * torch.nan for key, value in losses.items()}
         )
         if not world.leads:
             broken.remove()
-        learner.learn(samples[:2])
+        learner.learn(Batch.of(samples[:2]))
         found[name] = (before, weights(learner))
     torch.save(found, folder / f"blank-{world.rank}.pt")
 

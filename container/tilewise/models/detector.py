@@ -42,9 +42,12 @@ class BatchImages(nn.Module):
         """Batch ``images``, each (3, h, w) uint8; targets pass unchanged."""
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         height, width = (-(-max(sides) // self.divisor) * self.divisor for sides in zip(*sizes, strict=True))
-        batch = self.mean.new_zeros((len(images), 3, height, width))
-        for row, image in zip(batch, images, strict=True):
-            row[:, : image.shape[1], : image.shape[2]] = (image - self.mean) / self.std
+        if set(sizes) == {(height, width)}:  # all at once, in a few kernels of a GPU
+            batch = torch.stack(list(images)).sub(self.mean).div_(self.std)
+        else:
+            batch = self.mean.new_zeros((len(images), 3, height, width))
+            for row, image in zip(batch, images, strict=True):
+                row[:, : image.shape[1], : image.shape[2]] = (image - self.mean) / self.std
         return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes), targets
 
     def postprocess(

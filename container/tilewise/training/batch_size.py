@@ -19,6 +19,7 @@ from tilewise.machine import available_memory
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone
+from tilewise.training.batch import Batch
 from tilewise.training.learner import Learner
 from tilewise.training.memory import MARGIN, DoesNotFitError
 from tilewise.training.tiling import size_factors
@@ -160,7 +161,7 @@ def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
             learner = Learner(copy.deepcopy(detector), trial, 1, (1, 1))
             learner.begin_epoch()
             for _ in range(2):
-                learner.learn(make(count))
+                learner.learn(Batch.of(make(count)))
             peak = torch.cuda.max_memory_reserved(device)
             return peak <= MARGIN * torch.cuda.mem_get_info(device)[1]
         except DoesNotFitError:

@@ -14,9 +14,9 @@ from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector
 from tilewise.training.average import WeightAverage
 from tilewise.training.bad_steps import BadSteps
+from tilewise.training.batch import Batch
 from tilewise.training.compiling import compile_convolutions
 from tilewise.training.memory import StepMemory
-from tilewise.training.move import to_device
 from tilewise.training.optimizer import make_optimizer
 from tilewise.training.precision import choose_precision
 from tilewise.training.schedule import Scheduler
@@ -129,7 +129,7 @@ class Learner:
         self.detector.train()
         self._batches = batches
 
-    def learn(self, samples: list[Sample]) -> dict[str, Tensor]:
+    def learn(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch; after ``gradient_accumulation_step`` of them the weights change.
 
         Returns:
@@ -142,11 +142,11 @@ class Learner:
         """
         self._batches += 1
         losses: dict[str, Tensor] = {}
-        with self._memory.of_step(samples):
-            if samples:
-                losses = self._backward(samples)
+        with self._memory.of_step(batch.sizes):
+            if batch:
+                losses = self._backward(batch)
             elif self.world.size > 1:  # the others wait for this process's gradients
-                self._backward([blank_sample(*self.view_size)], weight=0.0)
+                self._backward(Batch.of([blank_sample(*self.view_size)]), weight=0.0)
             if self._batches % self.hp.gradient_accumulation_step == 0:
                 self._update()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -158,12 +158,12 @@ class Learner:
         self._bad_steps.read()
         self.scheduler.end_epoch()
 
-    def _backward(self, samples: list[Sample], weight: float = 1.0) -> dict[str, Tensor]:
+    def _backward(self, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
         """Add a batch's gradients; returns its losses, or none where they are known not to be finite."""
-        moved = to_device(samples, self.device)
+        samples = batch.samples(self.device)
         reduced = self.precision.dtype != torch.float32
         with torch.autocast(self.device.type, self.precision.dtype if reduced else None, enabled=reduced):
-            losses: dict[str, Tensor] = self._forward([sample.pixels for sample in moved], moved)
+            losses: dict[str, Tensor] = self._forward([sample.pixels for sample in samples], samples)
         total = weight * torch.stack(list(losses.values())).sum()
         self._finite = total.detach().isfinite()
         if self.world.size > 1 or not self._reads:

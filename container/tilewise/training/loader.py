@@ -18,6 +18,7 @@ from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.data.stream import Stream
 from tilewise.machine import available_cores, memory_limit
+from tilewise.training.batch import Batch
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.hand_out import HandOut, Receiver
 from tilewise.training.order import Item, images_in, measure_order, pool_size
@@ -100,13 +101,10 @@ class BatchesOfShard(Sampler[list[Item]]):
                 wanted += self.shard.count
 
 
-Batch = tuple[list[Sample], list[tuple[str, str]]]
-
-
 def collate(items: list[Sample | tuple[str, str]]) -> Batch:
-    """The samples of a batch, and key and reason of the images that could not be decoded."""
+    """A batch of samples, and of key and reason of the images that could not be decoded."""
     samples = [item for item in items if isinstance(item, Sample)]
-    return samples, [item for item in items if not isinstance(item, Sample)]
+    return Batch.of(samples, (item for item in items if not isinstance(item, Sample)))
 
 
 def _collate_to_bytes(items: list[Sample | tuple[str, str]]) -> bytes:
@@ -115,19 +113,18 @@ def _collate_to_bytes(items: list[Sample | tuple[str, str]]) -> bytes:
 
 def read_batch(sent: Batch | bytes) -> Batch:
     """A batch as it came from the loader."""
-    batch: Batch = pickle.loads(sent) if isinstance(sent, bytes) else sent
-    return batch
+    return pickle.loads(sent) if isinstance(sent, bytes) else sent
 
 
 def default_workers(processes: int = 1) -> int:
-    """Worker processes where the user names no number: one a core, up to eight; none on two cores.
+    """Worker processes where the user names no number: one a core, up to 16; none on two cores.
 
     Args:
         processes: that train on this host, and share its cores.
 
     """
     cores = available_cores() // processes
-    return 0 if cores <= 2 else min(8, cores - 1)
+    return 0 if cores <= 2 else min(16, cores - 1)
 
 
 def make_loader(
@@ -140,6 +137,7 @@ def make_loader(
     planner: ViewPlanner | None = None,
     factors: Sequence[float] = (1.0,),
     world: World = ALONE,
+    pinned: bool = False,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -153,6 +151,7 @@ def make_loader(
         planner: draws the views of an epoch; None for each whole image once.
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
         world: the processes that train together: each takes as many batches in an epoch.
+        pinned: whether batches come in pinned memory, for a GPU.
 
     """
     records = Records([]) if isinstance(split, Stream) else split.records
@@ -173,7 +172,7 @@ def make_loader(
         lanes = split.shard.count * world.smallest(max(1, workers))
         views = _view_batches(records, planner, batch_size, lanes, samples.images.capacity, factors, seed)
         batches = _dealt(views, split.shard, world)
-    return loader_of(batches, samples, workers)
+    return loader_of(batches, samples, workers, pinned)
 
 
 def _cache_bytes(workers: int, world: World) -> int:
@@ -204,7 +203,10 @@ def _piped_batches(
 
 
 def loader_of(
-    batches: Sampler[list[Item]] | Sampler[list[PipeItem]], samples: TrainingSamples, workers: int
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]],
+    samples: TrainingSamples,
+    workers: int,
+    pinned: bool = False,
 ) -> DataLoader[Batch | bytes]:
     """A loader of the batches of a sampler."""
     piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
@@ -215,6 +217,7 @@ def loader_of(
         batch_sampler=batches,
         collate_fn=_collate_to_bytes if piped else collate,
         num_workers=workers,
+        pin_memory=pinned,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
         generator=torch.Generator(),  # an epoch would draw from the one that training draws from

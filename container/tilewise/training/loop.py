@@ -30,6 +30,7 @@ from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.training.batch import Batch
 from tilewise.training.batch_size import batch_sizes, with_batch_size
 from tilewise.training.checkpoint import Checkpoints
 from tilewise.training.cpu import tune_cpu
@@ -39,14 +40,13 @@ from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
 from tilewise.training.initial_model import check_initial, go_on_from
 from tilewise.training.learner import Learner
-from tilewise.training.loader import Batch, default_workers, make_loader, read_batch
+from tilewise.training.loader import default_workers, make_loader, read_batch
 from tilewise.training.loss_means import LossMeans, means_of
 from tilewise.training.metric_lines import MetricLines
 from tilewise.training.resume import Progress, agreed_spec, restore, say_where, snapshot, with_batch_size_of
 from tilewise.training.tiling import make_planner, size_factors
 from tilewise.training.validation import gather, part_of
 from tilewise.training.world import ALONE, World
-from tilewise.views.sample import Sample
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,7 @@ class Run:
             self.planner,
             size_factors(hp, spec),
             world,
+            pinned=next(detector.parameters()).device.type == "cuda",
         )
         view_size = spec.scaling.size_of(1, 1)
         self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)
@@ -257,14 +258,15 @@ class Run:
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
         silent = not (self.world.leads and sys.stderr.isatty())
-        for batch in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
+        for sent in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
             if self._pipe_ended_early():
                 break
-            samples = self._usable(read_batch(batch))
+            batch = read_batch(sent)
+            self._leave_out_damaged(batch)
             done.batches += 1
-            losses.add(self.learner.learn(samples))
-            done.records += len(samples)
-            done.pixels += sum(sample.pixels[0].numel() for sample in samples)
+            losses.add(self.learner.learn(batch))
+            done.records += len(batch)
+            done.pixels += batch.area
             self.lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
             if self._stopping():
                 break
@@ -322,11 +324,9 @@ class Run:
             self.spec.tiling,
         )
 
-    def _usable(self, batch: Batch) -> list[Sample]:
-        samples, damaged = batch
-        for key, reason in damaged:
+    def _leave_out_damaged(self, batch: Batch) -> None:
+        for key, reason in batch.damaged:
             self.data.train.report.leave_out(key, reason)
-        return samples
 
     def _validate(self, epoch: int, facts: dict[str, Any]) -> bool:
         """Score the model where it is due, and keep it if it is the best; returns whether that is done."""
