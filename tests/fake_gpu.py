@@ -161,6 +161,11 @@ class FakeGpu(TorchDispatchMode):
             waits = not kwargs.get("non_blocking")
         if there and func is aten.copy_.default and not isinstance(args[0], OnGpu):
             waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+        to_gpu = target is not None and target.type == "cuda" and not there
+        if to_gpu and func is aten._to_copy.default and not kwargs.get("non_blocking"):
+            waits = True  # also of torch.tensor(…, device="cuda") and new_tensor(…)
+        if func is aten.copy_.default and isinstance(args[0], OnGpu) and not isinstance(args[1], OnGpu):
+            waits = not (args[2] if len(args) > 2 else kwargs.get("non_blocking")) and bool(args[1].dim())
         if waits:
             frames = [each for each in traceback.extract_stack() if PACKAGE in each.filename]
             where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"

@@ -103,14 +103,13 @@ def test_on_gpu__same_losses_and_detections_as_on_a_cpu(name: str) -> None:
             torch.testing.assert_close(here.boxes, there.boxes, rtol=1e-3, atol=0.05)
 
 
-# What torchvision itself looks at in each image: whether a box has no area.
-AREA_CHECK = "aten._local_scalar_dense.default"
-
-
 @pytest.mark.parametrize(
     ("name", "waits"),
     [
-        ("ssdlite_mobilenet_v3_large", {AREA_CHECK: 4}),
+        ("ssd_resnet50", {}),
+        ("ssdlite_mobilenet_v3_large", {}),
+        ("retinanet_resnet50_fpn", {}),
+        ("fcos_resnet50_fpn", {}),
         ("yolox_nano", {"aten.nonzero.default": 2}),
         ("gfl_resnet18_fpn", {"aten.nonzero.default": 2}),
     ],

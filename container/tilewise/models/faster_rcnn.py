@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
+from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.roi_align import RoIAlign
 from tilewise.models.spec import DetectorSpec
@@ -120,7 +120,7 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     network = FasterRCNN(
         backbone,
         spec.num_classes + 1,
-        rpn_anchor_generator=AnchorGenerator(level_sizes, ((0.5, 1.0, 2.0),) * len(level_sizes)),
+        rpn_anchor_generator=Anchors(level_sizes, ((0.5, 1.0, 2.0),) * len(level_sizes)),
         rpn_pre_nms_top_n_test=dense,
         rpn_post_nms_top_n_test=dense,
         box_roi_pool=RoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),

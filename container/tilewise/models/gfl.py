@@ -134,7 +134,7 @@ class GFL(nn.Module):
         sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=1) / strides
         classification = quality_focal_loss(outputs.classes, quality).masked_fill(silent[..., None], 0).sum()
         positives, total = mean_over_processes(
-            torch.stack([weights.new_tensor(len(found.priors)), weights.sum()]), at_least=1
+            torch.stack([weights.new_full((), len(found.priors)), weights.sum()]), at_least=1
         )
         return {
             "classification": classification / positives.clamp(min=len(targets)),

@@ -5,29 +5,42 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import box_iou
+from torchvision.models.detection.fcos import FCOSHead as TorchvisionFCOSHead
+from torchvision.ops import box_iou, sigmoid_focal_loss
 
+from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.fpn import resnet_pyramid
+from tilewise.models.matching import Matcher, OneStage, class_targets, encoded, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
+from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
 
 RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 FCOS_STRIDES = (8, 16, 32, 64, 128)
 
 
-class RetinaNet(TorchvisionRetinaNet):
+class RetinaNet(OneStage, TorchvisionRetinaNet):
     """torchvision's RetinaNet; anchors on ignored boxes take no part in its loss."""
+
+    def losses(
+        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """See :meth:`compute_loss`."""
+        return self.compute_loss(targets, outputs, anchors)
 
     def compute_loss(
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
-        """As torchvision's, with ignored anchors treated like those between the two thresholds."""
-        head_outputs = _in_single_precision(head_outputs)
+        """As torchvision's, with ignored anchors treated like those between the two thresholds.
+
+        Focal loss and L1, of each image over the number of its matched anchors; their means over the images.
+        """
+        logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         matched = []
         for anchor, target in zip(anchors, targets, strict=True):
             if len(target["boxes"]):
@@ -38,8 +51,19 @@ class RetinaNet(TorchvisionRetinaNet):
                 self.proposal_matcher.BETWEEN_THRESHOLDS
             )
             matched.append(match)
-        losses: dict[str, Tensor] = self.head.compute_loss(targets, head_outputs, anchors, matched)
-        return losses
+        matches = torch.stack(matched)
+        objects = matched_objects(matches, targets)
+        counts = objects.foreground.sum(dim=1).clamp(min=1)
+
+        counted = (matches != self.proposal_matcher.BETWEEN_THRESHOLDS)[..., None]
+        class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
+        class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
+        distance = (regression - encoded(self.box_coder, objects.boxes, anchors)).abs()
+        box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
+        return {
+            "classification": (class_loss / counts).mean(),
+            "bbox_regression": (box_loss / counts).mean(),
+        }
 
     def postprocess_detections(
         self,
@@ -60,8 +84,46 @@ class RetinaNet(TorchvisionRetinaNet):
         return suppress(found, boxes, image_shapes, limits)
 
 
-class FCOS(TorchvisionFCOS):
+class FCOSHead(TorchvisionFCOSHead):
+    """torchvision's, whose loss picks no points: a GPU would be waited for to learn how many."""
+
+    def compute_loss(
+        self,
+        targets: list[Target],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """As torchvision's: focal loss, generalised IoU, and cross-entropy of how central a point is."""
+        points, logits = torch.stack(anchors), head_outputs["cls_logits"]
+        objects = matched_objects(torch.stack(matched_idxs), targets)
+        distances = self.box_coder.encode(points, objects.boxes)
+        across, along = distances[..., 0::2], distances[..., 1::2]  # left and right, above and below
+        central = torch.sqrt(across.amin(2) / across.amax(2) * (along.amin(2) / along.amax(2)))
+        central = central.where(objects.foreground, 0)
+        losses = {
+            "classification": sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2])).sum(dim=2),
+            "bbox_regression": 1
+            - paired_giou(self.box_coder.decode(head_outputs["bbox_regression"], points), objects.boxes),
+            "bbox_ctrness": F.binary_cross_entropy_with_logits(
+                head_outputs["bbox_ctrness"].squeeze(dim=2), central, reduction="none"
+            ),
+        }
+        count = objects.foreground.sum().clamp(min=1)
+        return {
+            name: (loss if name == "classification" else loss.where(objects.foreground, 0)).sum() / count
+            for name, loss in losses.items()
+        }
+
+
+class FCOS(OneStage, TorchvisionFCOS):
     """torchvision's FCOS; points on ignored boxes take no part in its loss."""
+
+    def losses(
+        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """See :meth:`compute_loss`."""
+        return self.compute_loss(targets, outputs, anchors, [each.shape[2] * each.shape[3] for each in maps])
 
     def compute_loss(
         self,
@@ -71,15 +133,13 @@ class FCOS(TorchvisionFCOS):
         num_anchors_per_level: list[int],
     ) -> dict[str, Tensor]:
         """As torchvision's; the logits of ignored points are replaced by a certain 'nothing here'."""
-        head_outputs = _in_single_precision(head_outputs)
-        silent = [
-            on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)
-        ]
-        mask = torch.stack(silent)
-        if mask.any():
-            for row, (anchor, target) in enumerate(zip(anchors, targets, strict=True)):
-                mask[row] &= ~_centre_in_any(anchor, target["boxes"])
-            logits = head_outputs["cls_logits"].masked_fill(mask[..., None], -50.0)
+        head_outputs = {name: output.float() for name, output in head_outputs.items()}
+        if any(len(target["ignored"]) for target in targets):
+            silent = [
+                on_ignored(anchor, target["ignored"]) & ~_centre_in_any(anchor, target["boxes"])
+                for anchor, target in zip(anchors, targets, strict=True)
+            ]
+            logits = head_outputs["cls_logits"].masked_fill(torch.stack(silent)[..., None], -50.0)
             head_outputs = {**head_outputs, "cls_logits": logits}
         losses: dict[str, Tensor] = super().compute_loss(
             targets, head_outputs, anchors, num_anchors_per_level
@@ -118,9 +178,10 @@ def build_retinanet(spec: DetectorSpec) -> Detector:
     """RetinaNet on P3 to P7, or P2 to P7, three anchor sizes an octave."""
     sizes = spec.anchor_sizes or retinanet_sizes(spec.stride_4_level)
     octave = tuple((size, size * 2 ** (1 / 3), size * 2 ** (2 / 3)) for size in sizes)
-    anchors = AnchorGenerator(octave, ((0.5, 1.0, 2.0),) * len(octave))
+    anchors = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
     network = RetinaNet(backbone, spec.num_classes, anchor_generator=anchors, **_thresholds(spec))
+    network.proposal_matcher.__class__ = Matcher
     network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return Detector(network, background=False)
 
@@ -133,15 +194,12 @@ def retinanet_sizes(stride_4_level: bool) -> tuple[float, ...]:
 def build_fcos(spec: DetectorSpec) -> Detector:
     """FCOS on P3 to P7, or P2 to P7. It has points, not anchors: there is nothing to fit to the data."""
     strides = (4, *FCOS_STRIDES) if spec.stride_4_level else FCOS_STRIDES
-    points = AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
+    points = Anchors(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
     network = FCOS(backbone, spec.num_classes, anchor_generator=points, **_thresholds(spec))
+    network.head.__class__ = FCOSHead
     network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return Detector(network, background=False)
-
-
-def _in_single_precision(head_outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: output.float() for name, output in head_outputs.items()}
 
 
 def _limits(network: RetinaNet | FCOS) -> Limits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,14 +11,16 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet50, vgg16
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import _utils as det_utils
-from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
+from torchvision.ops import box_iou
 
 from tilewise.errors import UserError
+from tilewise.models.anchor_generators import DefaultBoxes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.layers import BatchNorm
+from tilewise.models.matching import OneStage, encoded, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
@@ -39,12 +40,24 @@ MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 
 
-class SSD(TorchvisionSSD):
+class SSD(OneStage, TorchvisionSSD):
     """torchvision's SSD, whose loss learns from images without objects and leaves ignored boxes alone.
 
     Where every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, the loss is
     torchvision's.
     """
+
+    def losses(
+        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
+    ) -> dict[str, Tensor]:
+        """See :meth:`compute_loss`."""
+        matched = [
+            self.proposal_matcher(box_iou(target["boxes"], each))
+            if len(target["boxes"])
+            else torch.full((len(each),), -1, device=each.device)
+            for target, each in zip(targets, anchors, strict=True)
+        ]
+        return self.compute_loss(targets, outputs, anchors, matched)
 
     def compute_loss(
         self,
@@ -59,16 +72,9 @@ class SSD(TorchvisionSSD):
         excluded = torch.stack(
             [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
         )
-        # The objects of all images, and after them background, which all other anchors are matched with. No
-        # anchors are picked: to learn how many they are would stop a GPU.
-        labels = torch.cat([*(target["labels"] for target in targets), matched.new_zeros(1)])
-        boxes = torch.cat([*(target["boxes"] for target in targets), regression.new_tensor([[0, 0, 1, 1]])])
-        first = matched.new_tensor([0, *accumulate(len(target["labels"]) for target in targets[:-1])])
-        own = torch.where(matched >= 0, matched + first[:, None], len(labels) - 1)
-        classes = labels[own]
-        wanted = self.box_coder.encode_single(boxes[own].flatten(0, 1), torch.cat(anchors))
-        foreground = classes > 0
-        distance = F.smooth_l1_loss(regression, wanted.view_as(regression), reduction="none").sum(dim=2)
+        foreground, classes, boxes = matched_objects(matched, targets)
+        wanted = encoded(self.box_coder, boxes, anchors)
+        distance = F.smooth_l1_loss(regression, wanted, reduction="none").sum(dim=2)
         box_loss = torch.where(foreground, distance, 0).sum()
         class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
             classes
@@ -176,7 +182,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         normalise = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
     else:
         backbone, normalise = ResNetFeatures(highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
-    classes, anchors = spec.num_classes + 1, DefaultBoxGenerator(ratios, scales=scales, steps=steps)
+    classes, anchors = spec.num_classes + 1, DefaultBoxes(ratios, scales=scales, steps=steps)
     network = SSD(backbone, anchors, (side, side), classes, **_thresholds(spec))
     network.transform = normalise
     return Detector(network, background=True)
@@ -189,7 +195,7 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     backbone = SSDLiteFeatureExtractorMobileNet(features, strided[-1], norm_layer)
     if spec.anchor_sizes is not None:
         _tap_stride_8(backbone, strided[-2])
-    anchors = DefaultBoxGenerator([[2, 3]] * 6, scales=scales)
+    anchors: Any = DefaultBoxes([[2, 3]] * 6, scales=scales)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     classes = spec.num_classes + 1
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes, norm_layer)

@@ -135,7 +135,7 @@ class YOLOX(nn.Module):
         positive = torch.zeros_like(outputs.objects)
         positive[found.images, found.priors] = 1
         silent = on_ignored_points(priors, targets) & (positive == 0)
-        positives = mean_over_processes(outputs.objects.new_tensor(len(found.priors)))
+        positives = mean_over_processes(outputs.objects.new_full((), len(found.priors)))
         count = positives.clamp(min=len(targets))
 
         iou = paired_iou(boxes[found.images, found.priors], objects.boxes[found.objects])
