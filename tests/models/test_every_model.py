@@ -10,6 +10,7 @@ from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
+from tilewise.models.anchor_generators import Anchors, DefaultBoxes
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
@@ -191,3 +192,21 @@ def as_records(samples: list[Sample]) -> Records:
         )
         for number, sample in enumerate(samples)
     )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_mixed_precision__boxes_are_regressed_from_anchors_in_float32(name: str) -> None:
+    """In bfloat16 neighbouring numbers are up to 8 px apart: more than a small object measures."""
+    side = side_of(name)
+    detector = make_detector(name, side).train()
+    batch = [crowded(side, 5)]
+    generators = [each for each in detector.modules() if isinstance(each, (Anchors, DefaultBoxes))]
+    assert bool(generators) != name.startswith(("yolox", "gfl"))
+    for generator in generators:
+        generator.register_forward_hook(lambda module, given, anchors: seen.extend(anchors))
+    seen: list[Tensor] = []
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector([sample.pixels for sample in batch], batch)
+    assert all(each.dtype == torch.float32 for each in seen) and len(seen) == len(generators)
+    assert isinstance(losses, dict)
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
