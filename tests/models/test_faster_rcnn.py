@@ -7,12 +7,16 @@ import torch
 from tilewise.detections import Detections
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.faster_rcnn import RPN, RoIHeads
+from tilewise.models.roi_heads import RoIHeads, region_losses
+from tilewise.models.rpn import RPN, Sampler, draw
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +100,133 @@ def test_roi_heads__leave_proposals_on_ignored_boxes_out(small: Detector) -> Non
     sampled, _, labels, _ = heads.select_training_samples([proposals], [target])
     rows = sorted(zip(sampled[0].tolist(), labels[0].tolist(), strict=True))
     assert rows == [([0, 0, 10, 9], 2), ([0, 0, 10, 10], 2), ([80, 80, 90, 90], 0)]
+
+
+def random_boxes(count: int, seed: int) -> Tensor:
+    """Of a view of 96 x 96; some have no area once they are clipped to it."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=generator) * 110 - 10
+    return torch.cat([corner, corner + 1 + 30 * torch.rand(count, 2, generator=generator)], dim=1)
+
+
+def test_proposals__are_torchvisions(small: Detector) -> None:
+    rpn = small.network.rpn
+    assert isinstance(rpn, RPN)
+    levels = [400, 100, 30]
+    proposals = random_boxes(2 * sum(levels), 0).view(2, -1, 4)
+    objectness = torch.randn(2 * sum(levels), 1, generator=torch.Generator().manual_seed(1))
+    arguments = proposals, objectness, [(96, 96), (80, 64)], levels
+    found = rpn.filter_proposals(*arguments)
+    expected = RegionProposalNetwork.filter_proposals(rpn, *arguments)
+    for one, other in zip(found, expected, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            assert len(theirs) > 50
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_sampler__draws_as_torchvisions_does() -> None:
+    sampler = Sampler(batch_size_per_image=10, positive_fraction=0.4)
+    generator = torch.Generator().manual_seed(0)
+    few, many = torch.zeros(50), (3 * torch.rand(50, generator=generator)).floor() - 1
+    few[3], few[4:] = 1, -1
+    none = torch.full((50,), -1.0)
+    objects, background = sampler([few, many, none])
+    for labels, one, other in zip((few, many, none), objects, background, strict=True):
+        assert one.dtype == torch.bool and (labels[one] >= 1).all() and (labels[other] == 0).all()
+    assert [int(each.sum()) for each in objects] == [1, 4, 0]
+    assert [int(each.sum()) for each in background] == [3, 6, 0]
+
+
+def test_draw__takes_each_alike() -> None:
+    torch.manual_seed(0)
+    mask = torch.tensor([True, False, True, True, True])
+    times = torch.stack([draw(mask, 3, torch.tensor(2)) for _ in range(4000)]).sum(dim=0)
+    assert times[1] == 0
+    assert (times[mask] - 2000).abs().max() < 150  # nearly five standard deviations
+
+
+class Fixed:
+    """A sampler that is not random: what it draws of each image is given."""
+
+    def __init__(self, objects: list[Tensor], background: list[Tensor]):
+        self.drawn = objects, background
+
+    def __call__(self, labels: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        return self.drawn
+
+
+def test_rpn_loss__is_torchvisions(small: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    rpn = small.network.rpn
+    assert isinstance(rpn, RPN)
+    generator = torch.Generator().manual_seed(0)
+    labels = [(3 * torch.rand(60, generator=generator)).floor() - 1 for _ in range(2)]
+    monkeypatch.setattr(
+        rpn, "fg_bg_sampler", Fixed([each == 1 for each in labels], [each == 0 for each in labels])
+    )
+    wanted = [torch.randn(60, 4, generator=generator) for _ in range(2)]
+    wanted[0][labels[0] != 1] = -torch.inf  # as of an image without objects
+    gradients = []
+    for kind in (RPN, RegionProposalNetwork):
+        objectness = torch.linspace(-3, 3, 120)[:, None].requires_grad_()
+        deltas = torch.linspace(-1, 1, 480).view(120, 4).detach().requires_grad_()
+        losses = kind.compute_loss(rpn, objectness, deltas, labels, wanted)
+        torch.stack(losses).sum().backward()
+        gradients.append([*(loss.detach() for loss in losses), objectness.grad, deltas.grad])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_regions__to_learn_from_are_torchvisions(small: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = small.network.roi_heads
+    assert isinstance(heads, RoIHeads)
+    proposals = [random_boxes(40, 1), random_boxes(30, 2)]
+    targets = [
+        {"boxes": random_boxes(3, 3), "labels": torch.tensor([1, 2, 1]), "ignored": torch.zeros(0, 4)},
+        {
+            "boxes": torch.zeros(0, 4),
+            "labels": torch.zeros(0, dtype=torch.int64),
+            "ignored": torch.zeros(0, 4),
+        },
+    ]
+    objects = [torch.arange(43) >= 40, torch.zeros(30, dtype=torch.bool)]
+    monkeypatch.setattr(
+        heads, "fg_bg_sampler", Fixed(objects, [torch.arange(43) < 9, torch.arange(30) % 2 == 0])
+    )
+    found = heads.select_training_samples(proposals, targets)
+    expected = TorchvisionRoIHeads.select_training_samples(heads, list(proposals), targets)
+    for one, other in zip(found, expected, strict=True):
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    labels, wanted = torch.cat(found[2]), torch.cat(found[3])
+    results = []
+    for loss in (region_losses, fastrcnn_loss):
+        logits = torch.linspace(-3, 3, 3 * len(labels)).view(-1, 3).detach().requires_grad_()
+        regression = torch.linspace(-1, 1, 12 * len(labels)).view(-1, 12).detach().requires_grad_()
+        given = (labels, wanted) if loss is region_losses else ([labels], [wanted])
+        losses = loss(logits, regression, *given)
+        values = tuple(losses.values()) if isinstance(losses, dict) else losses
+        torch.stack(values).sum().backward()
+        results.append([*(each.detach() for each in values), logits.grad, regression.grad])
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.9999])
+def test_detections__are_torchvisions(
+    small: Detector, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = small.network.roi_heads
+    assert isinstance(heads, RoIHeads)
+    monkeypatch.setattr(heads, "score_thresh", threshold)
+    generator = torch.Generator().manual_seed(0)
+    proposals = [random_boxes(120, 1), random_boxes(0, 1), random_boxes(80, 2)]
+    logits = 2 * torch.randn(200, 3, generator=generator)
+    regression = torch.randn(200, 12, generator=generator)
+    arguments = logits, regression, proposals, [(96, 96), (50, 50), (80, 64)]
+    found = heads.postprocess_detections(*arguments)
+    expected = TorchvisionRoIHeads.postprocess_detections(heads, *arguments)
+    for one, other in zip(found, expected, strict=True):
+        assert [len(each) > 20 for each in other] == [threshold < 0.5, False, threshold < 0.5]
+        for ours, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tilewise.models.matching import Matcher, class_targets, encoded, matched_objects
+from tilewise.models.matching import BoxCoder, Matcher, class_targets, matched_objects
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 
-CODER = BoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+WEIGHTS = (10.0, 20.0, 5.0, 4.0)
 
 
 def boxes(count: int) -> Tensor:
@@ -43,13 +43,26 @@ def test_matched_objects__are_those_of_each_image() -> None:
     assert classes.sum(dim=2).tolist() == found.foreground.float().tolist()
     assert (classes.argmax(dim=2) == found.labels).all()
     # where there is none, too, the regression is a number: else it would make a gradient of zero NaN
-    anchors = [boxes(4) for _ in targets]
-    deltas = encoded(CODER, found.boxes, anchors)
-    assert deltas.isfinite().all()
-    torch.testing.assert_close(deltas[2, :1], CODER.encode_single(targets[2]["boxes"][2:], anchors[2][:1]))
+    assert BoxCoder(WEIGHTS).encode_single(found.boxes.flatten(0, 1), boxes(12)).isfinite().all()
 
 
 def test_matched_objects__without_any() -> None:
     nothing = {"boxes": boxes(0), "labels": torch.zeros(0, dtype=torch.int64)}
     found = matched_objects(torch.full((1, 7), -1), [nothing])
     assert not found.foreground.any() and not class_targets(found, 2).any()
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_box_coder__is_torchvisions(classes: int) -> None:
+    ours, theirs = BoxCoder(WEIGHTS), TorchvisionBoxCoder(WEIGHTS)
+    proposals, wanted = boxes(9), boxes(10)[1:]
+    torch.testing.assert_close(
+        ours.encode_single(wanted, proposals), theirs.encode_single(wanted, proposals), rtol=0, atol=0
+    )
+    codes = 20 * torch.randn(9, 4 * classes, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ours.decode_single(codes, proposals), theirs.decode_single(codes, proposals))
+    torch.testing.assert_close(
+        ours.decode(codes, [proposals[:4], proposals[4:]]),
+        theirs.decode(codes, [proposals[:4], proposals[4:]]),
+    )
+    assert ours.decode_single(codes[:0], proposals[:0]).shape == (0, 4 * classes)

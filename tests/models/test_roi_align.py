@@ -50,3 +50,13 @@ def test_roi_align__leaves_other_maps_alone_and_takes_images_without_boxes() -> 
     theirs = MultiScaleRoIAlign(["0", "1"], 7, 2)(maps, boxes, SHAPES)
     torch.testing.assert_close(pool(maps, boxes, SHAPES), theirs)
     assert pool(maps, [torch.zeros(0, 4)] * 2, SHAPES).shape == (0, 8, 7, 7)
+
+
+@pytest.mark.parametrize("levels", [1, 3])
+def test_roi_align__by_levels_as_on_a_gpu_is_torchvisions(levels: int) -> None:
+    names = [str(level) for level in range(levels)]
+    maps, boxes = make_maps(levels, channels_last=False), make_boxes(60)
+    theirs = MultiScaleRoIAlign(names, 7, 2)(maps, boxes, SHAPES)
+    pool = RoIAlign(names, 7, 2)
+    pool(maps, boxes, SHAPES)  # finds the levels' scales
+    torch.testing.assert_close(pool._by_level(list(maps.values()), boxes), theirs)

@@ -123,6 +123,19 @@ def test_on_gpu__a_step_hardly_waits(name: str, waits: dict[str, int]) -> None:
     assert Counter(wait.split()[1] for wait in gpu.waits) == waits, gpu.waits
 
 
+def test_on_gpu__a_step_of_faster_rcnn_waits_as_often_for_many_images_as_for_few() -> None:
+    waits = []
+    for images in (2, 4):
+        with fake_gpu() as gpu:
+            learner, _ = make_learner("fasterrcnn_resnet18_fpn", gpu=True)
+            learner.learn(Batch.of(make_batch(128, images)))
+            gpu.waits.clear()
+            learner.learn(Batch.of(make_batch(128, images)))
+        # a suppression takes some 4096 boxes, so that there are more of those
+        waits.append(Counter(wait.split()[1] for wait in gpu.waits if "nms" not in wait))
+    assert waits[0] == waits[1] and waits[0].total() == 10
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer: str) -> None:

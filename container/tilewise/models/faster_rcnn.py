@@ -2,104 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from tilewise.models.anchor_generators import Anchors
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
+from tilewise.models.matching import BoxCoder, Matcher
 from tilewise.models.roi_align import RoIAlign
+from tilewise.models.roi_heads import RoIHeads, SinglePrecisionPredictor
+from tilewise.models.rpn import RPN, Sampler, SinglePrecisionRPNHead
 from tilewise.models.spec import DetectorSpec
 
 PUBLISHED_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-class SinglePrecisionRPNHead(RPNHead):
-    """torchvision's, whose outputs become boxes: in float32, whatever the convolutions are in."""
+class FasterRCNN(TorchvisionFasterRCNN):
+    """torchvision's; in training it looks for no box without area in every image: samples have none."""
 
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Objectness and box regression of each feature map."""
-        logits, deltas = super().forward(x)
-        return [each.float() for each in logits], [each.float() for each in deltas]
-
-
-class SinglePrecisionPredictor(FastRCNNPredictor):
-    """torchvision's, whose outputs become boxes: in float32, whatever the layers are in."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits and box regression of each region."""
-        scores, deltas = super().forward(x)
-        return scores.float(), deltas.float()
-
-
-class RPN(RegionProposalNetwork):
-    """torchvision's RPN; anchors on ignored boxes are neither object nor background to it."""
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[Target]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's, with label -1 (not sampled) for background anchors on an ignored box."""
-        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
-        for label, anchor, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & on_ignored(anchor, target["ignored"])] = -1
-        return labels, boxes
-
-    def compute_loss(
-        self,
-        objectness: Tensor,
-        pred_bbox_deltas: Tensor,
-        labels: list[Tensor],
-        regression_targets: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """As torchvision's, but zero, not NaN, where all anchors of the batch are ignored."""
-        if all((label < 0).all() for label in labels):
-            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
-        losses: tuple[Tensor, Tensor]
-        losses = super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-        return losses
-
-
-class RoIHeads(TorchvisionRoIHeads):
-    """torchvision's second stage; proposals on ignored boxes are neither object nor background to it."""
-
-    _ignored: list[Tensor]
-    _sampled: int
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target] | None = None,
-    ) -> tuple[list[Target], dict[str, Tensor]]:
-        """As torchvision's, but with zero losses, not NaN, where all proposals of the batch are ignored."""
-        found, losses = super().forward(features, proposals, image_shapes, targets)
-        if self.training and not self._sampled:
-            losses = {name: loss.nan_to_num(0) for name, loss in losses.items()}  # still with gradients
-        return found, losses
-
-    def select_training_samples(
-        self, proposals: list[Tensor], targets: list[Target] | None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """As torchvision's."""
-        assert targets is not None
-        self._ignored = [target["ignored"] for target in targets]
-        selected: tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
-        selected = super().select_training_samples(proposals, targets)
-        self._sampled = sum(map(len, selected[0]))
-        return selected
-
-    def assign_targets_to_proposals(
-        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's, with label -1 (not sampled) for background proposals on an ignored box."""
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for label, proposal, ignored in zip(labels, proposals, self._ignored, strict=True):
-            label[(label == 0) & on_ignored(proposal, ignored)] = -1
-        return matched, labels
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """As torchvision's: losses in training, else what is found in each image."""
+        if not self.training:
+            return super().forward(images)
+        batch, targets = self.transform(images, targets)
+        maps = self.backbone(batch.tensors)
+        proposals, losses = self.rpn(batch, maps, targets)
+        return self.roi_heads(maps, proposals, batch.image_sizes, targets)[1] | losses
 
 
 def build_faster_rcnn(spec: DetectorSpec) -> Detector:
@@ -133,4 +63,7 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     network.rpn.__class__, network.roi_heads.__class__ = RPN, RoIHeads
     network.rpn.head.__class__ = SinglePrecisionRPNHead
     network.roi_heads.box_predictor.__class__ = SinglePrecisionPredictor
+    network.rpn.proposal_matcher.__class__ = Matcher
+    for stage in (network.rpn, network.roi_heads):
+        stage.box_coder.__class__, stage.fg_bg_sampler.__class__ = BoxCoder, Sampler
     return Detector(network, background=True)

@@ -1,4 +1,4 @@
-"""torchvision's one-stage networks in training, for all images of a batch at once.
+"""What torchvision's networks are taught, for all images of a batch at once.
 
 Whatever they would ask of a GPU (whether a box has no area, how many anchors are matched) stops it until the
 answer is there: here nothing does.
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder, encode_boxes
+from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
+from torchvision.models.detection._utils import encode_boxes
 
 from tilewise.models.detector import Target
 
@@ -93,8 +94,26 @@ def class_targets(matched: Matched, classes: int) -> Tensor:
     return zeros.scatter_(2, matched.labels[..., None], matched.foreground[..., None].float())
 
 
-def encoded(coder: BoxCoder, boxes_BA4: Tensor, anchors: Sequence[Tensor]) -> Tensor:
-    """The regression that leads from each image's anchors to these boxes: (B, A, 4)."""
-    weights = torch.tensor(coder.weights)  # on the CPU: its elements are numbers to a GPU
-    deltas: Tensor = encode_boxes(boxes_BA4.flatten(0, 1), torch.cat(list(anchors)), weights)
-    return deltas.view_as(boxes_BA4)
+class BoxCoder(TorchvisionBoxCoder):
+    """torchvision's, which sends its few numbers to a GPU each time, and waits until they are there."""
+
+    def encode_single(self, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
+        """The regression that leads from proposals to boxes, both (N, 4): (N, 4)."""
+        weights = torch.tensor(self.weights)  # on the CPU: its elements are numbers to a GPU
+        deltas: Tensor = encode_boxes(reference_boxes, proposals, weights)
+        return deltas
+
+    def decode_single(self, rel_codes: Tensor, boxes: Tensor) -> Tensor:
+        """Boxes (N, 4) moved by regressions (N, 4 C): (N, 4 C)."""
+        boxes = boxes.to(rel_codes.dtype)[:, None]
+        codes = rel_codes.unflatten(1, (-1, 4))
+        sides = []
+        for axis in (0, 1):
+            length = boxes[..., axis + 2] - boxes[..., axis]
+            centre = boxes[..., axis] + 0.5 * length
+            middle = codes[..., axis] / self.weights[axis] * length + centre
+            growth = (codes[..., axis + 2] / self.weights[axis + 2]).clamp(max=self.bbox_xform_clip)
+            half = 0.5 * (growth.exp() * length)
+            sides.append((middle - half, middle + half))
+        (left, right), (top, bottom) = sides
+        return torch.stack([left, top, right, bottom], dim=2).flatten(1)

@@ -15,7 +15,7 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.fpn import resnet_pyramid
-from tilewise.models.matching import Matcher, OneStage, class_targets, encoded, matched_objects
+from tilewise.models.matching import BoxCoder, Matcher, OneStage, class_targets, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
@@ -58,7 +58,8 @@ class RetinaNet(OneStage, TorchvisionRetinaNet):
         counted = (matches != self.proposal_matcher.BETWEEN_THRESHOLDS)[..., None]
         class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
-        distance = (regression - encoded(self.box_coder, objects.boxes, anchors)).abs()
+        wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), torch.cat(anchors))
+        distance = (regression - wanted.view_as(regression)).abs()
         box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
         return {
             "classification": (class_loss / counts).mean(),
@@ -181,7 +182,7 @@ def build_retinanet(spec: DetectorSpec) -> Detector:
     anchors = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
     network = RetinaNet(backbone, spec.num_classes, anchor_generator=anchors, **_thresholds(spec))
-    network.proposal_matcher.__class__ = Matcher
+    network.proposal_matcher.__class__, network.box_coder.__class__ = Matcher, BoxCoder
     network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return Detector(network, background=False)
 

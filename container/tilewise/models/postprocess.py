@@ -69,6 +69,7 @@ def suppress(
     boxes: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
     limits: Limits,
+    smallest: float = 0.0,
 ) -> list[Target]:
     """Non-maximum suppression within the classes of each image.
 
@@ -81,6 +82,7 @@ def suppress(
         boxes: (M, 4) for each of ``candidates``, in pixels of the view; they are clipped to it.
         sizes: (height, width) of each view.
         limits: the IoU threshold and the number of boxes of a view.
+        smallest: boxes with a smaller side, after clipping, are dropped first.
 
     Returns:
         For each view ``boxes``, ``scores`` and ``labels`` (0-based), best first.
@@ -88,7 +90,10 @@ def suppress(
     """
     images, _, classes, scores = (torch.cat(parts) for parts in zip(*candidates, strict=True))
     all_boxes = _clip(torch.cat(list(boxes)), images, sizes)
-    groups = images * (int(classes.max()) + 1 if len(classes) else 1) + classes
+    if smallest:
+        large = torch.nonzero(((all_boxes[:, 2:] - all_boxes[:, :2]) >= smallest).all(dim=1)).flatten()
+        images, classes, scores, all_boxes = (each[large] for each in (images, classes, scores, all_boxes))
+    groups = images * (classes.max() + 1) + classes if len(classes) else images
     moved = all_boxes.double() + groups[:, None].double() * (2 * max(map(max, sizes)) + 1)
     exact = scores.double()
     kept = [
@@ -105,7 +110,8 @@ def suppress(
 
 
 def _clip(boxes_M4: Tensor, images_M: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    edges = boxes_M4.new_tensor([(width, height, width, height) for height, width in sizes])
+    edges = torch.tensor([(width, height, width, height) for height, width in sizes], dtype=boxes_M4.dtype)
+    edges = edges.to(boxes_M4.device, non_blocking=True)
     return torch.minimum(boxes_M4.clamp(min=0), edges[images_M])
 
 

@@ -20,7 +20,7 @@ from tilewise.errors import UserError
 from tilewise.models.anchor_generators import DefaultBoxes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.layers import BatchNorm
-from tilewise.models.matching import OneStage, encoded, matched_objects
+from tilewise.models.matching import BoxCoder, OneStage, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
@@ -73,7 +73,7 @@ class SSD(OneStage, TorchvisionSSD):
             [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
         )
         foreground, classes, boxes = matched_objects(matched, targets)
-        wanted = encoded(self.box_coder, boxes, anchors)
+        wanted = self.box_coder.encode_single(boxes.flatten(0, 1), torch.cat(anchors)).view_as(boxes)
         distance = F.smooth_l1_loss(regression, wanted, reduction="none").sum(dim=2)
         box_loss = torch.where(foreground, distance, 0).sum()
         class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
@@ -184,6 +184,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         backbone, normalise = ResNetFeatures(highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
     classes, anchors = spec.num_classes + 1, DefaultBoxes(ratios, scales=scales, steps=steps)
     network = SSD(backbone, anchors, (side, side), classes, **_thresholds(spec))
+    network.box_coder.__class__ = BoxCoder
     network.transform = normalise
     return Detector(network, background=True)
 
@@ -200,6 +201,7 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     classes = spec.num_classes + 1
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes, norm_layer)
     network = SSD(backbone, anchors, (side, side), classes, head=head, **_thresholds(spec))
+    network.box_coder.__class__ = BoxCoder
     network.transform = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
     return Detector(network, background=True)
 
