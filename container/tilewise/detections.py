@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,14 @@ class Detections:
     def __getitem__(self, index: Tensor | slice) -> Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
-    def to(self, device: torch.device | str) -> Detections:
-        """The same detections on another device."""
-        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
+
+def on_cpu(found: Sequence[Detections]) -> list[Detections]:
+    """What was found in several views, from a GPU in one copy of each kind: it is waited for each time."""
+    if not found:
+        return []
+    counts = list(map(len, found))
+    kinds = (
+        torch.cat([getattr(each, name) for each in found]).cpu().split(counts)
+        for name in ("boxes", "scores", "labels")
+    )
+    return [Detections(*parts) for parts in zip(*kinds, strict=True)]

@@ -136,6 +136,19 @@ def test_on_gpu__a_step_of_faster_rcnn_waits_as_often_for_many_images_as_for_few
     assert waits[0] == waits[1] and waits[0].total() == 10
 
 
+def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> None:
+    waits = []
+    for views in (2, 8):
+        with fake_gpu() as gpu:
+            learner, scaling = make_learner("yolox_nano", gpu=True)
+            predictor = Predictor(learner.evaluated, scaling, ("ant", "bee"), 8)
+            images = [Picture.whole(sample.pixels) for sample in make_batch(128, views)]
+            assert len(list(predictor.predict_all(images))) == views
+        waits.append(Counter(wait.split()[1] for wait in gpu.waits))
+    copies = waits[1] - waits[0]
+    assert copies == {"aten._to_copy.default": 6}, copies  # of an image each to the GPU
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tilewise.data.decode import Picture, decode_reduced
-from tilewise.detections import Detections
+from tilewise.detections import Detections, on_cpu
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.models.detector import Detector
@@ -50,16 +50,16 @@ class _Image:
         self.cut: list[Tensor] = []
 
     def add(self, view: View, detections: Detections) -> None:
-        """Take what was found in a view, from its pixels to the image's."""
+        """Take what was found in a view, on the CPU, from its pixels to the image's."""
         cut = cut_sides(detections.boxes, view, self.width, self.height)
         boxes = view.boxes_to_image(detections.boxes)
         limits = boxes.new_tensor([self.width, self.height, self.width, self.height])
         boxes = torch.minimum(boxes.clamp(min=0), limits)
         answered = view.answers_for(boxes)
-        found = Detections(boxes, detections.scores, detections.labels)[answered].to("cpu")
+        found = Detections(boxes, detections.scores, detections.labels)[answered]
         self.view.append(torch.full((len(found),), self.waiting))
         self.found.append(found)
-        self.cut.append(cut[answered].cpu())
+        self.cut.append(cut[answered])
         self.waiting -= 1
 
     def prediction(self, tiling: Tiling) -> Prediction:
@@ -194,7 +194,7 @@ class Predictor:
     @torch.inference_mode()
     def _finish(self, looks: list[_Look]) -> None:
         if looks:
-            found = self._detect([look.pixels for look in looks])
+            found = on_cpu(self._detect([look.pixels for look in looks]))
             for look, detections in zip(looks, found, strict=True):
                 look.image.add(look.view, detections)
 
