@@ -299,3 +299,17 @@ def test_ssdlite__fitted_anchors_get_a_map_at_stride_8() -> None:
         (256, 3, 3),
         (256, 2, 2),
     ]
+
+
+@pytest.mark.parametrize("name", [VGG, RESNET])
+def test_head__begins_undecided(name: str) -> None:
+    """Else the hardest negatives of a fresh head drown all else, for as long as they take to be unlearnt."""
+    torch.manual_seed(0)
+    network: Any = build_detector(make_spec(name, 300)).network
+    noise = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
+    batch, _ = network.transform([noise, noise.flip(1)])
+    with torch.no_grad():
+        outputs = network.head(list(network.backbone(batch.tensors).values()))
+    likely = outputs["cls_logits"].softmax(dim=2)
+    assert (likely - 1 / 3).abs().mean() < 0.05
+    assert outputs["bbox_regression"].abs().mean() < 0.2
