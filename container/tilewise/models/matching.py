@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.models.detection._utils import encode_boxes
+from torchvision.ops import box_iou
 
 from tilewise.models.detector import Target
 
@@ -45,7 +46,7 @@ class OneStage:
         self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
     ) -> dict[str, Tensor]:
         """What the network learns from, given its outputs, each image's anchors and the feature maps."""
-        raise NotImplementedError
+        return self.compute_loss(targets, outputs, anchors)  # type: ignore[attr-defined, no-any-return]
 
 
 class Matcher(TorchvisionMatcher):
@@ -58,6 +59,14 @@ class Matcher(TorchvisionMatcher):
         best = match_quality_matrix.max(dim=1, keepdim=True).values
         chosen = (match_quality_matrix == best).any(dim=0)
         matches.copy_(torch.where(chosen, all_matches, matches))
+
+
+def match(matcher: TorchvisionMatcher, boxes_M4: Tensor, anchors_A4: Tensor) -> Tensor:
+    """The box that each anchor is matched with: (A,) int64, negative for none. There may be no box."""
+    if not len(boxes_M4):
+        return torch.full((len(anchors_A4),), matcher.BELOW_LOW_THRESHOLD, device=anchors_A4.device)
+    matches: Tensor = matcher(box_iou(boxes_M4, anchors_A4))
+    return matches
 
 
 class Matched(NamedTuple):

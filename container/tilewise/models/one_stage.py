@@ -10,12 +10,12 @@ from torch import Tensor
 from torchvision.models.detection import FCOS as TorchvisionFCOS
 from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.fcos import FCOSHead as TorchvisionFCOSHead
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import sigmoid_focal_loss
 
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.fpn import resnet_pyramid
-from tilewise.models.matching import BoxCoder, Matcher, OneStage, class_targets, matched_objects
+from tilewise.models.matching import BoxCoder, Matcher, OneStage, class_targets, match, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
@@ -27,12 +27,6 @@ FCOS_STRIDES = (8, 16, 32, 64, 128)
 class RetinaNet(OneStage, TorchvisionRetinaNet):
     """torchvision's RetinaNet; anchors on ignored boxes take no part in its loss."""
 
-    def losses(
-        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """See :meth:`compute_loss`."""
-        return self.compute_loss(targets, outputs, anchors)
-
     def compute_loss(
         self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
     ) -> dict[str, Tensor]:
@@ -41,21 +35,21 @@ class RetinaNet(OneStage, TorchvisionRetinaNet):
         Focal loss and L1, of each image over the number of its matched anchors; their means over the images.
         """
         logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
-        matched = []
-        for anchor, target in zip(anchors, targets, strict=True):
-            if len(target["boxes"]):
-                match = self.proposal_matcher(box_iou(target["boxes"], anchor))
-            else:
-                match = torch.full((len(anchor),), -1, dtype=torch.int64, device=anchor.device)
-            match[(match < 0) & on_ignored(anchor, target["ignored"])] = (
-                self.proposal_matcher.BETWEEN_THRESHOLDS
-            )
-            matched.append(match)
-        matches = torch.stack(matched)
+        between = self.proposal_matcher.BETWEEN_THRESHOLDS
+        matches = torch.stack(
+            [
+                match(self.proposal_matcher, target["boxes"], anchor)
+                for target, anchor in zip(targets, anchors, strict=True)
+            ]
+        )
+        ignored = [
+            on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)
+        ]
+        matches = matches.masked_fill((matches < 0) & torch.stack(ignored), between)
         objects = matched_objects(matches, targets)
         counts = objects.foreground.sum(dim=1).clamp(min=1)
 
-        counted = (matches != self.proposal_matcher.BETWEEN_THRESHOLDS)[..., None]
+        counted = (matches != between)[..., None]
         class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
         wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), torch.cat(anchors))

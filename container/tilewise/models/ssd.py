@@ -14,13 +14,12 @@ from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
 from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
-from torchvision.ops import box_iou
 
 from tilewise.errors import UserError
 from tilewise.models.anchor_generators import DefaultBoxes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.layers import BatchNorm
-from tilewise.models.matching import BoxCoder, OneStage, matched_objects
+from tilewise.models.matching import BoxCoder, OneStage, match, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
@@ -55,9 +54,7 @@ class SSD(OneStage, TorchvisionSSD):
     ) -> dict[str, Tensor]:
         """See :meth:`compute_loss`."""
         matched = [
-            self.proposal_matcher(box_iou(target["boxes"], each))
-            if len(target["boxes"])
-            else torch.full((len(each),), -1, device=each.device)
+            match(self.proposal_matcher, target["boxes"], each)
             for target, each in zip(targets, anchors, strict=True)
         ]
         return self.compute_loss(targets, outputs, anchors, matched)
