@@ -301,11 +301,9 @@ def test_ssdlite__fitted_anchors_get_a_map_at_stride_8() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", [VGG, RESNET])
-def test_head__begins_undecided(name: str) -> None:
-    """Else the hardest negatives of a fresh head drown all else, for as long as they take to be unlearnt."""
+def test_head__on_vgg_begins_undecided() -> None:
     torch.manual_seed(0)
-    network: Any = build_detector(make_spec(name, 300)).network
+    network: Any = build_detector(make_spec(VGG, 300)).network
     noise = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
     batch, _ = network.transform([noise, noise.flip(1)])
     with torch.no_grad():

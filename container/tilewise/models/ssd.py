@@ -37,9 +37,9 @@ SMALLEST_VIEWS = {
 """By model and whether it has the layout of 512 px: the last maps of a smaller view have no pixel."""
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
-HEAD_STD = 0.001
-"""Of a fresh head's weights. With torchvision's it is sure of itself before it has learnt anything: on maps
-of 1024 channels the hardest negatives cost four times as much as a guess, for the first fifty steps."""
+VGG_HEAD_STD = 0.001
+"""Of the weights of a fresh head on VGG-16: it begins undecided. ResNet-50 learns faster behind torchvision's
+wider ones (benchmarks/README.md)."""
 
 
 class SSD(OneStage, TorchvisionSSD):
@@ -185,9 +185,10 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     classes, anchors = spec.num_classes + 1, DefaultBoxes(ratios, scales=scales, steps=steps)
     network = SSD(backbone, anchors, (side, side), classes, **_thresholds(spec))
     network.box_coder.__class__ = BoxCoder
-    for convolution in network.head.modules():
-        if isinstance(convolution, nn.Conv2d):
-            nn.init.normal_(convolution.weight, std=HEAD_STD)
+    if spec.name == "ssd_vgg16":
+        for convolution in network.head.modules():
+            if isinstance(convolution, nn.Conv2d):
+                nn.init.normal_(convolution.weight, std=VGG_HEAD_STD)
     network.transform = normalise
     return Detector(network, background=True)
 
