@@ -18,7 +18,7 @@ from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.models.detection._utils import encode_boxes
 from torchvision.ops import box_iou
 
-from tilewise.models.detector import Target
+from tilewise.models.detector import Target, on_ignored
 
 
 class OneStage:
@@ -61,12 +61,20 @@ class Matcher(TorchvisionMatcher):
         matches.copy_(torch.where(chosen, all_matches, matches))
 
 
-def match(matcher: TorchvisionMatcher, boxes_M4: Tensor, anchors_A4: Tensor) -> Tensor:
-    """The box that each anchor is matched with: (A,) int64, negative for none. There may be no box."""
-    if not len(boxes_M4):
-        return torch.full((len(anchors_A4),), matcher.BELOW_LOW_THRESHOLD, device=anchors_A4.device)
-    matches: Tensor = matcher(box_iou(boxes_M4, anchors_A4))
-    return matches
+def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each image the box that each anchor is matched with: (A,) int64, negative for none."""
+    return [
+        matcher(box_iou(target["boxes"], each))
+        if len(target["boxes"])
+        else torch.full((len(each),), matcher.BELOW_LOW_THRESHOLD, device=each.device)
+        for target, each in zip(targets, anchors, strict=True)
+    ]
+
+
+def anchors_on_ignored(targets: Sequence[Target], anchors: Sequence[Tensor]) -> Tensor:
+    """Which anchors stand on an ignored box of their image: (B, A) bool. See :func:`on_ignored`."""
+    pairs = zip(anchors, targets, strict=True)
+    return torch.stack([on_ignored(each, target["ignored"]) for each, target in pairs])
 
 
 class Matched(NamedTuple):

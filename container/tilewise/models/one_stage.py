@@ -15,7 +15,15 @@ from torchvision.ops import sigmoid_focal_loss
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
 from tilewise.models.fpn import resnet_pyramid
-from tilewise.models.matching import BoxCoder, Matcher, OneStage, class_targets, match, matched_objects
+from tilewise.models.matching import (
+    BoxCoder,
+    Matcher,
+    OneStage,
+    anchors_on_ignored,
+    class_targets,
+    match,
+    matched_objects,
+)
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
@@ -36,16 +44,8 @@ class RetinaNet(OneStage, TorchvisionRetinaNet):
         """
         logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         between = self.proposal_matcher.BETWEEN_THRESHOLDS
-        matches = torch.stack(
-            [
-                match(self.proposal_matcher, target["boxes"], anchor)
-                for target, anchor in zip(targets, anchors, strict=True)
-            ]
-        )
-        ignored = [
-            on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)
-        ]
-        matches = matches.masked_fill((matches < 0) & torch.stack(ignored), between)
+        matches = torch.stack(match(self.proposal_matcher, targets, anchors))
+        matches = matches.masked_fill((matches < 0) & anchors_on_ignored(targets, anchors), between)
         objects = matched_objects(matches, targets)
         counts = objects.foreground.sum(dim=1).clamp(min=1)
 
@@ -96,18 +96,16 @@ class FCOSHead(TorchvisionFCOSHead):
         across, along = distances[..., 0::2], distances[..., 1::2]  # left and right, above and below
         central = torch.sqrt(across.amin(2) / across.amax(2) * (along.amin(2) / along.amax(2)))
         central = central.where(objects.foreground, 0)
-        losses = {
-            "classification": sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2])).sum(dim=2),
-            "bbox_regression": 1
-            - paired_giou(self.box_coder.decode(head_outputs["bbox_regression"], points), objects.boxes),
-            "bbox_ctrness": F.binary_cross_entropy_with_logits(
-                head_outputs["bbox_ctrness"].squeeze(dim=2), central, reduction="none"
-            ),
-        }
+        focal = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
+        boxes = self.box_coder.decode(head_outputs["bbox_regression"], points)
+        distance = 1 - paired_giou(boxes, objects.boxes)
+        centreness = head_outputs["bbox_ctrness"].squeeze(dim=2)
+        entropy = F.binary_cross_entropy_with_logits(centreness, central, reduction="none")
         count = objects.foreground.sum().clamp(min=1)
         return {
-            name: (loss if name == "classification" else loss.where(objects.foreground, 0)).sum() / count
-            for name, loss in losses.items()
+            "classification": focal.sum() / count,
+            "bbox_regression": distance.where(objects.foreground, 0).sum() / count,
+            "bbox_ctrness": entropy.where(objects.foreground, 0).sum() / count,
         }
 
 

@@ -17,9 +17,9 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 
 from tilewise.errors import UserError
 from tilewise.models.anchor_generators import DefaultBoxes
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
 from tilewise.models.layers import BatchNorm
-from tilewise.models.matching import BoxCoder, OneStage, match, matched_objects
+from tilewise.models.matching import BoxCoder, OneStage, anchors_on_ignored, match, matched_objects
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
@@ -53,11 +53,7 @@ class SSD(OneStage, TorchvisionSSD):
         self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
     ) -> dict[str, Tensor]:
         """See :meth:`compute_loss`."""
-        matched = [
-            match(self.proposal_matcher, target["boxes"], each)
-            for target, each in zip(targets, anchors, strict=True)
-        ]
-        return self.compute_loss(targets, outputs, anchors, matched)
+        return self.compute_loss(targets, outputs, anchors, match(self.proposal_matcher, targets, anchors))
 
     def compute_loss(
         self,
@@ -69,9 +65,7 @@ class SSD(OneStage, TorchvisionSSD):
         """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
         logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
         matched = torch.stack(matched_idxs)
-        excluded = torch.stack(
-            [on_ignored(anchor, target["ignored"]) for anchor, target in zip(anchors, targets, strict=True)]
-        )
+        excluded = anchors_on_ignored(targets, anchors)
         foreground, classes, boxes = matched_objects(matched, targets)
         wanted = self.box_coder.encode_single(boxes.flatten(0, 1), torch.cat(anchors)).view_as(boxes)
         distance = F.smooth_l1_loss(regression, wanted, reduction="none").sum(dim=2)
