@@ -47,7 +47,7 @@ def test_processes__learn_as_one_does_from_the_same_batch(learnt: Path, tmp_path
     alone = torch.load(tmp_path / "learnt-0.pt")
     for rank in range(2):
         found = torch.load(learnt / f"learnt-{rank}.pt")
-        assert sorted(found) == sorted(script.SAME_LOSS)
+        assert sorted(found) == sorted(script.FAMILIES)
         for name, (weights, loss) in found.items():
             expected, expected_loss = alone[name]
             fresh = script.weights(script.make_learner(name, ALONE))

@@ -13,6 +13,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
+from tilewise.models.rpn import Sampler
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
@@ -33,12 +34,14 @@ FAMILIES = {
     "fcos_resnet50_fpn": Scaling(min_size=64, max_size=64),
     "fasterrcnn_resnet18_fpn": Scaling(min_size=64, max_size=64),
 }
-SAME_LOSS = ("ssdlite_mobilenet_v3_large", "yolox_nano", "gfl_resnet18_fpn")
-"""Their losses are divided by counts over all processes, and draw nothing at random."""
 
 
 def make_learner(name: str, world: World) -> Learner:
-    """A detector whose normalisation layers stay as they are: their statistics are each process's own."""
+    """A detector that learns the same from a batch as from its two halves.
+
+    Its normalisation layers stay as they are: their statistics are each process's own. And Faster R-CNN
+    learns from all anchors and regions: it draws none at random.
+    """
     scaling = FAMILIES[name]
     # in bfloat16 the sums of two halves differ from that of the whole
     given = {"model_name": name, "learning_rate_scheduler": "step", "precision": "fp32"}
@@ -47,6 +50,10 @@ def make_learner(name: str, world: World) -> Learner:
     spec = DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 100)
     detector: Detector = build_detector(spec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector.frozen_norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
+    for module in detector.modules():
+        sampler = getattr(module, "fg_bg_sampler", None)
+        if isinstance(sampler, Sampler):
+            sampler.batch_size_per_image = 1_000_000
     return Learner(detector, hp, 10, scaling.size_of(1, 1), world)
 
 
@@ -72,7 +79,7 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
 def learn(world: World, folder: Path) -> None:
     """Two steps on a process's half of a batch: the weights, and the mean of the losses."""
     found = {}
-    for name in SAME_LOSS:
+    for name in FAMILIES:
         learner, samples = make_learner(name, world), make_samples(name)
         learner.begin_epoch()
         for _ in range(2):

@@ -27,6 +27,7 @@ from tilewise.models.matching import (
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import mean_over_processes
 
 RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 FCOS_STRIDES = (8, 16, 32, 64, 128)
@@ -101,7 +102,7 @@ class FCOSHead(TorchvisionFCOSHead):
         distance = 1 - paired_giou(boxes, objects.boxes)
         centreness = head_outputs["bbox_ctrness"].squeeze(dim=2)
         entropy = F.binary_cross_entropy_with_logits(centreness, central, reduction="none")
-        count = objects.foreground.sum().clamp(min=1)
+        count = mean_over_processes(objects.foreground.sum(), at_least=1)
         return {
             "classification": focal.sum() / count,
             "bbox_regression": distance.where(objects.foreground, 0).sum() / count,

@@ -10,6 +10,7 @@ from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHea
 
 from tilewise.models.detector import Target, on_ignored
 from tilewise.models.postprocess import Candidates, Limits, suppress
+from tilewise.models.totals import mean_over_processes
 
 SMALLEST_SIDE = 0.01
 """In pixels; torchvision drops detections with a smaller one."""
@@ -114,7 +115,8 @@ def region_losses(logits: Tensor, regression: Tensor, labels: Tensor, wanted: Te
         wanted: (R, 4) regression of an object's region.
 
     """
-    objects, count = labels > 0, max(1, len(labels))
+    objects = labels > 0
+    count = mean_over_processes(logits.new_full((), len(labels)), at_least=1)
     of_class = regression.unflatten(1, (-1, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)
     distance = F.smooth_l1_loss(of_class, wanted, beta=1 / 9, reduction="none").sum(dim=1)
     return {

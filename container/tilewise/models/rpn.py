@@ -10,6 +10,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from tilewise.models.detector import Target, on_ignored
 from tilewise.models.postprocess import Candidates, Limits, suppress
+from tilewise.models.totals import mean_over_processes
 
 
 class SinglePrecisionRPNHead(RPNHead):
@@ -99,7 +100,7 @@ class RPN(RegionProposalNetwork):
         """As torchvision's, but zero, not NaN, where all anchors of the batch are ignored."""
         objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
         sampled = objects | background
-        count = sampled.sum().clamp(min=1)
+        count = mean_over_processes(sampled.sum(), at_least=1)
         wanted = torch.cat(regression_targets)
         distance = F.smooth_l1_loss(pred_bbox_deltas, wanted, beta=1 / 9, reduction="none").sum(dim=1)
         entropy = F.binary_cross_entropy_with_logits(
