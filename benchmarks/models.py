@@ -1,13 +1,14 @@
 """Parameters, GFLOPs and training speed of every model: prints one JSON line for each.
 
-python benchmarks/models.py [MODEL …] [--data DATA] [--classes 80] [--batch 2] [--steps 5] [--threads N]
+python benchmarks/models.py [MODEL …] [name=value …] [--data DATA] [--classes 80] [--batch 2] [--steps 5] …
 
 GFLOPs are those of the convolutions (Faster R-CNN's without its second stage) on one image of the model's
 default size, for models that scale by sides 800 x 600 pixels; a multiplication and an addition are two.
 
 With DATA (train.json and images/), images a second of `train`'s loop, loading included, and of the bare step
 on ready tensors of the same batches: forward, backward and the optimizer. Both take turns, a few steps each,
-and their ratio, of the medians, is the loop's efficiency.
+and their ratio, of the medians, is the loop's efficiency. ``name=value`` are hyperparameters of the training:
+``precision=fp32``, ``compile=1``.
 """
 
 from __future__ import annotations
@@ -78,11 +79,14 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Of the loop and of the bare step, in turns."""
     raw = {"model_name": name, "training_batch_size": arguments.batch, "learning_rate": 1e-4}
+    raw |= arguments.hyperparameters
     if arguments.size:
         square = scaling_of(name) == "square"
         names = ("image_size",) if square else ("min_size", "max_size")
         raw |= dict.fromkeys(names, arguments.size)
     speed = TrainSpeed(read_data(arguments.data), raw)
+    if speed.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     speed.loop(2)
     speed.bare(1)
     found: dict[str, list[float]] = {"train": [], "bare": []}
@@ -91,12 +95,15 @@ def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             images, seconds = run(arguments.steps)
             found[way].append(images / seconds)
     loop, bare = (statistics.median(found[way]) for way in ("train", "bare"))
+    peak = torch.cuda.max_memory_allocated() if speed.device.type == "cuda" else None
     return {
+        **arguments.hyperparameters,
         "batch": arguments.batch,
         "precision": str(speed.job.learner.precision.dtype).removeprefix("torch."),
         "train_images_per_second": round(loop, 2),
         "bare_images_per_second": round(bare, 2),
         "efficiency": round(loop / bare, 3),
+        **({"peak_GiB": round(peak / 2**30, 2)} if peak else {}),
         "device": device_name(),
     }
 
@@ -104,7 +111,7 @@ def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure the models that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="all by default")
+    parser.add_argument("models", nargs="*", metavar="MODEL | name=value", help="all models by default")
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--size", type=int, help="pixels of a side instead of the default size")
     parser.add_argument("--batch", type=int, default=2)
@@ -113,6 +120,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU")
     arguments = parser.parse_args()
+    pairs = [each for each in arguments.models if "=" in each]
+    arguments.hyperparameters = dict(pair.split("=", 1) for pair in pairs)
+    arguments.models = [each for each in arguments.models if each not in pairs]
     unknown = set(arguments.models) - set(AVAILABLE_MODELS)
     if unknown:
         parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(AVAILABLE_MODELS)}")
