@@ -1,8 +1,8 @@
 """A GPU that is none: tensors that say they are on it, with their memory on the CPU.
 
 Whoever mixes them with tensors of the CPU fails as on a GPU, and each time that a program would have to wait
-for the GPU (to read a number, or to learn the shape of a result) is noted. What it cannot show: autocast's
-types, kernels, streams, speed and memory.
+for the GPU (to read a number, or to learn the shape of a result) is noted. Mixed precision has the types that
+CUDA's autocast gives. What it cannot show: kernels, streams, speed and memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from unittest.mock import patch
 import torch
 import torchvision  # noqa: F401  # its operators are registered
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_iter, tree_map, tree_map_only
 
 GPU = torch.device("cuda", 0)
+REDUCED = {torch.float16, torch.bfloat16, torch.float32}
 PACKAGE = "/tilewise/"
 aten = torch.ops.aten
 
@@ -172,6 +174,85 @@ class FakeGpu(TorchDispatchMode):
             self.waits.append(f"{where} {func}")
 
 
+class CudaAutocast(TorchFunctionMode):
+    """CUDA's autocast, which differs from the CPU's, by PyTorch's own list (2.10, torch.amp, op reference).
+
+    Args:
+        device_type: of the tensors.
+        dtype: what convolutions and products of matrices are computed in.
+        enabled: whether anything is cast.
+
+    """
+
+    REDUCING = frozenset(
+        {"__matmul__", "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d"}
+        | {
+            "conv_transpose1d",
+            "conv_transpose2d",
+            "conv_transpose3d",
+            "einsum",
+            "linear",
+            "matmul",
+            "mm",
+            "mv",
+        }
+        | {"prelu", "scaled_dot_product_attention"}
+    )
+    SINGLE = frozenset(
+        {
+            "__pow__",
+            "__rdiv__",
+            "__rpow__",
+            "__rtruediv__",
+            "acos",
+            "asin",
+            "cosh",
+            "cosine_similarity",
+            "erfinv",
+        }
+        | {
+            "binary_cross_entropy_with_logits",
+            "cdist",
+            "cross_entropy",
+            "cumprod",
+            "cumsum",
+            "dist",
+            "exp",
+            "expm1",
+        }
+        | {"group_norm", "huber_loss", "kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2"}
+        | {"log_softmax", "mse_loss", "nll_loss", "norm", "normalize", "pow", "prod", "reciprocal", "renorm"}
+        | {"roi_align", "rsqrt", "sinh", "smooth_l1_loss", "softmax", "softmin", "softplus", "sum", "tan"}
+    )
+    WIDEST = frozenset(
+        {"addcdiv", "addcmul", "atan2", "bilinear", "cat", "cross", "dot", "grid_sample", "index_put"}
+        | {"scatter_add", "stack", "tensordot"}
+    )
+
+    def __init__(self, device_type: str, dtype: torch.dtype | None = None, enabled: bool = True):
+        super().__init__()
+        assert device_type == "cuda"
+        self.dtype, self.enabled = dtype or torch.float16, enabled
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if self.enabled and name == "binary_cross_entropy":
+            raise RuntimeError("unsafe to autocast: binary_cross_entropy_with_logits is safe")
+        given = (args, dict(kwargs or {}))
+        kinds = {each.dtype for each in tree_iter(given) if isinstance(each, Tensor)} & REDUCED
+        to = None
+        if name in self.REDUCING:
+            to = self.dtype
+        elif name in self.SINGLE or (name in self.WIDEST and len(kinds) > 1):
+            to = torch.float32
+        if to and self.enabled:
+            given = tree_map_only(Tensor, lambda each: each.to(to) if each.dtype in REDUCED else each, given)
+        with torch._C.DisableTorchFunction():  # what it calls itself is as it is, and no outer one casts
+            return func(*given[0], **given[1])
+
+
 class _Event:
     def record(self) -> None: ...
 
@@ -227,6 +308,7 @@ def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[FakeGpu]:
     with ExitStack() as stack:
         for name, stub in stubs.items():
             stack.enter_context(patch.object(torch.cuda, name, stub))
+        stack.enter_context(patch("torch.autocast", CudaAutocast))
         stack.enter_context(patch.object(torch.inference_mode, "__enter__", _InferenceMode.enter))
         stack.enter_context(patch.object(torch.inference_mode, "__exit__", _InferenceMode.leave))
         for module in ("torch.optim.optimizer", "torch.nn.utils.clip_grad"):

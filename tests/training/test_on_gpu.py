@@ -103,6 +103,26 @@ def test_on_gpu__same_losses_and_detections_as_on_a_cpu(name: str) -> None:
             torch.testing.assert_close(here.boxes, there.boxes, rtol=1e-3, atol=0.05)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> None:
+    samples, found = make_batch(side_of(name), 2), []
+    for each in ("fp32", precision):
+        with fake_gpu(), torch.no_grad():
+            learner, _ = make_learner(name, gpu=True, precision=each)
+            torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
+            views = Batch.of(samples).samples(GPU)
+            with torch.autocast("cuda", learner.precision.dtype, learner.precision.dtype != torch.float32):
+                losses = learner.detector([view.pixels for view in views], views)
+                boxes = learner.detector.eval().detect([view.pixels for view in views])
+            assert isinstance(losses, dict)
+            assert all(loss.dtype == torch.float32 for loss in losses.values())
+            assert all(view.boxes.dtype == view.scores.dtype == torch.float32 for view in boxes)
+            found.append(sum(float(loss) for loss in losses.values()))
+    assert found[1] == pytest.approx(found[0], rel=0.05)
+    assert found[1] != found[0]
+
+
 @pytest.mark.parametrize(
     ("name", "waits"),
     [
@@ -152,10 +172,12 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer: str) -> None:
-    with fake_gpu():
+    with fake_gpu((7, 0) if precision == "fp16" else (8, 0)):
         learner, _ = make_learner(
             "yolox_nano", gpu=True, precision=precision, optimizer=optimizer, gradient_accumulation_step=2
         )
+        if precision == "fp16":  # some ten steps would pass before its scale is found
+            learner._scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
         before = [each.detach().clone().cpu() for each in learner.detector.parameters()]
         for _ in range(4):
             learner.learn(Batch.of(make_batch(128, 2)))
