@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import cast
 
 import numpy as np
@@ -14,6 +16,7 @@ from tilewise.data.decode import Picture, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.errors import UserError
+from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
 
@@ -22,6 +25,7 @@ class Oracle:
     """Reads from an image's first pixel where its object is."""
 
     classes = ("dot",)
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.asked = 0
@@ -51,6 +55,30 @@ def records(tmp_path: Path) -> Records:
 
 def oracle() -> Predictor:
     return cast(Predictor, Oracle())
+
+
+class Slow(Oracle):
+    """On a GPU, with four cores; decodes an image when three are being decoded, and the later the sooner."""
+
+    device = torch.device("cuda")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.three = Barrier(3)
+
+    def decode(self, image: bytes) -> Picture:
+        self.three.wait(timeout=30)
+        picture = super().decode(image)
+        time.sleep(0.1 - 0.001 * int(picture.pixels[0, 0, 0]))
+        return picture
+
+
+def test_evaluate__beside_a_gpu_several_threads_decode(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluating, "available_cores", lambda: 4)
+    metrics = evaluate(cast(Predictor, Slow()), records, Report("validation", 12), iou_threshold=0.75)
+    assert metrics is not None and metrics["AP"] == 1  # each with its own objects
 
 
 def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
