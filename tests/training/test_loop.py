@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import Detector
-from tilewise.training import loop
+from tilewise.training import loop, samples
 from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
 from tilewise.training.loop import train
 from tilewise.training.metric_lines import MetricLines
+from tilewise.training.samples import decode_record
 from tilewise.training.tiling import object_sizes
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
@@ -518,6 +520,31 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)
+
+
+def test_train__the_next_epoch_is_loaded_while_the_model_is_validated(
+    data: DataSet, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = tmp_path / "decoded"
+    decoded.touch()
+    found: list[int] = []
+
+    def noting(record: Record, factor: int) -> Any:
+        with decoded.open("a") as file:
+            file.write(f"{record.key}\n")
+        return decode_record(record, factor)
+
+    def waiting(*arguments: Any) -> Any:
+        end = time.monotonic() + (20 if not found else 1)  # there is no epoch after the second
+        while len(decoded.read_text().splitlines()) < 8 * (len(found) + 2) and time.monotonic() < end:
+            time.sleep(0.01)
+        found.append(len(decoded.read_text().splitlines()))
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(samples, "decode_record", noting)  # in the loader process, which is forked later
+    monkeypatch.setattr(loop, "evaluate", waiting)
+    trained = train(data, make_hp(number_of_epochs=2, num_workers=1), model_dir, LINES)
+    assert found == [16, 16] and [epoch["records"] for epoch in trained.epochs] == [8, 8]
 
 
 def test_views__sniper_asks_the_model_for_false_alarms_once(

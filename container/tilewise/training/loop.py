@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -182,6 +182,7 @@ class Run:
         self.best = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
         self.trained = Trained(hp=hp)
         self.progress = Progress()
+        self._ahead: Iterator[Batch | bytes] | None = None  # batches of the next epoch
         self.saved = self.resumed = False
         self.keeps_checkpoints = False
         self.checkpoints: Checkpoints | None = None
@@ -225,6 +226,7 @@ class Run:
         if not self.trained.stopped:
             if learns:
                 self.data.train.finish_pass()
+            self._load_ahead(epoch + 1)
             if self._validate(epoch, self.trained.epochs[-1]):
                 self.progress = Progress(epoch + 1)
             self.trained.stopped = self._stopping()
@@ -249,16 +251,27 @@ class Run:
             batches = len(self.loader)
         return -(-batches // self.hp.gradient_accumulation_step)
 
+    def _load(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
+        """The batches of an epoch, from one on; loader processes begin with them at once."""
+        assert self.loader.batch_sampler is not None
+        self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
+        self.loader.batch_sampler.start = start  # type: ignore[attr-defined]
+        return iter(self.loader)
+
+    def _load_ahead(self, epoch: int) -> None:
+        """Let loader processes begin with an epoch while the model is validated, if its views are known."""
+        known = not isinstance(self.data.train, Stream) and not self._looks_for_false_alarms(epoch)
+        self._ahead = self._load(epoch) if known and epoch < self.hp.number_of_epochs else None
+
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         done = self.progress
         self.learner.begin_epoch(done.batches)
-        assert self.loader.batch_sampler is not None
-        self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
-        self.loader.batch_sampler.start = done.batches  # type: ignore[attr-defined]
+        batches, self._ahead = self._ahead or self._load(epoch, done.batches), None
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
         silent = not (self.world.leads and sys.stderr.isatty())
-        for sent in tqdm(self.loader, desc=f"epoch {epoch}", unit="batch", leave=False, disable=silent):
+        total = None if isinstance(self.data.train, Stream) else len(self.loader)
+        for sent in tqdm(batches, f"epoch {epoch}", total, unit="batch", leave=False, disable=silent):
             if self._pipe_ended_early():
                 break
             batch = read_batch(sent)
@@ -303,17 +316,21 @@ class Run:
             Whether to go on; not when a request to stop came before all images were looked at.
 
         """
-        hp, train = self.hp, self.data.train
-        if not self.planner or isinstance(train, Stream):
+        if not self._looks_for_false_alarms(epoch):
             return True
-        if hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3):
-            alarms = find_false_alarms(
-                self._predictor(), train.records, train.report, hp.seed, self.should_stop
-            )
-            if self._stopping():
-                return False
-            self.planner.alarms = alarms
+        train = self.data.train
+        assert self.planner and isinstance(train, Split)
+        alarms = find_false_alarms(
+            self._predictor(), train.records, train.report, self.hp.seed, self.should_stop
+        )
+        if self._stopping():
+            return False
+        self.planner.alarms = alarms
         return True
+
+    def _looks_for_false_alarms(self, epoch: int) -> bool:
+        hp = self.hp
+        return hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3)
 
     def _predictor(self) -> Predictor:
         return Predictor(
