@@ -13,12 +13,10 @@ from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 from tilewise.models.anchor_generators import Anchors, DefaultBoxes
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.layers import BatchNorm
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 # Of each family the smallest: the others differ from it in depth and width only.
 SAME_BUT_LARGER = {
@@ -117,13 +115,6 @@ def test_step__in_mixed_precision_has_losses_and_boxes_in_single(name: str) -> N
     total, close = (torch.stack(list(each.values())).sum().item() for each in (exact, losses))
     assert close == pytest.approx(total, rel=0.05)
     assert all(each.boxes.dtype == each.scores.dtype == torch.float32 for each in found)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_norms__have_statistics_of_many_batches(name: str) -> None:
-    norms = [each for each in make_detector(name, side_of(name)).modules() if isinstance(each, _BatchNorm)]
-    assert bool(norms) == (name != "ssd_vgg16")
-    assert all(isinstance(norm, BatchNorm) and norm.momentum == 0.03 for norm in norms)
 
 
 @pytest.mark.parametrize("name", MODELS)

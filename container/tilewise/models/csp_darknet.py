@@ -17,7 +17,7 @@ class ConvBlock(nn.Module):
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = BatchNorm(out, eps=1e-3)
+        self.bn = BatchNorm(out, eps=1e-3, momentum=0.03)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of (B, channels, H, W)."""

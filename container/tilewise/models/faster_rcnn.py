@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
-from tilewise.models.layers import BatchNorm
 from tilewise.models.matching import BoxCoder, Matcher
 from tilewise.models.roi_align import RoIAlign
 from tilewise.models.roi_heads import RoIHeads, SinglePrecisionPredictor
@@ -39,12 +38,12 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     backbone_name = spec.name.removeprefix("fasterrcnn_").removesuffix("_fpn")
     if backbone_name == "mobilenet_v3_large":
         backbone = mobilenet_backbone(
-            backbone_name=backbone_name, weights=None, fpn=True, norm_layer=BatchNorm, trainable_layers=6
+            backbone_name=backbone_name, weights=None, fpn=True, norm_layer=nn.BatchNorm2d, trainable_layers=6
         )
         level_sizes: tuple[tuple[float, ...], ...] = (tuple(sizes),) * 3
     else:
         backbone = resnet_fpn_backbone(
-            backbone_name=backbone_name, weights=None, norm_layer=BatchNorm, trainable_layers=5
+            backbone_name=backbone_name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
         )
         level_sizes = tuple((size,) for size in sizes)
     dense = max(1000, 2 * spec.detections_per_view)

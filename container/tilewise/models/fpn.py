@@ -4,8 +4,6 @@ from torch import nn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tilewise.models.layers import BatchNorm
-
 
 def resnet_pyramid(resnet: str, stride_4_level: bool) -> nn.Module:
     """A ResNet with a feature pyramid of 256 channels, as one-stage detectors have it.
@@ -18,7 +16,7 @@ def resnet_pyramid(resnet: str, stride_4_level: bool) -> nn.Module:
     backbone: nn.Module = resnet_fpn_backbone(
         backbone_name=resnet,
         weights=None,
-        norm_layer=BatchNorm,
+        norm_layer=nn.BatchNorm2d,
         trainable_layers=5,
         returned_layers=[1, 2, 3, 4] if stride_4_level else [2, 3, 4],
         extra_blocks=LastLevelP6P7(256, 256),

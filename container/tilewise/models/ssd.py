@@ -188,7 +188,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
 
 
 def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
-    norm_layer = partial(BatchNorm, eps=0.001)
+    norm_layer = partial(BatchNorm, eps=0.001, momentum=0.03)
     features = mobilenet_v3_large(weights=None, norm_layer=norm_layer, reduced_tail=True).features
     strided = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
     backbone = SSDLiteFeatureExtractorMobileNet(features, strided[-1], norm_layer)
