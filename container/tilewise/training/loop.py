@@ -266,7 +266,8 @@ class Run:
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
         done = self.progress
         self.learner.begin_epoch(done.batches)
-        batches, self._ahead = self._ahead or self._load(epoch, done.batches), None
+        batches = self._load(epoch, done.batches) if self._ahead is None else self._ahead
+        self._ahead = None
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
         silent = not (self.world.leads and sys.stderr.isatty())
