@@ -522,6 +522,15 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)
 
 
+@pytest.mark.parametrize("given", [{}, {"tile_grid_size": "2x2"}, {"multi_scale": 1}])
+def test_train__without_random_windows(
+    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
+) -> None:
+    monkeypatch.setattr(samples, "random_view", lambda *_: pytest.fail("a random window"))
+    trained = train(data, make_hp(random_windows=0, **given), model_dir, LINES)
+    assert trained.epochs[0]["records"]
+
+
 def test_train__the_next_epoch_is_loaded_while_the_model_is_validated(
     data: DataSet, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

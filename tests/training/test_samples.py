@@ -41,6 +41,18 @@ def test_samples__chips_are_looked_at_as_they_are(tmp_path: Path) -> None:
     assert len(boxes) > 5
 
 
+def test_samples__without_random_windows_show_whole_images(record: Record, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 40)).save(tmp_path / "a.png")
+    record = replace(record, path=tmp_path / "a.png")
+    scaling = Scaling(min_size=20, max_size=60)
+    samples = TrainingSamples(Records([record]), scaling, random_windows=False)
+    width, height = scaling.size_of(record.width, record.height)
+    for seed in range(20):
+        sample = samples[0, None, seed]
+        assert isinstance(sample, Sample) and sample.pixels.shape == (3, height, width)
+        assert len(sample.boxes) == len(record.boxes)
+
+
 def test_random_view__is_no_larger_than_the_view(record: Record) -> None:
     scaling = Scaling(min_size=600, max_size=1333)
     view = View((5, 5, 25, 35), (400, 600))

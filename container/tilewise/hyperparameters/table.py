@@ -173,6 +173,15 @@ class Hyperparameters(BaseModel):
             azure=False,
         ),
     ]
+    random_windows: Annotated[
+        Flag,
+        Row(
+            "Model",
+            "Train on random crops and zoom-outs of whole images and tiles; 0: these are only mirrored and"
+            " recoloured, as the views of `snip` and `sniper` are.",
+            azure=True,
+        ),
+    ]
     stride_4_level: Annotated[
         Flag,
         Row(

@@ -14,6 +14,7 @@ _ONLY_WITH = {
     "negative_views_ratio": ("grid", "fixed", "snip", "sniper"),
     "negative_views": ("sniper",),
     "multi_scale": ("whole", "grid", "fixed"),
+    "random_windows": ("whole", "grid", "fixed"),
 }
 """The training_views that each of these has an effect with."""
 

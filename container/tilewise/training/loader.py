@@ -138,6 +138,7 @@ def make_loader(
     factors: Sequence[float] = (1.0,),
     world: World = ALONE,
     pinned: bool = False,
+    random_windows: bool = True,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -152,14 +153,15 @@ def make_loader(
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
         world: the processes that train together: each takes as many batches in an epoch.
         pinned: whether batches come in pinned memory, for a GPU.
+        random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
 
     """
     records = Records([]) if isinstance(split, Stream) else split.records
-    samples = TrainingSamples(records, scaling, min_visibility)
+    samples = TrainingSamples(records, scaling, min_visibility, random_windows)
     if planner is not None:
         once = planner.views == "whole" or isinstance(split, Stream)
         cache = 0 if once else _cache_bytes(workers, world)
-        random_windows = planner.views not in ("snip", "sniper")
+        random_windows = random_windows and planner.views not in ("snip", "sniper")
         samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
     if isinstance(split, Stream):

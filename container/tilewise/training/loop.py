@@ -173,6 +173,7 @@ class Run:
             size_factors(hp, spec),
             world,
             pinned=next(detector.parameters()).device.type == "cuda",
+            random_windows=hp.random_windows,
         )
         view_size = spec.scaling.size_of(1, 1)
         self.learner = Learner(detector, hp, self._expected_steps(), view_size, world)

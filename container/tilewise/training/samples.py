@@ -16,7 +16,7 @@ from tilewise.training.image_cache import ImageCache
 from tilewise.training.order import Item
 from tilewise.training.pipe_batches import PipeItem
 from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
-from tilewise.views.view import Scaling, View
+from tilewise.views.view import Scaling, View, whole_image
 
 
 class TrainingSamples(Dataset[Sample | tuple[str, str]]):
@@ -54,8 +54,10 @@ class TrainingSamples(Dataset[Sample | tuple[str, str]]):
         asked, view, seed = item
         record = asked if isinstance(asked, Record) else self.records[asked]
         rng = np.random.default_rng(seed)
-        if view is None or self.random_windows:
+        if self.random_windows:
             view = random_view(record, view, self.scaling, rng)
+        elif view is None:
+            (view,) = whole_image(record.width, record.height, self.scaling)
         # An image that other views need too is decoded whole, and kept.
         factor = 1 if self.images.capacity else view.reduction
         try:
