@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_iter, tree_map, tree_map_only
 
 GPU = torch.device("cuda", 0)
-REDUCED = {torch.float16, torch.bfloat16, torch.float32}
+FLOATS = {torch.float16, torch.bfloat16, torch.float32}
 PACKAGE = "/tilewise/"
 aten = torch.ops.aten
 
@@ -185,48 +185,26 @@ class CudaAutocast(TorchFunctionMode):
     """
 
     REDUCING = frozenset(
-        {"__matmul__", "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d"}
-        | {
-            "conv_transpose1d",
-            "conv_transpose2d",
-            "conv_transpose3d",
-            "einsum",
-            "linear",
-            "matmul",
-            "mm",
-            "mv",
-        }
-        | {"prelu", "scaled_dot_product_attention"}
+        """
+        __matmul__ addbmm addmm addmv addr baddbmm bmm conv1d conv2d conv3d conv_transpose1d
+        conv_transpose2d conv_transpose3d einsum linear matmul mm mv prelu
+        scaled_dot_product_attention
+        """.split()
     )
     SINGLE = frozenset(
-        {
-            "__pow__",
-            "__rdiv__",
-            "__rpow__",
-            "__rtruediv__",
-            "acos",
-            "asin",
-            "cosh",
-            "cosine_similarity",
-            "erfinv",
-        }
-        | {
-            "binary_cross_entropy_with_logits",
-            "cdist",
-            "cross_entropy",
-            "cumprod",
-            "cumsum",
-            "dist",
-            "exp",
-            "expm1",
-        }
-        | {"group_norm", "huber_loss", "kl_div", "l1_loss", "layer_norm", "log", "log10", "log1p", "log2"}
-        | {"log_softmax", "mse_loss", "nll_loss", "norm", "normalize", "pow", "prod", "reciprocal", "renorm"}
-        | {"roi_align", "rsqrt", "sinh", "smooth_l1_loss", "softmax", "softmin", "softplus", "sum", "tan"}
+        """
+        __pow__ __rdiv__ __rpow__ __rtruediv__ acos asin binary_cross_entropy_with_logits cdist cosh
+        cosine_similarity cross_entropy cumprod cumsum dist erfinv exp expm1 group_norm huber_loss
+        kl_div l1_loss layer_norm log log10 log1p log2 log_softmax mse_loss nll_loss norm normalize
+        pow prod reciprocal renorm roi_align rsqrt sinh smooth_l1_loss softmax softmin softplus sum
+        tan
+        """.split()
     )
     WIDEST = frozenset(
-        {"addcdiv", "addcmul", "atan2", "bilinear", "cat", "cross", "dot", "grid_sample", "index_put"}
-        | {"scatter_add", "stack", "tensordot"}
+        """
+        addcdiv addcmul atan2 bilinear cat cross dot grid_sample index_put scatter_add stack
+        tensordot
+        """.split()
     )
 
     def __init__(self, device_type: str, dtype: torch.dtype | None = None, enabled: bool = True):
@@ -241,14 +219,14 @@ class CudaAutocast(TorchFunctionMode):
         if self.enabled and name == "binary_cross_entropy":
             raise RuntimeError("unsafe to autocast: binary_cross_entropy_with_logits is safe")
         given = (args, dict(kwargs or {}))
-        kinds = {each.dtype for each in tree_iter(given) if isinstance(each, Tensor)} & REDUCED
+        kinds = {each.dtype for each in tree_iter(given) if isinstance(each, Tensor)} & FLOATS
         to = None
         if name in self.REDUCING:
             to = self.dtype
         elif name in self.SINGLE or (name in self.WIDEST and len(kinds) > 1):
             to = torch.float32
         if to and self.enabled:
-            given = tree_map_only(Tensor, lambda each: each.to(to) if each.dtype in REDUCED else each, given)
+            given = tree_map_only(Tensor, lambda each: each.to(to) if each.dtype in FLOATS else each, given)
         with torch._C.DisableTorchFunction():  # what it calls itself is as it is, and no outer one casts
             return func(*given[0], **given[1])
 
