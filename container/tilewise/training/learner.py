@@ -184,8 +184,7 @@ class Learner:
                 torch._foreach_div_(gradients, self._accumulated)
             self._scaler.unscale_(self.optimizer)
             norm = nn.utils.get_total_norm(gradients)
-            if not self._reads or norm > MAX_GRADIENT_NORM:
-                nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
+            self._clip(norm)
             self._check(norm)
             self._scaler.step(self.optimizer)
             # without float16 there is nothing to scale: the scale stays 1 also after a bad step
@@ -195,6 +194,15 @@ class Learner:
         self.optimizer.zero_grad()
         self.scheduler.step()
         self._accumulated = 0
+
+    def _clip(self, norm: Tensor) -> None:
+        """Have the gradients scaled down to the norm that is allowed; a fused optimizer does it as it steps."""
+        small = self._reads and norm <= MAX_GRADIENT_NORM
+        if self.optimizer.defaults.get("fused"):
+            divisor = None if small else (norm / MAX_GRADIENT_NORM).clamp(min=1)
+            self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # as GradScaler sets it
+        elif not small:
+            nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
 
     def _check(self, norm: Tensor) -> None:
         """Count the step as good or bad; without gradients the optimizer's step changes nothing."""

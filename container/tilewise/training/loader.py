@@ -21,7 +21,7 @@ from tilewise.machine import available_cores, memory_limit
 from tilewise.training.batch import Batch
 from tilewise.training.epoch import ViewBatches, ViewPlanner, one_view
 from tilewise.training.hand_out import HandOut, Receiver
-from tilewise.training.order import Item, images_in, measure_order, pool_size
+from tilewise.training.order import Item, decoded_bytes, images_in, measure_order, pool_size
 from tilewise.training.pipe_batches import PipeBatches, PipeItem, ReceivedBatches
 from tilewise.training.samples import TrainingSamples
 from tilewise.training.world import ALONE, World
@@ -35,7 +35,7 @@ SMALL_SHM = 256 * 1024 * 1024
 
 
 CACHE_SHARE = 0.25
-"""Of the memory, for decoded images of which several views are needed: those of all loaders of a host."""
+"""Of the memory, for decoded images, if epochs need them again: those of all loaders of a host."""
 
 
 class WholeBatches(Sampler[list[Item]]):
@@ -157,12 +157,12 @@ def make_loader(
 
     """
     records = Records([]) if isinstance(split, Stream) else split.records
-    samples = TrainingSamples(records, scaling, min_visibility, random_windows)
-    if planner is not None:
-        once = planner.views == "whole" or isinstance(split, Stream)
-        cache = 0 if once else _cache_bytes(workers, world)
-        random_windows = random_windows and planner.views not in ("snip", "sniper")
-        samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
+    cache = _cache_bytes(workers, world)
+    once = planner is None or planner.views == "whole"  # in an epoch: only where all stay decoded it pays
+    if isinstance(split, Stream) or (once and decoded_bytes(records.sizes) > cache):
+        cache = 0
+    random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
+    samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
     if isinstance(split, Stream):
         draw = one_view if planner is None else partial(one_view, planner=planner)
@@ -172,7 +172,8 @@ def make_loader(
     else:
         # All processes draw the same order, also where their hosts have other numbers of cores.
         lanes = split.shard.count * world.smallest(max(1, workers))
-        views = _view_batches(records, planner, batch_size, lanes, samples.images.capacity, factors, seed)
+        of_several = 0 if once else cache
+        views = _view_batches(records, planner, batch_size, lanes, of_several, factors, seed)
         batches = _dealt(views, split.shard, world)
     return loader_of(batches, samples, workers, pinned)
 
