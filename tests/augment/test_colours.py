@@ -52,6 +52,14 @@ def test_change_colours__as_torchvision(
     assert (change(pixels, {number}, share).int() - expected.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_change_colours__same_for_pixels_with_colours_last(seed: int) -> None:
+    pixels = noise(60, 190)
+    colours_last = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    one, other = (change_colours(each, np.random.default_rng(seed)) for each in (pixels, colours_last))
+    assert torch.equal(one, other)
+
+
 def test_change_colours__one_after_the_other() -> None:
     pixels = noise(100, 150)
     expected = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(pixels, 1.1), 1.4), 1.4)

@@ -177,6 +177,28 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
     assert len(decoded) == 6 + 30
 
 
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize(("images", "decodes"), [(6, 6), (5, 18)])
+def test_loader__whole_images_stay_decoded_where_all_fit(
+    images: int, decodes: int, planned: bool, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records([replace(record, width=60, height=40) for record in records.select(range(6))])
+    calls: list[str] = []
+
+    def decode(record: Record, factor: int) -> Picture:
+        calls.append(record.key)
+        return Picture.whole(torch.zeros((3, 40, 60), dtype=torch.uint8))
+
+    monkeypatch.setattr(samples_module, "decode_record", decode)
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * images * 3 * 40 * 60)
+    planner = ViewPlanner("whole", Tiling(), Scaling(square=32)) if planned else None
+    loader = make_loader(Split(records, Report("train")), Scaling(square=32), 3, 0, 0, planner=planner)
+    for epoch in range(3):
+        loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        assert sum(len(read_batch(batch)) for batch in loader) == 6
+    assert len(calls) == decodes
+
+
 @pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])
 def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
     workers: int, processes: int, images: int, records: Records, monkeypatch: pytest.MonkeyPatch

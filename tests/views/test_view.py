@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tilewise.views.view import FILL, Scaling, View, whole_image
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2 import functional as F
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -95,6 +96,20 @@ def test_pixels__scaled_to_the_size(window: tuple[int, int, int, int], width: in
     pixels = View(window, (width, height)).pixels_from_image(colour)
     assert pixels.shape == (3, height, width)
     assert (pixels.int() - torch.tensor(FILL).view(3, 1, 1)).abs().max() <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(small_windows(), st.integers(2, 50), st.integers(2, 50), st.booleans())
+def test_pixels__scaled_after_what_is_outside_is_filled(
+    window: tuple[int, int, int, int], width: int, height: int, colours_last: bool
+) -> None:
+    image = picture(16, 24)
+    if colours_last:
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    x0, y0, x1, y1 = window
+    unscaled = View(window, (x1 - x0, y1 - y0)).pixels_from_image(image)
+    pixels = View(window, (width, height)).pixels_from_image(image)
+    assert (pixels.int() - F.resize(unscaled.contiguous(), [height, width]).int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ class WeightAverage:
 
     After the n-th step the average keeps ``decay * (1 - exp(-n / 2000))`` of itself, as YOLOX has it
     (arXiv 2107.08430, its published code): a young average forgets where it began. Of :data:`EVERY` steps it
-    takes in the last, with the share of all. Not PyTorch's ``AveragedModel``, which has its counter of steps on
-    the GPU, where reading it would stop the GPU.
+    takes in the last, with the share of all. Not PyTorch's ``AveragedModel``, which has its counter of steps
+    on the GPU, where reading it would stop the GPU.
 
     Args:
         detector: to average, on its device; it is copied as it is.

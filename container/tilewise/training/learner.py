@@ -196,7 +196,7 @@ class Learner:
         self._accumulated = 0
 
     def _clip(self, norm: Tensor) -> None:
-        """Have the gradients scaled down to the norm that is allowed; a fused optimizer does it as it steps."""
+        """Scale the gradients down to the norm that is allowed; a fused optimizer does so as it steps."""
         small = self._reads and norm <= MAX_GRADIENT_NORM
         if self.optimizer.defaults.get("fused"):
             divisor = None if small else (norm / MAX_GRADIENT_NORM).clamp(min=1)
