@@ -22,6 +22,7 @@ from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.training import loop  # noqa: E402
+from tilewise.training.batch import Batch  # noqa: E402
 from tilewise.training.cpu import tune_cpu  # noqa: E402
 from tilewise.training.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.loader import read_batch  # noqa: E402
@@ -65,10 +66,18 @@ class TrainSpeed:
         self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(
             map(len, self.ready)
         )
+        self._learnt: list[Batch] = []
+        self._learn = self.job.learner.learn
+        self.job.learner.learn = self._keep_and_learn  # type: ignore[method-assign]
         self._epoch = 0
+
+    def _keep_and_learn(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self._learnt.append(batch)
+        return self._learn(batch)
 
     def loop(self, batches: int) -> tuple[int, float]:
         """Images and seconds of so many batches of `train`'s loop, loading and losses' means included."""
+        self._learnt = []
         left = iter(range(batches - 1))
         self.job.should_stop = lambda: next(left, None) is None
         start = time.perf_counter()
@@ -79,8 +88,13 @@ class TrainSpeed:
         return int(facts["records"]), time.perf_counter() - start
 
     def bare(self, batches: int) -> tuple[int, float]:
-        """The same of forward, backward and the optimizer alone, on tensors that are there."""
+        """The same of forward, backward and the optimizer alone, on tensors that are there.
+
+        They are those that the loop learnt from last: batches of other images have other sizes.
+        """
         learner, images = self.job.learner, 0
+        if self._learnt:
+            self.ready = [batch.samples(self.device) for batch in self._learnt]
         dtype = learner.precision.dtype
         self.detector.train()
         wait(self.device)

@@ -46,7 +46,7 @@ def test_average__takes_in_several_steps_at_once() -> None:
     for _ in range(4 * EVERY + 1):
         before = average.state_dict()["detector"]["network.0.weight"].clone()
         with torch.no_grad():
-            detector.network[0].weight.add_(0.01)  # type: ignore[index,operator]
+            detector.network[0].weight.add_(0.01)  # type: ignore[index]
         average.update()
         passes += not torch.equal(average.state_dict()["detector"]["network.0.weight"], before)
         slow.update()
@@ -54,7 +54,7 @@ def test_average__takes_in_several_steps_at_once() -> None:
     assert passes == 4
     taken, exact = average.detector.network[0].weight, slow.detector.network[0].weight  # type: ignore[index]
     lag = detector.network[0].weight - exact  # type: ignore[index]
-    assert ((taken - exact).abs() < 0.4 * lag).all()  # type: ignore[operator]
+    assert ((taken - exact).abs() < 0.4 * lag).all()
 
 
 def test_average__goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
@@ -63,7 +63,7 @@ def test_average__goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
     resumed = WeightAverage(detector, 0.9)
     for step in range(EVERY + 2):
         with torch.no_grad():
-            detector.network[0].weight.mul_(1.1)  # type: ignore[index,operator]
+            detector.network[0].weight.mul_(1.1)  # type: ignore[index]
         for each in (average, resumed):
             each.update()
         if step == 1:

@@ -199,6 +199,25 @@ def test_loader__whole_images_stay_decoded_where_all_fit(
     assert len(calls) == decodes
 
 
+def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records([replace(record, width=600, height=400) for record in records])
+    factors = []
+
+    def decode(record: Record, factor: int) -> Picture:
+        factors.append(factor)
+        pixels = torch.zeros((3, 400 // factor, 600 // factor), dtype=torch.uint8)
+        return Picture(pixels, 600, 400, factor)
+
+    monkeypatch.setattr(samples_module, "decode_record", decode)
+    split = Split(records, Report("train"))
+    loader = make_loader(split, Scaling(square=48), 7, 0, 0, random_windows=False)
+    for _ in range(2):
+        assert [len(read_batch(batch)) for batch in loader] == [7]
+    assert factors == [8] * 14
+
+
 @pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])
 def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
     workers: int, processes: int, images: int, records: Records, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ from tilewise.training.pipe_batches import PipeBatches, PipeItem, ReceivedBatche
 from tilewise.training.samples import TrainingSamples
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import MIN_VISIBILITY, Sample
-from tilewise.views.view import Scaling, View
+from tilewise.views.view import Scaling, View, whole_image
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +158,8 @@ def make_loader(
     """
     records = Records([]) if isinstance(split, Stream) else split.records
     cache = _cache_bytes(workers, world)
-    once = planner is None or planner.views == "whole"  # in an epoch: only where all stay decoded it pays
-    if isinstance(split, Stream) or (once and decoded_bytes(records.sizes) > cache):
+    once = planner is None or planner.views == "whole"
+    if isinstance(split, Stream) or (once and not _stay_decoded(records, scaling, cache)):
         cache = 0
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
     samples = TrainingSamples(records, scaling, min_visibility, random_windows, cache)
@@ -176,6 +176,16 @@ def make_loader(
         views = _view_batches(records, planner, batch_size, lanes, of_several, factors, seed)
         batches = _dealt(views, split.shard, world)
     return loader_of(batches, samples, workers, pinned)
+
+
+def _stay_decoded(records: Records, scaling: Scaling, cache_bytes: int) -> bool:
+    """Whether images that an epoch sees once are kept for the next: if all fit.
+
+    But not those so large that they are decoded at a fraction of their size, which is as fast.
+    """
+    width, height = np.median(records.sizes, axis=0).astype(int).tolist()
+    (view,) = whole_image(width, height, scaling)
+    return decoded_bytes(records.sizes) <= cache_bytes and view.reduction == 1
 
 
 def _cache_bytes(workers: int, world: World) -> int:
