@@ -29,8 +29,6 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     Returns:
         New pixels; or those given, where nothing was drawn.
 
-    Colour planes in a row are what the product is fast with; pixels as they are decoded have colours last.
-
     """
     brightness, contrast, saturation = (
         _drawn(rng, limits, otherwise=1.0) for limits in (BRIGHTNESS, CONTRAST, SATURATION)
@@ -38,6 +36,7 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     hue = _drawn(rng, HUE, otherwise=0.0)
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return pixels
+    # planes, which the product is fast with: images are decoded with their colours last
     colours = pixels.to(torch.float32, memory_format=torch.contiguous_format).view(3, -1)
     mean_grey = brightness * float(GREY @ colours.mean(dim=1).numpy())
     grey_of_all = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
