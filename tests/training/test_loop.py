@@ -27,9 +27,8 @@ from tilewise.training.false_alarms import find_false_alarms
 from tilewise.training.fit_spec import fit_spec
 from tilewise.training.loop import train
 from tilewise.training.metric_lines import MetricLines
-from tilewise.training.samples import decode_record
 from tilewise.training.tiling import object_sizes
-from tilewise.views.sample import Sample
+from tilewise.views.sample import Sample, make_sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -534,23 +533,23 @@ def test_train__without_random_windows(
 def test_train__the_next_epoch_is_loaded_while_the_model_is_validated(
     data: DataSet, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decoded = tmp_path / "decoded"
-    decoded.touch()
+    loaded = tmp_path / "loaded"
+    loaded.touch()
     found: list[int] = []
 
-    def noting(record: Record, factor: int) -> Any:
-        with decoded.open("a") as file:
-            file.write(f"{record.key}\n")
-        return decode_record(record, factor)
+    def noting(*arguments: Any) -> Any:
+        with loaded.open("a") as file:
+            file.write("a view\n")
+        return make_sample(*arguments)
 
     def waiting(*arguments: Any) -> Any:
         end = time.monotonic() + (20 if not found else 1)  # there is no epoch after the second
-        while len(decoded.read_text().splitlines()) < 8 * (len(found) + 2) and time.monotonic() < end:
+        while len(loaded.read_text().splitlines()) < 8 * (len(found) + 2) and time.monotonic() < end:
             time.sleep(0.01)
-        found.append(len(decoded.read_text().splitlines()))
+        found.append(len(loaded.read_text().splitlines()))
         return evaluate(*arguments)
 
-    monkeypatch.setattr(samples, "decode_record", noting)  # in the loader process, which is forked later
+    monkeypatch.setattr(samples, "make_sample", noting)  # in the loader process, which is forked later
     monkeypatch.setattr(loop, "evaluate", waiting)
     trained = train(data, make_hp(number_of_epochs=2, num_workers=1), model_dir, LINES)
     assert found == [16, 16] and [epoch["records"] for epoch in trained.epochs] == [8, 8]
