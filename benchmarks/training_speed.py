@@ -25,7 +25,6 @@ from tilewise.training import loop  # noqa: E402
 from tilewise.training.batch import Batch  # noqa: E402
 from tilewise.training.cpu import tune_cpu  # noqa: E402
 from tilewise.training.fit_spec import fit_spec  # noqa: E402
-from tilewise.training.loader import read_batch  # noqa: E402
 from tilewise.training.metric_lines import MetricLines  # noqa: E402
 from tilewise.training.resume import Progress  # noqa: E402
 from tilewise.training.world import ALONE  # noqa: E402
@@ -44,11 +43,10 @@ class TrainSpeed:
     Args:
         data: to train on.
         raw: the job's hyperparameters.
-        ready: so many batches are kept for the bare step.
 
     """
 
-    def __init__(self, data: DataSet, raw: dict[str, Any], ready: int = 4):
+    def __init__(self, data: DataSet, raw: dict[str, Any]):
         torch.manual_seed(0)
         hp = parse_hyperparameters({"use_pretrained_model": 0, "number_of_epochs": 1000} | raw)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,16 +58,17 @@ class TrainSpeed:
         lines = MetricLines("benchmark")
         self.job = loop.Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
         self.device, self.hp, self.detector = device, hp, detector
-        self.ready = [read_batch(batch).samples(device) for batch in islice(self.job.loader, ready)]
         for _ in self.job.loader:
             pass  # the first epoch is another one: images that stay decoded are decoded there
-        self.pixels = sum(each.pixels[0].numel() for batch in self.ready for each in batch) / sum(
-            map(len, self.ready)
-        )
         self._learnt: list[Batch] = []
         self._learn = self.job.learner.learn
         self.job.learner.learn = self._keep_and_learn  # type: ignore[method-assign]
         self._epoch = 0
+
+    @property
+    def pixels(self) -> float:
+        """Of a view, on average over the batches that :meth:`loop` learnt from last."""
+        return sum(batch.area for batch in self._learnt) / sum(map(len, self._learnt))
 
     def _keep_and_learn(self, batch: Batch) -> dict[str, torch.Tensor]:
         self._learnt.append(batch)
@@ -90,16 +89,15 @@ class TrainSpeed:
     def bare(self, batches: int) -> tuple[int, float]:
         """The same of forward, backward and the optimizer alone, on tensors that are there.
 
-        They are those that the loop learnt from last: batches of other images have other sizes.
+        They are those that :meth:`loop`, which comes first, learnt from last: others have other sizes.
         """
         learner, images = self.job.learner, 0
-        if self._learnt:
-            self.ready = [batch.samples(self.device) for batch in self._learnt]
+        ready = [batch.samples(self.device) for batch in self._learnt]
         dtype = learner.precision.dtype
         self.detector.train()
         wait(self.device)
         start = time.perf_counter()
-        for samples in islice(cycle(self.ready), batches):
+        for samples in islice(cycle(ready), batches):
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 losses = self.detector([each.pixels for each in samples], samples)
             assert isinstance(losses, dict)
