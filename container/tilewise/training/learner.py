@@ -18,7 +18,7 @@ from tilewise.training.batch import Batch
 from tilewise.training.compiling import compile_convolutions
 from tilewise.training.memory import StepMemory
 from tilewise.training.optimizer import make_optimizer
-from tilewise.training.precision import choose_precision
+from tilewise.training.precision import choose_precision, keep_depthwise_in_float32
 from tilewise.training.schedule import Scheduler
 from tilewise.training.world import ALONE, World
 from tilewise.views.sample import Sample
@@ -63,7 +63,9 @@ class Learner:
         self.view_size = view_size
         self.detector, self.hp, self.world = detector, hp, world
         self.device = next(detector.parameters()).device
-        self.precision = choose_precision(hp.precision, self.device, detector)
+        self.precision = choose_precision(hp.precision, self.device)
+        if self.device.type == "cpu":
+            keep_depthwise_in_float32(detector)
         self.optimizer = make_optimizer(detector, hp)
         self._parameters = list(detector.parameters())  # a walk through all modules takes a millisecond
         self.scheduler = Scheduler(self.optimizer, hp, steps_per_epoch)
