@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,31 @@ def test_available_memory__is_what_the_container_leaves(
     monkeypatch.setattr(machine, "MEMORY", cgroup / "meminfo")
     fill(cgroup, files)
     assert machine.available_memory() == left
+
+
+THREAD = """
+import resource, sys, threading
+from tilewise.machine import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * int(sys.argv[2])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] != "default":
+    keep_freed_memory(256 << 20, one_heap=sys.argv[1] == "one heap")
+thread = threading.Thread(target=lambda: print([faults() for _ in range(3)][-1]))
+thread.start()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kept", "megabytes", "again"),
+    [("default", 96, False), ("kept", 96, False), ("one heap", 96, True), ("one heap", 300, False)],
+)
+def test_keep_freed_memory__in_a_thread(kept: str, megabytes: int, again: bool) -> None:
+    command = [sys.executable, "-c", THREAD, kept, str(megabytes << 20)]
+    environ = os.environ | {"PYTHONPATH": str(Path(machine.__file__).parents[1])}
+    faults = int(subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout)
+    assert (faults < 100) == again

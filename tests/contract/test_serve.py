@@ -62,6 +62,12 @@ class Server:
     def invoke(self, body: bytes, content_type: str = "application/x-image", accept: str = "*/*") -> Answer:
         return self.request("POST", "/invocations", body, Content_Type=content_type, Accept=accept)
 
+    def page_faults(self) -> int:
+        """Of the worker, since it began: pages of memory that it got."""
+        pid = self.process.pid
+        (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[7])
+
     def wait_until_ready(self) -> list[int]:
         """Ping until 200. Returns what the pings before it got, 0 for a refused connection."""
         statuses: list[int] = []
@@ -176,6 +182,16 @@ def test_invocations__refused(
 def test_invocations__chunks_over_the_limit(server: Server) -> None:
     chunks = (bytes(1024 * 1024) for _ in range(30))
     assert server.request("POST", "/invocations", chunks, Content_Type="image/jpeg")[0] == 413
+
+
+def test_invocations__use_memory_again(server: Server) -> None:
+    image = encoded("JPEG", 1600, 1200)
+    for _ in range(3):
+        server.invoke(image)
+    before = server.page_faults()
+    for _ in range(10):
+        assert server.invoke(image)[0] == 200
+    assert server.page_faults() - before < 10 * 500
 
 
 def test_other_paths__small_json(server: Server) -> None:

@@ -15,6 +15,7 @@ from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.views.tiling import AS_TRAINED
 
 TILE_ARGUMENTS = {
@@ -60,6 +61,7 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
         return lambda image: ask_endpoint(url, image)
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
+    keep_freed_memory(OF_VIEWS)
     return Predictor.load(arguments.model, tiles).predict
 
 

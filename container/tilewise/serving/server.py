@@ -15,7 +15,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from tilewise.errors import UserError
-from tilewise.machine import available_cores
+from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory
 from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
@@ -90,6 +90,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return USAGE_ERROR
     os.environ.update(thread_caps(os.environ, settings.workers, available_cores()))
+    keep_freed_memory(OF_VIEWS, one_heap=True)
     _configure_logging(settings.log_level)
     try:
         Server(settings).run()
