@@ -82,8 +82,8 @@ def keep_freed_memory(largest: int, one_heap: bool = False) -> None:
     """Let this process keep memory that is freed, and use it again; so do those that it forks.
 
     By default glibc gives back what large tensors had: the next step, or the next image, maps it anew, and
-    its pages are zeroed and faulted in again, which takes a fifth of a prediction's time. Without glibc
-    nothing changes.
+    its pages are zeroed and faulted in again, a tenth of a prediction's time and more
+    (benchmarks/endpoint.py). Without glibc nothing changes.
 
     Args:
         largest: bytes; what is larger still goes back when it is freed.
