@@ -184,7 +184,11 @@ def test_accumulation__two_batches_of_two_are_one_of_four(
         folder.mkdir()
         stand_in(monkeypatch, StandIn())
         hp = make_hp(
-            training_batch_size=size, gradient_accumulation_step=steps, number_of_epochs=3, learning_rate=0.1
+            training_batch_size=size,
+            gradient_accumulation_step=steps,
+            number_of_epochs=3,
+            learning_rate=0.1,
+            precision="fp32",
         )
         train(data, hp, folder, LINES)
         weights.append(saved(folder))
