@@ -51,6 +51,7 @@ class Endpoint:
         environ = {
             "SAGEMAKER_BASE_DIR": str(base),
             "SAGEMAKER_BIND_TO_PORT": str(port),
+            "SAGEMAKER_MODEL_SERVER_WORKERS": "1",
             "PYTHONPATH": str(ROOT / "container"),
         }
         self.process = subprocess.Popen(

@@ -40,6 +40,7 @@ class Server:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(NAMES)}
         environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
         environ["OMP_NUM_THREADS"] = "1"  # more would wait for each other on a machine that is busy
+        environ["SAGEMAKER_MODEL_SERVER_WORKERS"] = "1"  # also where there are many cores
         environ |= {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(self.port)} | variables
         self.log_path = workspace / "log"
         with self.log_path.open("wb") as log:
