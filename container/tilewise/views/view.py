@@ -135,9 +135,15 @@ def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
         return pixels.clone()
     if pixels.numel() > BAND_BYTES:
         rows = max(1, BAND_BYTES // (3 * pixels.shape[2]))
-        bands = pixels.split(rows, dim=1)
-        pixels = torch.cat([F.resize(band, [band.shape[1], width]) for band in bands], dim=1)
-    scaled: Tensor = F.resize(pixels, [height, width], antialias=True)
+        bands = [_resize(band, width, band.shape[1]) for band in pixels.split(rows, dim=1)]
+        pixels = torch.cat([band.permute(1, 2, 0) for band in bands]).permute(2, 0, 1)
+    return _resize(pixels, width, height)
+
+
+def _resize(pixels: Tensor, width: int, height: int) -> Tensor:
+    # a window's rows lie apart in its image's memory: PyTorch scales them twice as fast side by side
+    side_by_side = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    scaled: Tensor = F.resize(side_by_side, [height, width], antialias=True)
     return scaled
 
 
