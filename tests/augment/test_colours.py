@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -92,6 +93,10 @@ def test_hue__same_direction_as_torchvision_and_back() -> None:
 def test_change_colours__nothing_drawn_is_nothing_done() -> None:
     pixels = noise()
     assert change(pixels, set(), 0.3) is pixels
+
+
+def test_change_colours__in_one_thread() -> None:
+    assert cv2.getNumThreads() == 1  # loader processes are one for each core
 
 
 @settings(max_examples=50, deadline=None)
