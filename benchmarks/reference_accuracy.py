@@ -111,9 +111,10 @@ def main() -> None:
     prepare(None)
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     model = chosen.get("model_name", SSDLITE["model_name"])
-    if model not in CONTENDERS:
+    if "torchvision" in arguments.sides and model not in CONTENDERS:
         parser.error(f"torchvision has no such model: {model}; there are {', '.join(CONTENDERS)}")
-    raw = SSDLITE | EQUAL | CONTENDERS[model][1] | chosen
+    settings = CONTENDERS[model][1] if model in CONTENDERS else {}
+    raw = SSDLITE | EQUAL | settings | chosen
     raw["evaluation_frequency"] = raw["number_of_epochs"]
     if scaling_of(model) == "sides":
         del raw["image_size"]
