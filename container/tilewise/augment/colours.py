@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+cv2.setNumThreads(0)  # loader processes are one per core, and may be forked from one that has used OpenCV
+
 BRIGHTNESS, CONTRAST, SATURATION = (0.875, 1.125), (0.5, 1.5), (0.5, 1.5)
 HUE = (-0.05, 0.05)
 """The ranges are those of torchvision's RandomPhotometricDistort; hue in turns of the circle."""
-
-cv2.setNumThreads(0)  # loader processes are one per core, and may be forked from one that has used OpenCV
 
 GREY = np.array([0.299, 0.587, 0.114])
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
