@@ -84,7 +84,7 @@ def border_scene(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
 
 def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Detections, Tensor]:
     """What a detector of middling quality finds in a view; its boxes that are cut, by side."""
-    whole = view.boxes_from_image(boxes)
+    whole = torch.from_numpy(view.boxes_from_image(boxes.numpy()))
     limits = torch.tensor([*view.size, *view.size], dtype=torch.float32)
     clipped = torch.minimum(whole.clamp(min=0), limits)
     sides = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0)
@@ -97,7 +97,8 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
     quality = (0.35 + 0.5 * share.sqrt() * (size / 60).clamp(max=1))[seen]
     scores = (quality + torch.from_numpy(rng.normal(0, 0.1, len(found))).float()).clamp(0.05, 0.99)
     cut = cut_sides(found, view, WIDTH, HEIGHT)
-    return Detections(view.boxes_to_image(found), scores, labels[seen]), cut
+    in_image = torch.from_numpy(view.boxes_to_image(found.numpy()))
+    return Detections(in_image, scores, labels[seen]), cut
 
 
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
-    {"errors", "detections"},
+    {"arrays", "detections", "errors"},
     {"hyperparameters", "machine", "platform", "views"},
     {"data", "augment", "models"},
     {"training", "evaluation", "inference"},

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tilewise.arrays import Float32
 from tilewise.augment.window import MIN_SHARES, SSD_WINDOWS, TILE_WINDOWS, Variety, Window, random_window
-from tilewise.data.records import Float32
 
 
 def random_boxes(count: int, width: int, height: int, rng: np.random.Generator) -> Float32:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +13,8 @@ IMAGE = torch.zeros(3, 100, 200, dtype=torch.uint8)
 
 def look(view: View, *boxes: tuple[float, ...], ignored: bool = False) -> Sample:
     count = len(boxes)
-    targets = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return make_sample(IMAGE, targets, torch.arange(count) + 5, torch.full((count,), ignored), view)
+    targets = np.array(boxes, np.float32).reshape(-1, 4)
+    return make_sample(IMAGE, targets, np.arange(count) + 5, np.full(count, ignored), view)
 
 
 def test_make_sample__boxes_in_the_frame_of_the_view() -> None:
@@ -74,21 +75,22 @@ def test_make_sample__properties(
 ) -> None:
     x, y, wide, high = window
     view = View((x, y, x + wide, y + high), (width, height))
-    generator = torch.Generator().manual_seed(seed)
-    corners = torch.rand(20, 2, 2, generator=generator) * torch.tensor([200.0, 100.0])
-    boxes = torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
-    crowd = torch.rand(20, generator=generator) < 0.2
-    sample = make_sample(IMAGE, boxes, torch.arange(20), crowd, view)
+    rng = np.random.default_rng(seed)
+    corners = rng.random((20, 2, 2)) * (200, 100)
+    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1).astype(np.float32)
+    crowd = rng.random(20) < 0.2
+    sample = make_sample(IMAGE, boxes, np.arange(20), crowd, view)
     limits = torch.tensor([width, height, width, height])
     assert (sample.boxes >= 0).all() and (sample.boxes <= limits).all()
     assert (sample.boxes[:, 2:] - sample.boxes[:, :2] >= 1).all()
-    original = boxes[sample.labels]
-    back = view.boxes_to_image(sample.boxes)
+    ignored, labels = sample.ignored.numpy(), sample.labels.numpy()
+    original = boxes[labels]
+    back = view.boxes_to_image(sample.boxes.numpy())
     assert (back >= original - 0.01)[:, :2].all() and (back <= original + 0.01)[:, 2:].all()
-    share = (back[:, 2:] - back[:, :2]).prod(dim=1) / (original[:, 2:] - original[:, :2]).prod(dim=1)
-    assert (share[~sample.ignored] > MIN_VISIBILITY - 0.01).all()
-    assert (share[sample.ignored & ~crowd[sample.labels]] < MIN_VISIBILITY + 0.01).all()
-    assert sample.ignored[crowd[sample.labels]].all()
+    share = (back[:, 2:] - back[:, :2]).prod(axis=1) / (original[:, 2:] - original[:, :2]).prod(axis=1)
+    assert (share[~ignored] > MIN_VISIBILITY - 0.01).all()
+    assert (share[ignored & ~crowd[labels]] < MIN_VISIBILITY + 0.01).all()
+    assert ignored[crowd[labels]].all()
 
 
 def test_make_sample__ignores_sizes_that_the_view_does_not_answer_for() -> None:
@@ -104,9 +106,9 @@ def test_make_sample__by_a_given_visibility(share: float, ignored: bool) -> None
     view = View((50, 20, 150, 70), (200, 100))
     sample = make_sample(
         IMAGE,
-        torch.tensor([[40.0, 10, 60, 30]]),  # a quarter of it is in the window
-        torch.tensor([0]),
-        torch.tensor([False]),
+        np.array([[40, 10, 60, 30]], np.float32),  # a quarter of it is in the window
+        np.array([0]),
+        np.array([False]),
         view,
         min_visibility=share,
     )

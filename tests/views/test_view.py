@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -37,22 +38,21 @@ def small_windows(draw: st.DrawFn) -> tuple[int, int, int, int]:
 @settings(max_examples=200, deadline=None)
 @given(views(), st.integers(0, 2**32))
 def test_boxes__round_trip(view: View, seed: int) -> None:
-    boxes = torch.rand(8, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 9000 - 1000
-    assert torch.allclose(view.boxes_to_image(view.boxes_from_image(boxes)), boxes, rtol=0, atol=1e-6)
-    assert torch.allclose(view.boxes_from_image(view.boxes_to_image(boxes)), boxes, rtol=1e-6, atol=1e-6)
-    single = boxes.float()
-    again = view.boxes_to_image(view.boxes_from_image(single))
-    assert again.dtype == torch.float32
-    assert torch.allclose(again, single, rtol=0, atol=0.02)
+    boxes = (np.random.default_rng(seed).random((8, 4)) * 9000 - 1000).astype(np.float32)
+    again = view.boxes_to_image(view.boxes_from_image(boxes))
+    assert again.dtype == view.boxes_from_image(boxes).dtype == np.float32
+    assert np.allclose(again, boxes, rtol=0, atol=0.02)
+    in_view = view.boxes_to_image(boxes)
+    assert np.allclose(view.boxes_from_image(in_view), boxes, rtol=1e-4, atol=0.004 * max(view.scale))
 
 
 @settings(max_examples=100, deadline=None)
 @given(views())
 def test_boxes__window_becomes_the_whole_view(view: View) -> None:
-    window = torch.tensor([view.window], dtype=torch.float32)
-    whole = torch.tensor([[0.0, 0.0, *view.size]])
-    assert torch.allclose(view.boxes_from_image(window), whole, atol=1e-2)
-    assert torch.allclose(view.boxes_to_image(whole), window, atol=1e-2)
+    window = np.array([view.window], np.float32)
+    whole = np.array([[0, 0, *view.size]], np.float32)
+    assert np.allclose(view.boxes_from_image(window), whole, atol=1e-2)
+    assert np.allclose(view.boxes_to_image(whole), window, atol=1e-2)
     assert view.scale == pytest.approx(
         (view.size[0] / (view.window[2] - view.window[0]), view.size[1] / (view.window[3] - view.window[1]))
     )
@@ -60,15 +60,15 @@ def test_boxes__window_becomes_the_whole_view(view: View) -> None:
 
 def test_boxes__golden() -> None:
     view = View((100, 50, 300, 150), (400, 100))
-    boxes = torch.tensor([[100.0, 50, 300, 150], [150, 60, 160, 90], [90, 40, 110, 60]])
-    wanted = torch.tensor([[0.0, 0, 400, 100], [100, 10, 120, 40], [-20, -10, 20, 10]])
-    assert torch.equal(view.boxes_from_image(boxes), wanted)
-    assert torch.equal(view.boxes_to_image(wanted), boxes)
+    boxes = np.array([[100, 50, 300, 150], [150, 60, 160, 90], [90, 40, 110, 60]], np.float32)
+    wanted = np.array([[0, 0, 400, 100], [100, 10, 120, 40], [-20, -10, 20, 10]], np.float32)
+    assert np.array_equal(view.boxes_from_image(boxes), wanted)
+    assert np.array_equal(view.boxes_to_image(wanted), boxes)
 
 
 @pytest.mark.parametrize("view", [View((0, 0, 9, 9), (3, 3)), View((-5, 2, 9, 11), (640, 640))])
 def test_boxes__none(view: View) -> None:
-    empty = torch.zeros(0, 4)
+    empty = np.zeros((0, 4), np.float32)
     assert view.boxes_from_image(empty).shape == view.boxes_to_image(empty).shape == (0, 4)
 
 
@@ -134,7 +134,7 @@ def test_pixels__land_where_boxes_say() -> None:
     image[:, 40:60, 120:160] = 255
     view = View((80, 20, 180, 120), (300, 200))
     pixels = view.pixels_from_image(image)
-    x0, y0, x1, y1 = view.boxes_from_image(torch.tensor([[120.0, 40, 160, 60]]))[0].int().tolist()
+    x0, y0, x1, y1 = view.boxes_from_image(np.array([[120, 40, 160, 60]], np.float32))[0].astype(int).tolist()
     assert (x0, y0, x1, y1) == (120, 40, 240, 80)
     assert (pixels[:, y0 + 2 : y1 - 2, x0 + 3 : x1 - 3] == 255).all()
     outside = pixels.clone()[:, :158]  # below it is FILL
@@ -259,6 +259,6 @@ def test_pixels__have_memory_of_their_own() -> None:
 
 def test_answers_for__sizes_in_pixels_of_the_image() -> None:
     view = View((0, 0, 100, 100), (400, 400), object_sizes=(10, 20))
-    boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 10, 10], [0, 0, 40, 5], [0, 0, 20, 20], [5, 5, 5, 90]])
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 10, 10], [0, 0, 40, 5], [0, 0, 20, 20], [5, 5, 5, 90]], np.float32)
     assert view.answers_for(boxes).tolist() == [False, True, True, False, False]
     assert View((0, 0, 1, 1), (1, 1)).answers_for(boxes).all()

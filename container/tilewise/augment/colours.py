@@ -18,6 +18,8 @@ HUE = (-0.05, 0.05)
 """The ranges are those of torchvision's RandomPhotometricDistort; hue in turns of the circle."""
 
 GREY = np.array([0.299, 0.587, 0.114])
+_GREY_OF_ALL = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
+_SAME = np.eye(3)
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_YIQ)
 
@@ -41,11 +43,13 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
         return pixels
     colours = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
     mean_grey = brightness * float(GREY @ cv2.mean(colours)[:3])
-    grey_of_all = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
-    saturate = saturation * np.eye(3) + (1 - saturation) * grey_of_all
-    matrix = brightness * contrast * _turn(hue) @ saturate
-    offsets = np.full((3, 1), (1 - contrast) * mean_grey)
-    changed = cv2.transform(colours, np.hstack([matrix, offsets]).astype(np.float32))
+    change = np.empty((3, 4))
+    change[:, :3] = saturation * _SAME + (1 - saturation) * _GREY_OF_ALL
+    if hue:
+        change[:, :3] = _turn(hue) @ change[:, :3]
+    change[:, :3] *= brightness * contrast
+    change[:, 3] = (1 - contrast) * mean_grey
+    changed = cv2.transform(colours, change)
     # planes again, as batches hold them
     planes = np.empty(tuple(pixels.shape), np.uint8)
     cv2.split(changed, list(planes))

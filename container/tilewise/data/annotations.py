@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tilewise.arrays import Bool, Float32, Int64
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
-from tilewise.data.records import WHOLE_FILE, Bool, Float32, Int64, Record, Records, open_encoded
+from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from tilewise.arrays import Bool, Float32, Int64
 from tilewise.data.annotations import Annotated, Example, Found, Source
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines
-from tilewise.data.records import Bool, Float32, Int64
 from tilewise.errors import UserError
 
 MAX_CANDIDATES = 10

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.arrays import Float32, Int64
 from tilewise.data.annotations import boxes_from_corner_and_size
-from tilewise.data.records import Float32, Int64
 
 MAX_CLASS_ID = 2**31
 

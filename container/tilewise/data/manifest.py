@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.arrays import Float32, Int64
 from tilewise.data.annotations import Annotated, Example, Found, Source, two_for_one_image, unusable
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines
-from tilewise.data.records import Float32, Int64
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
 

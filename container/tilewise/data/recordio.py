@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Float32
 from tilewise.data.decode import DecodeError
 from tilewise.errors import UserError
 
@@ -49,7 +49,7 @@ class ImageRecord:
     number: int
     offset: int
     id: int
-    labels: npt.NDArray[np.float32]
+    labels: Float32
 
 
 @dataclass(frozen=True)
@@ -257,9 +257,7 @@ def _padded(length: int) -> int:
     return -(-length // ALIGNMENT) * ALIGNMENT
 
 
-def _read_header(
-    take: Callable[[int], bytes], length: int, offset: int
-) -> tuple[int, npt.NDArray[np.float32]]:
+def _read_header(take: Callable[[int], bytes], length: int, offset: int) -> tuple[int, Float32]:
     """Id and labels of an image record of ``length`` bytes; what ``take`` gives then is its image."""
     if length < IMAGE_HEADER.size:
         raise _DamageError(offset, f"{length} bytes are too few for the header of an image record")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tilewise.arrays import Bool, Float32, Int64
 from tilewise.data.annotations import Annotated, Example, Found, Source, check_fractions, some
 from tilewise.data.recordio import ImageRecord, scan
-from tilewise.data.records import Bool, Float32, Int64
 
 _MAX_CLASS_ID = 1 << 24  # beyond it a float32 is no longer exact
 

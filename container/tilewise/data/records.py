@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Bool, Float32, Int64
 from tilewise.data.recordio import open_image
-
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
 
 WHOLE_FILE = -1
 """The offset of an image that is a file of its own."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tilewise.arrays import Int64
 from tilewise.data.annotations import Report, some
-from tilewise.data.records import Int64, Record, Records
+from tilewise.data.records import Record, Records
 
 SIZE_LIMITS = (8, 16, 32, 96)
 """√area in pixels of the image where one size class ends: tiny ones after AI-TOD, the others COCO's."""

@@ -17,8 +17,8 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Float64
 from tilewise.data.annotations import (
     Annotated,
     Example,
@@ -46,7 +46,7 @@ class _Annotation:
 
     filename: str
     size: tuple[int, int] | None
-    boxes: npt.NDArray[np.float64]
+    boxes: Float64
     names: list[str]
     difficult: list[bool]
 

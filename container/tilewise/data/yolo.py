@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tilewise.arrays import Float32, Int64
 from tilewise.data.annotations import (
     MAX_FRACTION,
     Annotated,
@@ -28,7 +29,6 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.folder import Folder
-from tilewise.data.records import Float32, Int64
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)

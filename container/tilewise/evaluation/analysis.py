@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tilewise.data.records import Int64, Records
+from tilewise.arrays import Int64
+from tilewise.data.records import Records
 from tilewise.detections import Detections
 from tilewise.evaluation.confusion import (
     IOU_THRESHOLD,

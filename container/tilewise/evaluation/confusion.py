@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from tilewise.data.records import Bool, Int64, Record
+from tilewise.arrays import Bool, Float64, Int64
+from tilewise.data.records import Record
 from tilewise.detections import Detections
 
 IOU_THRESHOLD = 0.5
@@ -18,8 +18,6 @@ FALSE_ALARM = -1
 
 NOT_COUNTED = -2
 """In place of an object's index: the detection lies on an ignored object."""
-
-_Float64 = npt.NDArray[np.float64]
 
 
 def match(record: Record, found: Detections, iou_threshold: float = IOU_THRESHOLD) -> Int64:
@@ -139,7 +137,7 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
     return matrix
 
 
-def _in_score_order(iou_NM: _Float64, threshold: float) -> Int64:
+def _in_score_order(iou_NM: Float64, threshold: float) -> Int64:
     """Each row takes its best free column, the first row first; -1 where none reaches the threshold.
 
     All rows ask at once for the best column that has not refused them; of several, a column keeps the first.
@@ -161,7 +159,7 @@ def _in_score_order(iou_NM: _Float64, threshold: float) -> Int64:
         wanted[rows[refused], choice[refused]] = 0
 
 
-def _overlaps(first_N4: _Float64, second_M4: _Float64) -> tuple[_Float64, _Float64]:
+def _overlaps(first_N4: Float64, second_M4: Float64) -> tuple[Float64, Float64]:
     """(N, M) the area that two boxes share, and their IoU."""
     low = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
     high = np.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
@@ -170,6 +168,6 @@ def _overlaps(first_N4: _Float64, second_M4: _Float64) -> tuple[_Float64, _Float
     return shared, shared / np.maximum(union, 1e-12)
 
 
-def _areas(boxes_N4: _Float64) -> _Float64:
-    areas: _Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
+def _areas(boxes_N4: Float64) -> Float64:
+    areas: Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
     return areas

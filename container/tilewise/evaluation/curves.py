@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tilewise.data.records import Bool, Int64, Records
+from tilewise.arrays import Bool, Float64, Int64
+from tilewise.data.records import Records
 from tilewise.data.table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.detections import Detections
 from tilewise.evaluation.coco import mean_precision, score
@@ -21,8 +21,6 @@ RECALL_LEVELS = np.linspace(0, 1, 101)
 
 SCORES = np.arange(1, 100) / 100
 """The score thresholds to choose from."""
-
-_Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,26 +35,26 @@ class Curve:
     """
 
     objects: int
-    scores: _Float64
+    scores: Float64
     hits: Bool
 
     @property
-    def precision(self) -> _Float64 | None:
+    def precision(self) -> Float64 | None:
         """(101,) at COCO's recall levels the best precision there or beyond; None without objects."""
         if not self.objects:
             return None
         true = np.cumsum(self.hits)
         precision = true / np.arange(1, len(true) + 1)
         best_beyond = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-        levels: _Float64 = best_beyond[np.searchsorted(true / self.objects, RECALL_LEVELS)]
+        levels: Float64 = best_beyond[np.searchsorted(true / self.objects, RECALL_LEVELS)]
         return levels
 
     @property
-    def f1(self) -> _Float64:
+    def f1(self) -> Float64:
         """(99,) F1 of the detections of at least each of the :data:`SCORES`."""
         count = np.searchsorted(-self.scores, -SCORES, side="right")
         true = np.append(0, np.cumsum(self.hits))[count]
-        f1: _Float64 = 2 * true / np.maximum(count + self.objects, 1)
+        f1: Float64 = 2 * true / np.maximum(count + self.objects, 1)
         return f1
 
     @property

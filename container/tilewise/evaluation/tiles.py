@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from tilewise.data.records import Int64, Records
-
-Float64 = npt.NDArray[np.float64]
+from tilewise.arrays import Float64, Int64
+from tilewise.data.records import Records
 
 ASPECT = 4 / 3
 """Width to height of a tile."""

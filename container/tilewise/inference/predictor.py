@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,11 +53,10 @@ class _Image:
     def add(self, view: View, detections: Detections) -> None:
         """Take what was found in a view, on the CPU, from its pixels to the image's."""
         cut = cut_sides(detections.boxes, view, self.width, self.height)
-        boxes = view.boxes_to_image(detections.boxes)
-        limits = boxes.new_tensor([self.width, self.height, self.width, self.height])
-        boxes = torch.minimum(boxes.clamp(min=0), limits)
-        answered = view.answers_for(boxes)
-        found = Detections(boxes, detections.scores, detections.labels)[answered]
+        boxes = view.boxes_to_image(detections.boxes.numpy())
+        boxes = boxes.clip(0, np.array([self.width, self.height, self.width, self.height], boxes.dtype))
+        answered = torch.from_numpy(view.answers_for(boxes))
+        found = Detections(torch.from_numpy(boxes), detections.scores, detections.labels)[answered]
         self.view.append(torch.full((len(found),), self.waiting))
         self.found.append(found)
         self.cut.append(cut[answered])

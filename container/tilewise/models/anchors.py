@@ -3,13 +3,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+
+from tilewise.arrays import Floats
 
 SMALLEST_PIXELS = 4.0
 
 
 def fit_anchor_sizes(
-    published: Sequence[float], object_sizes: npt.NDArray[np.floating], smallest: float = SMALLEST_PIXELS
+    published: Sequence[float], object_sizes: Floats, smallest: float = SMALLEST_PIXELS
 ) -> tuple[float, ...] | None:
     """Anchor sizes for objects that the published ones are too large for.
 

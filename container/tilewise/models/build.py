@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
+from tilewise.arrays import Floats
 from tilewise.models.anchors import fit_anchor_sizes
 from tilewise.models.detector import Detector
 from tilewise.models.faster_rcnn import PUBLISHED_SIZES, build_faster_rcnn
@@ -35,7 +33,7 @@ def build_detector(spec: DetectorSpec) -> Detector:
 
 
 def anchor_sizes_for(
-    name: str, scaling: Scaling, object_sizes: npt.NDArray[np.floating], stride_4_level: bool = False
+    name: str, scaling: Scaling, object_sizes: Floats, stride_4_level: bool = False
 ) -> tuple[float, ...] | None:
     """Anchor sizes fitted to the data, or None where the published ones will do.
 

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.data.records import Float32, Record, Records
+from tilewise.arrays import Float32
+from tilewise.data.records import Record, Records
 from tilewise.training.order import Item, spread
 from tilewise.views.chips import background_views, sniper_views
 from tilewise.views.plan import plan_views

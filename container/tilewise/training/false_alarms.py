@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
+from tilewise.arrays import Float32
 from tilewise.data.annotations import Report
-from tilewise.data.records import Float32, Record, Records
+from tilewise.data.records import Record, Records
 from tilewise.detections import Detections
 from tilewise.evaluation.evaluate import decoded
 from tilewise.inference.predictor import Predictor

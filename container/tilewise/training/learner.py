@@ -185,7 +185,7 @@ class Learner:
             if self._accumulated > 1:
                 torch._foreach_div_(gradients, self._accumulated)
             self._scaler.unscale_(self.optimizer)
-            norm = nn.utils.get_total_norm(gradients)
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             self._clip(norm)
             self._check(norm)
             self._scaler.step(self.optimizer)

@@ -9,6 +9,10 @@ Totals = tuple[dict[str, float], int]
 """The sums of the losses by name, and over how many batches."""
 
 
+TOGETHER = 64
+"""Batches whose losses are summed up at a time: a step waits for ten small operations otherwise."""
+
+
 class LossMeans:
     """The means of the losses of many batches; they stay on their device until they are asked for.
 
@@ -23,22 +27,30 @@ class LossMeans:
     def __init__(self, sums: Mapping[str, float] | None = None, count: int = 0) -> None:
         self._before, self._count = dict(sums or {}), count
         self.names: tuple[str, ...] = ()
+        self._waiting: list[Tensor] = []  # (losses,) of each batch that is not in the sums yet
         self._sums: Tensor | None = None  # (losses + 1,): their sums, and the number of batches
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add those of a batch; none where it had no loss."""
         if not losses:
             return
-        values = torch.stack(list(losses.values())).detach().double()
-        row = torch.cat([values, torch.ones_like(values[:1])])
-        row = torch.where(values.isfinite().all(), row, 0)
-        if self._sums is None:
-            self.names, self._sums = tuple(losses), row
-        else:
-            self._sums += row
+        self.names = tuple(losses)
+        self._waiting.append(torch.stack(list(losses.values())).detach())
+        if len(self._waiting) == TOGETHER:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._waiting:
+            return
+        values = torch.stack(self._waiting).double()
+        rows = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+        sums = torch.where(values.isfinite().all(dim=1, keepdim=True), rows, 0).sum(dim=0)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._waiting = []
 
     def totals(self) -> Totals:
         """The sum of each loss, and the number of batches that count; waits for the device."""
+        self._sum_up()
         *values, count = [0.0] if self._sums is None else self._sums.tolist()
         if not count:
             return dict(self._before), self._count

@@ -9,8 +9,8 @@ from itertools import cycle, islice
 from operator import itemgetter
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Int64
 from tilewise.views.view import View
 
 MAX_POOL = 256
@@ -130,11 +130,11 @@ def pool_size(batch_size: int, cached_images: int) -> int:
     return max(1, min(half_a_batch, cached_images), min(MAX_POOL, cached_images // 2))
 
 
-def decoded_bytes(sizes: npt.NDArray[np.int64]) -> int:
+def decoded_bytes(sizes: Int64) -> int:
     """Bytes of all images, decoded; ``sizes`` are (R, 2) width and height."""
     return 3 * int(sizes.prod(axis=1).sum())
 
 
-def images_in(cache_bytes: int, sizes: npt.NDArray[np.int64]) -> int:
+def images_in(cache_bytes: int, sizes: Int64) -> int:
     """How many decoded images of typical size a cache holds."""
     return int(cache_bytes // max(1, 3 * int(np.median(sizes.prod(axis=1))))) if len(sizes) else 0

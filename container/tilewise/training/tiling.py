@@ -7,8 +7,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Float64, Int64
 from tilewise.data.records import Records
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.build import resolved_size, smallest_view
@@ -23,8 +23,6 @@ from tilewise.views.tiling import WHOLE_IMAGE, Level, Tiling
 from tilewise.views.view import Scaling, SizeRange
 
 log = logging.getLogger(__name__)
-
-Floats = npt.NDArray[np.float64]
 
 
 def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Tiling:
@@ -83,7 +81,7 @@ def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: f
     return levels
 
 
-def _scale(image_sizes: npt.NDArray[np.int64], scaling: Scaling) -> float:
+def _scale(image_sizes: Int64, scaling: Scaling) -> float:
     """Pixels of a view of the whole image for one pixel of a typical image."""
     width, height = np.median(image_sizes, axis=0).tolist()
     shown = scaling.size_of(width, height)
@@ -134,7 +132,7 @@ def size_factors(hp: Hyperparameters, spec: DetectorSpec) -> list[float]:
     return [side / nominal for side in sides]
 
 
-def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAGE) -> Floats:
+def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAGE) -> Float64:
     """(N,) √area of the objects in pixels of the views, once for each scale that trains on them."""
     image_sizes, size_of = np.unique(records.sizes, axis=0, return_inverse=True)
     image_of = np.repeat(size_of.reshape(-1), records.object_counts)
@@ -163,8 +161,8 @@ def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[t
     return [(scale, sizes) for (_, sizes), scale in found.items()]
 
 
-def _sizes(records: Records) -> Floats:
-    sizes: Floats = np.sqrt((records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64).prod(axis=1))
+def _sizes(records: Records) -> Float64:
+    sizes: Float64 = np.sqrt((records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64).prod(axis=1))
     return sizes
 
 

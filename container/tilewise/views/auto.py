@@ -6,13 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Bool, Floats, Int64
 from tilewise.views.grid import grid_tile
 from tilewise.views.view import Scaling
-
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.int64]
 
 MOST_VIEWS = 25
 MOST_ZOOM = 2.0
@@ -37,9 +34,9 @@ class Objects:
 
     """
 
-    image_sizes: Ints
+    image_sizes: Int64
     sides: Floats
-    image_of: Ints
+    image_of: Int64
 
 
 @dataclass(frozen=True)
@@ -163,7 +160,7 @@ def _overlap(width: float, height: float, grid: tuple[int, int], long: float) ->
     return OVERLAPS[-1]
 
 
-def _long_side(objects: Objects, small: npt.NDArray[np.bool_]) -> float:
+def _long_side(objects: Objects, small: Bool) -> float:
     return float(np.percentile(objects.sides[small].max(axis=1), LONG_OBJECTS))
 
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Floats, Int64
 from tilewise.views.pyramid import level_tile
 from tilewise.views.tiling import Level
 from tilewise.views.view import Scaling, View, Window
-
-Boxes = npt.NDArray[np.floating]
-Bools = npt.NDArray[np.bool_]
 
 STRIDE = (56 / 512, 60 / 512)
 """Between candidates, as a share of a chip; drawn anew for each cover (SNIPER's code: 56 to 59 of 512 px)."""
@@ -22,7 +19,7 @@ TRIALS = 20
 def positive_chips(
     width: int,
     height: int,
-    boxes_N4: Boxes,
+    boxes_N4: Floats,
     chip: tuple[int, int],
     stride: tuple[float, float],
     rng: np.random.Generator,
@@ -63,7 +60,7 @@ def positive_chips(
     return chips
 
 
-def _candidates(length: int, chip: int, stride: float) -> npt.NDArray[np.int64]:
+def _candidates(length: int, chip: int, stride: float) -> Int64:
     """Where chips may begin along an axis: on the grid, and at its end."""
     last = max(0, length - chip)
     # Whole pixels, and never more than a stride apart: else a box that just fits may fit into none.
@@ -73,11 +70,11 @@ def _candidates(length: int, chip: int, stride: float) -> npt.NDArray[np.int64]:
 def negative_chips(
     width: int,
     height: int,
-    boxes_N4: Boxes,
+    boxes_N4: Floats,
     chip: tuple[int, int],
     count: int,
     rng: np.random.Generator,
-    alarms_M4: Boxes | None = None,
+    alarms_M4: Floats | None = None,
 ) -> list[Window]:
     """Chips without an object: around false alarms, most of them first, or else drawn from the background.
 
@@ -112,7 +109,7 @@ def negative_chips(
     return chips[:count]
 
 
-def _holds_a_centre(window: Window, boxes_N4: Boxes) -> bool:
+def _holds_a_centre(window: Window, boxes_N4: Floats) -> bool:
     centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     return bool(((centres >= window[:2]) & (centres < window[2:])).all(axis=1).any())
 
@@ -141,7 +138,7 @@ def chip_of(
 def sniper_views(
     width: int,
     height: int,
-    boxes_N4: Boxes,
+    boxes_N4: Floats,
     levels: tuple[Level, ...],
     scaling: Scaling,
     chip_size: int | None,
@@ -178,13 +175,13 @@ def sniper_views(
 def background_views(
     width: int,
     height: int,
-    boxes_N4: Boxes,
+    boxes_N4: Floats,
     levels: tuple[Level, ...],
     scaling: Scaling,
     chip_size: int | None,
     count: int,
     rng: np.random.Generator,
-    alarms_M4: Boxes | None = None,
+    alarms_M4: Floats | None = None,
 ) -> list[View]:
     """Up to ``count`` negative chips of a level that is drawn.
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tilewise.arrays import Bool, Float64, Int64
 from tilewise.detections import Detections
 from tilewise.views.near import near_pairs
 from tilewise.views.tiling import MergeRule
 from tilewise.views.view import View
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 TOUCH = 3.0
 """A box that ends less than so many pixels of the view before an inner border is cut by it."""
@@ -94,16 +90,16 @@ def merge_detections(
 class _Ranked:
     """Boxes in the order in which they may remove others."""
 
-    def __init__(self, boxes_N4: Floats, labels_N: Ints, view_N: Ints, cut_N4: Bools):
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, cut_N4: Bool):
         self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
-        self.fragment: Bools = np.any(cut_N4, axis=1)
-        self.areas: Floats = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1)
+        self.fragment: Bool = np.any(cut_N4, axis=1)
+        self.areas: Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1)
 
     def __len__(self) -> int:
         return len(self.boxes)
 
 
-def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Ints, Ints]:
+def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
     """All pairs (winner, loser) of ranks of which the first removes the second, if it remains itself."""
     found = [np.zeros((2, 0), np.int64)]
     for first, second in near_pairs(ranked.boxes, ranked.labels, threshold, ranked.fragment):
@@ -124,7 +120,7 @@ def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Ints, Ints]:
     return winners, losers
 
 
-def _removed(winners: Ints, losers: Ints, count: int) -> Bools:
+def _removed(winners: Int64, losers: Int64, count: int) -> Bool:
     """Greedy, best first: a box removes its losers unless it has been removed itself. Returns (N,) bool.
 
     In each round those that nobody left can remove, remove theirs.
@@ -144,14 +140,14 @@ def _removed(winners: Ints, losers: Ints, count: int) -> Bools:
     return removed
 
 
-def _by_winner(winners: Ints, losers: Ints) -> Iterator[tuple[int, Ints]]:
+def _by_winner(winners: Int64, losers: Int64) -> Iterator[tuple[int, Int64]]:
     order = np.argsort(winners, kind="stable")
     winners, losers = winners[order], losers[order]
     each, starts = np.unique(winners, return_index=True)
     yield from zip(each.tolist(), np.split(losers, starts[1:]), strict=True)
 
 
-def _means(ranked: _Ranked, scores: Floats, winners: Ints, losers: Ints, kept: Bools) -> Floats:
+def _means(ranked: _Ranked, scores: Float64, winners: Int64, losers: Int64, kept: Bool) -> Float64:
     """The boxes, where those that are kept are the mean of themselves and of the whole ones they removed."""
     owner = np.arange(len(ranked))
     decided = kept[winners] & ~ranked.fragment[losers]
@@ -163,7 +159,7 @@ def _means(ranked: _Ranked, scores: Floats, winners: Ints, losers: Ints, kept: B
     sums = [
         np.bincount(owner[member], weights * ranked.boxes[member, side], len(ranked)) for side in range(4)
     ]
-    means: Floats = np.stack(sums, axis=1) / np.maximum(total, 1e-12)[:, None]
+    means: Float64 = np.stack(sums, axis=1) / np.maximum(total, 1e-12)[:, None]
     # a box alone stays as it is, to the last bit
     alone = np.bincount(owner[member], minlength=len(ranked)) <= 1
     return np.where((kept & ~alone)[:, None], means, ranked.boxes)

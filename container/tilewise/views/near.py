@@ -6,11 +6,8 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+from tilewise.arrays import Bool, Float64, Int64
 
 CHUNK = 200_000
 """So many pairs are looked at together: what that needs of memory stays below some 30 MB."""
@@ -19,8 +16,8 @@ _ROWS = 3
 
 
 def near_pairs(
-    boxes_N4: Floats, labels_N: Ints, threshold: float, reaching_N: Bools
-) -> Iterator[tuple[Ints, Ints]]:
+    boxes_N4: Float64, labels_N: Int64, threshold: float, reaching_N: Bool
+) -> Iterator[tuple[Int64, Int64]]:
     """All pairs of boxes of one class that may have an IoU above ``threshold``, and some that have not.
 
     The boxes lie in a pyramid of cells, each in the level whose cells are just larger than it is: two that
@@ -61,7 +58,7 @@ def near_pairs(
 class _Cells:
     """Boxes of one level, sorted by class, row of cells, and x."""
 
-    def __init__(self, boxes_N4: Floats, labels_N: Ints, members: Ints, side: float):
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, members: Int64, side: float):
         self.side = side
         self.labels = labels_N
         self.centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
@@ -72,7 +69,7 @@ class _Cells:
         order = np.argsort(keys, kind="stable")
         self.keys, self.members = keys[order], members[order]
 
-    def near(self, indices: Ints, reach: Floats) -> Iterator[tuple[Ints, Ints]]:
+    def near(self, indices: Int64, reach: Float64) -> Iterator[tuple[Int64, Int64]]:
         """Pairs of ``indices`` and members whose centres are at most ``reach`` away, or a little more."""
         x, y = self.centres[indices].T
         top, bottom = self._row(y - reach[:, 1]), self._row(y + reach[:, 1])
@@ -86,21 +83,21 @@ class _Cells:
             for first, positions in _expand(start, end):
                 yield asked[first], self.members[positions]
 
-    def _row(self, y: Floats) -> Ints:
-        row: Ints = np.floor((y - self.origin[1]) / self.side).astype(np.int64).clip(0, self.rows - 1)
+    def _row(self, y: Float64) -> Int64:
+        row: Int64 = np.floor((y - self.origin[1]) / self.side).astype(np.int64).clip(0, self.rows - 1)
         return row
 
-    def _column(self, x: Floats) -> Ints:
-        column: Ints = np.floor((x - self.origin[0]) * (_FINE / self.side)).astype(np.int64)
+    def _column(self, x: Float64) -> Int64:
+        column: Int64 = np.floor((x - self.origin[0]) * (_FINE / self.side)).astype(np.int64)
         column = column.clip(0, self.columns - 1)
         return column
 
-    def _key(self, indices: Ints, row: Ints, column: Ints) -> Ints:
-        key: Ints = (self.labels[indices] * self.rows + row) * self.columns + column
+    def _key(self, indices: Int64, row: Int64, column: Int64) -> Int64:
+        key: Int64 = (self.labels[indices] * self.rows + row) * self.columns + column
         return key
 
 
-def _expand(start: Ints, end: Ints) -> Iterator[tuple[Ints, Ints]]:
+def _expand(start: Int64, end: Int64) -> Iterator[tuple[Int64, Int64]]:
     """Ranges -> chunks of (index of the range, number in it)."""
     counts = end - start
     ends = np.cumsum(counts)

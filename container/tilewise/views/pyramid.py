@@ -6,13 +6,11 @@ import math
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
+from tilewise.arrays import Floats
 from tilewise.views.fixed import fixed_windows
 from tilewise.views.tiling import Level
 from tilewise.views.view import Scaling, View
-
-Floats = npt.NDArray[np.floating]
 
 LEVEL_OVERLAP = 1.5
 """Where two levels meet, objects up to so much larger or smaller than the border train both."""

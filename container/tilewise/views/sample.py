@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tilewise.arrays import Bool, Float32, Int64
 from tilewise.views.view import View
 
 MIN_VISIBILITY = 0.4
@@ -31,9 +33,9 @@ class Sample:
 
 def make_sample(
     image: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    ignored: Tensor,
+    boxes: Float32,
+    labels: Int64,
+    ignored: Bool,
     view: View,
     min_visibility: float = MIN_VISIBILITY,
     factor: int = 1,
@@ -56,15 +58,14 @@ def make_sample(
     """
     whole = view.boxes_from_image(boxes)
     width, height = view.size
-    limits = whole.new_tensor([width, height, width, height])
-    clipped = torch.minimum(whole.clamp(min=0), limits)
+    clipped = whole.clip(0, np.array([width, height, width, height], whole.dtype))
     sides = clipped[:, 2:] - clipped[:, :2]
-    visible = (sides >= 1).all(dim=1)
-    share = sides.prod(dim=1) / (whole[:, 2:] - whole[:, :2]).prod(dim=1)
+    visible = (sides >= 1).all(axis=1)
+    share = sides.prod(axis=1) / (whole[:, 2:] - whole[:, :2]).prod(axis=1)
     left_out = (share < min_visibility) | ~view.answers_for(boxes)
     return Sample(
-        pixels=view.pixels_from_image(image, factor),
-        boxes=clipped[visible],
-        labels=labels[visible],
-        ignored=(ignored | left_out)[visible],
+        view.pixels_from_image(image, factor),
+        torch.from_numpy(clipped[visible]),
+        torch.from_numpy(labels[visible]),
+        torch.from_numpy((ignored | left_out)[visible]),
     )

@@ -3,9 +3,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
+
+from tilewise.arrays import Bool, Float32
 
 FILL = (123, 117, 104)
 """RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
@@ -54,6 +57,9 @@ class Scaling:
 class View:
     """What the model is to look at: a window of an image, and the size it is scaled to.
 
+    Boxes are arrays: to place the few of a view, tensors need three times as long. Pixels are tensors, on any
+    device.
+
     Attributes:
         window: ``x0, y0, x1, y1`` in whole pixels of the upright image; it may reach beyond the image.
         size: (width, height) in pixels of what the model sees.
@@ -83,18 +89,19 @@ class View:
         grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
         return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
 
-    def boxes_from_image(self, boxes_N4: Tensor) -> Tensor:
+    def boxes_from_image(self, boxes_N4: Float32) -> Float32:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
         return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
 
-    def boxes_to_image(self, boxes_N4: Tensor) -> Tensor:
+    def boxes_to_image(self, boxes_N4: Float32) -> Float32:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
-    def answers_for(self, boxes_N4: Tensor) -> Tensor:
+    def answers_for(self, boxes_N4: Float32) -> Bool:
         """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""
-        sizes = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clamp(min=0).prod(dim=1).sqrt()
-        return (sizes >= self.object_sizes[0]) & (sizes < self.object_sizes[1])
+        smallest, largest = self.object_sizes
+        sizes: Float32 = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+        return np.asarray((sizes >= smallest) & (sizes < largest))
 
     def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
         """Cut the window out of an image and scale it.
@@ -111,22 +118,30 @@ class View:
         x0, y0, x1, y1 = (side // factor for side in self.window)
         height, width = image.shape[-2:]
         inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
-        if inside.shape[-2:] != (y1 - y0, x1 - x0):
-            fill = torch.tensor(FILL, dtype=image.dtype, device=image.device)
-            # colours last, as images are decoded: so they are scaled several times as fast
-            row = fill.repeat(x1 - x0, 1)
-            canvas = row.repeat(y1 - y0, 1, 1).permute(2, 0, 1)
-            top, left = max(-y0, 0), max(-x0, 0)
-            canvas[:, top : top + inside.shape[1], left : left + inside.shape[2]] = inside
-            inside = canvas
-        return _scale(inside, *self.size)
+        if inside.shape[-2:] == (y1 - y0, x1 - x0):
+            return _scale(inside, *self.size)
+        # bilinear scaling goes along x and along y: rows of FILL need only the latter
+        rows = _scale(_amid_fill(inside, 2, max(-x0, 0), x1 - x0), self.size[0], inside.shape[1])
+        return _scale(_amid_fill(rows, 1, max(-y0, 0), y1 - y0), *self.size)
 
-    def _offset(self, like: Tensor) -> Tensor:
+    def _offset(self, like: Float32) -> Float32:
         x0, y0, _, _ = self.window
-        return like.new_tensor([x0, y0, x0, y0])
+        return np.array([x0, y0, x0, y0], like.dtype)
 
-    def _factor(self, like: Tensor) -> Tensor:
-        return like.new_tensor([*self.scale, *self.scale])
+    def _factor(self, like: Float32) -> Float32:
+        return np.array([*self.scale, *self.scale], like.dtype)
+
+
+def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
+    """``before`` times :data:`FILL`, the pixels, and more of it: of a length along an axis of (3, H, W)."""
+    shape = [*pixels.shape]
+    shape[axis] = length
+    _, height, width = shape
+    fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
+    # colours last, as images are decoded: so they are scaled several times as fast
+    canvas = fill.repeat(width, 1).repeat(height, 1, 1).permute(2, 0, 1)
+    canvas.narrow(axis, min(before, length), pixels.shape[axis]).copy_(pixels)
+    return canvas
 
 
 def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
