@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tilewise.arrays import Bool, Float32
+from tilewise.arrays import Bool, Floats
 
 FILL = (123, 117, 104)
 """RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
@@ -89,18 +89,18 @@ class View:
         grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
         return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
 
-    def boxes_from_image(self, boxes_N4: Float32) -> Float32:
+    def boxes_from_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
         return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
 
-    def boxes_to_image(self, boxes_N4: Float32) -> Float32:
+    def boxes_to_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
-    def answers_for(self, boxes_N4: Float32) -> Bool:
+    def answers_for(self, boxes_N4: Floats) -> Bool:
         """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""
         smallest, largest = self.object_sizes
-        sizes: Float32 = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+        sizes: Floats = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
         return np.asarray((sizes >= smallest) & (sizes < largest))
 
     def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
@@ -124,11 +124,11 @@ class View:
         rows = _scale(_amid_fill(inside, 2, max(-x0, 0), x1 - x0), self.size[0], inside.shape[1])
         return _scale(_amid_fill(rows, 1, max(-y0, 0), y1 - y0), *self.size)
 
-    def _offset(self, like: Float32) -> Float32:
+    def _offset(self, like: Floats) -> Floats:
         x0, y0, _, _ = self.window
         return np.array([x0, y0, x0, y0], like.dtype)
 
-    def _factor(self, like: Float32) -> Float32:
+    def _factor(self, like: Floats) -> Floats:
         return np.array([*self.scale, *self.scale], like.dtype)
 
 
