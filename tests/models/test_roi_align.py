@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fake_gpu import GPU, fake_gpu
 from tilewise.models.roi_align import RoIAlign
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
@@ -60,3 +61,21 @@ def test_roi_align__by_levels_as_on_a_gpu_is_torchvisions(levels: int) -> None:
     pool = RoIAlign(names, 7, 2)
     pool(maps, boxes, SHAPES)  # finds the levels' scales
     torch.testing.assert_close(pool._by_level(list(maps.values()), boxes), theirs)
+
+
+def test_roi_align__on_a_gpu_with_deterministic_algorithms_as_on_a_cpu() -> None:
+    maps, boxes = make_maps(3, channels_last=True), make_boxes(60)
+    pool = RoIAlign(list(maps), 7, 2)
+    here = pool(maps, boxes, SHAPES)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with fake_gpu():
+            there = pool(
+                {name: each.detach().to(GPU) for name, each in maps.items()},
+                [each.to(GPU) for each in boxes],
+                SHAPES,
+            )
+            found = there.cpu()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(found, here)

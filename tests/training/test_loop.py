@@ -587,6 +587,13 @@ def test_views__sniper_asks_the_model_for_false_alarms_once(
             assert box_iou(torch.from_numpy(boxes), torch.from_numpy(record.boxes)).max() <= 0.3
 
 
+def test_views__no_false_alarms_are_looked_for_where_whole_images_do(data: DataSet, model_dir: Path) -> None:
+    hp = make_hp(
+        number_of_epochs=2, training_views="sniper", pyramid_scales="1", negative_views="false_alarms"
+    )
+    assert len(train(data, hp, model_dir, LINES).epochs) == 2
+
+
 def test_multi_scale__the_first_batch_is_the_largest(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,9 @@ from torchvision.ops.poolers import _convert_to_roi_format, _setup_scales
 class RoIAlign(MultiScaleRoIAlign):
     """torchvision's, which on a CPU reads its maps channel by channel, and so is slow both ways.
 
+    On a GPU it is torchvision's own, unless algorithms have to be deterministic: its gradient adds up in any
+    order, and torchvision's deterministic form is compiled first (94 s beside an H100, with a C compiler).
+
     A cell of a region is a weighted sum of a few pixels of a map. Here each is a bag of an ``embedding_bag``
     whose rows are the pixels of all maps, with all of their channels: one call for all levels and images, and
     maps stay in the memory format of the convolutions.
@@ -34,11 +37,14 @@ class RoIAlign(MultiScaleRoIAlign):
             self.scales, self.map_levels = _setup_scales(
                 maps, image_shapes, self.canonical_scale, self.canonical_level
             )
-        if maps[0].device.type != "cpu":
+        device = maps[0].device
+        if device.type != "cpu" and not torch.are_deterministic_algorithms_enabled():
             return self._by_level(maps, boxes)
         every = torch.cat(boxes)
-        levels = self.map_levels(boxes) if len(maps) > 1 else torch.zeros(len(every), dtype=torch.int64)
-        images = torch.cat([torch.full((len(each),), number) for number, each in enumerate(boxes)])
+        levels = self.map_levels(boxes) if len(maps) > 1 else torch.zeros_like(every[:, 0], dtype=torch.int64)
+        images = torch.cat(
+            [torch.full((len(each),), number, device=device) for number, each in enumerate(boxes)]
+        )
         index, weight = self._bags(maps, every, levels, images)
         channels = maps[0].shape[1]
         pixels = torch.cat([each.permute(0, 2, 3, 1).reshape(-1, channels) for each in maps])
@@ -65,10 +71,11 @@ class RoIAlign(MultiScaleRoIAlign):
         self, maps: list[Tensor], boxes_K4: Tensor, levels_K: Tensor, images_K: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The pixels of each cell and their weights: both (K * rows * columns, 16) for two samples a side."""
-        sizes = torch.tensor([each.shape[2:] for each in maps])
+        device = boxes_K4.device
+        sizes = torch.tensor([each.shape[2:] for each in maps], device=device)
         areas = sizes.prod(dim=1)
         first = (areas * len(maps[0])).cumsum(0) - areas * len(maps[0])
-        scales = torch.tensor(self.scales, dtype=torch.float32)[levels_K, None]
+        scales = torch.tensor(self.scales, dtype=torch.float32, device=device)[levels_K, None]
         height, width = sizes[levels_K].unbind(dim=1)
         low, high = (boxes_K4 * scales).split(2, dim=1)
         extent = (high - low).clamp(min=1)
@@ -95,7 +102,7 @@ def _samples(
         Both (K, cells, 2 * samples); weights sum to at most 1.
 
     """
-    offsets = (torch.arange(cells * samples) + 0.5) / (cells * samples)
+    offsets = (torch.arange(cells * samples, device=low_K.device) + 0.5) / (cells * samples)
     place = low_K[:, None] + offsets * extent_K[:, None]
     limit = limit_K[:, None]
     outside = (place < -1) | (place > limit)

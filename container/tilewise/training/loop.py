@@ -110,7 +110,7 @@ def train(
     tune_device()
     tune_cpu(world.local_size)
     if hp.deterministic:
-        be_deterministic(hp.model_name)
+        be_deterministic()
     device = torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
     if state and hp.training_batch_size == AUTO_BATCH:
         hp = with_batch_size_of(state, hp)
@@ -332,6 +332,8 @@ class Run:
 
     def _looks_for_false_alarms(self, epoch: int) -> bool:
         hp = self.hp
+        if not self.planner or self.planner.views != "sniper":  # whole images show the objects well enough
+            return False
         return hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3)
 
     def _predictor(self) -> Predictor:
