@@ -29,12 +29,12 @@ import numpy as np
 
 CONTAINER = Path(__file__).resolve().parents[1] / "container"
 sys.path.insert(0, str(CONTAINER))
-from tilewise.data.annotations import Report, make_records  # noqa: E402
+from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.channel import ChannelFolder, read_data_set  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
-from tilewise.data.pipe_channel import ChannelPipe  # noqa: E402
-from tilewise.data.recordio_channel import read_record_files  # noqa: E402
+from tilewise.data.formats.coco import read_coco  # noqa: E402
+from tilewise.data.formats.recordio import read_record_files  # noqa: E402
+from tilewise.data.pipe.channel import ChannelPipe  # noqa: E402
 from tilewise.data.records import Record  # noqa: E402
 from tilewise.data.writers.recordio import write_record  # noqa: E402
 
@@ -134,7 +134,7 @@ def manifest_stream(known: Known, path: Path) -> bytes:
 def of_data_set(data: Path, work: Path) -> list[Row]:
     """All formats of one data set."""
     found = read_coco(data / "val.json", Folder(data / "images"))
-    records = make_records(found.examples, Report("val"))
+    records = make_records(found.examples, ChannelIssues("val"))
     known = {digest(record): record for record in records}
     classes = found.classes or ()
     rows = [{"format": "coco, the reference", "records": len(known), "boxes": len(records.labels)}]
@@ -174,7 +174,7 @@ def of_fixtures(folder: Path) -> list[Row]:
         for example, want in zip(examples, facts["records"], strict=True):
             if example.problem or not isinstance(want.get("gluoncv_boxes_px"), list):
                 continue
-            (record,) = make_records([example], Report("train"))
+            (record,) = make_records([example], ChannelIssues("train"))
             expected = np.asarray(want["gluoncv_boxes_px"], np.float32)[:, :4]
             expected = np.clip(expected, 0, [record.width, record.height] * 2)
             expected = expected[(expected[:, 2:] > expected[:, :2]).all(axis=1)]

@@ -91,10 +91,10 @@ PARSERS: dict[str, tuple[bytes, str]] = {
 
 def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     """A function that gives bytes to a parser, through the path that a job takes."""
-    from tilewise.data.annotations import Report, check_example
+    from tilewise.data.annotations import ChannelIssues, check_example
     from tilewise.data.channel import ChannelFolder, read_data_set
     from tilewise.data.decode import decode_image
-    from tilewise.data.pipe_formats import read_arrivals
+    from tilewise.data.pipe.formats import read_arrivals
     from tilewise.errors import UserError
 
     logging.disable(logging.CRITICAL)
@@ -113,7 +113,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
                 return
             if not name:
                 for arrival in read_arrivals(io.BytesIO(data), "train_0", lambda number: True):
-                    check_example(arrival.example, arrival.facts, Report("train"))
+                    check_example(arrival.example, arrival.facts, ChannelIssues("train"))
                 return
             (folder / name).write_bytes(data)
             data_set = read_data_set(folders, None, False, False, 0)

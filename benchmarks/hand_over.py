@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
-from tilewise.training.batch import Batch  # noqa: E402
+from tilewise.training.dataloading.batch import Batch  # noqa: E402
 from tilewise.views.sample import Sample  # noqa: E402
 
 BOXES = 20

@@ -59,9 +59,9 @@ def fingerprints(base: Path) -> dict[str, Any]:
     import torch
 
     newest = max((base / "checkpoints").iterdir())
-    learner = torch.load(newest, weights_only=True)["learner"]
+    train_step = torch.load(newest, weights_only=True)["learner"]
     digest = hashlib.sha256()
-    for tensor in _tensors(learner):
+    for tensor in _tensors(train_step):
         digest.update(tensor.contiguous().numpy().tobytes())
     (weights,) = (base / "model").glob("*.safetensors")
     epochs = json.loads((base / "output" / "data" / "metrics.json").read_text())["epochs"]

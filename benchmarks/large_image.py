@@ -24,7 +24,7 @@ import torch  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
-from tilewise.views.tiling import Tiling  # noqa: E402
+from tilewise.tiling.spec import Tiling  # noqa: E402
 from tilewise.views.view import Scaling  # noqa: E402
 from torchvision.io import write_jpeg  # noqa: E402
 

@@ -28,10 +28,10 @@ from torchvision.ops import box_iou, nms
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
-from tilewise.detections import Detections  # noqa: E402
-from tilewise.views.merge import cut_sides, merge_detections  # noqa: E402
-from tilewise.views.plan import plan_views  # noqa: E402
-from tilewise.views.tiling import Tiling  # noqa: E402
+from tilewise.instances import Instances  # noqa: E402
+from tilewise.tiling.merge import cut_sides, merge_detections  # noqa: E402
+from tilewise.tiling.plan import plan_views  # noqa: E402
+from tilewise.tiling.spec import Tiling  # noqa: E402
 from tilewise.views.view import Scaling, View  # noqa: E402
 
 try:
@@ -49,8 +49,8 @@ REPEATS = 3
 SMALLEST_SEEN = 8.0
 """√area in pixels of a view below which the simulated detector sees nothing."""
 
-Raw = tuple[Detections, Tensor, Tensor]
-Merge = Callable[[Raw], Detections]
+Raw = tuple[Instances, Tensor, Tensor]
+Merge = Callable[[Raw], Instances]
 
 
 def border_scene(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -82,7 +82,7 @@ def border_scene(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return found[apart], labels[apart]
 
 
-def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Detections, Tensor]:
+def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Instances, Tensor]:
     """What a detector of middling quality finds in a view; its boxes that are cut, by side."""
     whole = torch.from_numpy(view.boxes_from_image(boxes.numpy()))
     limits = torch.tensor([*view.size, *view.size], dtype=torch.float32)
@@ -98,23 +98,23 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
     scores = (quality + torch.from_numpy(rng.normal(0, 0.1, len(found))).float()).clamp(0.05, 0.99)
     cut = cut_sides(found, view, WIDTH, HEIGHT)
     in_image = torch.from_numpy(view.boxes_to_image(found.numpy()))
-    return Detections(in_image, scores, labels[seen]), cut
+    return Instances(in_image, scores, labels[seen]), cut
 
 
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:
     """The detections of all views of a scene."""
     parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)]
-    found = Detections(
+    found = Instances(
         *(torch.cat([getattr(part, name) for part, _ in parts]) for name in ("boxes", "scores", "labels"))
     )
     views = torch.cat([torch.full((len(part),), number) for number, (part, _) in enumerate(parts)])
     return found, views, torch.cat([cut for _, cut in parts])
 
 
-def judge(found: Detections, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[int, int, float]:
+def judge(found: Instances, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[int, int, float]:
     """Objects that stand more than once, those that were seen (IoU 0.5) but are lost, and the mean IoU."""
 
-    def overlaps(detections: Detections) -> Tensor:
+    def overlaps(detections: Instances) -> Tensor:
         overlap: Tensor = box_iou(detections.boxes, boxes) * (detections.labels[:, None] == labels)
         return overlap
 
@@ -144,7 +144,7 @@ def ours(rule: Any) -> Merge:
     return lambda raw: merge_detections(*raw, rule, 0.25)
 
 
-def predictions_of(found: Detections) -> list[Any]:
+def predictions_of(found: Instances) -> list[Any]:
     """SAHI's objects, one a box."""
     return [
         ObjectPrediction(
@@ -156,10 +156,10 @@ def predictions_of(found: Detections) -> list[Any]:
     ]
 
 
-def by_sahi(postprocess: Callable[[list[Any]], list[Any]], raw: Raw) -> Detections:
+def by_sahi(postprocess: Callable[[list[Any]], list[Any]], raw: Raw) -> Instances:
     """One of SAHI's ways, to its objects and back."""
     predictions = postprocess(predictions_of(raw[0]))
-    return Detections(
+    return Instances(
         torch.tensor([prediction.bbox.to_xyxy() for prediction in predictions]).reshape(-1, 4),
         torch.tensor([float(prediction.score.value) for prediction in predictions]),
         torch.tensor([prediction.category.id for prediction in predictions], dtype=torch.int64),
@@ -212,7 +212,7 @@ def many_boxes(count: int) -> Raw:
     sides = np.repeat(np.exp(rng.normal(3.5, 0.5, (count // 4 + 1, 2))), 4, axis=0)[:count]
     boxes = torch.from_numpy(np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)).float()
     labels = np.repeat(rng.integers(0, CLASSES, count // 4 + 1), 4)[:count]
-    found = Detections(boxes, torch.from_numpy(rng.random(count)).float(), torch.from_numpy(labels))
+    found = Instances(boxes, torch.from_numpy(rng.random(count)).float(), torch.from_numpy(labels))
     cut = torch.from_numpy(rng.random((count, 4)) < 0.05)
     return found, torch.arange(count) % 4, cut
 

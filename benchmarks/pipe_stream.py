@@ -70,10 +70,10 @@ def read(fifo: Path, batch_size: int, decode: bool, count: int) -> None:
     """Take all batches of a stream of so many records, and print the figures."""
     import torch
     from tilewise.data.classes import ClassIds
-    from tilewise.data.pipe import Pipe, buffer_bytes
-    from tilewise.data.stream import Stream
-    from tilewise.training.loader import default_workers, make_loader
-    from tilewise.training.pipe_batches import PipeBatches
+    from tilewise.data.pipe.buffer import Pipe, buffer_bytes
+    from tilewise.data.pipe.stream import Stream
+    from tilewise.training.dataloading.loader import default_workers, make_loader
+    from tilewise.training.dataloading.pipe_sampler import PipeSampler
     from tilewise.views.view import Scaling
 
     torch.set_num_threads(1)
@@ -84,12 +84,12 @@ def read(fifo: Path, batch_size: int, decode: bool, count: int) -> None:
     batches: Iterable[Any] = (
         make_loader(stream, scaling, batch_size, workers, seed=0)
         if decode
-        else PipeBatches(stream, batch_size, seed=0)
+        else PipeSampler(stream, batch_size, seed=0)
     )
     first = 0.0
     for _ in batches:
         first = first or time.time()
-        if "half_way" not in peaks and stream.report.images >= count / 2:
+        if "half_way" not in peaks and stream.issues.images >= count / 2:
             peaks["half_way"] = peak_megabytes()
     peaks["end"] = peak_megabytes()
     stream.finish_pass()

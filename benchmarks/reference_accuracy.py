@@ -27,17 +27,17 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 from lay_out import find_coco_files  # noqa: E402
 from reference_loop import CONTENDERS, REFERENCE_WORKERS, Reference  # noqa: E402
 from runs import FIGURES, SSDLITE, kept, summary, train_once  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.decode import decode_image  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
-from tilewise.detections import Detections  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.hyperparameters.models import scaling_of  # noqa: E402
-from tilewise.training.optimizer import make_optimizer  # noqa: E402
-from tilewise.training.schedule import Scheduler  # noqa: E402
+from tilewise.instances import Instances  # noqa: E402
+from tilewise.training.step.lr_scheduler import LRScheduler  # noqa: E402
+from tilewise.training.step.optimizer import make_optimizer  # noqa: E402
 from training_speed import device_name, prepare  # noqa: E402
 
 EQUAL = {
@@ -61,7 +61,7 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
     reference = Reference(model, data, len(classes), hp.training_batch_size, REFERENCE_WORKERS, seed, sides)
     reference.optimizer = make_optimizer(reference.model, hp)
     batches = len(reference.loader)
-    scheduler = Scheduler(reference.optimizer, hp, batches)
+    scheduler = LRScheduler(reference.optimizer, hp, batches)
     images, start = 0, time.monotonic()
     for _ in range(hp.number_of_epochs):
         for _ in range(batches):
@@ -69,7 +69,7 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
             scheduler.step()
         scheduler.end_epoch()
     seconds = time.monotonic() - start
-    records = make_records(content.examples, Report("validation"))
+    records = make_records(content.examples, ChannelIssues("validation"))
     metrics = coco_metrics(records, detect(reference, records, hp.box_score_threshold), classes)
     return {
         **{name: metrics[name] for name in FIGURES},
@@ -78,7 +78,7 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
     }
 
 
-def detect(reference: Reference, records: Records, score: float) -> list[Detections]:
+def detect(reference: Reference, records: Records, score: float) -> list[Instances]:
     """What torchvision's model finds in each image, with at least this score."""
     model: Any = reference.model.eval()
     found = []
@@ -87,7 +87,7 @@ def detect(reference: Reference, records: Records, score: float) -> list[Detecti
             (answer,) = model([decode_image(record.read()).to(reference.device) / 255])
             kept = answer["scores"] >= score
             boxes, scores, labels = (answer[name][kept].cpu() for name in ("boxes", "scores", "labels"))
-            found.append(Detections(boxes, scores, labels - 1))  # 0 is its background
+            found.append(Instances(boxes, scores, labels - 1))  # 0 is its background
     return found
 
 

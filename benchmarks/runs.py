@@ -22,9 +22,9 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files, lay_out_job  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
+from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
@@ -41,7 +41,7 @@ SSDLITE = HYPERPARAMETERS | {
 def read_training_images(data: Path) -> Records:
     """The training images of a data set: train.json (COCO) and images/."""
     content = read_coco(find_coco_files(data)[0], Folder(data / "images"))
-    return make_records(content.examples, Report("train"))
+    return make_records(content.examples, ChannelIssues("train"))
 
 
 def train_once(

@@ -26,15 +26,15 @@ EPOCHS, IMAGES = 3, 40
 PHASES: dict[str, tuple[str, str, int]] = {
     "start-up: the configuration is read": ("tilewise.platform", "read_job", 1),
     "start-up: the images are read": ("tilewise.data.channel", "read_channel", 1),
-    "start-up: the detector is built": ("tilewise.training.loop", "build_detector", 1),
-    "first step": ("tilewise.training.learner", "Learner.learn", 1),
-    "middle of the first epoch": ("tilewise.training.learner", "Learner.learn", 5),
-    "first validation": ("tilewise.training.loop", "evaluate", 1),
-    "middle of a later epoch": ("tilewise.training.learner", "Learner.learn", 15),
-    "a later validation": ("tilewise.training.loop", "evaluate", 2),
+    "start-up: the detector is built": ("tilewise.training.trainer", "build_detector", 1),
+    "first step": ("tilewise.training.step.train_step", "TrainStep.learn", 1),
+    "middle of the first epoch": ("tilewise.training.step.train_step", "TrainStep.learn", 5),
+    "first validation": ("tilewise.training.trainer", "evaluate", 1),
+    "middle of a later epoch": ("tilewise.training.step.train_step", "TrainStep.learn", 15),
+    "a later validation": ("tilewise.training.trainer", "evaluate", 2),
     "writing the first model": ("tilewise.inference.artifact", "save_file", 1),
-    "writing a later checkpoint": ("tilewise.training.checkpoint", "_write", 2),
-    "writing the report": ("tilewise.training.outputs", "write_report", 1),
+    "writing a later checkpoint": ("tilewise.training.checkpointing.checkpoints", "_write", 2),
+    "writing the report": ("tilewise.training.job.outputs", "write_report", 1),
 }
 """What each begins with: a module, a function in it, and which of its calls."""
 

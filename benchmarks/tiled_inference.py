@@ -24,19 +24,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
 import torch  # noqa: E402
-from tilewise.data.annotations import Report, make_records  # noqa: E402
+from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.classes import in_classes  # noqa: E402
-from tilewise.data.coco import read_coco  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
-from tilewise.detections import Detections  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.inference.artifact import Artifact  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
-from tilewise.views.tiling import TileOptions  # noqa: E402
+from tilewise.instances import Instances  # noqa: E402
+from tilewise.tiling.spec import TileOptions  # noqa: E402
 
 OVERLAP = 0.2
-Predict = Callable[[Path], Detections]
+Predict = Callable[[Path], Instances]
 
 
 def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
@@ -71,7 +71,7 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
         category_mapping={str(index): str(index) for index in range(artifact.spec.num_classes + 1)},
     )
 
-    def predict(path: Path) -> Detections:
+    def predict(path: Path) -> Instances:
         with torch.inference_mode():
             found = get_sliced_prediction(
                 str(path),
@@ -86,7 +86,7 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
         boxes = torch.tensor([one.bbox.to_xyxy() for one in found], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([one.category.id - 1 for one in found], dtype=torch.int64)
         order = scores.argsort(descending=True, stable=True)
-        return Detections(boxes, scores, labels)[order]
+        return Instances(boxes, scores, labels)[order]
 
     return predict
 
@@ -95,7 +95,7 @@ def read(data: Path, classes: tuple[str, ...], limit: int) -> Records:
     """The full-resolution images with their objects."""
     content = read_coco(data / "fullres.json", Folder(data / "images_fullres"))
     examples = in_classes(content, classes, "fullres.json", "the model")
-    return make_records(examples[:limit], Report("fullres"))
+    return make_records(examples[:limit], ChannelIssues("fullres"))
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:

@@ -16,25 +16,27 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from runs import read_training_images  # noqa: E402
-from tilewise.data.annotations import Report  # noqa: E402
+from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import DataSet, Split  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
-from tilewise.training import loop  # noqa: E402
-from tilewise.training.batch import Batch  # noqa: E402
-from tilewise.training.cpu import tune_cpu  # noqa: E402
-from tilewise.training.fit_spec import fit_spec  # noqa: E402
-from tilewise.training.metric_lines import MetricLines  # noqa: E402
-from tilewise.training.resume import Progress  # noqa: E402
-from tilewise.training.world import ALONE  # noqa: E402
+from tilewise.training import trainer  # noqa: E402
+from tilewise.training.dataloading.batch import Batch  # noqa: E402
+from tilewise.training.distributed.context import SINGLE_PROCESS  # noqa: E402
+from tilewise.training.job.cpu import tune_cpu  # noqa: E402
+from tilewise.training.job.fit_spec import fit_spec  # noqa: E402
+from tilewise.training.job.metric_lines import MetricLines  # noqa: E402
+from tilewise.training.train_state import Progress  # noqa: E402
 
 
 def read_data(folder: Path) -> DataSet:
     """The training images of ``folder/train.json`` (COCO) in ``folder/images``."""
     records = read_training_images(folder)
     count = 1 + max(int(record.labels.max(initial=0)) for record in records)
-    return DataSet(tuple(f"class {label}" for label in range(count)), Split(records, Report("train")), None)
+    return DataSet(
+        tuple(f"class {label}" for label in range(count)), Split(records, ChannelIssues("train")), None
+    )
 
 
 class TrainSpeed:
@@ -56,13 +58,13 @@ class TrainSpeed:
         torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
         folder = Path(tempfile.gettempdir())
         lines = MetricLines("benchmark")
-        self.job = loop.Run(data, hp, spec, detector, folder, lines, lambda: False, ALONE)
+        self.job = trainer.Trainer(data, hp, spec, detector, folder, lines, lambda: False, SINGLE_PROCESS)
         self.device, self.hp, self.detector = device, hp, detector
         for _ in self.job.loader:
             pass  # the first epoch is another one: images that stay decoded are decoded there
         self._learnt: list[Batch] = []
-        self._learn = self.job.learner.learn
-        self.job.learner.learn = self._keep_and_learn  # type: ignore[method-assign]
+        self._learn = self.job.train_step.learn
+        self.job.train_step.learn = self._keep_and_learn  # type: ignore[method-assign]
         self._epoch = 0
 
     @property
@@ -91,9 +93,9 @@ class TrainSpeed:
 
         They are those that :meth:`loop`, which comes first, learnt from last: others have other sizes.
         """
-        learner, images = self.job.learner, 0
+        train_step, images = self.job.train_step, 0
         ready = [batch.samples(self.device) for batch in self._learnt]
-        dtype = learner.precision.dtype
+        dtype = train_step.precision.dtype
         self.detector.train()
         wait(self.device)
         start = time.perf_counter()
@@ -102,8 +104,8 @@ class TrainSpeed:
                 losses = self.detector([each.pixels for each in samples], samples)
             assert isinstance(losses, dict)
             torch.stack(list(losses.values())).sum().backward()
-            learner.optimizer.step()
-            learner.optimizer.zero_grad()
+            train_step.optimizer.step()
+            train_step.optimizer.zero_grad()
             images += len(samples)
         wait(self.device)
         return images, time.perf_counter() - start

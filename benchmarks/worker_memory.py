@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.decode import read_header
 from tilewise.data.records import Record, Records
-from tilewise.training.loader import make_loader, read_batch
+from tilewise.training.dataloading.loader import make_loader, read_batch
 from tilewise.views.view import Scaling
 
 BATCH_SIZE = 8
@@ -67,7 +67,9 @@ def measure(image: Path, images: int, boxes: int, workers: int) -> dict[str, Any
     bare = memory("self")
     records = Records(simulated(image, images, boxes))
     gc.collect()
-    loader = make_loader(Split(records, Report("train")), Scaling(square=320), BATCH_SIZE, workers, seed=0)
+    loader = make_loader(
+        Split(records, ChannelIssues("train")), Scaling(square=320), BATCH_SIZE, workers, seed=0
+    )
     facts: dict[str, Any] = {}
     for number, batch in enumerate(loader):
         read_batch(batch)

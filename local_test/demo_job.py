@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lay_out import lay_out_job, write_config
 from pixels import pixels_of_an_epoch
-from tilewise.data.annotations import Report, make_records
-from tilewise.data.coco import read_coco
+from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.folder import Folder
+from tilewise.data.formats.coco import read_coco
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
@@ -73,7 +73,9 @@ def lay_out_demo(data: Path, base: Path, chosen: dict[str, str]) -> None:
     """
     lay_out_job(data, base, chosen)
     channel = base / "input" / "data" / "train"
-    records = make_records(read_coco(channel / "annotations.json", Folder(channel)).examples, Report("train"))
+    records = make_records(
+        read_coco(channel / "annotations.json", Folder(channel)).examples, ChannelIssues("train")
+    )
     raw, pixels = demo_hyperparameters(records, chosen)
     write_config(base, "hyperparameters", raw)
     print(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.commands.channels import checked_records, chosen_classes, read_annotated
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.writers.output import Output
 from tilewise.data.writers.recordio import write_recordio
 from tilewise.errors import UserError
@@ -69,7 +69,7 @@ def pack_channels(data: Path, names: list[str], recordio: Path) -> dict[str, str
     classes = chosen_classes(annotated, None)
     images = 0
     for name in names:
-        records = checked_records(annotated[name], classes, Report(name), "the channels")
+        records = checked_records(annotated[name], classes, ChannelIssues(name), "the channels")
         images += len(records) if name == "train" else 0
         write_recordio(
             records,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.training.fit_spec import fit_spec
-from tilewise.training.tiling import make_planner
+from tilewise.training.job.choose_tiling import make_planner
+from tilewise.training.job.fit_spec import fit_spec
 
 
 def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
@@ -25,7 +25,7 @@ def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
 
     """
     hp = parse_hyperparameters(raw)
-    spec = fit_spec(hp, DataSet(("object",), Split(records, Report("train")), None))
+    spec = fit_spec(hp, DataSet(("object",), Split(records, ChannelIssues("train")), None))
     planner = make_planner(hp, spec)
     if planner is None:
         sizes = [spec.scaling.size_of(*size) for size in records.sizes.tolist()]

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
-MODULES = ("tilewise.data.channel", "tilewise.data.pipe_channel", "tilewise.training.loop")
+MODULES = ("tilewise.data.channel", "tilewise.data.pipe.channel", "tilewise.training.trainer")
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*MODULES, "tilewise.training.outputs"])
+_context.set_forkserver_preload([*MODULES, "tilewise.training.job.outputs"])
 
 
 class Forked:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.records import Record, Records
 
@@ -27,4 +27,4 @@ def squares_split(folder: Path, channel: str, side: int, images: int, seed: int 
         Image.fromarray(pixels).save(path)
         labels, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.bool_)
         records.append(Record(path.name, path, side, side, boxes.astype(np.float32), labels, ignored))
-    return Split(Records(records), Report(channel, images=images))
+    return Split(Records(records), ChannelIssues(channel, images=images))

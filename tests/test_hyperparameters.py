@@ -88,7 +88,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "seed": (0, 0, 0),
     "num_workers": (None, None, None),
     "model_name": ("fasterrcnn_resnet50_fpn", "yolox_s", "ssd_vgg16"),
-    "job": ("azure", "azure", "builtin"),
+    "dialect": ("azure", "azure", "builtin"),
 }
 
 # Texts that parse, with a value that differs from every default.
@@ -167,7 +167,7 @@ def test_defaults__cover_the_table() -> None:
 
 
 def test_table__every_field_but_three_has_a_row() -> None:
-    assert set(Hyperparameters.model_fields) - set(ROWS) == {"job", "batch_unit", "given"}
+    assert set(Hyperparameters.model_fields) - set(ROWS) == {"dialect", "batch_unit", "given"}
 
 
 def test_table__written_names_are_unique() -> None:
@@ -226,7 +226,7 @@ def test_job__built_in_sample_of_aws() -> None:
             "_tuning_objective_metric": "validation:mAP",
         }
     )
-    assert (parsed.job, parsed.model_name, parsed.image_size) == ("builtin", "ssd_vgg16", 512)
+    assert (parsed.dialect, parsed.model_name, parsed.image_size) == ("builtin", "ssd_vgg16", 512)
     assert (parsed.number_of_epochs, parsed.lr_scheduler_step, parsed.step_lr_gamma) == (100, (33, 67), 0.1)
     assert (parsed.learning_rate_scheduler, parsed.step_lr_step_size) == ("step", None)
     assert (parsed.training_batch_size, parsed.validation_batch_size) == (32, 32)
@@ -259,7 +259,11 @@ def test_job__azure_sample() -> None:
             "checkpoint_frequency": "",
         }
     )
-    assert (parsed.job, parsed.model_name, parsed.image_size) == ("azure", "fasterrcnn_resnet50_fpn", None)
+    assert (parsed.dialect, parsed.model_name, parsed.image_size) == (
+        "azure",
+        "fasterrcnn_resnet50_fpn",
+        None,
+    )
     assert (parsed.min_size, parsed.max_size) == (800, 1333)
     assert (parsed.training_batch_size, parsed.batch_unit) == (4, "gpu")
     assert (parsed.validation_batch_size, parsed.validation_metric_type) == (2, "coco")
@@ -298,7 +302,7 @@ def test_job__json_quoted_by_the_sdk() -> None:
             "early_stopping": "true",
         }
     )
-    assert (parsed.job, parsed.model_name, parsed.early_stopping) == ("builtin", "ssd_vgg16", True)
+    assert (parsed.dialect, parsed.model_name, parsed.early_stopping) == ("builtin", "ssd_vgg16", True)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +319,7 @@ def test_job__json_quoted_by_the_sdk() -> None:
     ],
 )
 def test_job__dialect(raw: dict[str, str], job: str) -> None:
-    assert parse_hyperparameters(raw).job == job
+    assert parse_hyperparameters(raw).dialect == job
 
 
 def test_job__model_name_beside_num_training_samples_has_azure_defaults() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
-    {"arrays", "detections", "errors"},
-    {"hyperparameters", "machine", "platform", "views"},
+    {"arrays", "errors", "instances"},
+    {"hyperparameters", "machine", "platform", "tiling", "views"},
     {"data", "augment", "models"},
     {"training", "evaluation", "inference"},
     {"serving", "commands"},

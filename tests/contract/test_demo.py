@@ -19,7 +19,7 @@ from PIL import Image
 from tilewise.commands import evaluate
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.training.tiling import choose_tiling
+from tilewise.training.job.choose_tiling import choose_tiling
 from tilewise.views.view import Scaling
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 import torch
-from tilewise.training.checkpoint import Checkpoints
+from tilewise.training.checkpointing.checkpoints import Checkpoints
 from training_job import QUICK, ROOT, Job, wait_for
 
 TWO = {"TILEWISE_PROCESSES": "2"}

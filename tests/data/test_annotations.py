@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tilewise.data.annotations import (
     MAX_WARNINGS,
-    Example,
-    Report,
+    ChannelIssues,
+    RawExample,
     boxes_from_corner_and_size,
     make_records,
 )
@@ -28,8 +28,8 @@ def write_image(path: Path, width: int = 40, height: int = 30, orientation: int 
     return path
 
 
-def example(path: Path | None, *boxes: tuple[float, ...], size: tuple[int, int] | None = None) -> Example:
-    return Example(
+def example(path: Path | None, *boxes: tuple[float, ...], size: tuple[int, int] | None = None) -> RawExample:
+    return RawExample(
         key=path.name if path else "missing.jpg",
         path=path,
         size=size,
@@ -45,14 +45,14 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fine(tmp_path: Path) -> list[Example]:
+def fine(tmp_path: Path) -> list[RawExample]:
     """One image more than it takes for a single damaged one to be tolerated."""
     return [example(write_image(tmp_path / f"fine{number}.jpg")) for number in range(20)]
 
 
 def test_make_records__all_fields(image: Path) -> None:
-    report = Report("train")
-    records = make_records([example(image, (1, 2, 11, 22), (0, 0, 40, 30), size=(40, 30))], report)
+    issues = ChannelIssues("train")
+    records = make_records([example(image, (1, 2, 11, 22), (0, 0, 40, 30), size=(40, 30))], issues)
     (one,) = records
     assert (one.key, one.path, one.width, one.height) == ("a.jpg", image, 40, 30)
     assert one.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30]]
@@ -60,21 +60,21 @@ def test_make_records__all_fields(image: Path) -> None:
 
 
 def test_make_records__image_without_objects(image: Path) -> None:
-    assert make_records([example(image)], Report("train"))[0].boxes.shape == (0, 4)
+    assert make_records([example(image)], ChannelIssues("train"))[0].boxes.shape == (0, 4)
 
 
 def test_make_records__reads_no_pixels(image: Path) -> None:
     image.write_bytes(image.read_bytes()[:-20])
-    assert len(make_records([example(image)], Report("train"))) == 1
+    assert len(make_records([example(image)], ChannelIssues("train"))) == 1
 
 
 def test_boxes__clipped_and_counted(image: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report = Report("train")
+    issues = ChannelIssues("train")
     rows = [(-5, -6, 10, 10), (30, 20, 100, 90), (-0.4, 0, 40.4, 30), (5, 5, 6, 6)]
-    (one,) = make_records([example(image, *rows)], report)
+    (one,) = make_records([example(image, *rows)], issues)
     assert one.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [0, 0, 40, 30], [5, 5, 6, 6]]
-    assert report.clipped == 2  # less than half a pixel is rounding
-    assert report.clipped == 2
+    assert issues.clipped == 2  # less than half a pixel is rounding
+    assert issues.clipped == 2
     assert not caplog.records
 
 
@@ -94,68 +94,68 @@ def test_boxes__clipped_and_counted(image: Path, caplog: pytest.LogCaptureFixtur
 def test_boxes__dropped_and_named(
     image: Path, box: tuple[float, ...], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = Report("train")
-    (one,) = make_records([example(image, (1, 1, 9, 9), box, (2, 2, 8, 8))], report)
+    issues = ChannelIssues("train")
+    (one,) = make_records([example(image, (1, 1, 9, 9), box, (2, 2, 8, 8))], issues)
     assert one.boxes.tolist() == [[1, 1, 9, 9], [2, 2, 8, 8]]
     assert one.labels.tolist() == [0, 2] and one.ignored.tolist() == [False, False]
-    assert report.dropped == [f"a.jpg: {reason}"]
-    assert report.dropped == [f"a.jpg: {reason}"]
+    assert issues.dropped == [f"a.jpg: {reason}"]
+    assert issues.dropped == [f"a.jpg: {reason}"]
     assert caplog.messages == [f"channel train: a.jpg: {reason}; it is dropped"]
 
 
 def test_boxes__many_dropped_are_counted(image: Path, caplog: pytest.LogCaptureFixture) -> None:
-    report = Report("train")
-    make_records([example(image, *[(5.0, 5.0, 5.0, 5.0)] * 1000)], report)
-    assert len(report.dropped) == 1000
+    issues = ChannelIssues("train")
+    make_records([example(image, *[(5.0, 5.0, 5.0, 5.0)] * 1000)], issues)
+    assert len(issues.dropped) == 1000
     assert len(caplog.messages) == MAX_WARNINGS
     assert caplog.messages[-1].endswith("further ones are only counted")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_size__of_the_upright_image(tmp_path: Path, fine: list[Example], orientation: int) -> None:
+def test_size__of_the_upright_image(tmp_path: Path, fine: list[RawExample], orientation: int) -> None:
     file = write_image(tmp_path / "turned.jpg", 40, 30, orientation)
     upright, stored = ((30, 40), (40, 30)) if orientation >= 5 else ((40, 30), (30, 40))
-    records = make_records([example(file, (0, 0, 99, 99), size=upright)], Report("train"))
+    records = make_records([example(file, (0, 0, 99, 99), size=upright)], ChannelIssues("train"))
     assert (records[0].width, records[0].height) == upright
     assert records[0].boxes.tolist() == [[0, 0, *upright]]
-    report = Report("train")
-    assert len(make_records([example(file, size=stored), *fine], report)) == len(fine)
+    issues = ChannelIssues("train")
+    assert len(make_records([example(file, size=stored), *fine], issues)) == len(fine)
     turned = "(turned upright as its EXIF says) " if orientation > 1 else ""
-    assert report.left_out["turned.jpg"] == (
+    assert issues.left_out["turned.jpg"] == (
         f"its annotation says {stored[0]} x {stored[1]} pixels, but the image {turned}"
         f"has {upright[0]} x {upright[1]}"
     )
 
 
-def test_left_out__every_reason(tmp_path: Path, fine: list[Example]) -> None:
+def test_left_out__every_reason(tmp_path: Path, fine: list[RawExample]) -> None:
     damaged, folder = tmp_path / "damaged.jpg", tmp_path / "folder.jpg"
     damaged.write_bytes(b"not a picture")
     folder.mkdir()
     problem = replace(example(None), key="b.json", problem="not valid JSON")
     bad = [example(None), example(damaged), example(folder), problem]
-    report = Report("train")
-    assert len(make_records(fine * 5 + bad, report)) == 100
-    assert report.left_out == {
+    issues = ChannelIssues("train")
+    assert len(make_records(fine * 5 + bad, issues)) == 100
+    assert issues.left_out == {
         "missing.jpg": "its image file is not in the channel",
         "damaged.jpg": "these bytes are not an image in a known format",
         "folder.jpg": "the file cannot be read: Is a directory",
         "b.json": "not valid JSON",
     }
-    assert (report.images, len(report.left_out)) == (104, 4)
+    assert (issues.images, len(issues.left_out)) == (104, 4)
 
 
-def test_left_out__order_of_the_rest(fine: list[Example]) -> None:
-    records = make_records([*fine[:7], example(None), *fine[7:]], Report("train"))
+def test_left_out__order_of_the_rest(fine: list[RawExample]) -> None:
+    records = make_records([*fine[:7], example(None), *fine[7:]], ChannelIssues("train"))
     assert [record.key for record in records] == [one.key for one in fine]
 
 
-def test_left_out__more_than_five_percent(fine: list[Example], caplog: pytest.LogCaptureFixture) -> None:
-    def missing(number: int) -> Example:
+def test_left_out__more_than_five_percent(fine: list[RawExample], caplog: pytest.LogCaptureFixture) -> None:
+    def missing(number: int) -> RawExample:
         return replace(example(None), key=f"missing{number}.jpg")
 
-    assert len(make_records([*fine[:19], missing(0)], Report("train"))) == 19
+    assert len(make_records([*fine[:19], missing(0)], ChannelIssues("train"))) == 19
     with pytest.raises(UserError) as error:
-        make_records([*fine, *map(missing, range(5))], Report("train"))
+        make_records([*fine, *map(missing, range(5))], ChannelIssues("train"))
     reason = "its image file is not in the channel"
     assert str(error.value) == (
         "channel train: 5 of 25 images cannot be used, more than 5%; mend or remove them, beginning with: "
@@ -165,18 +165,18 @@ def test_left_out__more_than_five_percent(fine: list[Example], caplog: pytest.Lo
 
 
 def test_left_out__during_the_job(caplog: pytest.LogCaptureFixture) -> None:
-    report = Report("validation", images=40)
+    issues = ChannelIssues("validation", images=40)
     with caplog.at_level(logging.WARNING):
         for key in ("a", "a", "b"):
-            report.leave_out(key, "damaged")
-    assert report.left_out == {"a": "damaged", "b": "damaged"} and len(caplog.messages) == 2
+            issues.leave_out(key, "damaged")
+    assert issues.left_out == {"a": "damaged", "b": "damaged"} and len(caplog.messages) == 2
     with pytest.raises(UserError, match="channel validation: 3 of 40 images cannot be used"):
-        report.leave_out("c", "damaged")
+        issues.leave_out("c", "damaged")
 
 
 def test_make_records__nothing_there() -> None:
     with pytest.raises(UserError, match="channel train holds no image that can be used"):
-        make_records([], Report("train"))
+        make_records([], ChannelIssues("train"))
 
 
 def test_boxes_from_corner_and_size__adds() -> None:

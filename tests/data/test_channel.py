@@ -159,8 +159,8 @@ def test_image_json__left_out_images_are_reported(channels: Channels) -> None:
     (channels.root / "train_annotation" / "train9.json").write_text("{")
     data = channels.read(validates=False)
     assert len(data.train.sample) == 38
-    assert sorted(data.train.report.left_out) == ["train7.json", "train9.json"]
-    assert (data.train.report.images, len(data.train.report.left_out)) == (40, 2)
+    assert sorted(data.train.issues.left_out) == ["train7.json", "train9.json"]
+    assert (data.train.issues.images, len(data.train.issues.left_out)) == (40, 2)
 
 
 def test_coco__matched_by_name(channels: Channels) -> None:
@@ -288,7 +288,7 @@ def test_split__without_validation_channel(channels: Channels) -> None:
     assert data.validation is not None
     keys = [{record.key for record in split.sample} for split in (data.train, data.validation)]
     assert [len(some) for some in keys] == [16, 4] and not keys[0] & keys[1]
-    assert data.validation.report.images == 4
+    assert data.validation.issues.images == 4
     again = channels.read(may_split=True, seed=3)
     assert again.validation is not None
     assert {record.key for record in again.validation.sample} == keys[1]
@@ -377,7 +377,7 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
     data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=True, validates=True, seed=0)
     assert data.validation is not None
     assert len(data.train.sample) + len(data.validation.sample) == len(whole["images"])
-    assert not data.train.report.left_out
+    assert not data.train.issues.left_out
     assert sorted(data.classes) == sorted(row["name"] for row in whole["categories"])
 
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipe_platform import MAGIC, image_record, png, record_bytes
-from tilewise.data.annotations import Report, make_records
+from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, read_data_set
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.folder import Folder
+from tilewise.data.formats.recordio import read_record_files
 from tilewise.data.recordio import StreamRecord, open_image, read_stream, scan, split_image_record
-from tilewise.data.recordio_channel import read_record_files
 from tilewise.errors import UserError
 
 SETS = ("train", "head2", "difficult", "reencoded", "edge")
@@ -80,7 +80,7 @@ def test_mxnet__same_records(shared_fixtures: Path, expected: Any, name: str) ->
     for example, want in zip(examples, expected[name]["records"], strict=True):
         if example.problem or not isinstance(want.get("gluoncv_boxes_px"), list):
             continue
-        (record,) = make_records([example], Report("train"))
+        (record,) = make_records([example], ChannelIssues("train"))
         assert [record.height, record.width, 3] == want["mxnet_decoded_shape"]
         rows = np.asarray(want["gluoncv_boxes_px"], np.float32)
         rows[:, :4] = np.clip(rows[:, :4], 0, [record.width, record.height] * 2)
@@ -110,7 +110,7 @@ def test_edge__each_record_that_cannot_be_used_is_named(shared_fixtures: Path) -
     with pytest.raises(
         UserError, match=r"7 of 30 images .*beginning with: edge.rec#12 \(id 12\): its label has"
     ):
-        make_records(read_record_files({path.name: path}).examples, Report("train"))
+        make_records(read_record_files({path.name: path}).examples, ChannelIssues("train"))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_label__header_floats_and_difficult(tmp_path: Path) -> None:
     label = [4, 7, 640, 480, 1, 0, 0, 0.5, 0.5, 1, 9, 2, 0, 0, 1, 1, 0, 9]
     write(tmp_path / "a.rec", image_record(label, png()), image_record([2, 5], png()))
     found = read_record_files(Folder(tmp_path).with_suffix(".rec"))
-    with_objects, without = make_records(found.examples, Report("train"))
+    with_objects, without = make_records(found.examples, ChannelIssues("train"))
     assert with_objects.boxes.tolist() == [[0, 0, 20, 15], [0, 0, 40, 30]]
     assert with_objects.labels.tolist() == [1, 2]
     assert with_objects.ignored.tolist() == [True, False]

@@ -11,8 +11,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
 from tilewise.evaluation.coco import coco_metrics
+from tilewise.instances import Instances
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -29,14 +29,14 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
     )
 
 
-def make_detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Detections:
-    return Detections(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long())
+def make_detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Instances:
+    return Instances(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long())
 
 
 NOTHING = make_detections([], [], [])
 
 
-def random_case(seed: int, images: int = 12) -> tuple[Records, list[Detections]]:
+def random_case(seed: int, images: int = 12) -> tuple[Records, list[Instances]]:
     """Objects of all sizes, some of them crowds; most are found, somewhat beside their place."""
     rng = np.random.default_rng(seed)
     records, detections = [], []
@@ -60,7 +60,7 @@ def random_case(seed: int, images: int = 12) -> tuple[Records, list[Detections]]
     return Records(records), detections
 
 
-def pycocotools_stats(records: Records, detections: list[Detections]) -> list[float]:
+def pycocotools_stats(records: Records, detections: list[Instances]) -> list[float]:
     """What pycocotools itself says, from COCO's own JSON."""
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -153,7 +153,7 @@ def test_metrics__no_image() -> None:
     assert coco_metrics(Records([]), [], CLASSES)["AP"] is None
 
 
-def test_metrics__a_crowd_is_neither_missed_nor_a_false_alarm() -> None:
+def test_metrics__a_crowd_is_neither_missed_nor_a_false_positive() -> None:
     records = Records([make_record([[10, 10, 30, 30], [100, 100, 300, 300]], [0, 0], [0, 1])])
     members = [[110.0, 110, 130, 130], [200.0, 200, 220, 220]]
     found = make_detections([*members, [10, 10, 30, 30]], [0.9, 0.8, 0.7], [0, 0, 0])

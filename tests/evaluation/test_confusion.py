@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from tilewise.data.records import Record
-from tilewise.detections import Detections
 from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.coco import score
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, confusion_matrix, match, outcome
+from tilewise.instances import Instances
 
 ANT, BEE, CAT = 0, 1, 2
 CLASSES = ("ant", "bee", "cat")
@@ -35,13 +35,13 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
     )
 
 
-def found(*rows: tuple[list[float], float, int]) -> Detections:
+def found(*rows: tuple[list[float], float, int]) -> Instances:
     boxes = torch.tensor([row[0] for row in rows]).reshape(-1, 4)
     labels = torch.tensor([row[2] for row in rows], dtype=torch.int64)
-    return Detections(boxes, torch.tensor([row[1] for row in rows]), labels)
+    return Instances(boxes, torch.tensor([row[1] for row in rows]), labels)
 
 
-def matrix(record: Record, detections: Detections, threshold: float = 0.0) -> list[list[int]]:
+def matrix(record: Record, detections: Instances, threshold: float = 0.0) -> list[list[int]]:
     one = outcome(record, detections, match(record, detections), threshold)
     rows: list[list[int]] = confusion_matrix([(record, one)], 3).tolist()
     return rows
@@ -64,7 +64,7 @@ def cells(rows: list[list[int]]) -> dict[tuple[str, str], int]:
         ([LEFT], [ANT], [], {("ant", "-"): 1}),
         ([], [], [(LEFT, 0.9, CAT)], {("-", "cat"): 1}),
         ([], [], [], {}),
-        # a second detection of the same object is a false alarm, whatever its class
+        # a second detection of the same object is a false positive, whatever its class
         ([LEFT], [ANT], [(LEFT, 0.9, ANT), (LEFT, 0.8, ANT)], {("ant", "ant"): 1, ("-", "ant"): 1}),
         ([LEFT], [ANT], [(LEFT, 0.9, BEE), (LEFT, 0.8, ANT)], {("ant", "ant"): 1, ("-", "bee"): 1}),
         # of two of the wrong class the better score stands for the object
@@ -104,14 +104,14 @@ def test_confusion__small_cases(
     ("rows", "expected"),
     [
         ([], {}),  # not missed
-        ([(LEFT, 0.9, ANT)], {}),  # not a false alarm
+        ([(LEFT, 0.9, ANT)], {}),  # not a false positive
         ([(ALMOST_LEFT, 0.9, ANT), (LEFT, 0.8, ANT), (HALF_LEFT, 0.7, ANT)], {}),  # a crowd hides many
         ([([1.0, 1, 3, 3], 0.9, ANT)], {}),  # what lies in it, however small
         ([([8.0, 0, 28, 10], 0.9, ANT)], {("-", "ant"): 1}),  # what lies mostly beside it
         ([(LEFT, 0.9, BEE)], {("-", "bee"): 1}),  # as in COCO, it excuses its own class
     ],
 )
-def test_ignored__is_neither_missed_nor_a_false_alarm(
+def test_ignored__is_neither_missed_nor_a_false_positive(
     rows: list[tuple[list[float], float, int]], expected: dict[tuple[str, str], int]
 ) -> None:
     assert cells(matrix(make_record([LEFT], [ANT], [1]), found(*rows))) == expected
@@ -143,7 +143,7 @@ def test_outcome__counts_an_image() -> None:
     one = outcome(record, detections, match(record, detections), 0.0)
     assert one.object_of.tolist() == [0, 1, FALSE_ALARM]
     assert one.missed.tolist() == [False, False, True, False]
-    assert (one.hits, one.mistaken, one.false_alarms) == (1, 1, 1)
+    assert (one.hits, one.mistaken, one.false_positives) == (1, 1, 1)
     assert one.f1 == pytest.approx(2 / (3 + 3))  # three objects, three detections
 
 
@@ -189,7 +189,7 @@ def test_match__is_that_of_one_detection_after_the_other(seed: int) -> None:
 def test_match__is_pycocotools_own(seed: int, random_scored: Callable[[int], Scored]) -> None:
     scored = random_scored(seed)
     evaluation = score(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
-    theirs = {label: [0, 0, 0] for label in range(3)}  # hits, false alarms, detections that do not count
+    theirs = {label: [0, 0, 0] for label in range(3)}  # hits, false positives, detections that do not count
     for one in evaluation.evalImgs:
         if one is not None:
             counted = ~one["dtIgnore"][0]

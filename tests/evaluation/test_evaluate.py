@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.annotations import Report
-from tilewise.data.decode import Picture, decode_image
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.decode import DecodedImage, decode_image
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
 from tilewise.errors import UserError
 from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.instances import Instances
 
 
 class Oracle:
@@ -30,15 +30,15 @@ class Oracle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def decode(self, image: bytes) -> Picture:
-        return Picture.whole(decode_image(image))
+    def decode(self, image: bytes) -> DecodedImage:
+        return DecodedImage.whole(decode_image(image))
 
-    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         for image in images:
             self.asked += 1
             x = float(image.pixels[0, 0, 0])
             box = torch.tensor([[x, 0, x + 10, 10]])
-            found = Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+            found = Instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
             yield Prediction(image.width, image.height, found)
 
 
@@ -66,7 +66,7 @@ class Slow(Oracle):
         super().__init__()
         self.three = Barrier(3)
 
-    def decode(self, image: bytes) -> Picture:
+    def decode(self, image: bytes) -> DecodedImage:
         self.three.wait(timeout=30)
         picture = super().decode(image)
         time.sleep(0.1 - 0.001 * int(picture.pixels[0, 0, 0]))
@@ -77,12 +77,12 @@ def test_evaluate__beside_a_gpu_several_threads_decode(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluating, "available_cores", lambda: 4)
-    metrics = evaluate(cast(Predictor, Slow()), records, Report("validation", 12), iou_threshold=0.75)
+    metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), iou_threshold=0.75)
     assert metrics is not None and metrics["AP"] == 1  # each with its own objects
 
 
 def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
-    metrics = evaluate(oracle(), records, Report("validation", 12), iou_threshold=0.75)
+    metrics = evaluate(oracle(), records, ChannelIssues("validation", 12), iou_threshold=0.75)
     assert metrics is not None
     assert metrics["AP"] == metrics["AP_class"]["dot"] == 1
     assert metrics["VOC"] == {"mAP": 1, "AP_class": {"dot": 1}, "iou_threshold": 0.75}
@@ -91,17 +91,17 @@ def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
 def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     records[5].path.unlink()
-    report = Report("validation", images=100)
-    metrics = evaluate(oracle(), records, report, iou_threshold=0.5)
+    issues = ChannelIssues("validation", images=100)
+    metrics = evaluate(oracle(), records, issues, iou_threshold=0.5)
     assert metrics is not None
     assert metrics["AP"] == 1
-    assert list(report.left_out) == ["3.png", "5.png"]
+    assert list(issues.left_out) == ["3.png", "5.png"]
 
 
 def test_evaluate__too_many_damaged_images_are_an_error(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"channel validation: 1 of 12 images cannot be used.*3\.png"):
-        evaluate(oracle(), records, Report("validation", images=12), iou_threshold=0.5)
+        evaluate(oracle(), records, ChannelIssues("validation", images=12), iou_threshold=0.5)
 
 
 def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
@@ -111,19 +111,19 @@ def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
             record.path.unlink()
             yield replace(record, encoded=image)
 
-    report = Report("validation", expected=1000)
-    report.images = 12
-    metrics = evaluate(oracle(), stream(), report, iou_threshold=0.75)
+    issues = ChannelIssues("validation", expected=1000)
+    issues.images = 12
+    metrics = evaluate(oracle(), stream(), issues, iou_threshold=0.75)
     assert metrics is not None
     assert metrics["AP"] == 1
-    assert report.expected == 0
+    assert issues.expected == 0
 
 
 def test_evaluate__few_images_came_and_many_are_damaged(records: Records) -> None:
-    report = Report("validation", images=12, expected=1000)
+    issues = ChannelIssues("validation", images=12, expected=1000)
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"1 of 12 images cannot be used"):
-        evaluate(oracle(), records, report, iou_threshold=0.5)
+        evaluate(oracle(), records, issues, iou_threshold=0.5)
 
 
 def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
@@ -133,11 +133,11 @@ def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
         yield from records
         stop.append(True)
 
-    assert evaluate(oracle(), stream(), Report("validation", 12), 0.5, lambda: bool(stop)) is None
+    assert evaluate(oracle(), stream(), ChannelIssues("validation", 12), 0.5, lambda: bool(stop)) is None
 
 
 def test_evaluate__stops_on_request(records: Records) -> None:
     predictor = oracle()
     asked = iter([False, False, True])
-    assert evaluate(predictor, records, Report("validation", 12), 0.5, lambda: next(asked)) is None
+    assert evaluate(predictor, records, ChannelIssues("validation", 12), 0.5, lambda: next(asked)) is None
     assert cast(Oracle, predictor).asked == 3

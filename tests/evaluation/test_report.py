@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.annotations import Report
-from tilewise.data.facts import channel_facts, size_bars
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
+from tilewise.data.statistics import channel_statistics, size_bars
 from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.charts import Line, bar_chart, histogram, line_chart, ticks
 from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.pictures import MAX_SIDE, best_and_worst, make_picture
-from tilewise.evaluation.report import Run, report_page
+from tilewise.evaluation.report import ReportContent, report_page
+from tilewise.instances import Instances
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SELF_CLOSING = {"path", "rect", "image", "circle"}
@@ -68,10 +68,10 @@ def make_record(folder: Path, name: str, boxes: list[list[float]], labels: list[
     return Record(name, path, 200, 100, rows, np.array(labels, np.int64), ignored)
 
 
-def found(*rows: tuple[list[float], float, int]) -> Detections:
+def found(*rows: tuple[list[float], float, int]) -> Instances:
     boxes = torch.tensor([row[0] for row in rows]).reshape(-1, 4)
     labels = torch.tensor([row[2] for row in rows], dtype=torch.int64)
-    return Detections(boxes, torch.tensor([row[1] for row in rows]), labels)
+    return Instances(boxes, torch.tensor([row[1] for row in rows]), labels)
 
 
 def make_run(
@@ -80,7 +80,7 @@ def make_run(
     names: tuple[str, ...] = ("a.png", "b.png", "c.png"),
     objects: bool = True,
     detections: bool = True,
-) -> Run:
+) -> ReportContent:
     """Three images: in the first all is found, in the second one class is taken for another."""
     last = len(classes) - 1
     left, right = [10.0, 10, 40, 40], [100.0, 10, 104, 14]
@@ -97,16 +97,16 @@ def make_run(
         {**epoch, "epoch": 0, "losses": {"classification": 2.0, "bbox_regression": 1.0}},
         {**epoch, "epoch": 1, "losses": {"classification": 1.0}, "validation": best, "validation_seconds": 1},
     ]
-    report = Report("train", 4, {"broken.png": "it is no image"}, 1, ["a.png: the box has no area"])
-    return Run(
+    report = ChannelIssues("train", 4, {"broken.png": "it is no image"}, 1, ["a.png: the box has no area"])
+    return ReportContent(
         classes=classes,
         epochs=epochs,
         best=best,
         hyperparameters={"model_name": "ssd", "image_size": 320, "momentum": None},
         given={"image_size": "image_shape"},
         data={
-            "train": channel_facts(records, report, classes),
-            "validation": channel_facts(records, Report("validation"), classes),
+            "train": channel_statistics(records, report, classes),
+            "validation": channel_statistics(records, ChannelIssues("validation"), classes),
         },
         analysis=analyse(scored, classes),
     )
@@ -193,7 +193,9 @@ def test_report__of_80_classes_lists_what_is_confused(tmp_path: Path) -> None:
 def test_report__without_validation(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     epochs = [{key: value for key, value in epoch.items() if "valid" not in key} for epoch in run.epochs]
-    page = check(report_page(Run(run.classes, epochs, hyperparameters=run.hyperparameters, data=run.data)))
+    page = check(
+        report_page(ReportContent(run.classes, epochs, hyperparameters=run.hyperparameters, data=run.data))
+    )
     assert "Training losses" in page.text
     assert "No model of this run was validated" in page.text
     assert "What it finds" not in page.text
@@ -201,7 +203,7 @@ def test_report__without_validation(tmp_path: Path) -> None:
 
 
 def test_report__of_a_job_that_was_stopped_at_once() -> None:
-    page = check(report_page(Run(("ant",), stopped=True)))
+    page = check(report_page(ReportContent(("ant",), stopped=True)))
     assert "stopped on request" in page.text
 
 

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
 from tilewise.evaluation.voc import voc_metrics
+from tilewise.instances import Instances
 
 CLASSES = ("ant", "bee", "cat")
 BOX, BESIDE, AWAY = [0.0, 0, 10, 10], [0.0, 0, 10, 6], [50.0, 50, 60, 60]
@@ -28,19 +28,19 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
     )
 
 
-def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> Detections:
-    return Detections(
+def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> Instances:
+    return Instances(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(scores),
         torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),
     )
 
 
-def score(record: Record, found: Detections, iou_threshold: float = 0.5) -> Any:
+def score(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
     return voc_metrics(Records([record]), [found], CLASSES, iou_threshold)
 
 
-def average_precision(record: Record, found: Detections, iou_threshold: float = 0.5) -> Any:
+def average_precision(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
     return score(record, found, iou_threshold)["AP_class"]["ant"]
 
 
@@ -54,13 +54,13 @@ def test_ap__half_found_meets_six_of_eleven_levels() -> None:
     assert average_precision(record, find([BOX], [0.9])) == pytest.approx(6 / 11)
 
 
-def test_ap__a_false_alarm_first_halves_the_precision() -> None:
+def test_ap__a_false_positive_first_halves_the_precision() -> None:
     record = make_record([BOX], [0])
     assert average_precision(record, find([AWAY, BOX], [0.9, 0.8])) == pytest.approx(1 / 2)
     assert average_precision(record, find([BOX, AWAY], [0.9, 0.8])) == 1
 
 
-def test_ap__a_second_detection_of_an_object_is_a_false_alarm() -> None:
+def test_ap__a_second_detection_of_an_object_is_a_false_positive() -> None:
     record = make_record([BOX, AWAY], [0, 0])
     # precision 1 up to recall 0.5, then 2/3
     found = find([BOX, BESIDE, AWAY], [0.9, 0.8, 0.7])
@@ -74,7 +74,7 @@ def test_ap__the_iou_must_exceed_the_threshold() -> None:
     assert average_precision(record, find([half], [0.9]), iou_threshold=0.49) == 1
 
 
-def test_ap__ignored_objects_are_neither_missed_nor_false_alarms() -> None:
+def test_ap__ignored_objects_are_neither_missed_nor_false_positives() -> None:
     record = make_record([BOX, AWAY], [0, 0], [0, 1])
     assert average_precision(record, find([BOX], [0.9])) == 1
     assert average_precision(record, find([AWAY, AWAY, BOX], [0.95, 0.94, 0.9])) == 1
@@ -108,7 +108,7 @@ def test_map__a_class_with_only_ignored_objects_does_not_occur() -> None:
 
 
 @pytest.mark.parametrize("found", [find([], []), find([BOX, AWAY], [0.9, 0.8])])
-def test_map__no_objects_at_all(found: Detections) -> None:
+def test_map__no_objects_at_all(found: Instances) -> None:
     assert score(make_record([], []), found)["mAP"] == 0
 
 
@@ -116,7 +116,7 @@ def test_map__no_image() -> None:
     assert voc_metrics(Records([]), [], CLASSES)["mAP"] == 0
 
 
-def test_map__false_alarms_in_an_empty_image_count() -> None:
+def test_map__false_positives_in_an_empty_image_count() -> None:
     records = Records([make_record([BOX], [0]), make_record([], [])])
     metrics = voc_metrics(records, [find([BOX], [0.8]), find([AWAY], [0.9])], CLASSES)
     assert metrics["mAP"] == pytest.approx(0.5)
@@ -129,7 +129,7 @@ def iou(one: list[float], other: list[float]) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def slow_average_precision(records: list[Record], detections: list[Detections], label: int) -> float | None:
+def slow_average_precision(records: list[Record], detections: list[Instances], label: int) -> float | None:
     """One step after the other, as one would explain it."""
     events: list[tuple[float, int]] = []
     objects = 0

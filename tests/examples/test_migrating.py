@@ -42,7 +42,7 @@ def test_migrating__sagemakers_model_accepts_the_job(kind: str) -> None:
 
 def test_migrating__azure_job_is_azures_default_model_for_15_epochs() -> None:
     hp = parse_hyperparameters(request_of("azure")["HyperParameters"])
-    assert (hp.job, hp.model_name, hp.number_of_epochs) == ("azure", "fasterrcnn_resnet50_fpn", 15)
+    assert (hp.dialect, hp.model_name, hp.number_of_epochs) == ("azure", "fasterrcnn_resnet50_fpn", 15)
     assert hp.min_size == 600
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
-from tilewise.training.metric_lines import MetricLines
+from tilewise.training.job.metric_lines import MetricLines
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROLE = "arn:aws:iam::111111111111:role/sagemaker"

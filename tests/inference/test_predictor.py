@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.decode import DecodeError, Picture
-from tilewise.detections import Detections
+from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.instances import Instances
 from tilewise.models.detector import Detector
-from tilewise.views.tiling import Level, TileOptions, Tiling
+from tilewise.tiling.spec import Level, TileOptions, Tiling
 from tilewise.views.view import Scaling, View
 from torch import Tensor, nn
 
@@ -38,7 +38,7 @@ class Spot(Detector):
         super().__init__(nn.Linear(1, 1), background=False)
         self.batches: list[list[tuple[int, ...]]] = []
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         assert torch.is_inference_mode_enabled()
         self.batches.append([tuple(image.shape[1:]) for image in images])
         found = []
@@ -46,7 +46,7 @@ class Spot(Detector):
             height, width = image.shape[1:]
             boxes = torch.tensor([[0, 0, width / 2, height], [-5, -5, width + 5, height + 5]])
             score = image.float().mean() / 255
-            found.append(Detections(boxes, torch.stack([score / 2, score]), torch.tensor([0, 1])))
+            found.append(Instances(boxes, torch.stack([score / 2, score]), torch.tensor([0, 1])))
         return found
 
 
@@ -58,7 +58,7 @@ def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Pre
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
     predictor, _ = make_predictor(4)
-    predictions = list(predictor.predict_all(map(Picture.whole, images())))
+    predictions = list(predictor.predict_all(map(DecodedImage.whole, images())))
     assert [(prediction.width, prediction.height) for prediction in predictions] == SIZES
     for prediction, image in zip(predictions, images(), strict=True):
         width, height = prediction.width, prediction.height
@@ -72,14 +72,14 @@ def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
 
 def test_predict_all__only_views_of_one_size_share_a_batch() -> None:
     predictor, spot = make_predictor(2)
-    list(predictor.predict_all(map(Picture.whole, images())))
+    list(predictor.predict_all(map(DecodedImage.whole, images())))
     assert [len(batch) for batch in spot.batches] == [2, 1, 1, 2, 1]
     assert all(len(set(batch)) == 1 for batch in spot.batches)
 
 
 def test_predict_all__square_views_all_do() -> None:
     predictor, spot = make_predictor(4, Scaling(square=32))
-    list(predictor.predict_all(map(Picture.whole, images())))
+    list(predictor.predict_all(map(DecodedImage.whole, images())))
     assert [len(batch) for batch in spot.batches] == [4, 3]
 
 
@@ -90,7 +90,7 @@ class Small(Spot):
         super().__init__()
         self.fits = fits
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         if len(images) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().detect(images)
@@ -100,7 +100,7 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
     scaling = Scaling(square=32)
     small = Small(2)
     predictor = Predictor(small, scaling, ("ant", "bee"), 6)
-    pictures = [Picture.whole(noise(40, 40, seed)) for seed in range(13)]
+    pictures = [DecodedImage.whole(noise(40, 40, seed)) for seed in range(13)]
     predictions = list(predictor.predict_all(pictures))
     for one, other in zip(predictions, make_predictor(6, scaling)[0].predict_all(pictures), strict=True):
         assert_close(one, other)
@@ -115,11 +115,11 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
 def test_predict_all__one_view_does_not_fit() -> None:
     predictor = Predictor(Small(0), Scaling(square=32), ("ant", "bee"), 4)
     with pytest.raises(torch.OutOfMemoryError):
-        list(predictor.predict_all([Picture.whole(noise(40, 40))]))
+        list(predictor.predict_all([DecodedImage.whole(noise(40, 40))]))
 
 
 def test_predict_all__nothing() -> None:
-    assert list(make_predictor(4)[0].predict_all(map(Picture.whole, []))) == []
+    assert list(make_predictor(4)[0].predict_all(map(DecodedImage.whole, []))) == []
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +140,14 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     predictor.detector.double()
     batched = Predictor(predictor.detector, predictor.scaling, predictor.classes, batch_size=4)
     alone, together = (
-        list(one.predict_all(map(Picture.whole, images()[:5]))) for one in (predictor, batched)
+        list(one.predict_all(map(DecodedImage.whole, images()[:5]))) for one in (predictor, batched)
     )
     for one, other in zip(alone, together, strict=True):
         assert_close(one, other)
 
 
 def test_boxes__lie_in_the_image(predictor: Predictor) -> None:
-    for prediction in predictor.predict_all(map(Picture.whole, images()[2:5])):
+    for prediction in predictor.predict_all(map(DecodedImage.whole, images()[2:5])):
         found = prediction.detections
         assert len(found)
         assert (found.boxes >= 0).all()
@@ -159,7 +159,9 @@ def test_predict__takes_encoded_bytes(predictor: Predictor) -> None:
     image = images()[0]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(file, "PNG")
-    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all(map(Picture.whole, [image]))))
+    assert_close(
+        predictor.predict(file.getvalue()), next(predictor.predict_all(map(DecodedImage.whole, [image])))
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
@@ -169,9 +171,9 @@ def test_predict__refuses_what_is_no_image(predictor: Predictor, data: bytes) ->
 
 
 def test_warm_up__leaves_nothing_behind(predictor: Predictor) -> None:
-    before = predictor.predict_all(map(Picture.whole, [images()[0]]))
+    before = predictor.predict_all(map(DecodedImage.whole, [images()[0]]))
     predictor.warm_up()
-    assert_close(next(before), next(predictor.predict_all(map(Picture.whole, [images()[0]]))))
+    assert_close(next(before), next(predictor.predict_all(map(DecodedImage.whole, [images()[0]]))))
 
 
 GRID = Tiling("grid", grid=(2, 2), overlap=0.25, merge="nms")
@@ -185,12 +187,12 @@ class Blobs(Detector):
         self.batches: list[int] = []
         self.on_detect: Callable[[], None] = lambda: None
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         self.batches.append(len(images))
         self.on_detect()
         return [self._find((image > 127).all(dim=0)) for image in images]
 
-    def _find(self, white: Tensor) -> Detections:
+    def _find(self, white: Tensor) -> Instances:
         boxes = []
         columns = white.any(dim=0).int()
         edges = torch.diff(columns, prepend=torch.zeros(1), append=torch.zeros(1)).nonzero()[:, 0].tolist()
@@ -199,7 +201,7 @@ class Blobs(Detector):
             boxes.append([left, int(rows.min()), right, int(rows.max()) + 1])
         table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         scores = (0.5 + table.diff(dim=1)[:, 0].abs() / 1000).clamp(max=1)
-        return Detections(table, scores, torch.zeros(len(table), dtype=torch.int64))
+        return Instances(table, scores, torch.zeros(len(table), dtype=torch.int64))
 
 
 def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Tensor:
@@ -211,7 +213,7 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
     predictor = Predictor(Blobs(), Scaling(square=side), ("blob",), tiling=tiling)
-    return next(predictor.predict_all(map(Picture.whole, [image]))).detections.boxes.round().tolist()
+    return next(predictor.predict_all(map(DecodedImage.whole, [image]))).detections.boxes.round().tolist()
 
 
 def test_tiles__each_object_once_in_the_images_frame() -> None:
@@ -245,7 +247,7 @@ def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
     predictor = Predictor(blobs, Scaling(square=100), ("blob",), 4, GRID)
     pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
-    found = list(predictor.predict_all(map(Picture.whole, pictures)))
+    found = list(predictor.predict_all(map(DecodedImage.whole, pictures)))
     assert blobs.batches == [4] * 6 + [1]
     left = [prediction.detections.boxes[0, 0].item() for prediction in found]
     assert left == pytest.approx([0, 10, 20, 30, 40], abs=1)
@@ -265,7 +267,7 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     alive: list[int] = []
     blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
     predictor = Predictor(blobs, Scaling(square=32), ("blob",), 3, Tiling("fixed", tile_size=20, overlap=0.0))
-    next(predictor.predict_all(map(Picture.whole, [white_rectangles(200, 200)])))
+    next(predictor.predict_all(map(DecodedImage.whole, [white_rectangles(200, 200)])))
     assert len(cut) == 101
     assert max(alive) == 3
 
@@ -296,6 +298,6 @@ def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
     assert (picture.width, picture.height, picture.factor) == (1280, 960, 4)
     assert picture.pixels.shape == (3, 240, 320)
     reduced = next(predictor.predict_all([picture]))
-    whole = next(predictor.predict_all([Picture.whole(torch.from_numpy(pixels).permute(2, 0, 1))]))
+    whole = next(predictor.predict_all([DecodedImage.whole(torch.from_numpy(pixels).permute(2, 0, 1))]))
     assert (reduced.width, reduced.height) == (whole.width, whole.height) == (1280, 960)
     assert (reduced.detections.boxes - whole.detections.boxes).abs().max() < 8

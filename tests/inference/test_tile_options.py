@@ -6,7 +6,7 @@ import sys
 import pytest
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import read_tile_options
-from tilewise.views.tiling import TileOptions, Tiling
+from tilewise.tiling.spec import TileOptions, Tiling
 
 
 def read(**texts: str) -> TileOptions:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 from tilewise.models.detector import (
     CLASSIFICATION_LOSSES,
     IMAGENET_MEAN,
@@ -83,7 +83,7 @@ def test_detector__counts_classes_from_0_whatever_its_network_does(background: b
     assert target["ignored"].tolist() == boxes[[1]].tolist()
     found = detector.eval().detect([image, image])
     assert [detections.labels.tolist() for detections in found] == [[0], [0]]
-    assert all(isinstance(detections, Detections) for detections in found)
+    assert all(isinstance(detections, Instances) for detections in found)
 
 
 def test_on_ignored__needs_an_iou_of_three_tenths_or_half_of_the_anchor() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
+from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors, DefaultBoxes
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -125,7 +125,7 @@ def test_detections__have_one_form(name: str) -> None:
         found = detector.detect([empty(side).pixels, crowded(side).pixels])
     assert len(found) == 2
     for each in found:
-        assert isinstance(each, Detections)
+        assert isinstance(each, Instances)
         assert 0 < len(each) <= 50
         assert each.boxes.shape == (len(each), 4)
         assert each.boxes.dtype == each.scores.dtype == torch.float32

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.roi_heads import RoIHeads, region_losses
@@ -263,7 +263,7 @@ def test_mobilenet__trains_and_detects() -> None:
     assert all(loss.isfinite() for loss in losses.values())
     with torch.inference_mode():
         found = detector.eval().detect([sample.pixels])
-    assert isinstance(found[0], Detections)
+    assert isinstance(found[0], Instances)
 
 
 def test_anchors__fitted_take_the_place_of_the_published() -> None:

@@ -9,7 +9,7 @@ from tilewise.serving import gunicorn_config, settings
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.responses import Form
 from tilewise.serving.settings import Settings, default_workers, read_settings, thread_caps
-from tilewise.views.tiling import TileOptions
+from tilewise.tiling.spec import TileOptions
 
 
 def test_read_settings__defaults(monkeypatch: pytest.MonkeyPatch) -> None:

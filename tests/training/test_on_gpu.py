@@ -12,18 +12,18 @@ import torch
 from fake_gpu import GPU, OnGpu, fake_gpu
 from squares import squares_split
 from tilewise.data.channel import DataSet
-from tilewise.data.decode import Picture
-from tilewise.detections import Detections
+from tilewise.data.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.hyperparameters.models import scaling_of
 from tilewise.inference.predictor import Predictor
+from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
-from tilewise.training.batch import Batch
-from tilewise.training.checkpoint import Checkpoints
-from tilewise.training.learner import Learner
-from tilewise.training.loop import train
-from tilewise.training.metric_lines import MetricLines
+from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.job.metric_lines import MetricLines
+from tilewise.training.step.train_step import TrainStep
+from tilewise.training.trainer import train
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
@@ -57,7 +57,7 @@ def make_batch(side: int, images: int, ignored: bool = True) -> list[Sample]:
     return samples
 
 
-def make_learner(name: str, gpu: bool, **given: object) -> tuple[Learner, Scaling]:
+def make_learner(name: str, gpu: bool, **given: object) -> tuple[TrainStep, Scaling]:
     hp = parse_hyperparameters({"model_name": name, "learning_rate": 1e-3, "precision": "fp32"} | given)
     side = side_of(name)
     square = scaling_of(name) == "square"
@@ -65,26 +65,26 @@ def make_learner(name: str, gpu: bool, **given: object) -> tuple[Learner, Scalin
     torch.manual_seed(0)
     detector = build_detector(DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 50))
     detector.to(GPU if gpu else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = Learner(detector, hp, 4, (side, side))
-    learner.begin_epoch()
-    return learner, scaling
+    train_step = TrainStep(detector, hp, 4, (side, side))
+    train_step.begin_epoch()
+    return train_step, scaling
 
 
 def side_of(name: str) -> int:
     return 300 if name == "ssd_resnet50" else 128
 
 
-def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Detections]]:
+def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Instances]]:
     """The losses of two steps, and what is found after them."""
     with fake_gpu() if gpu else nullcontext():
-        learner, scaling = make_learner(name, gpu)
+        train_step, scaling = make_learner(name, gpu)
         views = make_batch(side_of(name), 2)
         batch = Batch.of(views)
         torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
-        losses = [{key: float(value) for key, value in learner.learn(batch).items()} for _ in range(2)]
-        learner.end_epoch()
-        predictor = Predictor(learner.evaluated, scaling, ("ant", "bee"), 2)
-        found = list(predictor.predict_all(Picture.whole(sample.pixels) for sample in views))
+        losses = [{key: float(value) for key, value in train_step.learn(batch).items()} for _ in range(2)]
+        train_step.end_epoch()
+        predictor = Predictor(train_step.evaluated, scaling, ("ant", "bee"), 2)
+        found = list(predictor.predict_all(DecodedImage.whole(sample.pixels) for sample in views))
     return losses, [each.detections for each in found]
 
 
@@ -112,12 +112,14 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
     samples, found = make_batch(side_of(name), 2), []
     for each in ("fp32", precision):
         with fake_gpu(), torch.no_grad():
-            learner, _ = make_learner(name, gpu=True, precision=each)
+            train_step, _ = make_learner(name, gpu=True, precision=each)
             torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
             views = Batch.of(samples).samples(GPU)
-            with torch.autocast("cuda", learner.precision.dtype, learner.precision.dtype != torch.float32):
-                losses = learner.detector([view.pixels for view in views], views)
-                boxes = learner.detector.eval().detect([view.pixels for view in views])
+            with torch.autocast(
+                "cuda", train_step.precision.dtype, train_step.precision.dtype != torch.float32
+            ):
+                losses = train_step.detector([view.pixels for view in views], views)
+                boxes = train_step.detector.eval().detect([view.pixels for view in views])
             assert isinstance(losses, dict)
             assert all(loss.dtype == torch.float32 for loss in losses.values())
             assert all(view.boxes.dtype == view.scores.dtype == torch.float32 for view in boxes)
@@ -139,10 +141,10 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
 )
 def test_on_gpu__a_step_hardly_waits(name: str, waits: dict[str, int]) -> None:
     with fake_gpu() as gpu:
-        learner, _ = make_learner(name, gpu=True)
-        learner.learn(Batch.of(make_batch(side_of(name), 4)))
+        train_step, _ = make_learner(name, gpu=True)
+        train_step.learn(Batch.of(make_batch(side_of(name), 4)))
         gpu.waits.clear()
-        learner.learn(Batch.of(make_batch(side_of(name), 4)))
+        train_step.learn(Batch.of(make_batch(side_of(name), 4)))
     assert Counter(wait.split()[1] for wait in gpu.waits) == waits, gpu.waits
 
 
@@ -150,10 +152,10 @@ def test_on_gpu__a_step_of_faster_rcnn_waits_as_often_for_many_images_as_for_few
     waits = []
     for images in (2, 4):
         with fake_gpu() as gpu:
-            learner, _ = make_learner("fasterrcnn_resnet18_fpn", gpu=True)
-            learner.learn(Batch.of(make_batch(128, images)))
+            train_step, _ = make_learner("fasterrcnn_resnet18_fpn", gpu=True)
+            train_step.learn(Batch.of(make_batch(128, images)))
             gpu.waits.clear()
-            learner.learn(Batch.of(make_batch(128, images)))
+            train_step.learn(Batch.of(make_batch(128, images)))
         # a suppression takes some 4096 boxes, so that there are more of those
         waits.append(Counter(wait.split()[1] for wait in gpu.waits if "nms" not in wait))
     assert waits[0] == waits[1] and waits[0].total() == 10
@@ -163,9 +165,9 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
     waits = []
     for views in (2, 8):
         with fake_gpu() as gpu:
-            learner, scaling = make_learner("yolox_nano", gpu=True)
-            predictor = Predictor(learner.evaluated, scaling, ("ant", "bee"), 8)
-            images = [Picture.whole(sample.pixels) for sample in make_batch(128, views)]
+            train_step, scaling = make_learner("yolox_nano", gpu=True)
+            predictor = Predictor(train_step.evaluated, scaling, ("ant", "bee"), 8)
+            images = [DecodedImage.whole(sample.pixels) for sample in make_batch(128, views)]
             assert len(list(predictor.predict_all(images))) == views
         waits.append(Counter(wait.split()[1] for wait in gpu.waits))
     copies = waits[1] - waits[0]
@@ -176,16 +178,16 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer: str) -> None:
     with fake_gpu((7, 0) if precision == "fp16" else (8, 0)):
-        learner, _ = make_learner(
+        train_step, _ = make_learner(
             "yolox_nano", gpu=True, precision=precision, optimizer=optimizer, gradient_accumulation_step=2
         )
         if precision == "fp16":  # some ten steps would pass before its scale is found
-            learner._scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
-        before = [each.detach().clone().cpu() for each in learner.detector.parameters()]
+            train_step._scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
+        before = [each.detach().clone().cpu() for each in train_step.detector.parameters()]
         for _ in range(4):
-            learner.learn(Batch.of(make_batch(128, 2)))
-        learner.end_epoch()
-        after = [each.detach().cpu() for each in learner.detector.parameters()]
+            train_step.learn(Batch.of(make_batch(128, 2)))
+        train_step.end_epoch()
+        after = [each.detach().cpu() for each in train_step.detector.parameters()]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
@@ -234,7 +236,7 @@ def test_on_gpu__a_whole_job_that_is_resumed(data: DataSet, tmp_path: Path) -> N
         assert one == pytest.approx(other, rel=1e-3)
 
     # Where the model is served there may be a GPU, or none.
-    picture = Picture.whole(torch.full((3, 128, 128), 40, dtype=torch.uint8))
+    picture = DecodedImage.whole(torch.full((3, 128, 128), 40, dtype=torch.uint8))
     picture.pixels[:, 30:54, 60:84] = 255
     with fake_gpu():
         there = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from pipe_platform import PipePlatform, image_record, manifest
 from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data_set
-from tilewise.detections import Detections
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.instances import Instances
 from tilewise.models.detector import Detector
-from tilewise.training import loop
-from tilewise.training.fit_spec import fit_spec
-from tilewise.training.loop import train
-from tilewise.training.metric_lines import MetricLines
-from tilewise.training.validation import test as score_test
+from tilewise.training import trainer
+from tilewise.training.job.fit_spec import fit_spec
+from tilewise.training.job.metric_lines import MetricLines
+from tilewise.training.job.validation import test as score_test
+from tilewise.training.trainer import train
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ class Steady(Detector):
 
     def forward(
         self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
-    ) -> dict[str, Tensor] | list[Detections]:
+    ) -> dict[str, Tensor] | list[Instances]:
         if samples is not None:
             self.batches.append(len(list(samples)))
             return {"classification": self.network.get_parameter("bias").sum()}
@@ -51,14 +51,14 @@ class Steady(Detector):
         for image in images:
             x = float(image[0, 0, 0])
             box = torch.tensor([[x, 0, x + 20, 20]])
-            found.append(Detections(box, torch.ones(1), torch.zeros(1, dtype=torch.int64)))
+            found.append(Instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64)))
         return found
 
 
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> Steady:
     detector = Steady()
-    monkeypatch.setattr(loop, "build_detector", lambda spec: detector)
+    monkeypatch.setattr(trainer, "build_detector", lambda spec: detector)
     return detector
 
 
@@ -128,7 +128,7 @@ def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detecto
     assert not trained.stopped and saved_classes(tmp_path) == ["0"]
 
 
-def test_train__false_alarms_cannot_be_looked_for_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+def test_train__false_positives_cannot_be_looked_for_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
     hp = make_hp(training_views="sniper", pyramid_scales="1,2", negative_views="false_alarms")
     data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2)
     with pytest.raises(UserError, match=r"negative_views=false_alarms .* use input mode File"):

@@ -17,11 +17,11 @@ from tilewise.models.rpn import Sampler
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
-from tilewise.training.batch import Batch
-from tilewise.training.hand_out import HandOut, Receiver
-from tilewise.training.launch import die_with_parent, report_failure
-from tilewise.training.learner import Learner
-from tilewise.training.world import World, connect_store, join_world
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
+from tilewise.training.distributed.context import DistributedContext, connect_store, init_distributed
+from tilewise.training.distributed.launch import die_with_parent, report_failure
+from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import nn
@@ -36,7 +36,7 @@ FAMILIES = {
 }
 
 
-def make_learner(name: str, world: World) -> Learner:
+def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
     """A detector that learns the same from a batch as from its two halves.
 
     Its normalisation layers stay as they are: their statistics are each process's own. And Faster R-CNN
@@ -54,7 +54,7 @@ def make_learner(name: str, world: World) -> Learner:
         sampler = getattr(module, "fg_bg_sampler", None)
         if isinstance(sampler, Sampler):
             sampler.batch_size_per_image = 1_000_000
-    return Learner(detector, hp, 10, scaling.size_of(1, 1), world)
+    return TrainStep(detector, hp, 10, scaling.size_of(1, 1), distributed)
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:
@@ -71,96 +71,96 @@ def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sam
     return samples
 
 
-def weights(learner: Learner) -> dict[str, torch.Tensor]:
+def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
     """The parameters."""
-    return {name: each.detach().clone() for name, each in learner.detector.network.named_parameters()}
+    return {name: each.detach().clone() for name, each in train_step.detector.network.named_parameters()}
 
 
-def learn(world: World, folder: Path) -> None:
+def learn(distributed: DistributedContext, folder: Path) -> None:
     """Two steps on a process's half of a batch: the weights, and the mean of the losses."""
     found = {}
     for name in FAMILIES:
-        learner, samples = make_learner(name, world), make_samples(name)
-        learner.begin_epoch()
+        train_step, samples = make_learner(name, distributed), make_samples(name)
+        train_step.begin_epoch()
         for _ in range(2):
-            losses = learner.learn(Batch.of(samples[world.rank :: world.size]))
-        total = sum(world.gather(float(sum(losses.values())))) / world.size
-        found[name] = (weights(learner), total)
-    torch.save(found, folder / f"learnt-{world.rank}.pt")
-    if world.size > 1:
-        blank(world, folder)
+            losses = train_step.learn(Batch.of(samples[distributed.rank :: distributed.size]))
+        total = sum(distributed.gather(float(sum(losses.values())))) / distributed.size
+        found[name] = (weights(train_step), total)
+    torch.save(found, folder / f"learnt-{distributed.rank}.pt")
+    if distributed.size > 1:
+        blank(distributed, folder)
 
 
-def blank(world: World, folder: Path) -> None:
+def blank(distributed: DistributedContext, folder: Path) -> None:
     """Steps where a process has no image, or none with an object, and one with a loss that is not finite."""
     found = {}
     for name in FAMILIES:
-        learner, samples = make_learner(name, world), make_samples(name)
-        learner.begin_epoch()
-        learner.learn(Batch.of(samples[:2] if world.leads else []))
-        learner.learn(Batch.of(make_samples(name, (0, 0)) if world.leads else samples[:2]))
-        learner.learn(Batch.of([] if world.leads else samples[2:]))
-        before = weights(learner)
-        broken = learner.detector.register_forward_hook(
+        train_step, samples = make_learner(name, distributed), make_samples(name)
+        train_step.begin_epoch()
+        train_step.learn(Batch.of(samples[:2] if distributed.is_main_process else []))
+        train_step.learn(Batch.of(make_samples(name, (0, 0)) if distributed.is_main_process else samples[:2]))
+        train_step.learn(Batch.of([] if distributed.is_main_process else samples[2:]))
+        before = weights(train_step)
+        broken = train_step.detector.register_forward_hook(
             lambda module, inputs, losses: {key: value * torch.nan for key, value in losses.items()}
         )
-        if not world.leads:
+        if not distributed.is_main_process:
             broken.remove()
-        learner.learn(Batch.of(samples[:2]))
-        found[name] = (before, weights(learner))
-    torch.save(found, folder / f"blank-{world.rank}.pt")
+        train_step.learn(Batch.of(samples[:2]))
+        found[name] = (before, weights(train_step))
+    torch.save(found, folder / f"blank-{distributed.rank}.pt")
 
 
-def messages(world: World, folder: Path) -> None:
-    """All that a World says."""
-    assert world.any(world.rank == 1) and not world.any(False)
-    assert world.largest(10 + world.rank) == 11
-    assert world.smallest(10 + world.rank) == 10
-    assert world.gather(world.rank) == [0, 1]
-    assert world.from_leader({"rank": world.rank}) == {"rank": 0}
-    assert world.any_host(True) and world.host == 0 and world.hosts == 1
-    assert mean_over_processes(torch.tensor(world.rank + 3)) == 3.5
-    if world.leads:  # the other does not answer
+def messages(distributed: DistributedContext, folder: Path) -> None:
+    """All that a DistributedContext says."""
+    assert distributed.any(distributed.rank == 1) and not distributed.any(False)
+    assert distributed.all_reduce_max(10 + distributed.rank) == 11
+    assert distributed.all_reduce_min(10 + distributed.rank) == 10
+    assert distributed.gather(distributed.rank) == [0, 1]
+    assert distributed.broadcast({"rank": distributed.rank}) == {"rank": 0}
+    assert distributed.any_host(True) and distributed.host == 0 and distributed.hosts == 1
+    assert mean_over_processes(torch.tensor(distributed.rank + 3)) == 3.5
+    if distributed.is_main_process:  # the other does not answer
         with counting_alone():
             assert mean_over_processes(torch.tensor(3)) == 3
     norm = nn.BatchNorm1d(2)
-    norm.running_mean.fill_(world.rank + 5)  # type: ignore[union-attr]
-    world.share_buffers(norm)
+    norm.running_mean.fill_(distributed.rank + 5)  # type: ignore[union-attr]
+    distributed.broadcast_buffers(norm)
     assert norm.running_mean.tolist() == [5, 5]  # type: ignore[union-attr]
-    assert world.folder is not None
-    if world.leads:
-        hand_out = HandOut(world.folder / "a.socket", world.size)
-        hand_out.send(1, "batch")
-        hand_out.close()
+    assert distributed.folder is not None
+    if distributed.is_main_process:
+        batch_server = BatchServer(distributed.folder / "a.socket", distributed.size)
+        batch_server.send(1, "batch")
+        batch_server.close()
     else:
         try:
-            Receiver(world.folder / "a.socket", world.rank).receive()
+            BatchClient(distributed.folder / "a.socket", distributed.rank).receive()
         except UserError as error:
             (folder / "received").write_text(str(error))
 
 
-def user_error(world: World, folder: Path) -> None:
+def user_error(distributed: DistributedContext, folder: Path) -> None:
     """One process finds the data wanting; the others wait for it."""
-    if world.rank == 1:
+    if distributed.rank == 1:
         raise UserError("image café.jpg is damaged")
-    world.wait()
+    distributed.barrier()
 
 
-def killed(world: World, folder: Path) -> None:
+def killed(distributed: DistributedContext, folder: Path) -> None:
     """One process is killed, as when memory is used up; the other waits, deaf and blind."""
-    if world.rank == 1:
+    if distributed.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
 
 
-def terminated(world: World, folder: Path) -> None:
+def terminated(distributed: DistributedContext, folder: Path) -> None:
     """All wait for SIGTERM."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
-    (folder / f"ready-{world.rank}").touch()
-    while not world.any(bool(asked)):
+    (folder / f"ready-{distributed.rank}").touch()
+    while not distributed.any(bool(asked)):
         time.sleep(0.05)
-    (folder / f"stopped-{world.rank}").touch()
+    (folder / f"stopped-{distributed.rank}").touch()
 
 
 def main() -> int:
@@ -168,14 +168,14 @@ def main() -> int:
     what, folder = sys.argv[1], Path(sys.argv[2])
     die_with_parent()
     torch.set_num_threads(1)
-    world = join_world()
+    distributed = init_distributed()
     try:
-        globals()[what](world, folder)
-        world.wait()
+        globals()[what](distributed, folder)
+        distributed.barrier()
     except BaseException as error:
         print(report_failure(connect_store(), failure_sentence(error)), file=sys.stderr)
         return 1
-    world.leave()
+    distributed.destroy()
     return 0
 
 

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tilewise.data.annotations import Annotated, Report, make_records
+from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
 from tilewise.data.channel import ChannelFolder, read_channel
 from tilewise.data.classes import agreed_classes, in_classes
-from tilewise.data.coco import read_coco
 from tilewise.data.folder import Folder
+from tilewise.data.formats.coco import read_coco
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 
@@ -21,7 +21,7 @@ def say_what_is_read() -> None:
     logging.getLogger("tilewise").setLevel(logging.INFO)
 
 
-def read_annotated(name: str, folder: Path, annotations: Path | None) -> Annotated:
+def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedChannel:
     """Read a channel.
 
     Args:
@@ -43,7 +43,7 @@ def read_annotated(name: str, folder: Path, annotations: Path | None) -> Annotat
     return read_channel(name, folders)
 
 
-def chosen_classes(channels: Mapping[str, Annotated], given: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_classes(channels: Mapping[str, ParsedChannel], given: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes, by label: those that ``--classes`` gives, or what the channels say.
 
     Raises:
@@ -65,6 +65,8 @@ def chosen_classes(channels: Mapping[str, Annotated], given: Sequence[str] | Non
     return tuple(given)
 
 
-def checked_records(annotated: Annotated, classes: tuple[str, ...], report: Report, whose: str) -> Records:
+def checked_records(
+    annotated: ParsedChannel, classes: tuple[str, ...], issues: ChannelIssues, whose: str
+) -> Records:
     """A channel's records with labels into ``classes``; ``whose`` these are, for messages."""
-    return make_records(in_classes(annotated, classes, f"channel {report.channel}", whose), report)
+    return make_records(in_classes(annotated, classes, f"channel {issues.channel}", whose), issues)

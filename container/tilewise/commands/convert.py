@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
 from tilewise.data.writers.image_json import write_image_json
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     with new_folder(target) as folder:
         annotated = read_annotated(name, source, arguments.annotations)
         classes = chosen_classes({name: annotated}, arguments.classes)
-        report = Report(name)
-        records = checked_records(annotated, classes, report, "--classes")
+        issues = ChannelIssues(name)
+        records = checked_records(annotated, classes, issues, "--classes")
         del annotated  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, sys.stderr.isatty()), classes, output)
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"as {arguments.to} in {time.monotonic() - started:.1f} s"
     )
     print("classes:", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
-    for line in _left_out(report, output):
+    for line in _left_out(issues, output):
         print(line)
 
 
@@ -125,12 +125,12 @@ def _progress(records: Records, terminal: bool) -> Iterator[Record]:
         yield record
 
 
-def _left_out(report: Report, output: Output) -> list[str]:
+def _left_out(issues: ChannelIssues, output: Output) -> list[str]:
     """What the target does not have as the source has it, a line each."""
     facts = {
-        "images left out, unusable (named above)": len(report.left_out),
-        "boxes dropped (named above)": len(report.dropped),
-        "boxes clipped to their image": report.clipped,
+        "images left out, unusable (named above)": len(issues.left_out),
+        "boxes dropped (named above)": len(issues.dropped),
+        "boxes clipped to their image": issues.clipped,
         **output.notes,
     }
     return [f"{count:,} {fact}" for fact, count in facts.items() if count]

@@ -8,9 +8,9 @@ from urllib.request import Request, urlopen
 import torch
 
 from tilewise.data.decode import read_header
-from tilewise.detections import Detections
 from tilewise.errors import UserError
 from tilewise.inference.predictor import Prediction
+from tilewise.instances import Instances
 
 TIMEOUT_SECONDS = 60
 
@@ -43,5 +43,5 @@ def ask_endpoint(url: str, image: bytes) -> Prediction:
     header = read_header(image)
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
     sides = torch.tensor([header.width, header.height] * 2)
-    detections = Detections((table[:, 2:] * sides).float(), table[:, 1].float(), table[:, 0].long())
+    detections = Instances((table[:, 2:] * sides).float(), table[:, 1].float(), table[:, 0].long())
     return Prediction(header.width, header.height, detections)

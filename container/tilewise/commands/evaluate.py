@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from tilewise.commands.predict import add_source, source
-from tilewise.data.annotations import Report, make_records
+from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.classes import in_classes
-from tilewise.data.coco import read_coco
 from tilewise.data.folder import Folder
+from tilewise.data.formats.coco import read_coco
 from tilewise.evaluation.evaluate import metrics
 from tilewise.inference.artifact import read_classes
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     content = read_coco(arguments.coco, Folder(arguments.images))
     classes = read_classes(arguments.model) if arguments.model else content.classes or ()
     examples = in_classes(content, classes, arguments.coco.name, "the model")
-    records = make_records(examples, Report(arguments.coco.name))
+    records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.read()).detections for record in records]
     print(json.dumps(metrics(records, detections, classes, arguments.iou), indent=2))

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
-from tilewise.data.annotations import Report
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
 from tilewise.data.records import Records
-from tilewise.data.table import SIZE_NAMES, duplicates, size_histogram, table
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
 from tilewise.evaluation.tiles import object_sides
 
 
-class _Patient(Report):
-    """A report that does not stop the reading: all is to be seen first."""
+class _Patient(ChannelIssues):
+    """Issues that do not stop the reading: all is to be seen first."""
 
     def check(self) -> None:
         """Nothing yet."""
@@ -63,14 +63,14 @@ def run(arguments: argparse.Namespace) -> None:
     folders = _folders(arguments.channels, arguments.annotations)
     annotated = {name: read_annotated(name, *places) for name, places in folders.items()}
     classes = chosen_classes(annotated, arguments.classes)
-    reports = {name: _Patient(name) for name in annotated}
+    issues_by_channel = {name: _Patient(name) for name in annotated}
     first = next(iter(annotated))
     records = {
-        name: checked_records(one, classes, reports[name], f"channel {first}")
+        name: checked_records(one, classes, issues_by_channel[name], f"channel {first}")
         for name, one in annotated.items()
     }
     scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
-    facts = {name: (scaled[name], reports[name]) for name in records}
+    facts = {name: (scaled[name], issues_by_channel[name]) for name in records}
     pixels = (
         f"pixels of images scaled to {arguments.scale} x {arguments.scale}" if arguments.scale else "pixels"
     )
@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(_as_json(facts, classes, damaged), indent=2, ensure_ascii=False))
-    for report in reports.values():
-        Report.check(report)
+    for issues in issues_by_channel.values():
+        ChannelIssues.check(issues)
 
 
 def _folders(channels: list[Path], annotations: list[Path] | None) -> dict[str, tuple[Path, Path | None]]:
@@ -120,7 +120,9 @@ def _scaled(records: Records, side: int | None) -> Records:
 
 
 def _as_json(
-    channels: Mapping[str, tuple[Records, Report]], classes: tuple[str, ...], damaged: Mapping[str, str]
+    channels: Mapping[str, tuple[Records, ChannelIssues]],
+    classes: tuple[str, ...],
+    damaged: Mapping[str, str],
 ) -> dict[str, Any]:
     first = next(iter(channels))
     return {
@@ -129,17 +131,17 @@ def _as_json(
             name: {
                 "images": len(records),
                 "images_without_objects": int((records.object_counts == 0).sum()),
-                "images_left_out": report.left_out,
+                "images_left_out": issues.left_out,
                 "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
                 "boxes": len(records.labels),
                 "boxes_ignored": int(records.ignored.sum()),
-                "boxes_clipped": report.clipped,
-                "boxes_dropped": report.dropped,
+                "boxes_clipped": issues.clipped,
+                "boxes_dropped": issues.dropped,
                 "boxes_by_class": _by_class(records, classes),
                 "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
                 "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
             }
-            for name, (records, report) in channels.items()
+            for name, (records, issues) in channels.items()
         },
         "cannot_be_decoded": dict(damaged),
     }

@@ -13,9 +13,9 @@ from tilewise.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from tilewise.data.channel import ChannelFolder
-    from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.data.pipe.channel import ChannelPipe
     from tilewise.inference.artifact import Artifact
-    from tilewise.training.world import World
+    from tilewise.training.distributed.context import DistributedContext
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *
 
 
 def data_channels(
-    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, world: World
+    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, distributed: DistributedContext
 ) -> dict[str, ChannelFolder | ChannelPipe]:
     """The channels with images and annotations, each with the part that is for this process.
 
@@ -33,14 +33,14 @@ def data_channels(
         job: the job.
         hp: its hyperparameters.
         state: of the run that is resumed, whose passes are not read again.
-        world: the processes that train together.
+        distributed: the processes that train together.
 
     Raises:
         UserError: an input mode does not exist.
 
     """
     from tilewise.data.channel import ChannelFolder
-    from tilewise.data.pipe_channel import ChannelPipe
+    from tilewise.data.pipe.channel import ChannelPipe
     from tilewise.data.shard import shard_of
 
     found: dict[str, ChannelFolder | ChannelPipe] = {}
@@ -54,13 +54,17 @@ def data_channels(
             images = hp.num_training_samples if name == "train" else None
             passes = _passes(name, hp, state["progress"] if state else {})
             if passes:
-                shard = shard_of(channel.distribution, world.host, world.hosts)
+                shard = shard_of(channel.distribution, distributed.host, distributed.hosts)
                 found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
             shard = shard_of(
-                channel.distribution, world.host, world.hosts, world.local_rank, world.local_size
+                channel.distribution,
+                distributed.host,
+                distributed.hosts,
+                distributed.local_rank,
+                distributed.local_size,
             )
             found[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
@@ -89,7 +93,7 @@ def check_model_channel(channels: Mapping[str, platform.Channel], hp: Hyperparam
 
 def initial_model(channels: Mapping[str, platform.Channel]) -> Artifact | None:
     """The model in the channel ``model``, where there is one."""
-    from tilewise.training.initial_model import read_initial_model
+    from tilewise.training.job.initial_model import read_initial_model
 
     channel = channels.get("model")
     return read_initial_model(channel.path) if channel else None

@@ -16,7 +16,7 @@ from tilewise.inference.artifact import read_classes
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.inference.tile_options import read_tile_options
 from tilewise.machine import OF_VIEWS, keep_freed_memory
-from tilewise.views.tiling import AS_TRAINED
+from tilewise.tiling.spec import AS_TRAINED
 
 TILE_ARGUMENTS = {
     "tile_grid_size": ("3x2", "columns x rows, or none for the whole image alone"),

@@ -24,8 +24,8 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 
 if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
-    from tilewise.training.checkpoint import Checkpoints
-    from tilewise.training.world import World
+    from tilewise.training.checkpointing.checkpoints import Checkpoints
+    from tilewise.training.distributed.context import DistributedContext
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _log(rank: str | None) -> None:
 
 def _run(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
     """Train in this process, or in several; returns why these failed."""
-    from tilewise.training.launch import launch, processes_of_host
+    from tilewise.training.distributed.launch import launch, processes_of_host
 
     processes = processes_of_host()
     if len(job.hosts) == processes == 1:
@@ -79,74 +79,77 @@ def _run(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> 
 
 def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
     """Train as one of several processes; returns why one of them failed."""
-    from tilewise.training.launch import die_with_parent, report_failure
-    from tilewise.training.world import connect_store, join_world
+    from tilewise.training.distributed.context import connect_store, init_distributed
+    from tilewise.training.distributed.launch import die_with_parent, report_failure
 
     die_with_parent()
-    world = join_world()
+    distributed = init_distributed()
     try:
-        run_job(job, hp, stop, world)
-        world.wait()  # for what the leader writes
+        run_job(job, hp, stop, distributed)
+        distributed.barrier()  # for what the leader writes
     except BaseException as error:
         own = platform.failure_sentence(error)
         first = report_failure(connect_store(), own)
         if first == own and not isinstance(error, UserError):
             traceback.print_exc()
         return first
-    world.leave()
+    distributed.destroy()
     return None
 
 
 def run_job(
-    job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest, world: World | None = None
+    job: platform.Job,
+    hp: Hyperparameters,
+    stop: platform.StopRequest,
+    distributed: DistributedContext | None = None,
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import Split, read_data_set
-    from tilewise.data.fifo import StopWaiting
-    from tilewise.training.world import ALONE
+    from tilewise.data.pipe.fifo import StopWaiting
+    from tilewise.training.distributed.context import SINGLE_PROCESS
 
-    world = world or ALONE
+    distributed = distributed or SINGLE_PROCESS
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
     check_model_channel(job.channels, hp)
-    checkpoints, state = _checkpoints(hp, world)
-    channels = data_channels(job, hp, state, world)
+    checkpoints, state = _checkpoints(hp, distributed)
+    channels = data_channels(job, hp, state, distributed)
     try:
         data = read_data_set(
             channels,
             hp.num_classes,
-            may_split=hp.job == "azure",
+            may_split=hp.dialect == "azure",
             validates=hp.validation_metric_type != "none",
             seed=hp.seed,
             class_map=hp.class_map,
             should_stop=stop.__bool__,
-            reads_pipes=world.local_rank == 0,
+            reads_pipes=distributed.local_rank == 0,
         )
     except StopWaiting:
         data = None
-    if world.any(data is None):
-        _leave_model_of(state, "before the first image came", world)
+    if distributed.any(data is None):
+        _leave_model_of(state, "before the first image came", distributed)
         return
     assert data is not None
-    with closing(_with_classes_of_leader(data, world)) as data:
+    with closing(_with_classes_of_leader(data, distributed)) as data:
         if isinstance(data.train, Split):
             _warn_of_wrong_count(hp, len(data.train.records))
-        _train(job, hp, data, stop, world, checkpoints, state)
+        _train(job, hp, data, stop, distributed, checkpoints, state)
 
 
-def _with_classes_of_leader(data: DataSet, world: World) -> DataSet:
+def _with_classes_of_leader(data: DataSet, distributed: DistributedContext) -> DataSet:
     """Data whose classes are those of all processes.
 
     Raises:
         UserError: this host's files have other classes than the first host's.
 
     """
-    from tilewise.data.stream import StreamElsewhere
+    from tilewise.data.pipe.stream import StreamElsewhere
 
-    classes = world.from_leader(data.classes)
+    classes = distributed.broadcast(data.classes)
     pipes_elsewhere = any(isinstance(split, StreamElsewhere) for split in (data.train, data.validation))
     if data.classes != classes and not pipes_elsewhere:
         raise UserError(
@@ -157,15 +160,17 @@ def _with_classes_of_leader(data: DataSet, world: World) -> DataSet:
     return replace(data, classes=classes)
 
 
-def _checkpoints(hp: Hyperparameters, world: World) -> tuple[Checkpoints | None, dict[str, Any] | None]:
+def _checkpoints(
+    hp: Hyperparameters, distributed: DistributedContext
+) -> tuple[Checkpoints | None, dict[str, Any] | None]:
     """The leader's checkpoints, where the job has any, and the state of the newest, where there is one.
 
     The leader reads it for all: what the other hosts find in their folders may be older.
     """
-    if not world.leads:
-        return None, world.from_leader(None)
+    if not distributed.is_main_process:
+        return None, distributed.broadcast(None)
     checkpoints, state = _newest_checkpoint(hp)
-    return checkpoints, world.from_leader(state)
+    return checkpoints, distributed.broadcast(state)
 
 
 def _newest_checkpoint(hp: Hyperparameters) -> tuple[Checkpoints | None, dict[str, Any] | None]:
@@ -175,7 +180,7 @@ def _newest_checkpoint(hp: Hyperparameters) -> tuple[Checkpoints | None, dict[st
             log.warning("checkpoint_frequency has no effect: the job has no CheckpointConfig")
         return None, None
     platform.require_writable(folder)
-    from tilewise.training.checkpoint import Checkpoints
+    from tilewise.training.checkpointing.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(folder)
     state = checkpoints.newest()
@@ -184,12 +189,12 @@ def _newest_checkpoint(hp: Hyperparameters) -> tuple[Checkpoints | None, dict[st
     return checkpoints, state
 
 
-def _leave_model_of(state: dict[str, Any] | None, when: str, world: World) -> None:
+def _leave_model_of(state: dict[str, Any] | None, when: str, distributed: DistributedContext) -> None:
     """After a request to stop that came early: the best model of the interrupted run, if there is one."""
     # Imported here: most jobs that are stopped so early have nothing to resume.
-    from tilewise.training.resume import put_model_back
+    from tilewise.training.train_state import put_model_back
 
-    own = world.leads and state and state["job"] == platform.job_name()
+    own = distributed.is_main_process and state and state["job"] == platform.job_name()
     if state and own and put_model_back(state, platform.model_dir()):
         log.info("stopped %s; the best model so far is in %s", when, platform.model_dir())
     else:
@@ -212,21 +217,21 @@ def _train(
     hp: Hyperparameters,
     data: DataSet,
     stop: platform.StopRequest,
-    world: World,
+    distributed: DistributedContext,
     checkpoints: Checkpoints | None,
     state: dict[str, Any] | None,
 ) -> None:
-    if world.any(bool(stop)):
-        _leave_model_of(state, "before the first step", world)
+    if distributed.any(bool(stop)):
+        _leave_model_of(state, "before the first step", distributed)
         return
     # Imported here: to wait for a pipe takes no model.
-    from tilewise.training.environment import describe_environment
-    from tilewise.training.loop import train
-    from tilewise.training.metric_lines import MetricLines
-    from tilewise.training.outputs import write_outputs
-    from tilewise.training.validation import test
+    from tilewise.training.job.environment import describe_environment
+    from tilewise.training.job.metric_lines import MetricLines
+    from tilewise.training.job.outputs import write_outputs
+    from tilewise.training.job.validation import test
+    from tilewise.training.trainer import train
 
-    lines = MetricLines(job.current_host, silent=not world.leads)
+    lines = MetricLines(job.current_host, silent=not distributed.is_main_process)
     environment = describe_environment(job.hosts)
     log.info("Environment: %s", json.dumps(environment))
     trained = train(
@@ -236,13 +241,13 @@ def _train(
         lines,
         stop.__bool__,
         pretrained_folder(job.channels, hp),
-        world,
+        distributed,
         None if state else initial_model(job.channels),
         checkpoints,
         state,
         environment,
     )
-    if not world.leads:
+    if not distributed.is_main_process:
         return
     if data.test and not trained.stopped:
         trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)

@@ -1,4 +1,4 @@
-"""What the readers of every format have in common: raw examples in, clean packed Records and a report out."""
+"""What the readers of every format share: raw examples in, clean packed Records and their issues out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MAX_WARNINGS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class RawExample:
     """One annotated image as a reader found it, not yet checked against the image itself.
 
     Attributes:
@@ -63,7 +63,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Annotated:
+class ParsedChannel:
     """What a reader found in a channel, before its classes are reconciled with those of other channels.
 
     Attributes:
@@ -74,7 +74,7 @@ class Annotated:
 
     """
 
-    examples: list[Example]
+    examples: list[RawExample]
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
     ids: tuple[int, ...] = ()
@@ -86,13 +86,13 @@ class Annotated:
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
 
 
-def unusable(key: str, path: Path | None, problem: str) -> Example:
+def unusable(key: str, path: Path | None, problem: str) -> RawExample:
     """An image that cannot be used, and why; it has no objects."""
     none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    return Example(key, path, None, *none, problem=problem)
+    return RawExample(key, path, None, *none, problem=problem)
 
 
-def by_name(examples: Iterable[Example], names: Sequence[str]) -> Annotated:
+def by_name(examples: Iterable[RawExample], names: Sequence[str]) -> ParsedChannel:
     """Classes in the alphabetical order of their names.
 
     Args:
@@ -103,11 +103,11 @@ def by_name(examples: Iterable[Example], names: Sequence[str]) -> Annotated:
     order = sorted(range(len(names)), key=lambda index: names[index])
     new = np.argsort(np.asarray(order, np.int64)).astype(np.int64)
     classes = tuple(names[index] for index in order)
-    return Annotated([replace(example, labels=new[example.labels]) for example in examples], classes)
+    return ParsedChannel([replace(example, labels=new[example.labels]) for example in examples], classes)
 
 
 @dataclass(frozen=True)
-class Source:
+class ChannelSource:
     """A channel's folders.
 
     Attributes:
@@ -125,7 +125,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Found:
+class DetectedFormat:
     """A format that a channel holds.
 
     Attributes:
@@ -137,11 +137,11 @@ class Found:
 
     format: str
     where: str
-    read: Callable[[], Annotated]
+    read: Callable[[], ParsedChannel]
 
 
 @dataclass
-class Report:
+class ChannelIssues:
     """What became of a channel's images and boxes.
 
     Attributes:
@@ -221,25 +221,25 @@ class Report:
             )
 
 
-def make_records(examples: Sequence[Example], report: Report) -> Records:
+def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Records:
     """Check examples against their images and pack them.
 
     The images' headers are read, not their pixels. Boxes are clipped to the image; those with nothing left
-    are dropped. Images that cannot be used are noted in the report.
+    are dropped. Images that cannot be used are noted in the issues.
 
     Raises:
         UserError: too many images cannot be used, or none is left.
 
     """
-    report.images = len(examples)
+    issues.images = len(examples)
     chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
         facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
         pairs = zip(examples, facts, strict=True)
-        records = Records(record for pair in pairs if (record := check_example(*pair, report)))
-    report.check()
+        records = Records(record for pair in pairs if (record := check_example(*pair, issues)))
+    issues.check()
     if not len(records):
-        raise UserError(f"channel {report.channel} holds no image that can be used")
+        raise UserError(f"channel {issues.channel} holds no image that can be used")
     return records
 
 
@@ -249,11 +249,11 @@ Facts = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
 
 
-def _read_all_facts(examples: Sequence[Example]) -> list[Facts | str]:
+def _read_all_facts(examples: Sequence[RawExample]) -> list[Facts | str]:
     return [read_facts(example) for example in examples]
 
 
-def read_facts(example: Example) -> Facts | str:
+def read_facts(example: RawExample) -> Facts | str:
     """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
@@ -267,17 +267,17 @@ def read_facts(example: Example) -> Facts | str:
         return str(error)
 
 
-def check_example(example: Example, facts: Facts | str, report: Report) -> Record | None:
-    """Check an example against its image; None, and a note in the report, where it cannot be used.
+def check_example(example: RawExample, facts: Facts | str, issues: ChannelIssues) -> Record | None:
+    """Check an example against its image; None, and a note in the issues, where it cannot be used.
 
     Boxes are clipped to the image; those with nothing left are dropped.
     """
     if isinstance(facts, str):
-        report.note_left_out(example.key, facts)
+        issues.note_left_out(example.key, facts)
         return None
     header, length = facts
     if example.size is not None and example.size != (header.width, header.height):
-        report.note_left_out(
+        issues.note_left_out(
             example.key,
             f"its annotation says {example.size[0]} x {example.size[1]} pixels, but the image "
             f"{'(turned upright as its EXIF says) ' if header.orientation != 1 else ''}"
@@ -285,7 +285,7 @@ def check_example(example: Example, facts: Facts | str, report: Report) -> Recor
         )
         return None
     assert example.path is not None
-    boxes, labels, ignored = _clean(example, header, report)
+    boxes, labels, ignored = _clean(example, header, issues)
     return Record(
         key=example.key,
         path=example.path,
@@ -300,7 +300,7 @@ def check_example(example: Example, facts: Facts | str, report: Report) -> Recor
     )
 
 
-def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float32, Int64, Bool]:
+def _clean(example: RawExample, header: ImageHeader, issues: ChannelIssues) -> tuple[Float32, Int64, Bool]:
     """Boxes clipped to the image, their labels, and which are ignored; those with nothing left are gone."""
     sides = np.asarray((header.width, header.height) * 2, np.float32)
     boxes = example.boxes * sides if example.fractions else example.boxes
@@ -310,10 +310,10 @@ def _clean(example: Example, header: ImageHeader, report: Report) -> tuple[Float
     finite = np.isfinite(boxes).all(axis=1)
     clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    # Half a pixel beyond the border is rounding, not worth a line in the report.
-    report.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
+    # Half a pixel beyond the border is rounding, not worth a line in the log.
+    issues.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
     for box in boxes[~usable].tolist():
-        report.note_dropped(example.key, _fault(box))
+        issues.note_dropped(example.key, _fault(box))
     return clipped[usable], example.labels[usable], example.ignored[usable]
 
 
@@ -354,7 +354,7 @@ def check_fractions(boxes: Float32) -> Float32:
     return boxes
 
 
-def two_for_one_image(examples: Iterable[Example]) -> None:
+def two_for_one_image(examples: Iterable[RawExample]) -> None:
     """Refuse examples that are the same image file; unusable ones do not count.
 
     Raises:

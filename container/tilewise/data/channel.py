@@ -10,22 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Found, Report, Source, make_records, some
-from tilewise.data.azure_jsonl import find_azure_jsonl
+from tilewise.data.annotations import (
+    ChannelIssues,
+    ChannelSource,
+    DetectedFormat,
+    ParsedChannel,
+    make_records,
+    some,
+)
+from tilewise.data.channel_table import table
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
-from tilewise.data.coco import find_coco
 from tilewise.data.folder import Folder
-from tilewise.data.image_json import find_image_json
+from tilewise.data.formats.azure_jsonl import find_azure_jsonl
+from tilewise.data.formats.coco import find_coco
+from tilewise.data.formats.image_json import find_image_json
+from tilewise.data.formats.manifest import find_manifest
+from tilewise.data.formats.recordio import find_recordio
+from tilewise.data.formats.voc import find_voc
+from tilewise.data.formats.yolo import find_yolo
 from tilewise.data.json_lines import AZURE, MANIFEST
-from tilewise.data.manifest import find_manifest
-from tilewise.data.pipe_channel import ChannelPipe, check_pipe, open_pipe, read_head
-from tilewise.data.recordio_channel import find_recordio
+from tilewise.data.pipe.channel import ChannelPipe, check_pipe, open_pipe, read_head
+from tilewise.data.pipe.stream import Stream, StreamElsewhere
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
-from tilewise.data.stream import Stream, StreamElsewhere
-from tilewise.data.table import table
-from tilewise.data.voc import find_voc
-from tilewise.data.yolo import find_yolo
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,7 +40,7 @@ log = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.2
 """The share of the training images that validate when there is no validation channel (Azure AutoML's)."""
 
-FORMATS: tuple[Callable[[Source], Found | None], ...] = (
+FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_recordio,
     find_manifest,
     find_azure_jsonl,
@@ -59,17 +66,17 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The records of one channel, and the report of what became of its images and boxes.
+    """The records of one channel, and what became of its images and boxes.
 
     Attributes:
         records: all that lie in this host's channel.
-        report: what became of the others.
+        issues: what became of the others.
         shard: which of their batches, or images where they validate, are for this process.
 
     """
 
     records: Records
-    report: Report
+    issues: ChannelIssues
     shard: Shard = EVERYTHING
 
     @property
@@ -168,7 +175,7 @@ def read_data_set(
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
-            else Annotated([], names={})
+            else ParsedChannel([], names={})
             for name in SPLITS
             if name in channels
         }
@@ -187,7 +194,7 @@ def read_data_set(
             splits |= _divide(train, seed)
         splits = {name: _sharded(name, split, folders) for name, split in splits.items()}
         ordered = {name: splits[name] for name in SPLITS if name in splits}
-        facts = {name: (split.sample, split.report) for name, split in ordered.items()}
+        facts = {name: (split.sample, split.issues) for name, split in ordered.items()}
         log.info("the data:\n%s", table(facts, classes, streams=frozenset(piped)))
         stack.pop_all()
     return DataSet(classes, splits["train"], splits.get("validation"), splits.get("test"))
@@ -213,7 +220,7 @@ def _check_channels(channels: Channels, may_split: bool, validates: bool) -> Non
 
 
 def _splits(
-    found: Mapping[str, Annotated], classes: tuple[str, ...], ids: ClassIds, pipes: Collection[str]
+    found: Mapping[str, ParsedChannel], classes: tuple[str, ...], ids: ClassIds, pipes: Collection[str]
 ) -> dict[str, Split]:
     """Of the channels that are no pipes."""
     examples = {
@@ -223,11 +230,14 @@ def _splits(
         for name, annotated in found.items()
         if name not in pipes
     }
-    reports = {name: Report(name) for name in examples}
-    return {name: Split(make_records(examples[name], report), report) for name, report in reports.items()}
+    issues_by_channel = {name: ChannelIssues(name) for name in examples}
+    return {
+        name: Split(make_records(examples[name], issues), issues)
+        for name, issues in issues_by_channel.items()
+    }
 
 
-def read_channel(name: str, folders: Channels) -> Annotated:
+def read_channel(name: str, folders: Channels) -> ParsedChannel:
     """Find out which format a channel holds, and read it.
 
     Args:
@@ -244,16 +254,16 @@ def read_channel(name: str, folders: Channels) -> Annotated:
             raise UserError(f"the folder of channel {part} is not there: {folders[part].path}")
     images = Folder(folders[name].path)
     source = (
-        Source(name, images, Folder(folders[other].path), other)
+        ChannelSource(name, images, Folder(folders[other].path), other)
         if other in folders
-        else Source(name, images, images, name)
+        else ChannelSource(name, images, images, name)
     )
     found = _only_format(source, folders[name].content_type)
     log.info("channel %s holds %s (%s)", name, found.format, found.where)
     return found.read()
 
 
-def _only_format(source: Source, content_type: str) -> Found:
+def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
     found = [one for find in FORMATS if (one := find(source))]
     wanted = CONTENT_TYPES.get(content_type)
     if wanted and not any(one.format in wanted for one in found):
@@ -275,7 +285,7 @@ def _only_format(source: Source, content_type: str) -> Found:
     return found[0]
 
 
-def _nothing(source: Source) -> str:
+def _nothing(source: ChannelSource) -> str:
     images = source.images.images
     what = f"{len(images)} images, but" if images else "no images, and"
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
@@ -303,6 +313,6 @@ def _divide(split: Split, seed: int) -> dict[str, Split]:
         )
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return {
-        "train": Split(split.records.select(kept.tolist()), split.report),
-        "validation": Split(split.records.select(held.tolist()), Report("validation", images=count)),
+        "train": Split(split.records.select(kept.tolist()), split.issues),
+        "validation": Split(split.records.select(held.tolist()), ChannelIssues("validation", images=count)),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tilewise.data.annotations import Annotated, Example, Report, make_records
+from tilewise.data.annotations import ChannelIssues, ParsedChannel, RawExample, make_records
 from tilewise.errors import UserError
 
 MAX_CLASSES = 100_000
@@ -30,7 +30,7 @@ class ClassIds:
     count: int
     given: ClassMap = field(default_factory=dict)
 
-    def to_labels(self, example: Example, channel: str, seen: ClassMap | None = None) -> Example:
+    def to_labels(self, example: RawExample, channel: str, seen: ClassMap | None = None) -> RawExample:
         """An example whose labels are class ids, with labels instead.
 
         Args:
@@ -68,7 +68,7 @@ class ClassIds:
 
 
 def agreed_classes(
-    channels: Mapping[str, Annotated], num_classes: int | None, class_map: ClassMap | None = None
+    channels: Mapping[str, ParsedChannel], num_classes: int | None, class_map: ClassMap | None = None
 ) -> tuple[str, ...]:
     """The names of the classes, by label.
 
@@ -106,7 +106,7 @@ def agreed_classes(
     return _named(first, num_classes)
 
 
-def _with_gaps(channels: Iterable[Annotated], num_classes: int) -> tuple[str, ...]:
+def _with_gaps(channels: Iterable[ParsedChannel], num_classes: int) -> tuple[str, ...]:
     """Some of the classes that the job counts have no object in the data: they are called by their ids."""
     names: dict[int, str] = {}
     for annotated in channels:
@@ -117,7 +117,7 @@ def _with_gaps(channels: Iterable[Annotated], num_classes: int) -> tuple[str, ..
 
 
 def _numbered(
-    channels: Mapping[str, Annotated], num_classes: int | None, class_map: ClassMap | None
+    channels: Mapping[str, ParsedChannel], num_classes: int | None, class_map: ClassMap | None
 ) -> tuple[str, ...]:
     """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
     if class_map:
@@ -128,14 +128,14 @@ def _numbered(
         raise UserError(f"there are objects with class_id {max(used)}: correct it, or give num_classes")
     if not count:
         for name, annotated in channels.items():
-            make_records(annotated.examples, Report(name))  # raises where damaged files are the reason
+            make_records(annotated.examples, ChannelIssues(name))  # raises where damaged files are the reason
         raise UserError("no image has an object: give num_classes if that is meant")
     given = next(iter(channels.values())).names
     names = [given.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
 
 
-def _named(train: Annotated, num_classes: int | None) -> tuple[str, ...]:
+def _named(train: ParsedChannel, num_classes: int | None) -> tuple[str, ...]:
     classes = train.classes or ()
     if num_classes is None or len(classes) == num_classes:
         return classes
@@ -148,7 +148,7 @@ def _named(train: Annotated, num_classes: int | None) -> tuple[str, ...]:
     return used
 
 
-def in_classes(annotated: Annotated, classes: tuple[str, ...], who: str, whose: str) -> list[Example]:
+def in_classes(annotated: ParsedChannel, classes: tuple[str, ...], who: str, whose: str) -> list[RawExample]:
     """Examples with labels into ``classes``.
 
     Args:

@@ -126,7 +126,7 @@ def _decode(data: bytes, header: ImageHeader) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image, perhaps reduced on the way.
 
     Attributes:
@@ -143,14 +143,14 @@ class Picture:
     factor: int = 1
 
     @staticmethod
-    def whole(pixels: Tensor) -> Picture:
+    def whole(pixels: Tensor) -> DecodedImage:
         """Of an image's pixels, (3, H, W)."""
-        return Picture(pixels, pixels.shape[2], pixels.shape[1])
+        return DecodedImage(pixels, pixels.shape[2], pixels.shape[1])
 
 
 def decode_reduced(
     data: bytes, reduction: Callable[[int, int], int], max_pixels: int = MAX_PIXELS
-) -> Picture:
+) -> DecodedImage:
     """Decode an image at a fraction of its size where that is cheap: for a small view of a large JPEG.
 
     A JPEG's blocks of 8 x 8 pixels become 4 x 4, 2 x 2 or 1 x 1 (libjpeg's scaled inverse DCT), which
@@ -174,8 +174,8 @@ def decode_reduced(
             image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
             if image.size == size:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-                return Picture(pixels, header.width, header.height, factor)
-    return Picture.whole(_decode(data, header))
+                return DecodedImage(pixels, header.width, header.height, factor)
+    return DecodedImage.whole(_decode(data, header))
 
 
 @contextmanager

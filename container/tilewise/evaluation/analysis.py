@@ -7,7 +7,6 @@ from typing import Any
 
 from tilewise.arrays import Int64
 from tilewise.data.records import Records
-from tilewise.detections import Detections
 from tilewise.evaluation.confusion import (
     IOU_THRESHOLD,
     Outcome,
@@ -16,16 +15,17 @@ from tilewise.evaluation.confusion import (
     outcome,
 )
 from tilewise.evaluation.curves import Curve, ap_by_size, curves
+from tilewise.instances import Instances
 
 BACKGROUND = "(background)"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Annotated images, and what a model found in each."""
+    """ParsedChannel images, and what a model found in each."""
 
     records: Records
-    detections: list[Detections]
+    detections: list[Instances]
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tilewise.data.records import Records
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
-def coco_metrics(
-    records: Records, detections: Sequence[Detections], classes: Sequence[str]
-) -> dict[str, Any]:
+def coco_metrics(records: Records, detections: Sequence[Instances], classes: Sequence[str]) -> dict[str, Any]:
     """Average precision as COCO defines it, over all detections: the cap of 100 an image is lifted.
 
     Args:
@@ -49,7 +47,7 @@ def coco_metrics(
 
 def score(
     records: Records,
-    detections: Sequence[Detections],
+    detections: Sequence[Instances],
     classes: Sequence[str],
     ranges: Mapping[str, tuple[float, float]],
 ) -> COCOeval:
@@ -117,7 +115,7 @@ def _coco(dataset: dict[str, Any]) -> COCO:
     return coco
 
 
-def _results(detections: Sequence[Detections]) -> np.ndarray:
+def _results(detections: Sequence[Instances]) -> np.ndarray:
     """(N, 7) ``image id, x, y, width, height, score, category id``, as COCO.loadRes takes it."""
     rows = [np.zeros((0, 7))]
     for image_id, found in enumerate(detections, start=1):

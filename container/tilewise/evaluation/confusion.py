@@ -1,4 +1,4 @@
-"""Which detection stands for which object: hits, false alarms, missed objects, classes taken for others."""
+"""Which detection stands for which object: hits, false positives, missed and mistaken objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
 from tilewise.data.records import Record
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 
 IOU_THRESHOLD = 0.5
 
@@ -20,7 +20,7 @@ NOT_COUNTED = -2
 """In place of an object's index: the detection lies on an ignored object."""
 
 
-def match(record: Record, found: Detections, iou_threshold: float = IOU_THRESHOLD) -> Int64:
+def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD) -> Int64:
     """The object of its own class that each detection hits.
 
     As in pycocotools: best score first, each detection takes the free object of highest IoU, if that reaches
@@ -59,7 +59,7 @@ class Outcome:
 
     """
 
-    found: Detections
+    found: Instances
     object_of: Int64
     right: Bool
     missed: Bool
@@ -71,24 +71,24 @@ class Outcome:
 
     @property
     def mistaken(self) -> int:
-        """Objects taken for another class: each is a missed object and a false alarm."""
+        """Objects taken for another class: each is a missed object and a false positive."""
         return int((self.object_of >= 0).sum()) - self.hits
 
     @property
-    def false_alarms(self) -> int:
+    def false_positives(self) -> int:
         """Detections where no object is."""
         return int((self.object_of == FALSE_ALARM).sum())
 
     @property
     def f1(self) -> float | None:
         """The harmonic mean of precision and recall; None where there is no object and nothing was found."""
-        wrong = self.false_alarms + int(self.missed.sum()) + 2 * self.mistaken
+        wrong = self.false_positives + int(self.missed.sum()) + 2 * self.mistaken
         return 2 * self.hits / (2 * self.hits + wrong) if self.hits or wrong else None
 
 
 def outcome(
     record: Record,
-    found: Detections,
+    found: Instances,
     matched: Int64,
     score_threshold: float,
     iou_threshold: float = IOU_THRESHOLD,
@@ -108,12 +108,12 @@ def outcome(
     right = object_of >= 0
     free_objects = ~record.ignored
     free_objects[object_of[right]] = False
-    alarms, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
-    if len(alarms) and len(objects):
+    false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
+    if len(false_positives) and len(objects):
         boxes = kept.boxes.numpy().astype(np.float64)
-        _, iou = _overlaps(boxes[alarms], record.boxes[objects].astype(np.float64))
+        _, iou = _overlaps(boxes[false_positives], record.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
-        object_of[alarms] = np.where(other >= 0, objects[other], FALSE_ALARM)
+        object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
     missed = ~record.ignored
     missed[object_of[object_of >= 0]] = False
     return Outcome(kept, object_of, right, missed)
@@ -124,7 +124,7 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
 
     Returns:
         (C + 1, C + 1) rows are the true classes, columns the found ones; the last of each is the background:
-        the last column counts missed objects, the last row false alarms.
+        the last column counts missed objects, the last row false positives.
 
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
+from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.data.records import Records
-from tilewise.data.table import SIZE_LIMITS, SIZE_NAMES
-from tilewise.detections import Detections
 from tilewise.evaluation.coco import mean_precision, score
 from tilewise.evaluation.confusion import NOT_COUNTED
+from tilewise.instances import Instances
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
 """The recalls at which COCO looks at the precision."""
@@ -66,7 +66,7 @@ class Curve:
 
 
 def curves(
-    records: Records, detections: Sequence[Detections], matched: Sequence[Int64], num_classes: int
+    records: Records, detections: Sequence[Instances], matched: Sequence[Int64], num_classes: int
 ) -> tuple[list[Curve], Curve]:
     """The curve of each class, and that of all detections together.
 
@@ -90,7 +90,7 @@ def curves(
 
 
 def ap_by_size(
-    records: Records, detections: Sequence[Detections], classes: Sequence[str]
+    records: Records, detections: Sequence[Instances], classes: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
     """COCO's AP and AP50 over the objects of each of the size classes of :data:`SIZE_NAMES`.
 

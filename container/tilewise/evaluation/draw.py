@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 
 
-def draw_detections(image: Tensor, detections: Detections, classes: Sequence[str]) -> Image.Image:
+def draw_detections(image: Tensor, detections: Instances, classes: Sequence[str]) -> Image.Image:
     """An image with the boxes of its detections drawn, one colour a class, and a legend with counts.
 
     Args:

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from tilewise.data.annotations import Report
-from tilewise.data.decode import DecodeError, Picture
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
-from tilewise.detections import Detections
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.evaluation.voc import voc_metrics
 from tilewise.inference.predictor import Predictor
+from tilewise.instances import Instances
 from tilewise.machine import available_cores
 
 READ_AHEAD = 4
@@ -24,7 +24,7 @@ READ_AHEAD = 4
 def evaluate(
     predictor: Predictor,
     records: Iterable[Record],
-    report: Report,
+    issues: ChannelIssues,
     iou_threshold: float,
     should_stop: Callable[[], bool] = lambda: False,
     keep: Callable[[Scored], object] = lambda scored: None,
@@ -35,7 +35,7 @@ def evaluate(
     Args:
         predictor: takes the path that the endpoint takes.
         records: the ground truth; each is asked for once, and its image is not kept.
-        report: damaged images are noted there and left out.
+        issues: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
         should_stop: asked after each image.
         keep: gets the detections that the figures are of, with their ground truth.
@@ -49,7 +49,7 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    scored = gather(_find(predictor, records, report, should_stop))
+    scored = gather(_find(predictor, records, issues, should_stop))
     if scored is None:
         return None
     keep(scored)
@@ -57,23 +57,23 @@ def evaluate(
 
 
 def _find(
-    predictor: Predictor, records: Iterable[Record], report: Report, should_stop: Callable[[], bool]
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, should_stop: Callable[[], bool]
 ) -> Scored | None:
     kept: list[Record] = []
-    images = decoded(predictor, records, report, kept)
-    detections: list[Detections] = []
+    images = decoded(predictor, records, issues, kept)
+    detections: list[Instances] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
         if should_stop():
             return None
     if should_stop():  # while it waited for a pipe
         return None
-    report.finish_pass()
+    issues.finish_pass()
     return Scored(Records(kept), detections)
 
 
 def metrics(
-    records: Records, detections: list[Detections], classes: tuple[str, ...], iou_threshold: float
+    records: Records, detections: list[Instances], classes: tuple[str, ...], iou_threshold: float
 ) -> dict[str, Any]:
     """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
     return {
@@ -83,8 +83,8 @@ def metrics(
 
 
 def decoded(
-    predictor: Predictor, records: Iterable[Record], report: Report, kept: list[Record]
-) -> Iterator[Picture]:
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, kept: list[Record]
+) -> Iterator[DecodedImage]:
     """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be.
 
     Raises:
@@ -92,7 +92,7 @@ def decoded(
 
     """
 
-    def decode(record: Record) -> Picture | str:
+    def decode(record: Record) -> DecodedImage | str:
         try:
             return predictor.decode(record.read())
         except (DecodeError, OSError) as error:
@@ -101,7 +101,7 @@ def decoded(
     with ThreadPoolExecutor(_decoders(predictor.device)) as pool:
         for record, image in _ahead(pool, decode, records):
             if isinstance(image, str):
-                report.leave_out(record.key, image)
+                issues.leave_out(record.key, image)
             else:
                 kept.append(replace(record, encoded=None))
                 yield image
@@ -113,8 +113,8 @@ def _decoders(device: torch.device) -> int:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[Record], Picture | str], records: Iterable[Record]
-) -> Iterator[tuple[Record, Picture | str]]:
+    pool: ThreadPoolExecutor, decode: Callable[[Record], DecodedImage | str], records: Iterable[Record]
+) -> Iterator[tuple[Record, DecodedImage | str]]:
     waiting: list[tuple[Record, Any]] = []
     for record in records:
         waiting.append((record, pool.submit(decode, record)))

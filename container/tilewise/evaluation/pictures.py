@@ -79,7 +79,7 @@ def best_and_worst(analysis: Analysis, count: int = COUNT) -> tuple[list[int], l
 
 
 def _mistakes(one: Outcome) -> int:
-    return int(one.missed.sum()) + one.false_alarms + one.mistaken
+    return int(one.missed.sum()) + one.false_positives + one.mistaken
 
 
 def make_picture(record: Record, one: Outcome, classes: Sequence[str]) -> Picture:
@@ -206,5 +206,5 @@ def _label(box: _Box, text: str, width: int) -> Markup:
 def _alt(key: str, one: Outcome) -> str:
     return (
         f"{key}: {one.hits} objects found, {int(one.missed.sum())} missed, {one.mistaken} taken for another "
-        f"class, {one.false_alarms} false alarms"
+        f"class, {one.false_positives} false alarms"
     )

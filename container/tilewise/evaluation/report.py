@@ -14,7 +14,7 @@ import torchvision
 from markupsafe import Markup
 
 import tilewise
-from tilewise.data.table import SIZE_LIMITS, SIZE_NAMES
+from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.evaluation.analysis import BACKGROUND, Analysis
 from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_chart
 from tilewise.evaluation.curves import RECALL_LEVELS
@@ -31,7 +31,7 @@ CHARTS = ("loss", "score", "precision_recall", "by_size", "sizes")
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportContent:
     """What a report tells of.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run:
         stopped: whether the job was stopped on request.
         hyperparameters: all of them.
         given: name -> the user's spelling of it, for those that the user gave.
-        data: channel name -> facts; see :func:`tilewise.data.facts.channel_facts`.
+        data: channel name -> facts; see :func:`tilewise.data.statistics.channel_statistics`.
         analysis: of the saved model's detections in the validation images.
 
     """
@@ -58,7 +58,9 @@ class Run:
     analysis: Analysis | None = None
 
 
-def report_page(run: Run, pictures: bool = True, should_stop: Callable[[], bool] = lambda: False) -> str:
+def report_page(
+    run: ReportContent, pictures: bool = True, should_stop: Callable[[], bool] = lambda: False
+) -> str:
     """The report as HTML.
 
     Args:
@@ -106,13 +108,13 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _chosen(run: Run) -> int | None:
+def _chosen(run: ReportContent) -> int | None:
     """The epoch whose weights were saved."""
     epochs = [one["epoch"] for one in run.epochs if run.best and one.get("validation") == run.best]
     return epochs[0] if epochs else None
 
 
-def _speed(run: Run) -> float | None:
+def _speed(run: ReportContent) -> float | None:
     seconds = sum(epoch["seconds"] for epoch in run.epochs)
     return sum(epoch["records"] for epoch in run.epochs) / seconds if seconds else None
 
@@ -132,7 +134,7 @@ def _pictures(
     return make(best), make(worst)
 
 
-def _charts(run: Run) -> dict[str, Markup | None]:
+def _charts(run: ReportContent) -> dict[str, Markup | None]:
     """All of the :data:`CHARTS`, None where there is nothing to draw."""
     charts: dict[str, Markup | None] = dict.fromkeys(CHARTS)
     chosen = _chosen(run)
@@ -163,7 +165,9 @@ def _scores(epoch: Mapping[str, Any]) -> dict[str, float | None]:
     return scores | ({"VOC mAP": found["VOC"]["mAP"]} if "VOC" in found else {})
 
 
-def _history(run: Run, values: Callable[[Mapping[str, Any]], Mapping[str, float | None]]) -> list[Line]:
+def _history(
+    run: ReportContent, values: Callable[[Mapping[str, Any]], Mapping[str, float | None]]
+) -> list[Line]:
     points: dict[str, list[tuple[float, float]]] = {}
     for epoch in run.epochs:
         for name, value in values(epoch).items():
@@ -205,7 +209,7 @@ def _analysis_charts(analysis: Analysis) -> dict[str, Markup]:
     return charts
 
 
-def _class_rows(run: Run) -> list[dict[str, Any]]:
+def _class_rows(run: ReportContent) -> list[dict[str, Any]]:
     """A row a class, those with the most objects first."""
     if run.analysis is None:
         return []

@@ -9,18 +9,18 @@ import torch
 from torchvision.ops import box_iou
 
 from tilewise.data.records import Records
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 
 
 def voc_metrics(
-    records: Records, detections: Sequence[Detections], classes: Sequence[str], iou_threshold: float = 0.5
+    records: Records, detections: Sequence[Instances], classes: Sequence[str], iou_threshold: float = 0.5
 ) -> dict[str, float | dict[str, float | None]]:
     """VOC07's 11-point average precision.
 
     Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU
     exceeds the threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are
     neither. A class counts in the mean when it occurs among the objects or the detections. Unlike there,
-    false alarms in images without objects count too.
+    false positives in images without objects count too.
 
     Args:
         records: the ground truth.
@@ -52,9 +52,7 @@ def voc_metrics(
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
-def _match(
-    found: Detections, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def _match(found: Instances, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
     """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
     result = np.zeros(len(found), dtype=np.int64)
     if not len(boxes_M4) or not len(found):

@@ -15,7 +15,7 @@ from tilewise.hyperparameters.models import (
     YOLOV5_SIZES,
     scaling_of,
 )
-from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Hyperparameters, Job, Preset
+from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters, Preset
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 
@@ -76,7 +76,7 @@ class _Given:
                 self._take(name, _as_text(value))
 
     @property
-    def job(self) -> Job:
+    def dialect(self) -> Dialect:
         builtin = "model_name" not in self.names and any(mark in self.names for mark in _BUILTIN_MARKS)
         return "builtin" if builtin else "azure"
 
@@ -137,7 +137,7 @@ def _as_text(value: object) -> str:
 
 
 def _check_required(given: _Given) -> None:
-    if given.job == "azure":
+    if given.dialect == "azure":
         return
     mark = next(name for name in given.names if name in _BUILTIN_MARKS)
     for name, row in ROWS.items():
@@ -166,7 +166,7 @@ def _resolve_model(given: _Given) -> str | None:
     """The model that is meant, available or not; None where there is no such model."""
     entry = given.entries.get("model_name")
     size = given.entries.get("model_size")
-    model: str = entry.value if entry else ROWS["model_name"].default(given.job)
+    model: str = entry.value if entry else ROWS["model_name"].default(given.dialect)
     if model == "yolov5":
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
@@ -219,8 +219,8 @@ def _check_sides(given: _Given) -> None:
 
 def _complete(given: _Given, model: str) -> dict[str, Any]:
     """All fields: what was given, the defaults of the job and the model, and what follows from them."""
-    yolox = given.job == "azure" and model.startswith("yolox_")
-    preset: Preset = "yolox" if yolox else given.job
+    yolox = given.dialect == "azure" and model.startswith("yolox_")
+    preset: Preset = "yolox" if yolox else given.dialect
     applies = (None, scaling_of(model))
     values = {name: row.default(preset) if row.scaling in applies else None for name, row in ROWS.items()}
     values |= {name: entry.value for name, entry in given.entries.items()}
@@ -230,9 +230,9 @@ def _complete(given: _Given, model: str) -> dict[str, Any]:
     values["training_views"] = training_views(values)
     if values["validation_batch_size"] is None:
         values["validation_batch_size"] = values["training_batch_size"] or 1  # auto: the job sets both
-    by_machine = given.job == "builtin" and "training_batch_size" not in given.names
+    by_machine = given.dialect == "builtin" and "training_batch_size" not in given.names
     return values | {
-        "job": given.job,
+        "dialect": given.dialect,
         "batch_unit": "machine" if by_machine or "mini_batch_size" in given.names else "gpu",
         "given": tuple(given.names),
     }

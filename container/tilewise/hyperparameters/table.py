@@ -26,7 +26,7 @@ from tilewise.hyperparameters.values import (
     Workers,
 )
 
-Job = Literal["azure", "builtin"]
+Dialect = Literal["azure", "builtin"]
 Preset = Literal["azure", "yolox", "builtin"]
 
 
@@ -90,7 +90,7 @@ _BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NET
 class Hyperparameters(BaseModel):
     """The hyperparameters of one job, complete and checked. ``parse_hyperparameters`` makes them.
 
-    The table says what each is for. The last three fields say how the job was written: ``job`` is the dialect
+    The table says what each is for. The last three fields say how the job was written: ``dialect`` is the one
     whose defaults hold; ``batch_unit`` says whether the two batch sizes are for each GPU or for all GPUs of a
     machine together; ``given`` holds the names of what the user gave, in their spelling and order.
     """
@@ -648,14 +648,14 @@ class Hyperparameters(BaseModel):
         ),
     ]
 
-    job: Job
+    dialect: Dialect
     batch_unit: Literal["gpu", "machine"]
     given: tuple[str, ...]
 
     def spelling(self, name: str) -> str:
         """The name of a hyperparameter as this job writes it, or would."""
         alias = ROWS[name].alias
-        if alias and name not in self.given and (alias in self.given or self.job == "builtin"):
+        if alias and name not in self.given and (alias in self.given or self.dialect == "builtin"):
             return alias
         return name
 

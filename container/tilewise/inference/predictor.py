@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilewise.data.decode import Picture, decode_reduced
-from tilewise.detections import Detections, on_cpu
+from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
+from tilewise.instances import Instances, on_cpu
 from tilewise.models.detector import Detector
-from tilewise.views.merge import cut_sides, merge_detections
-from tilewise.views.plan import plan_views
-from tilewise.views.tiling import AS_TRAINED, WHOLE_IMAGE, TileOptions, Tiling
+from tilewise.tiling.merge import cut_sides, merge_detections
+from tilewise.tiling.plan import plan_views
+from tilewise.tiling.spec import AS_TRAINED, WHOLE_IMAGE, TileOptions, Tiling
 from tilewise.views.view import Scaling, View
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Prediction:
 
     width: int
     height: int
-    detections: Detections
+    detections: Instances
 
 
 class _Image:
@@ -46,17 +46,17 @@ class _Image:
 
     def __init__(self, width: int, height: int, views: int):
         self.width, self.height, self.waiting = width, height, views
-        self.found: list[Detections] = []
+        self.found: list[Instances] = []
         self.view: list[Tensor] = []
         self.cut: list[Tensor] = []
 
-    def add(self, view: View, detections: Detections) -> None:
+    def add(self, view: View, detections: Instances) -> None:
         """Take what was found in a view, on the CPU, from its pixels to the image's."""
         cut = cut_sides(detections.boxes, view, self.width, self.height)
         boxes = view.boxes_to_image(detections.boxes.numpy())
         boxes = boxes.clip(0, np.array([self.width, self.height, self.width, self.height], boxes.dtype))
         answered = torch.from_numpy(view.answers_for(boxes))
-        found = Detections(torch.from_numpy(boxes), detections.scores, detections.labels)[answered]
+        found = Instances(torch.from_numpy(boxes), detections.scores, detections.labels)[answered]
         self.view.append(torch.full((len(found),), self.waiting))
         self.found.append(found)
         self.cut.append(cut[answered])
@@ -68,7 +68,7 @@ class _Image:
             torch.cat([getattr(found, name) for found in self.found])
             for name in ("boxes", "scores", "labels")
         )
-        found = Detections(boxes, scores, labels)
+        found = Instances(boxes, scores, labels)
         if len(self.found) > 1:
             view, cut = torch.cat(self.view), torch.cat(self.cut)
             found = merge_detections(found, view, cut, tiling.merge, tiling.merge_threshold)
@@ -78,7 +78,7 @@ class _Image:
 
 
 @dataclass(frozen=True)
-class _Look:
+class PendingView:
     """A view's pixels, waiting to be batched with others of the same size."""
 
     image: _Image
@@ -140,7 +140,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([Picture.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
+        next(self.predict_all([DecodedImage.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
 
     def predict(self, image: bytes) -> Prediction:
         """Find the objects in an encoded image.
@@ -152,7 +152,7 @@ class Predictor:
         """
         return next(self.predict_all([self.decode(image)]))
 
-    def decode(self, image: bytes) -> Picture:
+    def decode(self, image: bytes) -> DecodedImage:
         """Decode an image as finely as its views need it; safe for several threads.
 
         Raises:
@@ -167,13 +167,13 @@ class Predictor:
     def _plan(self, width: int, height: int) -> list[View]:
         return plan_views(self.tiling, width, height, self.scaling)
 
-    def predict_all(self, images: Iterable[Picture]) -> Iterator[Prediction]:
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         """Find the objects in images, in their order.
 
         An image's views are cut from it one after the other, on the detector's device: beside the image there
         are never more pixels than those of one batch of views.
         """
-        pending: list[_Look] = []
+        pending: list[PendingView] = []
         open_images: deque[_Image] = deque()
         for image in images:
             views = [view.snapped(image.factor) for view in self._plan(image.width, image.height)]
@@ -183,7 +183,7 @@ class Predictor:
                 if pending and (len(pending) == self.batch_size or pending[0].view.size != view.size):
                     self._finish(pending)
                     pending = []
-                pending.append(_Look(open_images[-1], view, view.pixels_from_image(on_device, factor)))
+                pending.append(PendingView(open_images[-1], view, view.pixels_from_image(on_device, factor)))
             del image, on_device
             while open_images and not open_images[0].waiting:
                 yield open_images.popleft().prediction(self.tiling)
@@ -192,13 +192,13 @@ class Predictor:
             yield finished.prediction(self.tiling)
 
     @torch.inference_mode()
-    def _finish(self, looks: list[_Look]) -> None:
+    def _finish(self, looks: list[PendingView]) -> None:
         if looks:
             found = on_cpu(self._detect([look.pixels for look in looks]))
             for look, detections in zip(looks, found, strict=True):
                 look.image.add(look.view, detections)
 
-    def _detect(self, views: list[Tensor]) -> list[Detections]:
+    def _detect(self, views: list[Tensor]) -> list[Instances]:
         """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
         try:
             return self.detector.detect(views)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters.values import Count, Fraction, Grid, MergeName, Overlap, Values, shown
-from tilewise.views.tiling import TileOptions
+from tilewise.tiling.spec import TileOptions
 
 _READERS = {
     "tile_grid_size": Values(Grid),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_area, box_iou
 
-from tilewise.detections import Detections
+from tilewise.instances import Instances
 from tilewise.views.sample import Sample
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,7 +64,7 @@ class Detector(nn.Module):
     """A torchvision detection network behind Tilewise's convention.
 
     In training ``detector(images, samples) -> dict of losses``; in evaluation
-    ``detector(images) -> list[Detections]``, each in its view's pixels, labels 0-based.
+    ``detector(images) -> list[Instances]``, each in its view's pixels, labels 0-based.
 
     Args:
         network: torchvision's ``(images, targets)`` module, whose ``transform`` is a :class:`BatchImages`.
@@ -90,7 +90,7 @@ class Detector(nn.Module):
 
     def forward(
         self, images: Sequence[Tensor], samples: Sequence[Sample] | None = None
-    ) -> dict[str, Tensor] | list[Detections]:
+    ) -> dict[str, Tensor] | list[Instances]:
         """See the class; ``images`` are (3, h, w) uint8 on the detector's device."""
         if self.training:
             assert samples is not None
@@ -99,11 +99,11 @@ class Detector(nn.Module):
             )
             return losses
         return [
-            Detections(found["boxes"], found["scores"], found["labels"] - self.first_label)
+            Instances(found["boxes"], found["scores"], found["labels"] - self.first_label)
             for found in self.network(list(images))
         ]
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         """Detections in each of the views, the detector being in evaluation mode."""
         found = self(images)
         assert isinstance(found, list)

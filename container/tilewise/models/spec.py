@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tilewise.views.tiling import WHOLE_IMAGE, Tiling
+from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.view import Scaling
 
 

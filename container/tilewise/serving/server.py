@@ -20,7 +20,7 @@ from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
-from tilewise.views.tiling import TileOptions
+from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
 

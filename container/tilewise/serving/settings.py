@@ -11,7 +11,7 @@ from tilewise.errors import UserError
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
 from tilewise.machine import available_cores
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
-from tilewise.views.tiling import AS_TRAINED, TileOptions
+from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 MEGABYTE = 1024 * 1024
 DEFAULT_MAX_PAYLOAD_MB = 25

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.annotations import Report, make_records
+from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, read_channel
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.records import Record, Records
@@ -61,9 +61,9 @@ def a_record(folder: Path, name: str, rows: list[list[float]], ignored: bool = F
 def read_back(folder: Path) -> tuple[Records, tuple[str, ...]]:
     annotated = read_channel("train", {"train": ChannelFolder(folder)})
     classes = agreed_classes({"train": annotated}, None)
-    report = Report("train")
-    records = make_records(in_classes(annotated, classes, "channel train", "channel train"), report)
-    assert not report.left_out and not report.dropped and not report.clipped
+    issues = ChannelIssues("train")
+    records = make_records(in_classes(annotated, classes, "channel train", "channel train"), issues)
+    assert not issues.left_out and not issues.dropped and not issues.clipped
     return records, classes
 
 

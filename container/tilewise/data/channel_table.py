@@ -1,0 +1,114 @@
+"""What was found in the channels, as one table that a user reads before an hour of training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+
+from tilewise.arrays import Int64
+from tilewise.data.annotations import ChannelIssues, some
+from tilewise.data.records import Record, Records
+
+SIZE_LIMITS = (8, 16, 32, 96)
+"""√area in pixels of the image where one size class ends: tiny ones after AI-TOD, the others COCO's."""
+
+SIZE_NAMES = ("very tiny, < 8", "tiny, 8 to 16", "small, 16 to 32", "medium, 32 to 96", "large, ≥ 96")
+
+_Rows = dict[str, list[str]]
+
+
+def size_histogram(records: Records) -> Int64:
+    """(5,) how many objects there are of each of the :data:`SIZE_NAMES`."""
+    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    classes = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)
+    return np.bincount(classes, minlength=len(SIZE_NAMES)).astype(np.int64)
+
+
+def duplicates(records: Records, others: Records) -> list[tuple[str, str]]:
+    """The keys of images that are byte for byte the same in both.
+
+    Only images of the same size and length are read.
+    """
+    common = _facts(records) & _facts(others)
+    if not common:
+        return []
+    hashes: dict[bytes, str] = {}
+    for record in _with(records, common):
+        hashes.setdefault(_hash(record), record.key)
+    pairs = ((hashes.get(_hash(record)), record.key) for record in _with(others, common))
+    return [(first, second) for first, second in pairs if first is not None]
+
+
+def _facts(records: Records) -> set[tuple[int, ...]]:
+    return set(map(tuple, np.column_stack([records.sizes, records.lengths]).tolist()))
+
+
+def _with(records: Records, facts: set[tuple[int, ...]]) -> list[Record]:
+    rows = np.column_stack([records.sizes, records.lengths]).tolist()
+    return [records[index] for index, row in enumerate(rows) if tuple(row) in facts]
+
+
+def _hash(record: Record) -> bytes:
+    return hashlib.sha256(record.read()).digest()
+
+
+def table(
+    channels: Mapping[str, tuple[Records, ChannelIssues]],
+    classes: tuple[str, ...],
+    streams: frozenset[str] = frozenset(),
+) -> str:
+    """The facts of some channels side by side.
+
+    Args:
+        channels: name -> records and what became of those that are not among them; ``train`` first.
+        classes: names by label.
+        streams: the channels of which these are the first records only, as they come through pipes.
+
+    """
+    both = channels.values()
+    (first, (records, _)), *others = channels.items()
+    same = {} if streams else {name: duplicates(records, theirs) for name, (theirs, _) in others}
+    rows: _Rows = {
+        "images": [f"{len(records)}" for records, _ in both],
+        "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],
+        "  left out, unusable": [f"{len(issues.left_out)}" for _, issues in both],
+        **({f"  also in {first}": ["", *(f"{len(pairs)}" for pairs in same.values())]} if same else {}),
+        "boxes": [f"{len(records.labels)}" for records, _ in both],
+        "  ignored (crowd, difficult)": [f"{int(records.ignored.sum())}" for records, _ in both],
+        "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
+        "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
+        **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
+        **_count_rows("√area in px:", SIZE_NAMES, [size_histogram(records) for records, _ in both]),
+    }
+    width = max(map(len, rows))
+    lines = [" " * width + "".join(f"  {name:>10}" for name in channels)]
+    lines += [name.ljust(width) + "".join(f"  {cell:>10}" for cell in cells) for name, cells in rows.items()]
+    lines += [line for name, (_, issues) in channels.items() for line in _reasons(name, issues)]
+    for name in channels:
+        if name in streams:
+            lines.append(f"{name}: these are the first images of its pipe; the others stream")
+    for name, pairs in same.items():
+        if pairs:
+            keys = some([key if key == its else f"{key} = {its}" for key, its in pairs])
+            lines.append(f"{name}: {len(pairs)} images are in {first} too, so its figures flatter: {keys}")
+    return "\n".join(lines)
+
+
+def _class_counts(records: Records, classes: tuple[str, ...]) -> Int64:
+    return np.bincount(records.labels, minlength=len(classes)).astype(np.int64)
+
+
+def _count_rows(title: str, names: tuple[str, ...], counts: list[Int64]) -> _Rows:
+    return {
+        f"  {title} {name}": [f"{column[index]}" for column in counts] for index, name in enumerate(names)
+    }
+
+
+def _reasons(channel: str, issues: ChannelIssues) -> list[str]:
+    """Why images and boxes cannot be used, a line each."""
+    reasons = Counter(issues.left_out.values()).most_common(5)
+    lines = [f"{channel}: {count} images left out: {reason}" for reason, count in reasons]
+    return lines + ([f"{channel}: boxes dropped: {some(issues.dropped)}"] if issues.dropped else [])

@@ -1,0 +1,95 @@
+"""RecordIO channels, as SageMaker's built-in Object Detection takes them: files of images with their boxes.
+
+Specification of the labels: MXNet, ``src/io/iter_image_det_recordio.cc`` and ``ImageDetLabel`` in
+``src/io/image_det_aug_default.cc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tilewise.arrays import Bool, Float32, Int64
+from tilewise.data.annotations import (
+    ChannelSource,
+    DetectedFormat,
+    ParsedChannel,
+    RawExample,
+    check_fractions,
+    some,
+)
+from tilewise.data.recordio import ImageRecord, scan
+
+_MAX_CLASS_ID = 1 << 24  # beyond it a float32 is no longer exact
+
+_Objects = tuple[Float32, Int64, Bool]
+
+
+def find_recordio(source: ChannelSource) -> DetectedFormat | None:
+    """Whether a channel holds ``.rec`` files."""
+    files = source.images.with_suffix(".rec")
+    return DetectedFormat("RecordIO", some(files), partial(read_record_files, files)) if files else None
+
+
+def read_record_files(files: Mapping[str, Path]) -> ParsedChannel:
+    """Read the labels of all records of some files, one file after the other.
+
+    Raises:
+        UserError: a file is damaged; the message names the file, the record and the byte.
+
+    """
+    return ParsedChannel(
+        [make_example(name, path, record) for name, path in files.items() for record in scan(path)]
+    )
+
+
+def make_example(name: str, path: Path, record: ImageRecord) -> RawExample:
+    """An image record's boxes and class ids, or why they cannot be read."""
+    problem = ""
+    try:
+        boxes, labels, ignored = _objects(record.labels)
+    except ValueError as error:
+        problem = str(error)
+        boxes, labels, ignored = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return RawExample(
+        key=f"{name}#{record.number} (id {record.id})",
+        path=path,
+        offset=record.offset,
+        size=None,
+        boxes=boxes,
+        fractions=True,
+        labels=labels,
+        ignored=ignored,
+        problem=problem,
+    )
+
+
+def _objects(label: Float32) -> _Objects:
+    """Boxes as fractions of the image's sides, class ids, and which objects are difficult."""
+    if len(label) < 2:
+        raise ValueError(
+            "its label is a single number, without boxes: write the file with im2rec's option --pack-label"
+        )
+    header, width = label[:2].tolist()
+    if not (header.is_integer() and 2 <= header <= len(label) and width.is_integer() and width >= 5):
+        raise ValueError(
+            f"its label of {len(label)} numbers begins with {header:g} and {width:g}: these must be how many "
+            "numbers its header has, 2 or more, and each object, 5 or more"
+        )
+    if (len(label) - header) % width:
+        raise ValueError(
+            f"its label has {len(label) - header:g} numbers after its header, not {width:g} for each object"
+        )
+    rows = label[int(header) :].reshape(-1, int(width))
+    difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
+    return check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
+
+
+def _class_ids(numbers: Float32) -> Int64:
+    wrong = numbers[~((numbers >= 0) & (numbers < _MAX_CLASS_ID) & (numbers == np.floor(numbers)))]
+    if len(wrong):
+        raise ValueError(f"an object has the class id {wrong[0]:g}, which is not 0, 1, 2, …")
+    return numbers.astype(np.int64)

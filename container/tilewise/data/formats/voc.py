@@ -1,0 +1,214 @@
+"""Images with one XML file each, as Pascal VOC and LabelImg write them.
+
+Specification: the VOC2012 development kit, section "Annotation format"; what later tools made of it is said
+where it differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+
+from tilewise.arrays import Float64
+from tilewise.data.annotations import (
+    ChannelSource,
+    DetectedFormat,
+    ParsedChannel,
+    RawExample,
+    boxes_from_corners,
+    by_name,
+    some,
+    two_for_one_image,
+    unusable,
+)
+from tilewise.data.folder import Folder
+from tilewise.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_CANDIDATES = 10
+PEEK = 64 * 1024
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """One file's content; ``boxes`` as they stand there, ``names`` and ``difficult`` one an object."""
+
+    filename: str
+    size: tuple[int, int] | None
+    boxes: Float64
+    names: list[str]
+    difficult: list[bool]
+
+
+def find_voc(source: ChannelSource) -> DetectedFormat | None:
+    """Whether a channel holds VOC's XML files: in its annotation channel, or with its images."""
+    files = source.annotations.with_suffix(".xml")
+    if not any(map(_looks_like_voc, islice(files.values(), MAX_CANDIDATES))):
+        return None
+    return DetectedFormat("Pascal VOC XML", some(files), partial(read_voc, files, source.images, source.name))
+
+
+def _looks_like_voc(path: Path) -> bool:
+    with path.open("rb") as file:
+        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
+
+
+def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:
+    """Read images and their XML files; classes are the objects' names in alphabetical order.
+
+    Pixels count from 1 in VOC, and the last one belongs to its box. Many tools count from 0: where any box of
+    the channel begins before 1, all are taken so.
+
+    Args:
+        files: the XML files by their names relative to their folder.
+        folder: holds the images.
+        channel: whose they are, for messages.
+
+    Returns:
+        Difficult objects as ignored boxes; images without an XML file among the examples, as problems.
+
+    Raises:
+        UserError: two files annotate one image.
+
+    """
+    read = {key: _read(path) for key, path in files.items()}
+    starts = (one.boxes[:, :2].min(initial=1) for one in read.values() if not isinstance(one, str))
+    first = min(starts, default=1)
+    if first < 1:
+        log.info(
+            "channel %s: a box begins at %g, so pixels count from 0 and all boxes are taken as they are",
+            channel,
+            first,
+        )
+    numbers: dict[str, int] = {}
+    examples = [_example(key, one, folder, 0 if first < 1 else 1, numbers) for key, one in read.items()]
+    two_for_one_image(examples)
+    return by_name(examples + _without_xml(examples, folder), list(numbers))
+
+
+def _without_xml(examples: list[RawExample], folder: Folder) -> list[RawExample]:
+    """Problems for images that no file names; a development kit has masks beside its ``JPEGImages``, too."""
+    named = {example.path for example in examples}
+    photos = {name: path for name, path in folder.images.items() if "/JPEGImages/" in f"/{name}"}
+    hint = "no XML file annotates it; an image without objects needs one without any object"
+    images = photos or folder.images
+    return [unusable(name, path, hint) for name, path in images.items() if path not in named]
+
+
+def _example(
+    key: str, found: _Annotation | str, folder: Folder, origin: int, numbers: dict[str, int]
+) -> RawExample:
+    """An example whose labels are the numbers that its names have by then."""
+    image = _find_image(key, "" if isinstance(found, str) else found.filename, folder)
+    path = folder.images[image] if image else None
+    if isinstance(found, str):
+        return unusable(key, path, found)
+    if path is None:
+        what = f"{Path(key).stem}.*" + (f" or {found.filename}" if found.filename else "")
+        return unusable(key, None, f"its image {what} is not in the channel, or not only once")
+    labels = np.asarray([numbers.setdefault(name, len(numbers)) for name in found.names], np.int64)
+    boxes = boxes_from_corners(found.boxes - [origin, origin, 0, 0])
+    return RawExample(key, path, found.size, boxes, labels, np.asarray(found.difficult, np.bool_))
+
+
+def _find_image(key: str, filename: str, folder: Folder) -> str | None:
+    """By the XML file's own name first: ``filename`` is often left from another image or machine."""
+    swapped = [
+        re.sub(r"(^|/)Annotations/", rf"\1{instead}", key, flags=re.IGNORECASE)
+        for instead in ("JPEGImages/", "images/", "")
+    ]
+    for name in dict.fromkeys([*swapped, key]):
+        found = folder.find_image_like(name)
+        if found:
+            return found
+    name = filename.replace("\\", "/")
+    parent = swapped[0].rpartition("/")[0]
+    return (folder.find_image(f"{parent}/{name}") or folder.find_image(name)) if name else None
+
+
+def _read(path: Path) -> _Annotation | str:
+    """A file's content, or what is wrong with it."""
+    try:
+        root = _parse(path.read_bytes())
+    except (expat.ExpatError, UserError, ValueError, LookupError) as error:
+        return f"not valid XML: {error}"
+    try:
+        return _annotation(root)
+    except ValueError as error:
+        return f"not an annotation of Pascal VOC's form: {error}"
+
+
+def _parse(content: bytes) -> Element:
+    """Parse XML that may come from anywhere: entities, which can blow up or read other files, are refused."""
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+
+    def refuse(name: str, *_: object) -> None:
+        raise UserError(f"it declares the entity {name}, which is not supported")
+
+    parser.EntityDeclHandler = refuse
+    parser.Parse(content, True)
+    return builder.close()
+
+
+def _annotation(root: Element) -> _Annotation:
+    if root.tag != "annotation":
+        raise ValueError(f"it begins with <{root.tag}>, not <annotation>")
+    boxes, names, difficult = [], [], []
+    for index, item in enumerate(root.iterfind("object"), 1):
+        try:
+            boxes.append(_box(item))
+            names.append(_text(item, "name"))
+            difficult.append(bool(float(item.findtext("difficult") or 0)))
+        except ValueError as error:
+            raise ValueError(f"object {index}: {error}") from None
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return _Annotation((root.findtext("filename") or "").strip(), _size(root), corners, names, difficult)
+
+
+def _box(item: Element) -> list[float]:
+    box = item.find("bndbox")
+    if box is None:
+        others = [child.tag for child in item if child.tag in ("robndbox", "polygon", "point")]
+        raise ValueError(
+            "it has no bndbox" + (f", but a {others[0]}: only upright boxes count" if others else "")
+        )
+    numbers = [float(_text(box, corner)) for corner in _CORNERS]
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"its bndbox has the corners {', '.join(map(str, numbers))}")
+    return numbers
+
+
+def _text(item: Element, tag: str) -> str:
+    text = (item.findtext(tag) or "").strip()
+    if not text:
+        raise ValueError(f"its {tag} is missing")
+    return text
+
+
+def _size(root: Element) -> tuple[int, int] | None:
+    """Some tools write 0 for what they do not know."""
+    size = root.find("size")
+    try:
+        width, height = (
+            int(float((size.findtext(side) if size is not None else None) or 0))
+            for side in ("width", "height")
+        )
+    except (ValueError, OverflowError):
+        raise ValueError("the width or height of its size is not a number") from None
+    return (width, height) if width > 0 and height > 0 else None

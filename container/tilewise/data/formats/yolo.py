@@ -1,0 +1,224 @@
+"""Images with one text file each, as YOLO takes them.
+
+Specification: Darknet's README, "How to train (to detect your custom objects)"; Ultralytics' documentation,
+"Object Detection Datasets Overview".
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tilewise.arrays import Float32, Int64
+from tilewise.data.annotations import (
+    MAX_FRACTION,
+    ChannelSource,
+    DetectedFormat,
+    ParsedChannel,
+    RawExample,
+    boxes_from_corners,
+    some,
+    unusable,
+)
+from tilewise.data.folder import Folder
+from tilewise.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_CLASS_ID = 2**31
+
+
+def find_yolo(source: ChannelSource) -> DetectedFormat | None:
+    """Whether a channel holds YOLO's text files: at least one of them must stand for an image."""
+    files = source.annotations.with_suffix(".txt")
+    images = {name: _image_of(name, source.images) for name in files}
+    if not any(images.values()):
+        return None
+    labelled = [name for name, image in images.items() if image]
+    return DetectedFormat("YOLO text files", some(labelled), partial(read_yolo, source, images))
+
+
+def _image_of(name: str, folder: Folder) -> str | None:
+    """The image that a text file is for: ``labels/…`` mirrors ``images/…``; or it lies beside the image."""
+    mirrored = [re.sub(r"(^|/)labels/", rf"\1{instead}", name) for instead in ("images/", "")]
+    for candidate in dict.fromkeys([*mirrored, name]):
+        found = folder.find_image_like(candidate)
+        if found:
+            return found
+    return None
+
+
+def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> ParsedChannel:
+    """Read images and their text files.
+
+    Args:
+        source: the channel.
+        images: the image that each text file stands for, None for none.
+
+    Returns:
+        Images without a text file among the examples, as images without objects. Classes by name where the
+        channel names them, otherwise mere numbers. Of polygons the boxes around them are taken.
+
+    Raises:
+        UserError: two files are for one image, or the classes' names contradict themselves.
+
+    """
+    names = _class_names(source)
+    index_of = None if names is None else {number: index for index, number in enumerate(names)}
+    label_file: dict[str, str] = {}
+    for name, image in images.items():
+        if image and label_file.setdefault(image, name) != name:
+            both = f"{label_file[image]} and {name}"
+            raise UserError(f"channel {source.name}: {both} are for the same image {image}: keep one")
+    examples = [
+        _example(image, path, label_file.get(image), source, index_of)
+        for image, path in source.images.images.items()
+    ]
+    missing = len(examples) - len(label_file)
+    if missing:
+        log.info(
+            "channel %s: %d of %d images have no text file: they count as images without objects",
+            source.name,
+            missing,
+            len(examples),
+        )
+    for name, image in images.items():
+        if image is None and _looks_like_labels(source.annotations.files[name]):
+            examples.append(
+                unusable(name, None, f"its image {Path(name).stem}.* is not in the channel, or not only once")
+            )
+    if names is None:
+        return ParsedChannel(examples)
+    return ParsedChannel(examples, tuple(names.values()))
+
+
+def _looks_like_labels(path: Path) -> bool:
+    """Of a text file that stands for no image: lists of images, classes and notes begin otherwise."""
+    with path.open("rb") as file:
+        words = file.readline(4096).split()
+    try:
+        return len(words) >= 5 and all(math.isfinite(float(word)) for word in words[:5])
+    except ValueError:
+        return False
+
+
+def _example(
+    image: str, path: Path, label_file: str | None, source: ChannelSource, index_of: Mapping[int, int] | None
+) -> RawExample:
+    try:
+        content = source.annotations.files[label_file].read_bytes() if label_file else b""
+        boxes, labels = _objects(content, index_of)
+    except ValueError as error:
+        return unusable(image, path, f"{label_file} {error}")
+    return RawExample(image, path, None, boxes, labels, np.zeros(len(labels), np.bool_), fractions=True)
+
+
+def _objects(content: bytes, index_of: Mapping[int, int] | None) -> tuple[Float32, Int64]:
+    rows, labels = [], []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            labels.append(_label(words[0], index_of))
+            rows.append(_corners([float(word) for word in words[1:]]))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    return boxes_from_corners(rows), np.asarray(labels, np.int64)
+
+
+def _label(word: bytes, index_of: Mapping[int, int] | None) -> int:
+    number = float(word)
+    if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
+        raise ValueError(f"the class {word.decode(errors='replace')} is not 0, 1, 2, …")
+    if index_of is None:
+        return int(number)
+    if int(number) not in index_of:
+        known = f"{len(index_of)} classes from {min(index_of)} to {max(index_of)} have one"
+        raise ValueError(f"the class {int(number)} has no name: {known}")
+    return index_of[int(number)]
+
+
+def _corners(numbers: Sequence[float]) -> tuple[float, float, float, float]:
+    if len(numbers) == 4:
+        x, y, width, height = numbers
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    elif len(numbers) == 5:
+        raise ValueError(
+            "it has 6 numbers, the last one a confidence as predictions have it: give the ground truth"
+        )
+    elif len(numbers) < 6 or len(numbers) % 2:
+        raise ValueError(
+            f"it has {len(numbers) + 1} numbers, but a box has 5 (class, centre x, centre y, width, height) "
+            "and a polygon 7 or more, an odd count"
+        )
+    else:
+        corners = (min(numbers[0::2]), min(numbers[1::2]), max(numbers[0::2]), max(numbers[1::2]))
+    far = max(corners, key=abs)
+    if MAX_FRACTION < abs(far) < math.inf:
+        raise ValueError(f"its box reaches to {far:g}, not a fraction of its image's width or height")
+    return corners
+
+
+def _class_names(source: ChannelSource) -> dict[int, str] | None:
+    """Class id -> name, by id, from the channel's ``data.yaml``, ``classes.txt`` or ``obj.names``."""
+    files: dict[str, Path] = {}
+    for folder in {id(one): one for one in (source.images, source.annotations)}.values():
+        files |= folder.with_suffix(".yaml", ".yml", ".names")
+        files |= {
+            name: path
+            for name, path in folder.with_suffix(".txt").items()
+            if path.name.lower() == "classes.txt"
+        }
+    first: tuple[str, dict[int, str]] | None = None
+    for name, path in files.items():
+        names = _names_in(name, path, source.name)
+        if names is not None and first is not None and names != first[1]:
+            raise UserError(f"channel {source.name}: {first[0]} and {name} name different classes: keep one")
+        if names is not None:
+            first = first or (name, names)
+    return first[1] if first else None
+
+
+def _names_in(name: str, path: Path, channel: str) -> dict[int, str] | None:
+    who = f"channel {channel}: {name}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{who} is not UTF-8 text: {error}") from None
+    if path.suffix.lower() in (".yaml", ".yml"):
+        if not re.search(r"(^|[{,])\s*[\"']?names[\"']?\s*:", text, re.MULTILINE):
+            return None
+        names = _yaml_names(text, who)
+    else:
+        names = dict(enumerate(line.strip() for line in text.strip().splitlines()))
+    if not names or not all(names.values()):
+        raise UserError(f"{who} has {'an empty class name' if names else 'no class names'}")
+    if len(set(names.values())) < len(names):
+        raise UserError(f"{who} has two classes of the same name, of {', '.join(names.values())}")
+    return dict(sorted(names.items()))
+
+
+def _yaml_names(text: str, who: str) -> dict[int, str]:
+    try:
+        # Every scalar as text: to YAML a class called "no" is false, and "1_0" is 10.
+        content: Any = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{who} is not valid YAML: {' '.join(str(error).split())}") from None
+    names = content.get("names") if isinstance(content, dict) else None
+    given: Any = dict(enumerate(names)) if isinstance(names, list) else names
+    try:
+        pairs = [(int(number), name) for number, name in given.items()]
+    except (AttributeError, ValueError, TypeError):
+        pairs = [(0, None)]
+    if not all(isinstance(name, str) and number >= 0 for number, name in pairs):
+        raise UserError(f"{who}: its names must be a list of names, or map class ids to names")
+    return dict(pairs)

@@ -1,0 +1,199 @@
+"""What a pipe of SageMaker's holds: image records, or the images and labels of an augmented manifest.
+
+Specification: the developer guide's "Object Detection" (both formats), "Augmented Manifest Files for Training
+Jobs" (the order of the attributes) and :mod:`tilewise.data.recordio`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from tilewise.data.annotations import Facts, RawExample, read_facts
+from tilewise.data.decode import DecodeError, read_header
+from tilewise.data.formats.recordio import make_example
+from tilewise.data.ground_truth import class_map, parse_label
+from tilewise.data.recordio import StreamRecord, read_stream, split_image_record
+from tilewise.errors import UserError
+
+_IMAGE_STARTS = (
+    b"\xff\xd8\xff",  # JPEG
+    b"\x89PNG",
+    b"GIF8",
+    b"II*\0",  # TIFF
+    b"MM\0*",
+    b"\0\0\0\x0cjP",  # JPEG 2000
+    b"\xff\x4f\xff\x51",
+)
+_JSON_STARTS = tuple(bytes([start]) for start in b'{["-0123456789tfn')
+_NO_JSON = object()
+
+
+@dataclass(frozen=True)
+class StreamItem:
+    """One image that came through a pipe, with its annotation.
+
+    Attributes:
+        example: holds the encoded image.
+        facts: what the image says of itself, or why it cannot be used.
+        names: class id -> name, where an augmented manifest streams these, too.
+        size: how many bytes it takes in memory, nearly.
+        format: what the pipe holds, for messages.
+
+    """
+
+    example: RawExample
+    facts: Facts | str
+    names: Mapping[int, str]
+    size: int
+    format: str
+
+
+@dataclass
+class _Group:
+    """An image and the JSON texts that follow it."""
+
+    number: int
+    image: bytes
+    texts: list[Any] = field(default_factory=list)
+
+
+Turn = Callable[[int], bool]
+"""Whether the image of a number, counted from 0, is for this host; the others are passed over."""
+
+
+def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True) -> Iterator[StreamItem]:
+    """The images of a pipe, in their order; its first record decides what it holds.
+
+    Args:
+        stream: see :func:`read_stream`.
+        name: names the pipe in messages and in the images' keys.
+        turn: which images are for this host.
+
+    Raises:
+        UserError: the pipe is damaged, empty, or holds something else; the message names it.
+
+    """
+    records = read_stream(stream, name)
+    first = list(islice(records, 2))
+    if not first:
+        raise UserError(f"{name} ended without a record: is there any data below the channel's S3 address?")
+    manifest = _is_manifest(first, name)
+    format = "an augmented manifest" if manifest else "RecordIO image records"
+    examples = _manifest_examples if manifest else _image_record_examples
+    for example, names in examples(chain(first, records), name, turn):
+        size = len(example.encoded or b"") + 64 * len(example.labels) + 2048
+        yield StreamItem(example, read_facts(example), names, size, format)
+
+
+def _is_manifest(first: list[StreamRecord], name: str) -> bool:
+    """Whether a pipe that begins with these one or two records holds an augmented manifest.
+
+    An image record begins with the number of its labels: one that begins like an image would have millions
+    of them, or is a BMP or PPM, which Pillow tells.
+    """
+    content = first[0].content
+    if _as_json(content) is not _NO_JSON:
+        raise UserError(
+            f"{name}: its first record is JSON text, but an augmented manifest has the image first: list "
+            "source-ref first in AttributeNames"
+        )
+    if content.startswith(_IMAGE_STARTS) or _is_image(content):
+        return True
+    if any(_as_json(record.content) is not _NO_JSON for record in first[1:]):
+        return True  # and its first image is damaged
+    if content.startswith(bytes.fromhex("0a23d7ce")):
+        raise UserError(
+            f"{name}: its first record is itself a RecordIO file: leave RecordWrapperType out for .rec files"
+        )
+    try:
+        split_image_record(first[0], name)
+    except UserError:
+        raise UserError(
+            f"{name}: its first record ({len(content)} bytes, {content[:8].hex()}…) is neither an image "
+            "record of MXNet's nor an image: a pipe holds .rec files, or an augmented manifest with "
+            "RecordWrapperType RecordIO"
+        ) from None
+    return False
+
+
+def _is_image(content: bytes) -> bool:
+    try:
+        read_header(content)
+    except DecodeError:
+        return False
+    return True
+
+
+_Found = Iterator[tuple[RawExample, Mapping[int, str]]]
+
+
+def _image_record_examples(records: Iterator[StreamRecord], name: str, turn: Turn) -> _Found:
+    for record in records:
+        if turn(record.number):
+            header, image = split_image_record(record, name)
+            yield replace(make_example(name, Path(name), header), encoded=image), {}
+
+
+def _manifest_examples(records: Iterator[StreamRecord], name: str, turn: Turn) -> _Found:
+    for index, group in enumerate(_groups(records)):
+        if turn(index):
+            yield _manifest_example(group, name)
+
+
+def _groups(records: Iterator[StreamRecord]) -> Iterator[_Group]:
+    group: _Group | None = None
+    for record in records:
+        text = _as_json(record.content)
+        if text is not _NO_JSON and group is not None:
+            group.texts.append(text)
+            continue
+        if group is not None:
+            yield group
+        group = _Group(record.number, record.content)
+    if group is not None:
+        yield group
+
+
+def _as_json(content: bytes) -> Any:
+    """What a JSON text says; :data:`_NO_JSON` for anything else, as an image is."""
+    if not content.lstrip(b" \t\r\n").startswith(_JSON_STARTS):
+        return _NO_JSON
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return _NO_JSON
+
+
+def _manifest_example(group: _Group, name: str) -> tuple[RawExample, dict[int, str]]:
+    labels = [text for text in group.texts if isinstance(text, dict) and "annotations" in text]
+    names: dict[int, str] = {}
+    for text in group.texts:
+        names |= class_map(text)
+    example = RawExample(
+        key=f"{name}#{group.number}",
+        path=Path(name),
+        size=None,
+        boxes=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        ignored=np.zeros(0, np.bool_),
+        encoded=group.image,
+    )
+    if len(labels) != 1:
+        problem = (
+            f"{len(labels) or 'none'} of the {len(group.texts)} JSON texts after it has annotations: list "
+            "source-ref and one label attribute in AttributeNames"
+        )
+        return replace(example, problem=problem), names
+    try:
+        boxes, ids, size = parse_label(labels[0])
+    except ValueError as error:
+        return replace(example, problem=f"its label: {error}"), names
+    ignored = np.zeros(len(ids), np.bool_)
+    return replace(example, boxes=boxes, labels=ids, ignored=ignored, size=size), names

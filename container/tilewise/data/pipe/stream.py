@@ -1,0 +1,187 @@
+"""The images of a channel in Pipe mode: seen once in each pass, never all at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewise.data.annotations import ChannelIssues, check_example
+from tilewise.data.classes import ClassIds
+from tilewise.data.pipe.buffer import Pipe
+from tilewise.data.pipe.fifo import StopWaiting
+from tilewise.data.pipe.formats import StreamItem
+from tilewise.data.records import Record, Records
+
+log = logging.getLogger(__name__)
+
+HEAD_IMAGES, HEAD_BYTES = 1000, 64 << 20
+"""So many of the first images, or those of so many bytes, stand for all where a job has to know its data."""
+
+UNKNOWN_COUNT = 1000
+"""Where nobody says how many images a pass has, the first one is taken to have so many."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    record: Record
+    size: int
+
+
+class Stream:
+    """The records of a channel in Pipe mode, one pass after the other.
+
+    The first images, those of :attr:`sample`, are looked at before the first pass begins, and are part of it.
+
+    Args:
+        channel: its name, for messages.
+        pipe: reads it.
+        ids: the class ids that there are.
+        expected: how many images a pass has, where the job says so.
+
+    Attributes:
+        issues: what became of the images and boxes of the present pass.
+        sample: the first records, without their images.
+        expected: how many images a pass has, as the job says, and after the first one as it was.
+
+    """
+
+    def __init__(self, channel: str, pipe: Pipe, ids: ClassIds, expected: int | None = None):
+        self.channel, self.pipe, self.ids, self.expected = channel, pipe, ids, expected
+        self.names: dict[int, str] = {}
+        self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
+        self._passes = 0
+        ahead = [self._check(pipe.buffer.get()) for _ in first_items(pipe)]
+        self._ahead = [waiting for waiting in ahead if waiting is not None]
+        self.sample = Records(waiting.record for waiting in self._ahead)
+
+    def one_pass(self) -> Iterator[Record]:
+        """The records of the next pass, in the order in which they come; ends early when the job is to stop.
+
+        Raises:
+            UserError: the pipe is damaged, or too many of its images cannot be used.
+
+        """
+        for waiting in self._next_pass():
+            self.pipe.buffer.release(waiting.size)
+            yield waiting.record
+
+    def shuffled(self, rng: np.random.Generator, start: int) -> Iterator[Record]:
+        """The records of the next pass in a random order.
+
+        As many as fit into memory wait, and each time one of them is drawn. Until so many have come, one is
+        drawn for every two that come, from the ``start``-th on; so the first do not have to wait for the
+        rest. The order depends on ``rng`` and the order of arrival, not on time.
+
+        Raises:
+            UserError: the pipe is damaged, or too many of its images cannot be used.
+
+        """
+        buffer = self.pipe.buffer
+        room = buffer.limit // 8 * 7  # what is read ahead has the rest
+        waiting: list[_Waiting] = []
+        held = 0
+
+        def draw() -> Record:
+            nonlocal held
+            index = int(rng.integers(len(waiting)))
+            waiting[index], waiting[-1] = waiting[-1], waiting[index]
+            drawn = waiting.pop()
+            held -= drawn.size
+            buffer.release(drawn.size)
+            return drawn.record
+
+        for count, arrived in enumerate(self._next_pass(), 1):
+            waiting.append(arrived)
+            held += arrived.size
+            if count >= start and (count - start) % 2 == 0:
+                yield draw()
+            while held > room:
+                yield draw()
+        while waiting:
+            yield draw()
+
+    def finish_pass(self) -> None:
+        """Look back at a whole pass, when all of its images have been used.
+
+        Raises:
+            UserError: too many of them could not be used.
+
+        """
+        self.issues.finish_pass()
+        if self._passes == 1 and self.expected not in (None, self.issues.images):
+            log.warning(
+                "num_training_samples is %s, but the first pass of channel %s had %d images: these count",
+                self.expected,
+                self.channel,
+                self.issues.images,
+            )
+        self.expected = self.issues.images
+
+    def close(self) -> None:
+        """Close the pipe, in the middle of a pass if need be."""
+        self.pipe.close()
+
+    def _next_pass(self) -> Iterator[_Waiting]:
+        if self._passes:
+            self.issues.begin_pass(self.expected or UNKNOWN_COUNT)
+        self._passes += 1
+        ahead, self._ahead = self._ahead, []
+        yield from ahead
+        try:
+            for arrival in self.pipe.items():
+                waiting = self._check(arrival)
+                if waiting is not None:
+                    yield waiting
+        except StopWaiting:
+            return
+
+    def _check(self, arrival: StreamItem | None) -> _Waiting | None:
+        assert arrival is not None
+        self.issues.images += 1
+        self.names |= arrival.names
+        example = self.ids.to_labels(arrival.example, self.channel, self.names)
+        record = check_example(example, arrival.facts, self.issues)
+        if record is None:
+            self.pipe.buffer.release(arrival.size)
+            self.issues.check()
+            return None
+        return _Waiting(record, arrival.size)
+
+
+class StreamElsewhere(Stream):
+    """A channel in Pipe mode that another process of this host reads: here it has no image.
+
+    Args:
+        channel: its name.
+        expected: how many images a pass has, where the job says so.
+
+    """
+
+    def __init__(self, channel: str, expected: int | None = None):
+        self.channel, self.expected = channel, expected
+        self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
+        self.sample = Records([])
+
+    def one_pass(self) -> Iterator[Record]:
+        """Nothing."""
+        return iter(())
+
+    def finish_pass(self) -> None:
+        """Nothing to look back at."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def first_items(pipe: Pipe) -> list[StreamItem]:
+    """The first images of a pass, left where they are.
+
+    Raises:
+        UserError: the pipe is damaged there, or empty.
+        StopWaiting: the job is to stop.
+
+    """
+    return pipe.buffer.peek(HEAD_IMAGES, min(HEAD_BYTES, pipe.buffer.limit // 4))

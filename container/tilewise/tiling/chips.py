@@ -1,0 +1,194 @@
+"""SNIPER's chips (Singh, Najibi & Davis, NeurIPS 2018): windows that cover the objects, some that do not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tilewise.arrays import Floats, Int64
+from tilewise.tiling.pyramid import level_tile
+from tilewise.tiling.spec import Level
+from tilewise.views.view import Scaling, View, Window
+
+STRIDE = (56 / 512, 60 / 512)
+"""Between candidates, as a share of a chip; drawn anew for each cover (SNIPER's code: 56 to 59 of 512 px)."""
+TRIALS = 20
+
+
+def positive_chips(
+    width: int,
+    height: int,
+    boxes_N4: Floats,
+    chip: tuple[int, int],
+    stride: tuple[float, float],
+    rng: np.random.Generator,
+) -> list[Window]:
+    """Few chips that together hold, whole, every box that is smaller than a chip by a stride.
+
+    The greedy cover of SNIPER: of the candidates on a grid, and of those at the right and bottom borders,
+    take the one that holds most boxes which no chip holds yet, again and again.
+
+    Args:
+        width: pixels of the image.
+        height: pixels of the image.
+        boxes_N4: the boxes to cover, in pixels of the image.
+        chip: width and height of a chip in pixels of the image.
+        stride: between candidates, along x and y, in pixels of the image.
+        rng: draws which of equally good candidates is taken.
+
+    """
+    if not len(boxes_N4):
+        return []
+    xs, ys = (_candidates(*axis) for axis in zip((width, height), chip, stride, strict=True))
+    held_x, held_y = (
+        (starts[:, None] <= boxes_N4[None, :, axis]) & (boxes_N4[None, :, 2 + axis] <= starts[:, None] + side)
+        for axis, (starts, side) in enumerate(zip((xs, ys), chip, strict=True))
+    )
+    held = (held_y[:, None] & held_x[None, :]).reshape(-1, len(boxes_N4))
+    useful = rng.permutation(np.flatnonzero(held.any(axis=1)))
+    held = held[useful]
+    gains = held.sum(axis=1)
+    chips = []
+    while len(gains) and gains.max() > 0:
+        best = int(gains.argmax())
+        y, x = divmod(int(useful[best]), len(xs))
+        chips.append((int(xs[x]), int(ys[y]), int(xs[x]) + chip[0], int(ys[y]) + chip[1]))
+        new = held[best].copy()
+        gains -= held[:, new].sum(axis=1)
+        held[:, new] = False
+    return chips
+
+
+def _candidates(length: int, chip: int, stride: float) -> Int64:
+    """Where chips may begin along an axis: on the grid, and at its end."""
+    last = max(0, length - chip)
+    # Whole pixels, and never more than a stride apart: else a box that just fits may fit into none.
+    return np.unique([*range(0, last, max(1, math.floor(stride))), last])
+
+
+def negative_chips(
+    width: int,
+    height: int,
+    boxes_N4: Floats,
+    chip: tuple[int, int],
+    count: int,
+    rng: np.random.Generator,
+    false_positives_M4: Floats | None = None,
+) -> list[Window]:
+    """Chips without an object: around false positives, most of them first, or else drawn from the background.
+
+    Args:
+        width: pixels of the image.
+        height: pixels of the image.
+        boxes_N4: all boxes of the image: no chip holds the centre of one.
+        chip: width and height of a chip in pixels of the image.
+        count: how many at most.
+        rng: draws.
+        false_positives_M4: what a model took for objects here and is none.
+
+    Returns:
+        At most ``count`` chips; fewer where the image has too little background.
+
+    """
+    chips: list[Window] = []
+    if false_positives_M4 is not None and len(false_positives_M4):
+        stride = chip[0] / 8, chip[1] / 8
+        chips = positive_chips(width, height, false_positives_M4, chip, stride, rng)
+        chips = [window for window in chips if not _holds_a_centre(window, boxes_N4)]
+    for _ in range(TRIALS * count):
+        if len(chips) >= count:
+            break
+        x, y = (
+            int(rng.integers(max(0, length - side) + 1))
+            for length, side in zip((width, height), chip, strict=True)
+        )
+        window = x, y, x + chip[0], y + chip[1]
+        if not _holds_a_centre(window, boxes_N4):
+            chips.append(window)
+    return chips[:count]
+
+
+def _holds_a_centre(window: Window, boxes_N4: Floats) -> bool:
+    centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    return bool(((centres >= window[:2]) & (centres < window[2:])).all(axis=1).any())
+
+
+def chip_of(
+    width: int, height: int, level: Level, scaling: Scaling, chip_size: int | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A level's chips: their (width, height) in pixels of the image, and in pixels of the view.
+
+    They show objects as large as the level's windows do. A detector of square views sees chips of that
+    square; any other one chips of ``chip_size`` pixels a side, or less where the level's image has less.
+    """
+    size = scaling.size_of(width, height)
+    if scaling.square is not None:
+        return level_tile(width, height, level), size
+    assert chip_size is not None
+    window = []
+    for length, side in zip((width, height), size, strict=True):
+        scale = level.zoom * side / length
+        window.append(min(length, math.ceil(chip_size / scale)))
+    scales = (level.zoom * side / length for length, side in zip((width, height), size, strict=True))
+    shown = [max(1, round(side * scale)) for side, scale in zip(window, scales, strict=True)]
+    return (window[0], window[1]), (shown[0], shown[1])
+
+
+def sniper_views(
+    width: int,
+    height: int,
+    boxes_N4: Floats,
+    levels: tuple[Level, ...],
+    scaling: Scaling,
+    chip_size: int | None,
+    rng: np.random.Generator,
+) -> list[View]:
+    """The positive chips of all levels; of the level that shows the whole image, that one view.
+
+    Args:
+        width: pixels of the image.
+        height: pixels of the image.
+        boxes_N4: in pixels of the image.
+        levels: each covers the boxes that it trains on.
+        scaling: of the whole image.
+        chip_size: see :func:`chip_of`.
+        rng: draws the cover anew for each epoch.
+
+    """
+    sizes = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+    views = []
+    for level in levels:
+        low, high = level.trains_on
+        valid = boxes_N4[(sizes >= low) & (sizes < high)]
+        chip, size = chip_of(width, height, level, scaling, chip_size)
+        step = rng.uniform(*STRIDE)
+        stride = step * chip[0], step * chip[1]
+        if level.zoom == 1 and len(valid):
+            views.append(View((0, 0, width, height), scaling.size_of(width, height), level.trains_on))
+        elif level.zoom > 1:
+            windows = positive_chips(width, height, valid, chip, stride, rng)
+            views += [View(window, size, level.trains_on) for window in windows]
+    return views
+
+
+def background_views(
+    width: int,
+    height: int,
+    boxes_N4: Floats,
+    levels: tuple[Level, ...],
+    scaling: Scaling,
+    chip_size: int | None,
+    count: int,
+    rng: np.random.Generator,
+    false_positives_M4: Floats | None = None,
+) -> list[View]:
+    """Up to ``count`` negative chips of a level that is drawn.
+
+    Args as :func:`sniper_views` and :func:`negative_chips`.
+    """
+    zoomed = [level for level in levels if level.zoom > 1] or levels
+    level = zoomed[int(rng.integers(len(zoomed)))]
+    chip, size = chip_of(width, height, level, scaling, chip_size)
+    windows = negative_chips(width, height, boxes_N4, chip, count, rng, false_positives_M4)
+    return [View(window, size, level.trains_on) for window in windows]

@@ -1,0 +1,165 @@
+"""Detections of an image's views -> detections of the image: each object once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tilewise.arrays import Bool, Float64, Int64
+from tilewise.instances import Instances
+from tilewise.tiling.neighbours import near_pairs
+from tilewise.tiling.spec import MergeRule
+from tilewise.views.view import View
+
+TOUCH = 3.0
+"""A box that ends less than so many pixels of the view before an inner border is cut by it."""
+FRAGMENT_SHARE = 0.5
+"""A fragment is absorbed by a box that holds more than this share of its area."""
+FRAGMENT_WEIGHT = 0.5
+"""A fragment's score counts this much where it competes: whole boxes are believed rather."""
+_ROUNDS = 32
+
+
+def cut_sides(boxes_N4: Tensor, view: View, width: int, height: int) -> Tensor:
+    """Which sides of the boxes are cut by the view's window: they touch a border that lies inside the image.
+
+    Args:
+        boxes_N4: in pixels of the view.
+        view: where they were found.
+        width: pixels of the image.
+        height: pixels of the image.
+
+    Returns:
+        (N, 4) bool: left, top, right, bottom.
+
+    """
+    x0, y0, x1, y1 = view.window
+    inner = boxes_N4.new_tensor([x0 > 0, y0 > 0, x1 < width, y1 < height], dtype=torch.bool)
+    far = boxes_N4.new_tensor(view.size)
+    touches = torch.cat([boxes_N4[:, :2] < TOUCH, boxes_N4[:, 2:] > far - TOUCH], dim=1)
+    return touches & inner
+
+
+def merge_detections(
+    found: Instances, view_N: Tensor, cut_N4: Tensor, rule: MergeRule, threshold: float
+) -> Instances:
+    """Merge what the views of one image show into one list, in which each object stands once.
+
+    - ``nms``: Azure AutoML's rule. Best score first, a box removes each lower one of the same class from
+      *another* view whose IoU with it is above ``threshold``. (Boxes of one view had their own NMS.)
+    - ``fragment``: the same, but a box that is cut by a border inside the image is a *fragment*: it competes
+      with half its score, and is also removed by a box of another view that holds more than half of it and
+      goes on beyond that border. Its IoU with the whole object may be small.
+    - ``wbf``: as ``fragment``, and a box that remains becomes the mean, weighted by score, of itself and the
+      whole boxes that it removed (after Solovyev et al. 2021; the score stays its own, since how many views
+      show an object says nothing about it).
+
+    Args:
+        found: in pixels of the image, on the CPU, from all views.
+        view_N: (N,) int64, the view that each comes from.
+        cut_N4: (N, 4) bool, see :func:`cut_sides`.
+        rule: see above.
+        threshold: IoU.
+
+    Returns:
+        Those that remain, best first; equal scores in the order of ``found``.
+
+    """
+    if not len(found):
+        return found
+    boxes, scores = found.boxes.numpy().astype(np.float64), found.scores.numpy().astype(np.float64)
+    cut = cut_N4.numpy() if rule != "nms" else np.zeros((len(found), 4), np.bool_)
+    weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
+    order = np.argsort(-scores * weight, kind="stable")
+    ranked = _Ranked(boxes[order], found.labels.numpy()[order], view_N.numpy()[order], cut[order])
+    winners, losers = _overlaps(ranked, threshold)
+    kept = ~_removed(winners, losers, len(order))
+    merged = boxes
+    if rule == "wbf":
+        merged = boxes.copy()
+        merged[order] = _means(ranked, scores[order], winners, losers, kept)
+    remaining = np.sort(order[kept])
+    remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
+    index = torch.from_numpy(remaining)
+    return Instances(torch.from_numpy(merged[remaining]).float(), found.scores[index], found.labels[index])
+
+
+class _Ranked:
+    """Boxes in the order in which they may remove others."""
+
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, cut_N4: Bool):
+        self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
+        self.fragment: Bool = np.any(cut_N4, axis=1)
+        self.areas: Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
+    """All pairs (winner, loser) of ranks of which the first removes the second, if it remains itself."""
+    found = [np.zeros((2, 0), np.int64)]
+    for first, second in near_pairs(ranked.boxes, ranked.labels, threshold, ranked.fragment):
+        winner, loser = np.minimum(first, second), np.maximum(first, second)
+        other_view = ranked.view[winner] != ranked.view[loser]
+        winner, loser = winner[other_view], loser[other_view]
+        one, other = ranked.boxes[winner], ranked.boxes[loser]
+        sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
+        common = sides.clip(min=0).prod(axis=1)
+        union = ranked.areas[winner] + ranked.areas[loser] - common
+        same = common > threshold * union
+        absorbed = ranked.fragment[loser] & (common > FRAGMENT_SHARE * ranked.areas[loser])
+        if absorbed.any():
+            beyond = np.concatenate([one[:, :2] < other[:, :2], one[:, 2:] > other[:, 2:]], axis=1)
+            same |= absorbed & (beyond & ranked.cut[loser]).any(axis=1)
+        found.append(np.stack([winner[same], loser[same]]))
+    winners, losers = np.concatenate(found, axis=1)
+    return winners, losers
+
+
+def _removed(winners: Int64, losers: Int64, count: int) -> Bool:
+    """Greedy, best first: a box removes its losers unless it has been removed itself. Returns (N,) bool.
+
+    In each round those that nobody left can remove, remove theirs.
+    """
+    removed = np.zeros(count, np.bool_)
+    for _ in range(_ROUNDS):
+        if not len(winners):
+            return removed
+        threatened = np.zeros(count, np.bool_)
+        threatened[losers] = True
+        removed[losers[~threatened[winners]]] = True
+        open_ = ~removed[winners] & ~removed[losers]
+        winners, losers = winners[open_], losers[open_]
+    for winner, rest in _by_winner(winners, losers):  # a long chain: one after the other
+        if not removed[winner]:
+            removed[rest] = True
+    return removed
+
+
+def _by_winner(winners: Int64, losers: Int64) -> Iterator[tuple[int, Int64]]:
+    order = np.argsort(winners, kind="stable")
+    winners, losers = winners[order], losers[order]
+    each, starts = np.unique(winners, return_index=True)
+    yield from zip(each.tolist(), np.split(losers, starts[1:]), strict=True)
+
+
+def _means(ranked: _Ranked, scores: Float64, winners: Int64, losers: Int64, kept: Bool) -> Float64:
+    """The boxes, where those that are kept are the mean of themselves and of the whole ones they removed."""
+    owner = np.arange(len(ranked))
+    decided = kept[winners] & ~ranked.fragment[losers]
+    owner[~kept] = len(ranked)
+    np.minimum.at(owner, losers[decided], winners[decided])
+    member = np.flatnonzero(owner < len(ranked))
+    weights = np.maximum(scores[member], 1e-12)
+    total = np.bincount(owner[member], weights, len(ranked))
+    sums = [
+        np.bincount(owner[member], weights * ranked.boxes[member, side], len(ranked)) for side in range(4)
+    ]
+    means: Float64 = np.stack(sums, axis=1) / np.maximum(total, 1e-12)[:, None]
+    # a box alone stays as it is, to the last bit
+    alone = np.bincount(owner[member], minlength=len(ranked)) <= 1
+    return np.where((kept & ~alone)[:, None], means, ranked.boxes)

@@ -1,0 +1,273 @@
+"""Records -> batches of training samples, decoded and augmented in worker processes."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle, islice
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from tilewise.data.channel import Split
+from tilewise.data.pipe.stream import Stream
+from tilewise.data.records import Record, Records
+from tilewise.data.shard import Shard
+from tilewise.machine import available_cores, memory_limit
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
+from tilewise.training.dataloading.dataset import TrainingDataset
+from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
+from tilewise.training.dataloading.view_order import Item, decoded_bytes, images_in, measure_order, pool_size
+from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.views.sample import MIN_VISIBILITY, Sample
+from tilewise.views.view import Scaling, View, whole_image
+
+log = logging.getLogger(__name__)
+
+SMALL_SHM = 256 * 1024 * 1024
+"""With less /dev/shm than this the workers send batches through their pipes: what torch shares lies there."""
+
+
+CACHE_SHARE = 0.25
+"""Of the memory, for decoded images, if epochs need them again: those of all loaders of a host."""
+
+
+class ImageSampler(Sampler[list[Item]]):
+    """Each epoch a new order of all records, filled up to whole batches from its own beginning.
+
+    Every item carries a seed, so that an epoch's augmentation does not depend on the number of workers.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = np.resize(rng.permutation(self.count), len(self) * self.batch_size)
+        seeds = rng.integers(2**63, size=len(order))
+        items: list[Item] = [
+            (index, None, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)
+        ]
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
+
+
+class ShardSampler(Sampler[list[Item]]):
+    """A process's part of an epoch's batches, which all processes draw alike: every one has as many.
+
+    Args:
+        batches: those of all processes.
+        shard: this one's part.
+        steps: how many each has; None where all draw from the same images. With ``ShardedByS3Key`` the hosts
+            have different images: give the largest number of any, and those with fewer begin anew.
+
+    Attributes:
+        start: so many batches of the epoch are passed over: they were learnt before the job was interrupted.
+
+    """
+
+    def __init__(self, batches: ImageSampler | ViewSampler, shard: Shard, steps: int | None = None):
+        self.batches, self.shard = batches, shard
+        self.steps = -(-len(batches) // shard.count) if steps is None else steps
+        self.start = 0
+
+    @property
+    def epoch(self) -> int:
+        """Set it before each epoch."""
+        return self.batches.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        wanted = self.shard.index + self.start * self.shard.count
+        for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
+            if number == wanted:
+                yield batch
+                wanted += self.shard.count
+
+
+def collate(items: list[Sample | tuple[str, str]]) -> Batch:
+    """A batch of samples, and of key and reason of the images that could not be decoded."""
+    samples = [item for item in items if isinstance(item, Sample)]
+    return Batch.of(samples, (item for item in items if not isinstance(item, Sample)))
+
+
+def _collate_to_bytes(items: list[Sample | tuple[str, str]]) -> bytes:
+    return pickle.dumps(collate(items), pickle.HIGHEST_PROTOCOL)
+
+
+def read_batch(sent: Batch | bytes) -> Batch:
+    """A batch as it came from the loader."""
+    return pickle.loads(sent) if isinstance(sent, bytes) else sent
+
+
+def default_workers(processes: int = 1) -> int:
+    """Worker processes where the user names no number: one a core, up to 16; none on two cores.
+
+    Args:
+        processes: that train on this host, and share its cores.
+
+    """
+    cores = available_cores() // processes
+    return 0 if cores <= 2 else min(16, cores - 1)
+
+
+def make_loader(
+    split: Split | Stream,
+    scaling: Scaling,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    min_visibility: float = MIN_VISIBILITY,
+    planner: ViewPlanner | None = None,
+    factors: Sequence[float] = (1.0,),
+    distributed: DistributedContext = SINGLE_PROCESS,
+    pinned: bool = False,
+    random_windows: bool = True,
+) -> DataLoader[Batch | bytes]:
+    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
+
+    Args:
+        split: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
+        scaling: of views of whole images.
+        batch_size: views in a batch of this process.
+        workers: processes that decode; 0: this one.
+        seed: of order and augmentation.
+        min_visibility: see :func:`make_sample`.
+        planner: draws the views of an epoch; None for each whole image once.
+        factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
+        distributed: the processes that train together: each takes as many batches in an epoch.
+        pinned: whether batches come in pinned memory, for a GPU.
+        random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
+
+    """
+    records = Records([]) if isinstance(split, Stream) else split.records
+    cache = _cache_bytes(workers, distributed)
+    once = planner is None or planner.views == "whole"
+    if isinstance(split, Stream) or (once and not _stay_decoded(records, scaling, cache)):
+        cache = 0
+    random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
+    samples = TrainingDataset(records, scaling, min_visibility, random_windows, cache)
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
+    if isinstance(split, Stream):
+        draw = one_view if planner is None else partial(one_view, planner=planner)
+        batches = _piped_batches(split, batch_size, seed, draw, factors, distributed)
+    elif planner is None:
+        batches = _dealt(ImageSampler(len(records), batch_size, seed), split.shard, distributed)
+    else:
+        # All processes draw the same order, also where their hosts have other numbers of cores.
+        lanes = split.shard.count * distributed.all_reduce_min(max(1, workers))
+        of_several = 0 if once else cache
+        views = _view_batches(records, planner, batch_size, lanes, of_several, factors, seed)
+        batches = _dealt(views, split.shard, distributed)
+    return loader_of(batches, samples, workers, pinned)
+
+
+def _stay_decoded(records: Records, scaling: Scaling, cache_bytes: int) -> bool:
+    """Whether images that an epoch sees once are kept for the next: if all fit.
+
+    But not those so large that they are decoded at a fraction of their size, which is as fast.
+    """
+    width, height = np.median(records.sizes, axis=0).astype(int).tolist()
+    (view,) = whole_image(width, height, scaling)
+    return decoded_bytes(records.sizes) <= cache_bytes and view.reduction == 1
+
+
+def _cache_bytes(workers: int, distributed: DistributedContext) -> int:
+    """Those of each loader; the same in all processes, since the order of views follows them."""
+    return distributed.all_reduce_min(
+        int(CACHE_SHARE * memory_limit()) // (max(1, workers) * distributed.local_size)
+    )
+
+
+def _dealt(
+    batches: ImageSampler | ViewSampler, shard: Shard, distributed: DistributedContext
+) -> ShardSampler:
+    """The batches of this process: the hosts may have different images, but all take as many steps."""
+    return ShardSampler(batches, shard, distributed.all_reduce_max(-(-len(batches) // shard.count)))
+
+
+def _piped_batches(
+    stream: Stream,
+    batch_size: int,
+    seed: int,
+    draw: Callable[[Record, np.random.Generator], View | None],
+    factors: Sequence[float],
+    distributed: DistributedContext,
+) -> PipeSampler | ReceivedSampler:
+    """The batches of a pipe: the first process of a host reads it, and hands the others theirs."""
+    address = (
+        distributed.folder / f"{stream.channel}.socket"
+        if distributed.folder and distributed.local_size > 1
+        else None
+    )
+    if address and distributed.local_rank:
+        # A request to stop reaches it through the reading process: all processes take the same steps.
+        return ReceivedSampler(BatchClient(address, distributed.local_rank))
+    batch_server = BatchServer(address, distributed.local_size) if address else None
+    return PipeSampler(stream, batch_size, seed, draw, factors, batch_server, distributed.any_host)
+
+
+def loader_of(
+    batches: Sampler[list[Item]] | Sampler[list[PipeItem]],
+    samples: TrainingDataset,
+    workers: int,
+    pinned: bool = False,
+) -> DataLoader[Batch | bytes]:
+    """A loader of the batches of a sampler."""
+    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
+    if piped:
+        log.info("/dev/shm is small: the %d loader processes send their batches through pipes", workers)
+    return DataLoader(
+        samples,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=_collate_to_bytes if piped else collate,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        worker_init_fn=_one_thread if workers else None,
+        generator=torch.Generator(),  # an epoch would draw from the one that training draws from
+    )
+
+
+def _view_batches(
+    records: Records,
+    planner: ViewPlanner,
+    batch_size: int,
+    lanes: int,
+    cache_bytes: int,
+    factors: Sequence[float],
+    seed: int,
+) -> ViewSampler:
+    cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
+    batches = ViewSampler(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
+    figures = measure_order(batches.first, lanes, cached)
+    log.info(
+        "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",
+        len(batches) * batch_size,
+        len(records),
+        figures.decodes_per_view,
+        figures.images_per_batch,
+        batch_size,
+    )
+    return batches
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)

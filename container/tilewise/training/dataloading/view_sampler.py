@@ -1,0 +1,205 @@
+"""Which views of which images an epoch trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from tilewise.arrays import Float32
+from tilewise.data.records import Record, Records
+from tilewise.tiling.chips import background_views, sniper_views
+from tilewise.tiling.plan import plan_views
+from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading.view_order import Item, spread
+from tilewise.views.view import Scaling, View, whole_image
+
+TrainingViews = Literal["whole", "grid", "fixed", "snip", "sniper"]
+
+
+@dataclass
+class ViewPlanner:
+    """Draws the views that an epoch trains on.
+
+    Attributes:
+        views: the hyperparameter ``training_views``.
+        tiling: what the detector is validated with.
+        scaling: of its views.
+        chip_size: of ``sniper``, see :func:`tilewise.tiling.chips.chip_of`.
+        negative_ratio: views without objects for each view with some.
+        min_visibility: a box of which a view shows a smaller share is not an object of it.
+        false_positives: for some records' indices boxes that a model took for objects and are none.
+
+    """
+
+    views: TrainingViews
+    tiling: Tiling
+    scaling: Scaling
+    chip_size: int | None = None
+    negative_ratio: float = 0.0
+    min_visibility: float = 0.0
+    false_positives: Mapping[int, Float32] = field(default_factory=dict)
+
+    def draw(self, records: Sequence[Record], rng: np.random.Generator) -> list[list[View]]:
+        """The views of each record.
+
+        Of whole, grid and fixed the whole image is always among them, unless it is there for large objects
+        only; of what else has no object, so many as the ratio says.
+        """
+        drawn: list[list[View]] = []
+        empty: list[tuple[int, View]] = []
+        for index, record in enumerate(records):
+            planned = self._plan(record, rng)
+            full = self._with_objects(record, planned)
+            drawn.append([view for view, keep in zip(planned, full, strict=True) if keep])
+            empty += [(index, view) for view, keep in zip(planned, full, strict=True) if not keep]
+        wanted = round(self.negative_ratio * sum(map(len, drawn)))
+        if not any(drawn):  # no objects at all: there is nothing else to learn from
+            wanted = len(records)
+        for index, view in self._negatives(records, empty, wanted, rng):
+            drawn[index].append(view)
+        return drawn
+
+    def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
+        if self.views == "sniper":
+            boxes = record.boxes[~record.ignored]
+            return sniper_views(
+                record.width, record.height, boxes, self.tiling.levels, self.scaling, self.chip_size, rng
+            )
+        return _training_views(self.views, self.tiling, record.width, record.height, self.scaling)
+
+    def _with_objects(self, record: Record, views: Sequence[View]) -> list[bool]:
+        """Which views show an object that they answer for, or are always trained on."""
+        if self.views == "sniper":
+            return [True] * len(views)
+        first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
+        always = [first and number == 0 for number in range(len(views))]
+        boxes = record.boxes[~record.ignored]
+        if not len(boxes):
+            return always
+        windows = np.array([view.window for view in views], np.float32)
+        ranges = np.array([view.object_sizes for view in views])
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        sides = np.minimum(windows[:, None, 2:], boxes[None, :, 2:]) - np.maximum(
+            windows[:, None, :2], boxes[None, :, :2]
+        )
+        share = sides.clip(min=0).prod(axis=2) / areas
+        sizes = np.sqrt(areas)
+        kept = (share > 0) & (share >= self.min_visibility)
+        kept &= (sizes >= ranges[:, :1]) & (sizes < ranges[:, 1:])
+        return [
+            full or all_the_same for full, all_the_same in zip(kept.any(axis=1).tolist(), always, strict=True)
+        ]
+
+    def _negatives(
+        self, records: Sequence[Record], empty: list[tuple[int, View]], count: int, rng: np.random.Generator
+    ) -> Iterator[tuple[int, View]]:
+        if self.views != "sniper":
+            for number in rng.permutation(len(empty))[:count].tolist():
+                yield empty[number]
+            return
+        many, few = divmod(count, len(records))
+        shares = np.full(len(records), many)
+        shares[rng.permutation(len(records))[:few]] += 1
+        for index in np.flatnonzero(shares).tolist():
+            record = records[index]
+            found = background_views(
+                record.width,
+                record.height,
+                record.boxes,
+                self.tiling.levels,
+                self.scaling,
+                self.chip_size,
+                int(shares[index]),
+                rng,
+                self.false_positives.get(index),
+            )
+            yield from ((index, view) for view in found)
+
+
+def one_view(record: Record, rng: np.random.Generator, planner: ViewPlanner | None = None) -> View | None:
+    """One of the views that a planner has for a record; None for its whole image, without a planner."""
+    views = planner.draw([record], rng)[0] if planner else []
+    return views[int(rng.integers(len(views)))] if views else None
+
+
+@lru_cache(maxsize=1024)
+def _training_views(
+    views: TrainingViews, tiling: Tiling, width: int, height: int, scaling: Scaling
+) -> tuple[View, ...]:
+    """All views of an image of one size; the same for all of that size."""
+    if views == "whole":
+        return tuple(whole_image(width, height, scaling))
+    return tuple(plan_views(tiling, width, height, scaling, training=True))
+
+
+class ViewSampler(Sampler[list[Item]]):
+    """Each epoch its views in whole batches, ordered so that a decoded image serves several of them.
+
+    An epoch has as many batches as the first one. Each view carries a seed of its own.
+
+    Args:
+        records: of the training data.
+        planner: draws the views.
+        batch_size: views in a batch.
+        lanes: batches are dealt to so many loader processes in turn: an image's views all go to one of them.
+        pool: from so many images at a time a lane takes its views.
+        factors: that the size of a batch's views is multiplied by, one drawn for each batch, the first the
+            largest; see :func:`scaled`.
+        seed: of all that is drawn.
+
+    Attributes:
+        first: the batches of the first epoch.
+
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        planner: ViewPlanner,
+        batch_size: int,
+        lanes: int,
+        pool: int,
+        factors: Sequence[float],
+        seed: int,
+    ):
+        self.records, self.planner, self.batch_size = records, planner, batch_size
+        self.lanes, self.pool, self.factors, self.seed = lanes, pool, factors, seed
+        self.epoch = 0
+        self.first = self._draw(0)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        batches = self.first if self.epoch == 0 else self._draw(self.epoch)
+        for number in range(len(self)):
+            yield batches[number % len(batches)]
+
+    def _draw(self, epoch: int) -> list[list[Item]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        items: list[list[Item]] = [
+            [(index, view, int(rng.integers(2**63))) for view in views]
+            for index, views in enumerate(self.planner.draw(self.records, rng))
+        ]
+        batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
+        if len(self.factors) == 1:
+            return batches
+        drawn = rng.choice(self.factors, len(batches))
+        if epoch == 0:
+            drawn[0] = max(self.factors)
+        return [
+            [(index, scaled(view, factor), seed) for index, view, seed in batch]
+            for batch, factor in zip(batches, drawn, strict=True)
+        ]
+
+
+def scaled(view: View | None, factor: float) -> View:
+    """A view whose size is ``factor`` times as large."""
+    assert view is not None
+    width, height = (max(1, round(factor * side)) for side in view.size)
+    return replace(view, size=(width, height))

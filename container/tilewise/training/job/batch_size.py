@@ -1,0 +1,205 @@
+"""``training_batch_size=auto``: the largest batch that the memory holds."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tilewise.data.channel import Split
+from tilewise.data.pipe.stream import Stream
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
+from tilewise.machine import available_memory
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.models.totals import counting_alone
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.training.job.choose_tiling import size_factors
+from tilewise.training.step.memory import MARGIN, BatchTooLargeError
+from tilewise.training.step.train_step import TrainStep
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+log = logging.getLogger(__name__)
+
+MOST_ON_GPU, MOST_ON_CPU = 64, 16
+STEPS_AN_EPOCH = 8
+"""An epoch has at least so many: with fewer there is little to learn from."""
+CPU_SHARE = 0.5
+"""Of the free memory: images, loader processes and the validation need some, too."""
+TRANSIENT = 2.0
+"""What a step on a CPU holds at its peak, as a multiple of what the forward pass keeps: gradients of it."""
+
+
+def with_batch_size(
+    hp: Hyperparameters,
+    detector: Detector,
+    spec: DetectorSpec,
+    train: Split | Stream,
+    distributed: DistributedContext,
+) -> Hyperparameters:
+    """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
+    if hp.training_batch_size != AUTO_BATCH:
+        return hp
+    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
+    objects = int(train.sample.object_counts.max(initial=0))
+    return resolve_batch_size(hp, detector, spec.scaling, size_factors(hp, spec), views, objects, distributed)
+
+
+def resolve_batch_size(
+    hp: Hyperparameters,
+    detector: Detector,
+    scaling: Scaling,
+    factors: Sequence[float],
+    views: int,
+    objects: int,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> Hyperparameters:
+    """The hyperparameters with a number in place of ``training_batch_size=auto``; the log says why.
+
+    On a GPU the job's own step is tried with 1, 2, 4, … of the largest views that it can meet, on a copy of
+    the detector. On a CPU, which would swap or be killed where a GPU says no, what the forward pass of one
+    batch keeps is added up.
+
+    Args:
+        hp: the job's.
+        detector: on the device to train on.
+        scaling: of its views.
+        factors: that a batch's views are scaled by; see :func:`size_factors`.
+        views: of an epoch, or about so many.
+        objects: of the fullest view.
+        distributed: the processes that train together; they take what fits in all of them.
+
+    """
+    device = next(detector.parameters()).device
+    most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
+    most = max(1, min(most, views // (STEPS_AN_EPOCH * distributed.size)))
+    side = largest_views(scaling, max(factors))
+    with _undisturbed(device):
+        make = partial(synthetic_batch, side=side, objects=objects)
+        cuda = device.type == "cuda"
+        fits = _fits_gpu(detector, hp, make) if cuda else _fits_cpu(detector, make, distributed.local_size)
+        size = 1
+        while 2 * size <= most and fits(2 * size):
+            size *= 2
+    size = distributed.all_reduce_min(size)
+    name = hp.spelling("training_batch_size")
+    why = f"more than {most} would leave an epoch of {views} views too few steps" if size * 2 > most else ""
+    why = why or f"{2 * size} views of {side[0]} x {side[1]} pixels would not fit into memory"
+    if size * 2 > most and most in (MOST_ON_GPU, MOST_ON_CPU):
+        why = "it is never larger"
+    per_machine = size * (distributed.local_size if hp.batch_unit == "machine" else 1)
+    log.info("%s=auto: %d (%s); learning_rate stays %g", name, per_machine, why, hp.learning_rate)
+    changed = {"training_batch_size": per_machine}
+    if hp.dialect == "builtin" and "validation_batch_size" not in hp.given:
+        changed["validation_batch_size"] = per_machine
+    return hp.model_copy(update=changed)
+
+
+def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
+    """The batch sizes of training and validation for one of the processes of a host.
+
+    ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
+    """
+    if hp.batch_unit == "gpu":
+        return hp.training_batch_size, hp.validation_batch_size
+    if hp.training_batch_size % processes:
+        log.warning(
+            "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
+            hp.training_batch_size,
+            processes,
+            -(-hp.training_batch_size // processes) * processes,
+        )
+    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
+
+
+def largest_views(scaling: Scaling, factor: float = 1.0) -> tuple[int, int]:
+    """Width and height of the largest batch, as it is padded: views that lie and views that stand."""
+    if scaling.square:
+        side = round(scaling.square * factor)
+    else:
+        assert scaling.min_size and scaling.max_size
+        # of images and windows up to twice as long as wide
+        side = round(min(scaling.max_size, 2 * scaling.min_size) * factor)
+    return side, side
+
+
+def synthetic_batch(count: int, side: tuple[int, int], objects: int) -> list[Sample]:
+    """Noise with as many objects as there may be; on the CPU, as a loader's batches are."""
+    width, height = side
+    generator = torch.Generator().manual_seed(0)
+    limits = torch.tensor([width * 0.8, height * 0.8])
+    batch = []
+    for _ in range(count):
+        corner = torch.rand(max(1, objects), 2, generator=generator) * limits
+        boxes = torch.cat([corner, corner + 0.1 * limits], dim=1)
+        labels, ignored = (
+            torch.zeros(len(boxes), dtype=torch.int64),
+            torch.zeros(len(boxes), dtype=torch.bool),
+        )
+        pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        batch.append(Sample(pixels, boxes, labels, ignored))
+    return batch
+
+
+Make = Callable[[int], list[Sample]]
+
+
+def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
+    """By trial: two steps of a job like this one, the second with the optimizer's state in place."""
+
+    def fits(count: int) -> bool:
+        device = next(detector.parameters()).device
+        trial = hp.model_copy(
+            update={"training_batch_size": count, "gradient_accumulation_step": 1, "compile": False}
+        )
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            train_step = TrainStep(copy.deepcopy(detector), trial, 1, (1, 1))
+            train_step.begin_epoch()
+            for _ in range(2):
+                train_step.learn(Batch.of(make(count)))
+            peak = torch.cuda.max_memory_reserved(device)
+            return peak <= MARGIN * torch.cuda.mem_get_info(device)[1]
+        except BatchTooLargeError:
+            return False
+        finally:
+            train_step = None  # type: ignore[assignment]
+            torch.cuda.empty_cache()
+
+    return fits
+
+
+def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int], bool]:
+    """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
+    trial = copy.deepcopy(detector).train()
+    batch = make(1)
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        losses = trial([sample.pixels for sample in batch], batch)
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in trial.parameters())
+    a_view = TRANSIENT * max(0, sum(kept.values()) - weights)
+    del losses, trial
+    states = 4  # gradients, two of Adam's, and an average
+    room = CPU_SHARE * available_memory() / processes - states * weights
+    return lambda count: count * a_view <= room
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """A trial of this process alone; the state of the random numbers is afterwards what it was."""
+    with counting_alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

@@ -1,0 +1,172 @@
+"""From a job's hyperparameters and data to the views it trains on and serves with."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from tilewise.arrays import Float64, Int64
+from tilewise.data.records import Records
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.models.build import resolved_size, smallest_view
+from tilewise.models.spec import DetectorSpec
+from tilewise.tiling.auto import ObjectSizes, choose_grid, choose_tile_size
+from tilewise.tiling.grid import grid_tile
+from tilewise.tiling.plan import plan_views
+from tilewise.tiling.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
+from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
+from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.views.multi_scale import multi_scale_sides
+from tilewise.views.view import Scaling, SizeRange
+
+log = logging.getLogger(__name__)
+
+
+def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Tiling:
+    """The views of an image that a job's detector is validated and served with; the log says why.
+
+    Args:
+        hp: the job's.
+        records: the training data.
+        scaling: how the detector's views are scaled.
+
+    """
+    resolved = resolved_size(hp.model_name, hp.stride_4_level)
+    tiling = Tiling(
+        overlap=hp.tile_overlap_ratio,
+        merge=hp.tile_merge,
+        merge_threshold=hp.tile_predictions_nms_threshold,
+    )
+    if hp.training_views in ("snip", "sniper"):
+        levels = _levels(hp, records, scaling, resolved)
+        if levels != (Level(1.0),):
+            tiling = replace(tiling, kind="pyramid", levels=levels)
+    elif hp.training_views == "fixed" or hp.tile_size:
+        size = hp.tile_size or choose_tile_size(_objects(records), scaling, resolved)
+        if size:
+            tiling = replace(tiling, kind="fixed", tile_size=size)
+    elif hp.training_views == "grid" or hp.tile_grid_size:
+        grid = hp.tile_grid_size
+        if grid == "auto" or grid is None:
+            given = tiling.overlap if "tile_overlap_ratio" in hp.given else None
+            choice = choose_grid(_objects(records), scaling, resolved, given)
+            log.info("tile_grid_size=auto: %s", choice.reason)
+            tiling, grid = replace(tiling, overlap=choice.overlap), choice.grid
+        if grid:
+            tiling = replace(tiling, kind="grid", grid=grid)
+    if tiling.kind in ("grid", "fixed") and hp.training_views != "whole" and tiling.merge != "nms":
+        tiling = replace(tiling, whole_from=_whole_from(tiling, _objects(records), scaling, resolved))
+    if tiling.kind == "whole" and hp.training_views != "whole":
+        log.info("training_views=%s: whole images show the objects well enough", hp.training_views)
+    log.info("each image is seen as %s", tiling)
+    return tiling
+
+
+def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: float) -> tuple[Level, ...]:
+    if hp.pyramid_ranges:
+        levels = tuple(
+            Level(zoom, low, high)
+            for zoom, (low, high) in zip(hp.pyramid_scales, hp.pyramid_ranges, strict=True)
+        )
+    else:
+        scale = _scale(records.sizes, scaling)
+        zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), resolved)
+        levels = choose_levels(zooms, scale, resolved, _sizes(records))
+    for level in levels:
+        low, high = level.trains_on
+        log.info("zoom %g trains on objects of %g to %g px of the image", level.zoom, low, high)
+    return levels
+
+
+def _scale(image_sizes: Int64, scaling: Scaling) -> float:
+    """Pixels of a view of the whole image for one pixel of a typical image."""
+    width, height = np.median(image_sizes, axis=0).tolist()
+    shown = scaling.size_of(width, height)
+    return math.sqrt(shown[0] / width * shown[1] / height)
+
+
+def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, resolved: float) -> float:
+    """From which size on the whole image shows objects well enough, or may be alone in showing them whole.
+
+    Smaller ones, which the tiles show larger, would only teach the detector to see what it cannot resolve,
+    and pull its anchors down to that. Hardly any of them may be longer than what neighbouring tiles share,
+    since those may be whole in no tile. (Azure AutoML's way, ``tile_merge=nms``, has no such limit.)
+    """
+    width, height = np.median(objects.image_sizes, axis=0).tolist()
+    if tiling.grid:
+        tile = grid_tile(width, height, tiling.grid, tiling.overlap)
+    else:
+        assert tiling.tile_size is not None
+        tile = tiling.tile_size, tiling.tile_size
+    cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
+    sizes = np.sqrt(objects.sides.prod(axis=1))
+    rare = int(MIN_SHARE * len(sizes))
+    limits = np.sort(sizes[cut])[rare : rare + 1]
+    resolved_from = resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
+    return round(float(min([resolved_from, *limits])), 1)
+
+
+def make_planner(hp: Hyperparameters, spec: DetectorSpec) -> ViewPlanner | None:
+    """Who draws the views of a job's epochs; None where each image is seen once, as a whole, at one size."""
+    assert hp.training_views is not None
+    views = hp.training_views
+    if views != "whole" and spec.tiling.kind == "whole":  # tile_grid_size=auto found that no tiles are needed
+        views = "whole"
+    if views == "whole" and not hp.multi_scale:
+        return None
+    ratio, visibility = hp.negative_views_ratio, hp.min_box_visibility
+    return ViewPlanner(views, spec.tiling, spec.scaling, hp.chip_size, ratio, visibility)
+
+
+def size_factors(hp: Hyperparameters, spec: DetectorSpec) -> list[float]:
+    """What the size of a batch's views is multiplied by; 1 alone without ``multi_scale``."""
+    if not hp.multi_scale:
+        return [1.0]
+    nominal = spec.scaling.square or spec.scaling.min_size
+    assert nominal is not None
+    sides = multi_scale_sides(nominal, smallest_view(spec.name, spec.scaling))
+    log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
+    return [side / nominal for side in sides]
+
+
+def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAGE) -> Float64:
+    """(N,) √area of the objects in pixels of the views, once for each scale that trains on them."""
+    image_sizes, size_of = np.unique(records.sizes, axis=0, return_inverse=True)
+    image_of = np.repeat(size_of.reshape(-1), records.object_counts)
+    by_image = np.argsort(image_of, kind="stable")
+    bounds = np.searchsorted(image_of[by_image], np.arange(1, len(image_sizes)))
+    seen = [np.zeros(0)]
+    for (width, height), own in zip(
+        image_sizes.tolist(), np.split(_sizes(records)[by_image], bounds), strict=True
+    ):
+        for factor, (low, high) in _scales(width, height, scaling, tiling):
+            seen.append(own[(own >= low) & (own < high)] * factor)
+    return np.concatenate(seen)
+
+
+def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[tuple[float, SizeRange]]:
+    """The different scales of an image's views, and the sizes that each trains on."""
+    if tiling.kind == "pyramid":
+        views = pyramid_views(width, height, tiling.levels, 0.0, scaling, training=True)
+    else:
+        views = plan_views(tiling, width, height, scaling, training=True)
+    found: dict[tuple[int, SizeRange], float] = {}
+    for view in views:
+        scale = math.sqrt(view.scale[0] * view.scale[1])
+        # tiles of one grid differ by a pixel: that is no other scale
+        found.setdefault((round(20 * math.log(scale)), view.object_sizes), scale)
+    return [(scale, sizes) for (_, sizes), scale in found.items()]
+
+
+def _sizes(records: Records) -> Float64:
+    sizes: Float64 = np.sqrt((records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64).prod(axis=1))
+    return sizes
+
+
+def _objects(records: Records) -> ObjectSizes:
+    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    image_of = np.repeat(np.arange(len(records)), records.object_counts)
+    return ObjectSizes(records.sizes, sides, image_of)

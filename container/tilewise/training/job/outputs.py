@@ -1,0 +1,169 @@
+"""What a job leaves in ``/opt/ml/output/data``: ``metrics.json``, ``report.html``, TensorBoard's events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tilewise.data.channel import DataSet, Split
+from tilewise.data.statistics import channel_statistics
+from tilewise.evaluation.analysis import Analysis, Scored, analyse
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.table import ROWS
+from tilewise.training.trainer import TrainResult
+
+log = logging.getLogger(__name__)
+
+
+def write_outputs(
+    trained: TrainResult,
+    data: DataSet,
+    hp: Hyperparameters,
+    folder: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Leave the figures of a run for people and for programs.
+
+    The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
+    After a request to stop there are seconds left, so what takes long is left out: images and AP by size.
+
+    Args:
+        trained: the run.
+        data: what it was trained and validated on.
+        hp: the job's hyperparameters.
+        folder: where to.
+        should_stop: asked now and then.
+
+    """
+    start = time.monotonic()
+    facts: dict[str, dict[str, Any]] = {}
+    with _only_a_warning("the facts of the data"):
+        facts = data_facts(data, trained.scored)
+    analysis = None
+    with _only_a_warning("the analysis of the detections"):
+        if trained.scored is not None:
+            analysis = analyse(trained.scored, data.classes, sizes=not should_stop())
+    write_metrics(trained, data.classes, folder / "metrics.json", facts, analysis)
+    with _only_a_warning("TensorBoard's events"):
+        write_events(trained, folder / "tensorboard")
+    with _only_a_warning("the report"):
+        write_report(trained, data.classes, hp, folder / "report.html", facts, analysis, should_stop)
+        log.info("the report is in %s (%.1f s)", folder / "report.html", time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def _only_a_warning(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        log.warning("%s could not be written; the model is not affected", what, exc_info=True)
+
+
+def data_facts(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]]:
+    """The facts of each channel; see :func:`tilewise.data.statistics.channel_statistics`.
+
+    Of a pipe only the first images are known, but those that were validated are all known.
+    """
+    facts = {}
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for name, split in splits.items():
+        if split is not None:
+            whole = isinstance(split, Split) or (name == "validation" and scored is not None)
+            records = scored.records if name == "validation" and scored else split.sample
+            facts[name] = channel_statistics(records, split.issues, data.classes, whole)
+    return facts
+
+
+def write_metrics(
+    trained: TrainResult,
+    classes: tuple[str, ...],
+    path: Path,
+    facts: Mapping[str, Any] | None = None,
+    analysis: Analysis | None = None,
+) -> None:
+    """Leave all figures of a run as JSON."""
+    content = {
+        "classes": list(classes),
+        "best": trained.best,
+        "details": analysis.to_json() if analysis else None,
+        "test": trained.test,
+        "data": facts or {},
+        "epochs": trained.epochs,
+        "stopped": trained.stopped,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_events(trained: TrainResult, folder: Path) -> None:
+    """Leave the history as TensorBoard's events, one a scalar and epoch.
+
+    They are written at the end, from the history: so a job that was resumed leaves one whole file.
+    """
+    # Imported here: it looks at much of the environment, and most of a job does not need it.
+    from tensorboardX import SummaryWriter
+
+    epochs = trained.epochs
+    durations = [epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in epochs]
+    moment = time.time() - sum(durations)
+    with SummaryWriter(str(folder)) as writer:
+        for epoch, seconds in zip(epochs, durations, strict=True):
+            moment += seconds
+            for name, value in _scalars(epoch).items():
+                writer.add_scalar(name, value, epoch["epoch"], walltime=moment)
+
+
+def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
+    scalars = {f"loss/{name}": value for name, value in epoch["losses"].items()}
+    if scalars:
+        scalars["loss/total"] = sum(scalars.values())
+    if "learning_rate" in epoch:
+        scalars["train/learning_rate"] = epoch["learning_rate"]
+    if epoch["seconds"]:
+        scalars["train/records_per_second"] = epoch["records"] / epoch["seconds"]
+    validation = epoch.get("validation", {})
+    for name in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR"):
+        scalars[f"validation/{name}"] = validation.get(name)
+    scalars["validation/VOC_mAP"] = validation.get("VOC", {}).get("mAP")
+    for name, value in validation.get("AP_class", {}).items():
+        scalars[f"validation_AP_of/{name}"] = value
+    return {name: value for name, value in scalars.items() if value is not None}
+
+
+def write_report(
+    trained: TrainResult,
+    classes: tuple[str, ...],
+    hp: Hyperparameters,
+    path: Path,
+    facts: Mapping[str, Mapping[str, Any]],
+    analysis: Analysis | None,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Leave the report; without images when the job is to stop."""
+    # Imported here: a job that fails early should not have to wait for it.
+    from tilewise.evaluation.report import ReportContent, report_page
+
+    run = ReportContent(
+        classes=classes,
+        epochs=trained.epochs,
+        best=trained.best,
+        test=trained.test,
+        stopped=trained.stopped,
+        hyperparameters=hp.model_dump(mode="json", include=set(ROWS)),
+        given={
+            name: spelling
+            for name, row in ROWS.items()
+            for spelling in (name, row.alias)
+            if spelling in hp.given
+        },
+        data=facts,
+        analysis=analysis,
+    )
+    page = report_page(run, pictures=not should_stop(), should_stop=should_stop)
+    # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tilewise.models.detector import Detector
+
+WARM_UP_STEPS = 2000
+
+EVERY = 4
+"""Steps whose weights are taken in together, by the last of them: each time costs a pass over all weights."""
+
+
+class ModelEMA:
+    """An exponential moving average of a detector's weights, and of its buffers: normalisation's statistics.
+
+    After the n-th step the average keeps ``decay * (1 - exp(-n / 2000))`` of itself, as YOLOX has it
+    (arXiv 2107.08430, its published code): a young average forgets where it began. Of :data:`EVERY` steps it
+    takes in the last, with the share of all. Not PyTorch's ``AveragedModel``, which has its counter of steps
+    on the GPU, where reading it would stop the GPU.
+
+    Args:
+        detector: to average, on its device; it is copied as it is.
+        decay: the share that an old average keeps.
+
+    Attributes:
+        steps: so many have been counted.
+
+    """
+
+    def __init__(self, detector: Detector, decay: float):
+        self._detector = copy.deepcopy(detector).requires_grad_(False)
+        self.decay, self.steps, self._waiting = decay, 0, 0
+        now = detector.state_dict()
+        pairs = [(average, now[key]) for key, average in self._detector.state_dict().items()]
+        # tensors that share memory with the weights, which training changes in place
+        self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]  # of normalisation
+
+    @property
+    def detector(self) -> Detector:
+        """The average of all steps until now."""
+        self._take_in()
+        return self._detector
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"detector": self._detector.state_dict(), "steps": self.steps, "waiting": self._waiting}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._detector.load_state_dict(state["detector"])
+        self.steps, self._waiting = state["steps"], state.get("waiting", 0)
+
+    def update(self) -> None:
+        """To be called after each step."""
+        self.steps += 1
+        self._waiting += 1
+        if self._waiting == EVERY:
+            self._take_in()
+
+    @torch.no_grad()
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        kept = (self.decay * (1 - math.exp(-self.steps / WARM_UP_STEPS))) ** self._waiting
+        self._waiting = 0
+        torch._foreach_lerp_([old for old, _ in self._weights], [new for _, new in self._weights], 1 - kept)
+        if self._counters:
+            torch._foreach_copy_([old for old, _ in self._counters], [new for _, new in self._counters])

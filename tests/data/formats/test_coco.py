@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tilewise.data.annotations import ParsedChannel
+from tilewise.data.folder import Folder
+from tilewise.data.formats import coco
+from tilewise.data.formats.coco import find_coco_file, read_coco
+from tilewise.errors import UserError
+
+CATEGORIES = [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}]
+
+
+def image(number: Any = 1, name: str = "a.jpg", **more: Any) -> dict[str, Any]:
+    return {"id": number, "file_name": name, **more}
+
+
+def annotation(number: int = 1, image_id: Any = 1, category_id: Any = 1, **more: Any) -> dict[str, Any]:
+    return {"id": number, "image_id": image_id, "category_id": category_id, "bbox": [1, 2, 3, 4], **more}
+
+
+def content(images: Any = None, annotations: Any = None, categories: Any = None) -> dict[str, Any]:
+    return {
+        "images": [image()] if images is None else images,
+        "annotations": [] if annotations is None else annotations,
+        "categories": CATEGORIES if categories is None else categories,
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A channel with one image."""
+    channel = tmp_path / "train"
+    write_image(channel / "a.jpg")
+    return channel
+
+
+def write_image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30)).save(path)
+    return path
+
+
+def read(folder: Path, content: Any) -> ParsedChannel:
+    file = folder / "train.json"
+    file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return read_coco(file, Folder(folder))
+
+
+def message(folder: Path, content: Any) -> str:
+    with pytest.raises(UserError) as error:
+        read(folder, content)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_read_coco__as_specified(folder: Path) -> None:
+    path = write_image(folder / "b.png")
+    found = read(
+        folder,
+        {
+            "info": {"year": 2017},
+            "licenses": [],
+            "images": [image(7, "b.png", width=40, height=30, license=3), image(3, "a.jpg")],
+            "annotations": [
+                annotation(
+                    1, 7, 2, bbox=[1.5, 2.25, 10, 5], area=50, iscrowd=0, segmentation=[[1, 2, 3, 4, 5, 6]]
+                ),
+                annotation(
+                    2, 7, 1, bbox=[0, 0, 40, 30], iscrowd=1, segmentation={"counts": [1], "size": [30, 40]}
+                ),
+            ],
+            "categories": [{"id": 2, "name": "bee", "supercategory": "insect"}, {"id": 1, "name": "ant"}],
+        },
+    )
+    assert found.classes == ("ant", "bee") and found.used == {0, 1}
+    first, second = found.examples
+    assert (first.key, first.path, first.size) == ("b.png", path, (40, 30))
+    assert first.boxes.tolist() == [[1.5, 2.25, 11.5, 7.25], [0, 0, 40, 30]]
+    assert first.boxes.dtype == np.float32
+    assert first.labels.tolist() == [1, 0] and first.ignored.tolist() == [False, True]
+    assert (second.key, second.size, len(second.boxes)) == ("a.jpg", None, 0)
+
+
+def test_categories__sparse_ids_in_any_order(folder: Path) -> None:
+    categories = [{"id": 90, "name": "z"}, {"id": 0, "name": "m"}, {"id": 17, "name": "a"}]
+    annotations = [annotation(number, 1, number) for number in (17, 90, 0, 17)]
+    found = read(folder, content(annotations=annotations, categories=categories))
+    assert found.classes == ("m", "a", "z")
+    assert found.examples[0].labels.tolist() == [1, 2, 0, 1]
+
+
+def test_categories__unused_ones_stay(folder: Path) -> None:
+    found = read(folder, content(annotations=[annotation(category_id=2)]))
+    assert found.classes == ("ant", "bee") and found.used == {1}
+
+
+def test_annotations__ids_as_strings(folder: Path) -> None:
+    found = read(folder, content([image("x")], [annotation(1, "x", "2")]))
+    assert found.examples[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("crowd", "ignored"), [(0, False), (1, True), ("0", False), (True, True), (None, False)]
+)
+def test_annotations__crowd_is_ignored(folder: Path, crowd: Any, ignored: bool) -> None:
+    assert read(folder, content(annotations=[annotation(iscrowd=crowd)])).examples[0].ignored.tolist() == [
+        ignored
+    ]
+
+
+@pytest.mark.parametrize("annotations", [None, []])
+def test_annotations__none(folder: Path, annotations: Any) -> None:
+    found = read(folder, {**content(), "annotations": annotations})
+    assert len(found.examples) == 1 and not found.used
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"width": 40}, {"width": None, "height": None}, {"width": 0, "height": 0}]
+)
+def test_images__size_may_be_left_out(folder: Path, more: dict[str, Any]) -> None:
+    assert read(folder, content([image(**more)])).examples[0].size is None
+
+
+def test_images__size_in_other_forms(folder: Path) -> None:
+    assert read(folder, content([image(width="40", height=30.0)])).examples[0].size == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "name"),
+    [
+        ("images/b.jpg", "b.jpg"),
+        ("images/b.jpg", "images/b.jpg"),
+        ("x/y/b.JPG", "x/y/b.JPG"),
+        ("x/y/b.jpg", "b.jpg"),
+        ("b.png", "train2017/b.png"),
+        ("images/mit Raum/größe 木.jpg", "mit Raum/größe 木.jpg"),
+    ],
+)
+def test_images__found(folder: Path, on_disk: str, name: str) -> None:
+    path = write_image(folder / on_disk)
+    (example,) = read(folder, content([image(1, name)])).examples
+    assert (example.key, example.path) == (name, path)
+
+
+@pytest.mark.parametrize("name", ["c.jpg", "../secret.jpg", "images/../../secret.jpg", "/etc/a.png", ""])
+def test_images__not_in_the_channel(folder: Path, name: str) -> None:
+    write_image(folder.parent / "secret.jpg")
+    (example,) = read(folder, content([image(1, name)])).examples
+    assert (example.key, example.path) == (name, None)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (b"", "train.json is not valid JSON: Expecting value"),
+        (b'{"images": [', "train.json is not valid JSON: "),
+        (b'{"images": [{"file_name": "\xff"}]}', "train.json is not valid JSON: 'utf-8' codec"),
+        (b'{"info": ' + b"[" * 100_000, "train.json is not valid JSON: maximum recursion"),
+        (b"[]", "Expected `object`, got `array`"),
+        ({"annotations": [], "categories": CATEGORIES}, "Object missing required field `images`"),
+        ({"images": []}, "Object missing required field `categories`"),
+        (content(categories=[]), "it has no categories"),
+        (content(categories=[{"id": 1}]), "the key 'name' is missing"),
+        (content(categories=[{"id": "x", "name": "y"}]), "invalid literal for int"),
+        (
+            content(categories=[*CATEGORIES, {"id": 2, "name": "c"}]),
+            "two of its categories have the same id, of 1, 2",
+        ),
+        (
+            content(categories=[*CATEGORIES, {"id": 3, "name": "ant"}]),
+            "two of its categories have the same name, of ant, bee, ant",
+        ),
+        (content([image(), image(1, "b.jpg")]), "two images have the id 1"),
+        (content([image(), image(2, "x/a.jpg")]), "two images are the same file: a.jpg and x/a.jpg"),
+        (content([{"id": 1}]), "the key 'file_name' is missing"),
+        (content([{"file_name": "a.jpg"}]), "the key 'id' is missing"),
+        (
+            content(annotations=[annotation(8, 5)]),
+            "annotation 8 has image_id 5, which no image in the file has",
+        ),
+        (
+            content(annotations=[annotation(8, 1, 3)]),
+            "annotation 8 has category_id 3, which is not among the categories' ids 1, 2",
+        ),
+        (
+            content(annotations=[annotation(8, bbox=[1, 2, 3])]),
+            "annotation 8 has the bbox [1, 2, 3], not 4 numbers",
+        ),
+        (content(annotations=[annotation(8, bbox=[])]), "annotation 8 has the bbox [], not 4 numbers"),
+        (content(annotations=[annotation(8, bbox=None)]), "annotation 8 has the bbox None, not 4 numbers"),
+        (content(annotations=[annotation(8, bbox=[1, 2, 3, "x"])]), "could not convert string to float"),
+        (
+            content(annotations=[{"id": 8, "image_id": 1, "bbox": [1, 2, 3, 4]}]),
+            "the key 'category_id' is missing",
+        ),
+        (content(annotations=3), "Expected `array | null`, got `int` - at `$.annotations`"),
+        (content(images=[3]), "Expected `object`, got `int` - at `$.images[0]`"),
+        (content(annotations=[annotation(), 3]), "Expected `object`, got `int` at `$.annotations[1]`"),
+        (content(annotations=[annotation(8, [1])]), "unhashable type: 'list'"),
+        (content(annotations=[annotation(8, bbox=[1, 2, 3, 10**400])]), "int too large to convert to float"),
+    ],
+)
+def test_read_coco__what_is_wrong_is_named(folder: Path, broken: Any, reason: str) -> None:
+    text = message(folder, broken)
+    assert text.startswith("train.json is not ") and reason in text
+
+
+def test_read_coco__boxes_that_are_not_finite_are_left_to_the_check(folder: Path) -> None:
+    found = read(folder, content(annotations=[annotation(bbox=[1, 2, float("nan"), 4])]))
+    assert np.isnan(found.examples[0].boxes).any()
+
+
+def test_read_coco__annotations_in_any_order(folder: Path) -> None:
+    write_image(folder / "b.jpg")
+    rows = [
+        annotation(number, image_id, 1 + number % 2, bbox=[number, 0, 1, 1])
+        for number, image_id in enumerate("babba")
+    ]
+    first, second = read(folder, content([image("a"), image("b", "b.jpg")], rows)).examples
+    assert first.boxes[:, 0].tolist() == [1, 4] and second.boxes[:, 0].tolist() == [0, 2, 3]
+    assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [0, 0, 1]
+
+
+def test_read_coco__byte_order_mark(folder: Path) -> None:
+    found = read(folder, b"\xef\xbb\xbf" + json.dumps(content(annotations=[annotation()])).encode())
+    assert found.examples[0].boxes.tolist() == [[1, 2, 4, 6]]
+
+
+def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:
+    for name in ("train.json", "annotations/instances.json"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content()))
+        assert find_coco_file(Folder(tmp_path)) == file
+        file.unlink()
+
+
+def test_find_coco_file__none(tmp_path: Path) -> None:
+    assert find_coco_file(Folder(tmp_path)) is None
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "coco.json").write_text(json.dumps(content()))
+    (tmp_path / "a.json").write_text('{"file": "images/a.jpg", "annotations": [], "categories": []}')
+    (tmp_path / "b.json").write_text('{"file": "b.jpg", "categories": [{"class_id": 0, "name": "images"}]}')
+    (tmp_path / "c.json").write_text('{"file": "c.jpg", "image_id": 3, "file_name": "c.jpg"}')
+    (tmp_path / "._train.json").write_text(json.dumps(content()))
+    assert find_coco_file(Folder(tmp_path)) is None
+
+
+def test_find_coco_file__several(tmp_path: Path) -> None:
+    channel = tmp_path / "train"
+    (channel / "annotations").mkdir(parents=True)
+    for name in ("val.json", "annotations/train.json"):
+        (channel / name).write_text(json.dumps(content()))
+    with pytest.raises(
+        UserError, match=r"channel train holds several COCO files \(annotations/train.json, val.json\)"
+    ):
+        find_coco_file(Folder(channel))
+
+
+@pytest.mark.parametrize("order", ["images annotations categories", "annotations images categories"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_find_coco_file__large(tmp_path: Path, order: str, indent: int | None) -> None:
+    count = 4000
+    whole = content(
+        [image(number, f"{number:08}.jpg") for number in range(count)],
+        [annotation(number, number) for number in range(count)],
+        [{"id": number, "name": f"class {number}"} for number in range(3000)],
+    )
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({key: whole[key] for key in order.split()}, indent=indent))
+    assert file.stat().st_size > 3 * coco.PEEK
+    assert find_coco_file(Folder(tmp_path)) == file
+
+
+def test_find_coco_file__reads_little_of_a_large_file(tmp_path: Path) -> None:
+    file = tmp_path / "coco.json"
+    with file.open("wb") as stream:
+        stream.write(b'{"images": [')
+        stream.seek(4 * 1024**3)  # sparse: it takes no space
+        stream.write(b"]}")
+    start = time.process_time()
+    assert find_coco_file(Folder(tmp_path)) == file
+    assert time.process_time() - start < 0.5
+
+
+def test_find_coco_file__among_many_small_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.json").write_text('{"file": "a.jpg", "annotations": []}')
+    looked: list[Path] = []
+    looks = coco._looks_like_coco
+
+    def counted(path: Path) -> bool:
+        looked.append(path)
+        return looks(path)
+
+    monkeypatch.setattr(coco, "_looks_like_coco", counted)
+    assert find_coco_file(Folder(tmp_path)) is None
+    assert len(looked) <= coco.MAX_CANDIDATES
+    (tmp_path / "zoo.json").write_text(json.dumps(content()))
+    assert find_coco_file(Folder(tmp_path)) == tmp_path / "zoo.json"
+
+
+def test_read_coco__real_data_sets(shared_data: Path) -> None:
+    for name in ("bccd", "hemocytometer", "nuclei"):
+        file = shared_data / name / "train.json"
+        whole = json.loads(file.read_text())
+        found = read_coco(file, Folder(shared_data / name))
+        assert len(found.examples) == len(whole["images"])
+        assert sum(len(example.boxes) for example in found.examples) == len(whole["annotations"])
+        assert all(example.path for example in found.examples), name

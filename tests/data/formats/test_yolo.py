@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tilewise.data.annotations import ChannelSource, ParsedChannel, RawExample
+from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.folder import Folder
+from tilewise.data.formats.yolo import find_yolo
+from tilewise.errors import UserError
+
+
+class Channel:
+    """A channel in the making."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "train"
+        self.root.mkdir()
+        self.labels = self.root
+
+    def image(self, name: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(path)
+        return path
+
+    def text(self, name: str, content: str | bytes) -> None:
+        path = self.labels / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    @property
+    def folders(self) -> dict[str, ChannelFolder]:
+        separate = {} if self.labels == self.root else {"train_annotation": ChannelFolder(self.labels)}
+        return {"train": ChannelFolder(self.root), **separate}
+
+    def read(self) -> ParsedChannel:
+        return read_channel("train", self.folders)
+
+    def data(self, num_classes: int | None = None) -> DataSet:
+        return read_data_set(self.folders, num_classes, False, False, 0)
+
+    def only(self) -> RawExample:
+        (example,) = self.read().examples
+        return example
+
+    def message(self) -> str:
+        with pytest.raises(UserError) as error:
+            self.data()
+        return str(error.value)
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> Channel:
+    return Channel(tmp_path)
+
+
+def test_read__as_ultralytics_has_it(channel: Channel, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [channel.image(f"images/train/{name}.jpg") for name in "abc"]
+    channel.text("labels/train/a.txt", "1 0.5 0.5 0.25 0.5\n0 0.25 0.5 0.5 1.0\n")
+    channel.text("labels/train/b.txt", "")
+    channel.text("data.yaml", "path: ../x\ntrain: images/train\nnames:\n  0: ant\n  1: bee\n  2: cat\n")
+    channel.text("README.txt", "Made by hand.")
+    channel.text("train.txt", "./images/train/a.jpg\n")
+    with caplog.at_level(logging.INFO, "tilewise"):
+        found = channel.read()
+    assert found.classes == ("ant", "bee", "cat")
+    assert [example.path for example in found.examples] == paths
+    first, second, third = found.examples
+    assert first.key == "images/train/a.jpg" and first.labels.tolist() == [1, 0]
+    assert not second.problem and not third.problem and len(second.boxes) == len(third.boxes) == 0
+    assert channel.data().train.sample[0].boxes.tolist() == [[15, 7.5, 25, 22.5], [0, 0, 20, 30]]
+    assert "channel train holds YOLO text files (labels/train/a.txt, labels/train/b.txt)" in caplog.messages
+    told = "channel train: 1 of 3 images have no text file: they count as images without objects"
+    assert told in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        ("a.jpg", "a.txt"),
+        ("a.PNG", "a.TXT"),
+        ("images/a.jpg", "labels/a.txt"),
+        ("images/a.jpg", "a.txt"),
+        ("train/images/a.jpg", "train/labels/a.txt"),
+        ("images/train/x/a.jpg", "labels/train/x/a.txt"),
+        ("a.jpg", "labels/a.txt"),
+        ("obj_train_data/a.jpg", "obj_train_data/a.txt"),
+        ("images/mit Raum/größe 木.jpg", "labels/mit Raum/größe 木.txt"),
+        ("images/v1.2.jpg", "labels/v1.2.txt"),
+    ],
+)
+@pytest.mark.parametrize("separate", [False, True])
+def test_image__found(channel: Channel, tmp_path: Path, image: str, text: str, separate: bool) -> None:
+    path = channel.image(image)
+    channel.labels = tmp_path / "train_annotation" if separate else channel.root
+    channel.text(text, "0 0.5 0.5 0.1 0.1")
+    example = channel.only()
+    assert (example.key, example.path, len(example.boxes)) == (image, path, 1)
+
+
+def test_image__of_one_name_in_two_folders(channel: Channel) -> None:
+    for number, folder in enumerate(("train", "val")):
+        channel.image(f"images/{folder}/a.jpg")
+        channel.text(f"labels/{folder}/a.txt", f"{number} 0.5 0.5 0.1 0.1")
+    assert [example.labels.tolist() for example in channel.read().examples] == [[0], [1]]
+
+
+def test_image__with_two_text_files(channel: Channel) -> None:
+    channel.image("images/a.jpg")
+    channel.text("labels/a.txt", "")
+    channel.text("images/a.txt", "")
+    text = channel.message()
+    assert (
+        text == "channel train: images/a.txt and labels/a.txt are for the same image images/a.jpg: keep one"
+    )
+
+
+def test_image__missing(channel: Channel) -> None:
+    channel.image("images/a.jpg")
+    channel.text("labels/a.txt", "")
+    channel.text("labels/b.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text("labels/classes.txt", "ant\n")
+    _, example = channel.read().examples
+    assert (example.key, example.problem) == (
+        "labels/b.txt",
+        "its image b.* is not in the channel, or not only once",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.yaml", "names: [ant, 'no']\nnc: 2"),
+        ("my data.yml", "nc: 2\nnames:\n- ant\n- no\n"),
+        ("data.yaml", "names: {1: no, 0: ant}"),
+        ("data.yaml", "{nc: 2, names: [ant, no]}"),
+        ("dataset.yaml", '{"names": ["ant", "no"]}'),
+        ("classes.txt", "ant\nno\n"),
+        ("labels/classes.txt", "\ufeffant\r\nno"),
+        ("obj.names", "ant\nno\n"),
+    ],
+)
+def test_names(channel: Channel, name: str, content: str) -> None:
+    channel.image("images/a.jpg")
+    channel.text("labels/a.txt", "1 0.5 0.5 0.1 0.1")
+    channel.text(name, content)
+    assert channel.read().classes == ("ant", "no")
+
+
+def test_names__sparse(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "7 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1")
+    channel.text("data.yaml", "names: {7: bee, 3: ant}")
+    assert channel.read().classes == ("ant", "bee") and channel.only().labels.tolist() == [1, 0]
+
+
+def test_names__none(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "2 0.5 0.5 0.1 0.1")
+    channel.text("compose.yaml", "services: [x")
+    assert channel.read().classes is None
+    assert channel.data().classes == ("0", "1", "2") and len(channel.data(5).classes) == 5
+
+
+def test_names__in_several_files(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text("data.yaml", "names: [ant, bee]")
+    channel.text("classes.txt", "ant\nbee")
+    assert channel.read().classes == ("ant", "bee")
+    channel.text("classes.txt", "bee\nant")
+    assert channel.message() == "channel train: data.yaml and classes.txt name different classes: keep one"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("data.yaml", "names: [ant", "data.yaml is not valid YAML: while parsing"),
+        ("data.yaml", "names: " + "[" * 5000, "data.yaml is not valid YAML: "),
+        ("data.yaml", "names: 3", "data.yaml: its names must be a list of names, or map class ids to names"),
+        ("data.yaml", "names: [[ant]]", "data.yaml: its names must be a list of names, or map"),
+        ("data.yaml", "names: {ant: 0}", "data.yaml: its names must be a list of names, or map"),
+        ("data.yaml", "names: {-1: ant}", "data.yaml: its names must be a list of names, or map"),
+        ("data.yaml", "names: [ant, ant]", "data.yaml has two classes of the same name, of ant, ant"),
+        ("data.yaml", "names: []", "data.yaml has no class names"),
+        ("classes.txt", "", "classes.txt has no class names"),
+        ("classes.txt", "ant\n\nbee", "classes.txt has an empty class name"),
+        ("classes.txt", b"\xff\xfe", "classes.txt is not UTF-8 text: "),
+    ],
+)
+def test_names__faulty(channel: Channel, name: str, content: str | bytes, reason: str) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text(name, content)
+    assert channel.message().startswith(f"channel train: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("ant 0.5 0.5 0.1 0.1", "could not convert string to float: b'ant'"),
+        ("-1 0.5 0.5 0.1 0.1", "the class -1 is not 0, 1, 2, …"),
+        ("0.5 0.5 0.5 0.1 0.1", "the class 0.5 is not 0, 1, 2, …"),
+        ("nan 0.5 0.5 0.1 0.1", "the class nan is not 0, 1, 2, …"),
+        ("2 0.5 0.5 0.1 0.1", "the class 2 has no name: 2 classes from 0 to 1 have one"),
+        (
+            "0 0.5 0.5 0.1",
+            "it has 4 numbers, but a box has 5 (class, centre x, centre y, width, height) and a poly",
+        ),
+        (
+            "0 0.5 0.5 0.1 0.1 0.9",
+            "it has 6 numbers, the last one a confidence as predictions have it: give the",
+        ),
+        ("0 0.5 0.5 0.1 0.1 0.9 0.5 0.5", "it has 8 numbers, but a box has 5"),
+        ("0 0.5 0.5 0.1 \xff", "could not convert string to float"),
+        ("0 0,5 0,5 0,1 0,1", "could not convert string to float: b'0,5'"),
+    ],
+)
+def test_lines__broken_ones_are_named(channel: Channel, line: str, problem: str) -> None:
+    channel.image("a.jpg")
+    channel.text("labels/a.txt", f"0 0.5 0.5 0.1 0.1\n\n{line}\n")
+    channel.text("data.yaml", "names: [ant, bee]")
+    example = channel.only()
+    assert example.key == "a.jpg" and example.problem.startswith(f"labels/a.txt line 3: {problem}")
+
+
+def test_lines__pixels(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "0 20 15 10 10")
+    assert channel.only().problem == (
+        "a.txt line 1: its box reaches to 25, not a fraction of its image's width or height"
+    )
+
+
+def test_lines__polygons(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "0 0.5 0.1 0.75 0.5 0.25 0.5\n1.0 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    records = channel.data().train.sample
+    np.testing.assert_allclose(records[0].boxes, [[10, 3, 30, 15], [0, 0, 20, 15]], rtol=1e-6)
+    assert records[0].labels.tolist() == [0, 1]
+
+
+def test_lines__other_ends_and_marks(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", b"\xef\xbb\xbf0 0.5\t0.5  0.1 0.1\r\n\r\n1 5e-1 .5 0.1 0.1\r")
+    assert channel.only().labels.tolist() == [0, 1]
+
+
+def test_boxes__without_area_are_dropped(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text(
+        "a.txt",
+        "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n",
+    )
+    data = channel.data()
+    assert len(data.train.sample[0].boxes) == 1 and len(data.train.issues.dropped) == 3
+
+
+def test_channel__text_that_stands_for_no_image_is_none(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("README.txt", "0 0.5 0.5 0.1 0.1")
+    assert "no annotations of a known form" in channel.message()
+    channel.text(
+        "coco.json", json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]})
+    )
+    assert channel.read().classes == ("x",)
+
+
+def test_channel__notes_of_label_studio_are_no_format(channel: Channel) -> None:
+    channel.image("images/a.jpg")
+    channel.text("labels/a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text("classes.txt", "ant")
+    channel.text("notes.json", '{"categories": [{"id": 0, "name": "ant"}], "info": {"year": 2024}}')
+    assert channel.data().classes == ("ant",)
+
+
+def test_channel__another_format_beside(channel: Channel) -> None:
+    channel.image("a.jpg")
+    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text("coco.json", '{"images": []}')
+    assert channel.message() == (
+        "channel train holds COCO (coco.json) and YOLO text files (a.txt): keep one format"
+    )
+
+
+def test_channel__names_in_train_only(channel: Channel, tmp_path: Path) -> None:
+    (tmp_path / "2").mkdir()
+    other = Channel(tmp_path / "2")
+    for one in (channel, other):
+        one.image("a.jpg")
+        one.text("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.text("data.yaml", "names: [ant]")
+    folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
+    with pytest.raises(UserError, match="name the classes in all of them or in none"):
+        read_data_set(folders, None, False, True, 0)
+
+
+_WORDS = st.sampled_from(["0", "1", "9", "-1", "0.5", "0.25", "1e999", "nan", "-inf", "x", "", "\xff", "120"])
+
+
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.lists(_WORDS, max_size=10).map(" ".join)).map(lambda x: "\n".join(x).encode()),
+    st.binary(max_size=30)
+    | st.text(max_size=20).map(lambda text: f"names: {text}".encode())
+    | st.sampled_from(
+        [b"names: [a, b]", b"names: {0: a, x: b}", b"names: &a [*a]", b"names: !!python/name:os.system"]
+    ),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_anything(tmp_path: Path, content: bytes, names: bytes) -> None:
+    if not (tmp_path / "a.png").exists():
+        Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "data.yaml").write_bytes(names)
+    folder = Folder(tmp_path)
+    found = find_yolo(ChannelSource("train", folder, folder, "train"))
+    assert found
+    try:
+        (example,) = found.read().examples
+    except UserError:
+        return
+    assert example.problem or example.boxes.shape == (len(example.labels), 4)
+
+
+def test_real_data__as_coco_has_it(channel: Channel, compare_with_coco: Callable[..., DataSet]) -> None:
+    def write(images: Any, classes: list[str]) -> None:
+        channel.text("data.yaml", f"names: {json.dumps(classes)}")
+        for image, rows in images:
+            lines = []
+            for name, (x, y, width, height) in rows:
+                across, down = image["width"], image["height"]
+                numbers = ((x + width / 2) / across, (y + height / 2) / down, width / across, height / down)
+                lines.append(" ".join([str(classes.index(name)), *(f"{number:.8f}" for number in numbers)]))
+            channel.text(f"labels/{Path(image['file_name']).stem}.txt", "\n".join(lines))
+
+    compare_with_coco(channel.root, write)

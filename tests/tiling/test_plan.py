@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import math
+
+from tilewise.tiling.plan import plan_views
+from tilewise.tiling.spec import Tiling
+from tilewise.views.view import ANY_SIZE, Scaling
+
+SCALING = Scaling(square=100)
+
+
+def test_plan_views__beside_tiles_the_whole_image_is_for_large_objects() -> None:
+    for tiling in (Tiling("grid", grid=(2, 2), whole_from=50), Tiling("fixed", tile_size=200, whole_from=50)):
+        training = plan_views(tiling, 400, 300, SCALING, training=True)
+        answering = plan_views(tiling, 400, 300, SCALING)
+        assert training[0].window == answering[0].window == (0, 0, 400, 300)
+        assert training[0].object_sizes == (50, math.inf)
+        assert answering[0].object_sizes == (40, math.inf)
+        assert training[1:] == answering[1:]
+        assert {view.object_sizes for view in answering[1:]} == {ANY_SIZE}
+
+
+def test_plan_views__without_a_limit_for_all() -> None:
+    views = plan_views(Tiling("grid", grid=(2, 2)), 400, 300, SCALING)
+    assert {view.object_sizes for view in views} == {ANY_SIZE}
+
+
+def test_tiling__of_an_older_model_has_no_limit() -> None:
+    content = Tiling("grid", grid=(3, 2), whole_from=50).to_json()
+    assert Tiling.from_json(content) == Tiling("grid", grid=(3, 2), whole_from=50)
+    del content["whole_from"]
+    assert Tiling.from_json(content) == Tiling("grid", grid=(3, 2))
+
+
+def test_tiling__says_what_the_whole_image_is_for() -> None:
+    assert str(Tiling("grid", grid=(3, 2), whole_from=50)).startswith(
+        "the whole image for objects from 50 px on and 3x2 tiles"
+    )
+    assert str(Tiling("grid", grid=(3, 2))).startswith("the whole image and 3x2 tiles")

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel import Split
+from tilewise.data.decode import DecodedImage, decode_reduced
+from tilewise.data.records import Record, Records
+from tilewise.data.shard import Shard
+from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading import dataset as dataset_module
+from tilewise.training.dataloading import loader as loader_module
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.dataset import TrainingDataset
+from tilewise.training.dataloading.loader import (
+    ImageSampler,
+    ShardSampler,
+    default_workers,
+    make_loader,
+    read_batch,
+)
+from tilewise.training.dataloading.view_order import Item
+from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Records:
+    """Seven images of their own sizes, of which the fourth has no object and the sixth is damaged."""
+    rng = np.random.default_rng(0)
+    made = []
+    for index in range(7):
+        width, height = 30 + 5 * index, 40
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(rng.integers(256, size=(height, width, 3), dtype=np.uint8)).save(path)
+        count = 0 if index == 3 else 2
+        made.append(
+            Record(
+                key=path.name,
+                path=path,
+                width=width,
+                height=height,
+                boxes=np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)[:count],
+                labels=np.array([0, 1])[:count],
+                ignored=np.array([False, True])[:count],
+            )
+        )
+    damaged = made[5].path
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    return Records(made)
+
+
+def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
+    loader = make_loader(
+        Split(records, ChannelIssues("train")), Scaling(square=32), batch_size=3, workers=workers, seed=seed
+    )
+    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+    return [read_batch(batch) for batch in loader]
+
+
+def assert_same(one: list[Batch], other: list[Batch]) -> None:
+    for batch, other_batch in zip(one, other, strict=True):
+        for value, other_value in zip(vars(batch).values(), vars(other_batch).values(), strict=True):
+            assert (
+                torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
+            )
+
+
+def samples_of(batches: list[Batch]) -> list[Sample]:
+    return [sample for batch in batches for sample in batch.samples(torch.device("cpu"))]
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (8, 4), (2, 5), (1, 4), (5, 1)])
+def test_batches__are_whole_and_cover_every_record(count: int, size: int) -> None:
+    sampler = ImageSampler(count, size, seed=1)
+    drawn = list(sampler)
+    assert len(drawn) == len(sampler) == -(-count // size)
+    assert all(len(batch) == size for batch in drawn)
+    indices = [index for batch in drawn for index, _, _ in batch]
+    assert set(indices) == set(range(count))
+    assert sorted(indices[:count]) == list(range(count))
+
+
+def test_batches__depend_on_seed_and_epoch_alone() -> None:
+    def draw(seed: int, epoch: int) -> list[list[Item]]:
+        sampler = ImageSampler(20, 4, seed)
+        sampler.epoch = epoch
+        return list(sampler)
+
+    assert draw(0, 0) == draw(0, 0)
+    orders = [[index for batch in draw(*key) for index, _, _ in batch] for key in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_batches__repeat_a_record_with_another_seed() -> None:
+    (batch,) = ImageSampler(1, 4, seed=0)
+    assert len({seed for _, _, seed in batch}) == 4
+
+
+def test_loader__tells_damaged_images_by_key_and_reason(records: Records) -> None:
+    loaded = batches(records, workers=0)
+    damaged = [pair for batch in loaded for pair in batch.damaged]
+    assert {key for key, _ in damaged} == {"5.png"}
+    assert all("damaged" in reason for _, reason in damaged)
+    samples = samples_of(loaded)
+    assert len(samples) + len(damaged) == 9
+    assert all(isinstance(sample, Sample) and sample.pixels.shape == (3, 32, 32) for sample in samples)
+
+
+def test_loader__tells_images_that_changed_or_are_gone(records: Records) -> None:
+    Image.new("RGB", (9, 8)).save(records[0].path)
+    records[1].path.unlink()
+    damaged = dict(pair for batch in batches(records, workers=0) for pair in batch.damaged)
+    assert damaged["0.png"] == "it has 9 x 8 pixels now: it was changed during the job"
+    assert "No such file" in damaged["1.png"]
+
+
+def test_loader__augments_anew_each_epoch(records: Records) -> None:
+    epochs = [batches(records, 0, epoch) for epoch in (0, 1)]
+    first, second = ([sample.pixels for sample in samples_of(loaded)] for loaded in epochs)
+    assert not any(torch.equal(one, other) for one in first for other in second)
+
+
+@pytest.mark.parametrize("shared_memory", ["enough", "small"])
+def test_loader__workers_make_no_difference(
+    records: Records, shared_memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what lies in shared memory must fit there; else it goes through the workers' pipes
+    monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
+    assert_same(batches(records, workers=2), batches(records, workers=0))
+    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers=2, seed=0)
+    assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
+
+
+def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
+    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers=0, seed=0)
+    assert not any(isinstance(batch, bytes) for batch in loader)
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (16, 15), (64, 16)])
+def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "available_cores", lambda: cores)
+    assert default_workers() == workers
+
+
+def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
+    planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
+    loader = make_loader(
+        Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers, 0, planner=planner
+    )
+    loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+    return [read_batch(batch) for batch in loader]
+
+
+def test_loader__an_image_is_decoded_once_for_all_its_views(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def count(data: bytes, reduction: Callable[[int, int], int]) -> DecodedImage:
+        decoded.append(data)
+        return decode_reduced(data, reduction)
+
+    monkeypatch.setattr(dataset_module, "decode_reduced", count)
+    loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
+    assert sum(map(len, loaded)) == 30
+    assert len(decoded) == len(set(decoded)) == 6
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 0)
+    tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
+    assert len(decoded) == 6 + 30
+
+
+@pytest.mark.parametrize("planned", [False, True])
+@pytest.mark.parametrize(("images", "decodes"), [(6, 6), (5, 18)])
+def test_loader__whole_images_stay_decoded_where_all_fit(
+    images: int, decodes: int, planned: bool, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records([replace(record, width=60, height=40) for record in records.select(range(6))])
+    calls: list[str] = []
+
+    def decode(record: Record, factor: int) -> DecodedImage:
+        calls.append(record.key)
+        return DecodedImage.whole(torch.zeros((3, 40, 60), dtype=torch.uint8))
+
+    monkeypatch.setattr(dataset_module, "decode_record", decode)
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * images * 3 * 40 * 60)
+    planner = ViewPlanner("whole", Tiling(), Scaling(square=32)) if planned else None
+    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, 0, 0, planner=planner)
+    for epoch in range(3):
+        loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        assert sum(len(read_batch(batch)) for batch in loader) == 6
+    assert len(calls) == decodes
+
+
+def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records([replace(record, width=600, height=400) for record in records])
+    factors = []
+
+    def decode(record: Record, factor: int) -> DecodedImage:
+        factors.append(factor)
+        pixels = torch.zeros((3, 400 // factor, 600 // factor), dtype=torch.uint8)
+        return DecodedImage(pixels, 600, 400, factor)
+
+    monkeypatch.setattr(dataset_module, "decode_record", decode)
+    split = Split(records, ChannelIssues("train"))
+    loader = make_loader(split, Scaling(square=48), 7, 0, 0, random_windows=False)
+    for _ in range(2):
+        assert [len(read_batch(batch)) for batch in loader] == [7]
+    assert factors == [8] * 14
+
+
+@pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])
+def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
+    workers: int, processes: int, images: int, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * 8 * 3 * 40 * 60)
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32))
+    distributed = replace(SINGLE_PROCESS, local_size=processes)
+    split = Split(records, ChannelIssues("train"))
+    loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed)
+    assert isinstance(loader.dataset, TrainingDataset)
+    assert loader.dataset.images.capacity == images * 3 * 40 * 60
+
+
+def two_dozen() -> tuple[Records, ViewPlanner]:
+    """Images that nobody decodes, and a planner of seven views each."""
+    box, label, ignored = np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+    images = Records(Record(str(key), Path("none"), 60, 40, box, label, ignored) for key in range(24))
+    return images, ViewPlanner("grid", Tiling("grid", grid=(3, 2)), Scaling(square=32), negative_ratio=9.0)
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(1, 2), (2, 0), (2, 2), (4, 2)])
+def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, workers: int) -> None:
+    """24 images of 7 views in 56 batches; where a worker has its share, an image goes on in another one."""
+    images, planner = two_dozen()
+    seen: list[set[int]] = []
+    for process in range(processes):
+        split = Split(images, ChannelIssues("train"), Shard(process, processes))
+        loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner)
+        batches: list[list[Item]] = list(loader.batch_sampler)  # type: ignore[arg-type]
+        assert len(batches) == 56 // processes
+        seen += [
+            {index for batch in batches[worker :: max(1, workers)] for index, _, _ in batch}
+            for worker in range(max(1, workers))
+        ]
+    assert set.union(*seen) == set(range(24))
+    assert sum(map(len, seen)) <= 24 + len(seen) - 1
+
+
+class Modest(DistributedContext):
+    """Other processes have one loader, and next to no memory."""
+
+    def all_reduce_min(self, number: int) -> int:
+        return min(number, 1)
+
+
+def test_loader__all_processes_draw_the_same_order_on_unlike_hosts() -> None:
+    images, planner = two_dozen()
+    split = Split(images, ChannelIssues("train"))
+    orders: list[list[list[Item]]] = []
+    for workers, distributed in ((1, Modest()), (2, Modest()), (2, SINGLE_PROCESS)):
+        loader = make_loader(
+            split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed
+        )
+        orders.append(list(loader.batch_sampler))  # type: ignore[arg-type]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_loader__workers_make_no_difference_to_the_views(records: Records) -> None:
+    """Their order does change, so that an image's views go to one worker."""
+    samples = [
+        sorted(
+            (sample.pixels.double().mean().item(), sample.boxes.sum().item())
+            for sample in samples_of(tiled(records, workers))
+        )
+        for workers in (0, 2)
+    ]
+    few, many = ({one for one in drawn} for drawn in samples)
+    # but for those that fill up the last batch all are the same
+    assert len(few ^ many) <= 2
+
+
+@pytest.mark.parametrize(("images", "processes"), [(20, 1), (20, 3), (7, 4), (3, 8)])
+def test_shards__every_process_takes_as_many_steps_and_all_images_are_seen(
+    images: int, processes: int
+) -> None:
+    for epoch in (0, 1):
+        drawn = []
+        for process in range(processes):
+            batches = ShardSampler(ImageSampler(images, 2, seed=3), Shard(process, processes))
+            batches.epoch = epoch
+            drawn.append(list(batches))
+            assert len(drawn[-1]) == len(batches)
+        assert len({len(of_process) for of_process in drawn}) == 1
+        seen = [index for of_process in drawn for batch in of_process for index, _, _ in batch]
+        assert set(seen) == set(range(images))
+        assert len(seen) < images + 2 * processes + 2
+
+
+def test_shards__hosts_with_fewer_images_begin_anew() -> None:
+    """With ShardedByS3Key: three steps where the largest host has three, though this one has two batches."""
+    batches = ShardSampler(ImageSampler(4, 2, seed=0), Shard(), steps=3)
+    first, second, third = batches
+    assert third == first != second and len(batches) == 3

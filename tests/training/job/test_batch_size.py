@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.training.job import batch_size
+from tilewise.training.job.batch_size import largest_views, resolve_batch_size, synthetic_batch
+from tilewise.training.step import memory
+from tilewise.training.step.memory import BatchTooLargeError, padded_pixels
+from tilewise.training.step.train_step import TrainStep
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+SCALING = Scaling(square=64)
+GIB = 2**30
+
+
+def make_hp(**given: object) -> Hyperparameters:
+    return parse_hyperparameters({"model_name": "yolox_nano", "training_batch_size": "auto"} | given)
+
+
+def make_detector() -> Detector:
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    return build_detector(DetectorSpec("yolox_nano", 1, SCALING, None, 0.1, 0.5, 100))
+
+
+def resolved(
+    hp: Hyperparameters,
+    views: int = 1000,
+    factor: float = 1.0,
+    distributed: DistributedContext = SINGLE_PROCESS,
+) -> Hyperparameters:
+    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, 5, distributed)
+
+
+class Several(DistributedContext):
+    """Processes of which another one has the least room."""
+
+    least = 99
+
+    def all_reduce_max(self, number: int) -> int:
+        return max(number, -self.least)
+
+
+@pytest.mark.parametrize(("views", "size"), [(3, 1), (8, 1), (16, 2), (40, 4), (128, 16), (9999, 16)])
+def test_auto__on_a_cpu_leaves_an_epoch_its_steps(views: int, size: int) -> None:
+    assert resolved(make_hp(), views).training_batch_size == size
+
+
+def test_auto__on_a_cpu_takes_a_share_of_the_memory_that_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    chosen = {}
+    for megabytes in (20, 60, 120, 240, 9000):
+        monkeypatch.setattr(batch_size, "available_memory", lambda megabytes=megabytes: megabytes * 2**20)
+        chosen[megabytes] = resolved(make_hp()).training_batch_size
+    assert chosen[20] == 1 and chosen[9000] == 16
+    assert 1 < chosen[120] < chosen[240] <= 16
+    assert "training_batch_size=auto: 1 (2 views of 64 x 64 pixels would not fit into memory)" in caplog.text
+    # views of twice the side need four times as much
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 240 * 2**20)
+    assert resolved(make_hp(), factor=2.0).training_batch_size <= chosen[240] // 2
+
+
+def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
+    detector = make_detector()
+    before = {key: value.clone() for key, value in detector.state_dict().items()}
+    state = torch.random.get_rng_state()
+    resolve_batch_size(make_hp(), detector, SCALING, [1.0], 1000, 5)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+    assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+def test_auto__of_a_machine_is_that_of_all_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    hp = parse_hyperparameters(
+        {"num_classes": 1, "num_training_samples": 999, "mini_batch_size": "auto", "image_shape": 300}
+    )
+    distributed = Several(size=4, local_size=4)
+    chosen = resolved(hp, views=200, distributed=distributed)  # 6 views a step and GPU
+    assert chosen.training_batch_size == chosen.validation_batch_size == 16
+    monkeypatch.setattr(Several, "least", 2)
+    assert resolved(hp, views=200, distributed=distributed).training_batch_size == 8
+
+
+class SmallGpu:
+    """A GPU for so many pixels, in place of the step that runs on it."""
+
+    def __init__(self, pixels: int):
+        self.pixels = pixels
+        self.tried: list[int] = []
+
+    def learn(self, train_step: TrainStep, batch: Batch) -> None:
+        self.tried.append(len(batch))
+        if padded_pixels(batch.sizes) > self.pixels:
+            raise BatchTooLargeError("it does not")
+
+
+def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SmallGpu(10 * 64 * 64)
+    monkeypatch.setattr(TrainStep, "learn", lambda train_step, batch: gpu.learn(train_step, batch))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
+    fits = batch_size._fits_gpu(make_detector(), make_hp(), lambda count: views(count, 64, 64))
+    assert [fits(count) for count in (2, 4, 8, 16)] == [True, True, True, False]
+    assert gpu.tried == [2, 2, 4, 4, 8, 8, 16]
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0.95 * GIB)
+    assert not fits(2)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "factor", "side"),
+    [
+        (Scaling(square=320), 1.0, 320),
+        (Scaling(square=320), 1.5, 480),
+        (Scaling(min_size=600, max_size=1333), 1.0, 1200),
+        (Scaling(min_size=800, max_size=1333), 1.0, 1333),
+    ],
+)
+def test_largest_views__hold_lying_and_standing_ones(scaling: Scaling, factor: float, side: int) -> None:
+    assert largest_views(scaling, factor) == (side, side)
+
+
+class NoMemory:
+    """Steps of more pixels than these run out of memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pixels: int):
+        self.pixels = pixels
+        self.peak = 0
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 16 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: GIB)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB + self.peak)
+
+    def step(self, watch: memory.StepMemory, sizes: list[tuple[int, int]]) -> None:
+        with watch.of_step(sizes):
+            if padded_pixels(sizes) > self.pixels:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+            self.peak = max(self.peak, padded_pixels(sizes) * 100_000)
+
+
+def views(count: int, width: int, height: int) -> list[Sample]:
+    return synthetic_batch(count, (width, height), 1)
+
+
+def test_out_of_memory__says_what_did_it_and_about_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = NoMemory(monkeypatch, 100_000)
+    hp = make_hp(training_batch_size=32)
+    watch = memory.StepMemory(hp, torch.device("cuda"))
+    gpu.step(watch, [(32, 32)] * 32)
+    with pytest.raises(BatchTooLargeError) as caught:
+        gpu.step(watch, [(64, 96)] * 32)
+    # 16 GiB * 0.9 - 1 GiB for the model hold 23 views of 6144 pixels with 100 kB each
+    assert str(caught.value) == (
+        "training_batch_size=32 does not fit into the GPU's 16.0 GiB with views of 96 x 64 pixels "
+        "(32 in this batch): use training_batch_size=23, which should fit, or training_batch_size=auto, "
+        "or a smaller image_size (it is 640), or an instance with more memory"
+    )
+
+
+def test_out_of_memory__in_the_first_step_of_a_built_in_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = NoMemory(monkeypatch, 100)
+    hp = parse_hyperparameters({"num_classes": 1, "num_training_samples": 999, "mini_batch_size": 8})
+    with pytest.raises(BatchTooLargeError, match=r"use mini_batch_size=4, .* or a smaller image_shape"):
+        gpu.step(memory.StepMemory(hp, torch.device("cuda")), [(30, 30)] * 8)
+
+
+def test_out_of_memory__one_image_cannot_become_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = NoMemory(monkeypatch, 100)
+    hp = parse_hyperparameters({"training_batch_size": 1})
+    with pytest.raises(BatchTooLargeError, match=r"use a smaller min_size and max_size \(they are 600"):
+        gpu.step(memory.StepMemory(hp, torch.device("cuda")), [(30, 30)])
+
+
+def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    NoMemory(monkeypatch, 0)
+    detector = make_detector()
+    train_step = TrainStep(detector, make_hp(training_batch_size=2), 1, (64, 64))
+
+    def out_of_memory(*rest: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detector, "forward", out_of_memory)
+    with pytest.raises(BatchTooLargeError, match="training_batch_size=2 does not fit"):
+        train_step.learn(Batch.of(views(2, 64, 64)))

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
+from tilewise.evaluation import report
+from tilewise.evaluation.analysis import Scored
+from tilewise.evaluation.evaluate import metrics
+from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.instances import Instances
+from tilewise.training.job.outputs import write_metrics, write_outputs
+from tilewise.training.trainer import TrainResult
+
+HP = parse_hyperparameters({"model_name": "ssd_vgg16", "image_size": 300})
+CLASSES = ("ant", "bee")
+
+
+def make_data(folder: Path) -> DataSet:
+    Image.new("RGB", (60, 40), "grey").save(folder / "a.png")
+    boxes = np.array([[0, 0, 20, 20], [30, 0, 50, 20]], np.float32)
+    record = Record("a.png", folder / "a.png", 60, 40, boxes, np.array([0, 1]), np.zeros(2, np.bool_))
+    left_out = ChannelIssues("validation", images=2, left_out={"b.png": "it is no image"})
+    split = Split(Records([record]), left_out)
+    return DataSet(CLASSES, Split(split.records, ChannelIssues("train", images=1)), split)
+
+
+def make_trained(data: DataSet) -> TrainResult:
+    """The ant was found, the bee was not."""
+    assert data.validation is not None
+    found = Instances(torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([0.9]), torch.tensor([0]))
+    scored = Scored(data.validation.sample, [found])
+    best = metrics(scored.records, [found], CLASSES, 0.5)
+    epoch: dict[str, Any] = {"records": 8, "seconds": 2.0, "learning_rate": 0.1}
+    epochs = [
+        {**epoch, "epoch": 0, "losses": {"classification": 2.0, "bbox_regression": 1.0}},
+        {**epoch, "epoch": 1, "losses": {"classification": 1.0, "bbox_regression": 0.5}, "validation": best},
+    ]
+    return TrainResult(best=best, epochs=epochs, scored=scored)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [entry.message for entry in caplog.records if entry.levelno >= logging.WARNING]
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and value by tag, read from the TFRecord file: length, checksum, event, checksum."""
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = Event.FromString(content[12 : 12 + length])
+        for value in event.summary.value:
+            scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+        content = content[16 + length :]
+    return scalars
+
+
+def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data(tmp_path)
+    out = tmp_path / "data"
+    write_outputs(make_trained(data), data, HP, out)
+    assert not warnings(caplog)
+
+    content = json.loads((out / "metrics.json").read_text())
+    assert content["data"]["validation"]["left_out"] == {"b.png": "it is no image"}
+    assert content["data"]["train"]["classes"] == {"ant": 1, "bee": 1}
+    details = content["details"]
+    assert details["confusion"] == {"ant": {"ant": 1}, "bee": {"(background)": 1}, "(background)": {}}
+    assert details["classes"]["ant"]["AP50"] == 1
+    assert details["classes"]["bee"]["recall"] == 0
+    assert details["classes"]["bee"]["best_score_threshold"] is None  # it has no hit
+    assert details["AP_by_size"]["small, 16 to 32"] == {"objects": 2, "AP": 0.5, "AP50": 0.5}
+
+    scalars = events(out / "tensorboard")
+    assert scalars["loss/total"] == [(0, 3.0), (1, 1.5)]
+    assert scalars["validation/AP50"] == [(1, 0.5)]
+    assert scalars["train/records_per_second"] == [(0, 4.0), (1, 4.0)]
+    assert [rate for _, rate in scalars["train/learning_rate"]] == pytest.approx([0.1, 0.1])
+    assert "validation/AP_large" not in scalars  # there is no large object
+
+    page = (out / "report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "1 of 2 found, 1 missed" in page
+
+
+def test_outputs__after_a_request_to_stop_are_quick(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data(tmp_path)
+    write_outputs(make_trained(data), data, HP, tmp_path / "data", should_stop=lambda: True)
+    assert not warnings(caplog)
+    page = (tmp_path / "data" / "report.html").read_text()
+    assert "Precision over recall" in page
+    assert "data:image/jpeg" not in page
+    assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"]["AP_by_size"] is None
+
+
+def test_outputs__without_validation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = make_data(tmp_path)
+    trained = TrainResult(epochs=[{"epoch": 0, "losses": {}, "records": 0, "seconds": 0.0}], stopped=True)
+    write_outputs(trained, DataSet(CLASSES, data.train, None), HP, tmp_path / "data")
+    assert not warnings(caplog)
+    assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"] is None
+    assert "No model of this run was validated" in (tmp_path / "data" / "report.html").read_text()
+
+
+def test_outputs__a_report_that_fails_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **more: object) -> str:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(report, "report_page", fail)
+    data = make_data(tmp_path)
+    write_outputs(make_trained(data), data, HP, tmp_path / "data")
+    assert warnings(caplog) == ["the report could not be written; the model is not affected"]
+    assert "no ink" in caplog.text
+    assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"]["recall"] == 0.5
+
+
+def test_metrics__are_json(tmp_path: Path) -> None:
+    trained = TrainResult(best={"AP": 0.5}, epochs=[{"epoch": 0}], stopped=True)
+    write_metrics(trained, ("ant", "bee"), tmp_path / "data" / "metrics.json")
+    assert json.loads((tmp_path / "data" / "metrics.json").read_text()) == {
+        "classes": ["ant", "bee"],
+        "best": {"AP": 0.5},
+        "details": None,
+        "test": None,
+        "data": {},
+        "epochs": [{"epoch": 0}],
+        "stopped": True,
+    }

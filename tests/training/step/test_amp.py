@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tilewise import machine
+from tilewise.training.step.amp import choose_precision, keep_depthwise_in_float32
+from torch import nn
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((6, 1), torch.float32),  # P40
+        ((7, 0), torch.float16),  # V100
+        ((7, 5), torch.float16),  # T4
+        ((8, 0), torch.bfloat16),  # A100
+        ((8, 6), torch.bfloat16),  # A10G
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_auto__on_a_gpu_is_what_its_tensor_cores_have(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    chosen = choose_precision("auto", torch.device("cuda"))
+    assert chosen.dtype == dtype
+    assert chosen.scaled == (dtype == torch.float16)
+    assert f"capability {capability[0]}.{capability[1]}" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [
+        ("fpu avx512f avx512_bf16", torch.bfloat16),
+        ("fpu amx_bf16 amx_tile", torch.bfloat16),
+        ("fpu avx2 avx512f", torch.float32),
+    ],
+)
+def test_auto__on_a_cpu_is_bf16_only_where_it_is_fast(
+    flags: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"model name : x\nflags\t\t: {flags}\n")
+    monkeypatch.setattr(machine, "CPU", tmp_path / "cpuinfo")
+    assert choose_precision("auto", torch.device("cpu")).dtype == dtype
+
+
+def test_wanted__is_taken_with_a_warning_where_it_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine, "CPU", tmp_path / "none")
+    assert choose_precision("fp32", torch.device("cpu")).dtype == torch.float32
+    assert not caplog.text
+    assert choose_precision("bf16", torch.device("cpu")).dtype == torch.bfloat16
+    assert "precision=bf16: this CPU is not fast with it" in caplog.text
+
+
+def test_keep_depthwise_in_float32__leaves_the_others_to_autocast() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1))
+    names = list(network.state_dict())
+    image = torch.randn(1, 4, 9, 9)
+    expected = network(image)
+    keep_depthwise_in_float32(network)
+    torch.testing.assert_close(network(image), expected)
+    assert list(network.state_dict()) == names
+    with torch.autocast("cpu", torch.bfloat16):
+        each = [image]
+        for layer in copy.deepcopy(network):
+            each.append(layer(each[-1]))
+    assert [one.dtype for one in each[1:]] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    torch.testing.assert_close(each[-1].float(), expected, rtol=0, atol=0.02)

@@ -1,0 +1,375 @@
+"""A run that is interrupted anywhere and resumed ends as one that was left alone, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pipe_platform import PipePlatform, image_record
+from squares import squares_split
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
+from tilewise.data.records import Record, Records
+from tilewise.errors import UserError
+from tilewise.evaluation.analysis import Scored
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.inference import artifact
+from tilewise.inference.predictor import Predictor
+from tilewise.instances import Instances
+from tilewise.models.detector import Detector
+from tilewise.training import trainer
+from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.job.metric_lines import MetricLines
+from tilewise.training.trainer import TrainResult, train
+from tilewise.views.sample import Sample
+from torch import Tensor, nn
+
+pytestmark = pytest.mark.usefixtures("no_hang")
+LINES = MetricLines("algo-1")
+SIDE = 64
+IMAGES = 10
+
+
+class Noisy(Detector):
+    """A linear function of the mean colours, with random numbers in its loss and statistics of batches."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), background=False)
+
+    def forward(
+        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+    ) -> dict[str, Tensor] | list[Instances]:
+        images = list(images)
+        colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
+        found = self.network(colours)
+        if samples is None:
+            corner = torch.tensor([[0.0, 0, 30, 30]])
+            one = torch.ones(1)
+            return [Instances(corner + 20 * x.detach().sigmoid(), one, (one - 1).long()) for x in found]
+        counts = torch.tensor([[len(sample.labels)] for sample in samples]).float()
+        return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
+
+
+def scored(
+    predictor: Predictor,
+    records: Iterable[Record],
+    report: Any,
+    threshold: float,
+    stop: Any,
+    keep: Any,
+    *rest: Any,
+) -> dict[str, Any] | None:
+    """Any figure that the weights decide, asked for a request to stop as the real one is."""
+    for _ in range(3):
+        if stop():
+            return None
+    state = predictor.detector.state_dict().values()
+    score = abs(float(sum(tensor.double().sum() for tensor in state))) % 1
+    keep(Scored(Records([]), []))
+    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
+    return {**dict.fromkeys(names, score), "AP_class": {"dot": score}, "VOC": {"mAP": score}}
+
+
+@pytest.fixture(autouse=True)
+def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (trainer, artifact):
+        monkeypatch.setattr(module, "build_detector", lambda spec: Noisy())
+    monkeypatch.setattr(trainer, "evaluate", scored)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    return list(squares_split(tmp_path_factory.mktemp("images"), "train", SIDE, IMAGES).records)
+
+
+def data_of(images: list[Record]) -> DataSet:
+    records = Records(images)
+    splits = (Split(records, ChannelIssues(name, images=len(records))) for name in ("train", "validation"))
+    return DataSet(("dot",), *splits)
+
+
+def make_hp(**given: object) -> Hyperparameters:
+    basis: dict[str, object] = {
+        "model_name": "ssdlite_mobilenet_v3_large",
+        "image_size": SIDE,
+        "use_pretrained_model": 0,
+        "num_workers": 0,
+        "training_batch_size": 4,
+        "number_of_epochs": 3,
+        "warmup_cosine_lr_warmup_epochs": 1,
+        "optimizer": "adam",
+        "learning_rate": 0.05,
+    }
+    return parse_hyperparameters(basis | given)
+
+
+class Job:
+    """A job on a machine of its own: an empty model folder; checkpoints are brought along."""
+
+    def __init__(self, base: Path, name: str, checkpoints: Path):
+        self.model_dir, self.checkpoints = base / name, checkpoints
+        self.model_dir.mkdir()
+        checkpoints.mkdir(exist_ok=True)
+        self.asked = 0
+
+    def run(self, data: DataSet, hp: Hyperparameters, stop_after: int | None = None) -> TrainResult:
+        def should_stop() -> bool:
+            self.asked += 1
+            return stop_after is not None and self.asked > stop_after
+
+        checkpoints = Checkpoints(self.checkpoints)
+        state = checkpoints.newest()
+        return train(
+            data,
+            hp,
+            self.model_dir,
+            LINES,
+            should_stop,
+            checkpoints=checkpoints,
+            state=state,
+            environment={"cpu": "x"},
+        )
+
+    @property
+    def model(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.model_dir.iterdir()}
+
+
+def figures(trained: TrainResult) -> list[dict[str, Any]]:
+    timed = ("seconds", "validation_seconds")
+    return [{name: value for name, value in epoch.items() if name not in timed} for epoch in trained.epochs]
+
+
+def last_learner(folder: Path) -> dict[str, Any]:
+    state = Checkpoints(folder).newest()
+    assert state is not None
+    train_step: dict[str, Any] = state["learner"] | {"random": state["processes"][0]["random"]}
+    return train_step
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal to the bit, however nested."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+CASES: dict[str, dict[str, object]] = {
+    "plain": {"number_of_epochs": 2},
+    "accumulation": {"gradient_accumulation_step": 2, "optimizer": "sgd", "momentum": 0.9},
+    "rare": {"checkpoint_frequency": 2, "evaluation_frequency": 2, "number_of_epochs": 4},
+    "one_worker": {"num_workers": 1, "number_of_epochs": 2},
+    "average": {"ema_decay": 0.99, "number_of_epochs": 2},
+    "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
+    "sniper": {
+        "training_views": "sniper",
+        "pyramid_scales": "1,2",
+        "negative_views": "false_alarms",
+        "negative_views_ratio": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resume__after_a_stop_at_any_moment_changes_nothing(
+    case: str, images: list[Record], tmp_path: Path
+) -> None:
+    hp, data = make_hp(**CASES[case]), data_of(images)
+    undisturbed = Job(tmp_path, "undisturbed", tmp_path / "undisturbed_checkpoints")
+    expected = undisturbed.run(data, hp)
+    assert not expected.stopped and len(undisturbed.model) == 2
+    final = last_learner(undisturbed.checkpoints)
+    every = {"plain": 1, "accumulation": 2, "one_worker": 7}.get(case, 4)
+    for moment in range(0, undisturbed.asked, every):
+        checkpoints = tmp_path / f"checkpoints-{moment}"
+        first = Job(tmp_path, f"first-{moment}", checkpoints)
+        assert first.run(data, hp, stop_after=moment).stopped
+        second = Job(tmp_path, f"second-{moment}", checkpoints)
+        trained = second.run(data, hp)
+        assert not trained.stopped
+        assert figures(trained) == figures(expected), f"stopped when asked the {moment}th time"
+        assert trained.best == expected.best and trained.scored is not None
+        assert second.model == undisturbed.model
+        assert_same(last_learner(checkpoints), final)
+
+
+def test_resume__stopped_again_and_again(images: list[Record], tmp_path: Path) -> None:
+    hp, data = make_hp(gradient_accumulation_step=2), data_of(images)
+    undisturbed = Job(tmp_path, "undisturbed", tmp_path / "undisturbed_checkpoints")
+    expected = undisturbed.run(data, hp)
+    for number in range(30):
+        job = Job(tmp_path, f"part-{number}", tmp_path / "checkpoints")
+        trained = job.run(data, hp, stop_after=5)
+        assert len(list(job.checkpoints.iterdir())) <= 2
+        assert len(job.model) == 2
+        if not trained.stopped:
+            break
+    assert number > 3
+    assert figures(trained) == figures(expected)
+    assert job.model == undisturbed.model
+
+
+def objects_of(record: Record) -> list[float]:
+    return [number for box in (record.boxes / SIDE).tolist() for number in (0, *box)]
+
+
+def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], tmp_path: Path) -> None:
+    content = b"".join(
+        image_record([2.0, 5.0, *objects_of(record)], record.read(), index)
+        for index, record in enumerate(images)
+    )
+    hp = make_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3)
+
+    def run(name: str, checkpoints: str, passes: int, stop_after: int | None) -> tuple[Job, TrainResult]:
+        job = Job(tmp_path, name, tmp_path / checkpoints)
+        with ExitStack() as stack:
+            facts: dict[str, ChannelPipe] = {}
+            for channel in ("train", "validation"):
+                path = tmp_path / f"{name}-{channel}"
+                stack.enter_context(PipePlatform(path, [content] * passes))
+                facts[channel] = ChannelPipe(path, "application/x-recordio", passes, IMAGES)
+            data = read_data_set(facts, 1, False, True, 0)
+            stack.callback(data.close)
+            return job, job.run(data, hp, stop_after)
+
+    undisturbed, expected = run("undisturbed", "undisturbed_checkpoints", 3, None)
+    assert [epoch["records"] for epoch in expected.epochs] == [12, 12, 12]
+    for moment in range(0, undisturbed.asked, 4):
+        _, stopped = run(f"first-{moment}", f"checkpoints-{moment}", 3, moment)
+        assert stopped.stopped
+        job, trained = run(f"second-{moment}", f"checkpoints-{moment}", 3, None)
+        assert figures(trained) == figures(expected), f"stopped when asked the {moment}th time"
+        assert job.model == undisturbed.model
+
+
+def test_resume__after_the_last_epoch_only_leaves_the_model_again(
+    images: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp, data = make_hp(), data_of(images)
+    first = Job(tmp_path, "first", tmp_path / "checkpoints")
+    first.run(data, hp)
+    monkeypatch.setattr(Noisy, "forward", None)
+    second = Job(tmp_path, "second", tmp_path / "checkpoints")
+    assert len(second.run(data, hp).epochs) == 3
+    assert second.model == first.model
+    assert "number_of_epochs=3 and all of them are done: nothing is left to train" in caplog.text
+
+
+def test_resume__after_an_early_stop_does_not_go_on(images: list[Record], tmp_path: Path) -> None:
+    hp = make_hp(number_of_epochs=9, early_stopping_patience=1, early_stopping_delay=1, learning_rate=1e-9)
+    epochs = len(Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), hp).epochs)
+    assert epochs < 9
+    assert len(Job(tmp_path, "second", tmp_path / "checkpoints").run(data_of(images), hp).epochs) == epochs
+
+
+def test_resume__with_fewer_processes_goes_on_after_the_same_share_of_the_epoch(
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp, data, folder = make_hp(training_batch_size=2), data_of(images), tmp_path / "checkpoints"
+    Job(tmp_path, "first", folder).run(data, hp, stop_after=1)
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.newest()
+    assert state is not None and len(state["processes"]) == 1
+    checkpoints.save({**state, "processes": state["processes"] * 2})
+    trained = Job(tmp_path, "second", folder).run(data, hp)
+    assert "the checkpoint is of 2 processes, now there are 1: the epoch goes on after 4" in caplog.text
+    # the two batches of the first process, and the last of the five
+    assert [epoch["records"] for epoch in trained.epochs] == [6, 10, 10]
+
+
+def test_resume__with_more_epochs_goes_on(
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = data_of(images)
+    given: dict[str, object] = {"learning_rate_scheduler": "step", "step_lr_step_size": 1}
+    long = Job(tmp_path, "long", tmp_path / "long_checkpoints")
+    long.run(data, make_hp(number_of_epochs=4, **given))
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(number_of_epochs=2, **given))
+    second = Job(tmp_path, "second", tmp_path / "checkpoints")
+    trained = second.run(data, make_hp(number_of_epochs=4, **given))
+    assert [epoch["epoch"] for epoch in trained.epochs] == [0, 1, 2, 3]
+    assert_same(last_learner(second.checkpoints), last_learner(long.checkpoints))
+    assert "number_of_epochs=2, now 4" in caplog.text
+
+
+def test_resume__another_learning_rate_counts_from_here_on(images: list[Record], tmp_path: Path) -> None:
+    data = data_of(images)
+    given: dict[str, object] = {"learning_rate_scheduler": "step"}
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(**given), stop_after=4)
+    second = Job(tmp_path, "second", tmp_path / "checkpoints")
+    trained = second.run(data, make_hp(learning_rate=0.01, **given))
+    assert [epoch["learning_rate"] for epoch in trained.epochs] == pytest.approx([0.05, 0.01, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"image_size": 96}, "image_size=64, now 96"),
+        ({"model_name": "ssd_resnet50"}, "model_name=ssdlite_mobilenet_v3_large, now ssd_resnet50"),
+        ({"optimizer": "sgd"}, "optimizer=adam, now sgd"),
+        ({"layers_to_freeze": 1}, "layers_to_freeze=None, now 1"),
+        ({"tile_grid_size": "2x2"}, "tile_grid_size=None, now [2, 2]"),
+    ],
+)
+def test_resume__another_detector_is_refused(
+    given: dict[str, object], words: str, images: list[Record], tmp_path: Path
+) -> None:
+    data = data_of(images)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(), stop_after=1)
+    second = Job(tmp_path, "second", tmp_path / "checkpoints")
+    with pytest.raises(UserError) as error:
+        second.run(data, make_hp(**given))
+    assert words in str(error.value)
+    assert "Give CheckpointConfig another S3Uri or delete the checkpoint" in str(error.value)
+
+
+def test_resume__other_classes_are_refused(images: list[Record], tmp_path: Path) -> None:
+    data = data_of(images)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(), stop_after=1)
+    other = DataSet(("cell",), data.train, data.validation)
+    with pytest.raises(UserError, match="the classes dot, now cell"):
+        Job(tmp_path, "second", tmp_path / "checkpoints").run(other, make_hp())
+
+
+def test_resume__says_what_from_which_file(
+    images: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data, checkpoints = data_of(images), tmp_path / "checkpoints"
+    monkeypatch.setenv("TRAINING_JOB_NAME", "monday")
+    Job(tmp_path, "first", checkpoints).run(data, make_hp(), stop_after=1)
+    (file,) = checkpoints.iterdir()
+    Job(tmp_path, "second", checkpoints).run(data, make_hp(), stop_after=2)
+    assert f"resumed from {file}: in epoch 0 after 2 batches of 3 epochs" in caplog.text
+    assert "the checkpoint is of the job" not in caplog.text
+    monkeypatch.setenv("TRAINING_JOB_NAME", "tuesday")
+    Job(tmp_path, "third", checkpoints).run(data, make_hp())
+    assert "before the validation of epoch 0 of 3 epochs" in caplog.text
+    assert "the checkpoint is of the job monday" in caplog.text
+
+
+def test_resume__fitted_parts_are_the_checkpoints(images: list[Record], tmp_path: Path) -> None:
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), make_hp(), stop_after=4)
+    crowd = np.tile(np.array([[0, 0, 5, 5]], np.float32), (80, 1))
+    labels, ignored = np.zeros(80, np.int64), np.zeros(80, np.bool_)
+    images = [*images, Record("more", images[0].path, SIDE, SIDE, crowd, labels, ignored)]
+    second = Job(tmp_path, "second", tmp_path / "checkpoints")
+    second.run(data_of(images), make_hp())
+    assert json.loads(second.model["model.json"])["detector"]["detections_per_view"] == 100
+
+
+def test_environment__is_in_the_description(images: list[Record], tmp_path: Path) -> None:
+    job = Job(tmp_path, "job", tmp_path / "checkpoints")
+    job.run(data_of(images), make_hp())
+    assert json.loads(job.model["model.json"])["environment"] == {"cpu": "x"}
