@@ -1,8 +1,9 @@
-"""The import rule of docs/architecture.md: nothing imports upward."""
+"""The import rules of docs/architecture.md: nothing imports upward, and no circles."""
 
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,30 @@ def test_module__imports_nothing_from_above(path: Path) -> None:
             assert FLOOR_OF[parts[1]] <= FLOOR_OF[room], f"{path.name} imports {name}"
         if parts[0] in ONLY_IN:
             assert room in ONLY_IN[parts[0]], f"{path.name} imports {name}"
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The package's modules that a module imports, also under ``TYPE_CHECKING`` and in functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name in NAMES}
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path): path for path in MODULES}
+
+
+def test_modules__import_each_other_in_no_circle() -> None:
+    graph = {name: imported_modules(path) - {name} for name, path in NAMES.items()}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail("a circle of imports: " + " -> ".join(error.args[1]))
