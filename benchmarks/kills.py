@@ -86,7 +86,7 @@ MARKS = {"its start": "", "its first step": READY, "a checkpoint": "INFO checkpo
 """What a kill may come after, and the line of the log that tells."""
 
 
-def kill_once(base: Path, seconds: float, mark: str, new_machine: bool) -> dict[str, Any]:
+def kill_once(base: Path, seconds: float, mark: str, *, new_machine: bool) -> dict[str, Any]:
     """Start the job, kill it so many seconds after one of :data:`MARKS`, and look at what is left."""
     if new_machine:
         shutil.rmtree(base / "model")

@@ -66,7 +66,7 @@ def peak_megabytes() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, 1)
 
 
-def read(fifo: Path, batch_size: int, decode: bool, count: int) -> None:
+def read(fifo: Path, batch_size: int, count: int, *, decode: bool) -> None:
     """Take all batches of a stream of so many records, and print the figures."""
     import torch
     from tilewise.data.classes import ClassIds
@@ -98,7 +98,7 @@ def read(fifo: Path, batch_size: int, decode: bool, count: int) -> None:
     print(json.dumps({**facts, "workers": workers} if decode else facts))
 
 
-def run(arguments: argparse.Namespace, gigabytes: float, decode: bool) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, gigabytes: float, *, decode: bool) -> dict[str, Any]:
     """One writer and one reader."""
     mean = sum(map(len, map(partial(record, 0), images := read_images(arguments.data)))) / len(images)
     count = int(gigabytes * 1e9 / mean)
@@ -134,7 +134,7 @@ def main() -> None:
         write(arguments.data, Path(arguments.fifo), int(arguments.count))
     elif arguments.role:
         decode = arguments.role == "decode"
-        read(Path(arguments.fifo), arguments.batch_size, decode, int(arguments.count))
+        read(Path(arguments.fifo), arguments.batch_size, int(arguments.count), decode=decode)
     else:
         result = {
             "data": arguments.data.name,

@@ -252,7 +252,7 @@ class Scene:
         if self.kind == "suburb":
             self._lane_slots(road, 0.40, 4, roomy=False)
 
-    def _lane_slots(self, road: Road, share: float, step: int, roomy: bool) -> None:
+    def _lane_slots(self, road: Road, share: float, step: int, *, roomy: bool) -> None:
         for side in (1, -1):
             lane = Road(road.shifted(side * share * road.width)[::side], 0)
             for i in range(int(self.rng.integers(step)), len(lane.centre) - 1, step):
@@ -418,7 +418,7 @@ class Scene:
             self._roof(chimney.rectangle(metre, metre) + self.sun * self.reach * 0.7, (60, 50, 48))
             self._roof(chimney.rectangle(0.9 * metre, 0.9 * metre), (150, 110, 96))
 
-    def _hall(self, pose: Pose, length: float, width: float, pitched: bool = False) -> None:
+    def _hall(self, pose: Pose, length: float, width: float, *, pitched: bool = False) -> None:
         """A large flat roof with skylights and machines, or a shed of ribbed metal."""
         rng, metre = self.rng, self.metre
         if not self._take(pose.rectangle(length + 3 * metre, width + 3 * metre)):

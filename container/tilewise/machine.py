@@ -78,7 +78,7 @@ def _meminfo(name: str) -> int:
     raise OSError(f"{MEMORY} has no {name}")
 
 
-def keep_freed_memory(largest: int, one_heap: bool = False) -> None:
+def keep_freed_memory(largest: int, *, one_heap: bool = False) -> None:
     """Let this process keep memory that is freed, and use it again; so do those that it forks.
 
     By default glibc gives back what large tensors had: the next step, or the next image, maps it anew, and

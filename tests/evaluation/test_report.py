@@ -281,7 +281,7 @@ def test_picture__of_tiny_objects_has_a_closer_look(tmp_path: Path) -> None:
     ],
 )
 def test_ticks__are_round(low: float, high: float, whole: bool, expected: list[float]) -> None:
-    assert ticks(low, high, whole) == pytest.approx(expected)
+    assert ticks(low, high, whole_numbers=whole) == pytest.approx(expected)
 
 
 def test_charts__escape_and_describe() -> None:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         records = checked_records(annotated, classes, issues, "--classes")
         del annotated  # the records hold all of it, packed
         output = Output(folder, source)
-        _writer(arguments, records)(_progress(records, sys.stderr.isatty()), classes, output)
+        _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
     print(
         f"{target}: {output.images:,} images ({output.bytes:,} bytes) with {output.boxes:,} boxes "
         f"as {arguments.to} in {time.monotonic() - started:.1f} s"
@@ -115,7 +115,7 @@ def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
     return writers[arguments.to]
 
 
-def _progress(records: Records, terminal: bool) -> Iterator[Record]:
+def _progress(records: Records, *, terminal: bool) -> Iterator[Record]:
     """The records, with a bar on a terminal, and a line now and then elsewhere."""
     said = time.monotonic()
     for number, record in enumerate(tqdm(records, unit=" images", disable=not terminal)):

@@ -76,7 +76,7 @@ class _DamageError(Exception):
 class _Ranges(io.RawIOBase):
     """Ranges of a file, read as if they were one file; ``closes`` says whether it is closed with them."""
 
-    def __init__(self, file: IO[bytes], ranges: list[_Range], closes: bool = False):
+    def __init__(self, file: IO[bytes], ranges: list[_Range], *, closes: bool = False):
         self._file, self._ranges, self._closes = file, ranges, closes
         self._ends = list(accumulate(length for _, length in ranges))
         self._position = 0
@@ -240,7 +240,7 @@ def _read_content(stream: IO[bytes], header: bytes, offset: int) -> tuple[bytes,
     return MAGIC.join(parts), end
 
 
-def _parse_part_header(header: bytes, offset: int, first: bool) -> tuple[int, int]:
+def _parse_part_header(header: bytes, offset: int, *, first: bool) -> tuple[int, int]:
     """Flag and length of a part; ``first`` says whether a record begins with it."""
     if len(header) < PART_HEADER.size:
         raise _DamageError(offset, "the data ends in the middle of a record")

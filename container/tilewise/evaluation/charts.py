@@ -41,6 +41,7 @@ def line_chart(
     lines: Sequence[Line],
     description: str,
     x_label: str,
+    *,
     y_max: float | None = None,
     x_range: tuple[float, float] | None = None,
     mark: float | None = None,
@@ -62,7 +63,7 @@ def line_chart(
     top = y_max or max([y for _, y in points], default=1.0) * 1.02 or 1.0
     low, high = x_range or (min([x for x, _ in points], default=0), max([x for x, _ in points], default=1))
     axes = _Axes((low, high if high > low else low + 1), (0, top))
-    parts = [_grid(axes, x_label, whole_numbers)]
+    parts = [_grid(axes, x_label, whole_numbers=whole_numbers)]
     if mark is not None:
         x, bottom = axes.at(mark, 0)
         parts.append(Markup('<path class="mark" d="M{:.1f} {:.1f}V{}"/>').format(x, bottom, TOP))
@@ -171,7 +172,7 @@ def _share(value: float, low: float, high: float) -> float:
     return (min(max(value, low), high) - low) / (high - low)
 
 
-def ticks(low: float, high: float, whole_numbers: bool = False, most: int = 6) -> list[float]:
+def ticks(low: float, high: float, *, whole_numbers: bool = False, most: int = 6) -> list[float]:
     """Round numbers between two: 1, 2 or 5 times a power of ten apart, at most ``most`` + 1 of them."""
     span = (high - low) / most
     power = 10.0 ** math.floor(math.log10(span))
@@ -183,7 +184,7 @@ def ticks(low: float, high: float, whole_numbers: bool = False, most: int = 6) -
 
 
 def _grid(
-    axes: _Axes, x_label: str, whole_numbers: bool = False, labels: bool = True, percent: bool = False
+    axes: _Axes, x_label: str, *, whole_numbers: bool = False, labels: bool = True, percent: bool = False
 ) -> Markup:
     parts = []
     for value in ticks(*axes.y, most=5):

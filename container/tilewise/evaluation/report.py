@@ -146,7 +146,9 @@ def _charts(run: ReportContent) -> dict[str, Markup | None]:
     if scores:
         text = "Figures of the validation after each epoch: " + _ends(scores)
         span = (run.epochs[0]["epoch"], run.epochs[-1]["epoch"])
-        charts["score"] = line_chart(scores, text, "epoch", 1, span, chosen, whole_numbers=True)
+        charts["score"] = line_chart(
+            scores, text, "epoch", y_max=1, x_range=span, mark=chosen, whole_numbers=True
+        )
     if run.analysis:
         charts |= _analysis_charts(run.analysis)
     bars = [(name, _bars(facts)) for name, facts in run.data.items() if facts["boxes"]]
@@ -197,7 +199,7 @@ def _analysis_charts(analysis: Analysis) -> dict[str, Markup]:
             lines.append(Line(f"{analysis.classes[label]} (AP50 {precision.mean():.2f})", points))
     if lines:
         text = f"Precision over recall: {', '.join(line.name for line in lines[:SERIES])}"
-        charts["precision_recall"] = line_chart(lines, text, "recall", 1, (0, 1))
+        charts["precision_recall"] = line_chart(lines, text, "recall", y_max=1, x_range=(0, 1))
     sizes = {name: row for name, row in (analysis.by_size or {}).items() if row["objects"]}
     if sizes:
         groups = [name.split(",")[0] + f"\n{row['objects']} objects" for name, row in sizes.items()]

@@ -38,7 +38,7 @@ class SeparableBlock(nn.Module):
         return y
 
 
-def block_3x3(separable: bool, channels: int, out: int, stride: int = 1) -> nn.Module:
+def block_3x3(channels: int, out: int, stride: int = 1, *, separable: bool) -> nn.Module:
     """A 3x3 convolution, whole or separable."""
     return (SeparableBlock if separable else ConvBlock)(channels, out, 3, stride)
 
@@ -64,10 +64,10 @@ class Focus(nn.Module):
 class Bottleneck(nn.Module):
     """A narrow and a wide convolution, with a shortcut or without."""
 
-    def __init__(self, channels: int, shortcut: bool, separable: bool):
+    def __init__(self, channels: int, *, shortcut: bool, separable: bool):
         super().__init__()
         self.conv1 = ConvBlock(channels, channels, 1)
-        self.conv2 = block_3x3(separable, channels, channels)
+        self.conv2 = block_3x3(channels, channels, separable=separable)
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,13 +79,15 @@ class Bottleneck(nn.Module):
 class CSPLayer(nn.Module):
     """Cross stage partial bottlenecks: half of the channels go through them, half around them."""
 
-    def __init__(self, channels: int, out: int, depth: int, shortcut: bool, separable: bool):
+    def __init__(self, channels: int, out: int, depth: int, *, shortcut: bool, separable: bool):
         super().__init__()
         hidden = out // 2
         self.conv1 = ConvBlock(channels, hidden, 1)
         self.conv2 = ConvBlock(channels, hidden, 1)
         self.conv3 = ConvBlock(2 * hidden, out, 1)
-        self.m = nn.Sequential(*(Bottleneck(hidden, shortcut, separable) for _ in range(depth)))
+        self.m = nn.Sequential(
+            *(Bottleneck(hidden, shortcut=shortcut, separable=separable) for _ in range(depth))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Of (B, channels, H, W)."""
@@ -112,23 +114,23 @@ class SpatialPyramid(nn.Module):
 class CSPDarknet(nn.Module):
     """Feature maps at strides 8, 16 and 32."""
 
-    def __init__(self, base: int, depth: int, separable: bool):
+    def __init__(self, base: int, depth: int, *, separable: bool):
         super().__init__()
         widths = [base * 2**stage for stage in range(5)]
         self.stem = Focus(base)
-        self.dark2 = self._stage(widths[0], depth, separable)
-        self.dark3 = self._stage(widths[1], 3 * depth, separable)
-        self.dark4 = self._stage(widths[2], 3 * depth, separable)
+        self.dark2 = self._stage(widths[0], depth, separable=separable)
+        self.dark3 = self._stage(widths[1], 3 * depth, separable=separable)
+        self.dark4 = self._stage(widths[2], 3 * depth, separable=separable)
         self.dark5 = nn.Sequential(
-            block_3x3(separable, widths[3], widths[4], 2),
+            block_3x3(widths[3], widths[4], 2, separable=separable),
             SpatialPyramid(widths[4], widths[4]),
             CSPLayer(widths[4], widths[4], depth, shortcut=False, separable=separable),
         )
 
     @staticmethod
-    def _stage(channels: int, depth: int, separable: bool) -> nn.Sequential:
+    def _stage(channels: int, depth: int, *, separable: bool) -> nn.Sequential:
         return nn.Sequential(
-            block_3x3(separable, channels, 2 * channels, 2),
+            block_3x3(channels, 2 * channels, 2, separable=separable),
             CSPLayer(2 * channels, 2 * channels, depth, shortcut=True, separable=separable),
         )
 
@@ -149,21 +151,21 @@ class PathAggregation(nn.Module):
 
     """
 
-    def __init__(self, base: int, depth: int, separable: bool):
+    def __init__(self, base: int, depth: int, *, separable: bool):
         super().__init__()
         fine, middle, coarse = 4 * base, 8 * base, 16 * base
 
         def layer(channels: int, out: int) -> CSPLayer:
             return CSPLayer(channels, out, depth, shortcut=False, separable=separable)
 
-        self.backbone = CSPDarknet(base, depth, separable)
+        self.backbone = CSPDarknet(base, depth, separable=separable)
         self.lateral_conv0 = ConvBlock(coarse, middle, 1)
         self.C3_p4 = layer(2 * middle, middle)
         self.reduce_conv1 = ConvBlock(middle, fine, 1)
         self.C3_p3 = layer(2 * fine, fine)
-        self.bu_conv2 = block_3x3(separable, fine, fine, 2)
+        self.bu_conv2 = block_3x3(fine, fine, 2, separable=separable)
         self.C3_n3 = layer(2 * fine, middle)
-        self.bu_conv1 = block_3x3(separable, middle, middle, 2)
+        self.bu_conv1 = block_3x3(middle, middle, 2, separable=separable)
         self.C3_n4 = layer(2 * middle, coarse)
 
     def forward(self, batch: Tensor) -> list[Tensor]:

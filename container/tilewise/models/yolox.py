@@ -58,7 +58,8 @@ class Head(nn.Module):
 
         def branches() -> nn.ModuleList:
             return nn.ModuleList(
-                nn.Sequential(*(block_3x3(separable, hidden, hidden) for _ in range(2))) for _ in channels
+                nn.Sequential(*(block_3x3(hidden, hidden, separable=separable) for _ in range(2)))
+                for _ in channels
             )
 
         def predictions(width: int) -> nn.ModuleList:
@@ -101,7 +102,7 @@ class YOLOX(nn.Module):
         super().__init__()
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
         channels = [4 * base, 8 * base, 16 * base]
-        self.backbone = PathAggregation(base, depth, size.separable)
+        self.backbone = PathAggregation(base, depth, separable=size.separable)
         self.head = Head(channels, int(256 * size.width), num_classes, size.separable)
         # pixels from 0 to 255, as the published weights want them
         self.transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])

@@ -10,7 +10,7 @@ from tilewise.views.view import Scaling, View, whole_image
 
 
 def plan_views(
-    tiling: Tiling, width: int, height: int, scaling: Scaling, training: bool = False
+    tiling: Tiling, width: int, height: int, scaling: Scaling, *, training: bool = False
 ) -> list[View]:
     """The views of an image that are looked at when a detector is validated and when it serves.
 
@@ -23,7 +23,7 @@ def plan_views(
 
     """
     if tiling.kind == "pyramid":
-        return pyramid_views(width, height, tiling.levels, tiling.overlap, scaling, training)
+        return pyramid_views(width, height, tiling.levels, tiling.overlap, scaling, training=training)
     if tiling.kind == "grid":
         assert tiling.grid is not None
         views = grid_views(width, height, tiling.grid, tiling.overlap, scaling)

@@ -31,6 +31,7 @@ def pyramid_views(
     levels: tuple[Level, ...],
     overlap: float,
     scaling: Scaling,
+    *,
     training: bool = False,
 ) -> list[View]:
     """All windows of all levels, each of the shape of the image and scaled as the whole image is.
