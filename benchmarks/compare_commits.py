@@ -214,7 +214,7 @@ def lay_out(data: Path, base: Path, job: Job) -> dict[Path, bytes]:
 
 @contextmanager
 def started(tree: Tree, base: Path, job: Job) -> Iterator[subprocess.Popen[bytes]]:
-    """``train`` of a checkout on a job's folders; its log goes to ``<base>/log``. It does not outlive this."""
+    """``train`` of a checkout on a job's folders, killed at the end; its log goes to ``<base>/log``."""
     environ = {
         name: value
         for name, value in os.environ.items()
