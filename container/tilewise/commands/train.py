@@ -105,7 +105,7 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
-    from tilewise.data.channel import Split, read_data_set
+    from tilewise.data.channel import read_data_set
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
@@ -135,8 +135,8 @@ def run_job(
         return
     assert data is not None
     with closing(_with_classes_of_leader(data, distributed)) as data:
-        if isinstance(data.train, Split):
-            _warn_of_wrong_count(hp, len(data.train.records))
+        if data.train.known_length:
+            _warn_of_wrong_count(hp, data.train.expected_images)
         _train(job, hp, data, stop, distributed, checkpoints, state)
 
 
@@ -147,11 +147,9 @@ def _with_classes_of_leader(data: DataSet, distributed: DistributedContext) -> D
         UserError: this host's files have other classes than the first host's.
 
     """
-    from tilewise.data.pipe.stream import StreamElsewhere
-
     classes = distributed.broadcast(data.classes)
-    pipes_elsewhere = any(isinstance(split, StreamElsewhere) for split in (data.train, data.validation))
-    if data.classes != classes and not pipes_elsewhere:
+    seen_here = all(source is None or source.seen_here for source in (data.train, data.validation))
+    if data.classes != classes and seen_here:
         raise UserError(
             f"the hosts' files have different classes: {', '.join(classes)} on the first, but "
             f"{', '.join(data.classes)} here: use S3DataDistributionType FullyReplicated, or a format that "

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from tilewise.data.pipe.channel import ChannelPipe, check_pipe, open_pipe, read_
 from tilewise.data.pipe.stream import Stream, StreamElsewhere
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
+from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,8 @@ SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Split:
-    """The records of one channel, and what became of its images and boxes.
+class Split(RecordSource):
+    """The records of one channel's files, and what became of its images and boxes.
 
     Attributes:
         records: all that lie in this host's channel.
@@ -79,20 +81,29 @@ class Split:
     issues: ChannelIssues
     shard: Shard = EVERYTHING
 
+    known_length = supports_random_access = True
+
     @property
-    def sample(self) -> Records:
-        """The records to know the data by: all of them; a :class:`Stream` has its first ones."""
+    def sample(self) -> Records:  # type: ignore[override]  # nobody sets it
+        """All records."""
         return self.records
+
+    @property
+    def expected_images(self) -> int:
+        """How many records there are."""
+        return len(self.records)
+
+    def batches(self, maker: BatchMaker[Batches_co]) -> Batches_co:
+        """Those of this process's shard."""
+        return maker.from_files(self.records, self.shard)
 
     def one_pass(self) -> Iterable[Record]:
         """Each record once."""
         return self.records
 
-    def finish_pass(self) -> None:
-        """What a :class:`Stream` has to do when all images of a pass have been used."""
-
-    def close(self) -> None:
-        """What a :class:`Stream` has to do in the end."""
+    def part(self) -> Iterable[Record]:
+        """The records of this process's shard."""
+        return islice(self.records, self.shard.index, None, self.shard.count)
 
 
 @dataclass(frozen=True)
@@ -100,9 +111,9 @@ class DataSet:
     """What a job trains, validates and tests on; labels are indices into ``classes``."""
 
     classes: tuple[str, ...]
-    train: Split | Stream
-    validation: Split | Stream | None
-    test: Split | Stream | None = None
+    train: RecordSource
+    validation: RecordSource | None
+    test: RecordSource | None = None
 
     def close(self) -> None:
         """Close the pipes, where there are any."""
@@ -181,23 +192,21 @@ def read_data_set(
         }
         classes = agreed_classes(found, num_classes, class_map)
         ids = ClassIds(len(classes), class_map or {})
-        splits: dict[str, Split | Stream] = {**_splits(found, classes, ids, piped)}
-        for name, channel in piped.items():
-            splits[name] = (
-                Stream(name, pipes[name], ids, channel.images)
-                if reads_pipes
-                else StreamElsewhere(name, channel.images)
-            )
-        train = splits["train"]
-        if validates and "validation" not in splits and isinstance(train, Split):
+        splits = _splits(found, classes, ids, piped)
+        streams: dict[str, RecordSource] = {
+            name: Stream(name, pipes[name], ids, channel.images)
+            if reads_pipes
+            else StreamElsewhere(name, channel.images)
+            for name, channel in piped.items()
+        }
+        if validates and "validation" not in channels:  # then ``train`` is no pipe
             log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
-            splits |= _divide(train, seed)
-        splits = {name: _sharded(name, split, folders) for name, split in splits.items()}
-        ordered = {name: splits[name] for name in SPLITS if name in splits}
-        facts = {name: (split.sample, split.issues) for name, split in ordered.items()}
+            splits |= _divide(splits["train"], seed)
+        sources = streams | {name: _sharded(name, split, folders) for name, split in splits.items()}
+        facts = {name: (sources[name].sample, sources[name].issues) for name in SPLITS if name in sources}
         log.info("the data:\n%s", table(facts, classes, streams=frozenset(piped)))
         stack.pop_all()
-    return DataSet(classes, splits["train"], splits.get("validation"), splits.get("test"))
+    return DataSet(classes, sources["train"], sources.get("validation"), sources.get("test"))
 
 
 def _check_channels(channels: Channels, may_split: bool, validates: bool) -> None:
@@ -297,10 +306,8 @@ def _nothing(source: ChannelSource) -> str:
     )
 
 
-def _sharded(name: str, split: Split | Stream, folders: Mapping[str, ChannelFolder]) -> Split | Stream:
+def _sharded(name: str, split: Split, folders: Mapping[str, ChannelFolder]) -> Split:
     """With the shard of its folder; what was set aside from ``train`` has that one's."""
-    if isinstance(split, Stream):
-        return split
     return replace(split, shard=folders[name if name in folders else "train"].shard)
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from tilewise.data.channel import DataSet, Split
-from tilewise.data.pipe.stream import Stream
+from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
@@ -43,7 +42,7 @@ from tilewise.training.job.false_positives import find_false_positives
 from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.initial_model import check_initial, go_on_from
 from tilewise.training.job.metric_lines import MetricLines
-from tilewise.training.job.validation import gather, part_of
+from tilewise.training.job.validation import gather
 from tilewise.training.step.loss_means import LossMeans, means_of
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -108,7 +107,7 @@ def train(
             model or the state do not fit.
 
     """
-    if isinstance(data.train, Stream) and hp.negative_views == "false_alarms":
+    if not data.train.supports_random_access and hp.negative_views == "false_alarms":
         raise UserError(
             "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
@@ -259,11 +258,10 @@ class Trainer:
     def _expected_steps(self) -> int:
         """The optimizer's steps in an epoch; of a pipe, as far as the job says how many images it brings."""
         train = self.data.train
-        if isinstance(train, Stream):
-            batch = self.batch_size * self.distributed.size
-            batches = -(-(train.expected or len(train.sample)) // batch)
-        else:
+        if train.known_length:
             batches = len(self.loader)
+        else:
+            batches = -(-train.expected_images // (self.batch_size * self.distributed.size))
         return -(-batches // self.hp.gradient_accumulation_step)
 
     def _load(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
@@ -275,7 +273,7 @@ class Trainer:
 
     def _load_ahead(self, epoch: int) -> None:
         """Let loader processes begin with an epoch while the model is validated, if its views are known."""
-        known = not isinstance(self.data.train, Stream) and not self._looks_for_false_positives(epoch)
+        known = self.data.train.supports_random_access and not self._looks_for_false_positives(epoch)
         self._prefetched = self._load(epoch) if known and epoch < self.hp.number_of_epochs else None
 
     def _train_epoch(self, epoch: int) -> dict[str, Any]:
@@ -286,7 +284,7 @@ class Trainer:
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
         silent = not (self.distributed.is_main_process and sys.stderr.isatty())
-        total = None if isinstance(self.data.train, Stream) else len(self.loader)
+        total = len(self.loader) if self.data.train.known_length else None
         for sent in tqdm(batches, f"epoch {epoch}", total, unit="batch", leave=False, disable=silent):
             if self._pipe_ended_early():
                 break
@@ -323,7 +321,7 @@ class Trainer:
 
     def _pipe_ended_early(self) -> bool:
         """Whether what comes from a pipe may be no whole epoch any more: it ends when the job is to stop."""
-        return isinstance(self.data.train, Stream) and self._stopping()
+        return not self.data.train.known_length and self._stopping()
 
     def _find_false_positives(self, epoch: int) -> bool:
         """After a third of the epochs look where the model is wrong, if negative chips come from there.
@@ -335,9 +333,9 @@ class Trainer:
         if not self._looks_for_false_positives(epoch):
             return True
         train = self.data.train
-        assert self.planner and isinstance(train, Split)
+        assert self.planner and train.supports_random_access
         false_positives = find_false_positives(
-            self._predictor(), train.records, train.issues, self.hp.seed, self.should_stop
+            self._predictor(), train.sample, train.issues, self.hp.seed, self.should_stop
         )
         if self._stopping():
             return False
@@ -378,7 +376,7 @@ class Trainer:
         scored: list[Scored] = []
         metrics = evaluate(
             self._predictor(),
-            part_of(validation),
+            validation.part(),
             validation.issues,
             hp.validation_iou_threshold,
             self.should_stop,
@@ -404,7 +402,7 @@ class Trainer:
         validation = self.data.validation
         if self.trained.scored or not self.trained.best or not self.distributed.is_main_process:
             return
-        if not isinstance(validation, Split):
+        if validation is None or not validation.supports_random_access:
             return
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
         predictor = Predictor.load(self.model_dir)

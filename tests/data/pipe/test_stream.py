@@ -221,7 +221,7 @@ def test_expected__a_wrong_number_is_told_once(tmp_path: Path, caplog: pytest.Lo
         for _ in range(2):
             list(stream.one_pass())
             stream.finish_pass()
-        assert stream.expected == 6
+        assert stream.expected_images == 6
     (message,) = [record.getMessage() for record in caplog.records]
     assert message == (
         "num_training_samples is 10, but the first pass of channel train had 7 images: these count"

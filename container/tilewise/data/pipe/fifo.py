@@ -42,7 +42,7 @@ def open_fifo(path: Path, should_stop: Callable[[], bool]) -> IO[bytes]:
         UserError: there is something else at ``path``, or it cannot be opened.
 
     """
-    waiting = _Waiting(should_stop)
+    waiting = _StoppableWait(should_stop)
     while not path.exists():
         waiting.wait(f"{path} is not there yet")
     try:
@@ -56,7 +56,7 @@ def open_fifo(path: Path, should_stop: Callable[[], bool]) -> IO[bytes]:
     return io.BufferedReader(_Fifo(descriptor, path.name, waiting), PIPE_BYTES)
 
 
-class _Waiting:
+class _StoppableWait:
     """Waits in short steps, and says once what for."""
 
     def __init__(self, should_stop: Callable[[], bool]):
@@ -79,7 +79,7 @@ class _Waiting:
 class _Fifo(io.RawIOBase):
     """The reading end of a FIFO."""
 
-    def __init__(self, descriptor: int, name: str, waiting: _Waiting):
+    def __init__(self, descriptor: int, name: str, waiting: _StoppableWait):
         self._descriptor, self._name, self._waiting = descriptor, name, waiting
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)

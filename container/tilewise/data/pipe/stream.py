@@ -14,6 +14,7 @@ from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.formats import StreamItem
 from tilewise.data.records import Record, Records
+from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +26,14 @@ UNKNOWN_COUNT = 1000
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _BufferedRecord:
+    """A record, and how many bytes of the pipe's buffer it takes until it is released."""
+
     record: Record
     size: int
 
 
-class Stream:
+class Stream(RecordSource):
     """The records of a channel in Pipe mode, one pass after the other.
 
     The first images, those of :attr:`sample`, are looked at before the first pass begins, and are part of it.
@@ -44,18 +47,38 @@ class Stream:
     Attributes:
         issues: what became of the images and boxes of the present pass.
         sample: the first records, without their images.
-        expected: how many images a pass has, as the job says, and after the first one as it was.
 
     """
 
+    known_length = supports_random_access = False
+
     def __init__(self, channel: str, pipe: Pipe, ids: ClassIds, expected: int | None = None):
-        self.channel, self.pipe, self.ids, self.expected = channel, pipe, ids, expected
+        self.channel, self.pipe, self.ids = channel, pipe, ids
+        self._expected = expected
         self.names: dict[int, str] = {}
         self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
         self._passes = 0
         ahead = [self._check(pipe.buffer.get()) for _ in first_items(pipe)]
         self._ahead = [waiting for waiting in ahead if waiting is not None]
         self.sample = Records(waiting.record for waiting in self._ahead)
+
+    @property
+    def expected_images(self) -> int:
+        """How many images a pass has: as the job says, and after the first pass as it was."""
+        return self._expected or len(self.sample)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes of encoded images may wait at a time."""
+        return self.pipe.buffer.limit
+
+    def batches(self, maker: BatchMaker[Batches_co]) -> Batches_co:
+        """Those of the records as they come."""
+        return maker.from_pipe(self)
+
+    def part(self) -> Iterator[Record]:
+        """All of a pass: a host's pipe brings this host's part alone."""
+        return self.one_pass()
 
     def one_pass(self) -> Iterator[Record]:
         """The records of the next pass, in the order in which they come; ends early when the job is to stop.
@@ -81,7 +104,7 @@ class Stream:
         """
         buffer = self.pipe.buffer
         room = buffer.limit // 8 * 7  # what is read ahead has the rest
-        waiting: list[_Waiting] = []
+        waiting: list[_BufferedRecord] = []
         held = 0
 
         def draw() -> Record:
@@ -111,22 +134,22 @@ class Stream:
 
         """
         self.issues.finish_pass()
-        if self._passes == 1 and self.expected not in (None, self.issues.images):
+        if self._passes == 1 and self._expected not in (None, self.issues.images):
             log.warning(
                 "num_training_samples is %s, but the first pass of channel %s had %d images: these count",
-                self.expected,
+                self._expected,
                 self.channel,
                 self.issues.images,
             )
-        self.expected = self.issues.images
+        self._expected = self.issues.images
 
     def close(self) -> None:
         """Close the pipe, in the middle of a pass if need be."""
         self.pipe.close()
 
-    def _next_pass(self) -> Iterator[_Waiting]:
+    def _next_pass(self) -> Iterator[_BufferedRecord]:
         if self._passes:
-            self.issues.begin_pass(self.expected or UNKNOWN_COUNT)
+            self.issues.begin_pass(self._expected or UNKNOWN_COUNT)
         self._passes += 1
         ahead, self._ahead = self._ahead, []
         yield from ahead
@@ -138,7 +161,7 @@ class Stream:
         except StopWaiting:
             return
 
-    def _check(self, arrival: StreamItem | None) -> _Waiting | None:
+    def _check(self, arrival: StreamItem | None) -> _BufferedRecord | None:
         assert arrival is not None
         self.issues.images += 1
         self.names |= arrival.names
@@ -148,10 +171,10 @@ class Stream:
             self.pipe.buffer.release(arrival.size)
             self.issues.check()
             return None
-        return _Waiting(record, arrival.size)
+        return _BufferedRecord(record, arrival.size)
 
 
-class StreamElsewhere(Stream):
+class StreamElsewhere(RecordSource):
     """A channel in Pipe mode that another process of this host reads: here it has no image.
 
     Args:
@@ -160,20 +183,30 @@ class StreamElsewhere(Stream):
 
     """
 
+    known_length = supports_random_access = seen_here = False
+
     def __init__(self, channel: str, expected: int | None = None):
-        self.channel, self.expected = channel, expected
+        self.channel = channel
         self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
         self.sample = Records([])
+        self._expected = expected or 0
+
+    @property
+    def expected_images(self) -> int:
+        """How many images a pass has, as the job says; 0 where it does not."""
+        return self._expected
+
+    def batches(self, maker: BatchMaker[Batches_co]) -> Batches_co:
+        """Those that the process sends which reads the pipe."""
+        return maker.from_reader(self.channel)
 
     def one_pass(self) -> Iterator[Record]:
         """Nothing."""
         return iter(())
 
-    def finish_pass(self) -> None:
-        """Nothing to look back at."""
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def part(self) -> Iterator[Record]:
+        """Nothing."""
+        return iter(())
 
 
 def first_items(pipe: Pipe) -> list[StreamItem]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from tilewise.data.channel import Split
-from tilewise.data.pipe.stream import Stream
-from tilewise.data.records import Record, Records
+from tilewise.data.records import Records
 from tilewise.data.shard import Shard
+from tilewise.data.source import PipedRecords, RecordSource
 from tilewise.machine import available_cores, memory_limit
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
@@ -26,7 +27,7 @@ from tilewise.training.dataloading.view_order import Item, decoded_bytes, images
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.sample import MIN_VISIBILITY, Sample
-from tilewise.views.view import Scaling, View, whole_image
+from tilewise.views.view import Scaling, whole_image
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def default_workers(processes: int = 1) -> int:
 
 
 def make_loader(
-    split: Split | Stream,
+    source: RecordSource,
     scaling: Scaling,
     batch_size: int,
     workers: int,
@@ -143,7 +144,7 @@ def make_loader(
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
     Args:
-        split: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
+        source: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
         scaling: of views of whole images.
         batch_size: views in a batch of this process.
         workers: processes that decode; 0: this one.
@@ -156,26 +157,81 @@ def make_loader(
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
 
     """
-    records = Records([]) if isinstance(split, Stream) else split.records
-    cache = _cache_bytes(workers, distributed)
-    once = planner is None or planner.views == "whole"
-    if isinstance(split, Stream) or (once and not _stay_decoded(records, scaling, cache)):
-        cache = 0
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
-    samples = TrainingDataset(records, scaling, min_visibility, random_windows, cache)
+    maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed)
+    epoch = source.batches(maker)
+    samples = TrainingDataset(epoch.records, scaling, min_visibility, random_windows, epoch.cache_bytes)
+    return loader_of(epoch.batches, samples, workers, pinned)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """An epoch's batches, and what the loader processes need for them.
+
+    Attributes:
+        batches: of items for a :class:`TrainingDataset`.
+        records: that items name by their index.
+        cache_bytes: decoded images that each loader process keeps.
+
+    """
+
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
-    if isinstance(split, Stream):
-        draw = one_view if planner is None else partial(one_view, planner=planner)
-        batches = _piped_batches(split, batch_size, seed, draw, factors, distributed)
-    elif planner is None:
-        batches = _dealt(ImageSampler(len(records), batch_size, seed), split.shard, distributed)
-    else:
+    records: Records
+    cache_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _BatchMaker:
+    """The batches of a kind of source; see :func:`make_loader` for the attributes."""
+
+    scaling: Scaling
+    batch_size: int
+    workers: int
+    seed: int
+    planner: ViewPlanner | None
+    factors: Sequence[float]
+    distributed: DistributedContext
+
+    def from_files(self, records: Records, shard: Shard) -> _Batches:
+        """All processes draw the same batches, and each takes those of its shard."""
+        cache = _cache_bytes(self.workers, self.distributed)
+        once = self.planner is None or self.planner.views == "whole"
+        if once and not _stay_decoded(records, self.scaling, cache):
+            cache = 0
+        if self.planner is None:
+            images = ImageSampler(len(records), self.batch_size, self.seed)
+            return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
-        lanes = split.shard.count * distributed.all_reduce_min(max(1, workers))
+        lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))
         of_several = 0 if once else cache
-        views = _view_batches(records, planner, batch_size, lanes, of_several, factors, seed)
-        batches = _dealt(views, split.shard, distributed)
-    return loader_of(batches, samples, workers, pinned)
+        views = _view_batches(
+            records, self.planner, self.batch_size, lanes, of_several, self.factors, self.seed
+        )
+        return _Batches(_dealt(views, shard, self.distributed), records, cache)
+
+    def from_pipe(self, stream: PipedRecords) -> _Batches:
+        """Read for all processes of this host, and hand the others their batches."""
+        draw = partial(one_view, planner=self.planner)
+        address = self._address(stream.channel)
+        server = BatchServer(address, self.distributed.local_size) if address else None
+        batches = PipeSampler(
+            stream, self.batch_size, self.seed, draw, self.factors, server, self.distributed.any_host
+        )
+        return _Batches(batches, Records([]))
+
+    def from_reader(self, channel: str) -> _Batches:
+        """The process that reads sends this one its batches.
+
+        A request to stop comes the same way, so that all processes take the same steps.
+        """
+        address = self._address(channel)
+        assert address is not None
+        return _Batches(ReceivedSampler(BatchClient(address, self.distributed.local_rank)), Records([]))
+
+    def _address(self, channel: str) -> Path | None:
+        """The socket between the processes of this host; None where there is but one."""
+        folder = self.distributed.folder
+        return folder / f"{channel}.socket" if folder and self.distributed.local_size > 1 else None
 
 
 def _stay_decoded(records: Records, scaling: Scaling, cache_bytes: int) -> bool:
@@ -200,27 +256,6 @@ def _dealt(
 ) -> ShardSampler:
     """The batches of this process: the hosts may have different images, but all take as many steps."""
     return ShardSampler(batches, shard, distributed.all_reduce_max(-(-len(batches) // shard.count)))
-
-
-def _piped_batches(
-    stream: Stream,
-    batch_size: int,
-    seed: int,
-    draw: Callable[[Record, np.random.Generator], View | None],
-    factors: Sequence[float],
-    distributed: DistributedContext,
-) -> PipeSampler | ReceivedSampler:
-    """The batches of a pipe: the first process of a host reads it, and hands the others theirs."""
-    address = (
-        distributed.folder / f"{stream.channel}.socket"
-        if distributed.folder and distributed.local_size > 1
-        else None
-    )
-    if address and distributed.local_rank:
-        # A request to stop reaches it through the reading process: all processes take the same steps.
-        return ReceivedSampler(BatchClient(address, distributed.local_rank))
-    batch_server = BatchServer(address, distributed.local_size) if address else None
-    return PipeSampler(stream, batch_size, seed, draw, factors, batch_server, distributed.any_host)
 
 
 def loader_of(

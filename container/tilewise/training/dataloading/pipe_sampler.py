@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.data.pipe.stream import Stream
 from tilewise.data.records import Record
+from tilewise.data.source import PipedRecords
 from tilewise.errors import UserError
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.dataloading.view_sampler import one_view, scaled
@@ -47,7 +47,7 @@ class PipeSampler(Sampler[list[PipeItem]]):
 
     def __init__(
         self,
-        stream: Stream,
+        stream: PipedRecords,
         batch_size: int,
         seed: int,
         draw: Callable[[Record, np.random.Generator], View | None] = one_view,
@@ -80,7 +80,7 @@ class PipeSampler(Sampler[list[PipeItem]]):
         count = ranks * self.batch_size
         records = self.stream.shuffled(rng, start=count)
         kept: list[Record] = []
-        room = self.stream.pipe.buffer.limit // KEPT_SHARE
+        room = self.stream.memory // KEPT_SHARE
         position = 0
         while True:
             step = list(islice(records, count))

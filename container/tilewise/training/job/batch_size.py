@@ -11,8 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tilewise.data.channel import Split
-from tilewise.data.pipe.stream import Stream
+from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.machine import available_memory
@@ -42,15 +41,16 @@ def with_batch_size(
     hp: Hyperparameters,
     detector: Detector,
     spec: DetectorSpec,
-    train: Split | Stream,
+    train: RecordSource,
     distributed: DistributedContext,
 ) -> Hyperparameters:
     """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
     if hp.training_batch_size != AUTO_BATCH:
         return hp
-    views = (train.expected or len(train.sample)) if isinstance(train, Stream) else len(train.records)
     objects = int(train.sample.object_counts.max(initial=0))
-    return resolve_batch_size(hp, detector, spec.scaling, size_factors(hp, spec), views, objects, distributed)
+    return resolve_batch_size(
+        hp, detector, spec.scaling, size_factors(hp, spec), train.expected_images, objects, distributed
+    )
 
 
 def resolve_batch_size(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel import DataSet
 from tilewise.data.statistics import channel_statistics
 from tilewise.evaluation.analysis import Analysis, Scored, analyse
 from tilewise.hyperparameters import Hyperparameters
@@ -73,7 +73,7 @@ def data_facts(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     for name, split in splits.items():
         if split is not None:
-            whole = isinstance(split, Split) or (name == "validation" and scored is not None)
+            whole = split.known_length or (name == "validation" and scored is not None)
             records = scored.records if name == "validation" and scored else split.sample
             facts[name] = channel_statistics(records, split.issues, data.classes, whole)
     return facts

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import islice, zip_longest
+from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.channel import Split
-from tilewise.data.pipe.stream import Stream
-from tilewise.data.records import Record, Records
+from tilewise.data.records import Records
+from tilewise.data.source import RecordSource
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.training.distributed.context import DistributedContext
-
-
-def part_of(split: Split | Stream) -> Iterable[Record]:
-    """The records that this process validates on; a pipe has the host's already."""
-    records = split.one_pass()
-    return (
-        records if isinstance(split, Stream) else islice(records, split.shard.index, None, split.shard.count)
-    )
 
 
 def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Scored | None) -> Scored | None:
@@ -43,7 +34,7 @@ def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Score
 
 
 def test(
-    split: Split | Stream, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
+    split: RecordSource, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """The figures of the saved model on a test channel; None when it was stopped.
 
