@@ -104,9 +104,7 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:
     """The detections of all views of a scene."""
     parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)]
-    found = Instances(
-        *(torch.cat([getattr(part, name) for part, _ in parts]) for name in ("boxes", "scores", "labels"))
-    )
+    found = Instances.cat([part for part, _ in parts])
     views = torch.cat([torch.full((len(part),), number) for number, (part, _) in enumerate(parts)])
     return found, views, torch.cat([cut for _, cut in parts])
 
@@ -150,9 +148,7 @@ def predictions_of(found: Instances) -> list[Any]:
         ObjectPrediction(
             bbox=box, category_id=label, score=score, category_name=str(label), full_shape=[10**6] * 2
         )
-        for box, label, score in zip(
-            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-        )
+        for box, score, label in found
     ]
 
 

@@ -97,9 +97,11 @@ def cat_rows(parts: Sequence[Any]) -> Any:
 def to_device(values: Array | Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device. It goes to a GPU from pinned memory, so that nothing waits for the copy."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    to_gpu = torch.device(device).type == "cuda"
+    if to_gpu and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # at no cost where it is already
-    return tensor.to(device, non_blocking=True)
+    # towards the CPU it must be waited for: else what comes may be read before it is there
+    return tensor.to(device, non_blocking=to_gpu)
 
 
 def cat_fields(parts: Sequence[Mapping[str, Field]]) -> dict[str, Field]:

@@ -103,7 +103,7 @@ def outcome(
         iou_threshold: from this on a detection stands for an object.
 
     """
-    kept = found[found.scores >= score_threshold]
+    kept = found.select(found.scores >= score_threshold)
     object_of = matched[: len(kept)].copy()
     right = object_of >= 0
     free_objects = ~record.ignored

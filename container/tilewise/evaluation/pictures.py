@@ -117,9 +117,7 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
             yield "missed", box, f"missed: {classes[label]}"
         else:
             yield "truth", box, f"annotated: {classes[label]}"
-    found = one.found
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    for index, (box, score, label) in enumerate(rows):
+    for index, (box, score, label) in enumerate(one.found):
         stands_for = int(one.object_of[index])
         name = f"{classes[label]} {score:.2f}"
         if one.right[index]:

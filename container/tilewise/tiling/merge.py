@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def merge_detections(
         threshold: IoU.
 
     Returns:
-        Those that remain, best first; equal scores in the order of ``found``.
+        Those that remain, with their own fields, best first; equal scores in the order of ``found``.
 
     """
     if not len(found):
@@ -83,8 +84,8 @@ def merge_detections(
         merged[order] = _means(ranked, scores[order], winners, losers, kept)
     remaining = np.sort(order[kept])
     remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
-    index = torch.from_numpy(remaining)
-    return Instances(torch.from_numpy(merged[remaining]).float(), found.scores[index], found.labels[index])
+    boxes_M4 = torch.from_numpy(merged[remaining]).float()
+    return replace(found.select(torch.from_numpy(remaining)), boxes=boxes_M4)
 
 
 class _Ranked:
