@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from tilewise.arrays import Bool, Floats
-from tilewise.boxes import clip_boxes, crop_boxes
+from tilewise.boxes import clip_boxes, crop_boxes, object_size
 from tilewise.instances import Instances
 
 FILL = (123, 117, 104)
@@ -117,7 +117,7 @@ class View:
     def answers_for(self, boxes_N4: Floats) -> Bool:
         """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""
         smallest, largest = self.object_sizes
-        sizes: Floats = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+        sizes = object_size(boxes_N4)
         return np.asarray((sizes >= smallest) & (sizes < largest))
 
     def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
