@@ -28,6 +28,7 @@ from torchvision.ops import box_iou, nms
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
+from tilewise.boxes import area, intersection  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
 from tilewise.tiling.merge import cut_sides, merge_detections  # noqa: E402
 from tilewise.tiling.plan import plan_views  # noqa: E402
@@ -104,9 +105,7 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:
     """The detections of all views of a scene."""
     parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)]
-    found = Instances(
-        *(torch.cat([getattr(part, name) for part, _ in parts]) for name in ("boxes", "scores", "labels"))
-    )
+    found = Instances.cat([part for part, _ in parts])
     views = torch.cat([torch.full((len(part),), number) for number, (part, _) in enumerate(parts)])
     return found, views, torch.cat([cut for _, cut in parts])
 
@@ -131,10 +130,10 @@ def judge(found: Instances, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[in
     lost = int((seen & (matched < 0)).sum())
     extra = torch.ones(len(found), dtype=torch.bool)
     extra[matched[matched >= 0]] = False
-    corner = torch.maximum(found.boxes[:, None, :2], boxes[None, :, :2])
-    common = (torch.minimum(found.boxes[:, None, 2:], boxes[None, :, 2:]) - corner).clamp(min=0).prod(dim=2)
-    area = (found.boxes[:, 2:] - found.boxes[:, :2]).prod(dim=1)[:, None]
-    on_object = (common / area > 0.5) & (found.labels[:, None] == labels) & (matched >= 0)
+    common = intersection(found.boxes[:, None], boxes)
+    on_object = (
+        (common / area(found.boxes)[:, None] > 0.5) & (found.labels[:, None] == labels) & (matched >= 0)
+    )
     doubled = int((extra & on_object.any(dim=1)).sum())
     return doubled, lost, float(np.mean(ious))
 
@@ -150,9 +149,7 @@ def predictions_of(found: Instances) -> list[Any]:
         ObjectPrediction(
             bbox=box, category_id=label, score=score, category_name=str(label), full_shape=[10**6] * 2
         )
-        for box, label, score in zip(
-            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-        )
+        for box, score, label in found
     ]
 
 

@@ -86,7 +86,7 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
         boxes = torch.tensor([one.bbox.to_xyxy() for one in found], dtype=torch.float32).reshape(-1, 4)
         labels = torch.tensor([one.category.id - 1 for one in found], dtype=torch.int64)
         order = scores.argsort(descending=True, stable=True)
-        return Instances(boxes, scores, labels)[order]
+        return Instances(boxes, scores, labels).select(order)
 
     return predict
 

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import io
+import json
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tilewise.boxes import crop_boxes, flip_boxes
 from tilewise.data.decode import DecodedImage, DecodeError
+from tilewise.fields import Corners, Index, Rows
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
-from tilewise.tiling.spec import Level, TileOptions, Tiling
+from tilewise.serving.responses import DEFAULT_FORM, render
+from tilewise.tiling.spec import Level, MergeRule, TileOptions, Tiling
 from tilewise.views.view import Scaling, View
 from torch import Tensor, nn
 
@@ -204,6 +208,40 @@ class Blobs(Detector):
         return Instances(table, scores, torch.zeros(len(table), dtype=torch.int64))
 
 
+class Outlined(Blobs):
+    """Says two things more of each: where it lies, as a field of its own, and a number."""
+
+    def _find(self, white: Tensor) -> Instances:
+        found = super()._find(white)
+        return replace(found, fields={"outline": Outlines(found.boxes), "twice": Rows(2 * found.scores)})
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Boxes anew, (N, 4) in pixels of the frame, as a field that has a place."""
+
+    boxes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def select(self, index: Index) -> Outlines:
+        return Outlines(self.boxes[index])
+
+    def flip(self, width: float) -> Outlines:
+        return Outlines(flip_boxes(self.boxes, width))
+
+    def crop(self, window: Corners, size: tuple[int, int]) -> Outlines:
+        return Outlines(crop_boxes(self.boxes, window, size))
+
+    def to(self, device: torch.device | str) -> Outlines:
+        return Outlines(self.boxes.to(device))
+
+    @classmethod
+    def cat(cls, parts: Sequence[Outlines]) -> Outlines:
+        return cls(torch.cat([part.boxes for part in parts]))
+
+
 def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Tensor:
     image = torch.zeros(3, height, width, dtype=torch.uint8)
     for x0, y0, x1, y1 in boxes:
@@ -241,6 +279,25 @@ def test_pyramid__a_level_answers_for_its_sizes_alone() -> None:
     # a detection a little beyond the range that was trained on is believed
     assert seen(image, Tiling("pyramid", levels=(Level(1, largest=9),))) == [[10, 10, 20, 20]]
     assert seen(image, Tiling("pyramid", levels=(Level(1, largest=7),))) == []
+
+
+@pytest.mark.parametrize("merge", ["nms", "fragment"])
+def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRule) -> None:
+    """In four tiles and the whole image, of which the tiles' views are 1.75 times as large as the image."""
+    boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
+    predictor = Predictor(Outlined(), Scaling(square=280), ("blob",), 2, replace(GRID, merge=merge))
+    image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
+    prediction = next(predictor.predict_all([image]))
+    found = prediction.detections
+    assert sorted(found.boxes.round().tolist()) == [list(map(float, box)) for box in boxes]
+    outline, twice = found.fields["outline"], found.fields["twice"]
+    assert isinstance(outline, Outlines) and isinstance(twice, Rows)
+    torch.testing.assert_close(outline.boxes, found.boxes)
+    assert torch.equal(torch.as_tensor(twice.values), 2 * found.scores)
+    # to the answer's rows they belong one by one
+    rows = json.loads(render(prediction, DEFAULT_FORM))["prediction"]
+    assert [2 * row[1] for row in rows] == pytest.approx(twice.values.tolist())
+    assert [row[2] * 280 for row in rows] == pytest.approx(outline.boxes[:, 0].tolist(), abs=1e-4)
 
 
 def test_tiles__micro_batches_across_images_keep_the_order() -> None:

@@ -7,9 +7,8 @@ from tilewise.models.priors import (
     on_ignored_points,
     one_object_each,
     paired_giou,
-    paired_iou,
 )
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import generalized_box_iou_loss
 
 CPU = torch.device("cpu")
 
@@ -56,14 +55,6 @@ def test_one_object_each__the_cheapest_then_the_first() -> None:
     assert one_object_each(priors, costs, objects, 6).tolist() == [0, 4, 5]
     none = torch.zeros(0, dtype=torch.int64)
     assert one_object_each(none, costs[:0], none, 6).tolist() == []
-
-
-def test_paired_iou__is_torchvisions_diagonal_and_zero_without_area() -> None:
-    generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(2, 20, 2, generator=generator)
-    one, other = torch.cat([corner, corner + torch.rand(2, 20, 2, generator=generator)], dim=2)
-    torch.testing.assert_close(paired_iou(one, other), box_iou(one, other).diagonal())
-    assert paired_iou(torch.zeros(1, 4), torch.zeros(1, 4)).tolist() == [0]
 
 
 def test_paired_giou__is_torchvisions_and_so_is_its_gradient() -> None:

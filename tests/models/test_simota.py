@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from tilewise.models.priors import Objects, Priors, make_priors, paired_iou
+from tilewise.boxes import paired_iou
+from tilewise.models.priors import Objects, Priors, make_priors
 from tilewise.models.simota import simota
 from torch import Tensor
 from torchvision.ops import box_iou

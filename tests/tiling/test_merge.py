@@ -213,7 +213,7 @@ def test_merge__invariants(seed: int, count: int, rule: MergeRule) -> None:
     # class by class gives the same: nothing is merged across classes
     for label in range(2):
         of = found.labels == label
-        alone = merge_detections(found[of], views[of], cut[of], rule, 0.25)
+        alone = merge_detections(found.select(of), views[of], cut[of], rule, 0.25)
         torch.testing.assert_close(alone.boxes, result.boxes[result.labels == label])
     # what overlaps nothing stays as it is
     iou = box_iou(found.boxes, found.boxes) * (found.labels[:, None] == found.labels)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Bool, Float32, Floats, Int64
+from tilewise.boxes import area, intersection
 
 MIN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 ZOOM_OUT_PROBABILITY = 0.5
@@ -88,9 +89,7 @@ def _show(windows_T4: Int64, boxes_N4: Float32, min_share: float) -> Bool:
     starts, ends = windows_T4[:, None, :2], windows_T4[:, None, 2:]
     centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     held = ((centres > starts) & (centres < ends)).all(axis=2)
-    sides = np.minimum(boxes_N4[:, 2:], ends) - np.maximum(boxes_N4[:, :2], starts)
-    areas = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
     # The paper asks for an IoU, but that of a small object with any window is tiny: the share stands in.
-    # Of a box whose centre a window holds it holds a part: no product of two negative sides counts here.
-    enough: Bool = sides.prod(axis=2) >= min_share * areas
+    shown_TN: Floats = intersection(boxes_N4, windows_T4[:, None])
+    enough = shown_TN >= min_share * area(boxes_N4)
     return np.asarray(np.any(held, axis=1) & (enough | ~held).all(axis=1))

@@ -19,7 +19,6 @@ from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, 
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
-from tilewise.evaluation.tiles import object_sides
 
 
 class _Patient(ChannelIssues):
@@ -79,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(text, file=sys.stderr if arguments.json else sys.stdout)
     arguments.out.mkdir(parents=True, exist_ok=True)
     picture = arguments.out / "inspect.png"
-    sides = {name: object_sides(one) for name, one in scaled.items()}
+    sides = {name: one.object_sizes for name, one in scaled.items()}
     damaged = draw_channels(records, sides, classes, pixels, picture, arguments.seed)
     print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
     for key, reason in damaged.items():

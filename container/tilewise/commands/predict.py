@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
         image = path.read_bytes()
         found = predict(image).detections
         names = classes or tuple(str(label) for label in range(max(found.labels.tolist(), default=-1) + 1))
-        drawn = found[found.scores >= arguments.threshold]
+        drawn = found.select(found.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
         draw_detections(decode_image(image), drawn, names).save(picture)
         answer = {

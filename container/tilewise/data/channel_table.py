@@ -22,8 +22,7 @@ _Rows = dict[str, list[str]]
 
 def size_histogram(records: Records) -> Int64:
     """(5,) how many objects there are of each of the :data:`SIZE_NAMES`."""
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
-    classes = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)
+    classes = np.digitize(records.object_sizes, SIZE_LIMITS)
     return np.bincount(classes, minlength=len(SIZE_NAMES)).astype(np.int64)
 
 

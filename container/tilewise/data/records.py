@@ -9,7 +9,8 @@ from typing import IO
 
 import numpy as np
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Bool, Float32, Float64, Int64
+from tilewise.boxes import sides, size_of_sides
 from tilewise.data.recordio import open_image
 
 WHOLE_FILE = -1
@@ -138,6 +139,16 @@ class Records(Sequence[Record]):
     def object_counts(self) -> Int64:
         """(R,) the number of objects of each record."""
         return np.diff(self._box_ends, prepend=0)
+
+    @property
+    def object_sides(self) -> Float64:
+        """(N, 2) width and height in pixels of all objects, record by record."""
+        return sides(self.boxes).astype(np.float64)
+
+    @property
+    def object_sizes(self) -> Float64:
+        """(N,) √area in pixels of all objects, record by record."""
+        return size_of_sides(self.object_sides)
 
     def select(self, indices: Iterable[int]) -> Records:
         """The records at ``indices``, in that order."""

@@ -54,10 +54,10 @@ def size_bars(records: Records) -> dict[str, int]:
 
     Each bar is 2^(1/:data:`OCTAVE_PARTS`) as long as the one before, and the bars are without gaps.
     """
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
-    if not len(sides):
+    sizes = records.object_sizes
+    if not len(sizes):
         return {}
-    bars = np.floor(OCTAVE_PARTS * np.log2(np.sqrt(sides.prod(axis=1)))).astype(np.int64)
+    bars = np.floor(OCTAVE_PARTS * np.log2(sizes)).astype(np.int64)
     first = int(bars.min())
     counts = np.bincount(bars - first).tolist()
     return {f"{2 ** ((first + bar) / OCTAVE_PARTS):.4g}": count for bar, count in enumerate(counts)}

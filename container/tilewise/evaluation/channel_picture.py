@@ -17,11 +17,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torchvision.transforms.v2 import functional as F
 
-from tilewise.arrays import Float32, Int64
+from tilewise.arrays import Float32, Float64, Int64
 from tilewise.data.channel_table import SIZE_LIMITS
 from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
-from tilewise.evaluation.tiles import ASPECT, Float64, Tile, choose_tiles
+from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
 
 _COLUMNS, _ROWS = 4, 3
 _TILE_PIXELS = 640

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
+from tilewise.boxes import area, intersection, paired_iou
 from tilewise.data.records import Record
 from tilewise.instances import Instances
 
@@ -36,13 +37,16 @@ def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    boxes = found.boxes.numpy().astype(np.float64)
+    boxes = found.boxes.numpy().astype(np.float64)[:, None]
+    objects = record.boxes.astype(np.float64)
     same_class = found.labels.numpy()[:, None] == record.labels
-    shared, iou = _overlaps(boxes, record.boxes.astype(np.float64))
-    result = _in_score_order(np.where(same_class & ~record.ignored, iou, 0), iou_threshold)
+    result = _in_score_order(
+        np.where(same_class & ~record.ignored, paired_iou(boxes, objects), 0), iou_threshold
+    )
     # an ignored box may stand for many objects, so it only matters whether the detection lies in it
-    inside = shared >= iou_threshold * np.maximum(_areas(boxes), 1e-12)[:, None]
-    on_ignored = (inside & same_class & record.ignored).any(axis=1)
+    ignored = record.ignored
+    inside = intersection(boxes, objects[ignored]) >= iou_threshold * area(boxes).clip(min=1e-12)
+    on_ignored = (inside & same_class[:, ignored]).any(axis=1)
     return np.where((result == FALSE_ALARM) & on_ignored, NOT_COUNTED, result)
 
 
@@ -103,7 +107,7 @@ def outcome(
         iou_threshold: from this on a detection stands for an object.
 
     """
-    kept = found[found.scores >= score_threshold]
+    kept = found.select(found.scores >= score_threshold)
     object_of = matched[: len(kept)].copy()
     right = object_of >= 0
     free_objects = ~record.ignored
@@ -111,7 +115,7 @@ def outcome(
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
         boxes = kept.boxes.numpy().astype(np.float64)
-        _, iou = _overlaps(boxes[false_positives], record.boxes[objects].astype(np.float64))
+        iou = paired_iou(boxes[false_positives, None], record.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
     missed = ~record.ignored
@@ -157,17 +161,3 @@ def _in_score_order(iou_NM: Float64, threshold: float) -> Int64:
         if not refused.any():
             return np.where(asks, choice, FALSE_ALARM)
         wanted[rows[refused], choice[refused]] = 0
-
-
-def _overlaps(first_N4: Float64, second_M4: Float64) -> tuple[Float64, Float64]:
-    """(N, M) the area that two boxes share, and their IoU."""
-    low = np.maximum(first_N4[:, None, :2], second_M4[None, :, :2])
-    high = np.minimum(first_N4[:, None, 2:], second_M4[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    union = _areas(first_N4)[:, None] + _areas(second_M4) - shared
-    return shared, shared / np.maximum(union, 1e-12)
-
-
-def _areas(boxes_N4: Float64) -> Float64:
-    areas: Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).prod(axis=1)
-    return areas

@@ -101,8 +101,7 @@ def ap_by_size(
     limits = [0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), 1e10]
     ranges = dict(zip(SIZE_NAMES, pairwise(limits), strict=True))
     precision = score(records, detections, classes, ranges).eval["precision"][..., 0]
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2])[~records.ignored].astype(np.float64)
-    size_of = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)
+    size_of = np.digitize(records.object_sizes[~records.ignored], SIZE_LIMITS)
     return {
         name: {
             "objects": int((size_of == index).sum()),

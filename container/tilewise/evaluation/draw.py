@@ -22,7 +22,7 @@ def draw_detections(image: Tensor, detections: Instances, classes: Sequence[str]
     width = max(2, round(max(picture.size) / 640))
     canvas = ImageDraw.Draw(picture)
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
-    for box, label in zip(detections.boxes.tolist(), detections.labels.tolist(), strict=True):
+    for box, _, label in detections:
         canvas.rectangle(box, outline=colours[label], width=width)
     font = ImageFont.load_default(size=max(14, round(max(picture.size) / 50)))
     top = 4.0

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from tilewise.boxes import object_size
 from tilewise.data.decode import DecodeError, decode_image
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis
@@ -95,9 +96,9 @@ def make_picture(record: Record, one: Outcome, classes: Sequence[str]) -> Pictur
     shapes = list(_shapes(record, one, classes))
     scale = min(1.0, MAX_SIDE / max(image.size))
     svg = _svg(image, (0, 0, *image.size), scale, shapes, _alt(record.key, one))
-    sizes = [scale * _size(box) for _, box, _ in shapes]
+    sizes = scale * object_size(np.array([box for _, box, _ in shapes]).reshape(-1, 4))
     close_up = ""
-    if sizes and np.median(sizes) < CLOSE_UP_BELOW and min(image.size) > CLOSE_UP_SIDE:
+    if len(sizes) and np.median(sizes) < CLOSE_UP_BELOW and min(image.size) > CLOSE_UP_SIDE:
         window = _busiest(image.size, shapes)
         alt = f"A closer look at a part of {record.key}"
         close_up = _svg(image, window, 2 * MAX_SIDE / 3 / CLOSE_UP_SIDE, shapes, alt)
@@ -117,9 +118,7 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
             yield "missed", box, f"missed: {classes[label]}"
         else:
             yield "truth", box, f"annotated: {classes[label]}"
-    found = one.found
-    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    for index, (box, score, label) in enumerate(rows):
+    for index, (box, score, label) in enumerate(one.found):
         stands_for = int(one.object_of[index])
         name = f"{classes[label]} {score:.2f}"
         if one.right[index]:
@@ -129,10 +128,6 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
         elif stands_for != NOT_COUNTED:
             true = classes[int(record.labels[stands_for])]
             yield "mistaken", box, f"{true} taken for {name}"
-
-
-def _size(box: _Box) -> float:
-    return float(((box[2] - box[0]) * (box[3] - box[1])) ** 0.5)
 
 
 def _busiest(size: tuple[int, int], shapes: Sequence[_Shape]) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewise.arrays import Float64, Int64
+from tilewise.arrays import Int64
 from tilewise.data.records import Records
 
 ASPECT = 4 / 3
@@ -30,12 +30,6 @@ class Tile:
     index: int
     why: str
     window: tuple[int, int, int, int]
-
-
-def object_sides(records: Records) -> Float64:
-    """(N,) √area in pixels of all objects, record by record."""
-    sides: Float64 = np.sqrt(np.diff(records.boxes.reshape(-1, 2, 2).astype(np.float64), axis=1).prod(axis=2))
-    return sides.ravel()
 
 
 def choose_tiles(records: Records, count: int, seed: int) -> list[Tile]:
@@ -73,7 +67,7 @@ def _smallest(records: Records) -> tuple[list[int], Int64]:
     """Records by the size of their smallest object, and (R,) which of all objects that is; -1 for none."""
     counts = records.object_counts
     owner = np.repeat(np.arange(len(counts)), counts)
-    order = np.argsort(object_sides(records), kind="stable")
+    order = np.argsort(records.object_sizes, kind="stable")
     owners, first = np.unique(owner[order], return_index=True)
     objects = np.full(len(counts), -1, np.int64)
     objects[owners] = order[first]

@@ -38,7 +38,7 @@ def voc_metrics(
     for record, found in zip(records, detections, strict=True):
         for label in np.union1d(record.labels, found.labels.numpy()).tolist():
             own = record.labels == label
-            mine = found[found.labels == label]
+            mine = found.select(found.labels == label)
             hit = _match(mine, torch.from_numpy(record.boxes[own]), record.ignored[own], iou_threshold)
             counted = hit >= 0
             scores[label].append(mine.scores.numpy()[counted])

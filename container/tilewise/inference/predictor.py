@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,27 +52,21 @@ class _Image:
     def add(self, view: View, detections: Instances) -> None:
         """Take what was found in a view, on the CPU, from its pixels to the image's."""
         cut = cut_sides(detections.boxes, view, self.width, self.height)
-        boxes = view.boxes_to_image(detections.boxes.numpy())
-        boxes = boxes.clip(0, np.array([self.width, self.height, self.width, self.height], boxes.dtype))
-        answered = torch.from_numpy(view.answers_for(boxes))
-        found = Instances(torch.from_numpy(boxes), detections.scores, detections.labels)[answered]
-        self.view.append(torch.full((len(found),), self.waiting))
-        self.found.append(found)
+        found = view.to_image(detections, self.width, self.height)
+        answered = torch.from_numpy(view.answers_for(found.boxes.numpy()))
+        self.found.append(found.select(answered))
         self.cut.append(cut[answered])
+        self.view.append(torch.full((len(self.found[-1]),), self.waiting))
         self.waiting -= 1
 
     def prediction(self, tiling: Tiling) -> Prediction:
         """What was found in all views, merged."""
-        boxes, scores, labels = (
-            torch.cat([getattr(found, name) for found in self.found])
-            for name in ("boxes", "scores", "labels")
-        )
-        found = Instances(boxes, scores, labels)
+        found = Instances.cat(self.found)
         if len(self.found) > 1:
             view, cut = torch.cat(self.view), torch.cat(self.cut)
             found = merge_detections(found, view, cut, tiling.merge, tiling.merge_threshold)
         else:
-            found = found[scores.argsort(descending=True, stable=True)]
+            found = found.select(found.scores.argsort(descending=True, stable=True))
         return Prediction(self.width, self.height, found)
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tilewise.models.priors import Objects, Priors, one_object_each, paired_iou
+from tilewise.boxes import paired_iou
+from tilewise.models.priors import Objects, Priors, one_object_each
 
 NEAREST = 9
 """The candidates of an object on each feature map."""

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_iou
 
+from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
 from tilewise.views.sample import Sample
 
@@ -133,10 +134,6 @@ def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:
     if not len(ignored_M4):
         return torch.zeros(len(anchors_N4), dtype=torch.bool, device=anchors_N4.device)
     iou = box_iou(anchors_N4, ignored_M4)
-    top_left = torch.maximum(anchors_N4[:, None, :2], ignored_M4[None, :, :2])
-    bottom_right = torch.minimum(anchors_N4[:, None, 2:], ignored_M4[None, :, 2:])
-    inside = (bottom_right - top_left).clamp(min=0).prod(dim=2) / box_area(anchors_N4)[:, None].clamp(
-        min=1e-6
-    )
+    inside = intersection(anchors_N4[:, None], ignored_M4) / area(anchors_N4)[:, None].clamp(min=1e-6)
     on: Tensor = ((iou >= 0.3) | (inside >= 0.5)).any(dim=1)
     return on

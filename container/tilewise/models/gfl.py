@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tilewise.boxes import paired_iou
 from tilewise.models.atss import atss
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
 from tilewise.models.fpn import resnet_pyramid
@@ -19,7 +20,6 @@ from tilewise.models.priors import (
     make_priors,
     on_ignored_points,
     paired_giou,
-    paired_iou,
 )
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tilewise.boxes import area_of_sides, intersection_and_union
+
 
 class Priors(NamedTuple):
     """The points of all feature maps of a view, level by level, row by row.
@@ -99,31 +101,12 @@ def one_object_each(priors_K: Tensor, costs_K: Tensor, objects_K: Tensor, count:
     return torch.nonzero(best & (objects_K == first[priors_K])).flatten()
 
 
-def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of boxes and others, pair by pair: (…, 4) and (…, 4) -> (…)."""
-    shared, united = _shared_and_united(boxes, others)
-    return shared / united.clamp(min=1e-9)
-
-
 def paired_giou(boxes: Tensor, others: Tensor) -> Tensor:
     """Generalised IoU (Rezatofighi et al., CVPR 2019), pair by pair: (…, 4) and (…, 4) -> (…) in -1..1.
 
     Not torchvision's loss, which picks the boxes that overlap, and so stops a GPU to learn how many they are.
     """
-    shared, united = _shared_and_united(boxes, others)
+    shared, united = intersection_and_union(boxes, others)
     least = torch.minimum(boxes[..., :2], others[..., :2])
-    hull = _area(torch.maximum(boxes[..., 2:], others[..., 2:]) - least)
+    hull = area_of_sides((torch.maximum(boxes[..., 2:], others[..., 2:]) - least).clamp(min=0))
     return shared / united.clamp(min=1e-9) - (hull - united) / hull.clamp(min=1e-9)
-
-
-def _shared_and_united(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    top_left = torch.maximum(boxes[..., :2], others[..., :2])
-    bottom_right = torch.minimum(boxes[..., 2:], others[..., 2:])
-    shared = _area(bottom_right - top_left)
-    return shared, _area(boxes[..., 2:] - boxes[..., :2]) + _area(others[..., 2:] - others[..., :2]) - shared
-
-
-def _area(sides: Tensor) -> Tensor:
-    """Of boxes with these sides: (…, 2) -> (…). Not Tensor.prod, whose gradient stops a GPU."""
-    sides = sides.clamp(min=0)
-    return sides[..., 0] * sides[..., 1]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tilewise.models.priors import Objects, Priors, one_object_each, paired_iou
+from tilewise.boxes import paired_iou
+from tilewise.models.priors import Objects, Priors, one_object_each
 
 RADIUS = 1.5
 """A prior may find an object whose centre is nearer than this many strides, in x and in y."""

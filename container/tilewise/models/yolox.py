@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tilewise.boxes import paired_iou
 from tilewise.models.csp_darknet import ConvBlock, PathAggregation, block_3x3
 from tilewise.models.detector import BatchImages, Detector, Target
 from tilewise.models.postprocess import Limits, candidates_of, suppress
-from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points, paired_iou
+from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points
 from tilewise.models.simota import simota
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes

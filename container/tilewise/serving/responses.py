@@ -84,7 +84,7 @@ def render(prediction: Prediction, form: Form) -> str:
 def _rows(prediction: Prediction) -> dict[str, Any]:
     width, height = prediction.width, prediction.height
     rows = []
-    for label, score, (left, top, right, bottom) in _found(prediction):
+    for (left, top, right, bottom), score, label in prediction.detections:
         corners = (left / width, top / height, right / width, bottom / height)
         rows.append([float(label), _short(score), *map(_short, corners)])
     return {"prediction": rows}
@@ -92,8 +92,8 @@ def _rows(prediction: Prediction) -> dict[str, Any]:
 
 def _annotations(prediction: Prediction) -> dict[str, Any]:
     annotations = []
-    for label, score, corners in _found(prediction):
-        left, top, right, bottom = map(round, corners)
+    for box, score, label in prediction.detections:
+        left, top, right, bottom = map(round, box)
         annotations.append(
             {
                 "class_id": label,
@@ -106,11 +106,6 @@ def _annotations(prediction: Prediction) -> dict[str, Any]:
         )
     size = {"width": prediction.width, "height": prediction.height, "depth": 3}
     return {"image_size": [size], "annotations": annotations}
-
-
-def _found(prediction: Prediction) -> zip[tuple[int, float, list[float]]]:
-    found = prediction.detections
-    return zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
 
 
 def _short(value: float) -> float:

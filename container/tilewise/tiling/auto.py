@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewise.arrays import Bool, Floats, Int64
+from tilewise.boxes import size_of_sides
 from tilewise.tiling.grid import grid_tile
 from tilewise.views.view import Scaling
 
@@ -37,6 +38,11 @@ class ObjectSizes:
     image_sizes: Int64
     sides: Floats
     image_of: Int64
+
+    @property
+    def sizes(self) -> Floats:
+        """(N,) √area of the objects in pixels of their images."""
+        return size_of_sides(self.sides)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ def choose_tile_size(objects: ObjectSizes, scaling: Scaling, resolved: float) ->
     if not len(whole) or float(np.percentile(whole, QUARTILE)) >= resolved:
         return None
     view = float(min(scaling.size_of(1000, 1000)))
-    size = float(np.percentile(np.sqrt(objects.sides.prod(axis=1)), QUARTILE))
+    size = float(np.percentile(objects.sizes, QUARTILE))
     return max(1, round(max(view * size / resolved, view / MOST_ZOOM)))
 
 
@@ -175,5 +181,5 @@ def _shown(objects: ObjectSizes, scaling: Scaling, grid: tuple[int, int], overla
         size = scaling.size_of(*tile)
         factors.append(math.sqrt(size[0] / tile[0] * size[1] / tile[1]))
     factor = np.asarray(factors)[image_of.reshape(-1)[objects.image_of]]
-    shown: Floats = np.sqrt(objects.sides.prod(axis=1)) * factor
+    shown: Floats = objects.sizes * factor
     return shown

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from tilewise.arrays import Floats, Int64
+from tilewise.boxes import object_size
 from tilewise.tiling.pyramid import level_tile
 from tilewise.tiling.spec import Level
 from tilewise.views.view import Scaling, View, Window
@@ -156,7 +157,7 @@ def sniper_views(
         rng: draws the cover anew for each epoch.
 
     """
-    sizes = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+    sizes = object_size(boxes_N4)
     views = []
     for level in levels:
         low, high = level.trains_on

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tilewise.arrays import Bool, Float64, Int64
+from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
@@ -65,7 +67,7 @@ def merge_detections(
         threshold: IoU.
 
     Returns:
-        Those that remain, best first; equal scores in the order of ``found``.
+        Those that remain, with their own fields, best first; equal scores in the order of ``found``.
 
     """
     if not len(found):
@@ -83,8 +85,8 @@ def merge_detections(
         merged[order] = _means(ranked, scores[order], winners, losers, kept)
     remaining = np.sort(order[kept])
     remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
-    index = torch.from_numpy(remaining)
-    return Instances(torch.from_numpy(merged[remaining]).float(), found.scores[index], found.labels[index])
+    boxes_M4 = torch.from_numpy(merged[remaining]).float()
+    return replace(found.select(torch.from_numpy(remaining)), boxes=boxes_M4)
 
 
 class _Ranked:
@@ -93,7 +95,7 @@ class _Ranked:
     def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, cut_N4: Bool):
         self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
         self.fragment: Bool = np.any(cut_N4, axis=1)
-        self.areas: Float64 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1)
+        self.areas: Float64 = area(boxes_N4)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -107,8 +109,7 @@ def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
         other_view = ranked.view[winner] != ranked.view[loser]
         winner, loser = winner[other_view], loser[other_view]
         one, other = ranked.boxes[winner], ranked.boxes[loser]
-        sides = np.minimum(one[:, 2:], other[:, 2:]) - np.maximum(one[:, :2], other[:, :2])
-        common = sides.clip(min=0).prod(axis=1)
+        common = intersection(one, other)
         union = ranked.areas[winner] + ranked.areas[loser] - common
         same = common > threshold * union
         absorbed = ranked.fragment[loser] & (common > FRAGMENT_SHARE * ranked.areas[loser])

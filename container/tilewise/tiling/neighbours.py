@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
+from tilewise.boxes import sides
 
 CHUNK = 200_000
 """So many pairs are looked at together: what that needs of memory stays below some 30 MB."""
@@ -33,8 +34,8 @@ def near_pairs(
         Chunks of index pairs; each pair comes once, in any order.
 
     """
-    sides = (boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0)
-    level_of = np.ceil(np.log2(sides.max(axis=1, initial=1.0).clip(min=1.0))).astype(np.int64)
+    sides_N2 = sides(boxes_N4)
+    level_of = np.ceil(np.log2(sides_N2.max(axis=1, initial=1.0).clip(min=1.0))).astype(np.int64)
     levels = np.unique(level_of).tolist()
     # IoU <= ratio of the sides, so boxes of levels further apart do not reach the threshold
     apart = max(2, math.ceil(-math.log2(threshold)) + 1) if threshold > 0 else levels[-1] if levels else 0
@@ -48,7 +49,7 @@ def near_pairs(
                 asked &= reaching_N
             indices = np.flatnonzero(asked)
             spare = cells.side * max(0.0, 0.5 - threshold)
-            reach = sides[indices] / 2 + spare
+            reach = sides_N2[indices] / 2 + spare
             reach[reaching_N[indices]] = np.maximum(reach[reaching_N[indices]], cells.side / 2)
             for first, second in cells.near(indices, reach):
                 once = first < second if level == target else first != second

@@ -9,6 +9,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from tilewise.arrays import Bool, Floats
+from tilewise.boxes import clip_boxes, crop_boxes, object_size
+from tilewise.instances import Instances
 
 FILL = (123, 117, 104)
 """RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
@@ -91,16 +93,31 @@ class View:
 
     def boxes_from_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
-        return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
+        return crop_boxes(boxes_N4, self.window, self.size)
 
     def boxes_to_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
+    def to_image(self, found: Instances, width: int, height: int) -> Instances:
+        """What was found in the view -> in the pixels of its image, cut at the image's border.
+
+        Args:
+            found: in the view's pixels, on the CPU.
+            width: pixels of the image.
+            height: pixels of the image.
+
+        """
+        boxes = torch.from_numpy(clip_boxes(self.boxes_to_image(found.boxes.numpy()), (width, height)))
+        (x0, y0, _, _), (across, down) = self.window, self.scale
+        image = (-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down)
+        fields = {name: each.crop(image, (width, height)) for name, each in found.fields.items()}
+        return replace(found, boxes=boxes, fields=fields)
+
     def answers_for(self, boxes_N4: Floats) -> Bool:
         """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""
         smallest, largest = self.object_sizes
-        sizes: Floats = np.sqrt((boxes_N4[:, 2:] - boxes_N4[:, :2]).clip(min=0).prod(axis=1))
+        sizes = object_size(boxes_N4)
         return np.asarray((sizes >= smallest) & (sizes < largest))
 
     def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.arrays import Float32
+from tilewise.arrays import Bool, Float32
+from tilewise.boxes import area, intersection, object_size
 from tilewise.data.records import Record, Records
 from tilewise.tiling.chips import background_views, sniper_views
 from tilewise.tiling.plan import plan_views
@@ -83,16 +84,13 @@ class ViewPlanner:
             return always
         windows = np.array([view.window for view in views], np.float32)
         ranges = np.array([view.object_sizes for view in views])
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        sides = np.minimum(windows[:, None, 2:], boxes[None, :, 2:]) - np.maximum(
-            windows[:, None, :2], boxes[None, :, :2]
-        )
-        share = sides.clip(min=0).prod(axis=2) / areas
-        sizes = np.sqrt(areas)
-        kept = (share > 0) & (share >= self.min_visibility)
+        share = intersection(boxes, windows[:, None]) / area(boxes)
+        sizes = object_size(boxes)
+        kept: Bool = (share > 0) & (share >= self.min_visibility)
         kept &= (sizes >= ranges[:, :1]) & (sizes < ranges[:, 1:])
         return [
-            full or all_the_same for full, all_the_same in zip(kept.any(axis=1).tolist(), always, strict=True)
+            full or all_the_same
+            for full, all_the_same in zip(np.any(kept, axis=1).tolist(), always, strict=True)
         ]
 
     def _negatives(

@@ -74,7 +74,7 @@ def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: f
     else:
         scale = _scale(records.sizes, scaling)
         zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), resolved)
-        levels = choose_levels(zooms, scale, resolved, _sizes(records))
+        levels = choose_levels(zooms, scale, resolved, records.object_sizes)
     for level in levels:
         low, high = level.trains_on
         log.info("zoom %g trains on objects of %g to %g px of the image", level.zoom, low, high)
@@ -102,9 +102,8 @@ def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, resolved
         assert tiling.tile_size is not None
         tile = tiling.tile_size, tiling.tile_size
     cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
-    sizes = np.sqrt(objects.sides.prod(axis=1))
-    rare = int(MIN_SHARE * len(sizes))
-    limits = np.sort(sizes[cut])[rare : rare + 1]
+    rare = int(MIN_SHARE * len(objects.sides))
+    limits = np.sort(objects.sizes[cut])[rare : rare + 1]
     resolved_from = resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
     return round(float(min([resolved_from, *limits])), 1)
 
@@ -140,7 +139,7 @@ def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAG
     bounds = np.searchsorted(image_of[by_image], np.arange(1, len(image_sizes)))
     seen = [np.zeros(0)]
     for (width, height), own in zip(
-        image_sizes.tolist(), np.split(_sizes(records)[by_image], bounds), strict=True
+        image_sizes.tolist(), np.split(records.object_sizes[by_image], bounds), strict=True
     ):
         for factor, (low, high) in _scales(width, height, scaling, tiling):
             seen.append(own[(own >= low) & (own < high)] * factor)
@@ -161,12 +160,6 @@ def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[t
     return [(scale, sizes) for (_, sizes), scale in found.items()]
 
 
-def _sizes(records: Records) -> Float64:
-    sizes: Float64 = np.sqrt((records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64).prod(axis=1))
-    return sizes
-
-
 def _objects(records: Records) -> ObjectSizes:
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
     image_of = np.repeat(np.arange(len(records)), records.object_counts)
-    return ObjectSizes(records.sizes, sides, image_of)
+    return ObjectSizes(records.sizes, records.object_sides, image_of)
