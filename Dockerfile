@@ -69,6 +69,7 @@ ARG WEIGHTS=weights
 COPY ${WEIGHTS} /opt/tilewise/weights/
 ARG FETCH_WEIGHTS=
 COPY docker/fetch_weights.py /opt/tilewise/
+COPY container/tilewise/registry /opt/tilewise/container/tilewise/registry/
 RUN [ -z "$FETCH_WEIGHTS" ] || python3 /opt/tilewise/fetch_weights.py /opt/tilewise/weights $FETCH_WEIGHTS
 
 COPY LICENSE train serve /opt/tilewise/

@@ -16,3 +16,4 @@ requirements:  # pin anew what pyproject.toml asks for
 
 docs:  # generate what is generated
 	PYTHONPATH=container .venv/bin/python -m tilewise hyperparameters > docs/hyperparameters.md
+	.venv/bin/python benchmarks/models_table.py docs/models.md

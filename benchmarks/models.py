@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.models.detector import Detector  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
+from tilewise.registry import family_of, model_names  # noqa: E402
 from tilewise.views.view import Scaling  # noqa: E402
 from training_speed import TrainSpeed, device_name, prepare, read_data  # noqa: E402
 
@@ -81,7 +81,7 @@ def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     raw = {"model_name": name, "training_batch_size": arguments.batch, "learning_rate": 1e-4}
     raw |= arguments.hyperparameters
     if arguments.size:
-        square = scaling_of(name) == "square"
+        square = family_of(name).scaling == "square"
         names = ("image_size",) if square else ("min_size", "max_size")
         raw |= dict.fromkeys(names, arguments.size)
     speed = TrainSpeed(read_data(arguments.data), raw)
@@ -123,11 +123,11 @@ def main() -> None:
     pairs = [each for each in arguments.models if "=" in each]
     arguments.hyperparameters = dict(pair.split("=", 1) for pair in pairs)
     arguments.models = [each for each in arguments.models if each not in pairs]
-    unknown = set(arguments.models) - set(AVAILABLE_MODELS)
+    unknown = set(arguments.models) - set(model_names())
     if unknown:
-        parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(AVAILABLE_MODELS)}")
+        parser.error(f"no such model: {', '.join(sorted(unknown))}; there are {', '.join(model_names())}")
     prepare(arguments.threads)
-    for name in arguments.models or AVAILABLE_MODELS:
+    for name in arguments.models or model_names():
         print(json.dumps(measure(name, arguments)), flush=True)
 
 

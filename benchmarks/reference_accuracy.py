@@ -34,8 +34,8 @@ from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
-from tilewise.hyperparameters.models import scaling_of  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
+from tilewise.registry import family_of  # noqa: E402
 from tilewise.training.step.lr_scheduler import LRScheduler  # noqa: E402
 from tilewise.training.step.optimizer import make_optimizer  # noqa: E402
 from training_speed import device_name, prepare  # noqa: E402
@@ -57,7 +57,7 @@ def train_reference(data: Path, raw: dict[str, str], seed: int) -> dict[str, Any
         raise FileNotFoundError(f"{data} holds no val.json")
     content = read_coco(validation, Folder(data / "images"))
     model, classes = CONTENDERS[hp.model_name][0], content.classes or ()
-    sides = {"min_size": hp.min_size, "max_size": hp.max_size} if scaling_of(hp.model_name) == "sides" else {}
+    sides = {"min_size": hp.min_size, "max_size": hp.max_size} if hp.min_size else {}
     reference = Reference(model, data, len(classes), hp.training_batch_size, REFERENCE_WORKERS, seed, sides)
     reference.optimizer = make_optimizer(reference.model, hp)
     batches = len(reference.loader)
@@ -116,7 +116,7 @@ def main() -> None:
     settings = CONTENDERS[model][1] if model in CONTENDERS else {}
     raw = SSDLITE | EQUAL | settings | chosen
     raw["evaluation_frequency"] = raw["number_of_epochs"]
-    if scaling_of(model) == "sides":
+    if family_of(model).scaling == "sides":
         del raw["image_size"]
     sides: dict[str, Any] = {side: {} for side in arguments.sides}
     for seed in arguments.seeds:

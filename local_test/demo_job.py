@@ -15,7 +15,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.records import Records
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
+from tilewise.registry import family_of, model_names
 
 PIXELS_A_MINUTE = 1350 * 320 * 320
 """Of training views, with YOLOX-tiny on two cores."""
@@ -52,7 +52,7 @@ def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> tuple[dict
     raw = HYPERPARAMETERS | chosen
     if chosen.keys().isdisjoint(("training_views", "tile_size")):
         raw = {"tile_grid_size": "auto"} | raw
-    if raw["model_name"] in AVAILABLE_MODELS and scaling_of(raw["model_name"]) == "sides":
+    if raw["model_name"] in model_names() and family_of(raw["model_name"]).scaling == "sides":
         raw = {"min_size": raw["image_size"], "max_size": raw.pop("image_size")} | raw
     pixels = pixels_of_an_epoch(records, raw)
     epochs = int(chosen.get("number_of_epochs", max(1, round(PIXEL_BUDGET / pixels))))

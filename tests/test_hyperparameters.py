@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, as_markdown, parse_hyperparameters
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, LATER_MODELS
+from tilewise.hyperparameters.models import LATER_MODELS
 from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS
 from tilewise.hyperparameters.values import shown
+from tilewise.registry import model_names
 
 DOCS = Path(__file__).parents[1] / "docs" / "hyperparameters.md"
 
@@ -610,7 +611,7 @@ def test_learning_rate_scheduler__step_size_in_a_built_in_job() -> None:
 # Models
 
 
-@pytest.mark.parametrize("model", AVAILABLE_MODELS)
+@pytest.mark.parametrize("model", model_names())
 def test_model__available(model: str) -> None:
     parsed = parse_hyperparameters({"model_name": model})
     assert parsed.model_name == model
@@ -621,7 +622,7 @@ def test_model__available(model: str) -> None:
 @pytest.mark.parametrize("model", LATER_MODELS)
 def test_model__not_in_this_version(model: str) -> None:
     assert problems({"model_name": model}) == (
-        f"model_name='{model}' is not available in this version; available: {', '.join(AVAILABLE_MODELS)}"
+        f"model_name='{model}' is not available in this version; available: {', '.join(model_names())}"
     )
 
 
@@ -888,7 +889,7 @@ NAMES = st.sampled_from([*ROWS, *(row.alias for row in ROWS.values() if row.alia
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        [*VALID.values(), *AVAILABLE_MODELS, *LATER_MODELS, "yolov5", "vgg-16", "small", "", "none"]
+        [*VALID.values(), *model_names(), *LATER_MODELS, "yolov5", "vgg-16", "small", "", "none"]
     ),
     st.integers().map(str),
     st.floats().map(str),
@@ -941,7 +942,7 @@ def test_markdown__names_everything() -> None:
     for name, row in ROWS.items():
         assert f"| `{name}` |" in page
         assert row.alias is None or f"`{row.alias}`" in page
-    for model in AVAILABLE_MODELS + LATER_MODELS:
+    for model in model_names() + LATER_MODELS:
         assert f"| `{model}` |" in page
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,12 +11,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tilewise.hyperparameters.models import AVAILABLE_MODELS
-from tilewise.models.pretrained import published_files
+from tilewise.registry import Weights, model_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docker"))
 
 import fetch_weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -44,18 +47,27 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, content: 
     """Serve a file as the model's, under a name with its digest's first digits; returns that name."""
     name = f"{model}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     (folder / name).write_bytes(content)
-    monkeypatch.setitem(fetch_weights.FILES, model, name)
+    monkeypatch.setitem(fetch_weights.WEIGHTS, model, Weights(name))
     return name
 
 
-def test_files__are_those_that_a_job_looks_for() -> None:
-    assert list(fetch_weights.FILES) == list(AVAILABLE_MODELS)
-    for model, file in fetch_weights.FILES.items():
-        assert file in published_files(model)
-        assert len(fetch_weights.pin_of(file)) == (64 if file in fetch_weights.PINNED else 8)
-    for file, digest in fetch_weights.PINNED.items():
-        assert len(digest) == 64
-        assert file.startswith("yolox_") or f"-{digest[:8]}." in file
+def test_weights__of_each_model_are_pinned() -> None:
+    assert tuple(fetch_weights.WEIGHTS) == model_names()
+    for weights in fetch_weights.WEIGHTS.values():
+        assert len(weights.pin) == (64 if weights.sha256 else 8)
+        assert weights.source == "yolox" or f"-{weights.pin[:8]}." in weights.file
+
+
+def test_script__needs_python_alone(tmp_path: Path) -> None:
+    for path in ("docker/fetch_weights.py", "container/tilewise/registry"):  # what the Dockerfile copies
+        target = tmp_path / path
+        target.parent.mkdir(parents=True)
+        source = ROOT / path
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    script = tmp_path / "docker/fetch_weights.py"
+    command = [sys.executable, "-I", "-S", str(script), str(tmp_path), "no_such_model"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "yolox_nano" in done.stderr and done.returncode == 2, done.stderr
 
 
 def test_fetch__keeps_what_agrees_and_asks_for_it_once(
@@ -89,9 +101,8 @@ def test_fetch__leaves_nothing_of_a_file_that_does_not_agree(
     name = publish(folder, monkeypatch, "ssd_vgg16", b"weights")
     if whole:  # its first digits are right
         digest = hashlib.sha256(b"weights").hexdigest()
-        monkeypatch.setitem(
-            fetch_weights.PINNED, name, digest[:63] + "0123456789abcdef"[int(digest[63], 16) - 1]
-        )
+        other = digest[:63] + "0123456789abcdef"[int(digest[63], 16) - 1]
+        monkeypatch.setitem(fetch_weights.WEIGHTS, "ssd_vgg16", Weights(name, sha256=other))
     else:
         (folder / name).write_bytes(b"others")
     assert run(monkeypatch, tmp_path / "weights", "ssd_vgg16", "--torchvision", url) == 1
@@ -116,6 +127,7 @@ def test_fetch__yolox_has_a_mirror_of_its_own(
     (folder / "yolox_s.pth").write_bytes(b"weights")
     arguments = tmp_path / "weights", "yolox_s", "--yolox", url
     assert run(monkeypatch, *arguments) == 1
-    monkeypatch.setitem(fetch_weights.PINNED, "yolox_s.pth", hashlib.sha256(b"weights").hexdigest())
+    pinned = Weights("yolox_s.pth", "yolox", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setitem(fetch_weights.WEIGHTS, "yolox_s", pinned)
     assert run(monkeypatch, *arguments) == 0
     assert (tmp_path / "weights" / "yolox_s.pth").read_bytes() == b"weights"

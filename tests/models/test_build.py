@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of, model_names
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import nn
@@ -19,7 +19,7 @@ def _fast() -> None:
 
 
 def make_spec(name: str) -> DetectorSpec:
-    scaling = Scaling(square=64) if scaling_of(name) == "square" else Scaling(min_size=64, max_size=64)
+    scaling = Scaling(square=64) if family_of(name).scaling == "square" else Scaling(min_size=64, max_size=64)
     # with so low a threshold even a fresh network finds something
     return DetectorSpec(name, 3, scaling, None, 1e-4, 0.5, 20)
 
@@ -81,9 +81,9 @@ def test_spec__survives_json() -> None:
         assert DetectorSpec.from_json(spec.to_json()) == spec
 
 
-@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+@pytest.mark.parametrize("name", model_names())
 def test_anchors__published_do_for_large_objects(name: str) -> None:
-    scaling = SQUARE if scaling_of(name) == "square" else SIDES
+    scaling = SQUARE if family_of(name).scaling == "square" else SIDES
     assert anchor_sizes_for(name, scaling, np.full(9, 200.0)) is None
 
 
@@ -101,6 +101,6 @@ def test_anchors__published_do_for_large_objects(name: str) -> None:
     ],
 )
 def test_anchors__fitted_to_small_objects(name: str, expected: tuple[float, ...] | None) -> None:
-    scaling = SQUARE if scaling_of(name) == "square" else SIDES
+    scaling = SQUARE if family_of(name).scaling == "square" else SIDES
     fitted = anchor_sizes_for(name, scaling, np.full(9, 8.0))
     assert fitted == (None if expected is None else pytest.approx(expected))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tilewise.instances import Instances
 from tilewise.models.detector import (
-    CLASSIFICATION_LOSSES,
     IMAGENET_MEAN,
     IMAGENET_STD,
     BatchImages,
@@ -114,8 +113,3 @@ def test_on_ignored__any_of_several_boxes_counts() -> None:
 
 def test_on_ignored__nothing_ignored() -> None:
     assert on_ignored(torch.rand(5, 4), torch.zeros(0, 4)).tolist() == [False] * 5
-
-
-def test_classification_losses__name_what_the_log_calls_cross_entropy() -> None:
-    assert "bbox_regression" not in CLASSIFICATION_LOSSES
-    assert {"classification", "loss_classifier"} <= CLASSIFICATION_LOSSES

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.coco import coco_metrics
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors, DefaultBoxes
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of, model_names
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
@@ -24,8 +24,9 @@ SAME_BUT_LARGER = {
     *(f"gfl_resnet{depth}_fpn" for depth in (34, 50, 101)),
     *(f"yolox_{size}" for size in ("tiny", "m", "l", "x")),
 }
-MODELS = sorted(set(AVAILABLE_MODELS) - SAME_BUT_LARGER)
+MODELS = sorted(set(model_names()) - SAME_BUT_LARGER)
 CLASSES = 2
+BOX_LOSSES = {"bbox_regression", "distribution", "loss_box_reg", "loss_rpn_box_reg"}
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +35,7 @@ def _fast() -> None:
 
 
 def make_detector(name: str, side: int, score_threshold: float = 0.0) -> Detector:
-    square = scaling_of(name) == "square"
+    square = family_of(name).scaling == "square"
     scaling = Scaling(square=side) if square else Scaling(min_size=side, max_size=side)
     torch.manual_seed(0)
     return build_detector(DetectorSpec(name, CLASSES, scaling, None, score_threshold, 0.5, 50))
@@ -111,6 +112,7 @@ def test_step__in_mixed_precision_has_losses_and_boxes_in_single(name: str) -> N
         with torch.inference_mode():
             found = detector.eval().detect(images)
     assert isinstance(losses, dict) and isinstance(exact, dict)
+    assert losses.keys() - BOX_LOSSES == family_of(name).classification_losses
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
     total, close = (torch.stack(list(each.values())).sum().item() for each in (exact, losses))
     assert close == pytest.approx(total, rel=0.05)

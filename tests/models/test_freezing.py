@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import AVAILABLE_MODELS, scaling_of
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.freezing import builtin_names, freeze, stages_of
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of, model_names
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import nn
@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def make_detector(name: str, device: str = "meta") -> Detector:
-    scaling = Scaling(square=300) if scaling_of(name) == "square" else Scaling(min_size=64, max_size=64)
+    square = family_of(name).scaling == "square"
+    scaling = Scaling(square=300) if square else Scaling(min_size=64, max_size=64)
     with torch.device(device):
         return build_detector(DetectorSpec(name, 2, scaling, None, 0.1, 0.5, 10))
 
@@ -49,14 +50,14 @@ BODY = [("backbone.body.conv1", "backbone.body.bn1"), *((f"backbone.body.layer{n
     ],
 )
 def test_stages__of_each_backbone(name: str, count: int, first: tuple[str], last: tuple[str]) -> None:
-    stages = stages_of(make_detector(name).network)
+    stages = stages_of(make_detector(name).network, name)
     assert (len(stages), stages[0], stages[-1]) == (count, first, last)
 
 
-@pytest.mark.parametrize("name", AVAILABLE_MODELS)
+@pytest.mark.parametrize("name", model_names())
 def test_stages__exist_and_are_the_backbone_without_its_pyramid(name: str) -> None:
     network = make_detector(name).network
-    modules = [module for stage in stages_of(network) for module in stage]
+    modules = [module for stage in stages_of(network, name) for module in stage]
     assert len(set(modules)) == len(modules)
     assert all(any(True for _ in network.get_submodule(module).parameters()) for module in modules)
     body = network.get_submodule(re.split(r"\.(conv1|stem|0|0\.0)$", modules[0])[0])
@@ -122,7 +123,7 @@ def of_modules(*modules: str) -> list[str]:
     ],
 )
 def test_builtin_names__are_those_of_the_symbol_files(name: str, ours: str, theirs: str) -> None:
-    assert builtin_names(make_detector(name).network)[ours] == theirs
+    assert builtin_names(make_detector(name).network, name)[ours] == theirs
 
 
 def test_pattern__matches_nothing() -> None:

@@ -14,11 +14,11 @@ from squares import squares_split
 from tilewise.data.channel import DataSet
 from tilewise.data.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.hyperparameters.models import scaling_of
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.metric_lines import MetricLines
@@ -60,7 +60,7 @@ def make_batch(side: int, images: int, ignored: bool = True) -> list[Sample]:
 def make_learner(name: str, gpu: bool, **given: object) -> tuple[TrainStep, Scaling]:
     hp = parse_hyperparameters({"model_name": name, "learning_rate": 1e-3, "precision": "fp32"} | given)
     side = side_of(name)
-    square = scaling_of(name) == "square"
+    square = family_of(name).scaling == "square"
     scaling = Scaling(square=side) if square else Scaling(min_size=side, max_size=side)
     torch.manual_seed(0)
     detector = build_detector(DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 50))

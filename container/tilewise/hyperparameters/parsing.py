@@ -7,17 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import (
-    AVAILABLE_MODELS,
-    BASE_NETWORKS,
-    LATER_MODELS,
-    PYRAMIDS,
-    YOLOV5_SIZES,
-    scaling_of,
-)
-from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters, Preset
+from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5_SIZES
+from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
+from tilewise.registry import ModelFamily, families, family_of, model_names
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
@@ -171,29 +165,30 @@ def _resolve_model(given: _Given) -> str | None:
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
         given.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
-    if entry and model not in AVAILABLE_MODELS:
+    if entry and model not in model_names():
         given.refuse(entry.name, _why_not(entry, model))
-    return model if model in AVAILABLE_MODELS + LATER_MODELS else None
+    return model if model in model_names() + LATER_MODELS else None
 
 
 def _why_not(entry: _Entry, model: str) -> str:
-    available: tuple[str, ...] = AVAILABLE_MODELS
+    available = model_names()
     if model not in LATER_MODELS:
-        near = did_you_mean(entry.text, (*AVAILABLE_MODELS, *LATER_MODELS, "yolov5"))
+        near = did_you_mean(entry.text, (*available, *LATER_MODELS, "yolov5"))
         return f"{entry}: there is no such model{near}; available: {', '.join(available)}"
     if entry.name == "base_network":
-        available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in AVAILABLE_MODELS)
+        available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in available)
     meaning = "" if model == entry.text else f" ({model})"
     return f"{entry}{meaning} is not available in this version; available: {', '.join(available)}"
 
 
 def _check_scaling(given: _Given, model: str) -> None:
-    scaling = scaling_of(model)
+    family = _family_of(model)
+    scaling = family.scaling if family else LATER_SCALING
     for canonical, entry in given.entries.items():
         if ROWS[canonical].scaling not in (None, scaling):
             given.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
     if scaling == "sides":
-        _check_sides(given)
+        _check_sides(given, model)
     compiled, multi_scale = given.entries.get("compile"), given.entries.get("multi_scale")
     if compiled and compiled.value:
         if scaling == "sides":
@@ -202,27 +197,41 @@ def _check_scaling(given: _Given, model: str) -> None:
         elif multi_scale and multi_scale.value:
             given.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
     stride_4 = given.entries.get("stride_4_level")
-    if stride_4 and stride_4.value and not model.startswith(PYRAMIDS):
-        kinds = ", ".join(f"{kind}*" for kind in PYRAMIDS)
+    if stride_4 and stride_4.value and not (family and family.stride_4_level):
+        kinds = ", ".join(each.pattern for each in families() if each.stride_4_level)
         given.refuse(stride_4.name, f"{stride_4}: {model} has no such level, only {kinds} have; leave it out")
 
 
-def _check_sides(given: _Given) -> None:
+def _family_of(model: str) -> ModelFamily | None:
+    """None for a model that this version has not."""
+    return None if model in LATER_MODELS else family_of(model)
+
+
+def _check_sides(given: _Given, model: str) -> None:
     low, high = given.entries.get("min_size"), given.entries.get("max_size")
-    least = low.value if low else ROWS["min_size"].azure
-    most = high.value if high else ROWS["max_size"].azure
+    defaults = _defaults(given, model)
+    least = low.value if low else defaults["min_size"]
+    most = high.value if high else defaults["max_size"]
     if low and least > most:
         given.refuse(low.name, f"{low}: must be at most max_size={most}")
     elif high and least > most:
         given.refuse(high.name, f"{high}: must be at least min_size={least}")
 
 
+def _defaults(given: _Given, model: str) -> dict[str, Any]:
+    """Those of the job's dialect, and in Azure AutoML's those of the model's family before them."""
+    family = _family_of(model)
+    applies = (None, family.scaling if family else LATER_SCALING)
+    own = family.defaults if family and given.dialect == "azure" else {}
+    return {
+        name: own.get(name, row.default(given.dialect)) if row.scaling in applies else None
+        for name, row in ROWS.items()
+    }
+
+
 def _complete(given: _Given, model: str) -> dict[str, Any]:
     """All fields: what was given, the defaults of the job and the model, and what follows from them."""
-    yolox = given.dialect == "azure" and model.startswith("yolox_")
-    preset: Preset = "yolox" if yolox else given.dialect
-    applies = (None, scaling_of(model))
-    values = {name: row.default(preset) if row.scaling in applies else None for name, row in ROWS.items()}
+    values = _defaults(given, model)
     values |= {name: entry.value for name, entry in given.entries.items()}
     values["model_name"] = model
     if values["lr_scheduler_step"]:

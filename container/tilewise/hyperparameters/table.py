@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tilewise.hyperparameters.models import BASE_NETWORKS, Scaling
+from tilewise.hyperparameters.models import BASE_NETWORKS
 from tilewise.hyperparameters.values import (
     BatchSize,
     ClassMap,
@@ -25,9 +25,9 @@ from tilewise.hyperparameters.values import (
     Steps,
     Workers,
 )
+from tilewise.registry import InputScaling
 
 Dialect = Literal["azure", "builtin"]
-Preset = Literal["azure", "yolox", "builtin"]
 
 
 class Tuning(NamedTuple):
@@ -45,9 +45,8 @@ class Row:
 
     Attributes:
         group: the heading it stands under.
-        help: one line for the user.
-        azure: the default, in a job with Azure AutoML's names.
-        yolox: the default for a YOLOX, ``...`` where it is the same.
+        help: one line for the user; ``$square_models`` and ``$stride_4_models`` stand for their names.
+        azure: the default, in a job with Azure AutoML's names; a family of models may have another.
         builtin: the default in a job of the built-in algorithm, ``...`` where it is the same.
         unset: what a default of None means, in words.
         alias: the built-in algorithm's name for it.
@@ -61,19 +60,17 @@ class Row:
     group: str
     help: str
     azure: Any
-    yolox: Any = ...
     builtin: Any = ...
     unset: str = "none"
     alias: str | None = None
     alias_type: Any = None
     required: bool = False
-    scaling: Scaling | None = None
+    scaling: InputScaling | None = None
     tuning: Tuning | None = None
 
-    def default(self, preset: Preset) -> Any:
+    def default(self, dialect: Dialect) -> Any:
         """The default in jobs of one kind."""
-        own = {"azure": self.azure, "yolox": self.yolox, "builtin": self.builtin}[preset]
-        return self.azure if own is ... else own
+        return self.azure if dialect == "azure" or self.builtin is ... else self.builtin
 
 
 AZURE_SHORT_NAMES = {
@@ -132,7 +129,7 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Model",
-            "Side of the square, in pixels, that an image is scaled to (`ssd*` and `yolox_*`).",
+            "Side of the square, in pixels, that an image is scaled to ($square_models).",
             azure=640,
             builtin=300,
             alias="image_shape",
@@ -144,9 +141,8 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Model",
-            "Pixels that the shorter side is scaled to (all models but `ssd*` and `yolox_*`).",
+            "Pixels that the shorter side is scaled to (all models but $square_models).",
             azure=600,
-            yolox=None,
             builtin=None,
             unset="-",
             scaling="sides",
@@ -156,9 +152,8 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Model",
-            "Pixels that the longer side may have after scaling (all models but `ssd*` and `yolox_*`).",
+            "Pixels that the longer side may have after scaling (all models but $square_models).",
             azure=1333,
-            yolox=None,
             builtin=None,
             unset="-",
             scaling="sides",
@@ -186,7 +181,7 @@ class Hyperparameters(BaseModel):
         Flag,
         Row(
             "Model",
-            "One more feature map, at stride 4, for the smallest objects (`retinanet_*`, `fcos_*`, `gfl_*`).",
+            "One more feature map, at stride 4, for the smallest objects ($stride_4_models).",
             azure=False,
         ),
     ]
@@ -264,7 +259,7 @@ class Hyperparameters(BaseModel):
 
     number_of_epochs: Annotated[
         Count,
-        Row("Training", "Passes over the training data.", azure=15, yolox=30, builtin=30, alias="epochs"),
+        Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
     ]
     training_batch_size: Annotated[
         BatchSize,
@@ -274,7 +269,6 @@ class Hyperparameters(BaseModel):
             " and in a built-in job that gives neither. `auto` is the largest power of two that fits, up to"
             " 64 (on a CPU 16) and an eighth of the images.",
             azure=2,
-            yolox=16,
             builtin=32,
             alias="mini_batch_size",
             tuning=Tuning("Linear", 8, 64),
@@ -286,7 +280,6 @@ class Hyperparameters(BaseModel):
             "Training",
             "Images at a time in validation, for each GPU or machine as in training.",
             azure=1,
-            yolox=16,
             builtin=None,
             unset="as in training",
         ),
@@ -320,7 +313,6 @@ class Hyperparameters(BaseModel):
             "Validate and keep a moving average of the weights, of which each step keeps this share; it"
             " rises to it over some 2000 steps. 0: the weights themselves.",
             azure=0.0,
-            yolox=0.9998,
         ),
     ]
     precision: Annotated[
@@ -394,7 +386,6 @@ class Hyperparameters(BaseModel):
             "Learning rate",
             "The highest learning rate.",
             azure=0.005,
-            yolox=0.01,
             builtin=0.001,
             alias="learning_rate",
             tuning=Tuning("Logarithmic", 1e-6, 0.5),
@@ -515,7 +506,7 @@ class Hyperparameters(BaseModel):
 
     box_score_threshold: Annotated[
         Fraction,
-        Row("Detections", "Boxes below this score are left out.", azure=0.3, yolox=0.1, builtin=0.01),
+        Row("Detections", "Boxes below this score are left out.", azure=0.3, builtin=0.01),
     ]
     nms_iou_threshold: Annotated[
         Fraction,
@@ -592,10 +583,8 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Small objects",
-            "Side of a chip in pixels of what the model sees; `sniper` only (`ssd*` and `yolox_*`:"
-            " `image_size`).",
+            "Side of a chip in pixels of what the model sees; `sniper` only ($square_models: `image_size`).",
             azure=512,
-            yolox=None,
             builtin=None,
             unset="-",
             scaling="sides",

@@ -13,11 +13,6 @@ from tilewise.views.sample import Sample
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-CLASSIFICATION_LOSSES = frozenset(
-    {"classification", "objectness", "loss_objectness", "loss_classifier", "bbox_ctrness"}
-)
-"""The losses that ask *what* and *whether*; all others ask *where*."""
-
 Target = dict[str, Tensor]
 
 

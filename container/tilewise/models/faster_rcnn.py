@@ -15,6 +15,7 @@ from tilewise.models.roi_align import RoIAlign
 from tilewise.models.roi_heads import RoIHeads, SinglePrecisionPredictor
 from tilewise.models.rpn import RPN, Sampler, SinglePrecisionRPNHead
 from tilewise.models.spec import DetectorSpec
+from tilewise.views.view import Scaling
 
 PUBLISHED_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 
@@ -30,6 +31,11 @@ class FasterRCNN(TorchvisionFasterRCNN):
         maps = self.backbone(batch.tensors)
         proposals, losses = self.rpn(batch, maps, targets)
         return self.roi_heads(maps, proposals, batch.image_sizes, targets)[1] | losses
+
+
+def published_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
+    """The anchors' published √areas in pixels, one a feature map."""
+    return PUBLISHED_SIZES
 
 
 def build_faster_rcnn(spec: DetectorSpec) -> Detector:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tilewise.errors import UserError
 from tilewise.models.detector import Detector
 from tilewise.models.names import summary
+from tilewise.registry import find_model
 
 SHOWN = 5
 
@@ -37,7 +38,7 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
     """
     network = detector.network
     every = [key for key, _ in network.named_parameters()]
-    frozen = {*_in_stages(network, name, layers or 0), *_matching(network, pattern)}
+    frozen = {*_in_stages(network, name, layers or 0), *_matching(network, name, pattern)}
     if frozen == set(every):
         raise UserError(f"{_given(layers, pattern)} freezes all of {name}: nothing is left to train")
     for key, parameter in network.named_parameters():
@@ -55,76 +56,35 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
     )
 
 
-def stages_of(network: nn.Module) -> list[tuple[str, ...]]:
-    """The stages of a backbone, from the image on, each as the names of its modules.
+def stages_of(network: nn.Module, name: str) -> list[tuple[str, ...]]:
+    """The stages of a model's backbone, from the image on, each as the names of its modules.
 
-    A ResNet has five: its first convolution and ``layer1`` to ``layer4`` (in ``ssd_resnet50`` to ``layer3``).
-    A VGG has its five blocks of convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to
-    ``dark5``.
+    The registry says what they are (:class:`tilewise.registry.Backbone`): a ResNet has five, its first
+    convolution and ``layer1`` to ``layer4`` (in ``ssd_resnet50`` to ``layer3``). A VGG has its five blocks of
+    convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to ``dark5``.
     """
-    modules = dict(network.named_modules())
-    if "backbone.body.layer1" in modules:
-        layers = [f"backbone.body.layer{number}" for number in range(1, 5)]
-        first = ("backbone.body.conv1", "backbone.body.bn1")
-        return [first, *((layer,) for layer in layers if layer in modules)]
-    if "backbone.backbone.stem" in modules:
-        return [(f"backbone.backbone.{part}",) for part in ("stem", "dark2", "dark3", "dark4", "dark5")]
-    if "backbone.body" in modules:
-        return [(f"backbone.body.{child}",) for child, _ in modules["backbone.body"].named_children()]
-    if "backbone.scale_weight" in dict(network.named_parameters()):
-        return _vgg_blocks(network)
-    return [
-        (f"backbone.features.{half}.{child}",)
-        for half, part in modules["backbone.features"].named_children()
-        for child, _ in part.named_children()
-    ]
+    backbone = find_model(name).backbone
+    stages: list[tuple[str, ...]] = []
+    for stage in backbone.stages if backbone else ():
+        if any("*" in module for module in stage):
+            patterns = "|".join(re.escape(module).replace(r"\*", r"[^.]*") for module in stage)
+            stages += [(key,) for key, _ in network.named_modules() if re.fullmatch(patterns, key)]
+        else:
+            stages.append(stage)
+    return stages
 
 
-def builtin_names(network: nn.Module) -> dict[str, str]:
-    """The built-in algorithm's name of each parameter of an SSD's base network, by the name here.
-
-    VGG-16: ``conv1_1_weight``, ``conv1_1_bias`` and so on; ResNet-50: ``conv0_weight``, ``bn0_gamma``,
-    ``stage1_unit1_conv1_weight``, ``stage1_unit1_sc_weight`` and so on, as in MXNet's symbol files.
-    """
-    keys = [key for key, _ in network.named_parameters()]
-    if "backbone.scale_weight" in keys:
-        return {
-            f"{module}.{kind}": f"conv{block}_{number}_{kind}"
-            for block, modules in enumerate(_vgg_blocks(network), start=1)
-            for number, module in enumerate(modules, start=1)
-            for kind in ("weight", "bias")
-        }
-    return {key: _as_mxnet(key) for key in keys if key.startswith("backbone.body.")}
-
-
-def _vgg_blocks(network: nn.Module) -> list[tuple[str, ...]]:
-    """The convolutions of VGG-16, one tuple a block; its fully connected layers are not among them."""
-    modules = dict(network.named_modules())
-    blocks: list[list[str]] = [[]]
-    for parent in ("backbone.features", "backbone.extra.0"):
-        for child, module in modules[parent].named_children():
-            if isinstance(module, nn.MaxPool2d):
-                blocks.append([])
-            elif isinstance(module, nn.Conv2d):
-                blocks[-1].append(f"{parent}.{child}")
-    return [tuple(block) for block in blocks]
-
-
-def _as_mxnet(key: str) -> str:
-    normalised = re.search(r"\bbn\d|downsample\.1", key) is not None
-    name = re.sub(
-        r"layer(\d)\.(\d+)\.", lambda unit: f"stage{unit[1]}_unit{int(unit[2]) + 1}_", key.split(".body.")[1]
-    )
-    for ours, theirs in (("downsample.0", "sc"), ("downsample.1", "sc_bn")):
-        name = name.replace(ours, theirs)
-    name = re.sub(r"^(conv|bn)1\b", r"\g<1>0", name)
-    if normalised:
-        name = name.replace("weight", "gamma").replace("bias", "beta")
-    return name.replace(".", "_")
+def builtin_names(network: nn.Module, name: str) -> dict[str, str]:
+    """The built-in algorithm's name of each parameter of a base network that it has, by the name here."""
+    backbone = find_model(name).backbone
+    if backbone is None or backbone.builtin_name is None:
+        return {}
+    names = {key: backbone.builtin_name(key) for key, _ in network.named_parameters()}
+    return {key: theirs for key, theirs in names.items() if theirs is not None}
 
 
 def _in_stages(network: nn.Module, name: str, layers: int) -> list[str]:
-    stages = stages_of(network) if layers else []
+    stages = stages_of(network, name) if layers else []
     if layers > len(stages):
         listed = ", ".join(" + ".join(stage) for stage in stages)
         raise UserError(
@@ -134,11 +94,11 @@ def _in_stages(network: nn.Module, name: str, layers: int) -> list[str]:
     return [key for key, _ in network.named_parameters() if prefixes and key.startswith(prefixes)]
 
 
-def _matching(network: nn.Module, pattern: str | None) -> list[str]:
+def _matching(network: nn.Module, name: str, pattern: str | None) -> list[str]:
     if not pattern:
         return []
     keys = [key for key, _ in network.named_parameters()]
-    theirs = builtin_names(network)
+    theirs = builtin_names(network, name)
     matches = re.compile(pattern).match
     found = [key for key in keys if matches(key) or matches(theirs.get(key, key))]
     if not found:

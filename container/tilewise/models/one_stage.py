@@ -28,6 +28,7 @@ from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.views.view import Scaling
 
 RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 FCOS_STRIDES = (8, 16, 32, 64, 128)
@@ -170,7 +171,7 @@ def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
 
 def build_retinanet(spec: DetectorSpec) -> Detector:
     """RetinaNet on P3 to P7, or P2 to P7, three anchor sizes an octave."""
-    sizes = spec.anchor_sizes or retinanet_sizes(spec.stride_4_level)
+    sizes = spec.anchor_sizes or retinanet_sizes(spec.name, spec.scaling, spec.stride_4_level)
     octave = tuple((size, size * 2 ** (1 / 3), size * 2 ** (2 / 3)) for size in sizes)
     anchors = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
@@ -180,7 +181,7 @@ def build_retinanet(spec: DetectorSpec) -> Detector:
     return Detector(network, background=False)
 
 
-def retinanet_sizes(stride_4_level: bool) -> tuple[float, ...]:
+def retinanet_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' √areas in pixels, one a feature map: published, and half the first at stride 4."""
     return (RETINANET_SIZES[0] / 2, *RETINANET_SIZES) if stride_4_level else RETINANET_SIZES
 

@@ -1,29 +1,20 @@
-"""Starting from published weights: torchvision's detectors and backbones, YOLOX's; never a download."""
+"""Starting from published weights, which the registry names; never a download."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models import detection, get_model_weights
 
 from tilewise.errors import UserError
 from tilewise.models.detector import IMAGENET_STD, Detector
 from tilewise.models.names import summary
+from tilewise.registry import find_model, load
 
-_DETECTORS = {
-    "ssd_vgg16": "ssd300_vgg16",
-    "ssdlite_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
-    "fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_mobilenet_v3_large_fpn": "fasterrcnn_mobilenet_v3_large_fpn",
-    "retinanet_resnet50_fpn": "retinanet_resnet50_fpn",
-    "fcos_resnet50_fpn": "fcos_resnet50_fpn",
-}
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -48,6 +39,8 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
         path = _in_channel(channel, wanted)
     else:
         there = [Path(folder) / file for file in wanted if folder and (Path(folder) / file).is_file()]
+        if not wanted:
+            return f"use_pretrained_model=1, but no weights of {name} are published: training from scratch"
         if not there:
             where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
             return (
@@ -59,20 +52,8 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
 
 def published_files(name: str) -> list[str]:
     """The names of the files with weights for a model: those of its detector, then those of its backbone."""
-    if name.startswith("yolox_"):
-        files = [f"{name}.pth"]
-    else:
-        files = _files_of(_DETECTORS[name]) if name in _DETECTORS else []
-        backbone = re.search(r"resnet\d+|mobilenet_v3_large|vgg16", name)
-        assert backbone is not None
-        # VGG's "features" are the ones that SSD was published with
-        files += sorted(_files_of(backbone[0]), key=lambda file: "features" not in file)
+    files = [weights.file for weights in find_model(name).published]
     return [spelling for file in files for spelling in (file, f"{Path(file).stem}.safetensors")]
-
-
-def _files_of(model: str) -> list[str]:
-    weights = get_model_weights(getattr(detection, model, model))
-    return [each.url.rsplit("/", 1)[-1] for each in weights]
 
 
 def _published(files: Sequence[str]) -> str:
@@ -87,9 +68,9 @@ def _in_channel(channel: Path, wanted: Sequence[str]) -> Path:
             return by_name[name]
     if len(files) != 1:
         found = ", ".join(path.name for path in files[:5]) or "none"
+        named = f", or one named as published ({_published(wanted)})" if wanted else ""
         raise UserError(
-            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}), "
-            f"or one named as published ({_published(wanted)}); it has {found}"
+            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}){named}; it has {found}"
         )
     return files[0]
 
@@ -97,9 +78,9 @@ def _in_channel(channel: Path, wanted: Sequence[str]) -> Path:
 def _load(network: nn.Module, name: str, path: Path) -> str:
     own = network.state_dict()
     published = _read(path)
-    part = ""
-    if not any(key.startswith(("backbone.", "head.")) for key in published):
-        published, part = _of_backbone(published, list(own)), " (a backbone's)"
+    backbone, part = find_model(name).backbone, ""
+    if backbone and backbone.from_classifier and not any(key in own for key in published):
+        published, part = load(backbone.from_classifier)(published, list(own)), " (a backbone's)"
     fitting = {
         key: value for key, value in published.items() if key not in own or own[key].shape == value.shape
     }
@@ -136,11 +117,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _of_backbone(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of torchvision's classifier, by the names that they have in a detector."""
-    if "layer1.0.conv1.weight" in published:
-        return {f"backbone.body.{key}": value for key, value in published.items()}
-    # Detectors cut a VGG's or a MobileNet's list of layers into pieces, but keep their order.
+def resnet_of(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of torchvision's ResNet, by the names that they have in a detector."""
+    if "layer1.0.conv1.weight" not in published:
+        return {}
+    return {f"backbone.body.{key}": value for key, value in published.items()}
+
+
+def layers_of(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of torchvision's VGG or MobileNet, by the names that they have in a detector.
+
+    Detectors cut their list of layers into pieces, but keep the order.
+    """
     features = {key: value for key, value in published.items() if key.startswith("features.")}
     theirs = [key for key in features if not key.endswith("num_batches_tracked")]
     pieces = ("backbone.features.", "backbone.extra.0.", "backbone.body.")
@@ -150,14 +138,17 @@ def _of_backbone(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[st
         if key.rsplit(".", 1)[1] != name.rsplit(".", 1)[1]:
             break
         renamed[name] = features[key]
-    first = "backbone.features.0.weight"
-    if first in renamed and _is_classifier(published):
-        # It was trained on pixels of unit variance; SSD's VGG gets them from -128 to 127.
-        renamed[first] = renamed[first] / (255 * renamed[first].new_tensor(IMAGENET_STD).view(1, 3, 1, 1))
     return renamed
 
 
-def _is_classifier(published: Mapping[str, Tensor]) -> bool:
-    """Whether a VGG's file has the layers after the features; in the one for SSD they are not numbers."""
-    last = published.get("classifier.0.weight")
-    return last is not None and bool(last.isfinite().all())
+def vgg_of(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
+    """As :func:`layers_of`, for the pixels from -128 to 127 that SSD's VGG gets.
+
+    A whole classifier was trained on pixels of unit variance. The file for SSD has the features alone: the
+    layers after them are there, but are not numbers.
+    """
+    renamed = layers_of(published, own)
+    first, last = "backbone.features.0.weight", published.get("classifier.0.weight")
+    if first in renamed and last is not None and bool(last.isfinite().all()):
+        renamed[first] = renamed[first] / (255 * renamed[first].new_tensor(IMAGENET_STD).view(1, 3, 1, 1))
+    return renamed

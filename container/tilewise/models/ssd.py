@@ -23,18 +23,12 @@ from tilewise.models.matching import BoxCoder, OneStage, anchors_on_ignored, mat
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.views.view import Scaling
 
 VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
 VGG_512_SCALES = (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
 LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
 SMALLEST_SIDE = 300
-SMALLEST_VIEWS = {
-    ("ssd_vgg16", False): 288,
-    ("ssd_vgg16", True): 480,
-    ("ssd_resnet50", False): 288,
-    ("ssd_resnet50", True): 32,
-}
-"""By model and whether it has the layout of 512 px: the last maps of a smaller view have no pixel."""
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
 VGG_HEAD_STD = 0.001
@@ -139,11 +133,12 @@ def _halving(channels: int, between: int, out: int, stride: int) -> nn.Sequentia
     )
 
 
-def published_scales(name: str, side: int) -> tuple[float, ...]:
+def published_scales(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' published √areas, as fractions of the image's side, one a feature map."""
     if name == "ssdlite_mobilenet_v3_large":
         return LITE_SCALES[:-1]
-    return (VGG_512_SCALES if side >= 512 else VGG_300_SCALES)[:-1]
+    assert scaling.square is not None
+    return (VGG_512_SCALES if scaling.square >= 512 else VGG_300_SCALES)[:-1]
 
 
 def build_ssd(spec: DetectorSpec) -> Detector:

@@ -25,10 +25,11 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
-from tilewise.models.detector import CLASSIFICATION_LOSSES, Detector
+from tilewise.models.detector import Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import default_workers, make_loader, read_batch
@@ -307,7 +308,8 @@ class Trainer:
         means = means_of([(part.losses, part.learnt) for part in parts])
         records, pixels = sum(part.records for part in parts), sum(part.pixels for part in parts)
         if means:
-            what = sum(value for name, value in means.items() if name in CLASSIFICATION_LOSSES)
+            asks_what = family_of(self.spec.name).classification_losses
+            what = sum(value for name, value in means.items() if name in asks_what)
             self.lines.losses(epoch, done.batches, what, sum(means.values()) - what)
         self.lines.throughput(records / done.seconds)
         return {

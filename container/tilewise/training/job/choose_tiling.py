@@ -11,8 +11,8 @@ import numpy as np
 from tilewise.arrays import Float64, Int64
 from tilewise.data.records import Records
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.models.build import resolved_size, smallest_view
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import SMALLEST_OBJECT_AT_STRIDE_4, find_model
 from tilewise.tiling.auto import ObjectSizes, choose_grid, choose_tile_size
 from tilewise.tiling.grid import grid_tile
 from tilewise.tiling.plan import plan_views
@@ -34,7 +34,9 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         scaling: how the detector's views are scaled.
 
     """
-    resolved = resolved_size(hp.model_name, hp.stride_4_level)
+    resolved = find_model(hp.model_name).smallest_object
+    if hp.stride_4_level:
+        resolved = min(resolved, SMALLEST_OBJECT_AT_STRIDE_4)
     tiling = Tiling(
         overlap=hp.tile_overlap_ratio,
         merge=hp.tile_merge,
@@ -126,7 +128,7 @@ def size_factors(hp: Hyperparameters, spec: DetectorSpec) -> list[float]:
         return [1.0]
     nominal = spec.scaling.square or spec.scaling.min_size
     assert nominal is not None
-    sides = multi_scale_sides(nominal, smallest_view(spec.name, spec.scaling))
+    sides = multi_scale_sides(nominal, find_model(spec.name).smallest_view(nominal))
     log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
     return [side / nominal for side in sides]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
+from tilewise.models.build import published_anchor_sizes
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
-from tilewise.models.ssd import published_scales
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ def go_on_from(detector: Detector, initial: Artifact) -> None:
 
 
 def _feature_maps(spec: DetectorSpec) -> int | None:
-    """How many there are, where the size of the image decides."""
-    side = spec.scaling.square
-    return len(published_scales(spec.name, side)) if side and spec.name.startswith("ssd") else None
+    """How many there are, where the size of the image may decide."""
+    sizes = published_anchor_sizes(spec.name, spec.scaling, spec.stride_4_level)
+    return len(sizes) if sizes else None
 
 
 def _list(names: Sequence[str]) -> str:

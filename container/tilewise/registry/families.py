@@ -1,0 +1,140 @@
+"""The entries: one for each family of models, in the order in which users see them."""
+
+from __future__ import annotations
+
+from tilewise.registry.backbones import (
+    CSP_DARKNET,
+    RESNET_18,
+    RESNET_34,
+    RESNET_50,
+    RESNET_101,
+    RESNET_152,
+    VGG_16,
+    mobilenet_v3_large,
+)
+from tilewise.registry.family import SMALLEST_OBJECT_AT_STRIDE_4, Backbone, Model, ModelFamily, Weights
+
+SOURCES = {
+    "torchvision": "https://download.pytorch.org/models/",
+    "yolox": "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/",
+}
+"""Where the files of weights are published.
+
+The whole digests of :class:`Weights` are those that other published projects pin; never seen by us on the
+files themselves.
+"""
+
+
+def _rcnn(backbone_name: str, backbone: Backbone, *weights: Weights) -> Model:
+    # its pyramid begins at stride 4; behind a MobileNet at stride 16
+    fine = SMALLEST_OBJECT_AT_STRIDE_4 if "resnet" in backbone_name else 32.0
+    return Model(f"fasterrcnn_{backbone_name}_fpn", weights, backbone, fine)
+
+
+def _yolox(size: str, sha256: str) -> Model:
+    return Model(f"yolox_{size}", (Weights(f"yolox_{size}.pth", "yolox", sha256),), CSP_DARKNET)
+
+
+SSD = ModelFamily(
+    name="ssd",
+    pattern="ssd*",
+    builder="tilewise.models.ssd:build_ssd",
+    scaling="square",
+    anchors="tilewise.models.ssd:published_scales",
+    classification_losses=frozenset({"classification"}),
+    models=(
+        # the last feature maps of a smaller view have no pixel; from 512 px on there is one more
+        Model(
+            "ssd_vgg16",
+            (Weights("ssd300_vgg16_coco-b556d3b4.pth"),),
+            VGG_16,
+            smallest_views=((0, 288), (512, 480)),
+        ),
+        Model("ssd_resnet50", (), RESNET_50, smallest_views=((0, 288), (512, 32))),
+        Model(
+            "ssdlite_mobilenet_v3_large",
+            (Weights("ssdlite320_mobilenet_v3_large_coco-a79551df.pth"),),
+            mobilenet_v3_large("backbone.features.*.*"),
+        ),
+    ),
+)
+FASTER_RCNN = ModelFamily(
+    name="fasterrcnn",
+    pattern="fasterrcnn_*",
+    builder="tilewise.models.faster_rcnn:build_faster_rcnn",
+    scaling="sides",
+    anchors="tilewise.models.faster_rcnn:published_sizes",
+    classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
+    models=(
+        _rcnn("resnet18", RESNET_18),
+        _rcnn("resnet34", RESNET_34),
+        _rcnn("resnet50", RESNET_50, Weights("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")),
+        _rcnn("resnet101", RESNET_101),
+        _rcnn("resnet152", RESNET_152),
+        _rcnn(
+            "mobilenet_v3_large",
+            mobilenet_v3_large("backbone.body.*"),
+            Weights("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"),
+        ),
+    ),
+)
+RETINANET = ModelFamily(
+    name="retinanet",
+    pattern="retinanet_*",
+    builder="tilewise.models.one_stage:build_retinanet",
+    scaling="sides",
+    anchors="tilewise.models.one_stage:retinanet_sizes",
+    stride_4_level=True,
+    classification_losses=frozenset({"classification"}),
+    models=(
+        Model("retinanet_resnet50_fpn", (Weights("retinanet_resnet50_fpn_coco-eeacb38b.pth"),), RESNET_50),
+    ),
+)
+FCOS = ModelFamily(
+    name="fcos",
+    pattern="fcos_*",
+    builder="tilewise.models.one_stage:build_fcos",
+    scaling="sides",
+    stride_4_level=True,
+    classification_losses=frozenset({"classification", "bbox_ctrness"}),
+    models=(Model("fcos_resnet50_fpn", (Weights("fcos_resnet50_fpn_coco-99b0c9b7.pth"),), RESNET_50),),
+)
+GFL = ModelFamily(
+    name="gfl",
+    pattern="gfl_*",
+    builder="tilewise.models.gfl:build_gfl",
+    scaling="sides",  # its anchors only say which points are positive: none to fit
+    stride_4_level=True,
+    classification_losses=frozenset({"classification"}),
+    models=(
+        Model("gfl_resnet18_fpn", (), RESNET_18),
+        Model("gfl_resnet34_fpn", (), RESNET_34),
+        Model("gfl_resnet50_fpn", (), RESNET_50),
+        Model("gfl_resnet101_fpn", (), RESNET_101),
+    ),
+)
+YOLOX = ModelFamily(
+    name="yolox",
+    pattern="yolox_*",
+    builder="tilewise.models.yolox:build_yolox",
+    scaling="square",
+    classification_losses=frozenset({"classification", "objectness"}),
+    defaults={
+        "number_of_epochs": 30,
+        "training_batch_size": 16,
+        "validation_batch_size": 16,
+        "ema_decay": 0.9998,
+        "learning_rate": 0.01,
+        "box_score_threshold": 0.1,
+    },
+    models=(
+        _yolox("nano", "cd28f55fbbc1829f99d9ac9b38a16d259a22889739c8728ea877610201feff7b"),
+        _yolox("tiny", "9de513de589ac98bb92d3bca53b5af7b9acfa9b0bacb831f7999d0f7afaee8f0"),
+        _yolox("s", "f55ded7181e1b0c13285c56e7790b8f0e8f8db590fe4edb37f0b7f345c913a30"),
+        _yolox("m", "60076992b32da82951c90cfa7bd6ab70eba9eda243e08b940a396f60ac2d19b6"),
+        _yolox("l", "1e6b7fa6240375370b2a8a8eab9066b3cdd43fd1d0bfa8d2027fd3a51def2917"),
+        _yolox("x", "5652330b6ae860043f091b8f550a60c10e1129f416edfdb65c259be6caf355cf"),
+    ),
+)
+
+FAMILIES = (SSD, FASTER_RCNN, RETINANET, FCOS, GFL, YOLOX)

@@ -1,0 +1,124 @@
+"""All that a new family of models needs is one module and one entry."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dots import DOTS
+from squares import squares_split
+from tilewise.data.channel import DataSet, Split
+from tilewise.errors import UserError
+from tilewise.hyperparameters import as_markdown, parse_hyperparameters
+from tilewise.inference.artifact import Artifact
+from tilewise.inference.predictor import Predictor
+from tilewise.registry import register, unregister
+from tilewise.serving.app import create_app
+from tilewise.serving.served_model import ServedModel
+from tilewise.serving.settings import Settings
+from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.job.initial_model import read_initial_model
+from tilewise.training.job.metric_lines import MetricLines
+from tilewise.training.trainer import TrainResult, train
+
+
+@pytest.fixture(autouse=True)
+def _registered() -> Iterator[None]:
+    register(DOTS)
+    yield
+    unregister("dots")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    folder = tmp_path_factory.mktemp("images")
+    images = squares_split(folder, "train", 64, 12)
+    return DataSet(("dot",), images, squares_split(folder, "validation", 64, 4, seed=1))
+
+
+def run(
+    data: DataSet, base: Path, checkpoints: str, stop_after: int | None = None, **given: object
+) -> tuple[Path, TrainResult]:
+    """A job on a machine of its own, which finds what the checkpoints of that name hold."""
+    raw = {"model_name": "dots_s", "num_workers": 0, "optimizer": "adam"} | given
+    model, asked = base / f"model-{len(list(base.iterdir()))}", 0
+    model.mkdir()
+    (base / checkpoints).mkdir(exist_ok=True)
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return stop_after is not None and asked > stop_after
+
+    kept = Checkpoints(base / checkpoints)
+    lines, hp = MetricLines("algo-1"), parse_hyperparameters(raw)
+    return model, train(data, hp, model, lines, should_stop, checkpoints=kept, state=kept.newest())
+
+
+def test_hyperparameters__know_it() -> None:
+    hp = parse_hyperparameters({"model_name": "dots_m"})
+    assert (hp.image_size, hp.min_size, hp.number_of_epochs, hp.learning_rate) == (64, None, 3, 0.02)
+    assert parse_hyperparameters({"model_name": "dots_m", "image_size": "96"}).image_size == 96
+    for given, message in (
+        ({"model_name": "dots_l"}, "did you mean dots_"),
+        ({"model_name": "dots_s", "min_size": "64"}, "dots_s takes image_size"),
+        ({"model_name": "dots_s", "stride_4_level": "1"}, "dots_s has no such level"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_hyperparameters(given)
+    page = as_markdown()
+    assert "| `dots_m` | `image_size` | yes |" in page
+    assert re.search(r"`number_of_epochs` .* 15 \(yolox: 30\) \(dots: 3\) ", page)
+    assert "`ssd*` and `yolox_*` and `dots_*`" in page
+
+
+def test_job__stopped_and_resumed_ends_as_one_that_was_left_alone(data: DataSet, tmp_path: Path) -> None:
+    expected, whole = run(data, tmp_path, "left_alone")
+    for moment in (2, 6):
+        assert run(data, tmp_path, "stopped", stop_after=moment)[1].stopped
+    model, resumed = run(data, tmp_path, "stopped")
+    assert not whole.stopped and not resumed.stopped
+    assert [epoch["losses"] for epoch in resumed.epochs] == [epoch["losses"] for epoch in whole.epochs]
+    one, other = (next(folder.glob("*.safetensors")) for folder in (expected, model))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_job__logs_its_losses_and_freezes_its_stages(
+    data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    _, trained = run(data, tmp_path, "none", layers_to_freeze=2, number_of_epochs=1)
+    assert "no weights of dots_s are published: training from scratch" in caplog.text
+    assert (
+        "frozen: 6 of 11 parameters, and the statistics of 2 normalisation layers: body.stage0" in caplog.text
+    )
+    losses = trained.epochs[0]["losses"]
+    assert losses.keys() == {"presence", "sides"}
+    out = capsys.readouterr().out
+    assert f"<loss>={losses['presence']:f}"[:12] in out or "cross_entropy" in out
+
+
+def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
+    model, _ = run(
+        data, tmp_path, "kept", number_of_epochs=25, evaluation_frequency=25, random_windows=0, seed=1
+    )
+    artifact = Artifact.load(model)
+    assert artifact.spec.name == "dots_s" and artifact.classes == ("dot",)
+    assert read_initial_model(model).spec == artifact.spec
+
+    served = ServedModel(lambda: Predictor.load(model), 30, lambda: None, lambda: None)
+    served.start()
+    while not served.ready:
+        time.sleep(0.01)
+    http = create_app(served, Settings()).test_client()
+    assert isinstance(data.train, Split)
+    record = data.train.records[3]
+    answer = http.post("/invocations", data=record.read(), content_type="image/png")
+    best = answer.get_json()["prediction"][:3]
+    assert [row[0] for row in best] == [0, 0, 0]
+    for box in (record.boxes / 64).tolist():
+        assert any(row[2:] == pytest.approx(box, abs=0.08) for row in best)
