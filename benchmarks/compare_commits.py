@@ -343,14 +343,15 @@ def result_of(tree: Tree, name: str, data: Path, store: Path | None) -> dict[str
     if tree.changed:
         store = None
     lines = store.read_text(encoding="utf-8").splitlines() if store and store.is_file() else []
-    for line in map(json.loads, lines):
-        if line["key"] == key:
-            return dict(line["result"])
+    for kept in map(json.loads, lines):
+        if kept["key"] == key:
+            return dict(kept["result"])
     print(f"{name} at {tree.label} …", file=sys.stderr, flush=True)
     result = train_once(tree, data, job)
     if store:
-        with store.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "result": result}) + "\n")
+        line = json.dumps({"key": key, "result": result}) + "\n"
+        with store.open("ab", buffering=0) as file:  # at once: another comparison may keep its own there
+            file.write(line.encode())
     return result
 
 
