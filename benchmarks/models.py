@@ -99,7 +99,7 @@ def measure_speed(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         **arguments.hyperparameters,
         "batch": arguments.batch,
-        "precision": str(speed.job.train_step.precision.dtype).removeprefix("torch."),
+        "precision": str(speed.train_step.precision.dtype).removeprefix("torch."),
         "train_images_per_second": round(loop, 2),
         "bare_images_per_second": round(bare, 2),
         "efficiency": round(loop / bare, 3),

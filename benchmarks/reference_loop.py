@@ -152,7 +152,7 @@ def compare(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": name,
         "batch": batch,
-        "precision": str(ours.job.train_step.precision.dtype).removeprefix("torch."),
+        "precision": str(ours.train_step.precision.dtype).removeprefix("torch."),
         **{f"{side}_images_per_second": round(value, 2) for side, value in middle.items()},
         "ratio": round(middle["tilewise"] / middle["torchvision"], 2),
         "goal": goal,

@@ -20,14 +20,13 @@ from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import DataSet, Split  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.inference.device import tune_device  # noqa: E402
-from tilewise.models.build import build_detector  # noqa: E402
-from tilewise.training import trainer  # noqa: E402
+from tilewise.stop import StopWhen  # noqa: E402
+from tilewise.tasks.registry import make_task  # noqa: E402
 from tilewise.training.dataloading.batch import Batch  # noqa: E402
-from tilewise.training.distributed.context import SINGLE_PROCESS  # noqa: E402
+from tilewise.training.job.context import JobContext  # noqa: E402
 from tilewise.training.job.cpu import tune_cpu  # noqa: E402
-from tilewise.training.job.fit_spec import fit_spec  # noqa: E402
 from tilewise.training.job.metric_lines import MetricLines  # noqa: E402
-from tilewise.training.train_state import Progress  # noqa: E402
+from tilewise.training.train import make_trainer  # noqa: E402
 
 
 def read_data(folder: Path) -> DataSet:
@@ -49,23 +48,25 @@ class TrainSpeed:
     """
 
     def __init__(self, data: DataSet, raw: dict[str, Any]):
-        torch.manual_seed(0)
         hp = parse_hyperparameters({"use_pretrained_model": 0, "number_of_epochs": 1000} | raw)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        spec = fit_spec(hp, data)
-        detector = build_detector(spec)
-        detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        torch.backends.cudnn.benchmark = spec.scaling.square is not None and not hp.multi_scale
-        folder = Path(tempfile.gettempdir())
-        lines = MetricLines("benchmark")
-        self.job = trainer.Trainer(data, hp, spec, detector, folder, lines, lambda: False, SINGLE_PROCESS)
-        self.device, self.hp, self.detector = device, hp, detector
-        for _ in self.job.loader:
+        threads = torch.get_num_threads()
+        self._left = iter(range(0))
+        job = JobContext(
+            hp,
+            make_task(hp),
+            MetricLines("benchmark"),
+            Path(tempfile.gettempdir()),
+            stop=StopWhen(lambda: next(self._left, None) is None),
+        )
+        self.trainer = make_trainer(data, job)
+        torch.set_num_threads(threads)
+        self.train_step = self.trainer.train_step
+        self.device, self.hp, self.detector = self.train_step.device, hp, self.train_step.detector
+        for _ in self.trainer.loader.batches(0):
             pass  # the first epoch is another one: images that stay decoded are decoded there
         self._learnt: list[Batch] = []
-        self._learn = self.job.train_step.learn
-        self.job.train_step.learn = self._keep_and_learn  # type: ignore[method-assign]
-        self._epoch = 0
+        self._learn = self.train_step.learn
+        self.train_step.learn = self._keep_and_learn  # type: ignore[method-assign]
 
     @property
     def pixels(self) -> float:
@@ -79,13 +80,11 @@ class TrainSpeed:
     def loop(self, batches: int) -> tuple[int, float]:
         """Images and seconds of so many batches of `train`'s loop, loading and losses' means included."""
         self._learnt = []
-        left = iter(range(batches - 1))
-        self.job.should_stop = lambda: next(left, None) is None
+        self._left = iter(range(batches - 1))
         start = time.perf_counter()
         with contextlib.redirect_stdout(sys.stderr):
-            self.job.progress = Progress(self._epoch)
-            facts = self.job._train_epoch(self._epoch)
-        self._epoch += 1
+            self.trainer.progress.next_epoch()
+            facts = self.trainer.train_epoch(self.trainer.progress.epoch)
         return int(facts["records"]), time.perf_counter() - start
 
     def bare(self, batches: int) -> tuple[int, float]:
@@ -93,7 +92,7 @@ class TrainSpeed:
 
         They are those that :meth:`loop`, which comes first, learnt from last: others have other sizes.
         """
-        train_step, images = self.job.train_step, 0
+        train_step, images = self.train_step, 0
         ready = [batch.samples(self.device) for batch in self._learnt]
         dtype = train_step.precision.dtype
         self.detector.train()

@@ -10,13 +10,16 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
-    {"arrays", "boxes", "errors", "fields", "instances", "registry"},
+    {"arrays", "boxes", "errors", "fields", "instances", "registry", "stop"},
     {"hyperparameters", "machine", "platform", "tiling", "views"},
     {"data", "augment", "models"},
-    {"training", "evaluation", "inference"},
+    {"evaluation", "inference"},
+    {"tasks"},
+    {"training"},
     {"serving", "commands"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+COMMANDS = {"serving", "commands"}
 ONLY_IN = {"flask": {"serving"}, "gunicorn": {"serving"}, "sagemaker_training": {"platform"}}
 
 MODULES = sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "__main__.py", PACKAGE / "__init__.py"})
@@ -42,6 +45,8 @@ def test_module__imports_nothing_from_above(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "tilewise" and len(parts) > 1 and parts[1] in FLOOR_OF:
             assert FLOOR_OF[parts[1]] <= FLOOR_OF[room], f"{path.name} imports {name}"
+        if name.startswith("tilewise.platform"):
+            assert room in COMMANDS, f"{path.name} asks the platform"
         if parts[0] in ONLY_IN:
             assert room in ONLY_IN[parts[0]], f"{path.name} imports {name}"
 

@@ -185,9 +185,9 @@ LISTENER = """
 import time
 from tilewise.platform import StopRequest
 stop = StopRequest().listen()
-assert not stop and not stop.requested
+assert not stop.requested
 print("listening", flush=True)
-while not stop:
+while not stop.requested:
     time.sleep(0.01)
 print("stopping", flush=True)
 """

@@ -192,7 +192,7 @@ def write_failure(sentence: str) -> str:
 
 
 class StopRequest:
-    """Whether SageMaker has asked the job to stop: SIGTERM, and SIGKILL 120 seconds later."""
+    """The platform's stop token: SageMaker sends SIGTERM, and SIGKILL 120 seconds later."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -206,6 +206,3 @@ class StopRequest:
         self.requested = True
         # os.write, not print: a signal may arrive while print holds its lock.
         os.write(1, b"SIGTERM received: finishing the step, then leaving with the best model so far\n")
-
-    def __bool__(self) -> bool:
-        return self.requested

@@ -19,6 +19,7 @@ from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.instances import Instances
+from tilewise.stop import StopWhen
 
 
 class Oracle:
@@ -133,11 +134,17 @@ def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
         yield from records
         stop.append(True)
 
-    assert evaluate(oracle(), stream(), ChannelIssues("validation", 12), 0.5, lambda: bool(stop)) is None
+    assert (
+        evaluate(oracle(), stream(), ChannelIssues("validation", 12), 0.5, StopWhen(lambda: bool(stop)))
+        is None
+    )
 
 
 def test_evaluate__stops_on_request(records: Records) -> None:
     predictor = oracle()
     asked = iter([False, False, True])
-    assert evaluate(predictor, records, ChannelIssues("validation", 12), 0.5, lambda: next(asked)) is None
+    assert (
+        evaluate(predictor, records, ChannelIssues("validation", 12), 0.5, StopWhen(lambda: next(asked)))
+        is None
+    )
     assert cast(Oracle, predictor).asked == 3

@@ -21,6 +21,7 @@ from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.pictures import MAX_SIDE, best_and_worst, make_picture
 from tilewise.evaluation.report import ReportContent, report_page
 from tilewise.instances import Instances
+from tilewise.stop import StopWhen
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SELF_CLOSING = {"path", "rect", "image", "circle"}
@@ -209,7 +210,7 @@ def test_report__of_a_job_that_was_stopped_at_once() -> None:
 
 def test_report__draws_no_more_images_when_it_has_to_stop(tmp_path: Path) -> None:
     answers = iter([False, True])
-    page = check(report_page(make_run(tmp_path), should_stop=lambda: next(answers, True)))
+    page = check(report_page(make_run(tmp_path), stop=StopWhen(lambda: next(answers, True))))
     assert len(page.all("image")) == 1
     page = check(report_page(make_run(tmp_path), pictures=False))
     assert not page.all("image")

@@ -6,11 +6,13 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 from dots import DOTS
 from squares import squares_split
+from stand_ins import make_job
 from tilewise.data.channel import DataSet, Split
 from tilewise.errors import UserError
 from tilewise.hyperparameters import as_markdown, parse_hyperparameters
@@ -20,10 +22,11 @@ from tilewise.registry import register, unregister
 from tilewise.serving.app import create_app
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
+from tilewise.stop import StopWhen
 from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.history import TrainResult
 from tilewise.training.job.initial_model import read_initial_model
-from tilewise.training.job.metric_lines import MetricLines
-from tilewise.training.trainer import TrainResult, train
+from tilewise.training.train import Start, train
 
 
 @pytest.fixture(autouse=True)
@@ -45,18 +48,13 @@ def run(
 ) -> tuple[Path, TrainResult]:
     """A job on a machine of its own, which finds what the checkpoints of that name hold."""
     raw = {"model_name": "dots_s", "num_workers": 0, "optimizer": "adam"} | given
-    model, asked = base / f"model-{len(list(base.iterdir()))}", 0
+    model, asked = base / f"model-{len(list(base.iterdir()))}", count(1)
     model.mkdir()
     (base / checkpoints).mkdir(exist_ok=True)
-
-    def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_after is not None and asked > stop_after
-
     kept = Checkpoints(base / checkpoints)
-    lines, hp = MetricLines("algo-1"), parse_hyperparameters(raw)
-    return model, train(data, hp, model, lines, should_stop, checkpoints=kept, state=kept.newest())
+    stop = StopWhen(lambda: stop_after is not None and next(asked) > stop_after)
+    job = make_job(parse_hyperparameters(raw), model, stop=stop)
+    return model, train(data, job, Start(checkpoints=kept, state=kept.newest()))
 
 
 def test_hyperparameters__know_it() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from fake_gpu import GPU, OnGpu, fake_gpu
 from squares import squares_split
+from stand_ins import make_job
 from tilewise.data.channel import DataSet
 from tilewise.data.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
@@ -19,11 +19,11 @@ from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
+from tilewise.stop import StopWhen
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.job.metric_lines import MetricLines
 from tilewise.training.step.train_step import TrainStep
-from tilewise.training.trainer import train
+from tilewise.training.train import Start, train
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
@@ -182,7 +182,7 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
             "yolox_nano", gpu=True, precision=precision, optimizer=optimizer, gradient_accumulation_step=2
         )
         if precision == "fp16":  # some ten steps would pass before its scale is found
-            train_step._scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
+            train_step._scaler.load_state_dict(train_step._scaler.state_dict() | {"scale": 1.0})
         before = [each.detach().clone().cpu() for each in train_step.detector.parameters()]
         for _ in range(4):
             train_step.learn(Batch.of(make_batch(128, 2)))
@@ -220,11 +220,11 @@ def train_job(data: DataSet, folder: Path, gpu: bool) -> list[dict[str, float]]:
         (folder / name).mkdir(parents=True)
     asked = iter(range(4))
     with fake_gpu() if gpu else nullcontext():
-        job = partial(train, data, hp, folder / "model", MetricLines("algo-1"))
         checkpoints = Checkpoints(folder / "checkpoints")
-        first = job(should_stop=lambda: next(asked, None) is None, checkpoints=checkpoints)
-        assert first.stopped and checkpoints.newest()
-        trained = job(checkpoints=checkpoints, state=checkpoints.newest())
+        job = make_job(hp, folder / "model", stop=StopWhen(lambda: next(asked, None) is None))
+        assert train(data, job, Start(checkpoints=checkpoints)).stopped and checkpoints.newest()
+        start = Start(checkpoints=checkpoints, state=checkpoints.newest())
+        trained = train(data, make_job(hp, folder / "model"), start)
     return [epoch["losses"] for epoch in trained.epochs]
 
 

@@ -15,21 +15,20 @@ import pytest
 import torch
 from PIL import Image
 from pipe_platform import PipePlatform, image_record, manifest
+from stand_ins import make_job
 from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data_set
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
-from tilewise.training import trainer
+from tilewise.stop import StopWhen
 from tilewise.training.job.fit_spec import fit_spec
-from tilewise.training.job.metric_lines import MetricLines
 from tilewise.training.job.validation import test as score_test
-from tilewise.training.trainer import train
+from tilewise.training.train import train
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_hang")
-LINES = MetricLines("algo-1")
 SIDE = 64
 
 
@@ -56,10 +55,8 @@ class Steady(Detector):
 
 
 @pytest.fixture
-def detector(monkeypatch: pytest.MonkeyPatch) -> Steady:
-    detector = Steady()
-    monkeypatch.setattr(trainer, "build_detector", lambda spec: detector)
-    return detector
+def detector() -> Steady:
+    return Steady()
 
 
 @pytest.fixture
@@ -121,7 +118,7 @@ def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[
 def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
     hp = make_hp()
     data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2, validation=[records(6, True)] * 2)
-    trained = train(data, hp, tmp_path, LINES)
+    trained = train(data, make_job(hp, tmp_path, detector))
     assert [epoch["records"] for epoch in trained.epochs] == [12, 12]
     assert detector.batches == [4] * 6
     assert trained.best["AP"] == 1  # each image with its own objects
@@ -132,7 +129,7 @@ def test_train__false_positives_cannot_be_looked_for_in_a_pipe(stack: ExitStack,
     hp = make_hp(training_views="sniper", pyramid_scales="1,2", negative_views="false_alarms")
     data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2)
     with pytest.raises(UserError, match=r"negative_views=false_alarms .* use input mode File"):
-        train(data, hp, tmp_path, LINES)
+        train(data, make_job(hp, tmp_path))
 
 
 def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
@@ -142,9 +139,9 @@ def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path,
     for folder in folders.values():
         folder.path.mkdir(parents=True)
         (folder.path / "data.rec").write_bytes(content)
-    from_files = train(read_data_set(folders, 1, True, True, 0), hp, tmp_path, LINES)
+    from_files = train(read_data_set(folders, 1, True, True, 0), make_job(hp, tmp_path, detector))
     data = piped(stack, tmp_path / "pipes", hp, train=[content], validation=[content])
-    from_pipes = train(data, hp, tmp_path, LINES)
+    from_pipes = train(data, make_job(hp, tmp_path, detector))
     assert from_pipes.epochs[0]["validation"] == from_files.epochs[0]["validation"]
     assert from_pipes.epochs[0]["records"] == from_files.epochs[0]["records"] == 8
 
@@ -167,7 +164,7 @@ def test_train__pipe_to_train_and_files_to_validate(
         0,
     )
     stack.callback(data.close)
-    assert train(data, hp, tmp_path, LINES).best["AP"] == 1
+    assert train(data, make_job(hp, tmp_path, detector)).best["AP"] == 1
 
 
 @pytest.mark.parametrize(("accumulate", "updates"), [(1, 6), (2, 4), (3, 2), (5, 2)])
@@ -175,7 +172,7 @@ def test_train__accumulated_gradients_are_used_at_the_end_of_an_epoch(
     stack: ExitStack, tmp_path: Path, detector: Steady, accumulate: int, updates: int
 ) -> None:
     hp = make_hp(gradient_accumulation_step=accumulate, validation_metric_type="none")
-    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 2), hp, tmp_path, LINES)
+    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 2), make_job(hp, tmp_path, detector))
     assert detector.network.get_parameter("bias").item() == pytest.approx(-0.1 * updates)
 
 
@@ -189,7 +186,7 @@ def test_train__wrong_number_of_training_samples(
         step_lr_gamma=0.1,
         validation_metric_type="none",
     )
-    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 3), hp, tmp_path, LINES)
+    train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 3), make_job(hp, tmp_path, detector))
     # three steps an epoch, each epoch at a tenth of the rate of the last one
     assert detector.network.get_parameter("bias").item() == pytest.approx(-3 * (0.1 + 0.01 + 0.001))
     told = [record.getMessage() for record in caplog.records if "num_training_samples" in record.getMessage()]
@@ -207,14 +204,14 @@ def test_train__too_many_damaged_images_at_the_end_of_a_pass(
     with pytest.raises(
         UserError, match=r"channel train: 1 of 10 images cannot be used.*train_0#9 \(id 77\): "
     ):
-        train(data, hp, tmp_path, LINES)
+        train(data, make_job(hp, tmp_path, detector))
 
 
 def test_train__a_writer_dies_in_a_later_epoch(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
     hp = make_hp(validation_metric_type="none")
     data = piped(stack, tmp_path / "in", hp, train=[records(10), records(10)[:-5]])
     with pytest.raises(UserError, match="train_1 is damaged in record 9"):
-        train(data, hp, tmp_path, LINES)
+        train(data, make_job(hp, tmp_path, detector))
 
 
 def test_train__stopped_while_it_waits_for_the_next_epoch(
@@ -223,10 +220,10 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
     hp, stop = make_hp(validation_metric_type="none"), threading.Event()
     stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
     channel = ChannelPipe(tmp_path / "train", passes=2, images=10)
-    data = read_data_set({"train": channel}, 1, True, False, 0, should_stop=stop.is_set)
+    data = read_data_set({"train": channel}, 1, True, False, 0, stop=StopWhen(stop.is_set))
     stack.callback(data.close)
     threading.Timer(1, stop.set).start()
-    trained = train(data, hp, tmp_path, LINES, stop.is_set)
+    trained = train(data, make_job(hp, tmp_path, detector, stop=StopWhen(stop.is_set)))
     assert trained.stopped and [epoch["records"] for epoch in trained.epochs] == [12, 0]
     assert saved_classes(tmp_path) == ["0"]
 
@@ -243,5 +240,5 @@ def test_test__through_a_pipe(stack: ExitStack, tmp_path: Path, model_folder: Pa
     hp = parse_hyperparameters({"num_classes": 1, "num_training_samples": 3})
     data = piped(stack, tmp_path, hp, train=[records(3)], test=[records(3)])
     assert data.test is not None
-    figures: Any = score_test(data.test, hp, model_folder, lambda: False)
+    figures: Any = score_test(data.test, make_job(hp, model_folder))
     assert np.isfinite(figures["AP"])

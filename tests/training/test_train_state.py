@@ -13,25 +13,24 @@ import pytest
 import torch
 from pipe_platform import PipePlatform, image_record
 from squares import squares_split
+from stand_ins import make_job
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
-from tilewise.evaluation.analysis import Scored
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference import artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
-from tilewise.training import trainer
+from tilewise.stop import StopToken, StopWhen
 from tilewise.training.checkpointing.checkpoints import Checkpoints
-from tilewise.training.job.metric_lines import MetricLines
-from tilewise.training.trainer import TrainResult, train
+from tilewise.training.history import TrainResult
+from tilewise.training.train import Start, train
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_hang")
-LINES = MetricLines("algo-1")
 SIDE = 64
 IMAGES = 10
 
@@ -56,31 +55,19 @@ class Noisy(Detector):
         return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
 
 
-def scored(
-    predictor: Predictor,
-    records: Iterable[Record],
-    report: Any,
-    threshold: float,
-    stop: Any,
-    keep: Any,
-    *rest: Any,
-) -> dict[str, Any] | None:
+def scored(predictor: Predictor, stop: StopToken) -> float | None:
     """Any figure that the weights decide, asked for a request to stop as the real one is."""
     for _ in range(3):
-        if stop():
+        if stop.requested:
             return None
     state = predictor.detector.state_dict().values()
-    score = abs(float(sum(tensor.double().sum() for tensor in state))) % 1
-    keep(Scored(Records([]), []))
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
-    return {**dict.fromkeys(names, score), "AP_class": {"dot": score}, "VOC": {"mAP": score}}
+    return abs(float(sum(tensor.double().sum() for tensor in state))) % 1
 
 
 @pytest.fixture(autouse=True)
-def _stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (trainer, artifact):
-        monkeypatch.setattr(module, "build_detector", lambda spec: Noisy())
-    monkeypatch.setattr(trainer, "evaluate", scored)
+def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a saved model, which is read again for the report."""
+    monkeypatch.setattr(artifact, "build_detector", lambda spec: Noisy())
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +99,8 @@ def make_hp(**given: object) -> Hyperparameters:
 class Job:
     """A job on a machine of its own: an empty model folder; checkpoints are brought along."""
 
-    def __init__(self, base: Path, name: str, checkpoints: Path):
-        self.model_dir, self.checkpoints = base / name, checkpoints
+    def __init__(self, base: Path, name: str, checkpoints: Path, job_name: str = ""):
+        self.model_dir, self.checkpoints, self.name = base / name, checkpoints, job_name
         self.model_dir.mkdir()
         checkpoints.mkdir(exist_ok=True)
         self.asked = 0
@@ -124,17 +111,17 @@ class Job:
             return stop_after is not None and self.asked > stop_after
 
         checkpoints = Checkpoints(self.checkpoints)
-        state = checkpoints.newest()
-        return train(
-            data,
+        job = make_job(
             hp,
             self.model_dir,
-            LINES,
-            should_stop,
-            checkpoints=checkpoints,
-            state=state,
+            Noisy,
+            scored,
+            stop=StopWhen(should_stop),
+            checkpoint_dir=self.checkpoints,
+            name=self.name,
             environment={"cpu": "x"},
         )
+        return train(data, job, Start(checkpoints=checkpoints, state=checkpoints.newest()))
 
     @property
     def model(self) -> dict[str, bytes]:
@@ -149,7 +136,7 @@ def figures(trained: TrainResult) -> list[dict[str, Any]]:
 def last_learner(folder: Path) -> dict[str, Any]:
     state = Checkpoints(folder).newest()
     assert state is not None
-    train_step: dict[str, Any] = state["learner"] | {"random": state["processes"][0]["random"]}
+    train_step: dict[str, Any] = state["parts"]["train_step"] | {"random": state["processes"][0]["random"]}
     return train_step
 
 
@@ -343,18 +330,16 @@ def test_resume__other_classes_are_refused(images: list[Record], tmp_path: Path)
 
 
 def test_resume__says_what_from_which_file(
-    images: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     data, checkpoints = data_of(images), tmp_path / "checkpoints"
-    monkeypatch.setenv("TRAINING_JOB_NAME", "monday")
-    Job(tmp_path, "first", checkpoints).run(data, make_hp(), stop_after=1)
+    Job(tmp_path, "first", checkpoints, "monday").run(data, make_hp(), stop_after=1)
     (file,) = checkpoints.iterdir()
-    Job(tmp_path, "second", checkpoints).run(data, make_hp(), stop_after=2)
+    Job(tmp_path, "second", checkpoints, "monday").run(data, make_hp(), stop_after=2)
     assert f"resumed from {file}: in epoch 0 after 2 batches of 3 epochs" in caplog.text
     assert "the checkpoint is of the job" not in caplog.text
-    monkeypatch.setenv("TRAINING_JOB_NAME", "tuesday")
-    Job(tmp_path, "third", checkpoints).run(data, make_hp())
+    Job(tmp_path, "third", checkpoints, "tuesday").run(data, make_hp())
     assert "before the validation of epoch 0 of 3 epochs" in caplog.text
     assert "the checkpoint is of the job monday" in caplog.text
 

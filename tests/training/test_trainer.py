@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from squares import squares_split
+from stand_ins import Script, make_job
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
@@ -21,14 +22,14 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
+from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.training import trainer
+from tilewise.stop import StopToken, StopWhen
 from tilewise.training.dataloading import dataset
+from tilewise.training.history import TrainResult
 from tilewise.training.job.choose_tiling import object_sizes
-from tilewise.training.job.false_positives import find_false_positives
 from tilewise.training.job.fit_spec import fit_spec
-from tilewise.training.job.metric_lines import MetricLines
-from tilewise.training.trainer import train
+from tilewise.training.train import make_trainer, train
 from tilewise.views.sample import Sample, make_sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
@@ -65,9 +66,6 @@ def make_hp(**given: object) -> Hyperparameters:
         "weight_decay": 0,
     }
     return parse_hyperparameters(basis | given)
-
-
-LINES = MetricLines("algo-1")
 
 
 def description(model_dir: Path) -> dict[str, Any]:
@@ -116,25 +114,8 @@ class Steady(StandIn):
         return {"classification": bias * torch.nan if self.batches - 1 in self.bad else bias}
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, detector: StandIn) -> None:
-    monkeypatch.setattr(trainer, "build_detector", lambda spec: detector)
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float | None]) -> list[dict[str, Tensor]]:
-    """Validations give these scores; returns the weights that each of them saw."""
-    script, seen = iter(scores), []
-
-    def fake(predictor: Predictor, *rest: object) -> dict[str, Any] | None:
-        state = predictor.detector.network.state_dict()
-        seen.append({key: value.clone() for key, value in state.items()})
-        score = next(script)
-        if score is None:
-            return None
-        names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
-        return {**dict.fromkeys(names, score / 2), "AP_class": {"dot": score / 2}, "VOC": {"mAP": score}}
-
-    monkeypatch.setattr(trainer, "evaluate", fake)
-    return seen
+def run(data: DataSet, hp: Hyperparameters, model_dir: Path, *stand_ins: Any, **more: Any) -> TrainResult:
+    return train(data, make_job(hp, model_dir, *stand_ins, **more))
 
 
 def flat(metrics: dict[str, Any]) -> dict[str, float | None]:
@@ -159,7 +140,7 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
         box_score_threshold=0.01,
         validation_batch_size=3,
     )
-    trained = train(data, hp, model_dir, LINES)
+    trained = run(data, hp, model_dir)
     losses = [sum(epoch["losses"].values()) for epoch in trained.epochs]
     assert len(losses) == 15
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
@@ -176,14 +157,11 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
     assert f"validation mAP <score>=({metrics['VOC']['mAP']:.6f})" in capsys.readouterr().out
 
 
-def test_accumulation__two_batches_of_two_are_one_of_four(
-    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_accumulation__two_batches_of_two_are_one_of_four(data: DataSet, tmp_path: Path) -> None:
     weights = []
     for size, steps in ((4, 1), (2, 2), (1, 4)):
         folder = tmp_path / f"{size}"
         folder.mkdir()
-        stand_in(monkeypatch, StandIn())
         hp = make_hp(
             training_batch_size=size,
             gradient_accumulation_step=steps,
@@ -191,7 +169,7 @@ def test_accumulation__two_batches_of_two_are_one_of_four(
             learning_rate=0.1,
             precision="fp32",
         )
-        train(data, hp, folder, LINES)
+        run(data, hp, folder, StandIn())
         weights.append(saved(folder))
     assert weights[0]["weight"].abs().sum() > 0.1
     for other in weights[1:]:
@@ -220,13 +198,11 @@ def test_step__takes_the_mean_of_the_batches_that_gave_a_gradient(
     steps: int,
     data: DataSet,
     model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     detector = Steady(bad)
-    stand_in(monkeypatch, detector)
     hp = make_hp(training_batch_size=2, gradient_accumulation_step=accumulate, learning_rate=0.1)
-    trained = train(data, hp, model_dir, LINES)
+    trained = run(data, hp, model_dir, detector)
     assert detector.batches == 4
     assert saved(model_dir)["bias"].item() == pytest.approx(-0.1 * steps)
     if len(bad) == 4:
@@ -234,24 +210,20 @@ def test_step__takes_the_mean_of_the_batches_that_gave_a_gradient(
         assert "<loss>" not in capsys.readouterr().out
 
 
-def test_loss__not_finite_ten_times_in_a_row_stops_the_job(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss__not_finite_ten_times_in_a_row_stops_the_job(data: DataSet, model_dir: Path) -> None:
     detector = Steady(set(range(2, 99)))
-    stand_in(monkeypatch, detector)
     hp = make_hp(training_batch_size=1, number_of_epochs=3, learning_rate=0.25)
     with pytest.raises(UserError, match=r"lower learning_rate \(it is 0.25\)"):
-        train(data, hp, model_dir, LINES)
+        run(data, hp, model_dir, detector)
     assert detector.batches == 12
 
 
 def test_loss__not_finite_now_and_then_is_passed_over(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = Steady(set(range(24)) - {9, 19})
-    stand_in(monkeypatch, detector)
     hp = make_hp(training_batch_size=1, number_of_epochs=3, learning_rate=0.25, validation_metric_type="none")
-    train(data, hp, model_dir, LINES)
+    run(data, hp, model_dir, detector)
     assert saved(model_dir)["bias"].item() == pytest.approx(-0.5)
     assert caplog.text.count("the loss is not finite: this batch is skipped") == 22
 
@@ -263,14 +235,11 @@ class Steep(StandIn):
         return {"classification": found.sum().sqrt()}
 
 
-def test_gradient__not_finite_leaves_the_weights_alone(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, Steep())
-    train(data, make_hp(), model_dir, LINES)
+def test_gradient__not_finite_leaves_the_weights_alone(data: DataSet, model_dir: Path) -> None:
+    run(data, make_hp(), model_dir, Steep())
     assert not any(tensor.any() for tensor in saved(model_dir).values())
     with pytest.raises(UserError, match="the gradient was not finite for 10 batches in a row"):
-        train(data, make_hp(number_of_epochs=5), model_dir, LINES)
+        run(data, make_hp(number_of_epochs=5), model_dir, Steep())
 
 
 def after(calls: int) -> Callable[[], bool]:
@@ -281,24 +250,21 @@ def after(calls: int) -> Callable[[], bool]:
 
 def test_stop__in_the_first_epoch_leaves_a_whole_model(data: DataSet, model_dir: Path) -> None:
     hp = make_hp(number_of_epochs=5, training_batch_size=2)
-    trained = train(data, hp, model_dir, LINES, should_stop=after(1))
+    trained = run(data, hp, model_dir, stop=StopWhen(after(1)))
     assert trained.stopped
     assert [epoch["records"] for epoch in trained.epochs] == [4]
     assert Artifact.load(model_dir).classes == ("dot",)
     assert len(list(model_dir.iterdir())) == 2
 
 
-def test_stop__in_a_later_epoch_leaves_the_best_so_far(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, StandIn())
-    seen = scripted(monkeypatch, [0.5])
+def test_stop__in_a_later_epoch_leaves_the_best_so_far(data: DataSet, model_dir: Path) -> None:
+    script = Script([0.5])
     # asked after each of two batches, before and after the validation, and after a batch of the second epoch
-    trained = train(data, make_hp(number_of_epochs=5), model_dir, LINES, should_stop=after(4))
+    trained = run(data, make_hp(number_of_epochs=5), model_dir, StandIn(), script, stop=StopWhen(after(4)))
     assert trained.stopped
     assert [epoch["records"] for epoch in trained.epochs] == [8, 4]
     assert description(model_dir)["metrics"]["epoch"] == 0
-    torch.testing.assert_close(saved(model_dir), seen[0])
+    torch.testing.assert_close(saved(model_dir), script.seen[0])
 
 
 @pytest.mark.parametrize("scores", [[None], [0.5, None]])
@@ -306,30 +272,30 @@ def test_stop__during_a_validation(
     scores: list[float | None],
     data: DataSet,
     model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stand_in(monkeypatch, StandIn())
-    seen = scripted(monkeypatch, scores)
-    trained = train(
-        data, make_hp(number_of_epochs=4), model_dir, LINES, should_stop=lambda: len(seen) == len(scores)
+    script = Script(scores)
+    trained = run(
+        data,
+        make_hp(number_of_epochs=4),
+        model_dir,
+        StandIn(),
+        script,
+        stop=StopWhen(lambda: len(script.seen) == len(scores)),
     )
     assert trained.stopped
     assert len(trained.epochs) == len(scores)
-    torch.testing.assert_close(saved(model_dir), seen[0])
+    torch.testing.assert_close(saved(model_dir), script.seen[0])
     assert trained.best == ({} if scores[0] is None else {**trained.best, "VOC": {"mAP": 0.5}})
     done = 25 * (len(scores) - 1)
     assert ("completed" in capsys.readouterr().out) == bool(done)
 
 
-def test_model__kept_is_the_best_not_the_last(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, StandIn())
-    seen = scripted(monkeypatch, [0.1, 0.5, 0.5, 0.3])
-    trained = train(data, make_hp(number_of_epochs=4, learning_rate=0.1), model_dir, LINES)
-    assert not torch.equal(seen[1]["weight"], seen[3]["weight"])
-    torch.testing.assert_close(saved(model_dir), seen[1])
+def test_model__kept_is_the_best_not_the_last(data: DataSet, model_dir: Path) -> None:
+    script = Script([0.1, 0.5, 0.5, 0.3])
+    trained = run(data, make_hp(number_of_epochs=4, learning_rate=0.1), model_dir, StandIn(), script)
+    assert not torch.equal(script.seen[1]["weight"], script.seen[3]["weight"])
+    torch.testing.assert_close(saved(model_dir), script.seen[1])
     assert description(model_dir)["metrics"]["epoch"] == 1
     assert trained.best["VOC"]["mAP"] == 0.5
     assert sorted(path.name for path in model_dir.iterdir()) == ["model-0001.safetensors", "model.json"]
@@ -342,35 +308,29 @@ def test_metric_type__says_which_score_chooses(
     score: float,
     data: DataSet,
     model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    stand_in(monkeypatch, StandIn())
-    scripted(monkeypatch, [0.4])
-    train(data, make_hp(validation_metric_type=metric), model_dir, LINES)
+    script = Script([0.4])
+    run(data, make_hp(validation_metric_type=metric), model_dir, StandIn(), script)
     assert f"validation mAP <score>=({score:.6f})" in capsys.readouterr().out
 
 
 def test_metric_type__none_keeps_the_last(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: DataSet, model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detector = Steady(set())
-    stand_in(monkeypatch, detector)
-    seen = scripted(monkeypatch, [])
+    script = Script([])
     hp = make_hp(validation_metric_type="none", number_of_epochs=3, learning_rate=0.1)
-    trained = train(data, hp, model_dir, LINES)
-    assert not seen
+    trained = run(data, hp, model_dir, detector, script)
+    assert not script.seen
     assert not trained.best
     assert saved(model_dir)["bias"].item() == pytest.approx(-0.6)
     assert description(model_dir)["metrics"] == {}
     assert "completed 100 %" in capsys.readouterr().out
 
 
-def test_validation__nothing_found_is_a_score_of_zero(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, StandIn())
-    train(data, make_hp(), model_dir, LINES)
+def test_validation__nothing_found_is_a_score_of_zero(data: DataSet, model_dir: Path) -> None:
+    run(data, make_hp(), model_dir, StandIn())
     metrics = description(model_dir)["metrics"]
     assert (metrics["AP"], metrics["VOC"]["mAP"]) == (0, 0)
 
@@ -381,12 +341,10 @@ def test_evaluation_frequency__and_always_at_the_end(
     evaluated: list[int],
     data: DataSet,
     model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stand_in(monkeypatch, StandIn())
-    scripted(monkeypatch, [0.1] * 5)
+    script = Script([0.1] * 5)
     hp = make_hp(number_of_epochs=5, evaluation_frequency=every, early_stopping=0)
-    trained = train(data, hp, model_dir, LINES)
+    trained = run(data, hp, model_dir, StandIn(), script)
     assert [epoch["epoch"] for epoch in trained.epochs if "validation" in epoch] == evaluated
 
 
@@ -396,11 +354,9 @@ def test_early_stopping__stops_where_it_is_on(
     epochs: int,
     data: DataSet,
     model_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    stand_in(monkeypatch, StandIn())
-    scripted(monkeypatch, [0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
+    script = Script([0.1, 0.5, 0.4, 0.3, 0.2, 0.1])
     hp = make_hp(
         number_of_epochs=6,
         early_stopping=early_stopping,
@@ -408,7 +364,7 @@ def test_early_stopping__stops_where_it_is_on(
         early_stopping_delay=1,
     )
     with caplog.at_level(logging.INFO):
-        trained = train(data, hp, model_dir, LINES)
+        trained = run(data, hp, model_dir, StandIn(), script)
     assert len(trained.epochs) == epochs
     assert not trained.stopped
     assert ("stopping early after epoch 3" in caplog.text) == bool(early_stopping)
@@ -418,35 +374,26 @@ def damage(record: Record) -> None:
     record.path.write_bytes(record.path.read_bytes()[:200])
 
 
-def test_damaged_images__too_many_stop_the_job(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, StandIn())
+def test_damaged_images__too_many_stop_the_job(data: DataSet, model_dir: Path) -> None:
     damage(data.train.sample[3])
     with pytest.raises(UserError, match=r"channel train: 1 of 8 images cannot be used.*train-3\.png"):
-        train(data, make_hp(), model_dir, LINES)
+        run(data, make_hp(), model_dir, StandIn())
 
 
-def test_damaged_images__a_few_are_left_out(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stand_in(monkeypatch, StandIn())
+def test_damaged_images__a_few_are_left_out(data: DataSet, model_dir: Path) -> None:
     damage(data.train.sample[3])
     data.train.issues.images = 20
-    trained = train(data, make_hp(training_batch_size=1, number_of_epochs=2), model_dir, LINES)
+    trained = run(data, make_hp(training_batch_size=1, number_of_epochs=2), model_dir, StandIn())
     assert list(data.train.issues.left_out) == ["train-3.png"]
     assert [epoch["records"] for epoch in trained.epochs] == [7, 7]
 
 
-def test_run__is_repeatable_and_depends_on_the_seed(
-    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run__is_repeatable_and_depends_on_the_seed(data: DataSet, tmp_path: Path) -> None:
     weights = []
-    for run, seed in enumerate((1, 1, 2)):
-        folder = tmp_path / f"{run}"
+    for number, seed in enumerate((1, 1, 2)):
+        folder = tmp_path / f"{number}"
         folder.mkdir()
-        stand_in(monkeypatch, StandIn())
-        train(data, make_hp(seed=seed, learning_rate=0.1), folder, LINES)
+        run(data, make_hp(seed=seed, learning_rate=0.1), folder, StandIn())
         weights.append(saved(folder)["weight"])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -513,7 +460,7 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
         validation_batch_size=3,
         **given,
     )
-    trained = train(data, hp, model_dir, LINES)
+    trained = run(data, hp, model_dir)
     assert all(epoch["pixels"] == epoch["records"] * SIDE**2 for epoch in trained.epochs)
     assert trained.epochs[0]["records"] > 8
     predictor = Predictor.load(model_dir)
@@ -531,7 +478,7 @@ def test_train__without_random_windows(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
 ) -> None:
     monkeypatch.setattr(dataset, "random_view", lambda *_: pytest.fail("a random window"))
-    trained = train(data, make_hp(random_windows=0, **given), model_dir, LINES)
+    trained = run(data, make_hp(random_windows=0, **given), model_dir)
     assert trained.epochs[0]["records"]
 
 
@@ -547,29 +494,22 @@ def test_train__the_next_epoch_is_loaded_while_the_model_is_validated(
             file.write("a view\n")
         return make_sample(*arguments)
 
-    def waiting(*arguments: Any) -> Any:
+    def waiting(predictor: Predictor, stop: StopToken) -> float:
         end = time.monotonic() + (20 if not found else 1)  # there is no epoch after the second
         while len(loaded.read_text().splitlines()) < 8 * (len(found) + 2) and time.monotonic() < end:
             time.sleep(0.01)
         found.append(len(loaded.read_text().splitlines()))
-        return evaluate(*arguments)
+        return 0.5
 
     monkeypatch.setattr(dataset, "make_sample", noting)  # in the loader process, which is forked later
-    monkeypatch.setattr(trainer, "evaluate", waiting)
-    trained = train(data, make_hp(number_of_epochs=2, num_workers=1), model_dir, LINES)
+    trained = run(data, make_hp(number_of_epochs=2, num_workers=1), model_dir, StandIn(), waiting)
     assert found == [16, 16] and [epoch["records"] for epoch in trained.epochs] == [8, 8]
 
 
 def test_views__sniper_asks_the_model_for_false_positives_once(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[dict[int, Any]] = []
-
-    def noted(*arguments: Any) -> dict[int, Any]:
-        asked.append(find_false_positives(*arguments))
-        return asked[-1]
-
-    monkeypatch.setattr(trainer, "find_false_positives", noted)
+    caplog.set_level(logging.INFO)
     hp = make_hp(
         number_of_epochs=3,
         training_views="sniper",
@@ -578,8 +518,12 @@ def test_views__sniper_asks_the_model_for_false_positives_once(
         box_score_threshold=0.01,
         validation_metric_type="none",
     )
-    train(data, hp, model_dir, LINES)
-    (false_positives,) = asked
+    trainer = make_trainer(data, make_job(hp, model_dir))
+    trainer.run()
+    assert caplog.text.count("false alarms in 8 images") == 1
+    planner = trainer.false_positives.planner
+    assert planner is not None
+    false_positives = planner.false_positives
     assert sorted(false_positives) == list(range(8))
     for index, boxes in false_positives.items():
         record = data.train.sample[index]
@@ -594,12 +538,10 @@ def test_views__no_false_positives_are_looked_for_where_whole_images_do(
     hp = make_hp(
         number_of_epochs=2, training_views="sniper", pyramid_scales="1", negative_views="false_alarms"
     )
-    assert len(train(data, hp, model_dir, LINES).epochs) == 2
+    assert len(run(data, hp, model_dir).epochs) == 2
 
 
-def test_multi_scale__the_first_batch_is_the_largest(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_multi_scale__the_first_batch_is_the_largest(data: DataSet, model_dir: Path) -> None:
     seen: list[int] = []
 
     class Noting(StandIn):
@@ -612,8 +554,7 @@ def test_multi_scale__the_first_batch_is_the_largest(
                 seen.append(images[0].shape[-1])
             return super().forward(images, samples)
 
-    stand_in(monkeypatch, Noting())
-    train(data, make_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, LINES)
+    run(data, make_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, Noting())
     assert seen[0] == 128
     assert set(seen) <= {128, 96, 64} and len(set(seen)) > 1
     assert len(seen) == 24
@@ -624,10 +565,10 @@ def test_train__frozen_layers_stay_as_they_are(
 ) -> None:
     caplog.set_level("INFO")
     hp = make_hp(layers_to_freeze=3, learning_rate=0.1)
-    trainer.train(data, hp, model_dir, LINES)
+    run(data, hp, model_dir)
     assert any("frozen: " in message and "backbone.features.0.0" in message for message in caplog.messages)
     torch.manual_seed(hp.seed)
-    fresh = trainer.build_detector(fit_spec(hp, data)).network.state_dict()
+    fresh = build_detector(fit_spec(hp, data)).network.state_dict()
     equal = {key: torch.equal(value, fresh[key]) for key, value in saved(model_dir).items()}
     frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
     assert all(same for key, same in equal.items() if key.startswith(frozen))

@@ -52,7 +52,7 @@ def data_channels(
             continue
         if channel.input_mode == "Pipe":
             images = hp.num_training_samples if name == "train" else None
-            passes = _passes(name, hp, state["progress"] if state else {})
+            passes = _passes(name, hp, state["processes"][0]["progress"] if state else {})
             if passes:
                 shard = shard_of(channel.distribution, distributed.host, distributed.hosts)
                 found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)

@@ -74,7 +74,7 @@ def _run(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> 
     if len(job.hosts) == processes == 1:
         run_job(job, hp, stop)
         return None
-    return launch(job.hosts, job.current_host, job.network_interface, processes, stop.__bool__)
+    return launch(job.hosts, job.current_host, job.network_interface, processes, stop)
 
 
 def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
@@ -125,7 +125,7 @@ def run_job(
             validates=hp.validation_metric_type != "none",
             seed=hp.seed,
             class_map=hp.class_map,
-            should_stop=stop.__bool__,
+            stop=stop,
             reads_pipes=distributed.local_rank == 0,
         )
     except StopWaiting:
@@ -219,39 +219,47 @@ def _train(
     checkpoints: Checkpoints | None,
     state: dict[str, Any] | None,
 ) -> None:
-    if distributed.any(bool(stop)):
+    if distributed.any(stop.requested):
         _leave_model_of(state, "before the first step", distributed)
         return
     # Imported here: to wait for a pipe takes no model.
+    from tilewise.tasks.registry import make_task
+    from tilewise.training.job.context import JobContext
     from tilewise.training.job.environment import describe_environment
     from tilewise.training.job.metric_lines import MetricLines
     from tilewise.training.job.outputs import write_outputs
     from tilewise.training.job.validation import test
-    from tilewise.training.trainer import train
+    from tilewise.training.train import Start, train
 
-    lines = MetricLines(job.current_host, silent=not distributed.is_main_process)
     environment = describe_environment(job.hosts)
     log.info("Environment: %s", json.dumps(environment))
-    trained = train(
-        data,
-        hp,
-        platform.model_dir(),
-        lines,
-        stop.__bool__,
+    context = JobContext(
+        hp=hp,
+        task=make_task(hp),
+        lines=MetricLines(job.current_host, silent=not distributed.is_main_process),
+        model_dir=platform.model_dir(),
+        checkpoint_dir=platform.checkpoint_dir(),
+        distributed=distributed,
+        stop=stop,
+        name=platform.job_name(),
+        environment=environment,
+    )
+    start = Start(
         pretrained_folder(job.channels, hp),
-        distributed,
         None if state else initial_model(job.channels),
         checkpoints,
         state,
-        environment,
     )
+    trained = train(data, context, start)
     if not distributed.is_main_process:
         return
     if data.test and not trained.stopped:
-        trained.test = test(data.test, hp, platform.model_dir(), stop.__bool__)
-        if trained.test:
-            lines.test(trained.test)
-    write_outputs(trained, data, trained.hp or hp, platform.output_data_dir(), stop.__bool__)
+        figures = test(data.test, context)
+        trained = replace(trained, test=figures)
+        if figures:
+            task = context.task
+            context.lines.test(task.score_name, task.test_score(figures), task.describe("test", figures))
+    write_outputs(trained, data, context, platform.output_data_dir())
     if trained.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:

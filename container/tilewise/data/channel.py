@@ -36,6 +36,7 @@ from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 from tilewise.errors import UserError
+from tilewise.stop import NEVER, StopToken
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def read_data_set(
     validates: bool,
     seed: int,
     class_map: ClassMap | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopToken = NEVER,
     reads_pipes: bool = True,
 ) -> DataSet:
     """Read ``train``, ``validation`` and ``test`` with their annotation channels, where they have any.
@@ -162,12 +163,12 @@ def read_data_set(
         validates: whether the job validates at all.
         seed: draws that part.
         class_map: which class ids there are and what they are called, where the job says so.
-        should_stop: asked while a pipe has to be waited for.
+        stop: looked at while a pipe has to be waited for.
         reads_pipes: whether this process reads the channels in Pipe mode; one of each host does.
 
     Raises:
         UserError: a channel is missing or empty, holds no known format, or the classes do not agree.
-        StopWaiting: ``should_stop`` said so.
+        StopWaiting: ``stop`` said so.
 
     """
     _check_channels(channels, may_split, validates)
@@ -177,7 +178,7 @@ def read_data_set(
         check_pipe(name, channel, knows_classes=bool(num_classes or class_map))
     with ExitStack() as stack:
         pipes = {
-            name: stack.enter_context(closing(open_pipe(name, channel, should_stop)))
+            name: stack.enter_context(closing(open_pipe(name, channel, stop)))
             for name, channel in piped.items()
             if reads_pipes
         }

@@ -16,6 +16,7 @@ from tilewise.evaluation.voc import voc_metrics
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.machine import available_cores
+from tilewise.stop import NEVER, StopToken
 
 READ_AHEAD = 4
 """Images that are decoded, or being decoded, while one is looked at."""
@@ -26,7 +27,7 @@ def evaluate(
     records: Iterable[Record],
     issues: ChannelIssues,
     iou_threshold: float,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopToken = NEVER,
     keep: Callable[[Scored], object] = lambda scored: None,
     gather: Callable[[Scored | None], Scored | None] = lambda scored: scored,
 ) -> dict[str, Any] | None:
@@ -37,7 +38,7 @@ def evaluate(
         records: the ground truth; each is asked for once, and its image is not kept.
         issues: damaged images are noted there and left out.
         iou_threshold: of the VOC metric.
-        should_stop: asked after each image.
+        stop: looked at after each image.
         keep: gets the detections that the figures are of, with their ground truth.
         gather: puts together what several processes have found in their parts of the records; None for what
             was stopped, and where another process has the whole.
@@ -49,7 +50,7 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    scored = gather(_find(predictor, records, issues, should_stop))
+    scored = gather(_find(predictor, records, issues, stop))
     if scored is None:
         return None
     keep(scored)
@@ -57,16 +58,16 @@ def evaluate(
 
 
 def _find(
-    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, should_stop: Callable[[], bool]
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, stop: StopToken
 ) -> Scored | None:
     kept: list[Record] = []
     images = decoded(predictor, records, issues, kept)
     detections: list[Instances] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
-        if should_stop():
+        if stop.requested:
             return None
-    if should_stop():  # while it waited for a pipe
+    if stop.requested:  # while it waited for a pipe
         return None
     issues.finish_pass()
     return Scored(Records(kept), detections)

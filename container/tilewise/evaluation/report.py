@@ -19,6 +19,7 @@ from tilewise.evaluation.analysis import BACKGROUND, Analysis
 from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_chart
 from tilewise.evaluation.curves import RECALL_LEVELS
 from tilewise.evaluation.pictures import COUNT, Picture, best_and_worst, make_picture
+from tilewise.stop import NEVER, StopToken
 
 MAX_MATRIX = 20
 """Up to so many classes have their confusion matrix shown; with more, what is most often confused."""
@@ -58,15 +59,13 @@ class ReportContent:
     analysis: Analysis | None = None
 
 
-def report_page(
-    run: ReportContent, pictures: bool = True, should_stop: Callable[[], bool] = lambda: False
-) -> str:
+def report_page(run: ReportContent, pictures: bool = True, stop: StopToken = NEVER) -> str:
     """The report as HTML.
 
     Args:
         run: what it tells of.
         pictures: whether images are shown; to read and draw them takes most of the time.
-        should_stop: asked before each image; when it says so, the rest are left out.
+        stop: looked at before each image; when it says so, the rest are left out.
 
     """
     environment = jinja2.Environment(
@@ -76,7 +75,7 @@ def report_page(
     template = environment.from_string(
         files("tilewise.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
-    best, worst = _pictures(run.analysis, should_stop) if pictures and run.analysis else ([], [])
+    best, worst = _pictures(run.analysis, stop) if pictures and run.analysis else ([], [])
     seconds = sum(epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in run.epochs)
     return template.render(
         run=run,
@@ -119,13 +118,11 @@ def _speed(run: ReportContent) -> float | None:
     return sum(epoch["records"] for epoch in run.epochs) / seconds if seconds else None
 
 
-def _pictures(
-    analysis: Analysis, should_stop: Callable[[], bool], count: int = COUNT
-) -> tuple[list[Picture], list[Picture]]:
+def _pictures(analysis: Analysis, stop: StopToken, count: int = COUNT) -> tuple[list[Picture], list[Picture]]:
     def make(indices: list[int]) -> list[Picture]:
         made = []
         for index in indices:
-            if should_stop():
+            if stop.requested:
                 break
             made.append(make_picture(analysis.records[index], analysis.outcomes[index], analysis.classes))
         return made

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 from tilewise.errors import UserError
 from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5_SIZES
 from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters
+from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 from tilewise.registry import ModelFamily, families, family_of, model_names
@@ -30,10 +31,13 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     are passed over.
 
     Raises:
-        UserError: the message lists all problems in the order of ``raw``, by the names as written.
+        UserError: the job is for a task that there is not; else the message lists all problems in the order
+            of ``raw``, by the names as written.
 
     """
-    given = _Given(raw)
+    texts = {name: _as_text(value) for name, value in raw.items()}
+    task = decide_task(texts)
+    given = _Given(texts | ({"task": task} if texts.get("task") else {}))
     _check_required(given)
     _check_schedule(given)
     _check_classes(given)
@@ -61,13 +65,13 @@ class _Entry(NamedTuple):
 class _Given:
     """What the user gave: the names as written, the entries by canonical name, the problems by name."""
 
-    def __init__(self, raw: Mapping[str, object]) -> None:
+    def __init__(self, raw: Mapping[str, str]) -> None:
         self.names: list[str] = []
         self.entries: dict[str, _Entry] = {}
         self.problems: dict[str, list[str]] = {name: [] for name in raw}
         for name, value in raw.items():
             if not name.startswith(_PLATFORM_PREFIXES):
-                self._take(name, _as_text(value))
+                self._take(name, value)
 
     @property
     def dialect(self) -> Dialect:

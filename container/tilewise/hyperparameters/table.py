@@ -94,6 +94,14 @@ class Hyperparameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    task: Annotated[
+        Literal["detection"],
+        Row(
+            "Model",
+            "What the model is for; Azure AutoML's `image-object-detection` is read, too.",
+            azure="detection",
+        ),
+    ]
     model_name: Annotated[
         str,
         Field(description="one of the models below"),

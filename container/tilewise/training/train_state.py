@@ -1,30 +1,27 @@
-"""From a run to the state that a checkpoint holds, and back."""
+"""The state of a training: the sum of its parts', and what each process has of its own."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-from tilewise import platform
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.inference.artifact import DESCRIPTION, remove_others, write_file
 from tilewise.models.spec import DetectorSpec
-
-if TYPE_CHECKING:
-    from tilewise.training.trainer import Trainer
+from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.history import Progress
+from tilewise.training.job.best_model import write_model_files
+from tilewise.training.job.context import JobContext
 
 log = logging.getLogger(__name__)
 
 FIXED = (
+    "task",
     "model_name",
     "image_size",
     "min_size",
@@ -50,107 +47,124 @@ FIXED = (
 """These make the detector what it is, its views, and what the optimizer remembers: they cannot change."""
 
 
-@dataclass
-class Progress:
-    """How far a run is: an epoch, and the sums over those of its batches that are done.
+class Stateful(Protocol):
+    """A part of a training that a checkpoint holds."""
 
-    Attributes:
-        epoch: the present one, from 0.
-        trained: whether all of its batches are learnt, so that only its validation is missing.
-        batches: so many of its batches are done.
-        learnt: so many of them had a finite loss.
-        records: views in these batches.
-        pixels: of these views.
-        seconds: that they took.
-        losses: the sum of each loss.
+    def state_dict(self) -> Any:
+        """Texts, numbers, lists, dicts and tensors."""
 
-    """
-
-    epoch: int = 0
-    trained: bool = False
-    batches: int = 0
-    learnt: int = 0
-    records: int = 0
-    pixels: int = 0
-    seconds: float = 0.0
-    losses: dict[str, float] = field(default_factory=dict)
+    def load_state_dict(self, state: Any) -> None:
+        """The inverse of :meth:`state_dict`."""
 
 
-def snapshot(run: Trainer) -> dict[str, Any] | None:
-    """All that a run needs to go on, for a checkpoint; all processes must ask, and the leader gets it.
-
-    Sums and random numbers are those of all processes, by rank.
-    """
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-    random = {"cpu": torch.get_rng_state(), "cuda": cuda}
-    parts = run.distributed.gather({"progress": asdict(run.progress), "random": random})
-    if not run.distributed.is_main_process:
-        return None
-    done = run.progress.epoch + run.progress.trained
-    false_positives = run.planner.false_positives if run.planner else {}
-    return {
-        "job": platform.job_name(),
-        "hyperparameters": json.dumps(_facts(run.hp)),
-        "classes": list(run.data.classes),
-        "spec": json.dumps(run.spec.to_json()),
-        "progress": asdict(run.progress),
-        "processes": parts,
-        "learner": run.train_step.state_dict(),
-        "best_score": run.best.state_dict(),
-        "history": json.dumps({"epochs": run.trained.epochs[:done], "best": run.trained.best}),
-        "alarms": {index: torch.from_numpy(boxes) for index, boxes in false_positives.items()},
-        "model": _read_model(run.model_dir) if run.saved else {},
-    }
-
-
-def restore(run: Trainer, state: dict[str, Any]) -> None:
-    """Bring a new run to where another one of the same job was.
-
-    The best model so far is put back into the run's model folder.
+class TrainState:
+    """All that a training needs to go on: the states of its parts by name, progress and random numbers.
 
     Args:
-        run: of the spec that :func:`agreed_spec` returned, with nothing learnt.
-        state: from :func:`snapshot`; it is emptied, since it is large.
+        job: the training job.
+        spec: of its model.
+        classes: their names, by label.
+        progress: of this process.
+        parts: alike in all processes, so that the leader's stand for all.
 
     """
-    _restore_process(run, state["processes"])
-    run.train_step.load_state_dict(state["learner"])
-    run.best.load_state_dict(state["best_score"])
-    history = json.loads(state["history"])
-    run.trained.epochs, run.trained.best = history["epochs"], history["best"]
-    if run.planner:
-        run.planner.false_positives = {index: boxes.numpy() for index, boxes in state["alarms"].items()}
-    if run.distributed.is_main_process:
-        put_model_back(state, run.model_dir)
-    run.saved = bool(state["model"])
-    state.clear()
+
+    def __init__(
+        self,
+        job: JobContext,
+        spec: DetectorSpec,
+        classes: Sequence[str],
+        progress: Progress,
+        parts: Mapping[str, Stateful],
+    ):
+        self.job, self.spec, self.classes, self.progress, self.parts = job, spec, classes, progress, parts
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """For a checkpoint; all processes must ask, and the leader gets it.
+
+        Progress and random numbers are those of all processes, by rank.
+        """
+        own = {"progress": self.progress.state_dict(), "random": _random_state()}
+        processes = self.job.distributed.gather(own)
+        if not self.job.distributed.is_main_process:
+            return None
+        return {
+            "job": self.job.name,
+            "hyperparameters": json.dumps(_facts(self.job.hp)),
+            "classes": list(self.classes),
+            "spec": json.dumps(self.spec.to_json()),
+            "processes": processes,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring a new training to where another one of the same job was.
+
+        Args:
+            state: from :meth:`state_dict`, of the spec that :func:`agreed_spec` returned; it is large, and
+                emptied.
+
+        """
+        self._load_process(state["processes"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        state.clear()
+
+    def _load_process(self, processes: Sequence[Mapping[str, Any]]) -> None:
+        """What each process has of its own; where there were more of them or fewer, as near as can be."""
+        rank, size = self.job.distributed.rank, self.job.distributed.size
+        if size == len(processes):
+            self.progress.load_state_dict(processes[rank]["progress"])
+            _set_random_state(processes[rank]["random"])
+            return
+        shared = Progress(**processes[0]["progress"]).shared_anew(rank, len(processes), size)
+        log.warning(
+            "the checkpoint is of %d processes, now there are %d: the epoch goes on after %d of its batches",
+            len(processes),
+            size,
+            shared.batches,
+        )
+        self.progress.load_state_dict(shared.state_dict())
 
 
-def _restore_process(run: Trainer, parts: Sequence[Mapping[str, Any]]) -> None:
-    """What each process has of its own; where there were more of them or fewer, as near as can be."""
-    rank, size = run.distributed.rank, run.distributed.size
-    if size == len(parts):
-        run.progress = Progress(**parts[rank]["progress"])
-        random = parts[rank]["random"]
-        torch.set_rng_state(random["cpu"])
-        if random["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(random["cuda"][0])
-        return
-    first = Progress(**parts[0]["progress"])
-    batches = first.batches * len(parts) // size
-    log.warning(
-        "the checkpoint is of %d processes, now there are %d: the epoch goes on after %d of its batches",
-        len(parts),
-        size,
-        batches,
-    )
-    # The figures of this one epoch are those of its rest and of what the first process did.
-    run.progress = (
-        replace(first, batches=batches) if rank == 0 else Progress(first.epoch, first.trained, batches)
-    )
+class Checkpointer:
+    """Writes the state of a training into its checkpoints, where any process has some; one of them writes.
+
+    Args:
+        job: the training job.
+        checkpoints: of this process, where the job wants them: the leader's.
+        state: what they hold.
+
+    """
+
+    def __init__(self, job: JobContext, checkpoints: Checkpoints | None, state: TrainState):
+        self.checkpoints, self.state = checkpoints, state
+        self.wanted = job.distributed.any(checkpoints is not None)
+        self.every = job.hp.checkpoint_frequency or 1
+
+    def due(self, epochs: int) -> bool:
+        """Whether there is to be a checkpoint after so many epochs."""
+        return epochs % self.every == 0
+
+    def save(self) -> None:
+        """Write a checkpoint; all processes must call it."""
+        state = self.state.state_dict() if self.wanted else None
+        if self.checkpoints and state:
+            self.checkpoints.save(state)
 
 
-def agreed_spec(state: Mapping[str, Any], hp: Hyperparameters, classes: Sequence[str]) -> DetectorSpec:
+def _random_state() -> dict[str, Any]:
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])
+
+
+def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str]) -> DetectorSpec:
     """The detector of a checkpoint, when it is the one that this job trains.
 
     What was fitted to the data is taken from the checkpoint, not fitted anew.
@@ -159,7 +173,7 @@ def agreed_spec(state: Mapping[str, Any], hp: Hyperparameters, classes: Sequence
         UserError: the job trains another one; the message shows both.
 
     """
-    was, now = json.loads(state["hyperparameters"]), _facts(hp)
+    was, now = json.loads(state["hyperparameters"]), _facts(job.hp)
     changed = {name: f"{name}={was[name]}, now {now[name]}" for name in now if was.get(name) != now[name]}
     known = {name: text for name, text in changed.items() if name in was}
     fixed = [text for name, text in known.items() if name in FIXED]
@@ -167,7 +181,7 @@ def agreed_spec(state: Mapping[str, Any], hp: Hyperparameters, classes: Sequence
         fixed.append(f"the classes {_list(state['classes'])}, now {_list(classes)}")
     if fixed:
         raise UserError(
-            f"the checkpoint in {platform.checkpoint_dir()} is of another training: it has "
+            f"the checkpoint in {job.checkpoint_dir} is of another training: it has "
             f"{'; '.join(fixed)}. Give CheckpointConfig another S3Uri or delete the checkpoint, or set these "
             "as they were"
         )
@@ -186,44 +200,32 @@ def with_batch_size_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperpa
     return hp.model_copy(update=sizes)
 
 
-def say_where(state: Mapping[str, Any], hp: Hyperparameters, name: str) -> None:
+def progress_in(state: Mapping[str, Any]) -> Progress:
+    """How far the run of a checkpoint was: its first process."""
+    return Progress(**state["processes"][0]["progress"])
+
+
+def say_where(state: Mapping[str, Any], job: JobContext, name: str) -> None:
     """Log what is resumed, and from which file."""
-    progress = Progress(**state["progress"])
+    progress, epochs = progress_in(state), job.hp.number_of_epochs
     where = f"after epoch {progress.epoch - 1}" if progress.epoch else "before the first step"
     if progress.trained:
         where = f"before the validation of epoch {progress.epoch}"
     elif progress.batches:
         where = f"in epoch {progress.epoch} after {progress.batches} batches"
-    log.info("resumed from %s: %s of %d epochs", name, where, hp.number_of_epochs)
-    job = state["job"]
-    if job and job != platform.job_name():
-        log.warning("the checkpoint is of the job %s: for a training of its own give another S3Uri", job)
-    if progress.epoch >= hp.number_of_epochs:
-        log.warning(
-            "number_of_epochs=%d and all of them are done: nothing is left to train", hp.number_of_epochs
-        )
+    log.info("resumed from %s: %s of %d epochs", name, where, epochs)
+    before = state["job"]
+    if before and before != job.name:
+        log.warning("the checkpoint is of the job %s: for a training of its own give another S3Uri", before)
+    if progress.epoch >= epochs:
+        log.warning("number_of_epochs=%d and all of them are done: nothing is left to train", epochs)
 
 
 def put_model_back(state: Mapping[str, Any], model_dir: Path) -> bool:
-    """Write the best model that a checkpoint holds; returns whether it holds one.
-
-    At every moment the folder holds the old model or the new one, whole.
-    """
-    files = {name: content.numpy().tobytes() for name, content in state["model"].items()}
-    for name in sorted(files, key=lambda name: name == DESCRIPTION):
-        write_file(model_dir / name, partial(Path.write_bytes, data=files[name]))
-    if files:
-        remove_others(model_dir, min(files, key=lambda name: name == DESCRIPTION))
+    """Write the best model that a checkpoint holds; returns whether it holds one."""
+    files = state["parts"]["best_model"]["files"]
+    write_model_files(files, model_dir)
     return bool(files)
-
-
-def _read_model(folder: Path) -> dict[str, torch.Tensor]:
-    """The files of a model, as bytes."""
-    weights = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["weights"]
-    return {
-        name: torch.frombuffer(bytearray((folder / name).read_bytes()), dtype=torch.uint8)
-        for name in (os.path.basename(weights), DESCRIPTION)
-    }
 
 
 def _facts(hp: Hyperparameters) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tilewise.data.pipe.buffer import Pipe, buffer_bytes
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.formats import StreamItem
 from tilewise.errors import UserError
+from tilewise.stop import NEVER, StopWhen
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 LIMIT = 1 << 20
@@ -123,7 +124,7 @@ def test_waiting__says_what_for_and_can_be_stopped(
     stop = threading.Event()
     if silent != "no_fifo":
         os.mkfifo(f"{path}_0")
-    with closing(Pipe(path, 1, LIMIT, stop.is_set)) as reader:
+    with closing(Pipe(path, 1, LIMIT, StopWhen(stop.is_set))) as reader:
         writer = os.open(f"{path}_0", os.O_RDWR) if silent == "writer_waits" else None
         threading.Timer(0.4, stop.set).start()
         start = time.monotonic()
@@ -279,7 +280,7 @@ def test_closing__a_process_forked_meanwhile_does_not_close_another_file(
     known: list[int] = []
     real_close = os.close
     os.mkfifo(f"{path}_0")
-    opened = fifo.open_fifo(path.with_name("train_0"), lambda: False)
+    opened = fifo.open_fifo(path.with_name("train_0"), NEVER)
     before = len(fifo._open_fifos)
     monkeypatch.setattr(fifo.os, "close", close)
     opened.close()

@@ -14,6 +14,7 @@ from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.stream import Stream
 from tilewise.errors import UserError
+from tilewise.stop import StopWhen
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 RECORD = image_record([2.0, 5.0, 1.0, 0.25, 0.5, 0.75, 1.0], png())
@@ -154,5 +155,5 @@ def test_stop__while_the_first_images_are_awaited(tmp_path: Path, stack: ExitSta
     threading.Timer(0.2, stop.set).start()
     start = time.monotonic()
     with pytest.raises(StopWaiting):
-        read(stack, {"train": ChannelPipe(tmp_path / "train", images=3)}, should_stop=stop.is_set)
+        read(stack, {"train": ChannelPipe(tmp_path / "train", images=3)}, stop=StopWhen(stop.is_set))
     assert time.monotonic() - start < 2 and names_of_pipe_threads() == []

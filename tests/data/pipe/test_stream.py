@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.stream import Stream
 from tilewise.data.records import Record
 from tilewise.errors import UserError
+from tilewise.stop import NEVER, StopToken, StopWhen
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 LABEL = [2.0, 5.0, 1.0, 0.25, 0.5, 0.75, 1.0]
@@ -47,12 +48,12 @@ def streaming(
     expected: int | None = None,
     limit: int = 8 << 20,
     class_ids: ClassIds | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopToken = NEVER,
     pause: float = 0,
 ) -> Iterator[Stream]:
     folder.mkdir(exist_ok=True)
     with PipePlatform(folder / "train", passes, piece=4096, pause=pause):
-        pipe = Pipe(folder / "train", len(passes), limit, should_stop)
+        pipe = Pipe(folder / "train", len(passes), limit, stop)
         try:
             yield Stream("train", pipe, class_ids or ClassIds(2), expected)
         finally:
@@ -235,7 +236,7 @@ def test_stop__ends_the_pass(tmp_path: Path) -> None:
         yield images(6)
         stop.wait(20)
 
-    with streaming(tmp_path, [writer()], should_stop=stop.is_set) as stream:  # type: ignore[list-item]
+    with streaming(tmp_path, [writer()], stop=StopWhen(stop.is_set)) as stream:  # type: ignore[list-item]
         records = stream.one_pass()
         assert len(list(itertools.islice(records, 6))) == 6
         threading.Timer(0.2, stop.set).start()

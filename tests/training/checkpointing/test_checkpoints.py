@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,11 +105,12 @@ def test_newest__what_a_killed_process_was_writing_is_no_checkpoint(kept: Path) 
     assert not (kept / ".checkpoint.writing").exists()
 
 
-def test_newest__of_another_format_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tilewise.training.checkpointing.checkpoints.FORMAT", 2)
-    Checkpoints(tmp_path).save(state(1))
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="has format 2, which this version of Tilewise does not know: take"):
+def test_newest__of_another_format_is_an_error(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    torch.save({"format": 1, "job": "of an older version"}, content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()[:16]
+    (tmp_path / f"checkpoint-000001-{digest}.pt").write_bytes(content.getvalue())
+    with pytest.raises(UserError, match="has format 1, which this version of Tilewise does not know: take"):
         Checkpoints(tmp_path).newest()
 
 

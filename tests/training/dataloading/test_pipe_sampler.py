@@ -16,6 +16,7 @@ from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.stream import Stream
 from tilewise.errors import UserError
+from tilewise.stop import StopWhen
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading import batch_server as batch_server_module
 from tilewise.training.dataloading import loader as loader_module
@@ -176,10 +177,10 @@ def test_ranks__waiting_can_be_stopped(tmp_path: Path) -> None:
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
     with pytest.raises(StopWaiting):
-        BatchClient(tmp_path / "socket", 1, stop.is_set)
+        BatchClient(tmp_path / "socket", 1, StopWhen(stop.is_set))
     stop.clear()
     with closing(BatchServer(tmp_path / "other", 2)):
-        receiver = BatchClient(tmp_path / "other", 1, stop.is_set)
+        receiver = BatchClient(tmp_path / "other", 1, StopWhen(stop.is_set))
         threading.Timer(0.2, stop.set).start()
         assert receiver.receive() is None
         receiver.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tilewise.errors import UserError
+from tilewise.stop import NEVER, StopWhen
 from tilewise.training.distributed import launch as launching
 from tilewise.training.distributed.context import SINGLE_PROCESS
 from tilewise.training.distributed.launch import launch, processes_of_host
@@ -26,10 +27,10 @@ def together() -> ModuleType:
     return module
 
 
-def run(monkeypatch: pytest.MonkeyPatch, what: str, folder: Path, should_stop: Any = bool) -> str | None:
+def run(monkeypatch: pytest.MonkeyPatch, what: str, folder: Path, ask: Any = bool) -> str | None:
     """Launch two processes on this host; returns why they failed."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), what, str(folder)])
-    return launch(["algo-1"], "algo-1", "eth0", 2, should_stop)
+    return launch(["algo-1"], "algo-1", "eth0", 2, StopWhen(ask))
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +120,20 @@ def test_hosts__leader_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         UserError, match=r"host nowhere\.invalid, which leads, cannot be reached at port 7777"
     ):
-        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, bool)
+        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, NEVER)
 
 
 def test_hosts__one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "MEET_SECONDS", 1)
     monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
     with pytest.raises(UserError, match="host algo-2 has not come within"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, bool)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
 
 
 def test_hosts__stopped_while_they_meet() -> None:
-    assert launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, lambda: True) is None
+    assert launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, StopWhen(lambda: True)) is None
 
 
 def test_hosts__current_one_is_unknown() -> None:
     with pytest.raises(UserError, match="current_host algo-3 is not among the hosts"):
-        launch(["algo-1", "algo-2"], "algo-3", "eth0", 1, bool)
+        launch(["algo-1", "algo-2"], "algo-3", "eth0", 1, NEVER)

@@ -5,8 +5,11 @@ import sys
 from typing import Any
 
 import pytest
+from tilewise.models.spec import DetectorSpec
+from tilewise.tasks.detection import DetectionTask
 from tilewise.training.job import metric_lines
 from tilewise.training.job.metric_lines import MetricLines
+from tilewise.views.view import Scaling
 
 # Those that SageMaker attaches to its built-in Object Detection image.
 DEFINITIONS = {
@@ -37,7 +40,9 @@ def captured(text: str) -> dict[str, list[str]]:
 
 
 def test_losses__match_their_definitions(capsys: pytest.CaptureFixture[str]) -> None:
-    MetricLines("algo-1").losses(epoch=3, batches=25, what=1.25, where=0.5)
+    spec = DetectorSpec("ssd_vgg16", 1, Scaling(square=300), None, 0.5, 0.5, 100)
+    figures = DetectionTask().loss_figures({"classification": 1.25, "bbox_regression": 0.5}, spec)
+    MetricLines("algo-1").losses(3, 25, figures)
     assert captured(capsys.readouterr().out) == {
         "train:cross_entropy": ["1.250000"],
         "train:smooth_l1": ["0.500000"],
@@ -58,8 +63,8 @@ def test_progress__matches_its_definition(capsys: pytest.CaptureFixture[str]) ->
 
 def test_validation__matches_its_definition_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = MetricLines("algo-1")
-    lines.validation(epoch=0, score=0.125, metrics=METRICS)
-    lines.best(0.125)
+    lines.validation(0, "mAP", 0.125, DetectionTask().describe("validation", METRICS))
+    lines.best("mAP", 0.125)
     text = capsys.readouterr().out
     assert captured(text) == {"validation:mAP": ["0.125000"]}
     assert "AP 0.2500, AP50 0.5000, AP75 0.1250, AP_small 0.2500, AP_medium none, AP_large none" in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.step import train_step as train_step_module
+from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.loss_means import LossMeans, means_of
-from tilewise.training.step.non_finite import MAX_NON_FINITE_STEPS, READ_EVERY
+from tilewise.training.step.non_finite import MAX_NON_FINITE_STEPS, READ_EVERY, ReadEachStep, ReadLater
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
+
+Way = type[ReadEachStep] | type[ReadLater]
 
 
 class Brightness(Detector):
@@ -55,9 +58,11 @@ def a_batch() -> Batch:
     return Batch.of([Sample(each, *nothing) for each in pixels])
 
 
-def weights_after(script: list[str], hp: Hyperparameters) -> tuple[list[Tensor], TrainStep, LossMeans]:
+def weights_after(
+    script: list[str], hp: Hyperparameters, way: Way = ReadEachStep
+) -> tuple[list[Tensor], TrainStep, LossMeans]:
     detector, means = Brightness(script), LossMeans()
-    train_step = TrainStep(detector, hp, len(script), (4, 4))
+    train_step = TrainStep(detector, hp, len(script), (4, 4), finite_check=way)
     train_step.begin_epoch()
     for _ in script:
         means.add(train_step.learn(a_batch()))
@@ -65,55 +70,52 @@ def weights_after(script: list[str], hp: Hyperparameters) -> tuple[list[Tensor],
     return [each.detach().clone() for each in detector.parameters()], train_step, means
 
 
-@pytest.fixture(params=["reads", "waits for nothing"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=[ReadEachStep, ReadLater])
+def way(request: pytest.FixtureRequest) -> Way:
     """Both ways to find bad steps; the second is a GPU's."""
-    name: str = request.param
-    monkeypatch.setattr(train_step_module, "reads_each_step", lambda device, hp: name == "reads")
-    return name
+    way: Way = request.param
+    return way
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop", "adadelta"])
 @pytest.mark.parametrize("momentum", [0, 0.9])
 @pytest.mark.parametrize("bad", ["infinite loss", "infinite gradient"])
-def test_bad_step__is_as_if_it_had_not_been(way: str, optimizer: str, momentum: float, bad: str) -> None:
+def test_bad_step__is_as_if_it_had_not_been(way: Way, optimizer: str, momentum: float, bad: str) -> None:
     hp = make_hp(optimizer=optimizer, momentum=momentum)
     script = [bad, "good", bad, bad, "good", "good"]
-    spoilt, _, means = weights_after(script, hp)
-    plain, _, expected = weights_after(["good"] * 3, hp)
+    spoilt, _, means = weights_after(script, hp, way)
+    plain, _, expected = weights_after(["good"] * 3, hp, way)
     torch.testing.assert_close(spoilt, plain)
     if bad == "infinite loss":
         assert means_of([means.totals()]) == pytest.approx(means_of([expected.totals()]))
 
 
-def test_ways__give_the_same_weights_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ways__give_the_same_weights_and_losses() -> None:
     runs = []
-    for reads in (True, False):
-        monkeypatch.setattr(train_step_module, "reads_each_step", lambda device, hp, reads=reads: reads)
-        weights, _, means = weights_after(["good"] * 5, make_hp())
+    for way in (ReadEachStep, ReadLater):
+        weights, _, means = weights_after(["good"] * 5, make_hp(), way)
         runs.append((weights, means_of([means.totals()])))
     assert all(torch.equal(*pair) for pair in zip(runs[0][0], runs[1][0], strict=True))
     assert runs[0][1] == runs[1][1]
     assert runs[0][1]["bbox_regression"] == 2
 
 
-def test_bad_steps__ten_in_a_row_stop_the_job(way: str) -> None:
+def test_bad_steps__ten_in_a_row_stop_the_job(way: Way) -> None:
     script = ["good"] * 3 + ["infinite loss"] * MAX_NON_FINITE_STEPS + ["good"] * (3 * READ_EVERY)
     with pytest.raises(UserError, match=r"10 batches in a row.*lower learning_rate \(it is 0.1\)"):
-        weights_after(script, make_hp())
+        weights_after(script, make_hp(), way)
 
 
-def test_bad_steps__nine_in_a_row_do_not_stop_it(way: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_steps__nine_in_a_row_do_not_stop_it(way: Way, caplog: pytest.LogCaptureFixture) -> None:
     script = (["infinite loss"] * (MAX_NON_FINITE_STEPS - 1) + ["good"]) * 5
-    weights, _, _ = weights_after(script, make_hp())
-    torch.testing.assert_close(weights, weights_after(["good"] * 5, make_hp())[0])
+    weights, _, _ = weights_after(script, make_hp(), way)
+    torch.testing.assert_close(weights, weights_after(["good"] * 5, make_hp(), way)[0])
     assert "skipped" in caplog.text
 
 
-def test_bad_steps__are_found_at_the_epochs_end_at_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_step_module, "reads_each_step", lambda device, hp: False)
+def test_bad_steps__are_found_at_the_epochs_end_at_the_latest() -> None:
     detector = Brightness(["infinite loss"] * MAX_NON_FINITE_STEPS)
-    train_step = TrainStep(detector, make_hp(), 10, (4, 4))
+    train_step = TrainStep(detector, make_hp(), 10, (4, 4), finite_check=ReadLater)
     train_step.begin_epoch()
     for _ in range(MAX_NON_FINITE_STEPS):
         train_step.learn(a_batch())
@@ -121,18 +123,18 @@ def test_bad_steps__are_found_at_the_epochs_end_at_the_latest(monkeypatch: pytes
         train_step.end_epoch()
 
 
-def test_fp16__finds_its_scale_without_a_bad_step(way: str) -> None:
+def test_fp16__finds_its_scale_without_a_bad_step(way: Way) -> None:
     hp = make_hp(precision="fp16", learning_rate=0.001)
-    weights, train_step, _ = weights_after(["too large for float16"] * 40, hp)
+    weights, train_step, _ = weights_after(["too large for float16"] * 40, hp, way)
     assert train_step.precision.scaled
     assert 1 < train_step._scaler.get_scale() < 2**16
     assert not torch.equal(weights[0], torch.full((1, 3), 0.5))
     assert all(each.isfinite().all() for each in weights)
 
 
-def test_fp16__a_loss_that_is_never_finite_stops_the_job(way: str) -> None:
+def test_fp16__a_loss_that_is_never_finite_stops_the_job(way: Way) -> None:
     with pytest.raises(UserError, match="not finite for 10 batches in a row"):
-        weights_after(["infinite loss"] * 50, make_hp(precision="fp16"))
+        weights_after(["infinite loss"] * 50, make_hp(precision="fp16"), way)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -146,12 +148,12 @@ def test_forward__runs_in_the_precision_asked_for(precision: str, dtype: torch.d
     assert all(each.dtype == torch.float32 for each in detector.parameters())
 
 
-def test_gradients__are_clipped_to_a_norm_of_ten(way: str) -> None:
+def test_gradients__are_clipped_to_a_norm_of_ten(way: Way) -> None:
     hp = make_hp(momentum=0, weight_decay=0)
     before = torch.tensor([0.5, 0.5, 0.5, 0])
+    found = [weights_after([script], hp, way)[0] for script in ("good", "too large for float16")]
     small, large = (
-        (torch.cat([each.flatten() for each in weights_after([script], hp)[0]]) - before) / hp.learning_rate
-        for script in ("good", "too large for float16")
+        (torch.cat([each.flatten() for each in weights]) - before) / hp.learning_rate for weights in found
     )
     assert 0.1 < small.norm() < 1  # as it is
     torch.testing.assert_close(large, 10 * small / small.norm())
@@ -175,8 +177,49 @@ def test_ema__none_without_a_decay() -> None:
     assert TrainStep(detector, make_hp(), 1, (4, 4)).evaluated is detector
 
 
-def test_empty_batch__changes_nothing(way: str) -> None:
+def test_empty_batch__changes_nothing(way: Way) -> None:
     detector = Brightness()
-    train_step = TrainStep(detector, make_hp(), 1, (4, 4))
+    train_step = TrainStep(detector, make_hp(), 1, (4, 4), finite_check=way)
     assert train_step.learn(Batch.of([])) == {}
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]
+
+
+class Weighted(ExtraLoss):
+    """The detector's loss once more, with a weight that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Sample]) -> dict[str, Tensor]:
+        assert len(targets) == 2
+        return {"again": self.weight * outputs["classification"]}
+
+
+def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
+    hp = make_hp(momentum=0, weight_decay=0)
+    plain, _, _ = weights_after(["good"], hp)
+    detector, extra = Brightness(), Weighted()
+    train_step = TrainStep(detector, hp, 1, (4, 4), extra_losses=[extra])
+    losses = train_step.learn(a_batch())
+    assert losses["again"] == 0.5 * losses["classification"]
+    before = [torch.full((1, 3), 0.5), torch.zeros(1)]
+    for start, alone, both in zip(before, plain, detector.parameters(), strict=True):
+        torch.testing.assert_close(both.detach() - start, 1.5 * (alone - start))
+    torch.testing.assert_close(extra.weight.detach(), 0.5 - 0.1 * losses["classification"])
+
+
+def test_extra_loss__is_in_the_checkpoint_and_not_in_the_average() -> None:
+    hp = make_hp(ema_decay=0.9, gradient_accumulation_step=2)
+    first, extra = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[Weighted()]), Weighted()
+    second = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[extra])
+    for _ in range(3):  # in the middle of a step
+        first.learn(a_batch())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.begin_epoch(3)
+    for train_step in (first, second):
+        train_step.learn(a_batch())
+    states = first.state_dict(), second.state_dict()
+    assert torch.equal(states[0]["extra_losses"]["0.weight"], extra.weight) and extra.weight != 0.5
+    assert states[0]["optimizer"][2]["momentum_buffer"] == states[1]["optimizer"][2]["momentum_buffer"]
+    assert first.evaluated.state_dict().keys() == Brightness().state_dict().keys()

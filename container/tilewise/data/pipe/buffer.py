@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tilewise.data.pipe.fifo import POLL_SECONDS, StopWaiting, open_fifo
 from tilewise.data.pipe.formats import StreamItem, Turn, read_arrivals
 from tilewise.machine import memory_limit
+from tilewise.stop import NEVER, StopToken
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ class Buffer:
     An image counts until :meth:`release`, wherever it waits; one more than fits may be in.
     """
 
-    def __init__(self, limit: int, should_stop: Callable[[], bool]):
+    def __init__(self, limit: int, stop: StopToken):
         self.limit = limit
-        self._stopped, self._closed = should_stop, False
+        self._stop, self._closed = stop, False
         self._changed = threading.Condition()
         self._queue: deque[StreamItem | None] = deque()
         self._held, self._allowed = 0, limit
@@ -119,12 +120,13 @@ class Buffer:
             self._closed = True
             self._changed.notify_all()
 
-    def should_stop(self) -> bool:
-        """Whether waiting is of no use any more."""
-        return self._closed or self._stopped()
+    @property
+    def requested(self) -> bool:
+        """Whether waiting is of no use any more: a buffer is the stop token of what fills it."""
+        return self._closed or self._stop.requested
 
     def _wait(self) -> None:
-        if self.should_stop():
+        if self.requested:
             raise StopWaiting
         self._changed.wait(POLL_SECONDS)
 
@@ -139,7 +141,7 @@ class Pipe:
         path: that of the channel; pass k is read from ``<path>_<k>``.
         passes: how many passes there will be.
         limit: bytes of images that may wait in memory.
-        should_stop: asked while anything waits.
+        stop: looked at while anything waits.
         turn: which images of a pass are for this host.
 
     """
@@ -149,11 +151,11 @@ class Pipe:
         path: Path,
         passes: int,
         limit: int,
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: StopToken = NEVER,
         turn: Turn = lambda number: True,
     ):
         self.path, self.passes, self.turn = path, passes, turn
-        self.buffer = Buffer(limit, should_stop)
+        self.buffer = Buffer(limit, stop)
         self._thread = threading.Thread(target=self._read, name=f"pipe {path.name}", daemon=True)
         self._thread.start()
 
@@ -177,7 +179,7 @@ class Pipe:
         try:
             for number in range(self.passes):
                 name = f"{self.path.name}_{number}"
-                with open_fifo(self.path.with_name(name), self.buffer.should_stop) as file:
+                with open_fifo(self.path.with_name(name), self.buffer) as file:
                     for arrival in read_arrivals(file, name, self.turn):
                         self.buffer.put(arrival)
                 self.buffer.put(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tilewise.data.pipe.buffer import Pipe, buffer_bytes
 from tilewise.data.pipe.stream import first_items
 from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.errors import UserError
+from tilewise.stop import StopToken
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def check_pipe(name: str, channel: ChannelPipe, knows_classes: bool) -> None:
         )
 
 
-def open_pipe(name: str, channel: ChannelPipe, should_stop: Callable[[], bool]) -> Pipe:
+def open_pipe(name: str, channel: ChannelPipe, stop: StopToken) -> Pipe:
     """Begin to read a channel; what is not shuffled waits in a quarter of the memory."""
     memory = buffer_bytes() // (1 if name == "train" else 4)
     log.info(
@@ -78,7 +78,7 @@ def open_pipe(name: str, channel: ChannelPipe, should_stop: Callable[[], bool]) 
         memory / 2**20,
     )
     # An eighth is for the images that the loader keeps to fill up the last batch.
-    return Pipe(channel.path, channel.passes, memory // 8 * 7, should_stop, channel.shard.takes)
+    return Pipe(channel.path, channel.passes, memory // 8 * 7, stop, channel.shard.takes)
 
 
 def read_head(name: str, pipe: Pipe) -> ParsedChannel:

@@ -9,12 +9,12 @@ import os
 import select
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 from weakref import WeakSet
 
 from tilewise.errors import UserError
+from tilewise.stop import StopToken
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +30,19 @@ class StopWaiting(Exception):
     """The job is to stop, or the pipe is not needed any more."""
 
 
-def open_fifo(path: Path, should_stop: Callable[[], bool]) -> IO[bytes]:
+def open_fifo(path: Path, stop: StopToken) -> IO[bytes]:
     """Open a FIFO to read from, as soon as it is there; reads wait for what is written.
 
     Args:
         path: the FIFO; the platform may make it later.
-        should_stop: asked ten times a second while this, or a read, has to wait.
+        stop: looked at ten times a second while this, or a read, has to wait.
 
     Raises:
-        StopWaiting: when ``should_stop`` said so, here or in a read.
+        StopWaiting: when ``stop`` said so, here or in a read.
         UserError: there is something else at ``path``, or it cannot be opened.
 
     """
-    waiting = _StoppableWait(should_stop)
+    waiting = _StoppableWait(stop)
     while not path.exists():
         waiting.wait(f"{path} is not there yet")
     try:
@@ -59,13 +59,13 @@ def open_fifo(path: Path, should_stop: Callable[[], bool]) -> IO[bytes]:
 class _StoppableWait:
     """Waits in short steps, and says once what for."""
 
-    def __init__(self, should_stop: Callable[[], bool]):
-        self.should_stop = should_stop
+    def __init__(self, stop: StopToken):
+        self.stop = stop
         self.tell_at = time.monotonic() + TELL_AFTER_SECONDS
         self.told = False
 
     def check(self, what: str) -> None:
-        if self.should_stop():
+        if self.stop.requested:
             raise StopWaiting
         if not self.told and time.monotonic() > self.tell_at:
             self.told = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from tilewise.data.pipe.fifo import POLL_SECONDS, StopWaiting
 from tilewise.errors import UserError
+from tilewise.stop import NEVER, StopToken
 
 CONNECT_SECONDS = 600.0
 """The other ranks may start so much later, or earlier."""
@@ -106,12 +106,12 @@ class BatchClient:
     Args:
         address: of the :class:`BatchServer`, which may be made later.
         rank: of this process on its host, from 1.
-        should_stop: asked while it has to wait.
+        stop: looked at while it has to wait.
 
     """
 
-    def __init__(self, address: Path, rank: int, should_stop: Callable[[], bool] = lambda: False):
-        self._should_stop = should_stop
+    def __init__(self, address: Path, rank: int, stop: StopToken = NEVER):
+        self._stop = stop
         self._connection = self._connect(address)
         self._connection.send(rank)
 
@@ -125,7 +125,7 @@ class BatchClient:
         """
         try:
             while not self._connection.poll(POLL_SECONDS):
-                if self._should_stop():
+                if self._stop.requested:
                     return None
             message = self._connection.recv()
         except (EOFError, OSError):
@@ -149,7 +149,7 @@ class BatchClient:
             except (FileNotFoundError, ConnectionRefusedError) as error:
                 connecting.close()
                 now = time.monotonic()
-                if self._should_stop():
+                if self._stop.requested:
                     raise StopWaiting from None
                 if isinstance(error, ConnectionRefusedError):
                     refused = refused or now

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 from tilewise.errors import UserError
 from tilewise.machine import available_cores
+from tilewise.stop import StopToken
 from tilewise.training.distributed.context import FOLDER
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def launch(
     current_host: str,
     interface: str,
     processes: int,
-    should_stop: Callable[[], bool],
+    stop: StopToken,
 ) -> str | None:
     """Run this command in several processes, together with the other hosts'; return when all are over.
 
@@ -80,7 +81,7 @@ def launch(
         current_host: this one's.
         interface: the network interface that connects them.
         processes: how many to start here.
-        should_stop: when it says so, the processes get SIGTERM.
+        stop: when it says so, the processes get SIGTERM.
 
     Returns:
         Why it failed, as the first process that did has put it; None where it did not.
@@ -89,7 +90,7 @@ def launch(
         UserError: the hosts do not find each other, or are not alike.
 
     """
-    store, address, port = _meet(hosts, current_host, should_stop)
+    store, address, port = _meet(hosts, current_host, stop)
     if store is None:
         log.info("stopped before the other hosts came: there is no model yet")
         return None
@@ -113,7 +114,7 @@ def launch(
                 for rank in range(host * processes, (host + 1) * processes)
             }
             try:
-                return _watch(children, store, current_host, should_stop)
+                return _watch(children, store, current_host, stop)
             finally:
                 for child in children.values():
                     child.kill()
@@ -127,9 +128,7 @@ def report_failure(store: dist.Store, sentence: str) -> str:
     return store.compare_set(FAILURE, "", sentence).decode()
 
 
-def _meet(
-    hosts: Sequence[str], current_host: str, should_stop: Callable[[], bool]
-) -> tuple[dist.TCPStore | None, str, int]:
+def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dist.TCPStore | None, str, int]:
     """The store through which all processes find each other, with its address and port."""
     if current_host not in hosts:
         raise UserError(f"resourceconfig.json: current_host {current_host} is not among the hosts {hosts}")
@@ -143,7 +142,7 @@ def _meet(
             raise UserError(f"port {PORT} of {current_host} cannot be used: {error}") from None
         return store, "127.0.0.1", PORT
     give_up = time.monotonic() + MEET_SECONDS
-    while not should_stop():
+    while not stop.requested:
         try:
             address = str(socket.getaddrinfo(hosts[0], PORT, type=socket.SOCK_STREAM)[0][4][0])
             with socket.create_connection((address, PORT), timeout=5):
@@ -207,13 +206,13 @@ def _watch(
     children: Mapping[int, subprocess.Popen[bytes]],
     store: dist.TCPStore,
     host: str,
-    should_stop: Callable[[], bool],
+    stop: StopToken,
 ) -> str | None:
     """Wait for the processes, pass a request to stop on, and end all when one on any host has failed."""
     told, kill_at = False, None
     while any(child.poll() is None for child in children.values()):
         time.sleep(POLL_SECONDS)
-        if should_stop() and not told:
+        if stop.requested and not told:
             told = True
             for child in children.values():
                 child.send_signal(signal.SIGTERM)

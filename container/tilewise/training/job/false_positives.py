@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,13 @@ from torchvision.ops import box_iou
 from tilewise.arrays import Float32
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
+from tilewise.data.source import RecordSource
 from tilewise.evaluation.evaluate import decoded
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
+from tilewise.stop import StopToken
+from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.training.job.context import JobContext
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +28,57 @@ MAX_IOU = 0.3
 """A detection that overlaps an object by more is not quite false."""
 
 
+class FalsePositives:
+    """Negative chips from where the model is wrong: after a third of the epochs it looks, once.
+
+    Args:
+        job: which may want them, see the hyperparameter ``negative_views``.
+        planner: of the training views, which draws the chips; None where there are none.
+        train: the training data.
+        predictor: the model as it is when it is asked for.
+
+    """
+
+    def __init__(
+        self,
+        job: JobContext,
+        planner: ViewPlanner | None,
+        train: RecordSource,
+        predictor: Callable[[], Predictor],
+    ):
+        self.job, self.planner, self.train, self.predictor = job, planner, train, predictor
+
+    def due(self, epoch: int) -> bool:
+        """Whether they are looked for before this epoch."""
+        hp = self.job.hp
+        if not self.planner or self.planner.views != "sniper":  # whole images show the objects well enough
+            return False
+        return hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3)
+
+    def look(self) -> bool:
+        """Look at the training images; returns False when the job is to stop instead."""
+        assert self.planner and self.train.supports_random_access
+        found = find_false_positives(
+            self.predictor(), self.train.sample, self.train.issues, self.job.hp.seed, self.job.stop
+        )
+        if self.job.stopping():
+            return False
+        self.planner.false_positives = found
+        return True
+
+    def state_dict(self) -> dict[int, torch.Tensor]:
+        """For a checkpoint: by the index of their image."""
+        found = self.planner.false_positives if self.planner else {}
+        return {index: torch.from_numpy(boxes) for index, boxes in found.items()}
+
+    def load_state_dict(self, state: Mapping[int, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        if self.planner:
+            self.planner.false_positives = {index: boxes.numpy() for index, boxes in state.items()}
+
+
 def find_false_positives(
-    predictor: Predictor, records: Records, issues: ChannelIssues, seed: int, should_stop: Callable[[], bool]
+    predictor: Predictor, records: Records, issues: ChannelIssues, seed: int, stop: StopToken
 ) -> dict[int, Float32]:
     """Where a model sees objects in training images and there are none.
 
@@ -43,7 +97,7 @@ def find_false_positives(
     for number, prediction in enumerate(predictor.predict_all(images)):
         record = kept[number]
         false_positives[index_of[record.key]] = _false(prediction.detections, record)
-        if should_stop():
+        if stop.requested:
             break
     log.info("%d false alarms in %d images", sum(map(len, false_positives.values())), len(false_positives))
     return false_positives

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 LINE_EVERY_SECONDS = 30.0
 
@@ -34,11 +34,13 @@ class MetricLines:
             f"epoch time so far: {seconds:.0f} s"
         )
 
-    def losses(self, epoch: int, batches: int, what: float, where: float) -> None:
-        """The mean losses of an epoch: of the classes, and of the boxes."""
-        start = f"#quality_metric: host={self.host}, epoch={epoch}, batch={batches} train"
-        self._print(f"{start} cross_entropy <loss>=({what:.6f})")
-        self._print(f"{start} smooth_l1 <loss>=({where:.6f})")
+    def losses(self, epoch: int, batches: int, figures: Mapping[str, float]) -> None:
+        """The mean losses of an epoch, by the names that the metric definitions know."""
+        for name, value in figures.items():
+            self._print(
+                f"#quality_metric: host={self.host}, epoch={epoch}, batch={batches} "
+                f"train {name} <loss>=({value:.6f})"
+            )
 
     def throughput(self, records_per_second: float) -> None:
         """Training images a second."""
@@ -46,35 +48,29 @@ class MetricLines:
             f"#throughput_metric: host={self.host}, train throughput={records_per_second:.2f} records/second"
         )
 
-    def validation(self, epoch: int, score: float, metrics: dict[str, Any]) -> None:
-        """The score that chooses the model, then all figures and each class's."""
-        self._print(f"#quality_metric: host={self.host}, epoch={epoch}, validation mAP <score>=({score:.6f})")
-        self._print_figures("validation", metrics)
+    def validation(self, epoch: int, name: str, score: float, figures: Iterable[str]) -> None:
+        """The score that chooses the model, then lines with all figures."""
+        start = f"#quality_metric: host={self.host}, epoch={epoch}, validation"
+        self._print(f"{start} {name} <score>=({score:.6f})")
+        self._print_all(figures)
 
-    def test(self, metrics: dict[str, Any]) -> None:
-        """The figures of the saved model on the test channel."""
-        self._print(f"#quality_metric: host={self.host}, test mAP <score>=({metrics['VOC']['mAP']:.6f})")
-        self._print_figures("test", metrics)
+    def test(self, name: str, score: float, figures: Iterable[str]) -> None:
+        """The score of the saved model on the test channel, then lines with all figures."""
+        self._print(f"#quality_metric: host={self.host}, test {name} <score>=({score:.6f})")
+        self._print_all(figures)
 
-    def best(self, score: float) -> None:
+    def best(self, name: str, score: float) -> None:
         """A model was saved."""
-        self._print(f"Updating the best model with validation-mAP={score:.6f}")
+        self._print(f"Updating the best model with validation-{name}={score:.6f}")
 
     def progress(self, done: int, epochs: int) -> None:
         """The share of the epochs that is done."""
         self._print(f"#progress_metric: host={self.host}, completed {100 * done // epochs} % of epochs")
 
-    def _print_figures(self, channel: str, metrics: dict[str, Any]) -> None:
-        names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-        figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in names)
-        self._print(f"{channel}: {figures}, VOC mAP {metrics['VOC']['mAP']:.4f}")
-        by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
-        self._print(f"{channel} AP by class: {by_class}")
+    def _print_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._print(line)
 
     def _print(self, line: str) -> None:
         if not self.silent:
             print(line, flush=True)
-
-
-def _figure(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"

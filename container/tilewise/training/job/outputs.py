@@ -6,27 +6,22 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tilewise.data.channel import DataSet
 from tilewise.data.statistics import channel_statistics
-from tilewise.evaluation.analysis import Analysis, Scored, analyse
-from tilewise.hyperparameters import Hyperparameters
+from tilewise.evaluation.analysis import Analysis, Scored
 from tilewise.hyperparameters.table import ROWS
-from tilewise.training.trainer import TrainResult
+from tilewise.tasks.task import Task
+from tilewise.training.history import TrainResult
+from tilewise.training.job.context import JobContext
 
 log = logging.getLogger(__name__)
 
 
-def write_outputs(
-    trained: TrainResult,
-    data: DataSet,
-    hp: Hyperparameters,
-    folder: Path,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> None:
+def write_outputs(trained: TrainResult, data: DataSet, job: JobContext, folder: Path) -> None:
     """Leave the figures of a run for people and for programs.
 
     The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
@@ -35,9 +30,8 @@ def write_outputs(
     Args:
         trained: the run.
         data: what it was trained and validated on.
-        hp: the job's hyperparameters.
+        job: the training job.
         folder: where to.
-        should_stop: asked now and then.
 
     """
     start = time.monotonic()
@@ -47,12 +41,12 @@ def write_outputs(
     analysis = None
     with _only_a_warning("the analysis of the detections"):
         if trained.scored is not None:
-            analysis = analyse(trained.scored, data.classes, sizes=not should_stop())
+            analysis = job.task.analyse(trained.scored, data.classes, sizes=not job.stop.requested)
     write_metrics(trained, data.classes, folder / "metrics.json", facts, analysis)
     with _only_a_warning("TensorBoard's events"):
-        write_events(trained, folder / "tensorboard")
+        write_events(trained, job.task, folder / "tensorboard")
     with _only_a_warning("the report"):
-        write_report(trained, data.classes, hp, folder / "report.html", facts, analysis, should_stop)
+        write_report(trained, data.classes, job, folder / "report.html", facts, analysis)
         log.info("the report is in %s (%.1f s)", folder / "report.html", time.monotonic() - start)
 
 
@@ -100,7 +94,7 @@ def write_metrics(
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_events(trained: TrainResult, folder: Path) -> None:
+def write_events(trained: TrainResult, task: Task, folder: Path) -> None:
     """Leave the history as TensorBoard's events, one a scalar and epoch.
 
     They are written at the end, from the history: so a job that was resumed leaves one whole file.
@@ -114,11 +108,11 @@ def write_events(trained: TrainResult, folder: Path) -> None:
     with SummaryWriter(str(folder)) as writer:
         for epoch, seconds in zip(epochs, durations, strict=True):
             moment += seconds
-            for name, value in _scalars(epoch).items():
+            for name, value in _scalars(epoch, task).items():
                 writer.add_scalar(name, value, epoch["epoch"], walltime=moment)
 
 
-def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
+def _scalars(epoch: Mapping[str, Any], task: Task) -> dict[str, float]:
     scalars = {f"loss/{name}": value for name, value in epoch["losses"].items()}
     if scalars:
         scalars["loss/total"] = sum(scalars.values())
@@ -126,29 +120,23 @@ def _scalars(epoch: Mapping[str, Any]) -> dict[str, float]:
         scalars["train/learning_rate"] = epoch["learning_rate"]
     if epoch["seconds"]:
         scalars["train/records_per_second"] = epoch["records"] / epoch["seconds"]
-    validation = epoch.get("validation", {})
-    for name in ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR"):
-        scalars[f"validation/{name}"] = validation.get(name)
-    scalars["validation/VOC_mAP"] = validation.get("VOC", {}).get("mAP")
-    for name, value in validation.get("AP_class", {}).items():
-        scalars[f"validation_AP_of/{name}"] = value
-    return {name: value for name, value in scalars.items() if value is not None}
+    return scalars | task.scalars(epoch.get("validation", {}))
 
 
 def write_report(
     trained: TrainResult,
     classes: tuple[str, ...],
-    hp: Hyperparameters,
+    job: JobContext,
     path: Path,
     facts: Mapping[str, Mapping[str, Any]],
     analysis: Analysis | None,
-    should_stop: Callable[[], bool],
 ) -> None:
     """Leave the report; without images when the job is to stop."""
     # Imported here: a job that fails early should not have to wait for it.
-    from tilewise.evaluation.report import ReportContent, report_page
+    from tilewise.evaluation.report import ReportContent
 
-    run = ReportContent(
+    hp = trained.hp or job.hp
+    content = ReportContent(
         classes=classes,
         epochs=trained.epochs,
         best=trained.best,
@@ -164,6 +152,6 @@ def write_report(
         data=facts,
         analysis=analysis,
     )
-    page = report_page(run, pictures=not should_stop(), should_stop=should_stop)
+    page = job.task.report_page(content, job.stop)
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
     path.write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -2,19 +2,91 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
+from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Records
 from tilewise.data.source import RecordSource
 from tilewise.evaluation.analysis import Scored
-from tilewise.evaluation.evaluate import evaluate
-from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.training.distributed.context import DistributedContext
+from tilewise.training.job.context import JobContext
+from tilewise.training.step.train_step import TrainStep
+
+log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Scores the model on the validation data, as one of the processes that train.
+
+    Args:
+        job: the training job.
+        source: the validation data, if there are any.
+        train_step: has the model.
+        predictor: the model as it is when it is asked for.
+
+    """
+
+    def __init__(
+        self,
+        job: JobContext,
+        source: RecordSource | None,
+        train_step: TrainStep,
+        predictor: Callable[[], Predictor],
+    ):
+        self.job, self.source, self.train_step, self.predictor = job, source, train_step, predictor
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the job validates at all."""
+        return self.source is not None and self.job.hp.validation_metric_type != "none"
+
+    def due(self, epoch: int) -> bool:
+        """Whether it validates after this epoch; after the last one always."""
+        done = epoch + 1
+        return done == self.job.hp.number_of_epochs or done % self.job.hp.evaluation_frequency == 0
+
+    def validate(self, facts: dict[str, Any]) -> tuple[dict[str, Any], Scored | None] | None:
+        """Score the model; all processes must call it. ``facts`` of the epoch get the figures, and the time.
+
+        Returns:
+            The figures, and for the leader what they are of; None where the job is to stop first.
+
+        Raises:
+            UserError: too many images are damaged.
+
+        """
+        assert self.source is not None
+        start = time.monotonic()
+        distributed, issues = self.job.distributed, self.source.issues
+        distributed.broadcast_buffers(self.train_step.evaluated)
+        everywhere = partial(gather, distributed, issues)
+        found = self.job.task.evaluate(
+            self.predictor(), self.source.part(), issues, self.job.stop, everywhere
+        )
+        metrics = distributed.broadcast(found.metrics if found else None)
+        if metrics is None:
+            return None
+        self.source.finish_pass()
+        facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
+        return metrics, found.scored if found else None
+
+    def score_again(self) -> Scored | None:
+        """What the saved model finds in the validation images, where they can be had again."""
+        if self.source is None or not self.source.supports_random_access:
+            return None
+        log.info("the best model is of an epoch before the interruption: it is scored again for the report")
+        predictor = Predictor.load(self.job.model_dir)
+        predictor.batch_size = self.job.hp.validation_batch_size
+        found = self.job.task.evaluate(
+            predictor, self.source.one_pass(), self.source.issues, self.job.stop, lambda scored: scored
+        )
+        return found.scored if found else None
 
 
 def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Scored | None) -> Scored | None:
@@ -33,15 +105,14 @@ def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Score
     return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
-def test(
-    split: RecordSource, hp: Hyperparameters, model_dir: Path, should_stop: Callable[[], bool]
-) -> dict[str, Any] | None:
+def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
     """The figures of the saved model on a test channel; None when it was stopped.
 
     Raises:
         UserError: too many images are damaged.
 
     """
-    predictor = Predictor.load(model_dir)
-    predictor.batch_size = hp.validation_batch_size
-    return evaluate(predictor, split.one_pass(), split.issues, hp.validation_iou_threshold, should_stop)
+    predictor = Predictor.load(job.model_dir)
+    predictor.batch_size = job.hp.validation_batch_size
+    found = job.task.evaluate(predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored)
+    return found.metrics if found else None

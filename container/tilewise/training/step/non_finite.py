@@ -1,11 +1,16 @@
+"""Steps whose loss or gradient is not finite: who finds them, and when there are too many."""
+
 from __future__ import annotations
 
 import logging
+import math
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from tilewise.errors import UserError
+from tilewise.training.step.amp import Precision
 
 log = logging.getLogger(__name__)
 
@@ -106,3 +111,110 @@ class NonFiniteSteps:
             f"the {what} was not finite for {MAX_NON_FINITE_STEPS} batches in a row: the training has "
             f"diverged; lower learning_rate (it is {self.learning_rate:g}) or warm up for longer"
         )
+
+
+class FiniteCheck(Protocol):
+    """Sees to it that a step whose loss or gradient is not finite changes no weight."""
+
+    steps: NonFiniteSteps
+
+    def admit(self, loss: Tensor) -> Tensor | None:
+        """The () loss to go backward from; None to leave its batch out of the step."""
+
+    def admit_step(self, norm: Tensor) -> bool:
+        """Count a step with gradients of this () norm as good or bad.
+
+        Returns:
+            Whether the optimizer is to see the gradients; without them its step changes nothing.
+
+        """
+
+    def is_at_most(self, norm: Tensor, most: float) -> bool:
+        """Whether the () norm is known not to be larger."""
+
+
+class ReadEachStep:
+    """Reads each loss and each gradient's norm before the next step: for a CPU, or for accumulated batches.
+
+    One process alone leaves only the bad batch out of an accumulated step.
+
+    Args:
+        steps: counts them.
+        scaler: of float16's losses.
+        precision: of the forward pass.
+        alone: whether no other process waits for this one's gradients.
+
+    """
+
+    needs_scaler: ClassVar[bool] = False
+
+    def __init__(
+        self, steps: NonFiniteSteps, scaler: torch.amp.GradScaler, precision: Precision, *, alone: bool
+    ):
+        self.steps, self.scaler, self.precision, self.alone = steps, scaler, precision, alone
+        self._loss_was_finite: Tensor | bool = True
+
+    def admit(self, loss: Tensor) -> Tensor | None:
+        """The loss, or None; among several processes NaN gradients, so that all leave the step out."""
+        self._loss_was_finite = loss.detach().isfinite()
+        if not self.alone:
+            return loss * torch.where(self._loss_was_finite, 1.0, torch.nan)
+        if self._loss_was_finite:
+            return loss
+        self.steps.add("loss")
+        return None
+
+    def admit_step(self, norm: Tensor) -> bool:
+        """Reads the norm; float16's scaler skips bad steps by itself."""
+        if math.isfinite(norm):
+            self.steps.in_a_row = 0
+        elif not self.precision.scaled:
+            self.steps.add("gradient" if self._loss_was_finite else "loss")
+            return False
+        elif self.scaler.get_scale() <= 1:
+            self.steps.add("gradient")
+        return True
+
+    def is_at_most(self, norm: Tensor, most: float) -> bool:
+        """Reads it."""
+        return bool(norm <= most)
+
+
+class ReadLater:
+    """Reads nothing, which would stop a GPU once a step: what is not finite is left out there.
+
+    Such a loss makes its gradients NaN, and the fused optimizer, through ``GradScaler``, skips its step
+    there. How often it did is read later (:class:`NonFiniteSteps`). RMSprop and Adadelta are not fused:
+    ``GradScaler`` reads one flag a step.
+
+    Args:
+        steps: counts them.
+        scaler: skips them; it must be enabled in each precision.
+        precision: of the forward pass.
+        alone: whether no other process waits for this one's gradients; it does not matter.
+
+    """
+
+    needs_scaler: ClassVar[bool] = True
+
+    def __init__(
+        self, steps: NonFiniteSteps, scaler: torch.amp.GradScaler, precision: Precision, *, alone: bool
+    ):
+        self.steps, self.scaler, self.precision = steps, scaler, precision
+        self._loss_was_finite: Tensor | None = None
+
+    def admit(self, loss: Tensor) -> Tensor:
+        """The loss, or NaN gradients."""
+        self._loss_was_finite = loss.detach().isfinite()
+        return loss * torch.where(self._loss_was_finite, 1.0, torch.nan)
+
+    def admit_step(self, norm: Tensor) -> bool:
+        """Notes on the device whether the step is good."""
+        to_blame = self.scaler.scale(torch.ones_like(norm)) <= 1
+        bad = ~norm.isfinite() & to_blame
+        self.steps.note(bad if self._loss_was_finite is None else ~self._loss_was_finite | bad)
+        return True
+
+    def is_at_most(self, norm: Tensor, most: float) -> bool:
+        """Not known."""
+        return False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedCon
 from tilewise.training.step.amp import choose_precision, keep_depthwise_in_float32
 from tilewise.training.step.compiling import compile_convolutions
 from tilewise.training.step.ema import ModelEMA
+from tilewise.training.step.extra_losses import ExtraLoss, WithExtraLosses
 from tilewise.training.step.lr_scheduler import LRScheduler
 from tilewise.training.step.memory import StepMemory
-from tilewise.training.step.non_finite import NonFiniteSteps
+from tilewise.training.step.non_finite import FiniteCheck, NonFiniteSteps, ReadEachStep, ReadLater
 from tilewise.training.step.optimizer import make_optimizer
 from tilewise.views.sample import Sample
 
@@ -30,12 +30,7 @@ class TrainStep:
     """A detector in training, with its optimizer and its learning rate.
 
     A step whose loss or gradient is not finite changes no weight. Who finds that out depends on the device:
-
-    - *A CPU, or accumulated batches*: each loss and each gradient's norm are read. One process alone leaves
-      only the bad batch out of an accumulated step.
-    - *A GPU*: to read them would stop it once a step. A loss that is not finite makes its gradients NaN, and
-      the fused optimizer, through ``GradScaler``, skips its step there. How often it did is read later
-      (:class:`NonFiniteSteps`). RMSprop and Adadelta are not fused: ``GradScaler`` reads one flag a step.
+    :class:`ReadEachStep` does where that costs nothing, :class:`ReadLater` on a GPU.
 
     float16 also scales the loss, and its scaler skips steps until it has found the scale: these count as bad
     only where there is nothing left to scale down.
@@ -46,6 +41,8 @@ class TrainStep:
         steps_per_epoch: of the optimizer, as many as are expected.
         view_size: (width, height) of a view that the detector takes, for several processes.
         distributed: the processes that train together; gradients are averaged over them.
+        extra_losses: to learn from beside the detector's own; their parameters are learnt, too.
+        finite_check: see above; None for what suits device and job.
 
     Attributes:
         precision: what the forward pass computes its convolutions in.
@@ -59,6 +56,8 @@ class TrainStep:
         steps_per_epoch: int,
         view_size: tuple[int, int],
         distributed: DistributedContext = SINGLE_PROCESS,
+        extra_losses: Sequence[ExtraLoss] = (),
+        finite_check: type[ReadEachStep | ReadLater] | None = None,
     ):
         self.view_size = view_size
         self.detector, self.hp, self.distributed = detector, hp, distributed
@@ -66,25 +65,27 @@ class TrainStep:
         self.precision = choose_precision(hp.precision, self.device)
         if self.device.type == "cpu":
             keep_depthwise_in_float32(detector)
-        self.optimizer = make_optimizer(detector, hp)
-        self._parameters = list(detector.parameters())  # a walk through all modules takes a millisecond
+        self._learns = WithExtraLosses(detector, extra_losses)
+        self.optimizer = make_optimizer(self._learns, hp)
+        self._parameters = list(self._learns.parameters())  # a walk through all takes a millisecond
         self.scheduler = LRScheduler(self.optimizer, hp, steps_per_epoch)
-        self._reads = reads_each_step(self.device, hp)
+        check = finite_check or (ReadEachStep if reads_each_step(self.device, hp) else ReadLater)
         self._scaler = torch.amp.GradScaler(
             self.device.type,
             init_scale=2.0**16 if self.precision.scaled else 1.0,
-            enabled=self.precision.scaled or not self._reads,
+            enabled=self.precision.scaled or check.needs_scaler,
+        )
+        self._check: FiniteCheck = check(
+            NonFiniteSteps(hp.learning_rate), self._scaler, self.precision, alone=distributed.size == 1
         )
         self._ema = ModelEMA(detector, hp.ema_decay) if hp.ema_decay else None
         if hp.compile:
             compile_convolutions(detector)
-        self._forward: nn.Module = detector
+        self._forward: nn.Module = self._learns
         if distributed.size > 1:
             # In each backward pass it averages all that has accumulated: batches may be added up as they are.
-            self._forward = DistributedDataParallel(detector)
-        self._non_finite = NonFiniteSteps(hp.learning_rate)
+            self._forward = DistributedDataParallel(self._learns)
         self._memory = StepMemory(hp, self.device)
-        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._batches = self._accumulated = 0
 
     @property
@@ -99,21 +100,23 @@ class TrainStep:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: all that the next step depends on, also between two batches of one step."""
-        parameters = self.detector.named_parameters()
+        parameters = self._learns.named_parameters()
         return {
             "detector": self.detector.state_dict(),
+            "extra_losses": self._learns.extra_losses.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "scheduler": self.scheduler.state_dict(),
             "scaler": self._scaler.state_dict(),
             "average": self._ema.state_dict() if self._ema else {},
             "gradients": {name: each.grad for name, each in parameters if each.grad is not None},
             "accumulated": self._accumulated,
-            "bad_steps": self._non_finite.in_a_row,
+            "bad_steps": self._check.steps.in_a_row,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
         self.detector.load_state_dict(state["detector"])
+        self._learns.extra_losses.load_state_dict(state["extra_losses"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"])
@@ -121,14 +124,14 @@ class TrainStep:
             self._scaler.load_state_dict(state["scaler"])
         if self._ema:
             self._ema.load_state_dict(state["average"] or {"detector": state["detector"], "steps": 0})
-        for name, parameter in self.detector.named_parameters():
+        for name, parameter in self._learns.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(self.device)
-        self._accumulated, self._non_finite.in_a_row = state["accumulated"], state["bad_steps"]
+        self._accumulated, self._check.steps.in_a_row = state["accumulated"], state["bad_steps"]
 
     def begin_epoch(self, batches: int = 0) -> None:
         """To be called before each epoch's first batch, or where ``batches`` of it are learnt already."""
-        self.detector.train()
+        self._learns.train()
         self._batches = batches
 
     def learn(self, batch: Batch) -> dict[str, Tensor]:
@@ -157,7 +160,7 @@ class TrainStep:
         """To be called after each whole epoch: what has been accumulated is learnt."""
         if self._batches % self.hp.gradient_accumulation_step:
             self._update()
-        self._non_finite.read()
+        self._check.steps.read()
         self.scheduler.end_epoch()
 
     def _backward(self, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
@@ -166,13 +169,8 @@ class TrainStep:
         reduced = self.precision.dtype != torch.float32
         with torch.autocast(self.device.type, self.precision.dtype if reduced else None, enabled=reduced):
             losses: dict[str, Tensor] = self._forward([sample.pixels for sample in samples], samples)
-        total = weight * torch.stack(list(losses.values())).sum()
-        self._finite = total.detach().isfinite()
-        if self.distributed.size > 1 or not self._reads:
-            # What is not finite makes all gradients NaN, in all processes: all leave the step out.
-            total = total * torch.where(self._finite, 1.0, torch.nan)
-        elif not self._finite:
-            self._non_finite.add("loss")
+        total = self._check.admit(weight * torch.stack(list(losses.values())).sum())
+        if total is None:
             return {}
         self._scaler.scale(total).backward()
         self._accumulated += 1
@@ -187,7 +185,8 @@ class TrainStep:
             self._scaler.unscale_(self.optimizer)
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
             self._clip(norm)
-            self._check(norm)
+            if not self._check.admit_step(norm):
+                self.optimizer.zero_grad()
             self._scaler.step(self.optimizer)
             # without float16 there is nothing to scale: the scale stays 1 also after a bad step
             self._scaler.update(None if self.precision.scaled else 1.0)
@@ -199,25 +198,12 @@ class TrainStep:
 
     def _clip(self, norm: Tensor) -> None:
         """Scale the gradients down to the norm that is allowed; a fused optimizer does so as it steps."""
-        small = self._reads and norm <= MAX_GRADIENT_NORM
+        small = self._check.is_at_most(norm, MAX_GRADIENT_NORM)
         if self.optimizer.defaults.get("fused"):
             divisor = None if small else (norm / MAX_GRADIENT_NORM).clamp(min=1)
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # as GradScaler sets it
         elif not small:
             nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
-
-    def _check(self, norm: Tensor) -> None:
-        """Count the step as good or bad; without gradients the optimizer's step changes nothing."""
-        if not self._reads:
-            to_blame = self._scaler.scale(torch.ones_like(norm)) <= 1
-            self._non_finite.note(~self._finite | (~norm.isfinite() & to_blame))
-        elif math.isfinite(norm):
-            self._non_finite.in_a_row = 0
-        elif not self.precision.scaled:
-            self._non_finite.add("gradient" if self._finite else "loss")
-            self.optimizer.zero_grad()
-        elif self._scaler.get_scale() <= 1:
-            self._non_finite.add("gradient")
 
 
 def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:

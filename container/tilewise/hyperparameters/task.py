@@ -1,0 +1,61 @@
+"""What a job's model is for. It is decided before the table is read, which is object detection's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tilewise.errors import UserError
+
+DETECTION = "detection"
+
+_SPELLINGS = {
+    "detection": DETECTION,
+    "object-detection": DETECTION,
+    "image-object-detection": DETECTION,
+    "instance-segmentation": "instance segmentation",
+    "image-instance-segmentation": "instance segmentation",
+    "classification": "image classification",
+    "image-classification": "image classification",
+    "image-classification-multilabel": "image classification",
+}
+"""Ours and Azure AutoML's names, which has hyphens in its trainer and underscores in its jobs."""
+
+_CLASSIFICATION_ONLY = ("num_layers", "augmentation_type", "top_k", "multi_label")
+"""Hyperparameters of the built-in Image Classification algorithm that its Object Detection does not have."""
+
+
+def decide_task(given: Mapping[str, str]) -> str:
+    """What a job trains a model for: what ``task`` says, else what its other hyperparameters are a sign of.
+
+    Args:
+        given: the job's hyperparameters as bare texts, "" where one has no value.
+
+    Raises:
+        UserError: there is no such task, or not yet.
+
+    """
+    wanted = given.get("task", "")
+    if wanted:
+        task = _SPELLINGS.get(wanted.lower().replace("_", "-"))
+        if task is None:
+            raise UserError(f"task={wanted}: there is no such task: {DETECTION} is the one that there is")
+        sign = f"task={wanted}"
+    else:
+        task, sign = _by_signs(given)
+    if task != DETECTION:
+        raise UserError(
+            f"{sign} asks for {task}, which this version cannot train yet, only objects' boxes: give "
+            f"task={DETECTION} and a job for it"
+        )
+    return task
+
+
+def _by_signs(given: Mapping[str, str]) -> tuple[str, str]:
+    """A task, and the hyperparameter that is the sign of it."""
+    for name in _CLASSIFICATION_ONLY:
+        if given.get(name):
+            return "image classification", f"{name}={given[name]}"
+    shape = given.get("image_shape", "")
+    if len(shape.split(",")) == 3:  # channels, height, width; the Object Detection's is one number
+        return "image classification", f"image_shape={shape}"
+    return DETECTION, ""

@@ -1,0 +1,10 @@
+from __future__ import annotations
+
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.tasks.detection import DetectionTask
+from tilewise.tasks.task import Task
+
+
+def make_task(hp: Hyperparameters) -> Task:
+    """What a job's model is trained for, with the job's choice of metrics; there is but one task yet."""
+    return DetectionTask(hp.validation_metric_type, hp.validation_iou_threshold)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader
+
+from tilewise.data.source import RecordSource
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.loader import read_batch
+
+
+class EpochLoader:
+    """The batches of one epoch after the other; loader processes may begin with the next one ahead of time.
+
+    Args:
+        source: the training data.
+        loader: of its batches, from :func:`tilewise.training.dataloading.loader.make_loader`.
+
+    """
+
+    def __init__(self, source: RecordSource, loader: DataLoader[Batch | bytes]):
+        self.source, self.loader = source, loader
+        self._prefetched: Iterator[Batch | bytes] | None = None
+
+    @property
+    def known_batches(self) -> int | None:
+        """How many an epoch has; None where its images come through a pipe."""
+        return len(self.loader) if self.source.known_length else None
+
+    def expected_batches(self, images_a_step: int) -> int:
+        """How many an epoch has, as far as is known; all processes together take so many images a step."""
+        known = self.known_batches
+        return -(-self.source.expected_images // images_a_step) if known is None else known
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
+        """Those of an epoch, from one on, for :meth:`read`: the ones that were prefetched, if any were."""
+        prefetched, self._prefetched = self._prefetched, None
+        return self._begin(epoch, start) if prefetched is None else prefetched
+
+    def prefetch(self, epoch: int) -> None:
+        """Let loader processes begin with an epoch, where the source has its images already."""
+        if self.source.supports_random_access:
+            self._prefetched = self._begin(epoch)
+
+    def read(self, sent: Batch | bytes) -> Batch:
+        """A batch as it came; its damaged images are noted.
+
+        Raises:
+            UserError: too many images are damaged.
+
+        """
+        batch = read_batch(sent)
+        for key, reason in batch.damaged:
+            self.source.issues.leave_out(key, reason)
+        return batch
+
+    def _begin(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
+        assert self.loader.batch_sampler is not None
+        self.loader.batch_sampler.epoch = epoch  # type: ignore[attr-defined]
+        self.loader.batch_sampler.start = start  # type: ignore[attr-defined]
+        return iter(self.loader)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.stop import NEVER, StopToken
+from tilewise.tasks.task import Task
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.training.job.metric_lines import MetricLines
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What each part of a training job may know of the job, and all that it knows of the platform.
+
+    Attributes:
+        hp: the job's hyperparameters.
+        task: what the model is trained for.
+        lines: prints the metrics.
+        model_dir: where the best model is kept, see :class:`tilewise.inference.artifact.Artifact`.
+        checkpoint_dir: where checkpoints are, for messages.
+        distributed: the processes that train together.
+        stop: the job's stop token.
+        name: what the platform calls the job; "" where it has no name.
+        environment: what the job runs on, for ``model.json``.
+
+    """
+
+    hp: Hyperparameters
+    task: Task
+    lines: MetricLines
+    model_dir: Path
+    checkpoint_dir: Path | None = None
+    distributed: DistributedContext = SINGLE_PROCESS
+    stop: StopToken = NEVER
+    name: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def stopping(self) -> bool:
+        """Whether any process has been asked to stop: all ask, and all stop after the same step."""
+        return self.distributed.any(self.stop.requested)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from tilewise.models.detector import Detector
+from tilewise.views.sample import Sample
+
+
+class ExtraLoss(nn.Module):
+    """A loss beside the detector's own; distillation is one.
+
+    It may have parameters: they are learnt like the detector's and kept in checkpoints, and are no part of
+    the model that a job leaves.
+    """
+
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Sample]) -> dict[str, Tensor]:
+        """The losses of a batch by name.
+
+        Args:
+            outputs: the detector's own losses by name.
+            targets: the batch's samples, on the device.
+
+        """
+        raise NotImplementedError
+
+
+class WithExtraLosses(nn.Module):
+    """A detector and the losses beside its own as one module, as an optimizer and DDP want it.
+
+    Args:
+        detector: in training; its parameters come first.
+        extra_losses: may be none.
+
+    """
+
+    def __init__(self, detector: Detector, extra_losses: Sequence[ExtraLoss]):
+        super().__init__()
+        self.detector = detector
+        self.extra_losses = nn.ModuleList(extra_losses).to(next(detector.parameters()).device)
+
+    def forward(self, images: Sequence[Tensor], samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """All losses by name."""
+        own: dict[str, Tensor] = self.detector(images, samples)
+        losses = dict(own)
+        for extra in self.extra_losses:
+            losses |= extra(own, samples)
+        return losses

@@ -1,0 +1,200 @@
+"""From a job's data and hyperparameters to a trained model: puts the parts of a :class:`Trainer` together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilewise.data.channel import DataSet
+from tilewise.errors import UserError
+from tilewise.hyperparameters.values import AUTO_BATCH
+from tilewise.inference.artifact import Artifact
+from tilewise.inference.device import tune_device
+from tilewise.inference.predictor import Predictor
+from tilewise.models.detector import Detector
+from tilewise.models.freezing import freeze
+from tilewise.models.pretrained import load_pretrained
+from tilewise.models.spec import DetectorSpec
+from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.dataloading.epoch_loader import EpochLoader
+from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.history import History, Progress, TrainResult
+from tilewise.training.job.batch_size import batch_sizes, with_batch_size
+from tilewise.training.job.best_model import BestModel
+from tilewise.training.job.choose_tiling import make_planner, size_factors
+from tilewise.training.job.context import JobContext
+from tilewise.training.job.cpu import tune_cpu
+from tilewise.training.job.deterministic import be_deterministic
+from tilewise.training.job.false_positives import FalsePositives
+from tilewise.training.job.fit_spec import fit_spec
+from tilewise.training.job.initial_model import check_initial, go_on_from
+from tilewise.training.job.validation import Validator
+from tilewise.training.step.extra_losses import ExtraLoss
+from tilewise.training.step.train_step import TrainStep
+from tilewise.training.train_state import (
+    Checkpointer,
+    Stateful,
+    TrainState,
+    agreed_spec,
+    say_where,
+    with_batch_size_of,
+)
+from tilewise.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with, beside its data.
+
+    Attributes:
+        pretrained: the folder of the channel of that name, where there is one.
+        initial: a model of the same architecture and classes to go on from, instead of pretrained weights.
+        checkpoints: where the state of the training is kept, so that it can be resumed.
+        state: of a training of the same job, to go on from there; it is emptied.
+        extra_losses: to learn from beside the model's own.
+
+    """
+
+    pretrained: Path | None = None
+    initial: Artifact | None = None
+    checkpoints: Checkpoints | None = None
+    state: dict[str, Any] | None = None
+    extra_losses: Sequence[ExtraLoss] = ()
+
+
+def train(data: DataSet, job: JobContext, start: Start | None = None) -> TrainResult:
+    """Train a model on ``data`` and leave the best one in the job's folder, written anew at each improvement.
+
+    A request to stop leaves the best model so far, or the present one where none has been validated. All
+    processes but the leader return figures only.
+
+    Raises:
+        UserError: images are damaged, the loss is not finite any more, or pretrained weights, the initial
+            model or the state do not fit.
+
+    """
+    return make_trainer(data, job, start).run()
+
+
+def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> Trainer:
+    """All parts of a training, ready to run; see :func:`train`."""
+    start = start or Start()
+    if not data.train.supports_random_access and job.hp.negative_views == "false_alarms":
+        raise UserError(
+            "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
+            "come when they are asked for: use input mode File or FastFile, or negative_views=background"
+        )
+    device = _prepare_process(job)
+    if start.state and job.hp.training_batch_size == AUTO_BATCH:
+        job = replace(job, hp=with_batch_size_of(start.state, job.hp))
+    spec = _agree_on_spec(data, job, start)
+    detector = _make_detector(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    job = replace(job, hp=with_batch_size(job.hp, detector, spec, data.train, job.distributed))
+    # The fastest convolutions are looked for once for each size of views: only where there is one size.
+    one_size = bool(spec.scaling.square) and not job.hp.multi_scale
+    torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
+    # what is drawn in a step is of this process's images
+    torch.manual_seed(job.hp.seed + job.distributed.rank)
+    trainer, state = _assemble(data, job, spec, detector, start)
+    if start.state:
+        say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
+        state.load_state_dict(start.state)
+    return trainer
+
+
+def _prepare_process(job: JobContext) -> torch.device:
+    """Seed and tune this process; returns the device that it trains on."""
+    torch.manual_seed(job.hp.seed)
+    tune_device()
+    tune_cpu(job.distributed.local_size)
+    if job.hp.deterministic:
+        be_deterministic()
+    on_gpu = torch.cuda.is_available()
+    return torch.device("cuda", job.distributed.local_rank) if on_gpu else torch.device("cpu")
+
+
+def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> DetectorSpec:
+    """The model to train: the checkpoint's, or the one that the leader fits to its data."""
+    if start.state:
+        return agreed_spec(start.state, job, data.classes)
+    initial = start.initial
+    leads = job.distributed.is_main_process
+    own = fit_spec(job.hp, data, initial.spec if initial else None) if leads else None
+    spec = job.distributed.broadcast(own)
+    assert spec is not None
+    if initial:
+        check_initial(initial, spec, data.classes)
+    return spec
+
+
+def _make_detector(spec: DetectorSpec, job: JobContext, start: Start) -> Detector:
+    """The model with the weights that the job begins with."""
+    hp, detector = job.hp, job.task.build(spec)
+    if start.initial and not start.state:
+        go_on_from(detector, start.initial)
+    elif hp.use_pretrained_model and not start.state:
+        log.info(load_pretrained(detector, spec.name, start.pretrained))
+    if hp.layers_to_freeze or hp.freeze_layer_pattern:
+        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
+    return detector
+
+
+def _assemble(
+    data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start
+) -> tuple[Trainer, TrainState]:
+    hp, distributed = job.hp, job.distributed
+    workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
+    batch_size, validation_batch_size = batch_sizes(hp, distributed.local_size)
+    planner = make_planner(hp, spec)
+    batches = make_loader(
+        data.train,
+        spec.scaling,
+        batch_size,
+        workers,
+        hp.seed,
+        hp.min_box_visibility,
+        planner,
+        size_factors(hp, spec),
+        distributed,
+        pinned=next(detector.parameters()).device.type == "cuda",
+        random_windows=hp.random_windows,
+    )
+    loader = EpochLoader(data.train, batches)
+    steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
+    train_step = TrainStep(detector, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
+    dtype, reason = train_step.precision
+    log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
+
+    def predictor() -> Predictor:
+        return Predictor(train_step.evaluated, spec.scaling, data.classes, validation_batch_size, spec.tiling)
+
+    progress = Progress()
+    history = History(progress)
+    best = BestModel(job, spec, data.classes, train_step)
+    false_positives = FalsePositives(job, planner, data.train, predictor)
+    parts: dict[str, Stateful] = {
+        "train_step": train_step,
+        "best_model": best,
+        "history": history,
+        "false_positives": false_positives,
+    }
+    state = TrainState(job, spec, data.classes, progress, parts)
+    trainer = Trainer(
+        job=job,
+        loader=loader,
+        false_positives=false_positives,
+        train_step=train_step,
+        validator=Validator(job, data.validation, train_step, predictor),
+        best=best,
+        progress=progress,
+        history=history,
+        checkpointer=Checkpointer(job, start.checkpoints, state),
+    )
+    return trainer, state
