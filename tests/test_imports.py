@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
-    {"arrays", "errors", "instances"},
+    {"arrays", "boxes", "errors", "fields", "instances", "targets"},
     {"hyperparameters", "machine", "platform", "tiling", "views"},
     {"data", "augment", "models"},
     {"training", "evaluation", "inference"},

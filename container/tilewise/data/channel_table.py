@@ -22,7 +22,7 @@ _Rows = dict[str, list[str]]
 
 def size_histogram(records: Records) -> Int64:
     """(5,) how many objects there are of each of the :data:`SIZE_NAMES`."""
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    sides = (records.targets.boxes[:, 2:] - records.targets.boxes[:, :2]).astype(np.float64)
     classes = np.digitize(np.sqrt(sides.prod(axis=1)), SIZE_LIMITS)
     return np.bincount(classes, minlength=len(SIZE_NAMES)).astype(np.int64)
 
@@ -76,8 +76,8 @@ def table(
         "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],
         "  left out, unusable": [f"{len(issues.left_out)}" for _, issues in both],
         **({f"  also in {first}": ["", *(f"{len(pairs)}" for pairs in same.values())]} if same else {}),
-        "boxes": [f"{len(records.labels)}" for records, _ in both],
-        "  ignored (crowd, difficult)": [f"{int(records.ignored.sum())}" for records, _ in both],
+        "boxes": [f"{len(records.targets)}" for records, _ in both],
+        "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
         "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
         "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
         **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
@@ -98,7 +98,7 @@ def table(
 
 
 def _class_counts(records: Records, classes: tuple[str, ...]) -> Int64:
-    return np.bincount(records.labels, minlength=len(classes)).astype(np.int64)
+    return np.bincount(records.targets.labels, minlength=len(classes)).astype(np.int64)
 
 
 def _count_rows(title: str, names: tuple[str, ...], counts: list[Int64]) -> _Rows:

@@ -29,15 +29,15 @@ def channel_statistics(
         whole: whether these are all its records; of a pipe only the first ones may be known.
 
     """
-    counts = np.bincount(records.labels, minlength=len(classes)).tolist()
+    counts = np.bincount(records.targets.labels, minlength=len(classes)).tolist()
     return {
         "images": len(records),
         "whole": whole,
         "without_objects": int((records.object_counts == 0).sum()),
         "left_out_count": len(issues.left_out),
         "left_out": dict(list(issues.left_out.items())[:MAX_NAMED]),
-        "boxes": len(records.labels),
-        "ignored": int(records.ignored.sum()),
+        "boxes": len(records.targets),
+        "ignored": int(records.targets.ignored.sum()),
         "clipped": issues.clipped,
         "dropped_count": len(issues.dropped),
         "dropped": issues.dropped[:MAX_NAMED],
@@ -54,7 +54,7 @@ def size_bars(records: Records) -> dict[str, int]:
 
     Each bar is 2^(1/:data:`OCTAVE_PARTS`) as long as the one before, and the bars are without gaps.
     """
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    sides = (records.targets.boxes[:, 2:] - records.targets.boxes[:, :2]).astype(np.float64)
     if not len(sides):
         return {}
     bars = np.floor(OCTAVE_PARTS * np.log2(np.sqrt(sides.prod(axis=1)))).astype(np.int64)

@@ -36,13 +36,13 @@ def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    boxes = found.boxes.numpy().astype(np.float64)
-    same_class = found.labels.numpy()[:, None] == record.labels
-    shared, iou = _overlaps(boxes, record.boxes.astype(np.float64))
-    result = _in_score_order(np.where(same_class & ~record.ignored, iou, 0), iou_threshold)
+    truth, boxes = record.targets, found.boxes.numpy().astype(np.float64)
+    same_class = found.labels.numpy()[:, None] == truth.labels
+    shared, iou = _overlaps(boxes, truth.boxes.astype(np.float64))
+    result = _in_score_order(np.where(same_class & ~truth.ignored, iou, 0), iou_threshold)
     # an ignored box may stand for many objects, so it only matters whether the detection lies in it
     inside = shared >= iou_threshold * np.maximum(_areas(boxes), 1e-12)[:, None]
-    on_ignored = (inside & same_class & record.ignored).any(axis=1)
+    on_ignored = (inside & same_class & truth.ignored).any(axis=1)
     return np.where((result == FALSE_ALARM) & on_ignored, NOT_COUNTED, result)
 
 
@@ -103,18 +103,18 @@ def outcome(
         iou_threshold: from this on a detection stands for an object.
 
     """
-    kept = found[found.scores >= score_threshold]
+    truth, kept = record.targets, found[found.scores >= score_threshold]
     object_of = matched[: len(kept)].copy()
     right = object_of >= 0
-    free_objects = ~record.ignored
+    free_objects = ~truth.ignored
     free_objects[object_of[right]] = False
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
         boxes = kept.boxes.numpy().astype(np.float64)
-        _, iou = _overlaps(boxes[false_positives], record.boxes[objects].astype(np.float64))
+        _, iou = _overlaps(boxes[false_positives], truth.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
-    missed = ~record.ignored
+    missed = ~truth.ignored
     missed[object_of[object_of >= 0]] = False
     return Outcome(kept, object_of, right, missed)
 
@@ -131,9 +131,9 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
     for record, one in pairs:
         counted = one.object_of != NOT_COUNTED
         # the label of FALSE_ALARM, index -1, is the background
-        true = np.append(record.labels, num_classes)[one.object_of[counted]]
+        true = np.append(record.targets.labels, num_classes)[one.object_of[counted]]
         np.add.at(matrix, (true, one.found.labels.numpy()[counted]), 1)
-        matrix[:-1, num_classes] += np.bincount(record.labels[one.missed], minlength=num_classes)
+        matrix[:-1, num_classes] += np.bincount(record.targets.labels[one.missed], minlength=num_classes)
     return matrix
 
 

@@ -34,7 +34,9 @@ class Tile:
 
 def object_sides(records: Records) -> Float64:
     """(N,) √area in pixels of all objects, record by record."""
-    sides: Float64 = np.sqrt(np.diff(records.boxes.reshape(-1, 2, 2).astype(np.float64), axis=1).prod(axis=2))
+    sides: Float64 = np.sqrt(
+        np.diff(records.targets.boxes.reshape(-1, 2, 2).astype(np.float64), axis=1).prod(axis=2)
+    )
     return sides.ravel()
 
 
@@ -82,7 +84,7 @@ def _smallest(records: Records) -> tuple[list[int], Int64]:
 
 def _close_up(records: Records, index: int, number: int) -> tuple[int, int, int, int]:
     """A window around an object, in which the object is well seen."""
-    x0, y0, x1, y1 = records.boxes[number].tolist()
+    x0, y0, x1, y1 = records.targets.boxes[number].tolist()
     width, height = records.sizes[index].tolist()
     wide = max(_MIN_WINDOW, (x1 - x0) / _OBJECT_SHARE, (y1 - y0) * ASPECT / _OBJECT_SHARE)
     if wide >= width or wide / ASPECT >= height:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from tilewise.arrays import Bool, Floats
+from tilewise.boxes import crop_boxes
 
 FILL = (123, 117, 104)
 """RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
@@ -91,7 +92,7 @@ class View:
 
     def boxes_from_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the image's pixels -> boxes in the view's pixels, not clipped."""
-        return (boxes_N4 - self._offset(boxes_N4)) * self._factor(boxes_N4)
+        return crop_boxes(boxes_N4, self.window, self.size)
 
     def boxes_to_image(self, boxes_N4: Floats) -> Floats:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""

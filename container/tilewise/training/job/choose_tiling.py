@@ -162,11 +162,13 @@ def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[t
 
 
 def _sizes(records: Records) -> Float64:
-    sizes: Float64 = np.sqrt((records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64).prod(axis=1))
+    sizes: Float64 = np.sqrt(
+        (records.targets.boxes[:, 2:] - records.targets.boxes[:, :2]).astype(np.float64).prod(axis=1)
+    )
     return sizes
 
 
 def _objects(records: Records) -> ObjectSizes:
-    sides = (records.boxes[:, 2:] - records.boxes[:, :2]).astype(np.float64)
+    sides = (records.targets.boxes[:, 2:] - records.targets.boxes[:, :2]).astype(np.float64)
     image_of = np.repeat(np.arange(len(records)), records.object_counts)
     return ObjectSizes(records.sizes, sides, image_of)

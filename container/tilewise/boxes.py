@@ -1,0 +1,121 @@
+"""The geometry of boxes that readers, views and models share; for arrays and tensors alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tilewise.arrays import Array
+from tilewise.fields import Corners
+
+Rows = TypeVar("Rows", Array, Tensor)
+
+
+def crop_boxes(boxes_N4: Rows, window: Corners, size: tuple[int, int]) -> Rows:
+    """Boxes in a frame -> boxes in what a window of it shows, not clipped.
+
+    Args:
+        boxes_N4: (N, 4) ``xmin, ymin, xmax, ymax`` in pixels of the frame.
+        window: of the frame; it may reach beyond it.
+        size: (width, height) in pixels that the window is scaled to.
+
+    """
+    x0, y0, x1, y1 = window
+    across, down = size[0] / (x1 - x0), size[1] / (y1 - y0)
+    offset, scale = row_like(boxes_N4, (x0, y0, x0, y0)), row_like(boxes_N4, (across, down, across, down))
+    return (boxes_N4 - offset) * scale
+
+
+def flip_boxes(boxes_N4: Rows, width: float) -> Rows:
+    """Boxes in a frame of ``width`` pixels -> in the frame that is mirrored left to right."""
+    flipped = boxes_N4[:, [2, 1, 0, 3]]
+    flipped[:, ::2] = width - flipped[:, ::2]
+    return flipped
+
+
+def clip_boxes(boxes_N4: Rows, size: tuple[int, int]) -> Rows:
+    """What of the boxes lies in a frame of that (width, height); of one outside an edge or a corner."""
+    return boxes_N4.clip(row_like(boxes_N4, (0, 0, 0, 0)), row_like(boxes_N4, (*size, *size)))
+
+
+def visible_part(boxes_N4: Rows, size: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
+    """What a frame shows of boxes that may lie beyond it.
+
+    Args:
+        boxes_N4: in pixels of the frame.
+        size: its (width, height).
+
+    Returns:
+        (N, 4) the boxes cut at the frame's border;
+        (N,) which are seen: at least a pixel of each side is left;
+        (N,) the share of each one's area that is left.
+
+    """
+    clipped = clip_boxes(boxes_N4, size)
+    left = sides(clipped)
+    return clipped, (left[:, 0] >= 1) & (left[:, 1] >= 1), area_of_sides(left) / area(boxes_N4)
+
+
+def sides(boxes: Rows) -> Rows:
+    """(…, 4) boxes -> (…, 2) their width and height, never below 0."""
+    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0)
+
+
+def area(boxes: Rows) -> Rows:
+    """(…, 4) boxes -> (…)."""
+    return area_of_sides(sides(boxes))
+
+
+def area_of_sides(sides: Rows) -> Rows:
+    """(…, 2) width and height -> (…)."""
+    return sides[..., 0] * sides[..., 1]  # not Tensor.prod, whose gradient makes a GPU wait
+
+
+def object_size(boxes: Array) -> Array:
+    """(…, 4) boxes -> (…) √area, what an object's size means everywhere."""
+    return size_of_sides(sides(boxes))
+
+
+def size_of_sides(sides: Array) -> Array:
+    """(…, 2) width and height -> (…) √area."""
+    size: Array = np.sqrt(area_of_sides(sides))
+    return size
+
+
+def intersection(boxes: Rows, others: Rows) -> Rows:
+    """The area that boxes and others share: (…, 4) and (…, 4) -> (…), broadcast.
+
+    Pair by pair as they are; all with all as ``boxes[:, None]`` and ``others``.
+    """
+    if isinstance(boxes, Tensor):
+        start = torch.maximum(boxes[..., :2], others[..., :2])
+        return area_of_sides((torch.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
+    start = np.maximum(boxes[..., :2], others[..., :2])
+    return area_of_sides((np.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
+
+
+def paired_iou(boxes: Rows, others: Rows) -> Rows:
+    """Intersection over union, broadcast as in :func:`intersection`; 0 for what has no area.
+
+    With a gradient, and no wait for a GPU.
+    """
+    shared, united = intersection_and_union(boxes, others)
+    iou: Rows = shared / united.clip(min=1e-9)
+    return iou
+
+
+def intersection_and_union(boxes: Rows, others: Rows) -> tuple[Rows, Rows]:
+    """Both areas, broadcast as in :func:`intersection`."""
+    shared = intersection(boxes, others)
+    return shared, area(boxes) + area(others) - shared
+
+
+def row_like(boxes_N4: Rows, numbers: Sequence[float]) -> Rows:
+    """One row of numbers of the type of the boxes."""
+    if isinstance(boxes_N4, Tensor):
+        return boxes_N4.new_tensor(numbers)
+    return np.array(numbers, boxes_N4.dtype)
