@@ -62,9 +62,11 @@ def compare(name: str, read: Read, known: Known, classes: tuple[str, ...]) -> Ro
     difference = 0.0
     for record in records:
         want = known[digest(record)]
-        assert record.boxes.shape == want.boxes.shape, f"{name}: {record.key}"
-        assert [number[label] for label in record.labels] == want.labels.tolist(), f"{name}: {record.key}"
-        apart = np.abs(record.boxes.astype(np.float64) - want.boxes)
+        assert record.targets.boxes.shape == want.targets.boxes.shape, f"{name}: {record.key}"
+        assert [number[label] for label in record.targets.labels] == want.targets.labels.tolist(), (
+            f"{name}: {record.key}"
+        )
+        apart = np.abs(record.targets.boxes.astype(np.float64) - want.targets.boxes)
         count, boxes = count + 1, boxes + len(apart)
         equal += int((apart == 0).all(axis=1).sum())
         difference = max(difference, float(apart.max(initial=0)))
@@ -104,7 +106,9 @@ def azure_lines(known: Known) -> str:
                 "label": f"class {number:03}",
                 **dict(zip(("topX", "topY", "bottomX", "bottomY"), box, strict=True)),
             }
-            for number, box in zip(record.labels.tolist(), (record.boxes / scale).tolist(), strict=True)
+            for number, box in zip(
+                record.targets.labels.tolist(), (record.targets.boxes / scale).tolist(), strict=True
+            )
         ]
         details = {"format": "jpg", "width": record.width, "height": record.height}
         url = f"azureml://subscriptions/x/datastores/y/paths/images/{record.path.name}"
@@ -124,7 +128,9 @@ def manifest_stream(known: Known, path: Path) -> bytes:
                     "width": box[2] - box[0],
                     "height": box[3] - box[1],
                 }
-                for number, box in zip(record.labels.tolist(), record.boxes.tolist(), strict=True)
+                for number, box in zip(
+                    record.targets.labels.tolist(), record.targets.boxes.tolist(), strict=True
+                )
             ]
             write_record(file, record.read())
             write_record(file, json.dumps({"annotations": rows}).encode())
@@ -137,7 +143,7 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
     records = make_records(found.examples, ChannelIssues("val"))
     known = {digest(record): record for record in records}
     classes = found.classes or ()
-    rows = [{"format": "coco, the reference", "records": len(known), "boxes": len(records.labels)}]
+    rows = [{"format": "coco, the reference", "records": len(known), "boxes": len(records.targets.labels)}]
     for name in WRITTEN:
         target = work / name
         options = ["--annotations", str(data / "val.json"), "--to", name]
@@ -180,7 +186,7 @@ def of_fixtures(folder: Path) -> list[Row]:
             expected = expected[(expected[:, 2:] > expected[:, :2]).all(axis=1)]
             counts["records"] += 1
             counts["boxes"] += len(expected)
-            counts["equal"] += int((record.boxes == expected).all(axis=1).sum())
+            counts["equal"] += int((record.targets.boxes == expected).all(axis=1).sum())
             counts["images_equal"] += int(digest(record) == want["image_sha256"])
         rows.append({"format": f"recordio by MXNet: {name}", **counts})
     return rows

@@ -118,7 +118,9 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
             (folder / name).write_bytes(data)
             data_set = read_data_set(folders, None, False, False, 0)
             for item in data_set.train.one_pass():
-                assert np.isfinite(item.boxes).all() and len(item.boxes) == len(item.labels)
+                assert np.isfinite(item.targets.boxes).all() and len(item.targets.boxes) == len(
+                    item.targets.labels
+                )
         except UserError:
             pass
 

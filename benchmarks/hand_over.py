@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
+from tilewise.targets import Targets  # noqa: E402
 from tilewise.training.dataloading.batch import Batch  # noqa: E402
 from tilewise.views.sample import Sample  # noqa: E402
 
@@ -43,7 +44,7 @@ class Views(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         pixels = torch.full((3, self.size, self.size), index % 256, dtype=torch.uint8)
         labels = torch.zeros(BOXES, dtype=torch.int64)
-        return Sample(pixels, torch.rand(BOXES, 4), labels, labels > 0)
+        return Sample(pixels, Targets(torch.rand(BOXES, 4), labels, labels > 0))
 
 
 def as_they_are(samples: list[Sample]) -> list[Sample]:

@@ -114,7 +114,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "peak_MiB": round(_peak_mib()),
         "peak_MiB_before_reading": round(before),
         "images": len(records),
-        "boxes": len(records.labels),
+        "boxes": len(records.targets.labels),
         "worker_gets_MiB": round(len(pickle.dumps(records)) / 2**20, 1),
     }
 

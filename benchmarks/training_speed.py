@@ -32,7 +32,7 @@ from tilewise.training.train import make_trainer  # noqa: E402
 def read_data(folder: Path) -> DataSet:
     """The training images of ``folder/train.json`` (COCO) in ``folder/images``."""
     records = read_training_images(folder)
-    count = 1 + max(int(record.labels.max(initial=0)) for record in records)
+    count = 1 + max(int(record.targets.labels.max(initial=0)) for record in records)
     return DataSet(
         tuple(f"class {label}" for label in range(count)), Split(records, ChannelIssues("train")), None
     )
@@ -100,7 +100,7 @@ class TrainSpeed:
         start = time.perf_counter()
         for samples in islice(cycle(ready), batches):
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                losses = self.detector([each.pixels for each in samples], samples)
+                losses = self.detector([each.pixels for each in samples], [each.targets for each in samples])
             assert isinstance(losses, dict)
             torch.stack(list(losses.values())).sum().backward()
             train_step.optimizer.step()

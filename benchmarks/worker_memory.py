@@ -24,6 +24,7 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.decode import read_header
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 from tilewise.training.dataloading.loader import make_loader, read_batch
 from tilewise.views.view import Scaling
 
@@ -56,9 +57,11 @@ def simulated(image: Path, images: int, boxes: int) -> Iterator[Record]:
             path=image,
             width=header.width,
             height=header.height,
-            boxes=np.concatenate([corners, corners + 8], axis=1),
-            labels=rng.integers(3, size=boxes),
-            ignored=np.zeros(boxes, np.bool_),
+            targets=Targets(
+                np.concatenate([corners, corners + 8], axis=1),
+                rng.integers(3, size=boxes),
+                np.zeros(boxes, np.bool_),
+            ),
         )
 
 

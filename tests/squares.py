@@ -9,6 +9,7 @@ from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 
 
 def squares_split(folder: Path, channel: str, side: int, images: int, seed: int = 0) -> Split:
@@ -26,5 +27,7 @@ def squares_split(folder: Path, channel: str, side: int, images: int, seed: int 
         path = folder / f"{channel}-{index}.png"
         Image.fromarray(pixels).save(path)
         labels, ignored = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.bool_)
-        records.append(Record(path.name, path, side, side, boxes.astype(np.float32), labels, ignored))
+        records.append(
+            Record(path.name, path, side, side, Targets(boxes.astype(np.float32), labels, ignored))
+        )
     return Split(Records(records), ChannelIssues(channel, images=images))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -33,9 +34,7 @@ def records() -> Records:
                 path=Path(f"{index}.png"),
                 width=300,
                 height=200,
-                boxes=boxes,
-                labels=np.zeros(1, np.int64),
-                ignored=np.zeros(1, np.bool_),
+                targets=Targets(boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_)),
             )
             for index in range(4)
         ]

@@ -42,6 +42,24 @@ def clip_boxes(boxes_N4: Rows, size: tuple[int, int]) -> Rows:
     return boxes_N4.clip(row_like(boxes_N4, (0, 0, 0, 0)), row_like(boxes_N4, (*size, *size)))
 
 
+def visible_part(boxes_N4: Rows, size: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
+    """What a frame shows of boxes that may lie beyond it.
+
+    Args:
+        boxes_N4: in pixels of the frame.
+        size: its (width, height).
+
+    Returns:
+        (N, 4) the boxes cut at the frame's border;
+        (N,) which are seen: at least a pixel of each side is left;
+        (N,) the share of each one's area that is left.
+
+    """
+    clipped = clip_boxes(boxes_N4, size)
+    left = sides(clipped)
+    return clipped, (left[:, 0] >= 1) & (left[:, 1] >= 1), area_of_sides(left) / area(boxes_N4)
+
+
 def sides(boxes: Rows) -> Rows:
     """(…, 4) boxes -> (…, 2) their width and height, never below 0."""
     return (boxes[..., 2:] - boxes[..., :2]).clip(min=0)

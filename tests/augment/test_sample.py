@@ -5,7 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import parts
 from tilewise.augment.sample import augment_sample
+from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 
 
@@ -32,14 +34,16 @@ def make(width: int = 24, height: int = 16, objects: int = 3, seed: int = 0) -> 
     corners = torch.rand(objects, 2, 2, generator=generator) * torch.tensor([width, height])
     return Sample(
         pixels=torch.randint(0, 256, (3, height, width), generator=generator).to(torch.uint8),
-        boxes=torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1),
-        labels=torch.arange(objects),
-        ignored=torch.arange(objects) % 2 == 1,
+        targets=Targets(
+            torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1),
+            torch.arange(objects),
+            torch.arange(objects) % 2 == 1,
+        ),
     )
 
 
 def same(one: Sample, other: Sample) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+    return all(map(torch.equal, parts(one).values(), parts(other).values()))
 
 
 def test_augment_sample__nothing_drawn() -> None:
@@ -49,15 +53,13 @@ def test_augment_sample__nothing_drawn() -> None:
 def test_flip__pixels_and_boxes() -> None:
     sample = Sample(
         torch.zeros(3, 10, 20, dtype=torch.uint8),
-        torch.tensor([[2.0, 3, 7, 5]]),
-        torch.tensor([4]),
-        torch.tensor([True]),
+        Targets(torch.tensor([[2.0, 3, 7, 5]]), torch.tensor([4]), torch.tensor([True])),
     )
     sample.pixels[:, 3:5, 2:7] = 200
     flipped = augment(sample, True, False, False, False, False)
-    assert flipped.boxes.tolist() == [[13, 3, 18, 5]]
+    assert flipped.targets.boxes.tolist() == [[13, 3, 18, 5]]
     assert (flipped.pixels[:, 3:5, 13:18] == 200).all() and int((flipped.pixels == 200).sum()) == 3 * 2 * 5
-    assert flipped.labels.tolist() == [4] and flipped.ignored.tolist() == [True]
+    assert flipped.targets.labels.tolist() == [4] and flipped.targets.ignored.tolist() == [True]
 
 
 @settings(max_examples=50, deadline=None)
@@ -66,7 +68,7 @@ def test_flip__twice_is_nothing(width: int, height: int, objects: int) -> None:
     sample = make(width, height, objects)
     twice = augment(augment(sample, True, *[False] * 4), True, *[False] * 4)
     assert torch.equal(twice.pixels, sample.pixels)
-    assert torch.allclose(twice.boxes, sample.boxes, atol=1e-5)
+    assert torch.allclose(twice.targets.boxes, sample.targets.boxes, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", range(1, 5))
@@ -74,7 +76,7 @@ def test_colours__change_pixels_only(which: int) -> None:
     sample = make()
     changed = augment(sample, *[number == which for number in range(5)])
     assert not torch.equal(changed.pixels, sample.pixels)
-    assert torch.equal(changed.boxes, sample.boxes)
+    assert torch.equal(changed.targets.boxes, sample.targets.boxes)
     assert same(sample, make())
 
 
@@ -83,14 +85,14 @@ def test_colours__change_pixels_only(which: int) -> None:
 def test_augment_sample__shapes_and_limits(width: int, height: int, objects: int, seed: int) -> None:
     sample = make(width, height, objects, seed % 1000)
     changed = augment_sample(sample, np.random.default_rng(seed))
-    for name, before in vars(sample).items():
-        after = getattr(changed, name)
+    for before, after in zip(parts(sample).values(), parts(changed).values(), strict=True):
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
-    boxes = changed.boxes
+    boxes = changed.targets.boxes
     assert (boxes[:, 2:] >= boxes[:, :2]).all() and (boxes >= -1e-4).all()
     assert (boxes[:, 2] <= width + 1e-4).all()
-    assert torch.equal(boxes[:, 1::2], sample.boxes[:, 1::2])
-    assert torch.allclose(boxes[:, 2] - boxes[:, 0], sample.boxes[:, 2] - sample.boxes[:, 0], atol=1e-4)
+    assert torch.equal(boxes[:, 1::2], sample.targets.boxes[:, 1::2])
+    before = sample.targets.boxes
+    assert torch.allclose(boxes[:, 2] - boxes[:, 0], before[:, 2] - before[:, 0], atol=1e-4)
     assert same(sample, make(width, height, objects, seed % 1000))
 
 

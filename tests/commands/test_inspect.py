@@ -11,6 +11,7 @@ from PIL import Image
 from tilewise.__main__ import main
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import choose_tiles
+from tilewise.targets import Targets
 
 
 @pytest.fixture
@@ -99,9 +100,7 @@ def test_choose_tiles__telling_and_never_twice() -> None:
             Path("x"),
             1000,
             600,
-            boxes.reshape(-1, 4),
-            np.zeros(len(boxes), np.int64),
-            np.zeros(len(boxes), np.bool_),
+            Targets(boxes.reshape(-1, 4), np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.bool_)),
         )
         for index, boxes in enumerate(rows)
     )

@@ -19,6 +19,7 @@ from PIL import Image
 from tilewise.commands import evaluate
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.targets import Targets
 from tilewise.training.job.choose_tiling import choose_tiling
 from tilewise.views.view import Scaling
 
@@ -65,7 +66,7 @@ def make_records(images: int, side: int) -> Records:
     box = np.array([[500, 400, 500 + side, 400 + side]], np.float32)
     label, ignored = np.zeros(1, np.int64), np.zeros(1, np.bool_)
     paths = [Path(f"{number}.png") for number in range(images)]
-    return Records([Record(path.name, path, 1000, 800, box, label, ignored) for path in paths])
+    return Records([Record(path.name, path, 1000, 800, Targets(box, label, ignored)) for path in paths])
 
 
 @pytest.mark.parametrize(("side", "grid"), [(200, None), (50, (3, 2))])

@@ -59,10 +59,12 @@ def _compare(
     assert len(boxes) == len(theirs.train.sample) > 0
     for record in theirs.train.sample:
         other = boxes[Path(record.key).stem]
-        assert [ours.classes[label] for label in other.labels] == [
-            theirs.classes[label] for label in record.labels
+        assert [ours.classes[label] for label in other.targets.labels] == [
+            theirs.classes[label] for label in record.targets.labels
         ]
-        np.testing.assert_allclose(other.boxes, record.boxes, rtol=0, atol=0 if exact else 1e-3)
+        np.testing.assert_allclose(
+            other.targets.boxes, record.targets.boxes, rtol=0, atol=0 if exact else 1e-3
+        )
     return ours
 
 

@@ -15,6 +15,7 @@ from tilewise.data.annotations import (
     make_records,
 )
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 NAN, INF = float("nan"), float("inf")
 ORIENTATION = 0x0112
@@ -33,9 +34,11 @@ def example(path: Path | None, *boxes: tuple[float, ...], size: tuple[int, int] 
         key=path.name if path else "missing.jpg",
         path=path,
         size=size,
-        boxes=np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
-        labels=np.arange(len(boxes)),
-        ignored=np.arange(len(boxes)) % 2 == 1,
+        targets=Targets(
+            np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+            np.arange(len(boxes)),
+            np.arange(len(boxes)) % 2 == 1,
+        ),
     )
 
 
@@ -55,12 +58,12 @@ def test_make_records__all_fields(image: Path) -> None:
     records = make_records([example(image, (1, 2, 11, 22), (0, 0, 40, 30), size=(40, 30))], issues)
     (one,) = records
     assert (one.key, one.path, one.width, one.height) == ("a.jpg", image, 40, 30)
-    assert one.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30]]
-    assert one.labels.tolist() == [0, 1] and one.ignored.tolist() == [False, True]
+    assert one.targets.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30]]
+    assert one.targets.labels.tolist() == [0, 1] and one.targets.ignored.tolist() == [False, True]
 
 
 def test_make_records__image_without_objects(image: Path) -> None:
-    assert make_records([example(image)], ChannelIssues("train"))[0].boxes.shape == (0, 4)
+    assert make_records([example(image)], ChannelIssues("train"))[0].targets.boxes.shape == (0, 4)
 
 
 def test_make_records__reads_no_pixels(image: Path) -> None:
@@ -72,7 +75,7 @@ def test_boxes__clipped_and_counted(image: Path, caplog: pytest.LogCaptureFixtur
     issues = ChannelIssues("train")
     rows = [(-5, -6, 10, 10), (30, 20, 100, 90), (-0.4, 0, 40.4, 30), (5, 5, 6, 6)]
     (one,) = make_records([example(image, *rows)], issues)
-    assert one.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [0, 0, 40, 30], [5, 5, 6, 6]]
+    assert one.targets.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [0, 0, 40, 30], [5, 5, 6, 6]]
     assert issues.clipped == 2  # less than half a pixel is rounding
     assert issues.clipped == 2
     assert not caplog.records
@@ -96,8 +99,8 @@ def test_boxes__dropped_and_named(
 ) -> None:
     issues = ChannelIssues("train")
     (one,) = make_records([example(image, (1, 1, 9, 9), box, (2, 2, 8, 8))], issues)
-    assert one.boxes.tolist() == [[1, 1, 9, 9], [2, 2, 8, 8]]
-    assert one.labels.tolist() == [0, 2] and one.ignored.tolist() == [False, False]
+    assert one.targets.boxes.tolist() == [[1, 1, 9, 9], [2, 2, 8, 8]]
+    assert one.targets.labels.tolist() == [0, 2] and one.targets.ignored.tolist() == [False, False]
     assert issues.dropped == [f"a.jpg: {reason}"]
     assert issues.dropped == [f"a.jpg: {reason}"]
     assert caplog.messages == [f"channel train: a.jpg: {reason}; it is dropped"]
@@ -117,7 +120,7 @@ def test_size__of_the_upright_image(tmp_path: Path, fine: list[RawExample], orie
     upright, stored = ((30, 40), (40, 30)) if orientation >= 5 else ((40, 30), (30, 40))
     records = make_records([example(file, (0, 0, 99, 99), size=upright)], ChannelIssues("train"))
     assert (records[0].width, records[0].height) == upright
-    assert records[0].boxes.tolist() == [[0, 0, *upright]]
+    assert records[0].targets.boxes.tolist() == [[0, 0, *upright]]
     issues = ChannelIssues("train")
     assert len(make_records([example(file, size=stored), *fine], issues)) == len(fine)
     turned = "(turned upright as its EXIF says) " if orientation > 1 else ""

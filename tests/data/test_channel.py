@@ -80,7 +80,7 @@ def channels(tmp_path: Path) -> Channels:
 
 def labels(data: DataSet) -> list[list[list[int]]]:
     splits = [split for split in (data.train, data.validation) if split]
-    return [[record.labels.tolist() for record in split.sample] for split in splits]
+    return [[record.targets.labels.tolist() for record in split.sample] for split in splits]
 
 
 def test_image_json__with_validation(channels: Channels) -> None:
@@ -338,7 +338,7 @@ def test_test_channel__in_the_classes_of_train(channels: Channels) -> None:
     channels.coco("train", [[1], [2]], {1: "ant", 2: "bee"})
     channels.coco("test", [[1], [], [2]], {1: "bee", 2: "ant"})
     data = channels.read(validates=False)
-    assert data.test is not None and [record.labels.tolist() for record in data.test.sample] == [
+    assert data.test is not None and [record.targets.labels.tolist() for record in data.test.sample] == [
         [1],
         [],
         [0],

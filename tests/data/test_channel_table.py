@@ -6,6 +6,7 @@ import numpy as np
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel_table import duplicates, size_histogram, table
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 
 
 def record(path: Path, content: bytes, *sizes: tuple[float, float], label: int = 0) -> Record:
@@ -13,7 +14,7 @@ def record(path: Path, content: bytes, *sizes: tuple[float, float], label: int =
     boxes = np.asarray([[0, 0, width, height] for width, height in sizes], np.float32).reshape(-1, 4)
     count = len(sizes)
     labels, ignored = np.full(count, label, np.int64), np.zeros(count, np.bool_)
-    return Record(path.name, path, 200, 200, boxes, labels, ignored, length=len(content))
+    return Record(path.name, path, 200, 200, Targets(boxes, labels, ignored), length=len(content))
 
 
 def test_size_histogram__limits_belong_to_the_larger_class(tmp_path: Path) -> None:

@@ -14,20 +14,20 @@ def annotation(class_id: Any = 0, *box: Any) -> dict[str, Any]:
 
 
 def test_parse_label__as_ground_truth_writes_it() -> None:
-    boxes, ids, size = parse_label(
+    found, size = parse_label(
         {
             "image_size": [{"width": 500, "height": 400, "depth": 3}],
             "annotations": [annotation(0, 111, 134, 61, 128), annotation("5", 161.5, 250, 30, 30)],
         }
     )
-    assert boxes.tolist() == [[111, 134, 172, 262], [161.5, 250, 191.5, 280]]
-    assert ids.tolist() == [0, 5] and size == (500, 400)
-    assert (boxes.dtype.name, ids.dtype.name) == ("float32", "int64")
+    assert found.boxes.tolist() == [[111, 134, 172, 262], [161.5, 250, 191.5, 280]]
+    assert found.labels.tolist() == [0, 5] and found.ignored.tolist() == [False, False] and size == (500, 400)
+    assert (found.boxes.dtype.name, found.labels.dtype.name) == ("float32", "int64")
 
 
 def test_parse_label__empty() -> None:
-    boxes, ids, size = parse_label({"annotations": []})
-    assert boxes.shape == (0, 4) and ids.shape == (0,) and size is None
+    found, size = parse_label({"annotations": []})
+    assert found.boxes.shape == (0, 4) and found.labels.shape == (0,) and size is None
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ _JSON = st.recursive(
 )
 def test_parse_label__anything(label: dict[str, Any]) -> None:
     try:
-        boxes, ids, _ = parse_label(label)
+        found, _ = parse_label(label)
     except ValueError:
         return
-    assert boxes.shape == (len(ids), 4) and (ids >= 0).all()
+    assert found.boxes.shape == (len(found), 4) and (found.labels >= 0).all()
 
 
 @settings(deadline=None)

@@ -68,8 +68,8 @@ def test_mxnet__same_boxes(shared_fixtures: Path, expected: Any, name: str) -> N
             continue
         assert not example.problem
         rows = np.asarray(want["boxes"] or np.zeros((0, 5)), np.float32)
-        assert example.labels.tolist() == rows[:, :1].ravel().tolist()
-        np.testing.assert_array_equal(example.boxes, rows[:, 1:5])
+        assert example.targets.labels.tolist() == rows[:, :1].ravel().tolist()
+        np.testing.assert_array_equal(example.targets.boxes, rows[:, 1:5])
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -85,9 +85,9 @@ def test_mxnet__same_records(shared_fixtures: Path, expected: Any, name: str) ->
         rows = np.asarray(want["gluoncv_boxes_px"], np.float32)
         rows[:, :4] = np.clip(rows[:, :4], 0, [record.width, record.height] * 2)
         rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
-        np.testing.assert_array_equal(record.boxes, rows[:, :4])
-        assert record.labels.tolist() == rows[:, 4].tolist()
-        assert record.ignored.tolist() == (rows[:, 5:6] > 0).any(axis=1).tolist()
+        np.testing.assert_array_equal(record.targets.boxes, rows[:, :4])
+        assert record.targets.labels.tolist() == rows[:, 4].tolist()
+        assert record.targets.ignored.tolist() == (rows[:, 5:6] > 0).any(axis=1).tolist()
         assert hashlib.sha256(record.read()).hexdigest() == want["image_sha256"]
         compared += 1
     assert compared >= (19 if name == "edge" else len(examples))
@@ -360,10 +360,10 @@ def test_label__header_floats_and_difficult(tmp_path: Path) -> None:
     write(tmp_path / "a.rec", image_record(label, png()), image_record([2, 5], png()))
     found = read_record_files(Folder(tmp_path).with_suffix(".rec"))
     with_objects, without = make_records(found.examples, ChannelIssues("train"))
-    assert with_objects.boxes.tolist() == [[0, 0, 20, 15], [0, 0, 40, 30]]
-    assert with_objects.labels.tolist() == [1, 2]
-    assert with_objects.ignored.tolist() == [True, False]
-    assert len(without.labels) == 0
+    assert with_objects.targets.boxes.tolist() == [[0, 0, 20, 15], [0, 0, 40, 30]]
+    assert with_objects.targets.labels.tolist() == [1, 2]
+    assert with_objects.targets.ignored.tolist() == [True, False]
+    assert len(without.targets.labels) == 0
 
 
 def channel(folder: Path, labels: list[list[float]], name: str = "data.rec") -> Path:
@@ -391,7 +391,7 @@ def test_channel__several_files_and_folders(tmp_path: Path) -> None:
         {"train": ChannelFolder(tmp_path / "train")}, None, may_split=False, validates=False, seed=0
     )
     assert data.classes == ("0", "1", "2")
-    assert [(record.key, record.labels.tolist()) for record in data.train.sample] == [
+    assert [(record.key, record.targets.labels.tolist()) for record in data.train.sample] == [
         ("more/part_a.rec#0 (id 100)", []),
         ("part_b.rec#0 (id 100)", [0]),
         ("part_b.rec#1 (id 101)", [2, 1]),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 
 KEYS = ["a.jpg", "ordner/größe 1.jpg", "", "木/木.png", "🐜.tif", os.fsdecode(b"caf\xe9.jpg"), "x" * 300]
 
@@ -20,9 +21,11 @@ def record(number: int, objects: int, key: str | None = None) -> Record:
         path=Path("/data") / (KEYS[number % len(KEYS)] or "none"),
         width=100 + number,
         height=50 + number,
-        boxes=rng.uniform(0, 50, (objects, 4)).astype(np.float32),
-        labels=rng.integers(0, 9, objects),
-        ignored=rng.random(objects) < 0.5,
+        targets=Targets(
+            rng.uniform(0, 50, (objects, 4)).astype(np.float32),
+            rng.integers(0, 9, objects),
+            rng.random(objects) < 0.5,
+        ),
         offset=number << 40 if number % 2 else -1,
     )
 
@@ -31,9 +34,9 @@ def same(one: Record, other: Record) -> bool:
     return (
         (one.key, one.path, one.offset) == (other.key, other.path, other.offset)
         and (one.width, one.height) == (other.width, other.height)
-        and np.array_equal(one.boxes, other.boxes)
-        and np.array_equal(one.labels, other.labels)
-        and np.array_equal(one.ignored, other.ignored)
+        and np.array_equal(one.targets.boxes, other.targets.boxes)
+        and np.array_equal(one.targets.labels, other.targets.labels)
+        and np.array_equal(one.targets.ignored, other.targets.ignored)
     )
 
 
@@ -46,17 +49,19 @@ def test_records__round_trip(counts: list[int]) -> None:
     assert all(same(one, other) for one, other in zip(records, plain, strict=True))
     assert records.object_counts.tolist() == counts
     assert records.sizes.tolist() == [[one.width, one.height] for one in plain]
-    assert (len(records.boxes), len(records.labels), len(records.ignored)) == (sum(counts),) * 3
+    assert (len(records.targets.boxes), len(records.targets.labels), len(records.targets.ignored)) == (
+        sum(counts),
+    ) * 3
 
 
 def test_records__types() -> None:
     one = Records([record(0, 3)])[0]
-    assert [str(array.dtype) for array in (one.boxes, one.labels, one.ignored)] == [
+    assert [str(array.dtype) for array in (one.targets.boxes, one.targets.labels, one.targets.ignored)] == [
         "float32",
         "int64",
         "bool",
     ]
-    assert one.boxes.shape == (3, 4)
+    assert one.targets.boxes.shape == (3, 4)
     assert isinstance(one.width, int) and isinstance(one.path, Path)
 
 
@@ -64,7 +69,7 @@ def test_records__types() -> None:
 def test_records__without_objects(counts: list[int]) -> None:
     records = Records(record(number, 0) for number in range(len(counts)))
     assert records.object_counts.tolist() == counts
-    assert records.boxes.shape == (0, 4) and records.boxes.dtype == np.float32
+    assert records.targets.boxes.shape == (0, 4) and records.targets.boxes.dtype == np.float32
     assert records.sizes.shape == (len(counts), 2)
     assert list(records.select([])) == []
 
@@ -102,5 +107,7 @@ def test_records__index_beyond(index: int) -> None:
 def test_record__reads_its_file(tmp_path: Path) -> None:
     file = tmp_path / os.fsdecode(b"caf\xe9 1.jpg")
     file.write_bytes(b"bytes")
-    one = Record("k", file, 1, 1, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    one = Record(
+        "k", file, 1, 1, Targets(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    )
     assert Records([one])[0].read() == b"bytes"

@@ -9,6 +9,7 @@ import torch
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.instances import Instances
+from tilewise.targets import Targets
 
 
 def _random_scored(seed: int, images: int = 15) -> Scored:
@@ -21,7 +22,7 @@ def _random_scored(seed: int, images: int = 15) -> Scored:
         boxes = np.concatenate([corners, corners + rng.choice([6, 12, 25, 60, 130], (count, 1))], axis=1)
         labels = rng.integers(2, size=count)
         ignored = rng.random(count) < 0.15
-        record = Record("image", Path("image"), 640, 480, boxes.astype(np.float32), labels, ignored)
+        record = Record("image", Path("image"), 640, 480, Targets(boxes.astype(np.float32), labels, ignored))
         records.append(record)
         near = torch.from_numpy(np.repeat(boxes, 3, axis=0) + rng.normal(0, 0.6, (3 * count, 4))).float()
         scores = torch.from_numpy(np.sort(rng.random(len(near)))[::-1].copy()).float()

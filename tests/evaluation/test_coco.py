@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.coco import coco_metrics
 from tilewise.instances import Instances
+from tilewise.targets import Targets
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -23,9 +24,11 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
         path=Path("image"),
         width=640,
         height=480,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        ignored=np.array(ignored or [0] * len(labels), np.bool_),
+        targets=Targets(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(labels, np.int64),
+            np.array(ignored or [0] * len(labels), np.bool_),
+        ),
     )
 
 
@@ -65,7 +68,9 @@ def pycocotools_stats(records: Records, detections: list[Instances]) -> list[flo
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for number, (record, found) in enumerate(zip(records, detections, strict=True)):
-        for box, label, ignored in zip(record.boxes.tolist(), record.labels, record.ignored, strict=True):
+        for box, label, ignored in zip(
+            record.targets.boxes.tolist(), record.targets.labels, record.targets.ignored, strict=True
+        ):
             x0, y0, x1, y1 = box
             annotations.append(
                 {

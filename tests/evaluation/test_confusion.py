@@ -11,6 +11,7 @@ from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.coco import score
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, confusion_matrix, match, outcome
 from tilewise.instances import Instances
+from tilewise.targets import Targets
 
 ANT, BEE, CAT = 0, 1, 2
 CLASSES = ("ant", "bee", "cat")
@@ -29,9 +30,11 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
         path=Path("image"),
         width=640,
         height=480,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        ignored=np.array(ignored or [0] * len(labels), np.bool_),
+        targets=Targets(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(labels, np.int64),
+            np.array(ignored or [0] * len(labels), np.bool_),
+        ),
     )
 
 
@@ -214,7 +217,7 @@ def test_confusion__counts_each_object_and_each_detection_once(
 ) -> None:
     scored = random_scored(seed)
     analysis = analyse(scored, CLASSES, sizes=False)
-    counted = scored.records.labels[~scored.records.ignored]
+    counted = scored.records.targets.labels[~scored.records.targets.ignored]
     assert analysis.confusion[:-1].sum(axis=1).tolist() == np.bincount(counted, minlength=3).tolist()
     shown = sum(int((one.object_of != NOT_COUNTED).sum()) for one in analysis.outcomes)
     assert analysis.confusion[:, :-1].sum() == shown

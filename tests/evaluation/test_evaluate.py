@@ -20,6 +20,7 @@ from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
+from tilewise.targets import Targets
 
 
 class Oracle:
@@ -50,7 +51,9 @@ def records(tmp_path: Path) -> Records:
         path = tmp_path / f"{index}.png"
         Image.new("RGB", (100, 20), (5 * index, 0, 0)).save(path)
         boxes = np.array([[5 * index, 0, 5 * index + 10, 10]], np.float32)
-        made.append(Record(path.name, path, 100, 20, boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
+        made.append(
+            Record(path.name, path, 100, 20, Targets(boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
+        )
     return Records(made)
 
 

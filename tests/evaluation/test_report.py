@@ -22,6 +22,7 @@ from tilewise.evaluation.pictures import MAX_SIDE, best_and_worst, make_picture
 from tilewise.evaluation.report import ReportContent, report_page
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
+from tilewise.targets import Targets
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SELF_CLOSING = {"path", "rect", "image", "circle"}
@@ -66,7 +67,7 @@ def make_record(folder: Path, name: str, boxes: list[list[float]], labels: list[
     pixels = np.random.default_rng(0).integers(256, size=(100, 200, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     rows, ignored = np.array(boxes, np.float32).reshape(-1, 4), np.zeros(len(labels), np.bool_)
-    return Record(name, path, 200, 100, rows, np.array(labels, np.int64), ignored)
+    return Record(name, path, 200, 100, Targets(rows, np.array(labels, np.int64), ignored))
 
 
 def found(*rows: tuple[list[float], float, int]) -> Instances:
@@ -243,7 +244,7 @@ def test_picture__is_reduced_with_boxes_where_the_objects_are(tmp_path: Path) ->
     path = tmp_path / "large.png"
     Image.new("RGB", (3600, 1800), "grey").save(path)
     boxes = np.array([[400, 800, 1200, 1200], [2000, 400, 2008, 408]], np.float32)
-    record = Record("large", path, 3600, 1800, boxes, np.array([0, 0]), np.zeros(2, np.bool_))
+    record = Record("large", path, 3600, 1800, Targets(boxes, np.array([0, 0]), np.zeros(2, np.bool_)))
     analysis = analyse(Scored(Records([record]), [found(([400.0, 800, 1200, 1200], 0.9, 0))]), ("ant",))
     picture = make_picture(record, analysis.outcomes[0], ("ant",))
     data = re.search(r'base64,([^"]*)"', picture.svg)
@@ -261,7 +262,7 @@ def test_picture__of_tiny_objects_has_a_closer_look(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("RGB", (3600, 1800), "grey").save(path)
     boxes = np.array([[3000 + 30 * i, 1700, 3010 + 30 * i, 1710] for i in range(5)], np.float32)
-    record = Record("large", path, 3600, 1800, boxes, np.zeros(5, np.int64), np.zeros(5, np.bool_))
+    record = Record("large", path, 3600, 1800, Targets(boxes, np.zeros(5, np.int64), np.zeros(5, np.bool_)))
     analysis = analyse(Scored(Records([record]), [found()]), ("ant",))
     picture = make_picture(record, analysis.outcomes[0], ("ant",))
     assert picture.close_up.count("missed: ant") == 5
@@ -306,7 +307,7 @@ def test_line_chart__puts_points_in_place() -> None:
 def test_size_bars__count_quarters_of_octaves() -> None:
     sides = np.array([8, 8.9, 9.6, 16], np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
-    record = Record("a", Path("a"), 99, 99, boxes, np.zeros(4, np.int64), np.zeros(4, np.bool_))
+    record = Record("a", Path("a"), 99, 99, Targets(boxes, np.zeros(4, np.int64), np.zeros(4, np.bool_)))
     bars = {"8": 2, "9.514": 1, "11.31": 0, "13.45": 0, "16": 1}
     assert size_bars(Records([record])) == bars
     assert size_bars(Records([])) == {}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.voc import voc_metrics
 from tilewise.instances import Instances
+from tilewise.targets import Targets
 
 CLASSES = ("ant", "bee", "cat")
 BOX, BESIDE, AWAY = [0.0, 0, 10, 10], [0.0, 0, 10, 6], [50.0, 50, 60, 60]
@@ -22,9 +23,11 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
         path=Path("image"),
         width=100,
         height=100,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        ignored=np.array(ignored or [0] * len(labels), np.bool_),
+        targets=Targets(
+            np.array(boxes, np.float32).reshape(-1, 4),
+            np.array(labels, np.int64),
+            np.array(ignored or [0] * len(labels), np.bool_),
+        ),
     )
 
 
@@ -134,8 +137,8 @@ def slow_average_precision(records: list[Record], detections: list[Instances], l
     events: list[tuple[float, int]] = []
     objects = 0
     for record, found in zip(records, detections, strict=True):
-        boxes = record.boxes[record.labels == label].tolist()
-        ignored = record.ignored[record.labels == label].tolist()
+        boxes = record.targets.boxes[record.targets.labels == label].tolist()
+        ignored = record.targets.ignored[record.targets.labels == label].tolist()
         objects += ignored.count(False)
         taken = set()
         for box, value, one in zip(

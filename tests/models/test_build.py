@@ -6,6 +6,7 @@ import torch
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of, model_names
+from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import nn
@@ -29,9 +30,11 @@ def make_sample(spec: DetectorSpec, seed: int) -> Sample:
     generator = torch.Generator().manual_seed(seed)
     return Sample(
         pixels=torch.randint(256, (3, side, side), dtype=torch.uint8, generator=generator),
-        boxes=torch.tensor([[10, 10, 30, 30], [40, 40, 60, 60.0]]),
-        labels=torch.tensor([0, 2]),
-        ignored=torch.tensor([False, True]),
+        targets=Targets(
+            torch.tensor([[10, 10, 30, 30], [40, 40, 60, 60.0]]),
+            torch.tensor([0, 2]),
+            torch.tensor([False, True]),
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from tilewise.models.detector import (
     Detector,
     on_ignored,
 )
-from tilewise.views.sample import Sample
+from tilewise.targets import Targets
 from torch import Tensor, nn
 
 
@@ -74,8 +74,8 @@ def test_detector__counts_classes_from_0_whatever_its_network_does(background: b
     detector = Detector(spy, background)
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     boxes = torch.arange(12.0).reshape(3, 4)
-    sample = Sample(image, boxes, torch.tensor([0, 4, 2]), torch.tensor([False, True, False]))
-    detector([image], [sample])
+    targets = Targets(boxes, torch.tensor([0, 4, 2]), torch.tensor([False, True, False]))
+    detector([image], [targets])
     target = spy.targets[0]
     assert target["labels"].tolist() == [background, 2 + background]
     assert target["boxes"].tolist() == boxes[[0, 2]].tolist()

@@ -14,6 +14,7 @@ from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of, model_names
+from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
@@ -49,9 +50,7 @@ def make_sample(side: int, boxes: Tensor, ignored: bool) -> Sample:
     generator = torch.Generator().manual_seed(len(boxes))
     return Sample(
         pixels=torch.randint(256, (3, side, side), dtype=torch.uint8, generator=generator),
-        boxes=boxes,
-        labels=torch.arange(len(boxes)) % CLASSES,
-        ignored=torch.full((len(boxes),), ignored),
+        targets=Targets(boxes, torch.arange(len(boxes)) % CLASSES, torch.full((len(boxes),), ignored)),
     )
 
 
@@ -72,7 +71,7 @@ def crowded(side: int, count: int = 300) -> Sample:
 
 def check_step(detector: Detector, samples: list[Sample]) -> None:
     """Losses are finite, and every trainable tensor gets a gradient: else training on several GPUs hangs."""
-    losses = detector([sample.pixels for sample in samples], samples)
+    losses = detector([sample.pixels for sample in samples], [sample.targets for sample in samples])
     assert isinstance(losses, dict)
     assert all(loss.ndim == 0 and loss.isfinite() and loss >= 0 for loss in losses.values())
     detector.zero_grad()
@@ -103,12 +102,12 @@ def test_step__in_mixed_precision_has_losses_and_boxes_in_single(name: str) -> N
     side = side_of(name)
     detector = make_detector(name, side)
     samples = [crowded(side, 20), only_ignored(side)][: 1 + (side < 100)]
-    images = [sample.pixels for sample in samples]
+    images, targets = [sample.pixels for sample in samples], [sample.targets for sample in samples]
     torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
-    exact = detector(images, samples)
+    exact = detector(images, targets)
     torch.manual_seed(1)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detector(images, samples)
+        losses = detector(images, targets)
         with torch.inference_mode():
             found = detector.eval().detect(images)
     assert isinstance(losses, dict) and isinstance(exact, dict)
@@ -155,7 +154,9 @@ def painted(side: int, places: tuple[tuple[int, int, int, int], ...]) -> Sample:
         colour = torch.tensor((BLUE, RED)[number % 2], dtype=torch.uint8)
         pixels[:, y0:y1, x0:x1] = colour.view(3, 1, 1)
     count = len(places)
-    return Sample(pixels, boxes.float(), torch.arange(count) % 2, torch.zeros(count, dtype=torch.bool))
+    return Sample(
+        pixels, Targets(boxes.float(), torch.arange(count) % 2, torch.zeros(count, dtype=torch.bool))
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,10 +168,10 @@ def test_training__learns_two_images_by_heart(name: str, side: int, steps: int, 
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1  # a few steps only
     samples = [painted(side, places) for places in PLACES]
-    images = [sample.pixels for sample in samples]
+    images, targets = [sample.pixels for sample in samples], [sample.targets for sample in samples]
     optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
     for _ in range(steps):
-        losses = detector(images, samples)
+        losses = detector(images, targets)
         assert isinstance(losses, dict)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
@@ -188,11 +189,10 @@ def as_records(samples: list[Sample]) -> Records:
             path=Path(str(number)),
             width=sample.pixels.shape[2],
             height=sample.pixels.shape[1],
-            boxes=sample.boxes.numpy(),
-            labels=sample.labels.numpy(),
-            ignored=sample.ignored.numpy(),
+            targets=Targets(its.boxes.numpy(), its.labels.numpy(), its.ignored.numpy()),
         )
         for number, sample in enumerate(samples)
+        for its in [sample.targets]
     )
 
 

@@ -10,6 +10,7 @@ from tilewise.models.detector import Detector
 from tilewise.models.roi_heads import RoIHeads, region_losses
 from tilewise.models.rpn import RPN, Sampler, draw
 from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
@@ -46,9 +47,11 @@ def noise(height: int, width: int, seed: int = 0) -> Tensor:
 def make_sample(boxes: list[list[float]], ignored: list[bool]) -> Sample:
     return Sample(
         pixels=noise(96, 96),
-        boxes=torch.tensor(boxes).reshape(-1, 4),
-        labels=torch.zeros(len(boxes), dtype=torch.int64),
-        ignored=torch.tensor(ignored, dtype=torch.bool),
+        targets=Targets(
+            torch.tensor(boxes).reshape(-1, 4),
+            torch.zeros(len(boxes), dtype=torch.int64),
+            torch.tensor(ignored, dtype=torch.bool),
+        ),
     )
 
 
@@ -244,7 +247,7 @@ def test_training__has_finite_losses_and_gradients(
 ) -> None:
     sample = make_sample(boxes, ignored)
     small.train().zero_grad()
-    losses = small([sample.pixels] * 2, [sample] * 2)
+    losses = small([sample.pixels] * 2, [sample.targets] * 2)
     assert isinstance(losses, dict)
     assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
     torch.stack(list(losses.values())).sum().backward()
@@ -258,7 +261,7 @@ def test_training__has_finite_losses_and_gradients(
 def test_mobilenet__trains_and_detects() -> None:
     detector = make_detector("fasterrcnn_mobilenet_v3_large_fpn")
     sample = make_sample([[20.0, 20, 40, 40]], [False])
-    losses = detector([sample.pixels] * 2, [sample] * 2)
+    losses = detector([sample.pixels] * 2, [sample.targets] * 2)
     assert isinstance(losses, dict)
     assert all(loss.isfinite() for loss in losses.values())
     with torch.inference_mode():

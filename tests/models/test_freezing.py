@@ -11,7 +11,7 @@ from tilewise.models.detector import Detector
 from tilewise.models.freezing import builtin_names, freeze, stages_of
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of, model_names
-from tilewise.views.sample import Sample
+from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -151,7 +151,7 @@ def test_frozen_norms__keep_their_statistics_in_training() -> None:
     before = {key: value.clone() for key, value in detector.network.state_dict().items()}
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8)
     none = torch.zeros(0, dtype=torch.int64)
-    detector([image], [Sample(image, torch.zeros(0, 4), none, none.bool())])
+    detector([image], [Targets(torch.zeros(0, 4), none, none.bool())])
     changed = {
         key for key, value in detector.network.state_dict().items() if not torch.equal(value, before[key])
     }

@@ -9,6 +9,7 @@ from tilewise.models import ssd
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Target
 from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor
@@ -140,11 +141,11 @@ def test_training__on_one_image_without_objects_gives_gradients() -> None:
     detector = build_detector(make_spec(LITE, 96))
     sample = Sample(
         pixels=torch.randint(256, (3, 96, 96), dtype=torch.uint8),
-        boxes=torch.zeros(0, 4),
-        labels=torch.zeros(0, dtype=torch.int64),
-        ignored=torch.zeros(0, dtype=torch.bool),
+        targets=Targets(
+            torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+        ),
     )
-    losses = detector([sample.pixels], [sample])
+    losses = detector([sample.pixels], [sample.targets])
     assert losses["classification"] > 0
     losses["classification"].backward()
     gradients = [p.grad for p in detector.network.get_submodule("backbone").parameters()]

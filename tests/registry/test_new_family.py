@@ -118,5 +118,5 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     answer = http.post("/invocations", data=record.read(), content_type="image/png")
     best = answer.get_json()["prediction"][:3]
     assert [row[0] for row in best] == [0, 0, 0]
-    for box in (record.boxes / 64).tolist():
+    for box in (record.targets.boxes / 64).tolist():
         assert any(row[2:] == pytest.approx(box, abs=0.08) for row in best)

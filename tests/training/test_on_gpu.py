@@ -20,6 +20,7 @@ from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
 from tilewise.stop import StopWhen
+from tilewise.targets import Targets
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.step.train_step import TrainStep
@@ -53,7 +54,7 @@ def make_batch(side: int, images: int, ignored: bool = True) -> list[Sample]:
         boxes = torch.cat([corner, corner + 8 + 20 * torch.rand(count, 2, generator=generator)], dim=1)
         pixels = torch.randint(256, (3, side, side), generator=generator, dtype=torch.uint8)
         every_third = torch.arange(count) % 3 == 2
-        samples.append(Sample(pixels, boxes, torch.arange(count) % 2, every_third & ignored))
+        samples.append(Sample(pixels, Targets(boxes, torch.arange(count) % 2, every_third & ignored)))
     return samples
 
 
@@ -118,7 +119,9 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
             with torch.autocast(
                 "cuda", train_step.precision.dtype, train_step.precision.dtype != torch.float32
             ):
-                losses = train_step.detector([view.pixels for view in views], views)
+                losses = train_step.detector(
+                    [view.pixels for view in views], [view.targets for view in views]
+                )
                 boxes = train_step.detector.eval().detect([view.pixels for view in views])
             assert isinstance(losses, dict)
             assert all(loss.dtype == torch.float32 for loss in losses.values())

@@ -22,10 +22,10 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.stop import StopWhen
+from tilewise.targets import Targets
 from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.validation import test as score_test
 from tilewise.training.train import train
-from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_hang")
@@ -41,10 +41,10 @@ class Steady(Detector):
         self.batches: list[int] = []
 
     def forward(
-        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
-        if samples is not None:
-            self.batches.append(len(list(samples)))
+        if targets is not None:
+            self.batches.append(len(list(targets)))
             return {"classification": self.network.get_parameter("bias").sum()}
         found = []
         for image in images:

@@ -24,10 +24,10 @@ from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.stop import StopToken, StopWhen
+from tilewise.targets import Targets
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import TrainResult
 from tilewise.training.train import Start, train
-from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("no_hang")
@@ -42,16 +42,16 @@ class Noisy(Detector):
         super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), background=False)
 
     def forward(
-        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         images = list(images)
         colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
         found = self.network(colours)
-        if samples is None:
+        if targets is None:
             corner = torch.tensor([[0.0, 0, 30, 30]])
             one = torch.ones(1)
             return [Instances(corner + 20 * x.detach().sigmoid(), one, (one - 1).long()) for x in found]
-        counts = torch.tensor([[len(sample.labels)] for sample in samples]).float()
+        counts = torch.tensor([[len(each)] for each in targets]).float()
         return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
 
 
@@ -208,7 +208,7 @@ def test_resume__stopped_again_and_again(images: list[Record], tmp_path: Path) -
 
 
 def objects_of(record: Record) -> list[float]:
-    return [number for box in (record.boxes / SIDE).tolist() for number in (0, *box)]
+    return [number for box in (record.targets.boxes / SIDE).tolist() for number in (0, *box)]
 
 
 def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_resume__fitted_parts_are_the_checkpoints(images: list[Record], tmp_path
     Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), make_hp(), stop_after=4)
     crowd = np.tile(np.array([[0, 0, 5, 5]], np.float32), (80, 1))
     labels, ignored = np.zeros(80, np.int64), np.zeros(80, np.bool_)
-    images = [*images, Record("more", images[0].path, SIDE, SIDE, crowd, labels, ignored)]
+    images = [*images, Record("more", images[0].path, SIDE, SIDE, Targets(crowd, labels, ignored))]
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
     second.run(data_of(images), make_hp())
     assert json.loads(second.model["model.json"])["detector"]["detections_per_view"] == 100

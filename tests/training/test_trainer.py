@@ -25,12 +25,13 @@ from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.stop import StopToken, StopWhen
+from tilewise.targets import Targets
 from tilewise.training.dataloading import dataset
 from tilewise.training.history import TrainResult
 from tilewise.training.job.choose_tiling import object_sizes
 from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.train import make_trainer, train
-from tilewise.views.sample import Sample, make_sample
+from tilewise.views.sample import make_sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -87,13 +88,13 @@ class StandIn(Detector):
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
-        if samples is None:
+        if targets is None:
             nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
             return [nothing for _ in colours]
-        counts = torch.tensor([[len(sample.labels)] for sample in samples]).float()
+        counts = torch.tensor([[len(each)] for each in targets]).float()
         return self.loss(self.network(colours), counts)
 
     def loss(self, found: Tensor, counts: Tensor) -> dict[str, Tensor]:
@@ -401,7 +402,9 @@ def test_run__is_repeatable_and_depends_on_the_seed(data: DataSet, tmp_path: Pat
 
 def crowded(objects: int) -> DataSet:
     boxes = np.tile(np.array([[0, 0, 60, 60]], np.float32), (objects, 1))
-    record = Record("a", Path("a"), 200, 100, boxes, np.zeros(objects, np.int64), np.zeros(objects, np.bool_))
+    record = Record(
+        "a", Path("a"), 200, 100, Targets(boxes, np.zeros(objects, np.int64), np.zeros(objects, np.bool_))
+    )
     return DataSet(("dot",), Split(Records([record]), ChannelIssues("train", 1)), None)
 
 
@@ -528,8 +531,8 @@ def test_views__sniper_asks_the_model_for_false_positives_once(
     for index, boxes in false_positives.items():
         record = data.train.sample[index]
         assert boxes.shape[1] == 4 and len(boxes) > 0
-        if len(record.boxes):
-            assert box_iou(torch.from_numpy(boxes), torch.from_numpy(record.boxes)).max() <= 0.3
+        if len(record.targets.boxes):
+            assert box_iou(torch.from_numpy(boxes), torch.from_numpy(record.targets.boxes)).max() <= 0.3
 
 
 def test_views__no_false_positives_are_looked_for_where_whole_images_do(
@@ -546,13 +549,13 @@ def test_multi_scale__the_first_batch_is_the_largest(data: DataSet, model_dir: P
 
     class Noting(StandIn):
         def forward(
-            self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+            self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
         ) -> dict[str, Tensor] | list[Instances]:
             images = list(images)
-            if samples is not None:
+            if targets is not None:
                 assert len({image.shape for image in images}) == 1
                 seen.append(images[0].shape[-1])
-            return super().forward(images, samples)
+            return super().forward(images, targets)
 
     run(data, make_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, Noting())
     assert seen[0] == 128

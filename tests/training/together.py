@@ -17,6 +17,7 @@ from tilewise.models.rpn import Sampler
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.distributed.context import DistributedContext, connect_store, init_distributed
@@ -67,7 +68,7 @@ def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sam
         boxes = torch.cat([corners, corners + 0.3 * width], dim=1)
         pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
         labels = torch.randint(2, (count,), generator=generator)
-        samples.append(Sample(pixels, boxes, labels, torch.zeros(count, dtype=torch.bool)))
+        samples.append(Sample(pixels, Targets(boxes, labels, torch.zeros(count, dtype=torch.bool))))
     return samples
 
 

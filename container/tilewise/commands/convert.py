@@ -100,7 +100,7 @@ def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
         return partial(
             write_recordio,
             name=arguments.name,
-            difficult=bool(records.ignored.any()),
+            difficult=bool(records.targets.ignored.any()),
             with_size=arguments.with_size,
             skip_empty=arguments.skip_empty,
         )

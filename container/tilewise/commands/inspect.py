@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.arrays import Array, Float64
 from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
+from tilewise.targets import Targets
 
 
 class _Patient(ChannelIssues):
@@ -112,8 +114,12 @@ def _scaled(records: Records, side: int | None) -> Records:
     """The records with boxes as they are in images scaled to a square; all else as it was."""
     if side is None:
         return records
+
+    def scale(targets: Targets[Array], factor: Float64) -> Targets[Array]:
+        return replace(targets, boxes=(targets.boxes * [*factor, *factor]).astype(np.float32))
+
     return Records(
-        replace(record, boxes=(record.boxes * [*factor, *factor]).astype(np.float32))
+        replace(record, targets=scale(record.targets, factor))
         for record, factor in zip(records, side / records.sizes, strict=True)
     )
 
@@ -132,8 +138,8 @@ def _as_json(
                 "images_without_objects": int((records.object_counts == 0).sum()),
                 "images_left_out": issues.left_out,
                 "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
-                "boxes": len(records.labels),
-                "boxes_ignored": int(records.ignored.sum()),
+                "boxes": len(records.targets),
+                "boxes_ignored": int(records.targets.ignored.sum()),
                 "boxes_clipped": issues.clipped,
                 "boxes_dropped": issues.dropped,
                 "boxes_by_class": _by_class(records, classes),
@@ -147,5 +153,5 @@ def _as_json(
 
 
 def _by_class(records: Records, classes: tuple[str, ...]) -> dict[str, int]:
-    counts = Counter(records.labels.tolist())
+    counts = Counter(records.targets.labels.tolist())
     return {name: counts[label] for label, name in enumerate(classes)}

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Array, Float32, Int64
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +41,10 @@ class RawExample:
         key: names it in messages.
         path: the image file, or the RecordIO file that holds it; None when the reader could not find it.
         size: (width, height) that the annotation states, or None.
-        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` in pixels, or as fractions of the image's sides.
-        labels: (N,) int64, 0-based.
-        ignored: (N,) bool.
+        targets: its ground truth, in pixels, or as fractions of the image's sides.
         problem: why this example cannot be used, "" when it can.
         offset: where the image's record begins in a RecordIO file.
-        fractions: whether the boxes are fractions.
+        fractions: whether the targets are in fractions.
         encoded: the image itself, where it came through a pipe.
 
     """
@@ -53,13 +52,15 @@ class RawExample:
     key: str
     path: Path | None
     size: tuple[int, int] | None
-    boxes: Float32
-    labels: Int64
-    ignored: Bool
+    targets: Targets[Array]
     problem: str = ""
     offset: int = WHOLE_FILE
     fractions: bool = False
     encoded: bytes | None = None
+
+    def with_labels(self, labels: Int64) -> RawExample:
+        """The example with other labels of its objects."""
+        return replace(self, targets=replace(self.targets, labels=labels))
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,13 @@ class ParsedChannel:
     @cached_property
     def used(self) -> frozenset[int]:
         """The labels that objects have."""
-        labels = [example.labels for example in self.examples]
+        labels = [example.targets.labels for example in self.examples]
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
 
 
 def unusable(key: str, path: Path | None, problem: str) -> RawExample:
     """An image that cannot be used, and why; it has no objects."""
-    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
-    return RawExample(key, path, None, *none, problem=problem)
+    return RawExample(key, path, None, Targets.none(), problem=problem)
 
 
 def by_name(examples: Iterable[RawExample], names: Sequence[str]) -> ParsedChannel:
@@ -103,7 +103,7 @@ def by_name(examples: Iterable[RawExample], names: Sequence[str]) -> ParsedChann
     order = sorted(range(len(names)), key=lambda index: names[index])
     new = np.argsort(np.asarray(order, np.int64)).astype(np.int64)
     classes = tuple(names[index] for index in order)
-    return ParsedChannel([replace(example, labels=new[example.labels]) for example in examples], classes)
+    return ParsedChannel([each.with_labels(new[each.targets.labels]) for each in examples], classes)
 
 
 @dataclass(frozen=True)
@@ -285,28 +285,30 @@ def check_example(example: RawExample, facts: Facts | str, issues: ChannelIssues
         )
         return None
     assert example.path is not None
-    boxes, labels, ignored = _clean(example, header, issues)
     return Record(
         key=example.key,
         path=example.path,
         width=header.width,
         height=header.height,
-        boxes=boxes,
-        labels=labels,
-        ignored=ignored,
+        targets=_clean(example, header, issues),
         offset=example.offset,
         length=length,
         encoded=example.encoded,
     )
 
 
-def _clean(example: RawExample, header: ImageHeader, issues: ChannelIssues) -> tuple[Float32, Int64, Bool]:
-    """Boxes clipped to the image, their labels, and which are ignored; those with nothing left are gone."""
-    sides = np.asarray((header.width, header.height) * 2, np.float32)
-    boxes = example.boxes * sides if example.fractions else example.boxes
+def _clean(example: RawExample, header: ImageHeader, issues: ChannelIssues) -> Targets[Array]:
+    """Targets in pixels, with boxes clipped to the image; those with nothing left are gone."""
+    size = header.width, header.height
+    sides = np.asarray((*size, *size), np.float32)
+    targets = example.targets
+    if example.fractions:
+        fields = {name: each.crop((0, 0, 1, 1), size) for name, each in targets.fields.items()}
+        targets = replace(targets, boxes=targets.boxes * sides, fields=fields)
+    boxes = targets.boxes
     starts, ends = boxes[:, :2], boxes[:, 2:]
     if (starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all():
-        return boxes, example.labels, example.ignored
+        return targets
     finite = np.isfinite(boxes).all(axis=1)
     clipped = np.clip(np.nan_to_num(boxes), 0, sides)
     usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
@@ -314,7 +316,7 @@ def _clean(example: RawExample, header: ImageHeader, issues: ChannelIssues) -> t
     issues.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
     for box in boxes[~usable].tolist():
         issues.note_dropped(example.key, _fault(box))
-    return clipped[usable], example.labels[usable], example.ignored[usable]
+    return replace(targets, boxes=clipped).select(usable)
 
 
 def _fault(box: Sequence[float]) -> str:

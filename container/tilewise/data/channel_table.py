@@ -75,8 +75,8 @@ def table(
         "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],
         "  left out, unusable": [f"{len(issues.left_out)}" for _, issues in both],
         **({f"  also in {first}": ["", *(f"{len(pairs)}" for pairs in same.values())]} if same else {}),
-        "boxes": [f"{len(records.labels)}" for records, _ in both],
-        "  ignored (crowd, difficult)": [f"{int(records.ignored.sum())}" for records, _ in both],
+        "boxes": [f"{len(records.targets)}" for records, _ in both],
+        "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
         "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
         "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
         **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
@@ -97,7 +97,7 @@ def table(
 
 
 def _class_counts(records: Records, classes: tuple[str, ...]) -> Int64:
-    return np.bincount(records.labels, minlength=len(classes)).astype(np.int64)
+    return np.bincount(records.targets.labels, minlength=len(classes)).astype(np.int64)
 
 
 def _count_rows(title: str, names: tuple[str, ...], counts: list[Int64]) -> _Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class ClassIds:
             UserError: an object has another id.
 
         """
-        ids = example.labels
+        ids = example.targets.labels
         if not self.given:
             if int(ids.max(initial=-1)) >= self.count:
                 raise UserError(self._refusal(example.key, int(ids.max()), channel, seen or {}))
@@ -50,7 +50,7 @@ class ClassIds:
         known = np.asarray(sorted(self.given), np.int64)
         if unknown := sorted({*ids.tolist()} - self.given.keys()):
             raise UserError(self._refusal(example.key, unknown[0], channel, seen or {}))
-        return replace(example, labels=np.searchsorted(known, ids).astype(np.int64))
+        return example.with_labels(np.searchsorted(known, ids).astype(np.int64))
 
     def _refusal(self, key: str, number: int, channel: str, seen: ClassMap) -> str:
         start = f"channel {channel}: {key} has class_id {number}, but"
@@ -171,4 +171,4 @@ def in_classes(annotated: ParsedChannel, classes: tuple[str, ...], who: str, who
         )
     index_of = {name: index for index, name in enumerate(classes)}
     table = np.asarray([index_of.get(name, -1) for name in own], dtype=np.int64)
-    return [replace(example, labels=table[example.labels]) for example in annotated.examples]
+    return [example.with_labels(table[example.targets.labels]) for example in annotated.examples]

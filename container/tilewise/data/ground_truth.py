@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.arrays import Float32, Int64
+from tilewise.arrays import Array
 from tilewise.data.annotations import boxes_from_corner_and_size
+from tilewise.targets import Targets
 
 MAX_CLASS_ID = 2**31
 
 
-def parse_label(content: Mapping[str, Any]) -> tuple[Float32, Int64, tuple[int, int] | None]:
+def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, int] | None]:
     """Read ``{"image_size": […], "annotations": [{class_id, left, top, width, height}, …]}``.
 
     Class ids may be texts; ``image_size`` may be missing.
 
     Returns:
-        boxes: (N, 4) ``xmin, ymin, xmax, ymax`` in pixels;
-        class ids: (N,);
+        the objects, whose labels are class ids;
         width and height of the image, or None.
 
     Raises:
@@ -45,7 +45,8 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Float32, Int64, tuple[int, 
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where}{what}") from None
-    return boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64), size
+    boxes, labels = boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64)
+    return Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size
 
 
 def _class_id(given: Any) -> int:

@@ -9,9 +9,10 @@ from typing import IO
 
 import numpy as np
 
-from tilewise.arrays import Bool, Float32, Float64, Int64
+from tilewise.arrays import Array, Float64, Int64
 from tilewise.boxes import sides, size_of_sides
 from tilewise.data.recordio import open_image
+from tilewise.targets import Targets
 
 WHOLE_FILE = -1
 """The offset of an image that is a file of its own."""
@@ -27,9 +28,7 @@ class Record:
         key: names the record in every message; for a file its path relative to its channel.
         path: the image file, or the RecordIO file that holds it.
         width, height: pixels of the upright image.
-        boxes: (N, 4) float32 ``xmin, ymin, xmax, ymax`` in pixels of the upright image.
-        labels: (N,) int64, 0-based.
-        ignored: (N,) bool: crowds and difficult objects, neither object nor background to a loss or a metric.
+        targets: its ground truth, in pixels of the upright image.
         offset: where the image's record begins in a RecordIO file; :data:`WHOLE_FILE` for an image file.
         length: bytes of the encoded image; 0 where nobody has looked.
         encoded: the image itself, where it came through a pipe; :class:`Records` do not keep it.
@@ -40,9 +39,7 @@ class Record:
     path: Path
     width: int
     height: int
-    boxes: Float32
-    labels: Int64
-    ignored: Bool
+    targets: Targets[Array]
     offset: int = WHOLE_FILE
     length: int = 0
     encoded: bytes | None = None
@@ -73,17 +70,14 @@ class _Packed:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    boxes: list[Float32] = field(default_factory=list)
-    labels: list[Int64] = field(default_factory=list)
-    ignored: list[Bool] = field(default_factory=list)
+    targets: list[Targets[Array]] = field(default_factory=list)
 
 
 class Records(Sequence[Record]):
     """Many records, packed into a few arrays: loader workers share them without a copy each.
 
     Attributes:
-        boxes, labels, ignored: those of all records, one after the other.
+        targets: those of all records, one after the other.
         sizes: (R, 2) int64 width and height.
         lengths: (R,) int64 bytes of each encoded image.
 
@@ -96,19 +90,14 @@ class Records(Sequence[Record]):
             packed.sizes.append((record.width, record.height))
             packed.offsets.append(record.offset)
             packed.lengths.append(record.length)
-            packed.counts.append(len(record.labels))
-            packed.boxes.append(record.boxes)
-            packed.labels.append(record.labels)
-            packed.ignored.append(record.ignored)
+            packed.targets.append(record.targets)
         self._text = np.frombuffer(b"".join(packed.names), dtype=np.uint8)
         self._text_ends = np.cumsum([len(name) for name in packed.names], dtype=np.int64)
         self.sizes = np.asarray(packed.sizes, dtype=np.int64).reshape(-1, 2)
         self._offsets = np.asarray(packed.offsets, dtype=np.int64)
         self.lengths = np.asarray(packed.lengths, dtype=np.int64)
-        self._box_ends = np.cumsum(packed.counts, dtype=np.int64)
-        self.boxes = np.concatenate([*packed.boxes, np.zeros((0, 4), np.float32)])
-        self.labels = np.concatenate([*packed.labels, np.zeros(0, np.int64)])
-        self.ignored = np.concatenate([*packed.ignored, np.zeros(0, np.bool_)])
+        self._object_ends = np.cumsum([len(targets) for targets in packed.targets], dtype=np.int64)
+        self.targets = Targets.cat(packed.targets or [Targets.none()])
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -116,17 +105,14 @@ class Records(Sequence[Record]):
     def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # slices are not needed
         if not 0 <= index < len(self):
             raise IndexError(index)
-        start = int(self._box_ends[index - 1]) if index else 0
-        of = slice(start, int(self._box_ends[index]))
+        start = int(self._object_ends[index - 1]) if index else 0
         width, height = self.sizes[index].tolist()
         return Record(
             key=self._text_at(2 * index).decode(errors=_ERRORS),
             path=Path(os.fsdecode(self._text_at(2 * index + 1))),
             width=width,
             height=height,
-            boxes=self.boxes[of],
-            labels=self.labels[of],
-            ignored=self.ignored[of],
+            targets=self.targets.select(slice(start, int(self._object_ends[index]))),
             offset=int(self._offsets[index]),
             length=int(self.lengths[index]),
         )
@@ -138,12 +124,12 @@ class Records(Sequence[Record]):
     @property
     def object_counts(self) -> Int64:
         """(R,) the number of objects of each record."""
-        return np.diff(self._box_ends, prepend=0)
+        return np.diff(self._object_ends, prepend=0)
 
     @property
     def object_sides(self) -> Float64:
         """(N, 2) width and height in pixels of all objects, record by record."""
-        return sides(self.boxes).astype(np.float64)
+        return sides(self.targets.boxes).astype(np.float64)
 
     @property
     def object_sizes(self) -> Float64:

@@ -29,15 +29,15 @@ def channel_statistics(
         whole: whether these are all its records; of a pipe only the first ones may be known.
 
     """
-    counts = np.bincount(records.labels, minlength=len(classes)).tolist()
+    counts = np.bincount(records.targets.labels, minlength=len(classes)).tolist()
     return {
         "images": len(records),
         "whole": whole,
         "without_objects": int((records.object_counts == 0).sum()),
         "left_out_count": len(issues.left_out),
         "left_out": dict(list(issues.left_out.items())[:MAX_NAMED]),
-        "boxes": len(records.labels),
-        "ignored": int(records.ignored.sum()),
+        "boxes": len(records.targets),
+        "ignored": int(records.targets.ignored.sum()),
         "clipped": issues.clipped,
         "dropped_count": len(issues.dropped),
         "dropped": issues.dropped[:MAX_NAMED],

@@ -82,7 +82,9 @@ class _Palette:
     """The classes with most objects have a colour each, the others share one."""
 
     def __init__(self, channels: Mapping[str, Records], classes: tuple[str, ...]):
-        counts = sum(np.bincount(records.labels, minlength=len(classes)) for records in channels.values())
+        counts = sum(
+            np.bincount(records.targets.labels, minlength=len(classes)) for records in channels.values()
+        )
         order = np.argsort(-np.asarray(counts), kind="stable")
         one_each = order[: len(_COLOURS) if len(classes) <= len(_COLOURS) else len(_COLOURS) - 1]
         self.groups: list[tuple[str, str, Int64]] = [
@@ -102,8 +104,8 @@ def _draw_charts(
     part: SubFigure, name: str, records: Records, sides: Float64, palette: _Palette, title: str
 ) -> None:
     part.text(0.035, 0.92, name, size=20, weight="bold", color=_INK, va="center", parse_math=False)
-    facts = f"{len(records):,} images    {len(records.labels):,} objects"
-    ignored = int(records.ignored.sum())
+    facts = f"{len(records):,} images    {len(records.targets):,} objects"
+    ignored = int(records.targets.ignored.sum())
     facts += f"    {ignored:,} of them ignored (crowd, difficult), grey" if ignored else ""
     part.text(0.965, 0.92, facts, size=12, color=_QUIET, va="center", ha="right")
     left, right = part.subplots(
@@ -123,7 +125,7 @@ def _draw_sizes(axes: Axes, records: Records, sides: Float64, palette: _Palette,
     edges = np.arange(
         min(2.0, np.floor(logs.min(initial=2))), max(7.5, np.ceil(logs.max(initial=7)) + 0.5), 0.5
     )
-    stacks = [logs[np.isin(records.labels, labels)] for _, _, labels in palette.groups]
+    stacks = [logs[np.isin(records.targets.labels, labels)] for _, _, labels in palette.groups]
     colours = [colour for _, colour, _ in palette.groups]
     axes.hist(stacks, edges.tolist(), stacked=True, color=colours, edgecolor="white", linewidth=0.7, zorder=2)
     axes.set_xlim(edges[0], edges[-1])
@@ -140,7 +142,8 @@ def _draw_sizes(axes: Axes, records: Records, sides: Float64, palette: _Palette,
                   color=_INK if shares[index] else _QUIET, ha="center", va="bottom")  # fmt: skip
     handles = [Patch(color=colour) for _, colour, _ in palette.groups]
     names = [
-        f"{_short(name, 24)}  {np.isin(records.labels, labels).sum():,}" for name, _, labels in palette.groups
+        f"{_short(name, 24)}  {np.isin(records.targets.labels, labels).sum():,}"
+        for name, _, labels in palette.groups
     ]
     legend = axes.legend(handles, names, fontsize=9, frameon=True, edgecolor="none", framealpha=0.85)
     for entry in legend.get_texts():
@@ -202,11 +205,11 @@ def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette) -> Non
         _pixels(record, tile.window), extent=(x0, x1, y1, y0), interpolation="nearest", aspect="equal"
     )
     _caption(axes, tile, record)
-    lines = _outlines(record.boxes, _MIN_BOX * max(x1 - x0, (y1 - y0) * ASPECT))
-    colours = palette.colours(record.labels)
+    lines = _outlines(record.targets.boxes, _MIN_BOX * max(x1 - x0, (y1 - y0) * ASPECT))
+    colours = palette.colours(record.targets.labels)
     colours = [
         _OTHERS if ignored else colour
-        for colour, ignored in zip(colours, record.ignored.tolist(), strict=True)
+        for colour, ignored in zip(colours, record.targets.ignored.tolist(), strict=True)
     ]
     crowded = len(lines) > 60 and tile.window == (0, 0, record.width, record.height)
     width = 0.9 if crowded else 1.4

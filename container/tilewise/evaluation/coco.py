@@ -84,10 +84,11 @@ def mean_precision(values: np.ndarray) -> float | None:
 def _ground_truth(records: Records, classes: Sequence[str]) -> COCO:
     annotations: list[dict[str, Any]] = []
     for image_id, record in enumerate(records, start=1):
-        sides = record.boxes[:, 2:] - record.boxes[:, :2]
-        rows = np.concatenate([record.boxes[:, :2], sides], axis=1).astype(np.float64)
+        truth = record.targets
+        sides = truth.boxes[:, 2:] - truth.boxes[:, :2]
+        rows = np.concatenate([truth.boxes[:, :2], sides], axis=1).astype(np.float64)
         for box, label, ignored in zip(
-            rows.tolist(), record.labels.tolist(), record.ignored.tolist(), strict=True
+            rows.tolist(), truth.labels.tolist(), truth.ignored.tolist(), strict=True
         ):
             annotations.append(
                 {

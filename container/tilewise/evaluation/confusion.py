@@ -37,16 +37,15 @@ def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    boxes = found.boxes.numpy().astype(np.float64)[:, None]
-    objects = record.boxes.astype(np.float64)
-    same_class = found.labels.numpy()[:, None] == record.labels
+    truth, boxes = record.targets, found.boxes.numpy().astype(np.float64)[:, None]
+    objects = truth.boxes.astype(np.float64)
+    same_class = found.labels.numpy()[:, None] == truth.labels
     result = _in_score_order(
-        np.where(same_class & ~record.ignored, paired_iou(boxes, objects), 0), iou_threshold
+        np.where(same_class & ~truth.ignored, paired_iou(boxes, objects), 0), iou_threshold
     )
     # an ignored box may stand for many objects, so it only matters whether the detection lies in it
-    ignored = record.ignored
-    inside = intersection(boxes, objects[ignored]) >= iou_threshold * area(boxes).clip(min=1e-12)
-    on_ignored = (inside & same_class[:, ignored]).any(axis=1)
+    inside = intersection(boxes, objects[truth.ignored]) >= iou_threshold * area(boxes).clip(min=1e-12)
+    on_ignored = (inside & same_class[:, truth.ignored]).any(axis=1)
     return np.where((result == FALSE_ALARM) & on_ignored, NOT_COUNTED, result)
 
 
@@ -107,18 +106,18 @@ def outcome(
         iou_threshold: from this on a detection stands for an object.
 
     """
-    kept = found.select(found.scores >= score_threshold)
+    truth, kept = record.targets, found.select(found.scores >= score_threshold)
     object_of = matched[: len(kept)].copy()
     right = object_of >= 0
-    free_objects = ~record.ignored
+    free_objects = ~truth.ignored
     free_objects[object_of[right]] = False
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
         boxes = kept.boxes.numpy().astype(np.float64)
-        iou = paired_iou(boxes[false_positives, None], record.boxes[objects].astype(np.float64))
+        iou = paired_iou(boxes[false_positives, None], truth.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
-    missed = ~record.ignored
+    missed = ~truth.ignored
     missed[object_of[object_of >= 0]] = False
     return Outcome(kept, object_of, right, missed)
 
@@ -135,9 +134,9 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
     for record, one in pairs:
         counted = one.object_of != NOT_COUNTED
         # the label of FALSE_ALARM, index -1, is the background
-        true = np.append(record.labels, num_classes)[one.object_of[counted]]
+        true = np.append(record.targets.labels, num_classes)[one.object_of[counted]]
         np.add.at(matrix, (true, one.found.labels.numpy()[counted]), 1)
-        matrix[:-1, num_classes] += np.bincount(record.labels[one.missed], minlength=num_classes)
+        matrix[:-1, num_classes] += np.bincount(record.targets.labels[one.missed], minlength=num_classes)
     return matrix
 
 

@@ -83,7 +83,7 @@ def curves(
     order = np.argsort(-scores, kind="stable")
     order = order[which[order] != NOT_COUNTED]
     scores, labels, hits = scores[order].astype(np.float64), labels[order], which[order] >= 0
-    objects = np.bincount(records.labels[~records.ignored], minlength=num_classes)
+    objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=num_classes)
     own = [labels == label for label in range(num_classes)]
     by_class = [Curve(int(objects[label]), scores[mine], hits[mine]) for label, mine in enumerate(own)]
     return by_class, Curve(int(objects.sum()), scores, hits)
@@ -101,7 +101,7 @@ def ap_by_size(
     limits = [0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), 1e10]
     ranges = dict(zip(SIZE_NAMES, pairwise(limits), strict=True))
     precision = score(records, detections, classes, ranges).eval["precision"][..., 0]
-    size_of = np.digitize(records.object_sizes[~records.ignored], SIZE_LIMITS)
+    size_of = np.digitize(records.object_sizes[~records.targets.ignored], SIZE_LIMITS)
     return {
         name: {
             "objects": int((size_of == index).sum()),

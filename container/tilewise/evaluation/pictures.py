@@ -85,7 +85,7 @@ def _mistakes(one: Outcome) -> int:
 
 def make_picture(record: Record, one: Outcome, classes: Sequence[str]) -> Picture:
     """Read an image, reduce it and draw its boxes."""
-    objects = int((~record.ignored).sum())
+    objects = int((~record.targets.ignored).sum())
     if not record.path.is_file():
         return Picture(record.key, one, objects, note="The image came through a pipe and was not kept.")
     try:
@@ -111,8 +111,9 @@ _Shape = tuple[str, _Box, str]
 
 def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_Shape]:
     """Kind, box and words for each box to draw."""
-    for index, (box, label) in enumerate(zip(record.boxes.tolist(), record.labels.tolist(), strict=True)):
-        if record.ignored[index]:
+    truth = record.targets
+    for index, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True)):
+        if truth.ignored[index]:
             yield "truth", box, f"ignored: {classes[label]}"
         elif one.missed[index]:
             yield "missed", box, f"missed: {classes[label]}"
@@ -126,7 +127,7 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
         elif stands_for == FALSE_ALARM:
             yield "alarm", box, f"false alarm: {name}"
         elif stands_for != NOT_COUNTED:
-            true = classes[int(record.labels[stands_for])]
+            true = classes[int(truth.labels[stands_for])]
             yield "mistaken", box, f"{true} taken for {name}"
 
 

@@ -76,7 +76,7 @@ def _smallest(records: Records) -> tuple[list[int], Int64]:
 
 def _close_up(records: Records, index: int, number: int) -> tuple[int, int, int, int]:
     """A window around an object, in which the object is well seen."""
-    x0, y0, x1, y1 = records.boxes[number].tolist()
+    x0, y0, x1, y1 = records.targets.boxes[number].tolist()
     width, height = records.sizes[index].tolist()
     wide = max(_MIN_WINDOW, (x1 - x0) / _OBJECT_SHARE, (y1 - y0) * ASPECT / _OBJECT_SHARE)
     if wide >= width or wide / ASPECT >= height:

@@ -34,12 +34,13 @@ def voc_metrics(
     """
     scores: list[list[np.ndarray]] = [[] for _ in classes]
     hits: list[list[np.ndarray]] = [[] for _ in classes]
-    objects = np.bincount(records.labels[~records.ignored], minlength=len(classes))
+    objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=len(classes))
     for record, found in zip(records, detections, strict=True):
-        for label in np.union1d(record.labels, found.labels.numpy()).tolist():
-            own = record.labels == label
+        truth = record.targets
+        for label in np.union1d(truth.labels, found.labels.numpy()).tolist():
+            own = truth.select(truth.labels == label)
             mine = found.select(found.labels == label)
-            hit = _match(mine, torch.from_numpy(record.boxes[own]), record.ignored[own], iou_threshold)
+            hit = _match(mine, torch.from_numpy(own.boxes), own.ignored, iou_threshold)
             counted = hit >= 0
             scores[label].append(mine.scores.numpy()[counted])
             hits[label].append(hit[counted])

@@ -9,7 +9,7 @@ from torchvision.ops import box_iou
 
 from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
-from tilewise.views.sample import Sample
+from tilewise.targets import Targets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -59,7 +59,7 @@ class BatchImages(nn.Module):
 class Detector(nn.Module):
     """A torchvision detection network behind Tilewise's convention.
 
-    In training ``detector(images, samples) -> dict of losses``; in evaluation
+    In training ``detector(images, targets) -> dict of losses``; in evaluation
     ``detector(images) -> list[Instances]``, each in its view's pixels, labels 0-based.
 
     Args:
@@ -85,14 +85,12 @@ class Detector(nn.Module):
         return self
 
     def forward(
-        self, images: Sequence[Tensor], samples: Sequence[Sample] | None = None
+        self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         """See the class; ``images`` are (3, h, w) uint8 on the detector's device."""
         if self.training:
-            assert samples is not None
-            losses: dict[str, Tensor] = self.network(
-                list(images), [self._target(sample) for sample in samples]
-            )
+            assert targets is not None
+            losses: dict[str, Tensor] = self.network(list(images), [self._target(each) for each in targets])
             return losses
         return [
             Instances(found["boxes"], found["scores"], found["labels"] - self.first_label)
@@ -105,15 +103,15 @@ class Detector(nn.Module):
         assert isinstance(found, list)
         return found
 
-    def _target(self, sample: Sample) -> Target:
-        labels = sample.labels + self.first_label
-        if not sample.ignored.any():
-            return {"boxes": sample.boxes, "labels": labels, "ignored": sample.boxes[:0]}
+    def _target(self, targets: Targets[Tensor]) -> Target:
+        labels = targets.labels + self.first_label
+        if not targets.ignored.any():
+            return {"boxes": targets.boxes, "labels": labels, "ignored": targets.boxes[:0]}
         kept, ignored = (
             torch.nonzero(each).flatten().to(labels.device, non_blocking=True)
-            for each in (~sample.ignored, sample.ignored)
+            for each in (~targets.ignored, targets.ignored)
         )
-        return {"boxes": sample.boxes[kept], "labels": labels[kept], "ignored": sample.boxes[ignored]}
+        return {"boxes": targets.boxes[kept], "labels": labels[kept], "ignored": targets.boxes[ignored]}
 
 
 def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:

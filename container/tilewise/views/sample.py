@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Array
+from tilewise.targets import Targets
 from tilewise.views.view import View
 
 MIN_VISIBILITY = 0.4
@@ -19,23 +18,17 @@ class Sample:
 
     Attributes:
         pixels: (3, h, w) uint8.
-        boxes: (N, 4) float32, inside the view.
-        labels: (N,) int64, 0-based.
-        ignored: (N,) bool.
+        targets: tensors; boxes lie inside the view.
 
     """
 
     pixels: Tensor
-    boxes: Tensor
-    labels: Tensor
-    ignored: Tensor
+    targets: Targets[Tensor]
 
 
 def make_sample(
     image: Tensor,
-    boxes: Float32,
-    labels: Int64,
-    ignored: Bool,
+    targets: Targets[Array],
     view: View,
     min_visibility: float = MIN_VISIBILITY,
     factor: int = 1,
@@ -48,24 +41,12 @@ def make_sample(
 
     Args:
         image: (3, H, W) uint8.
-        boxes: (N, 4) float32 in pixels of the image.
-        labels: (N,) int64.
-        ignored: (N,) bool.
+        targets: in pixels of the image.
         view: the window and the size to scale it to.
         min_visibility: share of a box's area.
         factor: by how much the image has been reduced; see :meth:`View.pixels_from_image`.
 
     """
-    whole = view.boxes_from_image(boxes)
-    width, height = view.size
-    clipped = whole.clip(0, np.array([width, height, width, height], whole.dtype))
-    sides = clipped[:, 2:] - clipped[:, :2]
-    visible = (sides >= 1).all(axis=1)
-    share = sides.prod(axis=1) / (whole[:, 2:] - whole[:, :2]).prod(axis=1)
-    left_out = (share < min_visibility) | ~view.answers_for(boxes)
-    return Sample(
-        view.pixels_from_image(image, factor),
-        torch.from_numpy(clipped[visible]),
-        torch.from_numpy(labels[visible]),
-        torch.from_numpy((ignored | left_out)[visible]),
-    )
+    answered = replace(targets, ignored=targets.ignored | ~view.answers_for(targets.boxes))
+    seen = answered.crop(view.window, view.size, min_visibility)
+    return Sample(view.pixels_from_image(image, factor), seen.to("cpu"))

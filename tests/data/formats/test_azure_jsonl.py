@@ -86,10 +86,10 @@ def test_read__as_azure_documents_it(channel: Channel) -> None:
     first, second = found.examples
     assert [first.path, second.path] == paths and first.size == (40, 30)
     assert first.key == "odFridge/a.jpg (train.jsonl line 1)"
-    assert first.labels.tolist() == [2, 1] and first.ignored.tolist() == [False, True]
-    assert second.labels.tolist() == [0] and second.ignored.tolist() == [False]
+    assert first.targets.labels.tolist() == [2, 1] and first.targets.ignored.tolist() == [False, True]
+    assert second.targets.labels.tolist() == [0] and second.targets.ignored.tolist() == [False]
     records = channel.data().train.sample
-    assert records[0].boxes.tolist() == [[10, 15, 30, 30], [0, 0, 40, 15]]
+    assert records[0].targets.boxes.tolist() == [[10, 15, 30, 30], [0, 0, 40, 15]]
     assert (records[0].width, records[0].height) == (40, 30)
 
 
@@ -214,7 +214,7 @@ def test_size__of_another_image(channel: Channel) -> None:
 def test_crowd(channel: Channel, crowd: Any, ignored: bool) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", box(isCrowd=crowd)))
-    assert channel.only().ignored.tolist() == [ignored]
+    assert channel.only().targets.ignored.tolist() == [ignored]
 
 
 def test_polygon__box_around_it(channel: Channel) -> None:
@@ -225,7 +225,7 @@ def test_polygon__box_around_it(channel: Channel) -> None:
         "polygon": [[0.5, 0.1, 0.9, 0.6, 0.25, 0.5], [0.5, 0.5, 0.75, 0.75, 0.5, 0.5]],
     }
     channel.lines(line("a.jpg", item))
-    assert channel.data().train.sample[0].boxes[0].tolist() == pytest.approx([10, 3, 36, 22.5])
+    assert channel.data().train.sample[0].targets.boxes[0].tolist() == pytest.approx([10, 3, 36, 22.5])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_boxes__not_finite_or_far_too_large_are_dropped(channel: Channel) -> Non
         )
     )
     data = channel.data()
-    assert len(data.train.sample[0].boxes) == 1 and len(data.train.issues.dropped) == 3
+    assert len(data.train.sample[0].targets.boxes) == 1 and len(data.train.issues.dropped) == 3
 
 
 @given(

@@ -82,10 +82,10 @@ def test_read_coco__as_specified(folder: Path) -> None:
     assert found.classes == ("ant", "bee") and found.used == {0, 1}
     first, second = found.examples
     assert (first.key, first.path, first.size) == ("b.png", path, (40, 30))
-    assert first.boxes.tolist() == [[1.5, 2.25, 11.5, 7.25], [0, 0, 40, 30]]
-    assert first.boxes.dtype == np.float32
-    assert first.labels.tolist() == [1, 0] and first.ignored.tolist() == [False, True]
-    assert (second.key, second.size, len(second.boxes)) == ("a.jpg", None, 0)
+    assert first.targets.boxes.tolist() == [[1.5, 2.25, 11.5, 7.25], [0, 0, 40, 30]]
+    assert first.targets.boxes.dtype == np.float32
+    assert first.targets.labels.tolist() == [1, 0] and first.targets.ignored.tolist() == [False, True]
+    assert (second.key, second.size, len(second.targets.boxes)) == ("a.jpg", None, 0)
 
 
 def test_categories__sparse_ids_in_any_order(folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_categories__sparse_ids_in_any_order(folder: Path) -> None:
     annotations = [annotation(number, 1, number) for number in (17, 90, 0, 17)]
     found = read(folder, content(annotations=annotations, categories=categories))
     assert found.classes == ("m", "a", "z")
-    assert found.examples[0].labels.tolist() == [1, 2, 0, 1]
+    assert found.examples[0].targets.labels.tolist() == [1, 2, 0, 1]
 
 
 def test_categories__unused_ones_stay(folder: Path) -> None:
@@ -103,16 +103,16 @@ def test_categories__unused_ones_stay(folder: Path) -> None:
 
 def test_annotations__ids_as_strings(folder: Path) -> None:
     found = read(folder, content([image("x")], [annotation(1, "x", "2")]))
-    assert found.examples[0].labels.tolist() == [1]
+    assert found.examples[0].targets.labels.tolist() == [1]
 
 
 @pytest.mark.parametrize(
     ("crowd", "ignored"), [(0, False), (1, True), ("0", False), (True, True), (None, False)]
 )
 def test_annotations__crowd_is_ignored(folder: Path, crowd: Any, ignored: bool) -> None:
-    assert read(folder, content(annotations=[annotation(iscrowd=crowd)])).examples[0].ignored.tolist() == [
-        ignored
-    ]
+    assert read(folder, content(annotations=[annotation(iscrowd=crowd)])).examples[
+        0
+    ].targets.ignored.tolist() == [ignored]
 
 
 @pytest.mark.parametrize("annotations", [None, []])
@@ -214,7 +214,7 @@ def test_read_coco__what_is_wrong_is_named(folder: Path, broken: Any, reason: st
 
 def test_read_coco__boxes_that_are_not_finite_are_left_to_the_check(folder: Path) -> None:
     found = read(folder, content(annotations=[annotation(bbox=[1, 2, float("nan"), 4])]))
-    assert np.isnan(found.examples[0].boxes).any()
+    assert np.isnan(found.examples[0].targets.boxes).any()
 
 
 def test_read_coco__annotations_in_any_order(folder: Path) -> None:
@@ -224,13 +224,13 @@ def test_read_coco__annotations_in_any_order(folder: Path) -> None:
         for number, image_id in enumerate("babba")
     ]
     first, second = read(folder, content([image("a"), image("b", "b.jpg")], rows)).examples
-    assert first.boxes[:, 0].tolist() == [1, 4] and second.boxes[:, 0].tolist() == [0, 2, 3]
-    assert first.labels.tolist() == [1, 0] and second.labels.tolist() == [0, 0, 1]
+    assert first.targets.boxes[:, 0].tolist() == [1, 4] and second.targets.boxes[:, 0].tolist() == [0, 2, 3]
+    assert first.targets.labels.tolist() == [1, 0] and second.targets.labels.tolist() == [0, 0, 1]
 
 
 def test_read_coco__byte_order_mark(folder: Path) -> None:
     found = read(folder, b"\xef\xbb\xbf" + json.dumps(content(annotations=[annotation()])).encode())
-    assert found.examples[0].boxes.tolist() == [[1, 2, 4, 6]]
+    assert found.examples[0].targets.boxes.tolist() == [[1, 2, 4, 6]]
 
 
 def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:
@@ -314,5 +314,5 @@ def test_read_coco__real_data_sets(shared_data: Path) -> None:
         whole = json.loads(file.read_text())
         found = read_coco(file, Folder(shared_data / name))
         assert len(found.examples) == len(whole["images"])
-        assert sum(len(example.boxes) for example in found.examples) == len(whole["annotations"])
+        assert sum(len(example.targets.boxes) for example in found.examples) == len(whole["annotations"])
         assert all(example.path for example in found.examples), name

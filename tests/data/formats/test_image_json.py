@@ -72,9 +72,13 @@ def test_read__as_the_developer_guide_has_it(folders: Folders) -> None:
     found = folders.read()
     (example,) = found.examples
     assert (example.key, example.path, example.size) == ("sample_image1.json", path, (500, 400))
-    assert example.boxes.tolist() == [[111, 134, 172, 262], [161, 250, 240, 393], [101, 185, 143, 315]]
-    assert example.labels.tolist() == [0, 0, 1]
-    assert example.ignored.tolist() == [False] * 3 and example.problem == ""
+    assert example.targets.boxes.tolist() == [
+        [111, 134, 172, 262],
+        [161, 250, 240, 393],
+        [101, 185, 143, 315],
+    ]
+    assert example.targets.labels.tolist() == [0, 0, 1]
+    assert example.targets.ignored.tolist() == [False] * 3 and example.problem == ""
     assert found.names == {0: "dog", 1: "cat"}
 
 
@@ -154,14 +158,18 @@ def test_objects__none(folders: Folders) -> None:
     folders.image("a.jpg")
     folders.json("a.json", content("a.jpg"))
     example = folders.only()
-    assert example.problem == "" and example.boxes.shape == (0, 4) and example.labels.shape == (0,)
+    assert (
+        example.problem == ""
+        and example.targets.boxes.shape == (0, 4)
+        and example.targets.labels.shape == (0,)
+    )
 
 
 @pytest.mark.parametrize("class_id", [2, "2", 2.0])
 def test_objects__class_id(folders: Folders, class_id: Any) -> None:
     folders.image("a.jpg")
     folders.json("a.json", content("a.jpg", annotation(class_id)))
-    assert folders.only().labels.tolist() == [2]
+    assert folders.only().targets.labels.tolist() == [2]
 
 
 def test_objects__fractions_and_strings(folders: Folders) -> None:
@@ -169,7 +177,7 @@ def test_objects__fractions_and_strings(folders: Folders) -> None:
     folders.json(
         "a.json", content("a.jpg", annotation(0, (0.5, 1.25, 2, 3)), annotation(0, ("1", "2", "3", "4")))
     )
-    assert folders.only().boxes.tolist() == [[0.5, 1.25, 2.5, 4.25], [1, 2, 4, 6]]
+    assert folders.only().targets.boxes.tolist() == [[0.5, 1.25, 2.5, 4.25], [1, 2, 4, 6]]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +213,7 @@ def test_json__broken_is_counted_once(folders: Folders, broken: Any, problem: st
     folders.json("a.json", broken)
     example = folders.only()  # not a second one for the image
     assert example.key == "a.json" and problem in example.problem
-    assert len(example.boxes) == 0
+    assert len(example.targets.boxes) == 0
 
 
 def test_json__broken_beside_a_good_one(folders: Folders) -> None:
@@ -255,7 +263,7 @@ def test_categories__wrong_ids_name_nothing(folders: Folders) -> None:
         categories = [{"class_id": raw, "name": title}]
         folders.json(f"{name}.json", content(f"{name}.jpg", annotation(number), categories=categories))
     found = folders.read()
-    assert [example.labels.tolist() for example in found.examples] == [[0], [1], [79]]
+    assert [example.targets.labels.tolist() for example in found.examples] == [[0], [1], [79]]
     assert found.names == {}
 
 

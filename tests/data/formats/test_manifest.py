@@ -105,10 +105,10 @@ def test_read__as_ground_truth_writes_it(channel: Channel) -> None:
     first, second, third = found.examples
     assert [example.path for example in found.examples] == paths
     assert first.key == "some/where/a.jpg (output.manifest line 1)"
-    assert first.boxes.tolist() == [[11, 13, 17, 21], [16, 2, 23, 11]] and first.size == (40, 30)
-    assert first.labels.tolist() == [0, 1] and first.ignored.tolist() == [False, False]
-    assert second.labels.tolist() == [1] and second.problem == ""
-    assert third.boxes.shape == (0, 4) and third.problem == ""
+    assert first.targets.boxes.tolist() == [[11, 13, 17, 21], [16, 2, 23, 11]] and first.size == (40, 30)
+    assert first.targets.labels.tolist() == [0, 1] and first.targets.ignored.tolist() == [False, False]
+    assert second.targets.labels.tolist() == [1] and second.problem == ""
+    assert third.targets.boxes.shape == (0, 4) and third.problem == ""
 
 
 @pytest.mark.parametrize("name", ["output.manifest", "train.jsonl", "train.json", "deep/er/OUTPUT.MANIFEST"])
@@ -328,7 +328,7 @@ def test_class_map__fewer_classes_than_the_job_says(
     channel.manifest(line("a.jpg", annotation(1), annotation(3), names={"3": "bee", "1": "ant"}))
     data = channel.data(count)
     assert data.classes == classes
-    assert [classes[label] for label in data.train.sample[0].labels] == ["ant", "bee"]
+    assert [classes[label] for label in data.train.sample[0].targets.labels] == ["ant", "bee"]
 
 
 def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tmp_path: Path) -> None:
@@ -340,10 +340,10 @@ def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tm
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     other.manifest(line("b.jpg", annotation(2), names={"2": "bone"}))
     data = read_data_set(folders, 2, False, True, 0)
-    assert data.validation is not None and data.validation.sample[0].labels.tolist() == [1]
+    assert data.validation is not None and data.validation.sample[0].targets.labels.tolist() == [1]
     other.manifest(line("b.jpg"))
     data = read_data_set(folders, None, False, True, 0)
-    assert data.validation is not None and len(data.validation.sample[0].labels) == 0
+    assert data.validation is not None and len(data.validation.sample[0].targets.labels) == 0
 
 
 def test_channel__two_manifests_or_two_formats(channel: Channel) -> None:

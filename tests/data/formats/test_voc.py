@@ -98,9 +98,12 @@ def test_read__as_the_development_kit_has_it(channel: Channel) -> None:
     found = channel.read()
     (example,) = found.examples
     assert (example.key, example.path, example.size) == ("Annotations/2007_000032.xml", path, (40, 30))
-    assert found.classes == ("bee", "person") and example.labels.tolist() == [1, 0]
-    assert example.boxes.tolist() == [[0, 0, 40, 30], [1, 2, 11, 14]]  # from 1, the last pixel included
-    assert example.ignored.tolist() == [False, True]
+    assert found.classes == ("bee", "person") and example.targets.labels.tolist() == [1, 0]
+    assert example.targets.boxes.tolist() == [
+        [0, 0, 40, 30],
+        [1, 2, 11, 14],
+    ]  # from 1, the last pixel included
+    assert example.targets.ignored.tolist() == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_image__without_xml(channel: Channel) -> None:
     channel.image("b.jpg")
     channel.xml("a.xml", annotation())
     first, second = channel.read().examples
-    assert first.problem == "" and len(first.boxes) == 0
+    assert first.problem == "" and len(first.targets.boxes) == 0
     assert second.key == "b.jpg" and second.problem.startswith(
         "no XML file annotates it; an image without objects"
     )
@@ -178,7 +181,9 @@ def test_boxes__counted_from_0(channel: Channel, caplog: pytest.LogCaptureFixtur
     channel.xml("b.xml", annotation(thing(box=(5, 0, 11, 14))))
     with caplog.at_level(logging.INFO, "tilewise"):
         first, second = channel.read().examples
-    assert first.boxes.tolist() == [[2, 3, 11, 14]] and second.boxes.tolist() == [[5, 0, 11, 14]]
+    assert first.targets.boxes.tolist() == [[2, 3, 11, 14]] and second.targets.boxes.tolist() == [
+        [5, 0, 11, 14]
+    ]
     assert (
         "channel train: a box begins at 0, so pixels count from 0 and all boxes are taken as they are"
         in caplog.messages
@@ -188,7 +193,7 @@ def test_boxes__counted_from_0(channel: Channel, caplog: pytest.LogCaptureFixtur
 def test_boxes__of_one_pixel_and_with_fractions(channel: Channel) -> None:
     channel.image("a.jpg")
     channel.xml("a.xml", annotation(thing(box=(7, 8, 7, 8)), thing(box=(1.5, 2.25, "1e1", " 20.75 "))))
-    assert channel.only().boxes.tolist() == [[6, 7, 7, 8], [0.5, 1.25, 10, 20.75]]
+    assert channel.only().targets.boxes.tolist() == [[6, 7, 7, 8], [0.5, 1.25, 10, 20.75]]
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), ("", "")])
@@ -293,7 +298,7 @@ def test_xml__deep(channel: Channel) -> None:
     channel.image("a.jpg")
     deep = "<part>" * 200_000 + "</part>" * 200_000
     channel.xml("a.xml", annotation(thing(more=deep)))
-    assert channel.only().boxes.tolist() == [[1, 2, 11, 14]]
+    assert channel.only().targets.boxes.tolist() == [[1, 2, 11, 14]]
 
 
 def test_channel__other_xml_files_are_none(channel: Channel) -> None:
@@ -330,7 +335,9 @@ def test_channel__classes_matched_by_name(channel: Channel, tmp_path: Path) -> N
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     data = read_data_set(folders, None, False, True, 0)
     assert data.classes == ("a", "b") and data.validation is not None
-    assert data.train.sample[0].labels.tolist() == [1, 0] and data.validation.sample[0].labels.tolist() == [1]
+    assert data.train.sample[0].targets.labels.tolist() == [1, 0] and data.validation.sample[
+        0
+    ].targets.labels.tolist() == [1]
 
 
 _TAGS = [

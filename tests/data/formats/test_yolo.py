@@ -75,9 +75,13 @@ def test_read__as_ultralytics_has_it(channel: Channel, caplog: pytest.LogCapture
     assert found.classes == ("ant", "bee", "cat")
     assert [example.path for example in found.examples] == paths
     first, second, third = found.examples
-    assert first.key == "images/train/a.jpg" and first.labels.tolist() == [1, 0]
-    assert not second.problem and not third.problem and len(second.boxes) == len(third.boxes) == 0
-    assert channel.data().train.sample[0].boxes.tolist() == [[15, 7.5, 25, 22.5], [0, 0, 20, 30]]
+    assert first.key == "images/train/a.jpg" and first.targets.labels.tolist() == [1, 0]
+    assert (
+        not second.problem
+        and not third.problem
+        and len(second.targets.boxes) == len(third.targets.boxes) == 0
+    )
+    assert channel.data().train.sample[0].targets.boxes.tolist() == [[15, 7.5, 25, 22.5], [0, 0, 20, 30]]
     assert "channel train holds YOLO text files (labels/train/a.txt, labels/train/b.txt)" in caplog.messages
     told = "channel train: 1 of 3 images have no text file: they count as images without objects"
     assert told in caplog.messages
@@ -104,14 +108,14 @@ def test_image__found(channel: Channel, tmp_path: Path, image: str, text: str, s
     channel.labels = tmp_path / "train_annotation" if separate else channel.root
     channel.text(text, "0 0.5 0.5 0.1 0.1")
     example = channel.only()
-    assert (example.key, example.path, len(example.boxes)) == (image, path, 1)
+    assert (example.key, example.path, len(example.targets.boxes)) == (image, path, 1)
 
 
 def test_image__of_one_name_in_two_folders(channel: Channel) -> None:
     for number, folder in enumerate(("train", "val")):
         channel.image(f"images/{folder}/a.jpg")
         channel.text(f"labels/{folder}/a.txt", f"{number} 0.5 0.5 0.1 0.1")
-    assert [example.labels.tolist() for example in channel.read().examples] == [[0], [1]]
+    assert [example.targets.labels.tolist() for example in channel.read().examples] == [[0], [1]]
 
 
 def test_image__with_two_text_files(channel: Channel) -> None:
@@ -160,7 +164,7 @@ def test_names__sparse(channel: Channel) -> None:
     channel.image("a.jpg")
     channel.text("a.txt", "7 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1")
     channel.text("data.yaml", "names: {7: bee, 3: ant}")
-    assert channel.read().classes == ("ant", "bee") and channel.only().labels.tolist() == [1, 0]
+    assert channel.read().classes == ("ant", "bee") and channel.only().targets.labels.tolist() == [1, 0]
 
 
 def test_names__none(channel: Channel) -> None:
@@ -245,14 +249,14 @@ def test_lines__polygons(channel: Channel) -> None:
     channel.image("a.jpg")
     channel.text("a.txt", "0 0.5 0.1 0.75 0.5 0.25 0.5\n1.0 0 0 0.5 0 0.5 0.5 0 0.5\n")
     records = channel.data().train.sample
-    np.testing.assert_allclose(records[0].boxes, [[10, 3, 30, 15], [0, 0, 20, 15]], rtol=1e-6)
-    assert records[0].labels.tolist() == [0, 1]
+    np.testing.assert_allclose(records[0].targets.boxes, [[10, 3, 30, 15], [0, 0, 20, 15]], rtol=1e-6)
+    assert records[0].targets.labels.tolist() == [0, 1]
 
 
 def test_lines__other_ends_and_marks(channel: Channel) -> None:
     channel.image("a.jpg")
     channel.text("a.txt", b"\xef\xbb\xbf0 0.5\t0.5  0.1 0.1\r\n\r\n1 5e-1 .5 0.1 0.1\r")
-    assert channel.only().labels.tolist() == [0, 1]
+    assert channel.only().targets.labels.tolist() == [0, 1]
 
 
 def test_boxes__without_area_are_dropped(channel: Channel) -> None:
@@ -262,7 +266,7 @@ def test_boxes__without_area_are_dropped(channel: Channel) -> None:
         "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n",
     )
     data = channel.data()
-    assert len(data.train.sample[0].boxes) == 1 and len(data.train.issues.dropped) == 3
+    assert len(data.train.sample[0].targets.boxes) == 1 and len(data.train.issues.dropped) == 3
 
 
 def test_channel__text_that_stands_for_no_image_is_none(channel: Channel) -> None:
@@ -329,7 +333,7 @@ def test_anything(tmp_path: Path, content: bytes, names: bytes) -> None:
         (example,) = found.read().examples
     except UserError:
         return
-    assert example.problem or example.boxes.shape == (len(example.labels), 4)
+    assert example.problem or example.targets.boxes.shape == (len(example.targets.labels), 4)
 
 
 def test_real_data__as_coco_has_it(channel: Channel, compare_with_coco: Callable[..., DataSet]) -> None:

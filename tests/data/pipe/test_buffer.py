@@ -65,10 +65,10 @@ def test_mxnet__same_records_as_from_the_file(shared_fixtures: Path, path: Path,
     for arrival, example, want in zip(items, examples, expected, strict=True):
         assert arrival.example.key == example.key
         assert hashlib.sha256(arrival.example.encoded or b"").hexdigest() == want["image_sha256"]
-        np.testing.assert_array_equal(arrival.example.boxes, example.boxes)
+        np.testing.assert_array_equal(arrival.example.targets.boxes, example.targets.boxes)
         if want.get("boxes") and not example.problem:
             np.testing.assert_array_equal(
-                arrival.example.boxes, np.asarray(want["boxes"], np.float32)[:, 1:5]
+                arrival.example.targets.boxes, np.asarray(want["boxes"], np.float32)[:, 1:5]
             )
         record = check_example(arrival.example, arrival.facts, ChannelIssues("train"))
         if record is not None and isinstance(want.get("gluoncv_boxes_px"), list):

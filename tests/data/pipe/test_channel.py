@@ -68,8 +68,8 @@ def test_classes__of_a_class_map(stack: ExitStack, tmp_path: Path) -> None:
     data = read(stack, channels, None, validates=True, class_map={0: "Hund", 5: "Katze"})
     assert data.classes == ("Hund", "Katze")
     (record,) = data.train.one_pass()
-    assert record.labels.tolist() == [1, 0]
-    assert data.validation is not None and data.validation.sample.labels.tolist() == [1]
+    assert record.targets.labels.tolist() == [1, 0]
+    assert data.validation is not None and data.validation.sample.targets.labels.tolist() == [1]
 
 
 def test_channels__modes_may_differ(stack: ExitStack, tmp_path: Path) -> None:

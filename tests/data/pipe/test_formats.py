@@ -41,9 +41,12 @@ def test_manifest__image_and_label_alternate() -> None:
     items = read(manifest(png(), [(0, 1, 2, 10, 20), (3, 0, 0, 5, 5)]), manifest(png(9, 9), []))
     first, second = (arrival.example for arrival in items)
     assert (first.key, second.key) == ("train_0#0", "train_0#2")
-    assert first.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 5, 5]] and first.labels.tolist() == [0, 3]
-    assert first.ignored.tolist() == [False, False] and not first.fractions
-    assert second.boxes.shape == (0, 4) and not second.problem
+    assert first.targets.boxes.tolist() == [
+        [1, 2, 11, 22],
+        [0, 0, 5, 5],
+    ] and first.targets.labels.tolist() == [0, 3]
+    assert first.targets.ignored.tolist() == [False, False] and not first.fractions
+    assert second.targets.boxes.shape == (0, 4) and not second.problem
     assert [arrival.example.encoded for arrival in items] == [png(), png(9, 9)]
     headers = [arrival.facts[0] for arrival in items]
     assert [(h.width, h.height) for h in headers if isinstance(h, ImageHeader)] == [(40, 30), (9, 9)]
@@ -51,12 +54,12 @@ def test_manifest__image_and_label_alternate() -> None:
 
 
 def test_manifest__class_ids_as_text() -> None:
-    assert only(manifest(png(), [("2", 1, 2, 10, 20), ("0", 0, 0, 5, 5)])).labels.tolist() == [2, 0]
+    assert only(manifest(png(), [("2", 1, 2, 10, 20), ("0", 0, 0, 5, 5)])).targets.labels.tolist() == [2, 0]
 
 
 def test_manifest__further_attributes_and_their_class_map() -> None:
     (arrival,) = read(manifest(png(), [(0, 1, 2, 10, 20)], metadata=METADATA, number=17, text="a", none=None))
-    assert arrival.example.labels.tolist() == [0] and not arrival.example.problem
+    assert arrival.example.targets.labels.tolist() == [0] and not arrival.example.problem
     assert arrival.names == {0: "dog"}
 
 

@@ -67,7 +67,7 @@ def shuffled(stream: Stream, seed: int = 0, start: int = 4) -> list[Record]:
 def test_passes__every_record_once_and_the_first_ones_are_among_them(tmp_path: Path) -> None:
     with streaming(tmp_path, [images(10), images(3, 100), images(9, 50)]) as stream:
         assert ids(list(stream.sample)) == [0, 1, 2, 3]
-        assert stream.sample.boxes.tolist() == [[10, 15, 30, 30]] * 4
+        assert stream.sample.targets.boxes.tolist() == [[10, 15, 30, 30]] * 4
         assert ids(list(stream.one_pass())) == list(range(10))
         assert ids(list(stream.one_pass())) == [100, 101, 102]
         assert sorted(ids(shuffled(stream))) == list(range(50, 59))
@@ -77,7 +77,7 @@ def test_records__hold_their_image(tmp_path: Path) -> None:
     with streaming(tmp_path, [images(2)]) as stream:
         (first, second) = stream.one_pass()
         assert first.encoded == first.read() == second.read() == IMAGE and first.length == len(IMAGE)
-        assert (first.width, first.height) == (40, 30) and first.labels.tolist() == [1]
+        assert (first.width, first.height) == (40, 30) and first.targets.labels.tolist() == [1]
 
 
 def test_shuffled__the_order_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_boxes__are_cleaned_as_those_of_files(tmp_path: Path) -> None:
     label = [2.0, 5.0, 1, -0.5, 0, 0.5, 0.5, 0, 0.5, 0.5, 0.5, 0.9]
     with streaming(tmp_path, [image_record(label, IMAGE)]) as stream:
         (record,) = stream.one_pass()
-    assert record.boxes.tolist() == [[0, 0, 20, 15]] and record.labels.tolist() == [1]
+    assert record.targets.boxes.tolist() == [[0, 0, 20, 15]] and record.targets.labels.tolist() == [1]
     assert stream.issues.clipped == 1
     assert stream.issues.dropped == ["train_0#0 (id 0): the box from (20, 15) to (20, 27) has no area"]
 
@@ -206,7 +206,7 @@ def test_class_ids__sparse_with_a_class_map(tmp_path: Path) -> None:
     content = manifest(IMAGE, [("9", 0, 0, 5, 5), ("0", 0, 0, 5, 5), (5, 0, 0, 5, 5)])
     with streaming(tmp_path, [content], class_ids=class_ids) as stream:
         (record,) = stream.one_pass()
-        assert record.labels.tolist() == [2, 0, 1] and record.labels.dtype == np.int64
+        assert record.targets.labels.tolist() == [2, 0, 1] and record.targets.labels.dtype == np.int64
     other = manifest(IMAGE, [(7, 0, 0, 5, 5)])
     with (
         pytest.raises(

@@ -15,6 +15,7 @@ from tilewise.data.writers import recordio
 from tilewise.data.writers.output import Output
 from tilewise.data.writers.recordio import pack, write_record, write_recordio
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 MAGIC = bytes.fromhex("0a23d7ce")
 
@@ -88,9 +89,7 @@ def source_record(path: Path, want: Any, folder: Path) -> Record:
         image,
         width,
         height,
-        boxes.astype(np.float32),
-        labels[:, 0].astype(np.int64),
-        ignored,
+        Targets(boxes.astype(np.float32), labels[:, 0].astype(np.int64), ignored),
     )
 
 
@@ -123,7 +122,11 @@ def test_write_recordio__image_too_large_for_a_record(
     (tmp_path / "a.jpg").write_bytes(bytes(90))
     empty = np.zeros(0, np.int64)
     record = Record(
-        "a.jpg", tmp_path / "a.jpg", 9, 9, np.zeros((0, 4), np.float32), empty, empty.astype(np.bool_)
+        "a.jpg",
+        tmp_path / "a.jpg",
+        9,
+        9,
+        Targets(np.zeros((0, 4), np.float32), empty, empty.astype(np.bool_)),
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(

@@ -23,6 +23,7 @@ from tilewise.data.writers.recordio import write_recordio
 from tilewise.data.writers.voc import write_voc
 from tilewise.data.writers.yolo import write_yolo
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 WRITERS = {
     "image-json": write_image_json,
@@ -52,9 +53,7 @@ def a_record(folder: Path, name: str, rows: list[list[float]], ignored: bool = F
         path,
         1000,
         700,
-        table[:, 1:].astype(np.float32),
-        table[:, 0].astype(np.int64),
-        np.full(len(table), ignored),
+        Targets(table[:, 1:].astype(np.float32), table[:, 0].astype(np.int64), np.full(len(table), ignored)),
     )
 
 
@@ -109,23 +108,28 @@ def test_writers__read_back_the_same(
     (folder / "out").mkdir()
     output = Output(folder / "out", folder / "source")
     WRITERS[form](records, classes, output)
-    if form in ("voc", "image-json") and not any(len(record.labels) for record in records):
+    if form in ("voc", "image-json") and not any(len(record.targets.labels) for record in records):
         return  # their classes are those that objects have
     back, their_classes = read_back(folder / "out")
-    assert (output.images, output.boxes) == (len(records), sum(len(record.labels) for record in records))
+    assert (output.images, output.boxes) == (
+        len(records),
+        sum(len(record.targets) for record in records),
+    )
     if form not in ("voc", "image-json"):
         assert their_classes == classes
     found = by_content(list(back))
     assert found.keys() == by_content(records).keys()
     for record in records:
         its = found[record.read()]
-        assert [their_classes[label] for label in its.labels] == [classes[label] for label in record.labels]
+        assert [their_classes[label] for label in its.targets.labels] == [
+            classes[label] for label in record.targets.labels
+        ]
         if form == "voc":  # corners that count from 1 lose what is below a float's precision at 1
-            np.testing.assert_allclose(its.boxes, record.boxes, rtol=1e-7, atol=1e-12)
+            np.testing.assert_allclose(its.targets.boxes, record.targets.boxes, rtol=1e-7, atol=1e-12)
         elif form in EXACT:
-            np.testing.assert_array_equal(its.boxes, record.boxes)
+            np.testing.assert_array_equal(its.targets.boxes, record.targets.boxes)
         else:
-            np.testing.assert_allclose(its.boxes, record.boxes, rtol=3e-7, atol=1e-4)
+            np.testing.assert_allclose(its.targets.boxes, record.targets.boxes, rtol=3e-7, atol=1e-4)
 
 
 @settings(max_examples=12, deadline=None)
@@ -138,15 +142,15 @@ def test_recordio__reads_back_the_same(
     (folder / "out").mkdir()
     write_recordio(records, ("a", "b", "c"), Output(folder / "out"), "train", difficult)
     back, _ = read_back(folder / "out")
-    np.testing.assert_allclose(back[0].boxes, records[0].boxes, rtol=1.2e-7, atol=0)
-    np.testing.assert_array_equal(back[0].ignored, records[0].ignored)
-    np.testing.assert_array_equal(back[0].labels, records[0].labels)
+    np.testing.assert_allclose(back[0].targets.boxes, records[0].targets.boxes, rtol=1.2e-7, atol=0)
+    np.testing.assert_array_equal(back[0].targets.ignored, records[0].targets.ignored)
+    np.testing.assert_array_equal(back[0].targets.labels, records[0].targets.labels)
     assert [record.read() for record in back] == [record.read() for record in records]
-    assert len(back[1].labels) == 0
+    assert len(back[1].targets.labels) == 0
     # What has once been a fraction stays the same box from then on.
     (folder / "again").mkdir()
     write_recordio(list(back), ("a", "b", "c"), Output(folder / "again"), "train", difficult)
-    np.testing.assert_array_equal(read_back(folder / "again")[0][0].boxes, back[0].boxes)
+    np.testing.assert_array_equal(read_back(folder / "again")[0][0].targets.boxes, back[0].targets.boxes)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_ignored_boxes__kept_or_counted(form: str, kept: bool, tmp_path: Path) -
     WRITERS[form](records, ("ant",), output)
     back, _ = read_back(tmp_path / "out")
     left_out = [count for note, count in output.notes.items() if "ignored boxes" in note]
-    assert back.ignored.tolist() == ([False, True, True] if kept else [False])
+    assert back.targets.ignored.tolist() == ([False, True, True] if kept else [False])
     assert left_out == ([] if kept else [2]) and output.boxes == (3 if kept else 1)
 
 
@@ -211,9 +215,7 @@ def test_put_image__from_a_record_by_its_bytes(tmp_path: Path, form: str, name: 
         tmp_path / "t.rec",
         8,
         6,
-        np.zeros((0, 4), np.float32),
-        empty,
-        empty.astype(np.bool_),
+        Targets(np.zeros((0, 4), np.float32), empty, empty.astype(np.bool_)),
         offset=0,
     )
     output = Output(tmp_path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 from tilewise.training.dataloading.dataset import TrainingDataset, random_view
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling, View
@@ -16,7 +17,7 @@ from tilewise.views.view import Scaling, View
 def record() -> Record:
     """An image of 30 x 40 pixels with two objects."""
     boxes = np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)
-    return Record("a.png", Path("a.png"), 30, 40, boxes, np.array([0, 1]), np.array([False, True]))
+    return Record("a.png", Path("a.png"), 30, 40, Targets(boxes, np.array([0, 1]), np.array([False, True])))
 
 
 def test_samples__chips_are_looked_at_as_they_are(tmp_path: Path) -> None:
@@ -25,19 +26,23 @@ def test_samples__chips_are_looked_at_as_they_are(tmp_path: Path) -> None:
     ramp = np.arange(64, dtype=np.uint8)[None, :, None].repeat(64, axis=0).repeat(3, axis=2)
     Image.fromarray(ramp).save(path)
     record = Record(
-        "a", path, 64, 64, np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
+        "a",
+        path,
+        64,
+        64,
+        Targets(np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)),
     )
     samples = TrainingDataset(Records([record]), Scaling(square=16), random_windows=False)
     for seed in range(20):
         sample = samples[0, View((4, 4, 20, 20), (16, 16)), seed]
         assert isinstance(sample, Sample)
-        assert sample.boxes.tolist() == [[4, 4, 12, 12]]
+        assert sample.targets.boxes.tolist() == [[4, 4, 12, 12]]
     varied = TrainingDataset(Records([record]), Scaling(square=16))
     boxes = set()
     for seed in range(20):
         sample = varied[0, View((4, 4, 20, 20), (16, 16)), seed]
         assert isinstance(sample, Sample) and sample.pixels.shape == (3, 16, 16)
-        boxes.add(str(sample.boxes.tolist()))
+        boxes.add(str(sample.targets.boxes.tolist()))
     assert len(boxes) > 5
 
 
@@ -50,7 +55,7 @@ def test_samples__without_random_windows_show_whole_images(record: Record, tmp_p
     for seed in range(20):
         sample = samples[0, None, seed]
         assert isinstance(sample, Sample) and sample.pixels.shape == (3, height, width)
-        assert len(sample.boxes) == len(record.boxes)
+        assert len(sample.targets.boxes) == len(record.targets.boxes)
 
 
 def test_random_view__is_no_larger_than_the_view(record: Record) -> None:
@@ -80,13 +85,13 @@ def test_samples__a_large_jpeg_is_reduced_and_its_boxes_stay_on_the_objects(tmp_
     pixels[203:407, 305:709] = 255
     Image.fromarray(pixels).save(path, quality=95)
     box = np.array([[305, 203, 709, 407]], np.float32)
-    record = Record(path.name, path, 1000, 800, box, np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    record = Record(path.name, path, 1000, 800, Targets(box, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
     samples = TrainingDataset(Records([record]), Scaling(square=100), random_windows=False)
     view = View((0, 0, 1000, 800), (100, 100))
     assert view.reduction == 8
     sample = samples[0, view, 0]
     assert isinstance(sample, Sample)
-    x0, y0, x1, y1 = sample.boxes[0].round().int().tolist()
+    x0, y0, x1, y1 = sample.targets.boxes[0].round().int().tolist()
     inside = sample.pixels[:, y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].float()
     assert inside.min() > 3 * sample.pixels[:, : y0 - 1].float().max()
     assert inside.min() > 3 * sample.pixels[:, :, : x0 - 1].float().max()

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts import parts
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
+from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading import dataset as dataset_module
 from tilewise.training.dataloading import loader as loader_module
@@ -48,9 +50,11 @@ def records(tmp_path: Path) -> Records:
                 path=path,
                 width=width,
                 height=height,
-                boxes=np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)[:count],
-                labels=np.array([0, 1])[:count],
-                ignored=np.array([False, True])[:count],
+                targets=Targets(
+                    np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)[:count],
+                    np.array([0, 1])[:count],
+                    np.array([False, True])[:count],
+                ),
             )
         )
     damaged = made[5].path
@@ -68,10 +72,9 @@ def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> li
 
 def assert_same(one: list[Batch], other: list[Batch]) -> None:
     for batch, other_batch in zip(one, other, strict=True):
-        for value, other_value in zip(vars(batch).values(), vars(other_batch).values(), strict=True):
-            assert (
-                torch.equal(value, other_value) if isinstance(value, torch.Tensor) else value == other_value
-            )
+        assert all(map(torch.equal, parts(batch).values(), parts(other_batch).values()))
+        for name in ("sizes", "counts", "damaged"):
+            assert getattr(batch, name) == getattr(other_batch, name)
 
 
 def samples_of(batches: list[Batch]) -> list[Sample]:
@@ -236,7 +239,9 @@ def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
 def two_dozen() -> tuple[Records, ViewPlanner]:
     """Images that nobody decodes, and a planner of seven views each."""
     box, label, ignored = np.array([[8, 8, 16, 16]], np.float32), np.zeros(1, np.int64), np.zeros(1, bool)
-    images = Records(Record(str(key), Path("none"), 60, 40, box, label, ignored) for key in range(24))
+    images = Records(
+        Record(str(key), Path("none"), 60, 40, Targets(box, label, ignored)) for key in range(24)
+    )
     return images, ViewPlanner("grid", Tiling("grid", grid=(3, 2)), Scaling(square=32), negative_ratio=9.0)
 
 
@@ -281,7 +286,7 @@ def test_loader__workers_make_no_difference_to_the_views(records: Records) -> No
     """Their order does change, so that an image's views go to one worker."""
     samples = [
         sorted(
-            (sample.pixels.double().mean().item(), sample.boxes.sum().item())
+            (sample.pixels.double().mean().item(), sample.targets.boxes.sum().item())
             for sample in samples_of(tiled(records, workers))
         )
         for workers in (0, 2)

@@ -237,7 +237,7 @@ def test_loader__workers_make_no_difference(
     assert len(ones) == len(others) == 6
     for one, other in zip(ones, others, strict=True):
         assert one.damaged == other.damaged and len(one) + len(one.damaged) == 4
-        assert torch.equal(one.pixels, other.pixels) and torch.equal(one.boxes, other.boxes)
+        assert torch.equal(one.pixels, other.pixels) and torch.equal(one.targets.boxes, other.targets.boxes)
     named = {key for batch in ones for key, reason in batch.damaged if "damaged" in reason}
     assert named == {"train_0#9 (id 99)", "train_1#9 (id 99)"}
 

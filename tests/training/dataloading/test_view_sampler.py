@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 from tilewise.tiling.spec import Level, Tiling
 from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner, ViewSampler
 from tilewise.views.view import Scaling, View
@@ -17,7 +18,7 @@ PYRAMID = Tiling("pyramid", levels=(Level(1, 60.0), Level(4, 0.0, 60.0)), overla
 def record(*boxes: tuple[float, ...], ignored: bool = False, size: int = 400) -> Record:
     rows = np.array(boxes, np.float32).reshape(-1, 4)
     labels, marks = np.zeros(len(rows), np.int64), np.full(len(rows), ignored)
-    return Record("a.png", Path("a.png"), size, size, rows, labels, marks)
+    return Record("a.png", Path("a.png"), size, size, Targets(rows, labels, marks))
 
 
 def draw(

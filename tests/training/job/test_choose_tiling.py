@@ -8,6 +8,7 @@ import pytest
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
 from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
 from tilewise.training.job.choose_tiling import choose_tiling, make_planner, object_sizes, size_factors
 from tilewise.views.view import Scaling
@@ -18,7 +19,7 @@ SCALING = Scaling(square=320)
 def records(side: float, size: tuple[int, int] = (1600, 1200)) -> Records:
     boxes = np.array([[10, 10, 10 + side, 10 + side]] * 20, np.float32)
     labels, ignored = np.zeros(20, np.int64), np.zeros(20, np.bool_)
-    return Records([Record("a.png", Path("a.png"), *size, boxes, labels, ignored)])
+    return Records([Record("a.png", Path("a.png"), *size, Targets(boxes, labels, ignored))])
 
 
 def hp(**given: object) -> Hyperparameters:
@@ -70,7 +71,7 @@ def test_choose_tiling__the_whole_image_is_for_what_tiles_do_not_show_better() -
     def from_size(sides: list[tuple[int, int]], **given: object) -> float:
         boxes = np.array([[10, 10, 10 + width, 10 + height] for width, height in sides], np.float32)
         labels, ignored = np.zeros(len(sides), np.int64), np.zeros(len(sides), np.bool_)
-        some = Records([Record("a.png", Path("a.png"), 1600, 1200, boxes, labels, ignored)])
+        some = Records([Record("a.png", Path("a.png"), 1600, 1200, Targets(boxes, labels, ignored))])
         return choose_tiling(hp(tile_grid_size="4x3", **given), some, SCALING).whole_from
 
     assert from_size([(46, 46)]) == 92.4

@@ -18,6 +18,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.models.build import build_detector
+from tilewise.targets import Targets
 from tilewise.training.job import initial_model
 from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.initial_model import check_initial, go_on_from, read_initial_model
@@ -182,7 +183,7 @@ def test_read__refused_channel(
 
 def data_of(*classes: str, side: float = 30) -> DataSet:
     boxes = np.array([[10, 10, 10 + side, 10 + side]], np.float32)
-    record = Record("a", Path("a"), 320, 320, boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_))
+    record = Record("a", Path("a"), 320, 320, Targets(boxes, np.zeros(1, np.int64), np.zeros(1, np.bool_)))
     return DataSet(classes, Split(Records([record]), ChannelIssues("train", 1)), None)
 
 

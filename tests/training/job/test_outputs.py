@@ -20,6 +20,7 @@ from tilewise.evaluation.evaluate import metrics
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
+from tilewise.targets import Targets
 from tilewise.training.history import TrainResult
 from tilewise.training.job.outputs import write_metrics, write_outputs
 
@@ -30,7 +31,9 @@ CLASSES = ("ant", "bee")
 def make_data(folder: Path) -> DataSet:
     Image.new("RGB", (60, 40), "grey").save(folder / "a.png")
     boxes = np.array([[0, 0, 20, 20], [30, 0, 50, 20]], np.float32)
-    record = Record("a.png", folder / "a.png", 60, 40, boxes, np.array([0, 1]), np.zeros(2, np.bool_))
+    record = Record(
+        "a.png", folder / "a.png", 60, 40, Targets(boxes, np.array([0, 1]), np.zeros(2, np.bool_))
+    )
     left_out = ChannelIssues("validation", images=2, left_out={"b.png": "it is no image"})
     split = Split(Records([record]), left_out)
     return DataSet(CLASSES, Split(split.records, ChannelIssues("train", images=1)), split)

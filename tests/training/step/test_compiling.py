@@ -8,12 +8,12 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.batch_size import synthetic_batch
 from tilewise.training.step import compiling
 from tilewise.training.step.compiling import compile_convolutions
 from tilewise.training.step.train_step import TrainStep
-from tilewise.views.sample import Sample
 from torch import Tensor, nn
 
 BATCH = synthetic_batch(2, (16, 16), 3)
@@ -30,7 +30,7 @@ class Small(Detector):
         self.network.head = nn.Conv2d(4, 2, 1)
 
     def forward(
-        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         found = self.network.head(self.network.backbone(torch.stack(list(images)).float() / 255))  # type: ignore[operator]
         if self.training:

@@ -9,6 +9,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.loss_means import LossMeans, means_of
@@ -30,7 +31,7 @@ class Brightness(Detector):
         self.script = iter(script)
 
     def forward(
-        self, images: Iterable[Tensor], samples: Iterable[Sample] | None = None
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
     ) -> dict[str, Tensor] | list[Instances]:
         colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
         found = self.network(colours).float()
@@ -54,8 +55,7 @@ def make_hp(**given: object) -> Hyperparameters:
 def a_batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8, generator=generator)
-    nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-    return Batch.of([Sample(each, *nothing) for each in pixels])
+    return Batch.of([Sample(each, Targets.none().to("cpu")) for each in pixels])
 
 
 def weights_after(

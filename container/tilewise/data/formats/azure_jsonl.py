@@ -27,6 +27,7 @@ from tilewise.data.annotations import (
 )
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
+from tilewise.targets import Targets
 
 _CORNERS = ("topX", "topY", "bottomX", "bottomY")
 _PIXELS = re.compile(r"\s*(\d{1,9})(?:\.0*)?\s*(?:px)?\s*")
@@ -83,9 +84,11 @@ def _example(
         key=key,
         path=folder.images[found],
         size=size,
-        boxes=boxes,
-        labels=np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
-        ignored=np.asarray(crowds, np.bool_),
+        targets=Targets(
+            boxes,
+            np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
+            np.asarray(crowds, np.bool_),
+        ),
         fractions=True,
     )
 

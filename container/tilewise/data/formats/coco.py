@@ -15,11 +15,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Array
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 MAX_CANDIDATES = 10
 PEEK = 64 * 1024
@@ -95,14 +96,15 @@ class _Objects:
         self.ignored.append(bool(int(row.iscrowd or 0)))
         self.images.append(image)
 
-    def by_image(self, count: int) -> tuple[Float32, Int64, Bool, list[int]]:
-        """Boxes, labels and crowds in the order of the images, and where those of each image end."""
+    def by_image(self, count: int) -> tuple[Targets[Array], list[int]]:
+        """The objects in the order of their images, crowds ignored, and where those of each image end."""
         images = np.asarray(self.images, np.int64)
         order = np.argsort(images, kind="stable")
         boxes = np.asarray(self.boxes, np.float32).reshape(-1, 4)[order]
         labels = np.asarray(self.labels, np.int64)[order]
         ignored = np.frombuffer(bytes(self.ignored), np.bool_)[order]
-        return boxes, labels, ignored, np.cumsum(np.bincount(images, minlength=count)).tolist()
+        ends: list[int] = np.cumsum(np.bincount(images, minlength=count)).tolist()
+        return Targets(boxes, labels, ignored), ends
 
 
 def find_coco(source: ChannelSource) -> DetectedFormat | None:
@@ -186,7 +188,7 @@ def _parse(content: _File | _PlainFile, folder: Folder) -> ParsedChannel:
     objects = _Objects()
     for annotation in _annotations(content):
         objects.add(annotation, positions, index_of)
-    boxes, labels, ignored, ends = objects.by_image(len(content.images))
+    targets, ends = objects.by_image(len(content.images))
     examples = []
     for image, start, end in zip(content.images, [0, *ends], ends, strict=False):
         name = str(_given(image.file_name, "file_name"))
@@ -194,8 +196,7 @@ def _parse(content: _File | _PlainFile, folder: Folder) -> ParsedChannel:
         width, height = int(image.width or 0), int(image.height or 0)
         path = folder.images[found] if found else None
         size = (width, height) if width and height else None
-        its = slice(start, end)
-        examples.append(RawExample(name, path, size, boxes[its], labels[its], ignored[its]))
+        examples.append(RawExample(name, path, size, targets.select(slice(start, end))))
     _check_files(examples)
     return ParsedChannel(examples, classes)
 

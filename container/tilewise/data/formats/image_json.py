@@ -13,8 +13,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -115,8 +113,8 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
         if not isinstance(content, dict):
             raise TypeError("it must hold one JSON object, {…}")
         image = _find_image(content, key, folder) if content.get("file") else like
-        boxes, labels, size = parse_label(content)
-        used = set(labels.tolist())
+        targets, size = parse_label(content)
+        used = set(targets.labels.tolist())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
     except (TypeError, ValueError) as error:
@@ -126,14 +124,7 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
         if image is None:
             wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
             return unusable(key, None, f"its image {wanted} is not in the image channel, or not only once")
-        return RawExample(
-            key=key,
-            path=folder.images[image],
-            size=size,
-            boxes=boxes,
-            labels=labels,
-            ignored=np.zeros(len(labels), dtype=np.bool_),
-        )
+        return RawExample(key, folder.images[image], size, targets)
     # With the image of its name, so that this one is not missed a second time.
     return unusable(key, folder.images[like] if like else None, problem)
 

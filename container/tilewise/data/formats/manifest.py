@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tilewise.arrays import Float32, Int64
+from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -29,8 +29,9 @@ from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
-_Parsed = tuple[Float32, Int64, tuple[int, int] | None]
+_Parsed = tuple[Targets[Array], tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def _example(line: _Line, attribute: str, file: str, paths: Mapping[str, Path | 
     path = paths[line.image]
     if isinstance(path, str):
         return unusable(key, None, path)
-    boxes, labels, size = label
-    return RawExample(key, path, size, boxes, labels, ignored=np.zeros(len(labels), np.bool_))
+    targets, size = label
+    return RawExample(key, path, size, targets)
 
 
 def _with_classes(numbered: ParsedChannel) -> ParsedChannel:
@@ -212,7 +213,7 @@ def _with_classes(numbered: ParsedChannel) -> ParsedChannel:
         return numbered
     table = np.asarray(ids, np.int64)
     examples = [
-        replace(example, labels=np.searchsorted(table, example.labels).astype(np.int64))
+        example.with_labels(np.searchsorted(table, example.targets.labels).astype(np.int64))
         for example in numbered.examples
     ]
     return ParsedChannel(examples, tuple(numbered.names.values()), ids=ids)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilewise.arrays import Bool, Float32, Int64
+from tilewise.arrays import Array, Float32, Int64
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -22,10 +22,9 @@ from tilewise.data.annotations import (
     some,
 )
 from tilewise.data.recordio import ImageRecord, scan
+from tilewise.targets import Targets
 
 _MAX_CLASS_ID = 1 << 24  # beyond it a float32 is no longer exact
-
-_Objects = tuple[Float32, Int64, Bool]
 
 
 def find_recordio(source: ChannelSource) -> DetectedFormat | None:
@@ -50,24 +49,22 @@ def make_example(name: str, path: Path, record: ImageRecord) -> RawExample:
     """An image record's boxes and class ids, or why they cannot be read."""
     problem = ""
     try:
-        boxes, labels, ignored = _objects(record.labels)
+        targets = _targets(record.labels)
     except ValueError as error:
         problem = str(error)
-        boxes, labels, ignored = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+        targets = Targets.none()
     return RawExample(
         key=f"{name}#{record.number} (id {record.id})",
         path=path,
         offset=record.offset,
         size=None,
-        boxes=boxes,
+        targets=targets,
         fractions=True,
-        labels=labels,
-        ignored=ignored,
         problem=problem,
     )
 
 
-def _objects(label: Float32) -> _Objects:
+def _targets(label: Float32) -> Targets[Array]:
     """Boxes as fractions of the image's sides, class ids, and which objects are difficult."""
     if len(label) < 2:
         raise ValueError(
@@ -85,7 +82,7 @@ def _objects(label: Float32) -> _Objects:
         )
     rows = label[int(header) :].reshape(-1, int(width))
     difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
-    return check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult
+    return Targets(check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult)
 
 
 def _class_ids(numbers: Float32) -> Int64:

@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 import numpy as np
 
-from tilewise.arrays import Float64
+from tilewise.arrays import Array, Float64
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -32,6 +32,7 @@ from tilewise.data.annotations import (
 )
 from tilewise.data.folder import Folder
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,8 @@ def _example(
         return unusable(key, None, f"its image {what} is not in the channel, or not only once")
     labels = np.asarray([numbers.setdefault(name, len(numbers)) for name in found.names], np.int64)
     boxes = boxes_from_corners(found.boxes - [origin, origin, 0, 0])
-    return RawExample(key, path, found.size, boxes, labels, np.asarray(found.difficult, np.bool_))
+    targets: Targets[Array] = Targets(boxes, labels, np.asarray(found.difficult, np.bool_))
+    return RawExample(key, path, found.size, targets)
 
 
 def _find_image(key: str, filename: str, folder: Folder) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tilewise.arrays import Float32, Int64
+from tilewise.arrays import Array
 from tilewise.data.annotations import (
     MAX_FRACTION,
     ChannelSource,
@@ -30,6 +30,7 @@ from tilewise.data.annotations import (
 )
 from tilewise.data.folder import Folder
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +116,13 @@ def _example(
 ) -> RawExample:
     try:
         content = source.annotations.files[label_file].read_bytes() if label_file else b""
-        boxes, labels = _objects(content, index_of)
+        targets = _targets(content, index_of)
     except ValueError as error:
         return unusable(image, path, f"{label_file} {error}")
-    return RawExample(image, path, None, boxes, labels, np.zeros(len(labels), np.bool_), fractions=True)
+    return RawExample(image, path, None, targets, fractions=True)
 
 
-def _objects(content: bytes, index_of: Mapping[int, int] | None) -> tuple[Float32, Int64]:
+def _targets(content: bytes, index_of: Mapping[int, int] | None) -> Targets[Array]:
     rows, labels = [], []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         words = line.split()
@@ -132,7 +133,7 @@ def _objects(content: bytes, index_of: Mapping[int, int] | None) -> tuple[Float3
             rows.append(_corners([float(word) for word in words[1:]]))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-    return boxes_from_corners(rows), np.asarray(labels, np.int64)
+    return Targets(boxes_from_corners(rows), np.asarray(labels, np.int64), np.zeros(len(labels), np.bool_))
 
 
 def _label(word: bytes, index_of: Mapping[int, int] | None) -> int:

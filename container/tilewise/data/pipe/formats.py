@@ -13,14 +13,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from tilewise.data.annotations import Facts, RawExample, read_facts
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.recordio import StreamRecord, read_stream, split_image_record
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 _IMAGE_STARTS = (
     b"\xff\xd8\xff",  # JPEG
@@ -88,7 +87,7 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
     format = "an augmented manifest" if manifest else "RecordIO image records"
     examples = _manifest_examples if manifest else _image_record_examples
     for example, names in examples(chain(first, records), name, turn):
-        size = len(example.encoded or b"") + 64 * len(example.labels) + 2048
+        size = len(example.encoded or b"") + 64 * len(example.targets) + 2048
         yield StreamItem(example, read_facts(example), names, size, format)
 
 
@@ -180,9 +179,7 @@ def _manifest_example(group: _Group, name: str) -> tuple[RawExample, dict[int, s
         key=f"{name}#{group.number}",
         path=Path(name),
         size=None,
-        boxes=np.zeros((0, 4), np.float32),
-        labels=np.zeros(0, np.int64),
-        ignored=np.zeros(0, np.bool_),
+        targets=Targets.none(),
         encoded=group.image,
     )
     if len(labels) != 1:
@@ -192,8 +189,7 @@ def _manifest_example(group: _Group, name: str) -> tuple[RawExample, dict[int, s
         )
         return replace(example, problem=problem), names
     try:
-        boxes, ids, size = parse_label(labels[0])
+        targets, size = parse_label(labels[0])
     except ValueError as error:
         return replace(example, problem=f"its label: {error}"), names
-    ignored = np.zeros(len(ids), np.bool_)
-    return replace(example, boxes=boxes, labels=ids, ignored=ignored, size=size), names
+    return replace(example, targets=targets, size=size), names

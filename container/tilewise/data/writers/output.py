@@ -115,13 +115,14 @@ class Output:
                 counted among the notes.
 
         """
-        rows = zip(record.labels.tolist(), record.boxes.tolist(), record.ignored.tolist(), strict=True)
+        truth = record.targets
+        rows = zip(truth.labels.tolist(), truth.boxes.tolist(), truth.ignored.tolist(), strict=True)
         boxes = [(label, *box, ignored) for label, box, ignored in rows if holds_ignored or not ignored]
-        if len(boxes) < len(record.labels):
+        if len(boxes) < len(truth):
             self.notes[
                 "ignored boxes (crowds, difficult objects) left out: the format cannot mark them, and what "
                 "they cover becomes background"
-            ] += len(record.labels) - len(boxes)
+            ] += len(truth) - len(boxes)
         self.boxes += len(boxes)
         return boxes
 

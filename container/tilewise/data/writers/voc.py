@@ -30,7 +30,7 @@ def write_voc(records: Iterable[Record], classes: tuple[str, ...], output: Outpu
     used: set[int] = set()
     for record in records:
         name = output.put_image(record, "JPEGImages")
-        used.update(record.labels.tolist())
+        used.update(record.targets.labels.tolist())
         annotation = _annotation(name, record, output.boxes_of(record, holds_ignored=True), classes)
         ElementTree.indent(annotation)
         path = output.folder / "Annotations" / f"{PurePosixPath(name).stem}.xml"

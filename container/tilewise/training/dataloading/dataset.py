@@ -81,9 +81,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             return record.key, str(error)
         return make_sample(
             image.pixels,
-            record.boxes,
-            record.labels,
-            record.ignored,
+            record.targets,
             view.snapped(image.factor),
             self.min_visibility,
             image.factor,
@@ -111,10 +109,10 @@ def random_view(record: Record, view: View | None, scaling: Scaling, rng: np.ran
     A tile's objects keep nearly the size that the tile is there for.
     """
     if view is None:
-        window = random_window(record.width, record.height, record.boxes, rng)
+        window = random_window(record.width, record.height, record.targets.boxes, rng)
         return View(window, scaling.size_of(window[2] - window[0], window[3] - window[1]))
     x0, y0, x1, y1 = view.window
-    boxes = record.boxes - np.array([x0, y0, x0, y0], np.float32)
+    boxes = record.targets.boxes - np.array([x0, y0, x0, y0], np.float32)
     variety = SSD_WINDOWS if view.window == (0, 0, record.width, record.height) else TILE_WINDOWS
     left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng, variety)
     if scaling.square is None:

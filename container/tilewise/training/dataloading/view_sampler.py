@@ -67,7 +67,7 @@ class ViewPlanner:
 
     def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
         if self.views == "sniper":
-            boxes = record.boxes[~record.ignored]
+            boxes = record.targets.boxes[~record.targets.ignored]
             return sniper_views(
                 record.width, record.height, boxes, self.tiling.levels, self.scaling, self.chip_size, rng
             )
@@ -79,7 +79,7 @@ class ViewPlanner:
             return [True] * len(views)
         first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
         always = [first and number == 0 for number in range(len(views))]
-        boxes = record.boxes[~record.ignored]
+        boxes = record.targets.boxes[~record.targets.ignored]
         if not len(boxes):
             return always
         windows = np.array([view.window for view in views], np.float32)
@@ -108,7 +108,7 @@ class ViewPlanner:
             found = background_views(
                 record.width,
                 record.height,
-                record.boxes,
+                record.targets.boxes,
                 self.tiling.levels,
                 self.scaling,
                 self.chip_size,

@@ -18,6 +18,7 @@ from tilewise.machine import available_memory
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.job.choose_tiling import size_factors
@@ -145,7 +146,7 @@ def synthetic_batch(count: int, side: tuple[int, int], objects: int) -> list[Sam
             torch.zeros(len(boxes), dtype=torch.bool),
         )
         pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append(Sample(pixels, boxes, labels, ignored))
+        batch.append(Sample(pixels, Targets(boxes, labels, ignored)))
     return batch
 
 
@@ -189,7 +190,7 @@ def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int],
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        losses = trial([sample.pixels for sample in batch], batch)
+        losses = trial([sample.pixels for sample in batch], [sample.targets for sample in batch])
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trial.parameters())
     a_view = TRANSIENT * max(0, sum(kept.values()) - weights)
     del losses, trial

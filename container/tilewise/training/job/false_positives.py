@@ -105,8 +105,8 @@ def find_false_positives(
 
 def _false(found: Instances, record: Record) -> Float32:
     boxes = found.boxes[:MOST_FALSE_POSITIVES]
-    if len(record.boxes):
-        overlap = box_iou(boxes, torch.from_numpy(record.boxes)).max(dim=1).values
+    if len(record.targets):
+        overlap = box_iou(boxes, torch.from_numpy(record.targets.boxes)).max(dim=1).values
         boxes = boxes[overlap <= MAX_IOU]
     false: Float32 = boxes.numpy()
     return false

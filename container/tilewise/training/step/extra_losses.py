@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from tilewise.models.detector import Detector
-from tilewise.views.sample import Sample
+from tilewise.targets import Targets
 
 
 class ExtraLoss(nn.Module):
@@ -15,12 +15,12 @@ class ExtraLoss(nn.Module):
     the model that a job leaves.
     """
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Sample]) -> dict[str, Tensor]:
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """The losses of a batch by name.
 
         Args:
             outputs: the detector's own losses by name.
-            targets: the batch's samples, on the device.
+            targets: of each view of the batch, on the device.
 
         """
         raise NotImplementedError
@@ -40,10 +40,10 @@ class WithExtraLosses(nn.Module):
         self.detector = detector
         self.extra_losses = nn.ModuleList(extra_losses).to(next(detector.parameters()).device)
 
-    def forward(self, images: Sequence[Tensor], samples: Sequence[Sample]) -> dict[str, Tensor]:
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """All losses by name."""
-        own: dict[str, Tensor] = self.detector(images, samples)
+        own: dict[str, Tensor] = self.detector(images, targets)
         losses = dict(own)
         for extra in self.extra_losses:
-            losses |= extra(own, samples)
+            losses |= extra(own, targets)
         return losses

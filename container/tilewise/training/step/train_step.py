@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.step.amp import choose_precision, keep_depthwise_in_float32
@@ -168,7 +169,9 @@ class TrainStep:
         samples = batch.samples(self.device)
         reduced = self.precision.dtype != torch.float32
         with torch.autocast(self.device.type, self.precision.dtype if reduced else None, enabled=reduced):
-            losses: dict[str, Tensor] = self._forward([sample.pixels for sample in samples], samples)
+            losses: dict[str, Tensor] = self._forward(
+                [sample.pixels for sample in samples], [sample.targets for sample in samples]
+            )
         total = self._check.admit(weight * torch.stack(list(losses.values())).sum())
         if total is None:
             return {}
@@ -213,9 +216,4 @@ def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
 
 def blank_sample(width: int, height: int) -> Sample:
     """An image without objects, in place of a batch whose images are all damaged."""
-    return Sample(
-        torch.zeros((3, height, width), dtype=torch.uint8),
-        torch.zeros((0, 4)),
-        torch.zeros(0, dtype=torch.int64),
-        torch.zeros(0, dtype=torch.bool),
-    )
+    return Sample(torch.zeros((3, height, width), dtype=torch.uint8), Targets.none().to("cpu"))
