@@ -191,7 +191,7 @@ class Weighted(ExtraLoss):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Sample]) -> dict[str, Tensor]:
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         assert len(targets) == 2
         return {"again": self.weight * outputs["classification"]}
 
