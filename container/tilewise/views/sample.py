@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tilewise.arrays import Bool, Float32, Int64
-from tilewise.views.view import View
+from tilewise.boxes import visible_part
+from tilewise.views.view import View, objects_shown
 
 MIN_VISIBILITY = 0.4
 """A box of which the view shows a smaller share of its area is ignored, unless the job says otherwise."""
@@ -42,9 +42,9 @@ def make_sample(
 ) -> Sample:
     """Look at an image and its ground truth through a view.
 
-    A box is kept when at least ``min_visibility`` of its area is in the view and its size is one that the
-    view answers for; else ignored, neither an object nor background. It is dropped when none of it is in the
-    view, or when less than a pixel of the view is left of a side.
+    A box is kept when it is an object of the view, see :func:`objects_shown`; else ignored, neither an object
+    nor background. It is dropped when none of it is in the view, or when less than a pixel of the view is
+    left of a side.
 
     Args:
         image: (3, H, W) uint8.
@@ -56,16 +56,11 @@ def make_sample(
         factor: by how much the image has been reduced; see :meth:`View.pixels_from_image`.
 
     """
-    whole = view.boxes_from_image(boxes)
-    width, height = view.size
-    clipped = whole.clip(0, np.array([width, height, width, height], whole.dtype))
-    sides = clipped[:, 2:] - clipped[:, :2]
-    visible = (sides >= 1).all(axis=1)
-    share = sides.prod(axis=1) / (whole[:, 2:] - whole[:, :2]).prod(axis=1)
-    left_out = (share < min_visibility) | ~view.answers_for(boxes)
+    clipped, visible, _ = visible_part(view.boxes_from_image(boxes), view.size)
+    (objects,) = objects_shown([view], boxes, min_visibility)
     return Sample(
         view.pixels_from_image(image, factor),
         torch.from_numpy(clipped[visible]),
         torch.from_numpy(labels[visible]),
-        torch.from_numpy((ignored | left_out)[visible]),
+        torch.from_numpy((ignored | ~objects)[visible]),
     )
