@@ -9,19 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tilewise.arrays import Array
+from tilewise.arrays import Array, Int64
 from tilewise.fields import Corners
+
+Size = tuple[int, int]
+"""(width, height) in pixels."""
 
 Rows = TypeVar("Rows", Array, Tensor)
 
 
-def crop_boxes(boxes_N4: Rows, window: Corners, size: tuple[int, int]) -> Rows:
+def crop_boxes(boxes_N4: Rows, window: Corners | Int64, size: Size | Int64) -> Rows:
     """Boxes in a frame -> boxes in what a window of it shows, not clipped.
 
     Args:
         boxes_N4: (N, 4) ``xmin, ymin, xmax, ymax`` in pixels of the frame.
-        window: of the frame; it may reach beyond it.
-        size: (width, height) in pixels that the window is scaled to.
+        window: of the frame; it may reach beyond it. Or those of V views: (4, V, 1).
+        size: (width, height) in pixels that the window is scaled to. Or those of V views: (2, V, 1).
+
+    Returns:
+        (N, 4), or (V, N, 4).
 
     """
     x0, y0, x1, y1 = window
@@ -37,27 +43,27 @@ def flip_boxes(boxes_N4: Rows, width: float) -> Rows:
     return flipped
 
 
-def clip_boxes(boxes_N4: Rows, size: tuple[int, int]) -> Rows:
+def clip_boxes(boxes_N4: Rows, size: Size | Int64) -> Rows:
     """What of the boxes lies in a frame of that (width, height); of one outside an edge or a corner."""
     return boxes_N4.clip(row_like(boxes_N4, (0, 0, 0, 0)), row_like(boxes_N4, (*size, *size)))
 
 
-def visible_part(boxes_N4: Rows, size: tuple[int, int]) -> tuple[Rows, Rows, Rows]:
+def visible_part(boxes_N4: Rows, size: Size | Int64) -> tuple[Rows, Rows, Rows]:
     """What a frame shows of boxes that may lie beyond it.
 
     Args:
-        boxes_N4: in pixels of the frame.
-        size: its (width, height).
+        boxes_N4: (N, 4) in pixels of the frame, or (V, N, 4) of V frames.
+        size: its (width, height), or (2, V, 1).
 
     Returns:
-        (N, 4) the boxes cut at the frame's border;
-        (N,) which are seen: at least a pixel of each side is left;
-        (N,) the share of each one's area that is left.
+        (…, 4) the boxes cut at the frame's border;
+        (…) which are seen: at least a pixel of each side is left;
+        (…) the share of each one's area that is left.
 
     """
     clipped = clip_boxes(boxes_N4, size)
     left = sides(clipped)
-    return clipped, (left[:, 0] >= 1) & (left[:, 1] >= 1), area_of_sides(left) / area(boxes_N4)
+    return clipped, (left[..., 0] >= 1) & (left[..., 1] >= 1), area_of_sides(left) / area(boxes_N4)
 
 
 def sides(boxes: Rows) -> Rows:
@@ -114,8 +120,9 @@ def intersection_and_union(boxes: Rows, others: Rows) -> tuple[Rows, Rows]:
     return shared, area(boxes) + area(others) - shared
 
 
-def row_like(boxes_N4: Rows, numbers: Sequence[float]) -> Rows:
-    """One row of numbers of the type of the boxes."""
+def row_like(boxes_N4: Rows, numbers: Sequence[float | Array]) -> Rows:
+    """One row of numbers of the type of the boxes; of four (V, 1) arrays a row for each view: (V, 1, 4)."""
     if isinstance(boxes_N4, Tensor):
         return boxes_N4.new_tensor(numbers)
-    return np.array(numbers, boxes_N4.dtype)
+    row = np.array(numbers, boxes_N4.dtype)
+    return row if row.ndim == 1 else row.transpose(1, 2, 0)

@@ -35,9 +35,9 @@ def make_sample(
 ) -> Sample:
     """Look at an image and its ground truth through a view.
 
-    A box is kept when at least ``min_visibility`` of its area is in the view and its size is one that the
-    view answers for; else ignored, neither an object nor background. It is dropped when none of it is in the
-    view, or when less than a pixel of the view is left of a side.
+    A box is kept when it is an object of the view, by the rule of
+    :func:`tilewise.views.view.objects_shown`; else ignored, neither an object nor background. It is dropped
+    when none of it is in the view, or when less than a pixel of the view is left of a side.
 
     Args:
         image: (3, H, W) uint8.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from tilewise.arrays import Bool, Floats
-from tilewise.boxes import clip_boxes, crop_boxes, object_size
+from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
 
 FILL = (123, 117, 104)
@@ -182,3 +183,27 @@ def _resize(pixels: Tensor, width: int, height: int) -> Tensor:
 def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:
     """The plan that looks at the image once, as a whole."""
     return [View((0, 0, width, height), scaling.size_of(width, height))]
+
+
+def objects_shown(views: Sequence[View], boxes_N4: Floats, min_visibility: float) -> Bool:
+    """Which boxes are objects of which views: what else a view shows of them teaches nobody what they are.
+
+    At least ``min_visibility`` of a box's area is in the window, and at least a pixel of the view of each
+    side, and its size is one that the view answers for.
+
+    Args:
+        views: V of an image.
+        boxes_N4: in the image's pixels.
+        min_visibility: see above.
+
+    Returns:
+        (V, N).
+
+    """
+    windows = np.array([view.window for view in views]).T[:, :, None]
+    sizes = np.array([view.size for view in views]).T[:, :, None]
+    _, seen, share = visible_part(crop_boxes(boxes_N4, windows, sizes), sizes)
+    low, high = np.array([view.object_sizes for view in views], boxes_N4.dtype).T[:, :, None]
+    size = object_size(boxes_N4)
+    objects: Bool = seen & (share >= min_visibility) & (size >= low) & (size < high)
+    return objects

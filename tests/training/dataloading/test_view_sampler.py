@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Level, Tiling
 from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner, ViewSampler
+from tilewise.views.sample import make_sample
 from tilewise.views.view import Scaling, View
 
 SCALING = Scaling(square=64)
@@ -70,6 +75,39 @@ def test_grid__empty_tiles_take_part_by_the_ratio(ratio: float, empty: int) -> N
     records = [record((10, 10, 30, 30))] * 8 + [record()] * 2
     drawn = draw("grid", GRID, *records, ratio=ratio)
     assert sum(map(len, drawn)) == 18 + min(round(ratio * 18), 32)
+
+
+def test_grid__a_tile_that_shows_less_than_a_pixel_of_an_object_is_empty() -> None:
+    """A tile of 2286 px is shown at 64 px: of its objects 3 px are nothing, and 60 px nearly two."""
+    tiling = Tiling("grid", grid=(2, 2), overlap=0.0)
+    tiny, small = (10, 10, 13, 13), (3000, 3000, 3060, 3060)
+    (drawn,) = draw("grid", tiling, record(tiny, small, size=4572))
+    assert windows(drawn) == [(0, 0, 4572, 4572), (2286, 2286, 4572, 4572)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(["grid", "snip"]))
+def test_views_with_objects__are_those_whose_samples_have_some(seed: int, views: TrainingViews) -> None:
+    rng = np.random.default_rng(seed)
+    corners = rng.random((4, 2)) * 390
+    boxes = np.concatenate([corners, np.minimum(400, corners + rng.random((4, 2)) * 30)], axis=1)
+    one = record(*boxes.tolist())
+    # with whole_from the whole image has to earn its place too
+    tiling = replace(GRID, whole_from=20.0) if views == "grid" else PYRAMID
+    planner = ViewPlanner(views, tiling, SCALING, None, 9.0, 0.4)  # 9: all views
+    image = torch.zeros(3, 400, 400, dtype=torch.uint8)
+    every = {view for drawn in planner.draw(Records([one]), rng) for view in drawn}
+    full = {
+        view for drawn in replace(planner, negative_ratio=0.0).draw(Records([one]), rng) for view in drawn
+    }
+
+    def has_object(view: View) -> bool:
+        sample = make_sample(image, one.targets, view, 0.4)
+        return not bool(sample.targets.ignored.all())
+
+    with_object = {view for view in every if has_object(view)}
+    assume(with_object)  # where there is none an empty view is trained on
+    assert full == with_object
 
 
 def test_fixed__as_the_grid() -> None:

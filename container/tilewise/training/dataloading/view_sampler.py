@@ -10,14 +10,13 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.arrays import Bool, Float32
-from tilewise.boxes import area, intersection, object_size
+from tilewise.arrays import Float32
 from tilewise.data.records import Record, Records
 from tilewise.tiling.chips import background_views, sniper_views
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading.view_order import Item, spread
-from tilewise.views.view import Scaling, View, whole_image
+from tilewise.views.view import Scaling, View, objects_shown, whole_image
 
 TrainingViews = Literal["whole", "grid", "fixed", "snip", "sniper"]
 
@@ -78,20 +77,9 @@ class ViewPlanner:
         if self.views == "sniper":
             return [True] * len(views)
         first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
-        always = [first and number == 0 for number in range(len(views))]
         boxes = record.targets.boxes[~record.targets.ignored]
-        if not len(boxes):
-            return always
-        windows = np.array([view.window for view in views], np.float32)
-        ranges = np.array([view.object_sizes for view in views])
-        share = intersection(boxes, windows[:, None]) / area(boxes)
-        sizes = object_size(boxes)
-        kept: Bool = (share > 0) & (share >= self.min_visibility)
-        kept &= (sizes >= ranges[:, :1]) & (sizes < ranges[:, 1:])
-        return [
-            full or all_the_same
-            for full, all_the_same in zip(np.any(kept, axis=1).tolist(), always, strict=True)
-        ]
+        shown = objects_shown(views, boxes, self.min_visibility)
+        return [(first and number == 0) or bool(row.any()) for number, row in enumerate(shown)]
 
     def _negatives(
         self, records: Sequence[Record], empty: list[tuple[int, View]], count: int, rng: np.random.Generator
