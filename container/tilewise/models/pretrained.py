@@ -37,10 +37,10 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
     folder = os.environ.get("TILEWISE_WEIGHTS", "")
     if channel is not None:
         path = _in_channel(channel, wanted)
+    elif not wanted:
+        return f"use_pretrained_model=1, but no weights of {name} are published: training from scratch"
     else:
         there = [Path(folder) / file for file in wanted if folder and (Path(folder) / file).is_file()]
-        if not wanted:
-            return f"use_pretrained_model=1, but no weights of {name} are published: training from scratch"
         if not there:
             where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
             return (

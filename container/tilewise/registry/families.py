@@ -25,10 +25,9 @@ files themselves.
 """
 
 
-def _rcnn(backbone_name: str, backbone: Backbone, *weights: Weights) -> Model:
-    # its pyramid begins at stride 4; behind a MobileNet at stride 16
-    fine = SMALLEST_OBJECT_AT_STRIDE_4 if "resnet" in backbone_name else 32.0
-    return Model(f"fasterrcnn_{backbone_name}_fpn", weights, backbone, fine)
+def _rcnn(depth: int, resnet: Backbone, *weights: Weights) -> Model:
+    """Behind a ResNet the pyramid begins at stride 4."""
+    return Model(f"fasterrcnn_resnet{depth}_fpn", weights, resnet, SMALLEST_OBJECT_AT_STRIDE_4)
 
 
 def _yolox(size: str, sha256: str) -> Model:
@@ -66,15 +65,15 @@ FASTER_RCNN = ModelFamily(
     anchors="tilewise.models.faster_rcnn:published_sizes",
     classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
     models=(
-        _rcnn("resnet18", RESNET_18),
-        _rcnn("resnet34", RESNET_34),
-        _rcnn("resnet50", RESNET_50, Weights("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")),
-        _rcnn("resnet101", RESNET_101),
-        _rcnn("resnet152", RESNET_152),
-        _rcnn(
-            "mobilenet_v3_large",
+        _rcnn(18, RESNET_18),
+        _rcnn(34, RESNET_34),
+        _rcnn(50, RESNET_50, Weights("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")),
+        _rcnn(101, RESNET_101),
+        _rcnn(152, RESNET_152),
+        Model(
+            "fasterrcnn_mobilenet_v3_large_fpn",
+            (Weights("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"),),
             mobilenet_v3_large("backbone.body.*"),
-            Weights("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth"),
         ),
     ),
 )
