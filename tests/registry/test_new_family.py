@@ -23,6 +23,7 @@ from tilewise.serving.app import create_app
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopWhen
+from tilewise.tasks.answers import answer_detection
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import TrainResult
 from tilewise.training.job.initial_model import read_initial_model
@@ -112,7 +113,7 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     served.start()
     while not served.ready:
         time.sleep(0.01)
-    http = create_app(served, Settings()).test_client()
+    http = create_app(served, Settings(), answer_detection).test_client()
     assert isinstance(data.train, Split)
     record = data.train.records[3]
     answer = http.post("/invocations", data=record.read(), content_type="image/png")

@@ -18,6 +18,7 @@ from tilewise.serving.app import create_app
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import MEGABYTE, Settings
+from tilewise.tasks.answers import answer_detection
 from werkzeug.test import TestResponse
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Client:
         self.model = ServedModel(lambda: cast(Predicts, predictor), 0.2, _unexpected, _unexpected)
         if start:
             self.start()
-        self.http: FlaskClient = create_app(self.model, settings).test_client()
+        self.http: FlaskClient = create_app(self.model, settings, answer_detection).test_client()
 
     def start(self) -> None:
         self.model.start()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tilewise.instances import Instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
+from tilewise.tasks.answers import answer_detection
 
 if TYPE_CHECKING:
     from tilewise.inference.predictor import Prediction
@@ -29,11 +30,15 @@ def prediction(
     return cast("Prediction", SimpleNamespace(width=width, height=height, detections=detections))
 
 
+def answer(found: Prediction, form: Form) -> str:
+    return render(answer_detection(found, form.annotation), form)
+
+
 TWO = prediction([[111, 134, 172.4, 262], [50, 100, 250, 300]], [0.943, 0.25], [0, 4])
 
 
 def test_render__fractions_of_the_image_all_floats() -> None:
-    text = render(TWO, DEFAULT_FORM)
+    text = answer(TWO, DEFAULT_FORM)
     rows = json.loads(text)["prediction"]
     assert rows[0] == pytest.approx([0.0, 0.943, 0.222, 0.335, 0.3448, 0.655])
     assert rows[1] == [4.0, 0.25, 0.1, 0.25, 0.5, 0.75]
@@ -43,9 +48,9 @@ def test_render__fractions_of_the_image_all_floats() -> None:
 
 
 def test_render__annotation_is_whole_pixels() -> None:
-    answer = json.loads(render(TWO, ANNOTATION))
-    assert answer["image_size"] == [{"width": 500, "height": 400, "depth": 3}]
-    first = answer["annotations"][0]
+    content = json.loads(answer(TWO, ANNOTATION))
+    assert content["image_size"] == [{"width": 500, "height": 400, "depth": 3}]
+    first = content["annotations"][0]
     assert first["score"] == pytest.approx(0.943)
     del first["score"]
     assert first == {"class_id": 0, "left": 111, "top": 134, "width": 61, "height": 128}
@@ -53,27 +58,27 @@ def test_render__annotation_is_whole_pixels() -> None:
 
 
 def test_render__json_lines_is_one_line() -> None:
-    assert render(TWO, LINES) == render(TWO, DEFAULT_FORM) + "\n"
-    line = render(TWO, Form("application/jsonlines", annotation=True))
-    assert line == render(TWO, ANNOTATION) + "\n"
+    assert answer(TWO, LINES) == answer(TWO, DEFAULT_FORM) + "\n"
+    line = answer(TWO, Form("application/jsonlines", annotation=True))
+    assert line == answer(TWO, ANNOTATION) + "\n"
     assert line.count("\n") == 1
 
 
 def test_render__nothing_found() -> None:
     nothing = prediction([], [], [])
-    assert json.loads(render(nothing, DEFAULT_FORM)) == {"prediction": []}
-    assert json.loads(render(nothing, ANNOTATION))["annotations"] == []
+    assert json.loads(answer(nothing, DEFAULT_FORM)) == {"prediction": []}
+    assert json.loads(answer(nothing, ANNOTATION))["annotations"] == []
 
 
 def test_render__not_a_number_is_refused() -> None:
     with pytest.raises(ValueError):
-        render(prediction([[0, 0, 1, 1]], [float("nan")], [0]), DEFAULT_FORM)
+        answer(prediction([[0, 0, 1, 1]], [float("nan")], [0]), DEFAULT_FORM)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
 def test_render__scores_are_read_back_exactly(scores: list[float]) -> None:
     found = prediction([[0, 0, 1, 1]] * len(scores), scores, [0] * len(scores))
-    answered = [row[1] for row in json.loads(render(found, DEFAULT_FORM))["prediction"]]
+    answered = [row[1] for row in json.loads(answer(found, DEFAULT_FORM))["prediction"]]
     assert torch.equal(torch.tensor(answered, dtype=torch.float32), torch.tensor(scores, dtype=torch.float32))
 
 
@@ -83,7 +88,7 @@ def test_render__boxes_are_read_back_to_a_thousandth_of_a_pixel(
 ) -> None:
     boxes = torch.tensor(fractions, dtype=torch.float32) * size
     found = prediction(boxes.tolist(), [0.5] * len(boxes), [0] * len(boxes), width=size, height=size)
-    answered = torch.tensor([row[2:] for row in json.loads(render(found, DEFAULT_FORM))["prediction"]])
+    answered = torch.tensor([row[2:] for row in json.loads(answer(found, DEFAULT_FORM))["prediction"]])
     assert torch.allclose(answered.double() * size, boxes.double(), rtol=1e-6, atol=1e-3)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.stop import StopToken, StopWhen
 from tilewise.targets import Targets
+from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading import dataset
 from tilewise.training.history import TrainResult
 from tilewise.training.job.choose_tiling import object_sizes
 from tilewise.training.job.fit_spec import fit_spec
-from tilewise.training.train import make_trainer, train
+from tilewise.training.step.extra_losses import ExtraLoss
+from tilewise.training.train import Start, make_trainer, train
 from tilewise.views.sample import make_sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
@@ -576,3 +578,29 @@ def test_train__frozen_layers_stay_as_they_are(
     frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
     assert all(same for key, same in equal.items() if key.startswith(frozen))
     assert not all(same for key, same in equal.items() if key.startswith("backbone.features.0.3."))
+
+
+class Weighted(ExtraLoss):
+    """The detector's loss once more, with a weight that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        return {"again": self.weight * outputs["classification"]}
+
+
+def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_model(
+    data: DataSet, model_dir: Path, tmp_path: Path
+) -> None:
+    job = make_job(make_hp(number_of_epochs=2), model_dir, StandIn())
+    checkpoints, extra = Checkpoints(tmp_path), Weighted()
+    trained = train(data, job, Start(checkpoints=checkpoints, extra_losses=[extra]))
+    assert [set(epoch["losses"]) for epoch in trained.epochs] == [{"classification", "again"}] * 2
+    assert extra.weight < 0.5
+    assert saved(model_dir).keys() == {"weight", "bias"}
+    resumed = Weighted()
+    start = Start(checkpoints=checkpoints, state=checkpoints.newest(), extra_losses=[resumed])
+    make_trainer(data, job, start)
+    assert torch.equal(resumed.weight, extra.weight)

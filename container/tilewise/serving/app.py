@@ -22,6 +22,7 @@ from werkzeug.exceptions import (
 from tilewise.serving.responses import NotAcceptableError, choose_form, render
 from tilewise.serving.served_model import BusyError, ServedModel
 from tilewise.serving.settings import MEGABYTE, Settings
+from tilewise.tasks.answers import Answer
 
 IMAGE_TYPES = "application/x-image, image/jpeg, image/png, any other image/*, application/octet-stream"
 BATCH_MEGABYTES = 100
@@ -32,8 +33,8 @@ RETRY_AFTER_S = 1
 logger = logging.getLogger(__name__)
 
 
-def create_app(model: ServedModel, settings: Settings) -> Flask:
-    """The WSGI app of one worker process."""
+def create_app(model: ServedModel, settings: Settings, answer: Answer) -> Flask:
+    """The WSGI app of one worker process; ``answer`` is the model's task's."""
     app = Flask(__name__, static_folder=None)
     app.url_map.merge_slashes = False
     slots = BoundedSemaphore(settings.max_in_flight)
@@ -48,7 +49,7 @@ def create_app(model: ServedModel, settings: Settings) -> Flask:
             _discard(request, 2 * settings.max_payload_bytes)
             raise ServiceUnavailable("too many requests are waiting", retry_after=RETRY_AFTER_S)
         try:
-            return _invoke(model, settings)
+            return _invoke(model, settings, answer)
         finally:
             slots.release()
 
@@ -61,7 +62,7 @@ def create_app(model: ServedModel, settings: Settings) -> Flask:
     return app
 
 
-def _invoke(model: ServedModel, settings: Settings) -> Response:
+def _invoke(model: ServedModel, settings: Settings, answer: Answer) -> Response:
     # The body first: an answer sent while the client still writes is lost to many clients.
     image = read_body(request, settings.max_payload_bytes)
     _require_image_type(request.mimetype)
@@ -80,7 +81,7 @@ def _invoke(model: ServedModel, settings: Settings) -> Response:
         if refusal is None:
             raise
         raise refusal from None
-    return Response(render(prediction, form), mimetype=form.media_type)
+    return Response(render(answer(prediction, form.annotation), form), mimetype=form.media_type)
 
 
 def _refusal(error: Exception) -> HTTPException | None:

@@ -1,18 +1,16 @@
-"""Answers in the JSON forms of SageMaker's built-in Object Detection algorithm."""
+"""The forms of an answer: JSON or JSON lines, and as fractions or as in the training annotations."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 from tilewise.errors import UserError
-
-if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
-    from tilewise.inference.predictor import Prediction
 
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"
@@ -65,49 +63,12 @@ def choose_form(accept: str | None, default: Form) -> Form:
     raise NotAcceptableError(f"the Accept header names no form that this server makes: {ACCEPTED}")
 
 
-def render(prediction: Prediction, form: Form) -> str:
-    """The body of an answer.
-
-    Follows the developer guide's "Object Detection Request and Response Formats": rows of
-    ``[class, score, xmin, ymin, xmax, ymax]``, all floats, corners as fractions of the upright image's own
-    size, best score first; or with ``annotation=1`` its size and integer ``left, top, width, height``.
+def render(content: Mapping[str, Any], form: Form) -> str:
+    """The body of an answer with this content.
 
     Raises:
-        ValueError: a box or a score is not finite.
+        ValueError: a number is not finite.
 
     """
-    content = _annotations(prediction) if form.annotation else _rows(prediction)
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text + "\n" if form.media_type == JSON_LINES else text
-
-
-def _rows(prediction: Prediction) -> dict[str, Any]:
-    width, height = prediction.width, prediction.height
-    rows = []
-    for (left, top, right, bottom), score, label in prediction.detections:
-        corners = (left / width, top / height, right / width, bottom / height)
-        rows.append([float(label), _short(score), *map(_short, corners)])
-    return {"prediction": rows}
-
-
-def _annotations(prediction: Prediction) -> dict[str, Any]:
-    annotations = []
-    for box, score, label in prediction.detections:
-        left, top, right, bottom = map(round, box)
-        annotations.append(
-            {
-                "class_id": label,
-                "score": _short(score),
-                "left": left,
-                "top": top,
-                "width": right - left,
-                "height": bottom - top,
-            }
-        )
-    size = {"width": prediction.width, "height": prediction.height, "depth": 3}
-    return {"image_size": [size], "annotations": annotations}
-
-
-def _short(value: float) -> float:
-    """Without the digits that a float32 does not have: nine are enough to read the same float32 back."""
-    return float(f"{value:.9g}")

@@ -20,6 +20,7 @@ from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
+from tilewise.tasks.answers import answer_detection
 from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
@@ -47,7 +48,7 @@ class Server(BaseApplication):
             on_breakdown=retire_worker,
         )
         model.start()
-        return create_app(model, self.settings)
+        return create_app(model, self.settings, answer_detection)
 
 
 def load_predictor(tiles: TileOptions) -> Predicts:

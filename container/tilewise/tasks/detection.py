@@ -8,12 +8,13 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis, Scored, analyse
 from tilewise.evaluation.evaluate import evaluate
-from tilewise.inference.predictor import Predictor
+from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
 from tilewise.stop import StopToken
+from tilewise.tasks.answers import answer_detection
 from tilewise.tasks.task import Evaluation, Gather
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class DetectionTask:
     def analyse(self, scored: Scored, classes: tuple[str, ...], sizes: bool) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
         return analyse(scored, classes, sizes=sizes)
+
+    def answer(self, prediction: Prediction, as_annotation: bool) -> dict[str, Any]:
+        """See :func:`tilewise.tasks.answers.answer_detection`."""
+        return answer_detection(prediction, as_annotation)
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.evaluation.report.report_page`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis, Scored
-from tilewise.inference.predictor import Predictor
+from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.stop import StopToken
@@ -94,6 +94,9 @@ class Task(Protocol):
 
     def analyse(self, scored: Scored, classes: tuple[str, ...], sizes: bool) -> Analysis:
         """All that can be said of what a model found; ``sizes``, figures by object size, take longest."""
+
+    def answer(self, prediction: Prediction, as_annotation: bool) -> dict[str, Any]:
+        """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """The report of a training as one HTML page; without images when the job is to stop."""

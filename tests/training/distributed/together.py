@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,10 +23,11 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.distributed.context import DistributedContext, connect_store, init_distributed
 from tilewise.training.distributed.launch import die_with_parent, report_failure
+from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
-from torch import nn
+from torch import Tensor, nn
 
 FAMILIES = {
     "ssdlite_mobilenet_v3_large": Scaling(square=128),
@@ -35,6 +37,17 @@ FAMILIES = {
     "fcos_resnet50_fpn": Scaling(min_size=64, max_size=64),
     "fasterrcnn_resnet18_fpn": Scaling(min_size=64, max_size=64),
 }
+
+
+class Weighted(ExtraLoss):
+    """Half of the detector's losses once more; how much is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        return {"again": self.weight * torch.stack(list(outputs.values())).sum()}
 
 
 def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
@@ -55,7 +68,7 @@ def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
         sampler = getattr(module, "fg_bg_sampler", None)
         if isinstance(sampler, Sampler):
             sampler.batch_size_per_image = 1_000_000
-    return TrainStep(detector, hp, 10, scaling.size_of(1, 1), distributed)
+    return TrainStep(detector, hp, 10, scaling.size_of(1, 1), distributed, [Weighted()])
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:
@@ -73,8 +86,8 @@ def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sam
 
 
 def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
-    """The parameters."""
-    return {name: each.detach().clone() for name, each in train_step.detector.network.named_parameters()}
+    """The parameters, those of the extra loss among them."""
+    return {name: each.detach().clone() for name, each in train_step._learns.named_parameters()}
 
 
 def learn(distributed: DistributedContext, folder: Path) -> None:
