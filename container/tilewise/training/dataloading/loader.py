@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from tilewise.augment.augmentations import make_augmentations
 from tilewise.data.channel import Split
 from tilewise.data.pipe.stream import Stream
 from tilewise.data.records import Record, Records
@@ -162,7 +163,8 @@ def make_loader(
     if isinstance(split, Stream) or (once and not _stay_decoded(records, scaling, cache)):
         cache = 0
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
-    samples = TrainingDataset(records, scaling, min_visibility, random_windows, cache)
+    augmentations = make_augmentations(scaling, random_windows)
+    samples = TrainingDataset(records, scaling, augmentations, min_visibility, cache)
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]]
     if isinstance(split, Stream):
         draw = one_view if planner is None else partial(one_view, planner=planner)
