@@ -1,10 +1,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.arrays import Float32
-from tilewise.augment.window import MIN_SHARES, SSD_WINDOWS, TILE_WINDOWS, Variety, Window, random_window
+from tilewise.augment.transform import Draft
+from tilewise.augment.window import (
+    MIN_SHARES,
+    SSD_WINDOWS,
+    TILE_WINDOWS,
+    RandomWindow,
+    Variety,
+    random_window,
+)
+from tilewise.targets import Targets
+from tilewise.views.view import Scaling, View, Window
 
 
 def random_boxes(count: int, width: int, height: int, rng: np.random.Generator) -> Float32:
@@ -75,3 +86,30 @@ def test_random_window__keeps_the_shape_roughly() -> None:
 def test_random_window__same_for_same_seed() -> None:
     assert draw_many(50) == draw_many(50)
     assert draw_many(50) != draw_many(50, seed=1)
+
+
+def drawn(view: View, scaling: Scaling, side: int, seeds: range) -> list[View]:
+    """Random windows of a view of an image with two objects."""
+    boxes = np.array([[2, 2, 12, 12], [15, 15, 25, 30]], np.float32)
+    draft = Draft(side, side, Targets(boxes, np.array([0, 1]), np.array([False, True])), view)
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    changed = RandomWindow(scaling).change_drafts([draft] * len(rngs), rngs)
+    return [each.view for each in changed if each.view]
+
+
+def test_random_windows__are_scaled_no_larger_than_the_view() -> None:
+    views = drawn(View((5, 5, 25, 35), (400, 600)), Scaling(min_size=600, max_size=1333), 40, range(50))
+    assert len(views) == 50
+    for view in views:
+        assert min(view.size) <= 400 and max(view.size) <= 600
+        assert view.scale[0] == pytest.approx(view.scale[1], rel=0.2)
+
+
+def test_random_windows__a_tile_shows_objects_at_nearly_its_own_scale() -> None:
+    factors = {}
+    for window in ((0, 0, 400, 400), (0, 0, 200, 200)):
+        view = View(window, (300, 300))
+        views = drawn(view, Scaling(square=300), 400, range(300))
+        factors[window[2]] = [each.scale[0] / view.scale[0] for each in views]
+    assert min(factors[400]) < 0.6 and max(factors[400]) > 2  # of the whole image as SSD does it
+    assert 0.79 < min(factors[200]) < 0.85 and 1.2 < max(factors[200]) < 1.44

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from squares import squares_split
 from stand_ins import Script, make_job
+from tilewise.augment.window import RandomWindow
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
@@ -482,7 +483,7 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
 def test_train__without_random_windows(
     data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
 ) -> None:
-    monkeypatch.setattr(dataset, "random_view", lambda *_: pytest.fail("a random window"))
+    monkeypatch.setattr(RandomWindow, "change_drafts", lambda *_: pytest.fail("a random window"))
     trained = run(data, make_hp(random_windows=0, **given), model_dir)
     assert trained.epochs[0]["records"]
 

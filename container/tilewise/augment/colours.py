@@ -6,10 +6,16 @@ does it, not in HSV: a turn about the grey axis is linear. So all four cost one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from tilewise.augment.transform import Transform
+from tilewise.views.sample import Sample
 
 cv2.setNumThreads(0)  # loader processes are one per core, and may be forked from one that has used OpenCV
 
@@ -22,6 +28,19 @@ _GREY_OF_ALL = np.outer(np.ones(3), GREY)  # of a colour: its grey, three times
 _SAME = np.eye(3)
 _YIQ = np.array([GREY, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 _FROM_YIQ = np.linalg.inv(_YIQ)
+
+
+class RandomPhotometricDistort(Transform):
+    """Changes the colours of samples; see :func:`change_colours`."""
+
+    def change_samples(
+        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
+    ) -> Sequence[Sample]:
+        """All of them, each as it is drawn."""
+        return [
+            replace(sample, pixels=change_colours(sample.pixels, rng))
+            for sample, rng in zip(samples, rngs, strict=True)
+        ]
 
 
 def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:

@@ -5,19 +5,20 @@ As windows they cost one decoded crop: no image is copied, padded or resized twi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilewise.arrays import Bool, Float32, Floats, Int64
+from tilewise.augment.transform import Draft, Transform
 from tilewise.boxes import area, intersection
+from tilewise.views.view import Scaling, View, Window
 
 MIN_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 ZOOM_OUT_PROBABILITY = 0.5
 TRIALS, AT_ONCE = 40, 8
 """So many crops are tried, eight of them in one go."""
-
-Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,38 @@ class Variety:
 SSD_WINDOWS = Variety(2.0, 0.3)
 TILE_WINDOWS = Variety(1.25, 0.7)
 """A tile is there to show objects at a size that the detector resolves: its windows stay near that."""
+
+
+class RandomWindow(Transform):
+    """Shows a random window of an image, or of a view of it, scaled to at most that view's size.
+
+    A tile's objects keep nearly the size that the tile is there for.
+
+    Args:
+        scaling: of views of whole images.
+
+    """
+
+    def __init__(self, scaling: Scaling):
+        self.scaling = scaling
+
+    def change_drafts(self, drafts: Sequence[Draft], rngs: Sequence[np.random.Generator]) -> Sequence[Draft]:
+        """All of them, each with the window that is drawn."""
+        return [replace(draft, view=self._draw(draft, rng)) for draft, rng in zip(drafts, rngs, strict=True)]
+
+    def _draw(self, draft: Draft, rng: np.random.Generator) -> View:
+        view, boxes = draft.view, draft.targets.boxes
+        if view is None:
+            window = random_window(draft.width, draft.height, boxes, rng)
+            return View(window, self.scaling.size_of(window[2] - window[0], window[3] - window[1]))
+        x0, y0, x1, y1 = view.window
+        boxes = boxes - np.array([x0, y0, x0, y0], np.float32)
+        variety = SSD_WINDOWS if view.window == (0, 0, draft.width, draft.height) else TILE_WINDOWS
+        left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng, variety)
+        if self.scaling.square is None:
+            limits = Scaling(min_size=min(view.size), max_size=max(view.size))
+            view = replace(view, size=limits.size_of(right - left, bottom - top))
+        return replace(view, window=(x0 + left, y0 + top, x0 + right, y0 + bottom))
 
 
 def random_window(

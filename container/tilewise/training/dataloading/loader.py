@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from tilewise.augment.augmentations import make_augmentations
 from tilewise.data.records import Records
 from tilewise.data.shard import Shard
 from tilewise.data.source import PipedRecords, RecordSource
@@ -160,7 +161,8 @@ def make_loader(
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
     maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed)
     epoch = source.batches(maker)
-    samples = TrainingDataset(epoch.records, scaling, min_visibility, random_windows, epoch.cache_bytes)
+    augmentations = make_augmentations(scaling, random_windows)
+    samples = TrainingDataset(epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes)
     return loader_of(epoch.batches, samples, workers, pinned)
 
 

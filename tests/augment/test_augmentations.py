@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import parts
-from tilewise.augment.sample import augment_sample
+from tilewise.augment.augmentations import make_augmentations
 from tilewise.targets import Targets
 from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
 
 
 class Draws:
@@ -25,8 +28,17 @@ class Draws:
         return self.generator.uniform(low, high)
 
 
+def change(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Mirrored and coloured, as a job does."""
+    samples: Sequence[Sample] = [sample]
+    for augmentation in make_augmentations(Scaling(square=16), random_windows=False):
+        samples = augmentation.change_samples(samples, [rng])
+    (changed,) = samples
+    return changed
+
+
 def augment(sample: Sample, *answers: bool) -> Sample:
-    return augment_sample(sample, Draws(*answers))  # type: ignore[arg-type]
+    return change(sample, Draws(*answers))  # type: ignore[arg-type]
 
 
 def make(width: int = 24, height: int = 16, objects: int = 3, seed: int = 0) -> Sample:
@@ -46,7 +58,7 @@ def same(one: Sample, other: Sample) -> bool:
     return all(map(torch.equal, parts(one).values(), parts(other).values()))
 
 
-def test_augment_sample__nothing_drawn() -> None:
+def test_augmentations__nothing_drawn() -> None:
     assert same(augment(make(), False, False, False, False, False), make())
 
 
@@ -82,9 +94,9 @@ def test_colours__change_pixels_only(which: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 5), st.integers(0, 2**32))
-def test_augment_sample__shapes_and_limits(width: int, height: int, objects: int, seed: int) -> None:
+def test_augmentations__shapes_and_limits(width: int, height: int, objects: int, seed: int) -> None:
     sample = make(width, height, objects, seed % 1000)
-    changed = augment_sample(sample, np.random.default_rng(seed))
+    changed = change(sample, np.random.default_rng(seed))
     for before, after in zip(parts(sample).values(), parts(changed).values(), strict=True):
         assert (after.dtype, after.shape) == (before.dtype, before.shape)
     boxes = changed.targets.boxes
@@ -96,10 +108,20 @@ def test_augment_sample__shapes_and_limits(width: int, height: int, objects: int
     assert same(sample, make(width, height, objects, seed % 1000))
 
 
-def test_augment_sample__same_for_same_seed() -> None:
+def test_augmentations__same_for_same_seed() -> None:
     def many(seed: int) -> list[Sample]:
         rng = np.random.default_rng(seed)
-        return [augment_sample(make(), rng) for _ in range(10)]
+        return [change(make(), rng) for _ in range(10)]
 
     assert all(map(same, many(3), many(3)))
     assert not all(map(same, many(3), many(4)))
+
+
+def test_augmentations__what_a_sample_draws_does_not_depend_on_its_batch() -> None:
+    samples, seeds = [make(seed=number) for number in range(4)], [7, 8, 9, 10]
+    rngs = [np.random.default_rng(seed) for seed in seeds]
+    together: Sequence[Sample] = samples
+    for augmentation in make_augmentations(Scaling(square=16), random_windows=False):
+        together = augmentation.change_samples(together, rngs)
+    alone = [change(sample, np.random.default_rng(seed)) for sample, seed in zip(samples, seeds, strict=True)]
+    assert all(map(same, together, alone))
