@@ -51,7 +51,7 @@ def make_spec(name: str, classes: int, size: int | None) -> DetectorSpec:
 def count_gflops(detector: Detector, width: int, height: int) -> float:
     """Of one image."""
     network: Any = detector.network.eval()
-    batch, _ = network.transform([torch.zeros((3, height, width), dtype=torch.uint8)])
+    batch = detector.transform([torch.zeros((3, height, width), dtype=torch.uint8)])
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         maps = network.backbone(batch.tensors)
         features = list(maps.values()) if isinstance(maps, dict) else maps

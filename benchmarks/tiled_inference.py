@@ -33,37 +33,63 @@ from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.inference.artifact import Artifact  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
+from tilewise.models.detector import Detector  # noqa: E402
 from tilewise.tiling.spec import TileOptions  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torchvision.models.detection.transform import GeneralizedRCNNTransform  # noqa: E402
 
 OVERLAP = 0.2
 Predict = Callable[[Path], Instances]
+
+
+class AsTorchvisions(nn.Module):
+    """A detector of square views behind torchvision's convention and its transform, which resizes them."""
+
+    def __init__(self, detector: Detector, side: int):
+        super().__init__()
+        transform: Any = detector.transform
+        mean, std = ((values.flatten() / 255).tolist() for values in (transform.mean, transform.std))
+        square: dict[str, Any] = {"size_divisible": 1, "fixed_size": (side, side)}
+        self.transform = GeneralizedRCNNTransform(side, side, mean, std, **square)
+        self.network, self.postprocess = detector.network, detector.postprocess
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Images of values from 0 to 1 -> what is found in each, labels from 1."""
+        batch, _ = self.transform(images)
+        found = self.postprocess(self.network(batch.tensors), batch.image_sizes)
+        results = [{"boxes": x.boxes, "scores": x.scores, "labels": x.labels + 1} for x in found]
+        sizes = [tuple(each.shape[-2:]) for each in images]
+        scaled: list[dict[str, Tensor]] = self.transform.postprocess(results, batch.image_sizes, sizes)
+        return scaled
+
+
+def keep_from(detector: Any, score_threshold: float) -> None:
+    """Keep what has at least this score."""
+    postprocess = detector.postprocess
+    postprocess.limits = postprocess.limits._replace(score_threshold=score_threshold)
 
 
 def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
     """Tilewise's own way."""
     predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP))
     if score_threshold is not None:
-        predictor.detector.network.score_thresh = score_threshold  # type: ignore[assignment]
+        keep_from(predictor.detector, score_threshold)
     return lambda path: predictor.predict(path.read_bytes()).detections
 
 
 def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
-    """SAHI's way with the same network, behind torchvision's own transform, which resizes each slice."""
+    """SAHI's way with the same network."""
     from sahi.models.torchvision import TorchVisionDetectionModel
     from sahi.predict import get_sliced_prediction
-    from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
     torch.set_flush_denormal(True)
     artifact = Artifact.load(model)
-    network: Any = artifact.detector.network
     if score_threshold is None:
         score_threshold = artifact.spec.score_threshold
-    network.score_thresh = score_threshold
-    transform, side = network.transform, artifact.spec.scaling.square
-    mean, std = ((values.flatten() / 255).tolist() for values in (transform.mean, transform.std))
-    square: dict[str, Any] = {"size_divisible": 1, "fixed_size": (side, side)}
-    network.transform = GeneralizedRCNNTransform(side, side, mean, std, **square)
-    network.to(memory_format=torch.channels_last)
+    keep_from(artifact.detector, score_threshold)
+    side = artifact.spec.scaling.square
+    assert side is not None
+    network = AsTorchvisions(artifact.detector, side).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = TorchVisionDetectionModel(
         model=network,
         confidence_threshold=score_threshold,

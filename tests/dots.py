@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from tilewise.models.detector import BatchImages, Detector, Target
+from tilewise.instances import Instances
+from tilewise.models.detector import BatchImages, Detector
+from tilewise.models.matching import split_ignored
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import Backbone, Model, ModelFamily
+from tilewise.targets import Targets
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
@@ -14,63 +20,72 @@ STRIDE = 8
 WIDTHS = {"dots_s": 8, "dots_m": 16}
 
 
+class Outputs(NamedTuple):
+    features: dict[str, Tensor]
+    cells: Tensor
+
+
 class Dots(nn.Module):
     """Each cell of a map at stride 8 may hold one object: of what class, and how far its sides are."""
 
-    def __init__(self, spec: DetectorSpec) -> None:
+    def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        width = WIDTHS[spec.name]
         self.body = nn.Sequential()
         for stage, (channels, out) in enumerate([(3, width), (width, width), (width, 2 * width)]):
             convolution = nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False)
             norm = nn.BatchNorm2d(out, momentum=0.1)
             self.body.add_module(f"stage{stage}", nn.Sequential(convolution, norm, nn.ReLU()))
-        self.predict = nn.Conv2d(2 * width, 4 + spec.num_classes, 3, padding=1)
+        self.predict = nn.Conv2d(2 * width, 4 + num_classes, 3, padding=1)
         nn.init.constant_(self.predict.bias[4:], -2)  # type: ignore[index]
-        self.transform = BatchImages((0.5,) * 3, (0.5,) * 3, divisor=STRIDE)
-        self.spec = spec
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> dict[str, Tensor] | list[Target]:
-        batch, _ = self.transform(images)
-        outputs = self.predict(self.body(batch.tensors)).float()
-        if targets is not None:
-            return criterion(outputs, targets)
-        return [postprocess(each, self.spec) for each in outputs]
+    def forward(self, batch_BCHW: Tensor) -> Outputs:
+        features = self.body(batch_BCHW)
+        return Outputs({"0": features}, self.predict(features).float())
 
 
-def criterion(outputs_BKHW: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+def criterion(outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
     """Cross-entropy of all cells' classes; L1, in cells, of the sides of those in an object's middle."""
-    sides, classes = outputs_BKHW[:, :4], outputs_BKHW[:, 4:]
+    sides, classes = outputs.cells[:, :4], outputs.cells[:, 4:]
     wanted = torch.zeros_like(classes)
     distances = [sides.sum() * 0]
-    for image, target in enumerate(targets):
+    objects = split_ignored(targets)
+    for image, target in enumerate(objects):
         boxes = target["boxes"] / STRIDE
         x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).long().unbind(1)
         wanted[image, target["labels"], y, x] = 1
         centre = torch.stack([x, y], dim=1) + 0.5
         true = torch.cat([centre - boxes[:, :2], boxes[:, 2:] - centre], dim=1)
         distances.append((sides[image, :, y, x].T - true).abs().sum())
-    count = sum(len(target["boxes"]) for target in targets) or 1
+    count = sum(len(target["boxes"]) for target in objects) or 1
     return {
         "presence": F.binary_cross_entropy_with_logits(classes, wanted, reduction="sum") / count,
         "sides": torch.stack(distances).sum() / count,
     }
 
 
-def postprocess(outputs_KHW: Tensor, spec: DetectorSpec) -> Target:
-    scores = outputs_KHW[4:].sigmoid()
-    labels, y, x = torch.nonzero(scores > spec.score_threshold, as_tuple=True)
-    centre, sides = torch.stack([x, y], dim=1) + 0.5, outputs_KHW[:4, y, x].T
-    boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1) * STRIDE
-    found = scores[labels, y, x]
-    kept = batched_nms(boxes, found, labels, spec.nms_iou_threshold)[: spec.detections_per_view]
-    return {"boxes": boxes[kept], "scores": found[kept], "labels": labels[kept]}
+class Postprocess:
+    def __init__(self, spec: DetectorSpec) -> None:
+        self.spec = spec
+
+    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        return [self._of_view(cells) for cells in outputs.cells]
+
+    def _of_view(self, cells_KHW: Tensor) -> Instances:
+        spec, scores = self.spec, cells_KHW[4:].sigmoid()
+        labels, y, x = torch.nonzero(scores > spec.score_threshold, as_tuple=True)
+        centre, sides = torch.stack([x, y], dim=1) + 0.5, cells_KHW[:4, y, x].T
+        boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1) * STRIDE
+        found = scores[labels, y, x]
+        kept = batched_nms(boxes, found, labels, spec.nms_iou_threshold)[: spec.detections_per_view]
+        return Instances(boxes[kept], found[kept], labels[kept])
 
 
 def build_dots(spec: DetectorSpec) -> Detector:
-    return Detector(Dots(spec), background=False)
+    network = Dots(WIDTHS[spec.name], spec.num_classes)
+    transform = BatchImages((0.5,) * 3, (0.5,) * 3, divisor=STRIDE)
+    return Detector(
+        network, BatchImages((0.5,) * 3, (0.5,) * 3, divisor=STRIDE), criterion, Postprocess(spec)
+    )
 
 
 _BACKBONE = Backbone(stages=(("body.stage*",),))

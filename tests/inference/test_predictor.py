@@ -40,7 +40,7 @@ class Spot(Detector):
     """Finds the whole of a view, and more, with the mean brightness as its score; notes its batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(1, 1), background=False)
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
         self.batches: list[list[tuple[int, ...]]] = []
 
     def detect(self, images: Sequence[Tensor]) -> list[Instances]:
@@ -188,7 +188,7 @@ class Blobs(Detector):
     """Finds white rectangles, each by its bounds: what a tile cuts off it does not see. Notes its batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(1, 1), background=False)
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
         self.batches: list[int] = []
         self.on_detect: Callable[[], None] = lambda: None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,27 @@ def test_detections__have_one_form(name: str) -> None:
         assert ((each.scores >= 0) & (each.scores <= 1)).all()
         assert (each.scores.diff() <= 0).all()
         assert ((each.labels >= 0) & (each.labels < CLASSES)).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parts__are_apart(name: str) -> None:
+    """Losses and detections follow from a network's outputs alone, without its feature maps."""
+    side = side_of(name)
+    detector = make_detector(name, side)
+    samples = [crowded(side, 20)]
+    images, targets = [sample.pixels for sample in samples], [sample.targets for sample in samples]
+    outputs: Any
+    outputs, losses = detector.outputs_and_losses(images, targets)
+    assert all(each.ndim == 4 and len(each) == 1 for each in outputs.features.values())
+    again = detector.criterion(outputs._replace(features={}), targets)
+    assert list(again) == list(losses)
+    assert all(torch.equal(again[key], loss) for key, loss in losses.items())
+    with torch.inference_mode():
+        expected = detector.eval().detect(images)[0]
+        outputs = detector.network(detector.transform(images).tensors)
+        (found,) = detector.postprocess(outputs._replace(features={}), [(side, side)])
+    assert len(found) and torch.equal(found.boxes, expected.boxes)
+    assert torch.equal(found.scores, expected.scores) and torch.equal(found.labels, expected.labels)
 
 
 BLUE, RED = (40, 60, 220), (230, 40, 40)

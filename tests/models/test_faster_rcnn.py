@@ -7,14 +7,17 @@ import torch
 from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.roi_heads import RoIHeads, region_losses
-from tilewise.models.rpn import RPN, Sampler, draw
+from tilewise.models.faster_rcnn import FasterRCNNPostprocess, Outputs
+from tilewise.models.postprocess import Limits
+from tilewise.models.roi_heads import RegionOutputs, RoIHeads, region_losses
+from tilewise.models.rpn import RPN, AnchorSample, Sampler, draw, rpn_losses
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -55,19 +58,43 @@ def make_sample(boxes: list[list[float]], ignored: list[bool]) -> Sample:
     )
 
 
+class AsTorchvisions(nn.Module):
+    """A transform of ours with what torchvision's has besides: views have been scaled already."""
+
+    def __init__(self, transform: Any):
+        super().__init__()
+        self.batch = transform
+
+    def forward(self, images: list[Tensor], targets: Any) -> tuple[ImageList, Any]:
+        return self.batch(images), targets
+
+    def postprocess(self, found: Any, *_: Any) -> Any:
+        return found
+
+
 def test_resnet50__is_torchvisions() -> None:
     theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    ours = make_detector("fasterrcnn_resnet50_fpn").network
-    ours.load_state_dict(theirs.state_dict())
-    theirs.transform = ours.transform
+    ours = make_detector("fasterrcnn_resnet50_fpn")
+    ours.network.load_state_dict(theirs.state_dict())
+    theirs.transform = AsTorchvisions(ours.transform)
     images = [noise(64, 96), noise(60, 64, seed=1)]
     with torch.inference_mode():
-        expected, found = theirs.eval()(images), ours.eval()(images)
+        expected, found = theirs.eval()(images), ours.eval().detect(images)
     for one, other in zip(expected, found, strict=True):
         assert len(one["scores"]) > 10
-        for name, value in one.items():
+        assert (other.labels + 1).tolist() == one["labels"].tolist()
+        for name in ("boxes", "scores"):
             # RoIAlign adds up in another order
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(getattr(other, name), one[name], rtol=1e-4, atol=1e-4)
+
+
+def test_resnet50__its_first_weights_are_torchvisions() -> None:
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    torch.manual_seed(0)
+    ours = make_detector("fasterrcnn_resnet50_fpn").network.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
 def test_rpn__leaves_anchors_on_ignored_boxes_out(small: Detector) -> None:
@@ -100,8 +127,8 @@ def test_roi_heads__leave_proposals_on_ignored_boxes_out(small: Detector) -> Non
         "labels": torch.tensor([2]),
         "ignored": torch.tensor([[38, 38, 60, 60.0]]),
     }
-    sampled, _, labels, _ = heads.select_training_samples([proposals], [target])
-    rows = sorted(zip(sampled[0].tolist(), labels[0].tolist(), strict=True))
+    regions, sample = heads.draw_sample([proposals], [target])
+    rows = sorted(zip(regions[0].tolist(), sample.labels.tolist(), strict=True))
     assert rows == [([0, 0, 10, 9], 2), ([0, 0, 10, 10], 2), ([80, 80, 90, 90], 0)]
 
 
@@ -163,23 +190,42 @@ def test_rpn_loss__is_torchvisions(small: Detector, monkeypatch: pytest.MonkeyPa
     assert isinstance(rpn, RPN)
     generator = torch.Generator().manual_seed(0)
     labels = [(3 * torch.rand(60, generator=generator)).floor() - 1 for _ in range(2)]
-    monkeypatch.setattr(
-        rpn, "fg_bg_sampler", Fixed([each == 1 for each in labels], [each == 0 for each in labels])
-    )
+    objects, background = [each == 1 for each in labels], [each == 0 for each in labels]
+    monkeypatch.setattr(rpn, "fg_bg_sampler", Fixed(objects, background))
     wanted = [torch.randn(60, 4, generator=generator) for _ in range(2)]
     wanted[0][labels[0] != 1] = -torch.inf  # as of an image without objects
+    sample = AnchorSample(*map(torch.cat, (objects, background, labels, wanted)))
     gradients = []
-    for kind in (RPN, RegionProposalNetwork):
+    for theirs in (False, True):
         objectness = torch.linspace(-3, 3, 120)[:, None].requires_grad_()
         deltas = torch.linspace(-1, 1, 480).view(120, 4).detach().requires_grad_()
-        losses = kind.compute_loss(rpn, objectness, deltas, labels, wanted)
+        losses = (
+            RegionProposalNetwork.compute_loss(rpn, objectness, deltas, labels, wanted)
+            if theirs
+            else tuple(rpn_losses(objectness, deltas, sample).values())
+        )
         torch.stack(losses).sum().backward()
         gradients.append([*(loss.detach() for loss in losses), objectness.grad, deltas.grad])
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def torchvisions_heads(score_threshold: float = 0.05) -> Any:
+    """Its second stage, of which these tests ask nothing that has weights."""
+    return TorchvisionRoIHeads(
+        *3 * [nn.Identity()],
+        0.5,
+        0.5,
+        512,
+        0.25,
+        None,
+        score_threshold,
+        nms_thresh=0.5,
+        detections_per_img=100,
+    )
+
+
 def test_regions__to_learn_from_are_torchvisions(small: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = small.network.roi_heads
+    heads, theirs = small.network.roi_heads, torchvisions_heads()
     assert isinstance(heads, RoIHeads)
     proposals = [random_boxes(40, 1), random_boxes(30, 2)]
     targets = [
@@ -191,20 +237,18 @@ def test_regions__to_learn_from_are_torchvisions(small: Detector, monkeypatch: p
         },
     ]
     objects = [torch.arange(43) >= 40, torch.zeros(30, dtype=torch.bool)]
-    monkeypatch.setattr(
-        heads, "fg_bg_sampler", Fixed(objects, [torch.arange(43) < 9, torch.arange(30) % 2 == 0])
-    )
-    found = heads.select_training_samples(proposals, targets)
-    expected = TorchvisionRoIHeads.select_training_samples(heads, list(proposals), targets)
-    for one, other in zip(found, expected, strict=True):
-        for ours, theirs in zip(one, other, strict=True):
-            torch.testing.assert_close(ours, theirs)
-    labels, wanted = torch.cat(found[2]), torch.cat(found[3])
+    fixed = Fixed(objects, [torch.arange(43) < 9, torch.arange(30) % 2 == 0])
+    monkeypatch.setattr(heads, "sampler", fixed)
+    theirs.fg_bg_sampler = fixed
+    found, sample = heads.draw_sample(proposals, targets)
+    regions, matches, labels, wanted = theirs.select_training_samples(list(proposals), targets)
+    torch.testing.assert_close(found, regions)
+    torch.testing.assert_close(tuple(sample), tuple(map(torch.cat, (matches, labels, wanted))))
     results = []
     for loss in (region_losses, fastrcnn_loss):
-        logits = torch.linspace(-3, 3, 3 * len(labels)).view(-1, 3).detach().requires_grad_()
-        regression = torch.linspace(-1, 1, 12 * len(labels)).view(-1, 12).detach().requires_grad_()
-        given = (labels, wanted) if loss is region_losses else ([labels], [wanted])
+        logits = torch.linspace(-3, 3, 3 * len(sample.labels)).view(-1, 3).detach().requires_grad_()
+        regression = torch.linspace(-1, 1, 12 * len(sample.labels)).view(-1, 12).detach().requires_grad_()
+        given = (sample,) if loss is region_losses else (labels, wanted)
         losses = loss(logits, regression, *given)
         values = tuple(losses.values()) if isinstance(losses, dict) else losses
         torch.stack(values).sum().backward()
@@ -213,23 +257,21 @@ def test_regions__to_learn_from_are_torchvisions(small: Detector, monkeypatch: p
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.9999])
-def test_detections__are_torchvisions(
-    small: Detector, threshold: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heads = small.network.roi_heads
-    assert isinstance(heads, RoIHeads)
-    monkeypatch.setattr(heads, "score_thresh", threshold)
+def test_detections__are_torchvisions(threshold: float) -> None:
     generator = torch.Generator().manual_seed(0)
     proposals = [random_boxes(120, 1), random_boxes(0, 1), random_boxes(80, 2)]
     logits = 2 * torch.randn(200, 3, generator=generator)
     regression = torch.randn(200, 12, generator=generator)
-    arguments = logits, regression, proposals, [(96, 96), (50, 50), (80, 64)]
-    found = heads.postprocess_detections(*arguments)
-    expected = TorchvisionRoIHeads.postprocess_detections(heads, *arguments)
-    for one, other in zip(found, expected, strict=True):
-        assert [len(each) > 20 for each in other] == [threshold < 0.5, False, threshold < 0.5]
-        for ours, theirs in zip(one, other, strict=True):
-            torch.testing.assert_close(ours, theirs)
+    sizes = [(96, 96), (50, 50), (80, 64)]
+    postprocess = FasterRCNNPostprocess(Limits(threshold, 0.5, 1000, 100))
+    first: Any = None
+    found = postprocess(Outputs({}, first, RegionOutputs(proposals, logits, regression, None)), sizes)
+    theirs = torchvisions_heads(threshold)
+    expected = theirs.postprocess_detections(logits, regression, proposals, sizes)
+    for one, boxes, scores, labels in zip(found, *expected, strict=True):
+        torch.testing.assert_close((one.boxes, one.scores), (boxes, scores))
+        assert (one.labels + 1).tolist() == labels.tolist()
+    assert [len(each) > 20 for each in found] == [threshold < 0.5, False, threshold < 0.5]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +323,6 @@ def test_anchors__fitted_take_the_place_of_the_published() -> None:
 def test_detections__may_be_more_than_torchvisions_thousand_proposals() -> None:
     spec = DetectorSpec("fasterrcnn_resnet18_fpn", 1, Scaling(min_size=96, max_size=96), None, 0.05, 0.5, 900)
     with torch.device("meta"):
-        network: Any = build_detector(spec).network
-    assert network.roi_heads.detections_per_img == 900
-    assert network.rpn._post_nms_top_n["testing"] == 1800
+        detector: Any = build_detector(spec)
+    assert detector.postprocess.limits.detections == 900
+    assert detector.network.rpn._post_nms_top_n["testing"] == 1800

@@ -5,16 +5,19 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from ground_truth import make_targets
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Target
 from tilewise.models.gfl import (
     BINS,
     GFL,
+    GFLCriterion,
+    GFLPostprocess,
     Outputs,
     decode,
     distribution_focal_loss,
     quality_focal_loss,
 )
+from tilewise.models.postprocess import Limits
 from tilewise.models.priors import Priors, make_priors
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
@@ -37,15 +40,8 @@ def priors_64() -> Priors:
 def random_outputs(images: int, classes: int) -> Outputs:
     generator = torch.Generator().manual_seed(0)
     shapes = ((images, 86, classes), (images, 86, 4 * BINS))
-    return Outputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
-
-
-def make_target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]]) -> Target:
-    return {
-        "boxes": torch.tensor(boxes).reshape(-1, 4),
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "ignored": torch.tensor(ignored).reshape(-1, 4),
-    }
+    logits, distances = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
+    return Outputs({}, logits, distances, priors_64())
 
 
 def test_quality_focal_loss__is_equation_4() -> None:
@@ -88,8 +84,8 @@ def test_decode__expected_distances_in_strides() -> None:
 
 
 def test_loss__of_a_perfect_prediction_is_near_zero() -> None:
-    network, priors = make_network(), priors_64()
-    target = make_target([[16, 16, 48, 48]], [1], [])
+    targets = make_targets([[16, 16, 48, 48]], [1], [])
+    priors = priors_64()
     logits, distances = torch.full((1, 86, 3), -20.0), torch.full((1, 86, 4, BINS), -50.0)
     logits[0, :, 1] = torch.where((priors.points > 16).all(1) & (priors.points < 48).all(1), 20.0, -20.0)
     for prior, ((x, y), stride) in enumerate(
@@ -100,18 +96,18 @@ def test_loss__of_a_perfect_prediction_is_near_zero() -> None:
             distances[0, prior, side, math.floor(whole)] = 0
             if whole % 1:
                 distances[0, prior, side, math.floor(whole) + 1] = math.log(whole % 1 / (1 - whole % 1))
-    losses = network.compute_loss(Outputs(logits, distances.flatten(2)), priors, [target])
+    losses = GFLCriterion()(Outputs({}, logits, distances.flatten(2), priors), [targets])
     assert float(losses["bbox_regression"]) < 1e-4
     assert float(losses["distribution"]) < 0.05
 
 
 def test_loss__teaches_priors_on_ignored_boxes_nothing() -> None:
-    network, priors = make_network(), priors_64()
     outputs = random_outputs(1, 3)
-    target = make_target([[2, 2, 14, 12]], [0], [[33, 33, 63, 63]])
-    network.compute_loss(outputs, priors, [target])["classification"].backward()
+    targets = make_targets([[2, 2, 14, 12]], [0], [[33, 33, 63, 63]])
+    GFLCriterion()(outputs, [targets])["classification"].backward()
     assert outputs.classes.grad is not None
     silent = (outputs.classes.grad[0] == 0).all(dim=1).nonzero().flatten()
+    priors = outputs.priors
     half = priors.strides[:, None] / 2
     touching = ((priors.points + half > 33) & (priors.points - half < 63)).all(dim=1)
     assert silent.tolist() == touching.nonzero().flatten().tolist()
@@ -119,9 +115,8 @@ def test_loss__teaches_priors_on_ignored_boxes_nothing() -> None:
 
 
 def test_loss__an_object_in_an_ignored_box_is_an_object() -> None:
-    network, priors = make_network(), priors_64()
     crowd, alone = (
-        network.compute_loss(random_outputs(1, 3), priors, [make_target([[34, 34, 52, 50]], [2], ignored)])
+        GFLCriterion()(random_outputs(1, 3), [make_targets([[34, 34, 52, 50]], [2], ignored)])
         for ignored in ([[30.0, 30, 64, 64]], [])
     )
     assert crowd["bbox_regression"] == alone["bbox_regression"] != 0
@@ -130,36 +125,37 @@ def test_loss__an_object_in_an_ignored_box_is_an_object() -> None:
 
 
 def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
-    network, priors = make_network(), priors_64()
     outputs = random_outputs(2, 3)
-    losses = network.compute_loss(outputs, priors, [make_target([], [], [])] * 2)
+    losses = GFLCriterion()(outputs, [make_targets([], [], [])] * 2)
     expected = (F.softplus(outputs.classes) * outputs.classes.sigmoid() ** 2).sum() / 2
     torch.testing.assert_close(losses["classification"], expected)
     assert losses["bbox_regression"] == losses["distribution"] == 0
 
 
 def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
-    outputs = Outputs(*(each * torch.nan for each in random_outputs(1, 3)))
-    losses = make_network().compute_loss(outputs, priors_64(), [make_target([[2, 2, 12, 12]], [0], [])])
+    _, classes, distances, priors = random_outputs(1, 3)
+    outputs = Outputs({}, classes * torch.nan, distances * torch.nan, priors)
+    losses = GFLCriterion()(outputs, [make_targets([[2, 2, 12, 12]], [0], [])])
     assert losses["classification"].isnan()
 
 
 def test_postprocess__decodes_the_priors_that_were_chosen() -> None:
-    network, priors = make_network(), priors_64()
     logits, distances = torch.full((1, 86, 3), -9.0), torch.full((1, 86, 4, BINS), -50.0)
     distances[..., 1] = 0
     logits[0, 9, 2] = 1.0
     logits[0, 64 + 5, 0] = 2.0
-    (found,) = network.postprocess(Outputs(logits, distances.flatten(2)), priors, [(64, 64)])
-    assert found["labels"].tolist() == [0, 2]
-    torch.testing.assert_close(found["scores"], torch.tensor([2.0, 1.0]).sigmoid())
-    torch.testing.assert_close(found["boxes"], torch.tensor([[0.0, 0, 32, 32], [0, 0, 16, 16]]))
+    outputs = Outputs({}, logits, distances.flatten(2), priors_64())
+    (found,) = GFLPostprocess(Limits(0.05, 0.6, 1000, 100))(outputs, [(64, 64)])
+    assert found.labels.tolist() == [0, 2]
+    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0]).sigmoid())
+    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0, 32, 32], [0, 0, 16, 16]]))
 
 
 @pytest.mark.parametrize(("stride_4_level", "sides"), [(False, [8, 4, 2, 1, 1]), (True, [16, 8, 4, 2, 1, 1])])
 def test_levels__with_stride_4_or_without(stride_4_level: bool, sides: list[int]) -> None:
     network = make_network(stride_4_level).eval()
-    maps = list(network.backbone(torch.zeros(1, 3, 64, 64, device="meta")).values())
+    outputs = network(torch.zeros(1, 3, 64, 64, device="meta"))
+    maps = outputs.features.values()
     assert [each.shape[1:] for each in maps] == [(256, side, side) for side in sides]
     assert len(network.strides) == len(sides)
-    assert network.head(maps).distances.shape == (1, sum(side * side for side in sides), 4 * BINS)
+    assert outputs.distances.shape == (1, sum(side * side for side in sides), 4 * BINS)

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tilewise.models.matching import BoxCoder, Matcher, class_targets, matched_objects
+from ground_truth import make_targets
+from tilewise.models.matching import (
+    BoxCoder,
+    Matcher,
+    class_targets,
+    matched_objects,
+    on_ignored,
+    split_ignored,
+)
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
@@ -66,3 +74,50 @@ def test_box_coder__is_torchvisions(classes: int) -> None:
         theirs.decode(codes, [proposals[:4], proposals[4:]]),
     )
     assert ours.decode_single(codes[:0], proposals[:0]).shape == (0, 4 * classes)
+
+
+@pytest.mark.parametrize("first_label", [0, 1])
+def test_split_ignored__objects_and_ignored_boxes_apart(first_label: int) -> None:
+    targets = make_targets([[0, 1, 2, 3], [8, 9, 10, 11]], [0, 2], [[4, 5, 6, 7]])
+    (target,) = split_ignored([targets], first_label)
+    assert target["labels"].tolist() == [first_label, 2 + first_label]
+    assert target["boxes"].tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
+    assert target["ignored"].tolist() == [[4, 5, 6, 7]]
+
+
+def test_split_ignored__finds_them_wherever_they_stand() -> None:
+    targets = make_targets([], [], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+    targets.ignored[1] = False
+    (target,) = split_ignored([targets])
+    assert (target["boxes"].tolist(), target["labels"].tolist()) == ([[4, 5, 6, 7]], [0])
+    assert target["ignored"].tolist() == [[0, 1, 2, 3], [8, 9, 10, 11]]
+
+
+def test_on_ignored__needs_an_iou_of_three_tenths_or_half_of_the_anchor() -> None:
+    ignored = torch.tensor([[0, 0, 10, 10.0]])
+    anchors = torch.tensor(
+        [
+            [0, 0, 10, 10],  # the box itself
+            [0, 0, 20, 10],  # half in it
+            [0, 0, 21, 10],  # IoU 0.48
+            [0, 0, 10, 30],  # IoU 1/3
+            [0, 0, 10, 34],  # IoU 0.29
+            [5, 0, 15, 10],  # half in it
+            [6, 0, 16, 10],  # IoU 0.25, 0.4 of it inside
+            [2, 2, 4, 4],  # IoU 0.04, all of it inside
+            [9, 9, 11, 11],  # a quarter inside
+            [50, 50, 60, 60],
+            [5, 5, 5, 5],  # no area
+        ]
+    ).float()
+    expected = [True, True, True, True, False, True, False, True, False, False, False]
+    assert on_ignored(anchors, ignored).tolist() == expected
+
+
+def test_on_ignored__any_of_several_boxes_counts() -> None:
+    anchors = torch.tensor([[0, 0, 10, 10], [50, 50, 60, 60], [80, 80, 90, 90.0]])
+    assert on_ignored(anchors, anchors[[2, 0]]).tolist() == [True, False, True]
+
+
+def test_on_ignored__nothing_ignored() -> None:
+    assert on_ignored(torch.rand(5, 4), torch.zeros(0, 4)).tolist() == [False] * 5

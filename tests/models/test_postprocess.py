@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from tilewise.instances import Instances
 from tilewise.models import postprocess
-from tilewise.models.build import build_detector
+from tilewise.models.anchor_generators import DefaultBoxes
+from tilewise.models.anchor_network import AnchorOutputs
+from tilewise.models.one_stage import FCOSPostprocess, RetinaNetPostprocess
 from tilewise.models.postprocess import Candidates, Limits, best_of_each_group, candidates_of, suppress
-from tilewise.models.spec import DetectorSpec
-from tilewise.views.view import Scaling
-from torch import Tensor
+from tilewise.models.ssd import SSDPostprocess
+from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOS as TorchvisionFCOS
 from torchvision.models.detection.retinanet import RetinaNet as TorchvisionRetinaNet
 from torchvision.models.detection.ssd import SSD as TorchvisionSSD
@@ -19,61 +21,62 @@ SIZES = [(96, 128), (80, 100), (128, 90)]
 CLASSES = 5
 
 
-def make_network(name: str, threshold: float, candidates: int, detections: int) -> Any:
-    scaling = Scaling(square=96) if name.startswith("ssd") else Scaling(min_size=64, max_size=64)
-    spec = DetectorSpec(name, CLASSES, scaling, None, threshold, 0.4, detections)
-    with torch.device("meta"):
-        network: Any = build_detector(spec).network
-    network.topk_candidates = candidates
-    return network
-
-
 def random_anchors(count: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     corner = torch.rand(count, 2, generator=generator) * 90
     return torch.cat([corner, corner + 8 + 30 * torch.rand(count, 2, generator=generator)], dim=1)
 
 
-def check_equal(ours: list[dict[str, Tensor]], theirs: list[dict[str, Tensor]], least: int) -> None:
+def thresholds(limits: Limits) -> dict[str, Any]:
+    """The same as torchvision's constructors call them."""
+    names = ("score_thresh", "nms_thresh", "topk_candidates", "detections_per_img")
+    return dict(zip(names, limits, strict=True))
+
+
+def check_equal(ours: list[Instances], theirs: list[dict[str, Tensor]], first_label: int = 0) -> None:
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
-        assert len(other["scores"]) >= least
-        assert one["labels"].tolist() == other["labels"].tolist()
-        torch.testing.assert_close(one["scores"], other["scores"])
-        torch.testing.assert_close(one["boxes"], other["boxes"])
+        assert len(other["scores"]) >= 10
+        assert (one.labels + first_label).tolist() == other["labels"].tolist()
+        torch.testing.assert_close(one.scores, other["scores"])
+        torch.testing.assert_close(one.boxes, other["boxes"])
 
 
-@pytest.mark.parametrize(("threshold", "candidates", "detections"), [(0.5, 1000, 300), (0.05, 40, 10)])
+@pytest.mark.parametrize("limits", [Limits(0.5, 0.4, 1000, 300), Limits(0.05, 0.4, 40, 10)])
 @pytest.mark.parametrize(
-    ("name", "theirs"),
-    [("retinanet_resnet50_fpn", TorchvisionRetinaNet), ("fcos_resnet50_fpn", TorchvisionFCOS)],
+    ("ours", "theirs"),
+    [(RetinaNetPostprocess, TorchvisionRetinaNet), (FCOSPostprocess, TorchvisionFCOS)],
+    ids=["retinanet", "fcos"],
 )
-def test_one_stage__equals_torchvisions(
-    name: str, theirs: Any, threshold: float, candidates: int, detections: int
-) -> None:
-    network = make_network(name, threshold, candidates, detections)
+def test_one_stage__equals_torchvisions(ours: Any, theirs: Any, limits: Limits) -> None:
     levels = (200, 50)
     generator = torch.Generator().manual_seed(0)
-    outputs = {
+    by_level = {
         key: [torch.randn(3, count, width, generator=generator) for count in levels]
         for key, width in {"cls_logits": CLASSES, "bbox_regression": 4, "bbox_ctrness": 1}.items()
     }
-    anchors = [[random_anchors(count, seed) for seed, count in enumerate(levels)]] * 3
-    ours = network.postprocess_detections(outputs, anchors, SIZES)
-    check_equal(ours, theirs.postprocess_detections(network, outputs, anchors, SIZES), 10)
+    anchors = [random_anchors(count, seed) for seed, count in enumerate(levels)]
+    heads = {key: torch.cat(parts, dim=1) for key, parts in by_level.items()}
+    backbone = nn.Identity()
+    backbone.out_channels = 32  # type: ignore[assignment]
+    network = theirs(backbone, CLASSES, **thresholds(limits))
+    found = ours(limits)(AnchorOutputs({}, heads, tuple(anchors)), SIZES)
+    check_equal(found, network.postprocess_detections(by_level, [anchors] * 3, SIZES))
 
 
-@pytest.mark.parametrize(("threshold", "candidates", "detections"), [(0.3, 400, 300), (0.01, 20, 10)])
-def test_ssd__equals_torchvisions(threshold: float, candidates: int, detections: int) -> None:
-    network = make_network("ssdlite_mobilenet_v3_large", threshold, candidates, detections)
+@pytest.mark.parametrize("limits", [Limits(0.3, 0.4, 400, 300), Limits(0.01, 0.4, 20, 10)])
+def test_ssd__equals_torchvisions(limits: Limits) -> None:
     generator = torch.Generator().manual_seed(0)
-    outputs = {
+    heads = {
         "cls_logits": 2 * torch.randn(3, 300, CLASSES + 1, generator=generator),
         "bbox_regression": torch.randn(3, 300, 4, generator=generator),
     }
-    anchors = [random_anchors(300, 0)] * 3
-    ours = network.postprocess_detections(outputs, anchors, SIZES)
-    check_equal(ours, TorchvisionSSD.postprocess_detections(network, outputs, anchors, SIZES), 10)
+    anchors, nothing = random_anchors(300, 0), nn.Identity()
+    network = TorchvisionSSD(
+        nothing, DefaultBoxes([[2]]), (96, 96), CLASSES + 1, head=nothing, **thresholds(limits)
+    )
+    found = SSDPostprocess(limits)(AnchorOutputs({}, heads, (anchors[:200], anchors[200:])), SIZES)
+    check_equal(found, network.postprocess_detections(heads, [anchors] * 3, SIZES), first_label=1)
 
 
 def test_best_of_each_group__by_group_then_from_the_best() -> None:
@@ -118,18 +121,18 @@ def test_suppress__equals_batched_nms_of_each_image(piece: int, monkeypatch: pyt
     for image, result in enumerate(kept):
         own = found.images == image
         keep = batched_nms(boxes[own], found.scores[own], found.classes[own], 0.5)
-        torch.testing.assert_close(result["boxes"], boxes[own][keep])
-        torch.testing.assert_close(result["scores"], found.scores[own][keep])
-        assert result["labels"].tolist() == found.classes[own][keep].tolist()
-    assert [len(result["scores"]) > 0 for result in kept] == [True, True, False, True, True]
-    assert sum(len(result["scores"]) for result in kept) < 900
+        torch.testing.assert_close(result.boxes, boxes[own][keep])
+        torch.testing.assert_close(result.scores, found.scores[own][keep])
+        assert result.labels.tolist() == found.classes[own][keep].tolist()
+    assert [len(result.scores) > 0 for result in kept] == [True, True, False, True, True]
+    assert sum(len(result.scores) for result in kept) < 900
 
 
 def test_suppress__nothing_found() -> None:
     found, boxes = many(0, images=1, count=0)
     kept = suppress([found], [boxes], [(10, 10), (10, 10)], Limits(0.0, 0.5, 1000, 100))
-    assert [result["boxes"].shape for result in kept] == [(0, 4), (0, 4)]
-    assert [result["labels"].dtype for result in kept] == [torch.int64] * 2
+    assert [result.boxes.shape for result in kept] == [(0, 4), (0, 4)]
+    assert [result.labels.dtype for result in kept] == [torch.int64] * 2
 
 
 def test_suppress__keeps_the_best_and_clips_them() -> None:
@@ -138,5 +141,5 @@ def test_suppress__keeps_the_best_and_clips_them() -> None:
         torch.tensor([0, 0, 0]), torch.arange(3), torch.tensor([0, 1, 0]), torch.tensor([0.3, 0.9, 0.1])
     )
     (kept,) = suppress([found], [boxes], [(60, 100)], Limits(0.0, 0.5, 1000, 2))
-    assert kept["boxes"].tolist() == [[90, 40, 100, 60], [0, 0, 10, 10]]
-    assert kept["labels"].tolist() == [1, 0]
+    assert kept.boxes.tolist() == [[90, 40, 100, 60], [0, 0, 10, 10]]
+    assert kept.labels.tolist() == [1, 0]

@@ -4,15 +4,19 @@ from typing import Any
 
 import pytest
 import torch
+from ground_truth import make_targets
 from tilewise.errors import UserError
 from tilewise.models import ssd
+from tilewise.models.anchor_generators import DefaultBoxes
+from tilewise.models.anchor_network import AnchorOutputs
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Target
+from tilewise.models.detector import Detector
+from tilewise.models.matching import split_ignored
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import resnet50
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
@@ -32,23 +36,6 @@ def _fast() -> None:
     torch.set_flush_denormal(True)  # of which fresh networks make many, and which are slow
 
 
-@pytest.fixture(scope="module")
-def network() -> ssd.SSD:
-    """A small network, for its loss and its matcher: neither has weights."""
-    with torch.device("meta"):
-        network = build_detector(make_spec(LITE, 96)).network
-    assert isinstance(network, ssd.SSD)
-    return network
-
-
-def make_target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]]) -> Target:
-    return {
-        "boxes": torch.tensor(boxes).reshape(-1, 4),
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "ignored": torch.tensor(ignored).reshape(-1, 4),
-    }
-
-
 def grid(step: int, size: int, side: int = 100) -> Tensor:
     """Square anchors of one size, a row and a column each ``step`` pixels."""
     y, x = torch.meshgrid(torch.arange(0, side, step), torch.arange(0, side, step), indexing="ij")
@@ -56,83 +43,75 @@ def grid(step: int, size: int, side: int = 100) -> Tensor:
     return torch.cat([corner, corner + size], dim=1)
 
 
-def match(network: ssd.SSD, target: Target, anchors: Tensor) -> Tensor:
-    if not len(target["boxes"]):
-        return torch.full((len(anchors),), -1)
-    matched: Tensor = network.proposal_matcher(box_iou(target["boxes"], anchors))
-    return matched
-
-
-def head_outputs(images: int, anchors: int) -> dict[str, Tensor]:
+def make_outputs(images: int, anchors: Tensor) -> AnchorOutputs:
     generator = torch.Generator().manual_seed(0)
-    return {
-        "cls_logits": torch.randn(images, anchors, 3, generator=generator).requires_grad_(),
-        "bbox_regression": torch.randn(images, anchors, 4, generator=generator).requires_grad_(),
+    heads = {
+        "cls_logits": torch.randn(images, len(anchors), 3, generator=generator).requires_grad_(),
+        "bbox_regression": torch.randn(images, len(anchors), 4, generator=generator).requires_grad_(),
     }
+    return AnchorOutputs({}, heads, anchors.split([len(anchors) - 10, 10]))
 
 
-def test_loss__equals_torchvisions_where_every_image_has_objects(
-    network: ssd.SSD, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def torchvisions() -> TorchvisionSSD:
+    """Its loss and its matcher: neither has weights."""
+    nothing = nn.Identity()
+    network: TorchvisionSSD = TorchvisionSSD(nothing, DefaultBoxes([[2]]), (96, 96), 3, head=nothing)
+    return network
+
+
+def test_loss__equals_torchvisions_where_every_image_has_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssd, "MIN_NEGATIVES", 1)
-    anchors = grid(5, 10)
+    anchors, network = grid(5, 10), torchvisions()
     targets = [
-        make_target([[11, 12, 21, 22], [50, 50, 64, 60]], [1, 2], []),
-        make_target([[80, 4, 90, 14]], [2], []),
+        make_targets([[11, 12, 21, 22], [50, 50, 64, 60]], [0, 1], []),
+        make_targets([[80, 4, 90, 14]], [1], []),
     ]
-    outputs = head_outputs(2, len(anchors))
-    matched = [match(network, target, anchors) for target in targets]
-    ours = network.compute_loss(targets, outputs, [anchors] * 2, matched)
-    theirs = TorchvisionSSD.compute_loss(network, targets, outputs, [anchors] * 2, matched)
+    outputs = make_outputs(2, anchors)
+    ours = ssd.SSDCriterion()(outputs, targets)
+    given = split_ignored(targets, first_label=1)
+    matched = [network.proposal_matcher(box_iou(target["boxes"], anchors)) for target in given]
+    theirs = network.compute_loss(given, outputs.heads, [anchors] * 2, matched)
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name])
 
 
-def test_loss__of_an_image_without_boxes_is_of_its_hardest_anchors(network: ssd.SSD) -> None:
+def test_loss__of_an_image_without_boxes_is_of_its_hardest_anchors() -> None:
     anchors = grid(5, 10)
-    outputs = head_outputs(1, len(anchors))
-    target = make_target([], [], [])
-    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+    outputs = make_outputs(1, anchors)
+    losses = ssd.SSDCriterion()(outputs, [make_targets([], [], [])])
     background = F.cross_entropy(
-        outputs["cls_logits"][0], torch.zeros(len(anchors), dtype=torch.int64), reduction="none"
+        outputs.heads["cls_logits"][0], torch.zeros(len(anchors), dtype=torch.int64), reduction="none"
     )
     hardest = background.topk(ssd.MIN_NEGATIVES).values
     torch.testing.assert_close(losses["classification"], hardest.sum() / (ssd.MIN_NEGATIVES / 3))
     assert losses["bbox_regression"] == 0
 
 
-def test_loss__teaches_anchors_on_ignored_boxes_nothing(
-    network: ssd.SSD, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss__teaches_anchors_on_ignored_boxes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssd, "MIN_NEGATIVES", 10_000)
-    anchors = grid(10, 10)
-    outputs = head_outputs(1, len(anchors))
-    target = make_target([[0, 0, 10, 10]], [1], [[40, 40, 60, 60]])
-    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
-    losses["classification"].backward()
-    taught = outputs["cls_logits"].grad
+    outputs = make_outputs(1, grid(10, 10))
+    targets = make_targets([[0, 0, 10, 10]], [0], [[40, 40, 60, 60]])
+    ssd.SSDCriterion()(outputs, [targets])["classification"].backward()
+    taught = outputs.heads["cls_logits"].grad
     assert taught is not None
     silent = (taught[0] == 0).all(dim=1)
     assert silent.nonzero().flatten().tolist() == [44, 45, 54, 55]
 
 
-def test_loss__leaves_an_object_that_lies_in_an_ignored_box_an_object(network: ssd.SSD) -> None:
-    anchors = grid(10, 10)
-    outputs = head_outputs(1, len(anchors))
-    target = make_target([[40, 40, 50, 50]], [1], [[30, 30, 70, 70]])
-    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+def test_loss__leaves_an_object_that_lies_in_an_ignored_box_an_object() -> None:
+    outputs = make_outputs(1, grid(10, 10))
+    losses = ssd.SSDCriterion()(outputs, [make_targets([[40, 40, 50, 50]], [0], [[30, 30, 70, 70]])])
     (losses["classification"] + losses["bbox_regression"]).backward()
-    for output in outputs.values():
+    for output in outputs.heads.values():
         assert output.grad is not None
         assert (output.grad[0, 44] != 0).any()
 
 
-def test_loss__is_not_finite_where_the_network_has_diverged(network: ssd.SSD) -> None:
-    anchors = grid(10, 10)
-    outputs = {name: tensor * torch.nan for name, tensor in head_outputs(1, len(anchors)).items()}
-    target = make_target([], [], [])
-    losses = network.compute_loss([target], outputs, [anchors], [match(network, target, anchors)])
+def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
+    outputs = make_outputs(1, grid(10, 10))
+    diverged = {name: tensor * torch.nan for name, tensor in outputs.heads.items()}
+    losses = ssd.SSDCriterion()(outputs._replace(heads=diverged), [make_targets([], [], [])])
     assert losses["classification"].isnan()
 
 
@@ -152,15 +131,16 @@ def test_training__on_one_image_without_objects_gives_gradients() -> None:
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def normalised_alike(theirs: torch.nn.Module, ours: torch.nn.Module, side: int) -> None:
+def normalised_alike(theirs: torch.nn.Module, ours: Detector, side: int) -> None:
     """Both take the same image to the same numbers, and so find the same."""
     image = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = theirs.eval()([image.float() / 255])[0]
-        found = ours.eval()([image])[0]
-    assert len(found["scores"]) > 10
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-2)
+        (found,) = ours.eval().detect([image])
+    assert len(found) > 10
+    assert (found.labels + 1).tolist() == expected["labels"].tolist()
+    for name in ("boxes", "scores"):
+        torch.testing.assert_close(getattr(found, name), expected[name], rtol=1e-3, atol=1e-2)
 
 
 def test_ssd300__is_torchvisions() -> None:
@@ -174,8 +154,8 @@ def test_ssd300__is_torchvisions() -> None:
     )
     for convolution in theirs.head.classification_head.module_list:
         convolution.weight.data /= 100  # fresh, many scores are exactly 1: equal, in any order
-    ours = build_detector(make_spec(VGG, 300)).network
-    ours.load_state_dict(theirs.state_dict())
+    ours = build_detector(make_spec(VGG, 300))
+    ours.network.load_state_dict(theirs.state_dict())
     normalised_alike(theirs, ours, 300)
 
 
@@ -194,8 +174,8 @@ def test_ssdlite320__is_torchvisions() -> None:
             module.momentum = 1.0  # with the statistics of noise: fresh, many scores are equal, in any order
     with torch.no_grad():
         theirs.head(list(theirs.backbone(torch.randn(2, 3, 320, 320)).values()))
-    ours = build_detector(make_spec(LITE, 320)).network
-    ours.load_state_dict(theirs.state_dict())
+    ours = build_detector(make_spec(LITE, 320))
+    ours.network.load_state_dict(theirs.state_dict())
     normalised_alike(theirs, ours, 320)
 
 
@@ -304,11 +284,10 @@ def test_ssdlite__fitted_anchors_get_a_map_at_stride_8() -> None:
 
 def test_head__on_vgg_begins_undecided() -> None:
     torch.manual_seed(0)
-    network: Any = build_detector(make_spec(VGG, 300)).network
+    detector = build_detector(make_spec(VGG, 300))
     noise = torch.randint(256, (3, 300, 300), dtype=torch.uint8)
-    batch, _ = network.transform([noise, noise.flip(1)])
     with torch.no_grad():
-        outputs = network.head(list(network.backbone(batch.tensors).values()))
-    likely = outputs["cls_logits"].softmax(dim=2)
+        heads = detector.network(detector.transform([noise, noise.flip(1)]).tensors).heads
+    likely = heads["cls_logits"].softmax(dim=2)
     assert (likely - 1 / 3).abs().mean() < 0.05
-    assert outputs["bbox_regression"].abs().mean() < 0.2
+    assert heads["bbox_regression"].abs().mean() < 0.2

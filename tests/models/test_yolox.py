@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from ground_truth import make_targets
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Target
+from tilewise.models.postprocess import Limits
 from tilewise.models.priors import Priors, make_priors
 from tilewise.models.spec import DetectorSpec
-from tilewise.models.yolox import YOLOX, Outputs, decode
+from tilewise.models.yolox import YOLOX, Outputs, YOLOXCriterion, YOLOXPostprocess, decode
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -113,7 +114,8 @@ def test_focus__takes_the_corners_in_the_published_order() -> None:
 
 def test_pixels__reach_the_network_unscaled() -> None:
     image = torch.randint(256, (3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    batch, _ = make_network("yolox_nano", 2, "cpu").transform([image])
+    spec = DetectorSpec("yolox_nano", 2, Scaling(square=64), None, 0.1, 0.5, 100)
+    batch = build_detector(spec).transform([image])
     assert batch.tensors.shape == (1, 3, 32, 64)
     torch.testing.assert_close(batch.tensors[0, :, :, :40], image.float())
 
@@ -135,34 +137,25 @@ def test_decode__offsets_and_log_sides_in_strides() -> None:
 def random_outputs(images: int, classes: int) -> Outputs:
     generator = torch.Generator().manual_seed(0)
     shapes = ((images, 84, 4), (images, 84, classes), (images, 84))
-    return Outputs(*(torch.randn(shape, generator=generator).requires_grad_() for shape in shapes))
-
-
-def make_target(boxes: list[list[float]], labels: list[int], ignored: list[list[float]]) -> Target:
-    return {
-        "boxes": torch.tensor(boxes).reshape(-1, 4),
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "ignored": torch.tensor(ignored).reshape(-1, 4),
-    }
+    boxes, logits, objects = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
+    return Outputs({}, boxes, logits, objects, priors_64())
 
 
 def test_loss__of_a_perfect_prediction_is_zero() -> None:
-    network, priors = make_network("yolox_nano", 2), priors_64()
-    target = make_target([[8, 8, 16, 16]], [1], [])
+    targets = make_targets([[8, 8, 16, 16]], [1], [])
     raw, classes, objects = torch.zeros(1, 84, 4), torch.full((1, 84, 2), -20.0), torch.full((1, 84), -20.0)
     raw[0, :, :2] = 0.5
     classes[0, 9, 1] = objects[0, 9] = 20.0
-    losses = network.compute_loss(Outputs(raw, classes, objects), priors, [target])
+    losses = YOLOXCriterion()(Outputs({}, raw, classes, objects, priors_64()), [targets])
     assert all(float(loss) < 1e-5 for loss in losses.values())
 
 
 def test_loss__is_by_hand_for_one_object_without_overlap() -> None:
     # one positive prior at IoU 0: box loss 5, class target 0 everywhere, objectness over all priors
-    network, priors = make_network("yolox_nano", 2), priors_64()
     raw = torch.full((1, 84, 4), -9.0)
     zeros = torch.zeros(1, 84)
-    target = make_target([[8, 8, 16, 16]], [1], [])
-    losses = network.compute_loss(Outputs(raw, torch.zeros(1, 84, 2), zeros), priors, [target])
+    targets = make_targets([[8, 8, 16, 16]], [1], [])
+    losses = YOLOXCriterion()(Outputs({}, raw, torch.zeros(1, 84, 2), zeros, priors_64()), [targets])
     log2 = float(torch.log(torch.tensor(2.0)))
     assert float(losses["bbox_regression"]) == pytest.approx(5)
     assert float(losses["classification"]) == pytest.approx(2 * log2)
@@ -170,21 +163,20 @@ def test_loss__is_by_hand_for_one_object_without_overlap() -> None:
 
 
 def test_loss__teaches_priors_on_ignored_boxes_nothing() -> None:
-    network, priors = make_network("yolox_nano", 3), priors_64()
     outputs = random_outputs(1, 3)
-    target = make_target([[2, 2, 12, 12]], [0], [[33, 33, 63, 63]])
-    network.compute_loss(outputs, priors, [target])["objectness"].backward()
+    targets = make_targets([[2, 2, 12, 12]], [0], [[33, 33, 63, 63]])
+    YOLOXCriterion()(outputs, [targets])["objectness"].backward()
     assert outputs.objects.grad is not None
     silent = (outputs.objects.grad[0] == 0).nonzero().flatten()
+    priors = outputs.priors
     low, high = priors.points - priors.strides[:, None] / 2, priors.points + priors.strides[:, None] / 2
     assert silent.tolist() == ((high > 33) & (low < 63)).all(dim=1).nonzero().flatten().tolist()
     assert 0 < len(silent) < 84
 
 
 def test_loss__an_object_in_an_ignored_box_is_an_object() -> None:
-    network, priors = make_network("yolox_nano", 3), priors_64()
     crowd, alone = (
-        network.compute_loss(random_outputs(1, 3), priors, [make_target([[40, 40, 52, 50]], [2], ignored)])
+        YOLOXCriterion()(random_outputs(1, 3), [make_targets([[40, 40, 52, 50]], [2], ignored)])
         for ignored in ([[30.0, 30, 64, 64]], [])
     )
     assert crowd["bbox_regression"] == alone["bbox_regression"] != 0
@@ -193,28 +185,26 @@ def test_loss__an_object_in_an_ignored_box_is_an_object() -> None:
 
 
 def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
-    network, priors = make_network("yolox_nano", 3), priors_64()
     outputs = random_outputs(2, 3)
-    losses = network.compute_loss(outputs, priors, [make_target([], [], [])] * 2)
+    losses = YOLOXCriterion()(outputs, [make_targets([], [], [])] * 2)
     expected = F.softplus(outputs.objects).sum() / 2
     torch.testing.assert_close(losses["objectness"], expected)
     assert losses["bbox_regression"] == losses["classification"] == 0
 
 
 def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
-    outputs = Outputs(*(each * torch.nan for each in random_outputs(1, 3)))
-    losses = make_network("yolox_nano", 3).compute_loss(
-        outputs, priors_64(), [make_target([[2, 2, 12, 12]], [0], [])]
-    )
+    _, boxes, classes, objects, priors = random_outputs(1, 3)
+    outputs = Outputs({}, boxes * torch.nan, classes * torch.nan, objects * torch.nan, priors)
+    losses = YOLOXCriterion()(outputs, [make_targets([[2, 2, 12, 12]], [0], [])])
     assert losses["classification"].isnan() or losses["objectness"].isnan()
 
 
 def test_postprocess__scores_are_the_best_class_times_objectness() -> None:
-    network, priors = make_network("yolox_nano", 3), priors_64()
-    outputs = Outputs(torch.zeros(1, 84, 4), torch.full((1, 84, 3), -9.0), torch.full((1, 84), -9.0))
+    raw, classes, objects = torch.zeros(1, 84, 4), torch.full((1, 84, 3), -9.0), torch.full((1, 84), -9.0)
+    outputs = Outputs({}, raw, classes, objects, priors_64())
     outputs.objects[0, 9] = 1.0
     outputs.classes[0, 9] = torch.tensor([0.2, 2.0, 1.0])
-    (found,) = network.postprocess(outputs, priors, [(64, 64)])
-    assert found["labels"].tolist() == [1]
-    assert float(found["scores"]) == pytest.approx(float(torch.tensor([1.0, 2.0]).sigmoid().prod()))
-    assert found["boxes"].tolist() == [[4, 4, 12, 12]]
+    (found,) = YOLOXPostprocess(Limits(0.1, 0.5, 1000, 100))(outputs, [(64, 64)])
+    assert found.labels.tolist() == [1]
+    assert float(found.scores) == pytest.approx(float(torch.tensor([1.0, 2.0]).sigmoid().prod()))
+    assert found.boxes.tolist() == [[4, 4, 12, 12]]

@@ -86,7 +86,7 @@ class StandIn(Detector):
     """All that the loop asks of a detector, in no time: its loss is a linear function of the mean colours."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(3, 1), background=False)
+        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])
         nn.init.zeros_(self.network.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
 

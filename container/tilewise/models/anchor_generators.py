@@ -19,6 +19,7 @@ class _Kept(nn.Module):
     """To be named before a generator of torchvision's whose anchors depend on sizes alone."""
 
     _last: tuple[Any, Tensor] | None = None
+    num_anchors_per_location: Any
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Of each image of a batch its anchors, (A, 4) float32 in pixels: one tensor, not to be changed."""
@@ -31,6 +32,16 @@ class _Kept(nn.Module):
                 one = ImageList(torch.empty((0, *batch.shape[1:])), image_list.image_sizes[:1])
                 self._last = sizes, super().forward(one, like)[0]
         return [self._last[1]] * len(image_list.image_sizes)
+
+    def by_level(self, batch_BCHW: Tensor, feature_maps: list[Tensor]) -> tuple[Tensor, ...]:
+        """The anchors of each feature map: those of any image of the batch."""
+        (anchors,) = self(ImageList(batch_BCHW, [batch_BCHW.shape[2:]]), feature_maps)
+        per_cell = self.num_anchors_per_location()
+        counts = [
+            each.shape[2] * each.shape[3] * count for each, count in zip(feature_maps, per_cell, strict=True)
+        ]
+        split: tuple[Tensor, ...] = anchors.split(counts)
+        return split
 
 
 class Anchors(_Kept, AnchorGenerator):

@@ -2,35 +2,128 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 
+from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
-from tilewise.models.matching import BoxCoder, Matcher
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
+from tilewise.models.matching import BoxCoder, split_ignored
+from tilewise.models.postprocess import Candidates, Limits, suppress
 from tilewise.models.roi_align import RoIAlign
-from tilewise.models.roi_heads import RoIHeads, SinglePrecisionPredictor
-from tilewise.models.rpn import RPN, Sampler, SinglePrecisionRPNHead
+from tilewise.models.roi_heads import (
+    BOX_WEIGHTS,
+    RegionOutputs,
+    RoIHeads,
+    SinglePrecisionPredictor,
+    region_losses,
+)
+from tilewise.models.rpn import RPN, RPNOutputs, SinglePrecisionRPNHead, rpn_losses
 from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
 PUBLISHED_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
+REGION_SIDE, REGION_FEATURES = 7, 1024
+SMALLEST_SIDE = 0.01
+"""In pixels; torchvision drops detections with a smaller one."""
 
 
-class FasterRCNN(TorchvisionFasterRCNN):
-    """torchvision's; in training it looks for no box without area in every image: samples have none."""
+class Outputs(NamedTuple):
+    """What the two stages make of a batch.
 
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """As torchvision's: losses in training, else what is found in each image."""
-        if not self.training:
-            return super().forward(images)
-        batch, targets = self.transform(images, targets)
-        maps = self.backbone(batch.tensors)
-        proposals, losses = self.rpn(batch, maps, targets)
-        return self.roi_heads(maps, proposals, batch.image_sizes, targets)[1] | losses
+    Attributes:
+        features: (B, C, h, w) feature maps by name, finest first.
+        rpn: of the first stage: proposals.
+        roi_heads: of the second: what they show.
+
+    """
+
+    features: dict[str, Tensor]
+    rpn: RPNOutputs
+    roi_heads: RegionOutputs
+
+
+class FasterRCNN(nn.Module):
+    """torchvision's Faster R-CNN without what surrounds it.
+
+    Args:
+        backbone: batch -> feature maps by name.
+        rpn: the first stage.
+        roi_heads: the second stage.
+
+    """
+
+    def __init__(self, backbone: nn.Module, rpn: RPN, roi_heads: RoIHeads):
+        super().__init__()
+        self.backbone, self.rpn, self.roi_heads = backbone, rpn, roi_heads
+
+    def forward(
+        self,
+        batch_BCHW: Tensor,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        targets: Sequence[Targets[Tensor]] | None = None,
+    ) -> Outputs:
+        """Of a normalised batch.
+
+        Args:
+            batch_BCHW: the views, padded.
+            sizes: their (height, width), to which proposals are clipped; by default the batch's.
+            targets: to learn from; which anchors and regions are is drawn at random.
+
+        """
+        height, width = batch_BCHW.shape[2:]
+        images = ImageList(batch_BCHW, list(sizes or [(height, width)] * len(batch_BCHW)))
+        features = self.backbone(batch_BCHW)
+        split = None if targets is None else split_ignored(targets, first_label=1)
+        rpn = self.rpn(images, features, split)
+        roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)
+        return Outputs(features, rpn, roi_heads)
+
+
+class TwoStageDetector(Detector):
+    """A detector whose network clips proposals to the views, and draws what to learn from by the targets."""
+
+    def outputs(self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None) -> Outputs:
+        """What the network makes of a batch; without targets there is nothing to learn from."""
+        outputs: Outputs = self.network(batch.tensors, batch.image_sizes, targets)
+        return outputs
+
+
+class FasterRCNNCriterion:
+    """torchvision's losses, of the anchors and regions that the network has drawn to learn from."""
+
+    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``."""
+        rpn, regions = outputs.rpn, outputs.roi_heads
+        assert rpn.sample is not None and regions.sample is not None
+        first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample)
+        return region_losses(regions.logits, regions.deltas, regions.sample) | first
+
+
+class FasterRCNNPostprocess:
+    """As torchvision's, for the whole batch at once; all scores above the threshold are candidates."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
+
+    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
+        regions, logits, deltas, _ = outputs.roi_heads
+        scores = logits.softmax(dim=1)[:, 1:]
+        rows, classes = torch.nonzero(scores > self.limits.score_threshold, as_tuple=True)
+        counts = torch.tensor([len(each) for each in regions])
+        images = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
+        chosen = deltas.unflatten(1, (-1, 4))[rows, classes + 1]
+        boxes = self.box_coder.decode_single(chosen, torch.cat(regions)[rows])
+        candidates = Candidates(images[rows], rows, classes, scores[rows, classes])
+        return suppress([candidates], [boxes], sizes, self.limits, SMALLEST_SIDE)
 
 
 def published_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
@@ -52,24 +145,19 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
             backbone_name=backbone_name, weights=None, norm_layer=nn.BatchNorm2d, trainable_layers=5
         )
         level_sizes = tuple((size,) for size in sizes)
-    dense = max(1000, 2 * spec.detections_per_view)
-    network = FasterRCNN(
-        backbone,
-        spec.num_classes + 1,
-        rpn_anchor_generator=Anchors(level_sizes, ((0.5, 1.0, 2.0),) * len(level_sizes)),
-        rpn_pre_nms_top_n_test=dense,
-        rpn_post_nms_top_n_test=dense,
-        box_roi_pool=RoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2),
-        box_score_thresh=spec.score_threshold,
-        box_nms_thresh=spec.nms_iou_threshold,
-        box_detections_per_img=spec.detections_per_view,
+    proposals = max(1000, 2 * spec.detections_per_view)
+    anchors: Any = Anchors(level_sizes, ((0.5, 1.0, 2.0),) * len(level_sizes))
+    # Random numbers initialise these: RPN head, box head, box predictor, in torchvision's order.
+    rpn_head = SinglePrecisionRPNHead(backbone.out_channels, anchors.num_anchors_per_location()[0])
+    box_head = TwoMLPHead(backbone.out_channels * REGION_SIDE**2, REGION_FEATURES)
+    box_predictor = SinglePrecisionPredictor(REGION_FEATURES, spec.num_classes + 1)
+    pool = RoIAlign(["0", "1", "2", "3"], output_size=REGION_SIDE, sampling_ratio=2)
+    network = FasterRCNN(backbone, RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor))
+    limits = Limits(
+        spec.score_threshold,
+        spec.nms_iou_threshold,
+        candidates=proposals * spec.num_classes,
+        detections=spec.detections_per_view,
     )
-    network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    # FasterRCNN builds these itself, from some thirty arguments: ours differ in methods, not in state.
-    network.rpn.__class__, network.roi_heads.__class__ = RPN, RoIHeads
-    network.rpn.head.__class__ = SinglePrecisionRPNHead
-    network.roi_heads.box_predictor.__class__ = SinglePrecisionPredictor
-    network.rpn.proposal_matcher.__class__ = Matcher
-    for stage in (network.rpn, network.roi_heads):
-        stage.box_coder.__class__, stage.fg_bg_sampler.__class__ = BoxCoder, Sampler
-    return Detector(network, background=True)
+    transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+    return TwoStageDetector(network, transform, FasterRCNNCriterion(), FasterRCNNPostprocess(limits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
+from tilewise.instances import Instances
 from tilewise.models.atss import atss
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.fpn import resnet_pyramid
+from tilewise.models.matching import Target, split_ignored
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import (
     Priors,
@@ -23,6 +26,7 @@ from tilewise.models.priors import (
 )
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.targets import Targets
 
 STRIDES = (8, 16, 32, 64, 128)
 BINS = 17
@@ -32,10 +36,20 @@ PRIOR_SCORE = 0.01
 
 
 class Outputs(NamedTuple):
-    """What the head says of each prior: class logits (B, P, C), distances' logits (B, P, 4 * BINS)."""
+    """What GFL says of each of P priors.
 
+    Attributes:
+        features: (B, C, h, w) feature maps by name, finest first.
+        classes: (B, P, classes) float32 logits.
+        distances: (B, P, 4 * BINS) float32 logits of the distances of left, top, right and bottom.
+        priors: the same for all images.
+
+    """
+
+    features: dict[str, Tensor]
     classes: Tensor
     distances: Tensor
+    priors: Priors
 
 
 class Head(nn.Module):
@@ -66,58 +80,63 @@ class Head(nn.Module):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.gfl_cls.bias, -math.log(1 / PRIOR_SCORE - 1))  # type: ignore[arg-type]
 
-    def forward(self, maps: list[Tensor]) -> Outputs:
-        """Of the feature maps, finest first; priors level by level, row by row."""
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Classes and distances of the feature maps, finest first; priors level by level, row by row."""
         classes, distances = [], []
         for features, scale in zip(maps, self.scales, strict=True):
             classes.append(self.gfl_cls(self.cls_convs(features)).flatten(2))
             distances.append((self.gfl_reg(self.reg_convs(features)) * scale).flatten(2))
-        return Outputs(*(torch.cat(each, dim=2).transpose(1, 2).float() for each in (classes, distances)))
+        return _by_prior(classes), _by_prior(distances)
+
+
+def _by_prior(maps: list[Tensor]) -> Tensor:
+    """(B, C, P) of each level -> (B, all P, C) float32."""
+    return torch.cat(maps, dim=2).transpose(1, 2).float()
 
 
 class GFL(nn.Module):
-    """The network on torchvision's convention: losses in training, detections in evaluation.
+    """ResNet with a feature pyramid, and the head.
 
     Args:
         resnet: its backbone, ``resnet18`` and so on.
         num_classes: object classes.
         stride_4_level: whether there is a feature map at stride 4.
-        limits: what is kept of what is found; ``candidates`` for each feature map.
 
     """
 
-    def __init__(self, resnet: str, num_classes: int, stride_4_level: bool, limits: Limits):
+    def __init__(self, resnet: str, num_classes: int, stride_4_level: bool):
         super().__init__()
         self.strides = (4, *STRIDES) if stride_4_level else STRIDES
         self.backbone = resnet_pyramid(resnet, stride_4_level)
         self.head = Head(256, num_classes, len(self.strides))
-        self.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-        self.limits = limits
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> dict[str, Tensor] | list[Target]:
-        """``images`` are (3, h, w) uint8."""
-        batch, _ = self.transform(images)
-        maps = list(self.backbone(batch.tensors).values())
-        outputs = self.head(maps)
+    def forward(self, batch_BCHW: Tensor) -> Outputs:
+        """Of a normalised batch."""
+        features = self.backbone(batch_BCHW)
+        maps = list(features.values())
+        classes, distances = self.head(maps)
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         # a ResNet's points lie on multiples of the stride: its strided convolutions are padded on both sides
-        priors = make_priors(shapes, self.strides, 0.0, batch.tensors.device)
-        if self.training:
-            assert targets is not None
-            with torch.autocast(batch.tensors.device.type, enabled=False):
-                return self.compute_loss(outputs, priors, targets)
-        return self.postprocess(outputs, priors, batch.image_sizes)
+        priors = make_priors(shapes, self.strides, 0.0, batch_BCHW.device)
+        return Outputs(features, classes, distances, priors)
 
-    def compute_loss(self, outputs: Outputs, priors: Priors, targets: list[Target]) -> dict[str, Tensor]:
-        """Quality focal loss of the classes, GIoU and distribution focal loss of the boxes.
 
-        The class score of a positive prior is taught to be the IoU of the box that it predicts. The losses of
-        its box weigh as much as its score, and are divided by the sum of these weights; that of the classes
-        is divided by the number of positive priors, or of images where there are fewer. Priors on ignored
-        boxes are taught nothing.
-        """
+class GFLCriterion:
+    """Quality focal loss of the classes, GIoU and distribution focal loss of the boxes.
+
+    The class score of a positive prior is taught to be the IoU of the box that it predicts. The losses of its
+    box weigh as much as its score, and are divided by the sum of these weights; that of the classes is
+    divided by the number of positive priors, or of images where there are fewer. Priors on ignored boxes are
+    taught nothing.
+    """
+
+    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``classification``, ``bbox_regression`` and ``distribution``."""
+        with torch.autocast(outputs.classes.device.type, enabled=False):
+            return self._losses(outputs, split_ignored(targets))
+
+    def _losses(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
+        priors = outputs.priors
         objects = gather_objects(targets)
         found = atss(priors, objects, len(targets))
         place = (found.images, found.priors)
@@ -144,8 +163,16 @@ class GFL(nn.Module):
             / total,
         }
 
-    def postprocess(self, outputs: Outputs, priors: Priors, sizes: list[tuple[int, int]]) -> list[Target]:
-        """The best classes of each feature map's priors."""
+
+class GFLPostprocess:
+    """The best classes of each feature map's priors; ``limits.candidates`` are those of a feature map."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+
+    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
+        priors = outputs.priors
         found, boxes = [], []
         for height, width, _, first in priors.levels:
             level = outputs.classes[:, first : first + height * width]
@@ -194,4 +221,6 @@ def build_gfl(spec: DetectorSpec) -> Detector:
         detections=spec.detections_per_view,
     )
     resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
-    return Detector(GFL(resnet, spec.num_classes, spec.stride_4_level, limits), background=False)
+    network = GFL(resnet, spec.num_classes, spec.stride_4_level)
+    transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+    return Detector(network, transform, GFLCriterion(), GFLPostprocess(limits))

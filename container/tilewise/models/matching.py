@@ -1,4 +1,4 @@
-"""What torchvision's networks are taught, for all images of a batch at once.
+"""What the anchors of torchvision's networks are taught, for all images of a batch at once.
 
 Whatever they would ask of a GPU (whether a box has no area, how many anchors are matched) stops it until the
 answer is there: here nothing does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,35 +18,45 @@ from torchvision.models.detection._utils import Matcher as TorchvisionMatcher
 from torchvision.models.detection._utils import encode_boxes
 from torchvision.ops import box_iou
 
-from tilewise.models.detector import Target, on_ignored
+from tilewise.boxes import area, intersection
+from tilewise.targets import Targets
+
+Target = dict[str, Tensor]
+"""An image's targets in torchvision's form: ``boxes`` and ``labels`` of objects; ``ignored`` boxes apart."""
 
 
-class OneStage:
-    """Forward pass of a network of torchvision's, to be named before it among a class's bases.
+def split_ignored(targets: Sequence[Targets[Tensor]], first_label: int = 0) -> list[Target]:
+    """Objects and ignored boxes apart, labels counted from ``first_label``: from 1 where background is 0."""
+    return [_split(each, first_label) for each in targets]
 
-    In training torchvision's looks for a box without area in every image. Samples have none.
+
+def _split(target: Targets[Tensor], first_label: int) -> Target:
+    labels = target.labels + first_label
+    if not target.ignored.any():
+        return {"boxes": target.boxes, "labels": labels, "ignored": target.boxes[:0]}
+    kept, ignored = (
+        torch.nonzero(each).flatten().to(labels.device, non_blocking=True)
+        for each in (~target.ignored, target.ignored)
+    )
+    return {"boxes": target.boxes[kept], "labels": labels[kept], "ignored": target.boxes[ignored]}
+
+
+def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:
+    """Which anchors stand on an ignored box, so that they must not be taught to be background.
+
+    An anchor does when its IoU with the box is at least 0.3 (SNIPER's rule), or when at least half of the
+    anchor lies in it (a crowd is larger than its members).
+
+    Returns:
+        (N,) bool.
+
     """
-
-    transform: Any
-    backbone: Any
-    head: Any
-    anchor_generator: Any
-    training: bool
-
-    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
-        """As torchvision's: losses in training, else what is found in each image."""
-        if not self.training:
-            return super().forward(images)  # type: ignore[misc]
-        batch, targets = self.transform(images, targets)
-        maps = list(self.backbone(batch.tensors).values())
-        outputs = self.head(maps)
-        return self.losses(targets, outputs, self.anchor_generator(batch, maps), maps)
-
-    def losses(
-        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """What the network learns from, given its outputs, each image's anchors and the feature maps."""
-        return self.compute_loss(targets, outputs, anchors)  # type: ignore[attr-defined, no-any-return]
+    if not len(ignored_M4):
+        return torch.zeros(len(anchors_N4), dtype=torch.bool, device=anchors_N4.device)
+    iou = box_iou(anchors_N4, ignored_M4)
+    inside = intersection(anchors_N4[:, None], ignored_M4) / area(anchors_N4)[:, None].clamp(min=1e-6)
+    on: Tensor = ((iou >= 0.3) | (inside >= 0.5)).any(dim=1)
+    return on
 
 
 class Matcher(TorchvisionMatcher):
@@ -61,20 +71,21 @@ class Matcher(TorchvisionMatcher):
         matches.copy_(torch.where(chosen, all_matches, matches))
 
 
-def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors: Sequence[Tensor]) -> list[Tensor]:
-    """Of each image the box that each anchor is matched with: (A,) int64, negative for none."""
-    return [
-        matcher(box_iou(target["boxes"], each))
-        if len(target["boxes"])
-        else torch.full((len(each),), matcher.BELOW_LOW_THRESHOLD, device=each.device)
-        for target, each in zip(targets, anchors, strict=True)
-    ]
+def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors_A4: Tensor) -> Tensor:
+    """Of each image the object that each anchor is matched with: (B, A) int64, negative for none."""
+    return torch.stack(
+        [
+            matcher(box_iou(target["boxes"], anchors_A4))
+            if len(target["boxes"])
+            else torch.full((len(anchors_A4),), matcher.BELOW_LOW_THRESHOLD, device=anchors_A4.device)
+            for target in targets
+        ]
+    )
 
 
-def anchors_on_ignored(targets: Sequence[Target], anchors: Sequence[Tensor]) -> Tensor:
-    """Which anchors stand on an ignored box of their image: (B, A) bool. See :func:`on_ignored`."""
-    pairs = zip(anchors, targets, strict=True)
-    return torch.stack([on_ignored(each, target["ignored"]) for each, target in pairs])
+def anchors_on_ignored(targets: Sequence[Target], anchors_A4: Tensor) -> Tensor:
+    """Which anchors stand on an ignored box of each image: (B, A) bool. See :func:`on_ignored`."""
+    return torch.stack([on_ignored(anchors_A4, target["ignored"]) for target in targets])
 
 
 class Matched(NamedTuple):

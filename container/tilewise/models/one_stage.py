@@ -2,107 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.detection import FCOS as TorchvisionFCOS
-from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.fcos import FCOSHead as TorchvisionFCOSHead
+from torchvision.models.detection._utils import BoxLinearCoder
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
+from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target, on_ignored
+from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.matching import (
     BoxCoder,
     Matcher,
-    OneStage,
     anchors_on_ignored,
     class_targets,
     match,
     matched_objects,
+    on_ignored,
+    split_ignored,
 )
 from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
 RETINANET_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)
 FCOS_STRIDES = (8, 16, 32, 64, 128)
+MATCHING_IOU = (0.5, 0.4)
+"""RetinaNet's anchors from the first on find an object, those below the second background."""
+BOX_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+CENTER_RADIUS = 1.5
+"""FCOS's points find objects whose centre is nearer than this many strides, in x and in y."""
 
 
-class RetinaNet(OneStage, TorchvisionRetinaNet):
-    """torchvision's RetinaNet; anchors on ignored boxes take no part in its loss."""
+class RetinaNetCriterion:
+    """torchvision's loss, with ignored anchors treated like those between the matcher's two thresholds.
 
-    def compute_loss(
-        self, targets: list[Target], head_outputs: dict[str, Tensor], anchors: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """As torchvision's, with ignored anchors treated like those between the two thresholds.
+    Focal loss and L1, of each image over the number of its matched anchors; their means over the images.
+    """
 
-        Focal loss and L1, of each image over the number of its matched anchors; their means over the images.
-        """
-        logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
-        between = self.proposal_matcher.BETWEEN_THRESHOLDS
-        matches = torch.stack(match(self.proposal_matcher, targets, anchors))
-        matches = matches.masked_fill((matches < 0) & anchors_on_ignored(targets, anchors), between)
-        objects = matched_objects(matches, targets)
+    def __init__(self) -> None:
+        self.matcher = Matcher(*MATCHING_IOU, allow_low_quality_matches=True)
+        self.box_coder = BoxCoder(BOX_WEIGHTS)
+
+    def __call__(self, outputs: AnchorOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``classification`` and ``bbox_regression``."""
+        split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
+        between = self.matcher.BETWEEN_THRESHOLDS
+        matches = match(self.matcher, split, anchors)
+        matches = matches.masked_fill((matches < 0) & anchors_on_ignored(split, anchors), between)
+        objects = matched_objects(matches, split)
         counts = objects.foreground.sum(dim=1).clamp(min=1)
 
+        logits, deltas = outputs.heads["cls_logits"], outputs.heads["bbox_regression"]
         counted = (matches != between)[..., None]
         class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
-        wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), torch.cat(anchors))
-        distance = (regression - wanted.view_as(regression)).abs()
+        wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
+        distance = (deltas - wanted.view_as(deltas)).abs()
         box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
         return {
             "classification": (class_loss / counts).mean(),
             "bbox_regression": (box_loss / counts).mean(),
         }
 
-    def postprocess_detections(
-        self,
-        head_outputs: dict[str, list[Tensor]],
-        anchors: list[list[Tensor]],
-        image_shapes: list[tuple[int, int]],
-    ) -> list[Target]:
-        """As torchvision's, for the whole batch at once."""
-        limits = _limits(self)
+
+class RetinaNetPostprocess:
+    """As torchvision's, for the whole batch at once; ``limits.candidates`` are those of a feature map."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
+
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
         found, boxes = [], []
-        for logits, deltas, level in zip(
-            head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[0], strict=True
-        ):
-            best = candidates_of(logits.float(), logit(limits.score_threshold), limits.candidates)
+        for logits, deltas, anchors in outputs.by_level("cls_logits", "bbox_regression"):
+            best = candidates_of(logits, logit(self.limits.score_threshold), self.limits.candidates)
             found.append(best._replace(scores=best.scores.sigmoid()))
-            chosen = deltas[best.images, best.priors].float()
-            boxes.append(self.box_coder.decode_single(chosen, level[best.priors]))
-        return suppress(found, boxes, image_shapes, limits)
+            chosen = deltas[best.images, best.priors]
+            boxes.append(self.box_coder.decode_single(chosen, anchors[best.priors]))
+        return suppress(found, boxes, sizes, self.limits)
 
 
-class FCOSHead(TorchvisionFCOSHead):
-    """torchvision's, whose loss picks no points: a GPU would be waited for to learn how many."""
+class FCOSCriterion:
+    """torchvision's loss: focal loss, generalised IoU, and cross-entropy of how central a point is.
 
-    def compute_loss(
-        self,
-        targets: list[Target],
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        matched_idxs: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """As torchvision's: focal loss, generalised IoU, and cross-entropy of how central a point is."""
-        points, logits = torch.stack(anchors), head_outputs["cls_logits"]
-        objects = matched_objects(torch.stack(matched_idxs), targets)
+    It picks no points, since a GPU would be waited for to learn how many. Points on ignored boxes take no
+    part: their logits are replaced by a certain 'nothing here'.
+    """
+
+    def __init__(self) -> None:
+        self.box_coder = BoxLinearCoder(normalize_by_size=True)
+
+    def __call__(self, outputs: AnchorOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``classification``, ``bbox_regression`` and ``bbox_ctrness``."""
+        split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
+        logits = outputs.heads["cls_logits"]
+        if any(len(target["ignored"]) for target in split):
+            silent = [
+                on_ignored(anchors, target["ignored"]) & ~_centre_in_any(anchors, target["boxes"])
+                for target in split
+            ]
+            logits = logits.masked_fill(torch.stack(silent)[..., None], -50.0)
+        matches = torch.stack([match_points(outputs.anchors, target["boxes"]) for target in split])
+        objects = matched_objects(matches, split)
+        points = anchors.expand(len(split), -1, -1)
         distances = self.box_coder.encode(points, objects.boxes)
         across, along = distances[..., 0::2], distances[..., 1::2]  # left and right, above and below
         central = torch.sqrt(across.amin(2) / across.amax(2) * (along.amin(2) / along.amax(2)))
         central = central.where(objects.foreground, 0)
         focal = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
-        boxes = self.box_coder.decode(head_outputs["bbox_regression"], points)
+        boxes = self.box_coder.decode(outputs.heads["bbox_regression"], points)
         distance = 1 - paired_giou(boxes, objects.boxes)
-        centreness = head_outputs["bbox_ctrness"].squeeze(dim=2)
-        entropy = F.binary_cross_entropy_with_logits(centreness, central, reduction="none")
+        centerness = outputs.heads["bbox_ctrness"].squeeze(dim=2)
+        entropy = F.binary_cross_entropy_with_logits(centerness, central, reduction="none")
         count = mean_over_processes(objects.foreground.sum(), at_least=1)
         return {
             "classification": focal.sum() / count,
@@ -111,56 +133,53 @@ class FCOSHead(TorchvisionFCOSHead):
         }
 
 
-class FCOS(OneStage, TorchvisionFCOS):
-    """torchvision's FCOS; points on ignored boxes take no part in its loss."""
+def match_points(levels: Sequence[Tensor], boxes_M4: Tensor) -> Tensor:
+    """The box that each of FCOS's points is to find: (A,) int64, -1 for none.
 
-    def losses(
-        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """See :meth:`compute_loss`."""
-        return self.compute_loss(targets, outputs, anchors, [each.shape[2] * each.shape[3] for each in maps])
+    A point lies in its box and near its centre, and the farthest side is four to eight strides away; on the
+    finest map it may be nearer, on the coarsest farther. Of several boxes it finds the smallest. Areas are
+    compared as torchvision does, in which those that differ by less than 8 pixels are the same: the first.
 
-    def compute_loss(
-        self,
-        targets: list[Target],
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        num_anchors_per_level: list[int],
-    ) -> dict[str, Tensor]:
-        """As torchvision's; the logits of ignored points are replaced by a certain 'nothing here'."""
-        head_outputs = {name: output.float() for name, output in head_outputs.items()}
-        if any(len(target["ignored"]) for target in targets):
-            silent = [
-                on_ignored(anchor, target["ignored"]) & ~_centre_in_any(anchor, target["boxes"])
-                for anchor, target in zip(anchors, targets, strict=True)
-            ]
-            logits = head_outputs["cls_logits"].masked_fill(torch.stack(silent)[..., None], -50.0)
-            head_outputs = {**head_outputs, "cls_logits": logits}
-        losses: dict[str, Tensor] = super().compute_loss(
-            targets, head_outputs, anchors, num_anchors_per_level
-        )
-        return losses
+    Args:
+        levels: of each feature map (A of it, 4) the squares around its points.
+        boxes_M4: of one image.
 
-    def postprocess_detections(
-        self,
-        head_outputs: dict[str, list[Tensor]],
-        anchors: list[list[Tensor]],
-        image_shapes: list[tuple[int, int]],
-    ) -> list[Target]:
-        """As torchvision's, for the whole batch at once."""
-        limits = _limits(self)
+    """
+    anchors_A4 = torch.cat(list(levels))
+    if not len(boxes_M4):
+        return torch.full((len(anchors_A4),), -1, device=anchors_A4.device)
+    low, high = boxes_M4[:, :2], boxes_M4[:, 2:]
+    points = ((anchors_A4[:, :2] + anchors_A4[:, 2:]) / 2)[:, None]
+    strides = anchors_A4[:, 2] - anchors_A4[:, 0]
+    nearest, farthest = strides * 4, strides * 8
+    nearest[: len(levels[0])] = 0
+    farthest[-len(levels[-1]) :] = torch.inf
+    central = (points - (low + high) / 2).abs().amax(dim=2) < CENTER_RADIUS * strides[:, None]
+    sides = torch.cat([points - low, high - points], dim=2)  # (A, M, 4)
+    far = sides.amax(dim=2)
+    inside = (sides.amin(dim=2) > 0) & (far > nearest[:, None]) & (far < farthest[:, None])
+    areas = (high - low)[:, 0] * (high - low)[:, 1]
+    preference, smallest = ((central & inside).float() * (1e8 - areas)).max(dim=1)
+    return smallest.masked_fill(preference < 1e-5, -1)
+
+
+class FCOSPostprocess:
+    """As torchvision's, for the whole batch at once; ``limits.candidates`` are those of a feature map."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.box_coder = limits, BoxLinearCoder(normalize_by_size=True)
+
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
         found, boxes = [], []
-        for logits, centreness, distances, level in zip(
-            *(head_outputs[name] for name in ("cls_logits", "bbox_ctrness", "bbox_regression")),
-            anchors[0],
-            strict=True,
-        ):
-            scores = torch.sqrt(logits.float().sigmoid() * centreness.float().sigmoid())
-            best = candidates_of(scores, limits.score_threshold, limits.candidates)
+        levels = outputs.by_level("cls_logits", "bbox_ctrness", "bbox_regression")
+        for logits, centerness, distances, anchors in levels:
+            scores = torch.sqrt(logits.sigmoid() * centerness.sigmoid())
+            best = candidates_of(scores, self.limits.score_threshold, self.limits.candidates)
             found.append(best)
-            chosen = distances[best.images, best.priors].float()
-            boxes.append(self.box_coder.decode(chosen, level[best.priors]))
-        return suppress(found, boxes, image_shapes, limits)
+            chosen = distances[best.images, best.priors]
+            boxes.append(self.box_coder.decode(chosen, anchors[best.priors]))
+        return suppress(found, boxes, sizes, self.limits)
 
 
 def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
@@ -173,12 +192,11 @@ def build_retinanet(spec: DetectorSpec) -> Detector:
     """RetinaNet on P3 to P7, or P2 to P7, three anchor sizes an octave."""
     sizes = spec.anchor_sizes or retinanet_sizes(spec.name, spec.scaling, spec.stride_4_level)
     octave = tuple((size, size * 2 ** (1 / 3), size * 2 ** (2 / 3)) for size in sizes)
-    anchors = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
+    anchors: Any = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
-    network = RetinaNet(backbone, spec.num_classes, anchor_generator=anchors, **_thresholds(spec))
-    network.proposal_matcher.__class__, network.box_coder.__class__ = Matcher, BoxCoder
-    network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    return Detector(network, background=False)
+    head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], spec.num_classes)
+    network = AnchorNetwork(backbone, anchors, head)
+    return Detector(network, _transform(), RetinaNetCriterion(), RetinaNetPostprocess(_limits(spec)))
 
 
 def retinanet_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
@@ -191,22 +209,18 @@ def build_fcos(spec: DetectorSpec) -> Detector:
     strides = (4, *FCOS_STRIDES) if spec.stride_4_level else FCOS_STRIDES
     points = Anchors(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
     backbone = resnet_pyramid("resnet50", spec.stride_4_level)
-    network = FCOS(backbone, spec.num_classes, anchor_generator=points, **_thresholds(spec))
-    network.head.__class__ = FCOSHead
-    network.transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    return Detector(network, background=False)
+    network = AnchorNetwork(backbone, points, FCOSHead(backbone.out_channels, 1, spec.num_classes))
+    return Detector(network, _transform(), FCOSCriterion(), FCOSPostprocess(_limits(spec)))
 
 
-def _limits(network: RetinaNet | FCOS) -> Limits:
+def _transform() -> BatchImages:
+    return BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
+
+
+def _limits(spec: DetectorSpec) -> Limits:
     return Limits(
-        network.score_thresh, network.nms_thresh, network.topk_candidates, network.detections_per_img
+        spec.score_threshold,
+        spec.nms_iou_threshold,
+        candidates=max(1000, spec.detections_per_view),
+        detections=spec.detections_per_view,
     )
-
-
-def _thresholds(spec: DetectorSpec) -> dict[str, Any]:
-    return {
-        "score_thresh": spec.score_threshold,
-        "nms_thresh": spec.nms_iou_threshold,
-        "detections_per_img": spec.detections_per_view,
-        "topk_candidates": max(1000, spec.detections_per_view),
-    }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from tilewise.models.detector import Target
+from tilewise.instances import Instances
 
 NMS_BOXES = {"cpu": 256, "cuda": 4096}
 """About so many boxes go through one suppression; whole classes of images, so it may be more.
@@ -70,7 +70,7 @@ def suppress(
     sizes: Sequence[tuple[int, int]],
     limits: Limits,
     smallest: float = 0.0,
-) -> list[Target]:
+) -> list[Instances]:
     """Non-maximum suppression within the classes of each image.
 
     torchvision's ``batched_nms`` on each image gives the same; it suppresses one class after the other where
@@ -85,7 +85,7 @@ def suppress(
         smallest: boxes with a smaller side, after clipping, are dropped first.
 
     Returns:
-        For each view ``boxes``, ``scores`` and ``labels`` (0-based), best first.
+        What is left in each view, best first.
 
     """
     images, _, classes, scores = (torch.cat(parts) for parts in zip(*candidates, strict=True))
@@ -104,9 +104,7 @@ def suppress(
     chosen = chosen[best_of_each_group(scores[chosen], images[chosen], limits.detections)]
     counts = torch.bincount(images[chosen], minlength=len(sizes)).tolist()
     found = (tensor[chosen].split(counts) for tensor in (all_boxes, scores, classes))
-    return [
-        {"boxes": box, "scores": score, "labels": label} for box, score, label in zip(*found, strict=True)
-    ]
+    return [Instances(*parts) for parts in zip(*found, strict=True)]
 
 
 def _clip(boxes_M4: Tensor, images_M: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

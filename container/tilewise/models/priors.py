@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tilewise.boxes import area_of_sides, intersection_and_union
+from tilewise.models.matching import Target
 
 
 class Priors(NamedTuple):
@@ -50,7 +51,7 @@ def make_priors(
     return Priors(torch.cat(points), torch.cat(sizes), tuple(levels))
 
 
-def gather_objects(targets: Sequence[dict[str, Tensor]]) -> Objects:
+def gather_objects(targets: Sequence[Target]) -> Objects:
     """The objects of all images of a batch, one after the other."""
     images = [torch.full_like(target["labels"], row) for row, target in enumerate(targets)]
     return Objects(
@@ -60,7 +61,7 @@ def gather_objects(targets: Sequence[dict[str, Tensor]]) -> Objects:
     )
 
 
-def on_ignored_points(priors: Priors, targets: Sequence[dict[str, Tensor]]) -> Tensor:
+def on_ignored_points(priors: Priors, targets: Sequence[Target]) -> Tensor:
     """Which priors must not be taught to be background: those whose cell of the grid touches an ignored box.
 
     Returns:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
+from torchvision.ops import box_iou
 
-from tilewise.models.detector import Target, on_ignored
-from tilewise.models.postprocess import Candidates, Limits, suppress
+from tilewise.models.matching import BoxCoder, Target, on_ignored
+from tilewise.models.rpn import Sampler
 from tilewise.models.totals import mean_over_processes
 
-SMALLEST_SIDE = 0.01
-"""In pixels; torchvision drops detections with a smaller one."""
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+MATCHING_IOU = 0.5
 
 
 class SinglePrecisionPredictor(FastRCNNPredictor):
@@ -25,101 +28,122 @@ class SinglePrecisionPredictor(FastRCNNPredictor):
         return scores.float(), deltas.float()
 
 
-class RoIHeads(TorchvisionRoIHeads):
-    """torchvision's second stage; proposals on ignored boxes are neither object nor background to it."""
+class RegionSample(NamedTuple):
+    """What the regions of a batch, image by image, are taught.
 
-    _ignored: list[Tensor]
+    Attributes:
+        matches: (R,) int64, the index of each region's object among those of its image; 0 without one.
+        labels: (R,) int64; 0 is background.
+        deltas: (R, 4) the regression that leads from a region to its object.
+
+    """
+
+    matches: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+class RegionOutputs(NamedTuple):
+    """What the second stage says of each of the R regions of a batch, image by image.
+
+    Attributes:
+        regions: of each image (R of it, 4) in pixels of the view: proposals, or drawn to learn from.
+        logits: (R, classes) float32, background first.
+        deltas: (R, 4 * classes) float32, box regression for each class.
+        sample: what is learnt from; None where there are no targets.
+
+    """
+
+    regions: list[Tensor]
+    logits: Tensor
+    deltas: Tensor
+    sample: RegionSample | None
+
+
+class RoIHeads(nn.Module):
+    """torchvision's second stage; proposals on ignored boxes are neither object nor background to it.
+
+    Args:
+        box_roi_pool: feature maps and regions -> a small map of each region.
+        box_head: small maps -> features of the regions.
+        box_predictor: features -> class logits and box regression.
+
+    """
+
+    def __init__(self, box_roi_pool: nn.Module, box_head: nn.Module, box_predictor: nn.Module):
+        super().__init__()
+        self.box_roi_pool, self.box_head, self.box_predictor = box_roi_pool, box_head, box_predictor
+        self.matcher = Matcher(MATCHING_IOU, MATCHING_IOU)
+        self.box_coder, self.sampler = BoxCoder(BOX_WEIGHTS), Sampler(512, 0.25)
 
     def forward(
         self,
         features: dict[str, Tensor],
         proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
+        sizes: list[tuple[int, int]],
         targets: list[Target] | None = None,
-    ) -> tuple[list[Target], dict[str, Tensor]]:
-        """As torchvision's, but with zero losses, not NaN, where all proposals of the batch are ignored."""
-        if not self.training:
-            found: tuple[list[Target], dict[str, Tensor]] = super().forward(features, proposals, image_shapes)
-            return found
-        regions, _, labels, wanted = self.select_training_samples(proposals, targets)
-        pooled = self.box_head(self.box_roi_pool(features, regions, image_shapes))
-        logits, regression = self.box_predictor(pooled)
-        return [], region_losses(logits, regression, torch.cat(labels), torch.cat(wanted))
+    ) -> RegionOutputs:
+        """Look at the proposals; with targets at some that are drawn at random, the objects among them."""
+        regions, sample = proposals, None
+        if targets is not None:
+            regions, sample = self.draw_sample(proposals, targets)
+        pooled = self.box_head(self.box_roi_pool(features, regions, sizes))
+        logits, deltas = self.box_predictor(pooled)
+        return RegionOutputs(regions, logits, deltas, sample)
 
-    def select_training_samples(
-        self, proposals: list[Tensor], targets: list[Target] | None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    def draw_sample(
+        self, proposals: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], RegionSample]:
         """Regions to learn from: proposals and objects, with their matches, labels and regression.
 
         As torchvision's, but a GPU is asked twice how many there are, and not for each image.
         """
-        assert targets is not None
-        self._ignored = [target["ignored"] for target in targets]
-        boxes = [target["boxes"] for target in targets]
-        regions = self.add_gt_proposals(proposals, boxes)
-        matches, labels = self.assign_targets_to_proposals(
-            regions, boxes, [target["labels"] for target in targets]
-        )
-        own = [
-            (box if len(box) else box.new_zeros(1, 4))[match]
-            for box, match in zip(boxes, matches, strict=True)
+        regions = [
+            torch.cat([each, target["boxes"]]) for each, target in zip(proposals, targets, strict=True)
         ]
-        drawn = [objects | rest for objects, rest in zip(*self.fg_bg_sampler(labels), strict=True)]
+        pairs = zip(regions, targets, strict=True)
+        matches, labels, own = zip(*(self.match(each, target) for each, target in pairs), strict=True)
+        drawn = [objects | rest for objects, rest in zip(*self.sampler(list(labels)), strict=True)]
         counts = torch.stack([each.sum() for each in drawn]).tolist()
         rows = torch.nonzero(torch.cat(drawn)).flatten()
         chosen, match, label, box = (torch.cat(parts)[rows] for parts in (regions, matches, labels, own))
-        wanted = self.box_coder.encode_single(box, chosen)
-        split = [list(each.split(counts)) for each in (chosen, match, label, wanted)]
-        return split[0], split[1], split[2], split[3]
+        sample = RegionSample(match, label, self.box_coder.encode_single(box, chosen))
+        return list(chosen.split(counts)), sample
 
-    def assign_targets_to_proposals(
-        self, proposals: list[Tensor], gt_boxes: list[Tensor], gt_labels: list[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's, with label -1 (not sampled) for background proposals on an ignored box."""
-        matched, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
-        for label, proposal, ignored in zip(labels, proposals, self._ignored, strict=True):
-            label[(label == 0) & on_ignored(proposal, ignored)] = -1
-        return matched, labels
+    def match(self, regions_N4: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+        """The objects that regions of an image match, by index (N,), label (N,) and box (N, 4).
 
-    def postprocess_detections(
-        self,
-        class_logits: Tensor,
-        box_regression: Tensor,
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Boxes, scores and labels (from 1) of each image, as torchvision's."""
-        scores = class_logits.softmax(dim=1)[:, 1:]
-        rows, classes = torch.nonzero(scores > self.score_thresh, as_tuple=True)
-        counts = torch.tensor([len(each) for each in proposals])
-        images = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
-        deltas = box_regression.unflatten(1, (-1, 4))[rows, classes + 1]
-        boxes = self.box_coder.decode_single(deltas, torch.cat(proposals)[rows])
-        candidates = Candidates(images[rows], rows, classes, scores[rows, classes])
-        limits = Limits(self.score_thresh, self.nms_thresh, len(rows), self.detections_per_img)
-        found = suppress([candidates], [boxes], image_shapes, limits, SMALLEST_SIDE)
-        return (
-            [each["boxes"] for each in found],
-            [each["scores"] for each in found],
-            [each["labels"] + 1 for each in found],
-        )
+        The label is 0 for background, and -1 for background on an ignored box, which is not drawn. Without a
+        match the index is 0 and the box any.
+        """
+        boxes, labels = target["boxes"], target["labels"]
+        if len(boxes):
+            found = self.matcher(box_iou(boxes, regions_N4))
+            index = found.clamp(min=0)
+            label = labels[index].where(found >= 0, 0)
+        else:
+            boxes = boxes.new_zeros(1, 4)
+            index = label = torch.zeros(len(regions_N4), dtype=torch.int64, device=regions_N4.device)
+        label = label.masked_fill((label == 0) & on_ignored(regions_N4, target["ignored"]), -1)
+        return index, label, boxes[index]
 
 
-def region_losses(logits: Tensor, regression: Tensor, labels: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+def region_losses(logits: Tensor, deltas: Tensor, sample: RegionSample) -> dict[str, Tensor]:
     """Cross-entropy of the regions' classes and smooth L1 of the objects' boxes, over all regions.
+
+    They are torchvision's; zero, not NaN, where all proposals of the batch are ignored.
 
     Args:
         logits: (R, C) of classes, background first.
-        regression: (R, 4 C) for each class.
-        labels: (R,) int64; 0 is background.
-        wanted: (R, 4) regression of an object's region.
+        deltas: (R, 4 C) for each class.
+        sample: what they are to be.
 
     """
-    objects = labels > 0
+    labels = sample.labels
     count = mean_over_processes(logits.new_full((), len(labels)), at_least=1)
-    of_class = regression.unflatten(1, (-1, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)
-    distance = F.smooth_l1_loss(of_class, wanted, beta=1 / 9, reduction="none").sum(dim=1)
+    of_class = deltas.unflatten(1, (-1, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)
+    distance = F.smooth_l1_loss(of_class, sample.deltas, beta=1 / 9, reduction="none").sum(dim=1)
     return {
         "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / count,
-        "loss_box_reg": distance.where(objects, 0).sum() / count,
+        "loss_box_reg": distance.where(labels > 0, 0).sum() / count,
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
-from tilewise.models.detector import Target, on_ignored
+from tilewise.models.matching import BoxCoder, Matcher, Target, on_ignored
 from tilewise.models.postprocess import Candidates, Limits, suppress
 from tilewise.models.totals import mean_over_processes
 
@@ -54,8 +57,87 @@ def draw(mask_N: Tensor, most: int, count: Tensor | None = None) -> Tensor:
     return torch.zeros_like(mask_N).scatter_(0, index, drawn)
 
 
+class AnchorSample(NamedTuple):
+    """What the anchors of a batch, image by image, are taught: all (B * A,), deltas (B * A, 4).
+
+    Attributes:
+        objects: bool, drawn among those that match an object.
+        background: bool, drawn among those that match none.
+        labels: float32, 1 for a match, 0 for none, below that neither.
+        deltas: float32, the regression that leads from an anchor to its object.
+
+    """
+
+    objects: Tensor
+    background: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+class RPNOutputs(NamedTuple):
+    """What the first stage says of each anchor of a batch, image by image.
+
+    Attributes:
+        objectness: (B * A, 1) float32 logits.
+        deltas: (B * A, 4) float32, box regression.
+        proposals: of each image (P, 4) in pixels of the view, best first.
+        sample: what is learnt from; None where there are no targets.
+
+    """
+
+    objectness: Tensor
+    deltas: Tensor
+    proposals: list[Tensor]
+    sample: AnchorSample | None
+
+
 class RPN(RegionProposalNetwork):
-    """torchvision's RPN; anchors on ignored boxes are neither object nor background to it."""
+    """torchvision's RPN; anchors on ignored boxes are neither object nor background to it.
+
+    Args:
+        anchor_generator: of all feature maps.
+        head: feature maps -> objectness and box regression.
+        proposals: the most that are made of an image in evaluation, and taken of a feature map.
+
+    """
+
+    def __init__(self, anchor_generator: nn.Module, head: nn.Module, proposals: int):
+        most = {"training": 2000, "testing": proposals}
+        super().__init__(
+            anchor_generator,
+            head,
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=256,
+            positive_fraction=0.5,
+            pre_nms_top_n=most,
+            post_nms_top_n=most,
+            nms_thresh=0.7,
+        )
+        # torchvision's constructor takes none of these
+        self.proposal_matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+        self.box_coder, self.fg_bg_sampler = BoxCoder((1.0, 1.0, 1.0, 1.0)), Sampler(256, 0.5)
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
+    ) -> RPNOutputs:
+        """Proposals in a batch, and with targets what is to be learnt from; that is drawn at random."""
+        maps = list(features.values())
+        by_level = self.head(maps)
+        anchors = self.anchor_generator(images, maps)
+        counts = [each[0].numel() for each in by_level[0]]
+        objectness, deltas = concat_box_prediction_layers(*by_level)
+        boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
+        proposals, _ = self.filter_proposals(boxes, objectness, images.image_sizes, counts)
+        sample = None if targets is None else self.draw_sample(anchors, targets)
+        return RPNOutputs(objectness, deltas, proposals, sample)
+
+    def draw_sample(self, anchors: list[Tensor], targets: list[Target]) -> AnchorSample:
+        """Match each image's anchors with its objects, and draw from both kinds."""
+        labels, boxes = self.assign_targets_to_anchors(anchors, targets)
+        wanted = self.box_coder.encode_single(torch.cat(boxes), torch.cat(anchors))
+        objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
+        return AnchorSample(objects, background, torch.cat(labels), wanted)
 
     def filter_proposals(
         self,
@@ -79,7 +161,7 @@ class RPN(RegionProposalNetwork):
         boxes = proposals[candidates.images, candidates.priors]
         limits = Limits(self.score_thresh, self.nms_thresh, len(best), self.post_nms_top_n())
         found = suppress([candidates], [boxes], image_shapes, limits, self.min_size)
-        return [each["boxes"] for each in found], [each["scores"] for each in found]
+        return [each.boxes for each in found], [each.scores for each in found]
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
@@ -90,20 +172,17 @@ class RPN(RegionProposalNetwork):
             label[(label == 0) & on_ignored(anchor, target["ignored"])] = -1
         return labels, boxes
 
-    def compute_loss(
-        self,
-        objectness: Tensor,
-        pred_bbox_deltas: Tensor,
-        labels: list[Tensor],
-        regression_targets: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """As torchvision's, but zero, not NaN, where all anchors of the batch are ignored."""
-        objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
-        sampled = objects | background
-        count = mean_over_processes(sampled.sum(), at_least=1)
-        wanted = torch.cat(regression_targets)
-        distance = F.smooth_l1_loss(pred_bbox_deltas, wanted, beta=1 / 9, reduction="none").sum(dim=1)
-        entropy = F.binary_cross_entropy_with_logits(
-            objectness.flatten(), torch.cat(labels), reduction="none"
-        )
-        return entropy.where(sampled, 0).sum() / count, distance.where(objects, 0).sum() / count
+
+def rpn_losses(objectness: Tensor, deltas: Tensor, sample: AnchorSample) -> dict[str, Tensor]:
+    """Cross-entropy of the drawn anchors' objectness and smooth L1 of the objects' boxes.
+
+    They are torchvision's; zero, not NaN, where all anchors of the batch are ignored.
+    """
+    sampled = sample.objects | sample.background
+    count = mean_over_processes(sampled.sum(), at_least=1)
+    distance = F.smooth_l1_loss(deltas, sample.deltas, beta=1 / 9, reduction="none").sum(dim=1)
+    entropy = F.binary_cross_entropy_with_logits(objectness.flatten(), sample.labels, reduction="none")
+    return {
+        "loss_objectness": entropy.where(sampled, 0).sum() / count,
+        "loss_rpn_box_reg": distance.where(sample.objects, 0).sum() / count,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,18 +12,21 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large, resnet50, vgg16
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import _utils as det_utils
-from torchvision.models.detection.ssd import SSD as TorchvisionSSD
-from torchvision.models.detection.ssd import SSDFeatureExtractorVGG
+from torchvision.models.detection._utils import SSDMatcher
+from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
 from tilewise.errors import UserError
+from tilewise.instances import Instances
 from tilewise.models.anchor_generators import DefaultBoxes
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector, Target
+from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.layers import BatchNorm
-from tilewise.models.matching import BoxCoder, OneStage, anchors_on_ignored, match, matched_objects
+from tilewise.models.matching import BoxCoder, anchors_on_ignored, match, matched_objects, split_ignored
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
 VGG_300_SCALES = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
@@ -31,70 +35,65 @@ LITE_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
 SMALLEST_SIDE = 300
 MIN_NEGATIVES = 32
 """The hardest anchors of an image that are taught to be background, however few objects it has."""
+MATCHING_IOU = 0.5
+NEGATIVES_PER_OBJECT = 3.0
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 VGG_HEAD_STD = 0.001
 """Of the weights of a fresh head on VGG-16: it begins undecided. ResNet-50 learns faster behind torchvision's
 wider ones (benchmarks/README.md)."""
 
 
-class SSD(OneStage, TorchvisionSSD):
-    """torchvision's SSD, whose loss learns from images without objects and leaves ignored boxes alone.
+class SSDCriterion:
+    """torchvision's loss, which also learns from images without objects and leaves ignored boxes alone.
 
-    Where every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, the loss is
-    torchvision's.
+    Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors. Where
+    every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, it is torchvision's.
     """
 
-    def losses(
-        self, targets: list[Target], outputs: dict[str, Tensor], anchors: list[Tensor], maps: list[Tensor]
-    ) -> dict[str, Tensor]:
-        """See :meth:`compute_loss`."""
-        return self.compute_loss(targets, outputs, anchors, match(self.proposal_matcher, targets, anchors))
+    def __init__(self) -> None:
+        self.matcher = SSDMatcher(MATCHING_IOU)
+        self.box_coder = BoxCoder(BOX_WEIGHTS)
 
-    def compute_loss(
-        self,
-        targets: list[Target],
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        matched_idxs: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors."""
-        logits, regression = head_outputs["cls_logits"].float(), head_outputs["bbox_regression"].float()
-        matched = torch.stack(matched_idxs)
-        excluded = anchors_on_ignored(targets, anchors)
-        foreground, classes, boxes = matched_objects(matched, targets)
-        wanted = self.box_coder.encode_single(boxes.flatten(0, 1), torch.cat(anchors)).view_as(boxes)
-        distance = F.smooth_l1_loss(regression, wanted, reduction="none").sum(dim=2)
+    def __call__(self, outputs: AnchorOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``bbox_regression`` and ``classification``; class 0 of the outputs is background."""
+        logits, deltas = outputs.heads["cls_logits"], outputs.heads["bbox_regression"]
+        split, anchors = split_ignored(targets, first_label=1), torch.cat(outputs.anchors)
+        matched = match(self.matcher, split, anchors)
+        excluded = anchors_on_ignored(split, anchors)
+        foreground, classes, boxes = matched_objects(matched, split)
+        wanted = self.box_coder.encode_single(boxes.flatten(0, 1), anchors.repeat(len(boxes), 1))
+        distance = F.smooth_l1_loss(deltas, wanted.view_as(boxes), reduction="none").sum(dim=2)
         box_loss = torch.where(foreground, distance, 0).sum()
-        class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(
-            classes
-        )
+        class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
+        class_loss = class_loss.view_as(classes)
 
         # Hard negatives: of each image the anchors that look most like an object and are none.
-        count = (self.neg_to_pos_ratio * foreground.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
+        count = (NEGATIVES_PER_OBJECT * foreground.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
         hardness = class_loss.detach().masked_fill(foreground | excluded, -1)
         rank = hardness.argsort(1, descending=True).argsort(1)
         background = (rank < count) & ~(foreground | excluded)
 
-        counts = torch.stack([foreground.sum(), background.sum() / self.neg_to_pos_ratio])
+        counts = torch.stack([foreground.sum(), background.sum() / NEGATIVES_PER_OBJECT])
         chosen = mean_over_processes(counts, at_least=1).max()
         return {
             "bbox_regression": box_loss / chosen,
             "classification": torch.where(foreground | background, class_loss, 0).sum() / chosen,
         }
 
-    def postprocess_detections(
-        self,
-        head_outputs: dict[str, Tensor],
-        image_anchors: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-    ) -> list[Target]:
-        """As torchvision's, for all images and classes at once."""
-        limits = Limits(self.score_thresh, self.nms_thresh, self.topk_candidates, self.detections_per_img)
-        scores = head_outputs["cls_logits"].float().softmax(dim=2)[..., 1:]
-        found = candidates_of(scores, limits.score_threshold, limits.candidates, by_class=True)
-        deltas = head_outputs["bbox_regression"][found.images, found.priors].float()
-        boxes = self.box_coder.decode_single(deltas, image_anchors[0][found.priors])
-        results = suppress([found], [boxes], image_shapes, limits)
-        return [{**result, "labels": result["labels"] + 1} for result in results]
+
+class SSDPostprocess:
+    """As torchvision's, for all images and classes at once; ``limits.candidates`` are those of a class."""
+
+    def __init__(self, limits: Limits):
+        self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
+
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
+        scores = outputs.heads["cls_logits"].softmax(dim=2)[..., 1:]
+        found = candidates_of(scores, self.limits.score_threshold, self.limits.candidates, by_class=True)
+        deltas = outputs.heads["bbox_regression"][found.images, found.priors]
+        boxes = self.box_coder.decode_single(deltas, torch.cat(outputs.anchors)[found.priors])
+        return suppress([found], [boxes], sizes, self.limits)
 
 
 class ResNetFeatures(nn.Module):
@@ -171,15 +170,14 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         normalise = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
     else:
         backbone, normalise = ResNetFeatures(highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
-    classes, anchors = spec.num_classes + 1, DefaultBoxes(ratios, scales=scales, steps=steps)
-    network = SSD(backbone, anchors, (side, side), classes, **_thresholds(spec))
-    network.box_coder.__class__ = BoxCoder
+    anchors: Any = DefaultBoxes(ratios, scales=scales, steps=steps)
+    channels = det_utils.retrieve_out_channels(backbone, (side, side))
+    head = SSDHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1)
     if spec.name == "ssd_vgg16":
-        for convolution in network.head.modules():
+        for convolution in head.modules():
             if isinstance(convolution, nn.Conv2d):
                 nn.init.normal_(convolution.weight, std=VGG_HEAD_STD)
-    network.transform = normalise
-    return Detector(network, background=True)
+    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
 
 
 def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
@@ -191,12 +189,9 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         _tap_stride_8(backbone, strided[-2])
     anchors: Any = DefaultBoxes([[2, 3]] * 6, scales=scales)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
-    classes = spec.num_classes + 1
-    head = SSDLiteHead(channels, anchors.num_anchors_per_location(), classes, norm_layer)
-    network = SSD(backbone, anchors, (side, side), classes, head=head, **_thresholds(spec))
-    network.box_coder.__class__ = BoxCoder
-    network.transform = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
-    return Detector(network, background=True)
+    head = SSDLiteHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1, norm_layer)
+    normalise = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
+    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
 
 
 def _tap_stride_8(backbone: Any, block: int) -> None:
@@ -212,10 +207,11 @@ def _tap_stride_8(backbone: Any, block: int) -> None:
     backbone.extra = backbone.extra[:-1]
 
 
-def _thresholds(spec: DetectorSpec) -> dict[str, Any]:
-    return {
-        "score_thresh": spec.score_threshold,
-        "nms_thresh": spec.nms_iou_threshold,
-        "detections_per_img": spec.detections_per_view,
-        "topk_candidates": max(400, spec.detections_per_view),
-    }
+def _detector(network: nn.Module, transform: BatchImages, spec: DetectorSpec) -> Detector:
+    limits = Limits(
+        spec.score_threshold,
+        spec.nms_iou_threshold,
+        candidates=max(400, spec.detections_per_view),
+        detections=spec.detections_per_view,
+    )
+    return Detector(network, transform, SSDCriterion(), SSDPostprocess(limits))

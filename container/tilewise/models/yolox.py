@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
+from tilewise.instances import Instances
 from tilewise.models.csp_darknet import ConvBlock, PathAggregation, block_3x3
-from tilewise.models.detector import BatchImages, Detector, Target
+from tilewise.models.detector import BatchImages, Detector
+from tilewise.models.matching import Target, split_ignored
 from tilewise.models.postprocess import Limits, candidates_of, suppress
 from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points
 from tilewise.models.simota import simota
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.targets import Targets
 
 STRIDES = (8, 16, 32)
 BOX_WEIGHT = 5.0
@@ -44,11 +48,22 @@ SIZES = {
 
 
 class Outputs(NamedTuple):
-    """What the head says of each prior: raw boxes (B, P, 4), class logits (B, P, C), object logits (B, P)."""
+    """What YOLOX says of each of P priors.
 
+    Attributes:
+        features: (B, C, h, w) feature maps by name, finest first.
+        boxes: (B, P, 4) float32, raw: see :func:`decode`.
+        classes: (B, P, classes) float32 logits.
+        objects: (B, P) float32 logits of there being an object.
+        priors: the same for all images.
+
+    """
+
+    features: dict[str, Tensor]
     boxes: Tensor
     classes: Tensor
     objects: Tensor
+    priors: Priors
 
 
 class Head(nn.Module):
@@ -72,8 +87,8 @@ class Head(nn.Module):
         for layer in (*self.cls_preds, *self.obj_preds):
             nn.init.constant_(layer.bias, -math.log(1 / PRIOR_SCORE - 1))
 
-    def forward(self, maps: list[Tensor]) -> Outputs:
-        """Of the feature maps, finest first; priors level by level, row by row."""
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw boxes, classes and objects of the feature maps; priors level by level, row by row."""
         boxes, classes, objects = [], [], []
         for level, features in enumerate(maps):
             stem = self.stems[level](features)
@@ -81,7 +96,7 @@ class Head(nn.Module):
             classes.append(self.cls_preds[level](self.cls_convs[level](stem)))
             boxes.append(self.reg_preds[level](where))
             objects.append(self.obj_preds[level](where))
-        return Outputs(_by_prior(boxes), _by_prior(classes), _by_prior(objects)[..., 0])
+        return _by_prior(boxes), _by_prior(classes), _by_prior(objects)[..., 0]
 
 
 def _by_prior(maps: list[Tensor]) -> Tensor:
@@ -90,47 +105,46 @@ def _by_prior(maps: list[Tensor]) -> Tensor:
 
 
 class YOLOX(nn.Module):
-    """The network on torchvision's convention: losses in training, detections in evaluation.
+    """Backbone with a pyramid both ways, and the decoupled head.
 
     Args:
         size: depth and width.
         num_classes: object classes.
-        limits: what is kept of what is found.
 
     """
 
-    def __init__(self, size: Size, num_classes: int, limits: Limits):
+    def __init__(self, size: Size, num_classes: int):
         super().__init__()
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
         channels = [4 * base, 8 * base, 16 * base]
         self.backbone = PathAggregation(base, depth, separable=size.separable)
         self.head = Head(channels, int(256 * size.width), num_classes, size.separable)
-        # pixels from 0 to 255, as the published weights want them
-        self.transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
-        self.limits = limits
 
-    def forward(
-        self, images: list[Tensor], targets: list[Target] | None = None
-    ) -> dict[str, Tensor] | list[Target]:
-        """``images`` are (3, h, w) uint8."""
-        batch, _ = self.transform(images)
-        maps = self.backbone(batch.tensors)
-        outputs = self.head(maps)
+    def forward(self, batch_BCHW: Tensor) -> Outputs:
+        """Of a batch of pixels from 0 to 255."""
+        maps = self.backbone(batch_BCHW)
+        features = {str(level): each for level, each in enumerate(maps)}
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
-        priors = make_priors(shapes, STRIDES, 0.5, batch.tensors.device)
-        if self.training:
-            assert targets is not None
-            with torch.autocast(batch.tensors.device.type, enabled=False):
-                return self.compute_loss(outputs, priors, targets)
-        return self.postprocess(outputs, priors, batch.image_sizes)
+        boxes, classes, objects = self.head(maps)
+        priors = make_priors(shapes, STRIDES, 0.5, batch_BCHW.device)
+        return Outputs(features, boxes, classes, objects, priors)
 
-    def compute_loss(self, outputs: Outputs, priors: Priors, targets: list[Target]) -> dict[str, Tensor]:
-        """Box loss 5 * (1 - IoU²), and cross-entropies of objectness and of classes.
 
-        All are sums over the batch divided by the number of positive priors, or of images where there are
-        fewer. A positive prior's class is taught to the extent of its IoU. Priors on ignored boxes are taught
-        nothing. The paper's L1 loss of the last epochs is left out.
-        """
+class YOLOXCriterion:
+    """Box loss 5 * (1 - IoU²), and cross-entropies of objectness and of classes.
+
+    All are sums over the batch divided by the number of positive priors, or of images where there are fewer.
+    A positive prior's class is taught to the extent of its IoU. Priors on ignored boxes are taught nothing.
+    The paper's L1 loss of the last epochs is left out.
+    """
+
+    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+        """``bbox_regression``, ``objectness`` and ``classification``."""
+        with torch.autocast(outputs.boxes.device.type, enabled=False):
+            return self._losses(outputs, split_ignored(targets))
+
+    def _losses(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
+        priors = outputs.priors
         boxes = decode(outputs.boxes, priors)
         objects = gather_objects(targets)
         found = simota(boxes, outputs.classes, outputs.objects, priors, objects)
@@ -150,13 +164,20 @@ class YOLOX(nn.Module):
             "classification": F.binary_cross_entropy_with_logits(logits, classes, reduction="sum") / count,
         }
 
-    def postprocess(self, outputs: Outputs, priors: Priors, sizes: list[tuple[int, int]]) -> list[Target]:
-        """The best class of each prior, scored by its probability times objectness."""
+
+class YOLOXPostprocess:
+    """The best class of each prior, scored by its probability times objectness."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+
+    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """What is found in each view of these (height, width)."""
         scores, classes = outputs.classes.sigmoid().max(dim=2)
         scores = scores * outputs.objects.sigmoid()
         best = candidates_of(scores[..., None], self.limits.score_threshold, self.limits.candidates)
         found = best._replace(classes=classes[best.images, best.priors])
-        boxes = decode(outputs.boxes, priors)[best.images, best.priors]
+        boxes = decode(outputs.boxes, outputs.priors)[best.images, best.priors]
         return suppress([found], [boxes], sizes, self.limits)
 
 
@@ -177,4 +198,7 @@ def build_yolox(spec: DetectorSpec) -> Detector:
         candidates=max(1000, 2 * spec.detections_per_view),
         detections=spec.detections_per_view,
     )
-    return Detector(YOLOX(SIZES[spec.name], spec.num_classes, limits), background=False)
+    # pixels from 0 to 255, as the published weights want them
+    transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
+    network = YOLOX(SIZES[spec.name], spec.num_classes)
+    return Detector(network, transform, YOLOXCriterion(), YOLOXPostprocess(limits))

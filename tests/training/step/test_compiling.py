@@ -25,7 +25,7 @@ class Small(Detector):
     """A backbone and a head, as the models have them."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Module(), background=False)
+        super().__init__(nn.Module(), *3 * [nn.Identity()])
         self.network.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.network.head = nn.Conv2d(4, 2, 1)
 

@@ -1,0 +1,53 @@
+"""What SSD, RetinaNet and FCOS have in common: a head on feature maps, with anchors at their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class AnchorOutputs(NamedTuple):
+    """What a head of torchvision's says of each of A anchors.
+
+    Attributes:
+        features: (B, C, h, w) feature maps by name, finest first.
+        heads: (B, A, …) float32 by torchvision's names: ``cls_logits``, ``bbox_regression`` and FCOS's
+            ``bbox_ctrness``.
+        anchors: of each feature map (A of it, 4) in pixels of the batch: the same for all images. FCOS's are
+            the squares around its points, a stride wide.
+
+    """
+
+    features: dict[str, Tensor]
+    heads: dict[str, Tensor]
+    anchors: tuple[Tensor, ...]
+
+    def by_level(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
+        """Of each feature map these heads, and its anchors."""
+        counts = [len(each) for each in self.anchors]
+        split = (self.heads[name].split(counts, dim=1) for name in names)
+        return zip(*split, self.anchors, strict=True)
+
+
+class AnchorNetwork(nn.Module):
+    """Backbone, anchors and head: torchvision's networks without what surrounds them.
+
+    Args:
+        backbone: batch -> feature maps by name.
+        anchor_generator: one of :mod:`tilewise.models.anchor_generators`.
+        head: feature maps -> what it says of each anchor, by name.
+
+    """
+
+    def __init__(self, backbone: nn.Module, anchor_generator: Any, head: nn.Module):
+        super().__init__()
+        self.backbone, self.anchor_generator, self.head = backbone, anchor_generator, head
+
+    def forward(self, batch_BCHW: Tensor) -> AnchorOutputs:
+        """Of a normalised batch."""
+        features = self.backbone(batch_BCHW)
+        maps = list(features.values())
+        heads = {name: output.float() for name, output in self.head(maps).items()}
+        return AnchorOutputs(features, heads, self.anchor_generator.by_level(batch_BCHW, maps))
