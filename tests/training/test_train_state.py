@@ -21,6 +21,7 @@ from tilewise.evaluation.analysis import Scored
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference import artifact
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.training import trainer
@@ -69,7 +70,8 @@ def scored(
     for _ in range(3):
         if stop():
             return None
-    state = predictor.detector.state_dict().values()
+    assert isinstance(predictor.backend, TorchBackend)
+    state = predictor.backend.detector.state_dict().values()
     score = abs(float(sum(tensor.double().sum() for tensor in state))) % 1
     keep(Scored(Records([]), []))
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")

@@ -20,6 +20,7 @@ from tilewise.evaluation.evaluate import evaluate
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.training import trainer
@@ -125,7 +126,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float | None]) ->
     script, seen = iter(scores), []
 
     def fake(predictor: Predictor, *rest: object) -> dict[str, Any] | None:
-        state = predictor.detector.network.state_dict()
+        assert isinstance(predictor.backend, TorchBackend)
+        state = predictor.backend.detector.network.state_dict()
         seen.append({key: value.clone() for key, value in state.items()})
         score = next(script)
         if score is None:
@@ -516,9 +518,9 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     trained = train(data, hp, model_dir, LINES)
     assert all(epoch["pixels"] == epoch["records"] * SIDE**2 for epoch in trained.epochs)
     assert trained.epochs[0]["records"] > 8
-    predictor = Predictor.load(model_dir)
-    assert predictor.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
-    predictor.batch_size = hp.validation_batch_size  # another one rounds differently
+    # another size of batches rounds differently
+    predictor = Predictor.load(model_dir, batch_size=hp.validation_batch_size)
+    assert predictor.plan.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
     assert data.validation is not None
     metrics = evaluate(predictor, data.validation.one_pass(), data.validation.issues, 0.5)
     logged = description(model_dir)["metrics"]

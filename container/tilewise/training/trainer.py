@@ -24,6 +24,8 @@ from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.view_plan import ViewPlan
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.freezing import freeze
@@ -351,13 +353,8 @@ class Trainer:
         return hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3)
 
     def _predictor(self) -> Predictor:
-        return Predictor(
-            self.train_step.evaluated,
-            self.spec.scaling,
-            self.data.classes,
-            self.validation_batch_size,
-            self.spec.tiling,
-        )
+        backend = TorchBackend(self.train_step.evaluated, self.validation_batch_size)
+        return Predictor(backend, ViewPlan(self.spec.scaling, self.spec.tiling), self.data.classes)
 
     def _leave_out_damaged(self, batch: Batch) -> None:
         for key, reason in batch.damaged:
@@ -407,8 +404,7 @@ class Trainer:
         if validation is None or not validation.supports_random_access:
             return
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
-        predictor = Predictor.load(self.model_dir)
-        predictor.batch_size = self.hp.validation_batch_size
+        predictor = Predictor.load(self.model_dir, batch_size=self.hp.validation_batch_size)
         scored: list[Scored] = []
         facts = validation.issues, self.hp.validation_iou_threshold
         evaluate(predictor, validation.one_pass(), *facts, self.should_stop, scored.append)

@@ -42,6 +42,5 @@ def test(
         UserError: too many images are damaged.
 
     """
-    predictor = Predictor.load(model_dir)
-    predictor.batch_size = hp.validation_batch_size
+    predictor = Predictor.load(model_dir, batch_size=hp.validation_batch_size)
     return evaluate(predictor, split.one_pass(), split.issues, hp.validation_iou_threshold, should_stop)
