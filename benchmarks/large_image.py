@@ -22,6 +22,8 @@ sys.path[:0] = [str(ROOT / "container")]
 
 import torch  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
+from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
+from tilewise.inference.view_plan import ViewPlan  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
 from tilewise.models.spec import DetectorSpec  # noqa: E402
 from tilewise.tiling.spec import Tiling  # noqa: E402
@@ -40,7 +42,8 @@ def predict(path: Path, tile: int) -> dict[str, Any]:
     """Look at the image in tiles; the figures of this process."""
     spec = DetectorSpec("ssdlite_mobilenet_v3_large", 2, Scaling(square=320), None, 0.4, 0.45, 100)
     detector = build_detector(spec)
-    predictor = Predictor(detector, spec.scaling, ("a", "b"), tiling=Tiling("fixed", tile_size=tile))
+    plan = ViewPlan(spec.scaling, Tiling("fixed", tile_size=tile))
+    predictor = Predictor(TorchBackend(detector), plan, ("a", "b"))
     predictor.warm_up()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()

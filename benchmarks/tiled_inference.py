@@ -32,6 +32,7 @@ from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.inference.artifact import Artifact  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
+from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
 from tilewise.models.detector import Detector  # noqa: E402
 from tilewise.tiling.spec import TileOptions  # noqa: E402
@@ -73,7 +74,8 @@ def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
     """Tilewise's own way."""
     predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP))
     if score_threshold is not None:
-        keep_from(predictor.detector, score_threshold)
+        assert isinstance(predictor.backend, TorchBackend)
+        keep_from(predictor.backend.detector, score_threshold)
     return lambda path: predictor.predict(path.read_bytes()).detections
 
 

@@ -83,9 +83,7 @@ class Postprocess:
 def build_dots(spec: DetectorSpec) -> Detector:
     network = Dots(WIDTHS[spec.name], spec.num_classes)
     transform = BatchImages((0.5,) * 3, (0.5,) * 3, divisor=STRIDE)
-    return Detector(
-        network, BatchImages((0.5,) * 3, (0.5,) * 3, divisor=STRIDE), criterion, Postprocess(spec)
-    )
+    return Detector(network, transform, criterion, Postprocess(spec))
 
 
 _BACKBONE = Backbone(stages=(("body.stage*",),))

@@ -12,6 +12,7 @@ from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.stop import StopToken
@@ -78,7 +79,8 @@ class Script:
         self.seen: list[dict[str, Tensor]] = []
 
     def __call__(self, predictor: Predictor, stop: StopToken) -> float | None:
-        state = predictor.detector.network.state_dict()
+        assert isinstance(predictor.backend, TorchBackend)
+        state = predictor.backend.detector.network.state_dict()
         self.seen.append({key: value.clone() for key, value in state.items()})
         return next(self._scores)
 

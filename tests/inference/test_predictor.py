@@ -15,7 +15,10 @@ from tilewise.boxes import crop_boxes, flip_boxes
 from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.fields import Corners, Index, Rows
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.backend import Backend
 from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.view_plan import ViewPlan
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.serving.responses import DEFAULT_FORM, render
@@ -58,7 +61,7 @@ class Spot(Detector):
 def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Predictor, Spot]:
     spot = Spot()
     scaling = scaling or Scaling(min_size=32, max_size=64)
-    return Predictor(spot, scaling, ("ant", "bee"), batch_size), spot
+    return Predictor(TorchBackend(spot, batch_size), ViewPlan(scaling), ("ant", "bee")), spot
 
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
@@ -104,12 +107,12 @@ class Small(Spot):
 def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest.LogCaptureFixture) -> None:
     scaling = Scaling(square=32)
     small = Small(2)
-    predictor = Predictor(small, scaling, ("ant", "bee"), 6)
+    predictor = Predictor(TorchBackend(small, 6), ViewPlan(scaling), ("ant", "bee"))
     pictures = [DecodedImage.whole(noise(40, 40, seed)) for seed in range(13)]
     predictions = list(predictor.predict_all(pictures))
     for one, other in zip(predictions, make_predictor(6, scaling)[0].predict_all(pictures), strict=True):
         assert_close(one, other)
-    assert sum(map(len, small.batches)) == 13 and predictor.batch_size == 2
+    assert sum(map(len, small.batches)) == 13 and predictor.backend.batch_size == 2
     assert [record.getMessage() for record in caplog.records] == [
         "6 views at once do not fit into the GPU's memory: 3 from now on",
         "3 views at once do not fit into the GPU's memory: 2 from now on",
@@ -118,9 +121,34 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
 
 
 def test_predict_all__one_view_does_not_fit() -> None:
-    predictor = Predictor(Small(0), Scaling(square=32), ("ant", "bee"), 4)
+    predictor = Predictor(TorchBackend(Small(0), 4), ViewPlan(Scaling(square=32)), ("ant", "bee"))
     with pytest.raises(torch.OutOfMemoryError):
         list(predictor.predict_all([DecodedImage.whole(noise(40, 40))]))
+
+
+class Graph:
+    """A backend without a module of PyTorch's: says of each view how large it is, in batches of two."""
+
+    device = torch.device("cpu")
+    batch_size = 2
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def detect(self, views: Sequence[Tensor]) -> list[Instances]:
+        self.batches.append(len(views))
+        corners = np.asarray([[[0, 0, *each.shape[:0:-1]]] for each in views], np.float32)
+        one = torch.ones(1)
+        return [Instances(torch.from_numpy(each), one, one.long()) for each in corners]
+
+
+def test_predict_all__over_another_runtime() -> None:
+    graph: Backend = Graph()
+    predictor = Predictor(graph, ViewPlan(Scaling(square=48)), ("ant", "bee"))
+    predictions = list(predictor.predict_all(map(DecodedImage.whole, images())))
+    assert isinstance(predictor.backend, Graph) and predictor.backend.batches == [2, 2, 2, 1]
+    assert predictor.device == torch.device("cpu")
+    assert [each.detections.boxes.tolist() for each in predictions] == [[[0, 0, *size]] for size in SIZES]
 
 
 def test_predict_all__nothing() -> None:
@@ -140,10 +168,11 @@ def assert_close(one: Prediction, other: Prediction) -> None:
 
 
 def test_batch_size__makes_no_difference(model_folder: Path) -> None:
-    predictor = Predictor.load(model_folder)
+    predictor = Predictor.load(model_folder, batch_size=1)
+    assert isinstance(predictor.backend, TorchBackend)
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
-    predictor.detector.double()
-    batched = Predictor(predictor.detector, predictor.scaling, predictor.classes, batch_size=4)
+    detector = predictor.backend.detector.double()
+    batched = Predictor(TorchBackend(detector, 4), predictor.plan, predictor.classes)
     alone, together = (
         list(one.predict_all(map(DecodedImage.whole, images()[:5]))) for one in (predictor, batched)
     )
@@ -251,7 +280,7 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
-    predictor = Predictor(Blobs(), Scaling(square=side), ("blob",), tiling=tiling)
+    predictor = Predictor(TorchBackend(Blobs()), ViewPlan(Scaling(square=side), tiling), ("blob",))
     return next(predictor.predict_all(map(DecodedImage.whole, [image]))).detections.boxes.round().tolist()
 
 
@@ -286,7 +315,8 @@ def test_pyramid__a_level_answers_for_its_sizes_alone() -> None:
 def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRule) -> None:
     """In four tiles and the whole image, of which the tiles' views are 1.75 times as large as the image."""
     boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
-    predictor = Predictor(Outlined(), Scaling(square=280), ("blob",), 2, replace(GRID, merge=merge))
+    plan = ViewPlan(Scaling(square=280), replace(GRID, merge=merge))
+    predictor = Predictor(TorchBackend(Outlined(), 2), plan, ("blob",))
     image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
     prediction = next(predictor.predict_all([image]))
     found = prediction.detections
@@ -303,7 +333,7 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
 
 def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
-    predictor = Predictor(blobs, Scaling(square=100), ("blob",), 4, GRID)
+    predictor = Predictor(TorchBackend(blobs, 4), ViewPlan(Scaling(square=100), GRID), ("blob",))
     pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
     found = list(predictor.predict_all(map(DecodedImage.whole, pictures)))
     assert blobs.batches == [4] * 6 + [1]
@@ -324,7 +354,8 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     blobs = Blobs()
     alive: list[int] = []
     blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
-    predictor = Predictor(blobs, Scaling(square=32), ("blob",), 3, Tiling("fixed", tile_size=20, overlap=0.0))
+    plan = ViewPlan(Scaling(square=32), Tiling("fixed", tile_size=20, overlap=0.0))
+    predictor = Predictor(TorchBackend(blobs, 3), plan, ("blob",))
     next(predictor.predict_all(map(DecodedImage.whole, [white_rectangles(200, 200)])))
     assert len(cut) == 101
     assert max(alive) == 3
@@ -332,16 +363,16 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
 
 def test_load__tiles_of_the_model_and_tiles_asked_for(model_folder: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(model_folder)
-    assert Predictor.load(model_folder).tiling == Tiling()
+    assert Predictor.load(model_folder).plan.tiling == Tiling()
     spec = replace(artifact.spec, tiling=replace(GRID, overlap=0.1))
     replace(artifact, spec=spec).save(tmp_path, "model")
-    assert Predictor.load(tmp_path).tiling == spec.tiling
+    assert Predictor.load(tmp_path).plan.tiling == spec.tiling
     options = TileOptions(merge="fragment", merge_threshold=0.6)
-    assert Predictor.load(tmp_path, options).tiling == replace(
+    assert Predictor.load(tmp_path, options).plan.tiling == replace(
         spec.tiling, merge="fragment", merge_threshold=0.6
     )
-    assert Predictor.load(tmp_path, TileOptions(tiled=False)).tiling.kind == "whole"
-    assert Predictor.load(model_folder, TileOptions(grid=(3, 2))).tiling.grid == (3, 2)
+    assert Predictor.load(tmp_path, TileOptions(tiled=False)).plan.tiling.kind == "whole"
+    assert Predictor.load(model_folder, TileOptions(grid=(3, 2))).plan.tiling.grid == (3, 2)
 
 
 def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
@@ -350,8 +381,7 @@ def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
     pixels[100:500, 300:900] = 255
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
-    predictor, _ = make_predictor(1)
-    predictor.scaling = Scaling(square=160)
+    predictor, _ = make_predictor(1, Scaling(square=160))
     picture = predictor.decode(file.getvalue())
     assert (picture.width, picture.height, picture.factor) == (1280, 960, 4)
     assert picture.pixels.shape == (3, 240, 320)

@@ -15,6 +15,8 @@ from tilewise.data.channel import DataSet
 from tilewise.data.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.view_plan import ViewPlan
 from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
@@ -84,7 +86,7 @@ def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Instances]]:
         torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
         losses = [{key: float(value) for key, value in train_step.learn(batch).items()} for _ in range(2)]
         train_step.end_epoch()
-        predictor = Predictor(train_step.evaluated, scaling, ("ant", "bee"), 2)
+        predictor = Predictor(TorchBackend(train_step.evaluated, 2), ViewPlan(scaling), ("ant", "bee"))
         found = list(predictor.predict_all(DecodedImage.whole(sample.pixels) for sample in views))
     return losses, [each.detections for each in found]
 
@@ -169,7 +171,7 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
     for views in (2, 8):
         with fake_gpu() as gpu:
             train_step, scaling = make_learner("yolox_nano", gpu=True)
-            predictor = Predictor(train_step.evaluated, scaling, ("ant", "bee"), 8)
+            predictor = Predictor(TorchBackend(train_step.evaluated, 8), ViewPlan(scaling), ("ant", "bee"))
             images = [DecodedImage.whole(sample.pixels) for sample in make_batch(128, views)]
             assert len(list(predictor.predict_all(images))) == views
         waits.append(Counter(wait.split()[1] for wait in gpu.waits))

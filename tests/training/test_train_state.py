@@ -21,6 +21,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference import artifact
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.stop import StopToken, StopWhen
@@ -60,7 +61,8 @@ def scored(predictor: Predictor, stop: StopToken) -> float | None:
     for _ in range(3):
         if stop.requested:
             return None
-    state = predictor.detector.state_dict().values()
+    assert isinstance(predictor.backend, TorchBackend)
+    state = predictor.backend.detector.state_dict().values()
     return abs(float(sum(tensor.double().sum() for tensor in state))) % 1
 
 

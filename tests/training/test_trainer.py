@@ -469,9 +469,9 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     trained = run(data, hp, model_dir)
     assert all(epoch["pixels"] == epoch["records"] * SIDE**2 for epoch in trained.epochs)
     assert trained.epochs[0]["records"] > 8
-    predictor = Predictor.load(model_dir)
-    assert predictor.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
-    predictor.batch_size = hp.validation_batch_size  # another one rounds differently
+    # another size of batches rounds differently
+    predictor = Predictor.load(model_dir, batch_size=hp.validation_batch_size)
+    assert predictor.plan.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
     assert data.validation is not None
     metrics = evaluate(predictor, data.validation.one_pass(), data.validation.issues, 0.5)
     logged = description(model_dir)["metrics"]

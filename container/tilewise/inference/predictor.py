@@ -7,22 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.backend import Backend
+from tilewise.inference.batching import OpenImage, ViewBatcher
 from tilewise.inference.device import tune_device
-from tilewise.instances import Instances, on_cpu
-from tilewise.models.detector import Detector
-from tilewise.tiling.merge import cut_sides, merge_detections
-from tilewise.tiling.plan import plan_views
-from tilewise.tiling.spec import AS_TRAINED, WHOLE_IMAGE, TileOptions, Tiling
-from tilewise.views.view import Scaling, View
+from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.view_plan import ViewPlan
+from tilewise.instances import Instances
+from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 log = logging.getLogger(__name__)
-
-GPU_BATCH = 8
-"""Views that a GPU looks at together when a model is served; a CPU gains nothing by it."""
 
 
 @dataclass(frozen=True)
@@ -40,96 +36,55 @@ class Prediction:
     detections: Instances
 
 
-class _Image:
-    """An image whose views are being looked at, and what they have shown so far."""
-
-    def __init__(self, width: int, height: int, views: int):
-        self.width, self.height, self.waiting = width, height, views
-        self.found: list[Instances] = []
-        self.view: list[Tensor] = []
-        self.cut: list[Tensor] = []
-
-    def add(self, view: View, detections: Instances) -> None:
-        """Take what was found in a view, on the CPU, from its pixels to the image's."""
-        cut = cut_sides(detections.boxes, view, self.width, self.height)
-        found = view.to_image(detections, self.width, self.height)
-        answered = torch.from_numpy(view.answers_for(found.boxes.numpy()))
-        self.found.append(found.select(answered))
-        self.cut.append(cut[answered])
-        self.view.append(torch.full((len(self.found[-1]),), self.waiting))
-        self.waiting -= 1
-
-    def prediction(self, tiling: Tiling) -> Prediction:
-        """What was found in all views, merged."""
-        found = Instances.cat(self.found)
-        if len(self.found) > 1:
-            view, cut = torch.cat(self.view), torch.cat(self.cut)
-            found = merge_detections(found, view, cut, tiling.merge, tiling.merge_threshold)
-        else:
-            found = found.select(found.scores.argsort(descending=True, stable=True))
-        return Prediction(self.width, self.height, found)
-
-
-@dataclass(frozen=True)
-class PendingView:
-    """A view's pixels, waiting to be batched with others of the same size."""
-
-    image: _Image
-    view: View
-    pixels: Tensor
-
-
 class Predictor:
     """The one path from an image to its detections; validation and the endpoint both take it.
 
     Not safe for several threads at once.
 
     Args:
-        detector: on the device to use; it is put into evaluation mode.
-        scaling: how its views are scaled.
+        backend: runs the network. Only views of equal size share a batch, so that what is found in an image
+            never depends on its neighbours.
+        plan: the views of an image, and how what they show is merged.
         classes: names by label.
-        batch_size: views that go through the detector at once; only views of equal size share a batch, so
-            that what is found in an image never depends on its neighbours. Halved where a GPU's memory does
-            not suffice.
-        tiling: the views of an image, and how what they show is merged.
+
+    Example:
+        >>> predictor = Predictor.load("model")
+        >>> for box, score, label in predictor.predict(encoded_image).detections:
+        ...     print(predictor.classes[label], score, box)
 
     """
 
-    def __init__(
-        self,
-        detector: Detector,
-        scaling: Scaling,
-        classes: tuple[str, ...],
-        batch_size: int = 1,
-        tiling: Tiling = WHOLE_IMAGE,
-    ):
-        self.detector = detector.eval()
-        self.scaling = scaling
+    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...]):
+        self.backend = backend
+        self.plan = plan
         self.classes = classes
-        self.batch_size = batch_size
-        self.tiling = tiling
-        self.device = next(detector.parameters()).device
 
     @staticmethod
-    def load(model_dir: Path, options: TileOptions = AS_TRAINED) -> Predictor:
+    def load(
+        model_dir: Path | str, options: TileOptions = AS_TRAINED, *, batch_size: int | None = None
+    ) -> Predictor:
         """Load the model in a folder, onto a GPU if there is one.
 
         Args:
             model_dir: what a training job left.
             options: tiles in place of the model's own.
+            batch_size: views that go through the network at once; None for what suits the device.
 
         Raises:
             UserError: the folder holds no model that can be used.
 
         """
         tune_device()
-        artifact = Artifact.load(model_dir)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        detector = artifact.detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        tiling = options.change(artifact.spec.tiling)
-        log.info("each image is seen as %s", tiling)
-        batch_size = GPU_BATCH if device == "cuda" else 1
-        return Predictor(detector, artifact.spec.scaling, artifact.classes, batch_size, tiling)
+        artifact = Artifact.load(Path(model_dir))
+        backend = TorchBackend.on_best_device(artifact.detector, batch_size)
+        plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
+        log.info("each image is seen as %s", plan.tiling)
+        return Predictor(backend, plan, artifact.classes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it looks at images."""
+        return self.backend.device
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
@@ -152,53 +107,28 @@ class Predictor:
             DecodeError, ImageTooLargeError: as :meth:`predict`.
 
         """
-        return decode_reduced(image, self._reduction)
-
-    def _reduction(self, width: int, height: int) -> int:
-        return min(view.reduction for view in self._plan(width, height))
-
-    def _plan(self, width: int, height: int) -> list[View]:
-        return plan_views(self.tiling, width, height, self.scaling)
+        return decode_reduced(image, self.plan.reduction)
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         """Find the objects in images, in their order.
 
-        An image's views are cut from it one after the other, on the detector's device: beside the image there
+        An image's views are cut from it one after the other, on the backend's device: beside the image there
         are never more pixels than those of one batch of views.
         """
-        pending: list[PendingView] = []
-        open_images: deque[_Image] = deque()
+        batcher = ViewBatcher(self.backend)
+        open_images: deque[OpenImage] = deque()
         for image in images:
-            views = [view.snapped(image.factor) for view in self._plan(image.width, image.height)]
-            open_images.append(_Image(image.width, image.height, len(views)))
+            views = [view.snapped(image.factor) for view in self.plan.views(image.width, image.height)]
+            open_images.append(OpenImage(image.width, image.height, len(views)))
             on_device, factor = image.pixels.to(self.device), image.factor
             for view in views:
-                if pending and (len(pending) == self.batch_size or pending[0].view.size != view.size):
-                    self._finish(pending)
-                    pending = []
-                pending.append(PendingView(open_images[-1], view, view.pixels_from_image(on_device, factor)))
+                batcher.add(open_images[-1], view, on_device, factor)
             del image, on_device
             while open_images and not open_images[0].waiting:
-                yield open_images.popleft().prediction(self.tiling)
-        self._finish(pending)
+                yield self._prediction(open_images.popleft())
+        batcher.flush()
         for finished in open_images:
-            yield finished.prediction(self.tiling)
+            yield self._prediction(finished)
 
-    @torch.inference_mode()
-    def _finish(self, looks: list[PendingView]) -> None:
-        if looks:
-            found = on_cpu(self._detect([look.pixels for look in looks]))
-            for look, detections in zip(looks, found, strict=True):
-                look.image.add(look.view, detections)
-
-    def _detect(self, views: list[Tensor]) -> list[Instances]:
-        """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
-        try:
-            return self.detector.detect(views)
-        except torch.OutOfMemoryError:
-            if len(views) == 1:
-                raise
-        # Not in the handler: its exception still holds the tensors of the attempt.
-        half = self.batch_size = -(-len(views) // 2)
-        log.warning("%d views at once do not fit into the GPU's memory: %d from now on", len(views), half)
-        return self._detect(views[:half]) + self._detect(views[half:])
+    def _prediction(self, image: OpenImage) -> Prediction:
+        return Prediction(image.width, image.height, image.merged(self.plan.tiling))

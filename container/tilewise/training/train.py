@@ -16,6 +16,8 @@ from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.view_plan import ViewPlan
 from tilewise.models.detector import Detector
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
@@ -173,7 +175,8 @@ def _assemble(
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
-        return Predictor(train_step.evaluated, spec.scaling, data.classes, validation_batch_size, spec.tiling)
+        backend = TorchBackend(train_step.evaluated, validation_batch_size)
+        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes)
 
     progress = Progress()
     history = History(progress)

@@ -81,8 +81,7 @@ class Validator:
         if self.source is None or not self.source.supports_random_access:
             return None
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
-        predictor = Predictor.load(self.job.model_dir)
-        predictor.batch_size = self.job.hp.validation_batch_size
+        predictor = Predictor.load(self.job.model_dir, batch_size=self.job.hp.validation_batch_size)
         found = self.job.task.evaluate(
             predictor, self.source.one_pass(), self.source.issues, self.job.stop, lambda scored: scored
         )
@@ -112,7 +111,6 @@ def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
         UserError: too many images are damaged.
 
     """
-    predictor = Predictor.load(job.model_dir)
-    predictor.batch_size = job.hp.validation_batch_size
+    predictor = Predictor.load(job.model_dir, batch_size=job.hp.validation_batch_size)
     found = job.task.evaluate(predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored)
     return found.metrics if found else None
