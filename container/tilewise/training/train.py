@@ -26,7 +26,7 @@ from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers, make_loader
 from tilewise.training.history import History, Progress, TrainResult
-from tilewise.training.job.batch_size import batch_sizes, with_batch_size
+from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.choose_tiling import make_planner, size_factors
 from tilewise.training.job.context import JobContext
@@ -153,7 +153,7 @@ def _assemble(
 ) -> tuple[Trainer, TrainState]:
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
-    batch_size, validation_batch_size = batch_sizes(hp, distributed.local_size)
+    batch_size = training_batch_size(hp, distributed.local_size)
     planner = make_planner(hp, spec)
     batches = make_loader(
         data.train,
@@ -175,7 +175,7 @@ def _assemble(
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
-        backend = TorchBackend(train_step.evaluated, validation_batch_size)
+        backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
         return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes)
 
     progress = Progress()

@@ -104,21 +104,28 @@ def resolve_batch_size(
     return hp.model_copy(update=changed)
 
 
-def batch_sizes(hp: Hyperparameters, processes: int) -> tuple[int, int]:
-    """The batch sizes of training and validation for one of the processes of a host.
+def training_batch_size(hp: Hyperparameters, processes: int) -> int:
+    """The batch size of training for one of the processes of a host.
 
     ``training_batch_size`` is that of a process, the built-in algorithm's ``mini_batch_size`` that of a host.
     """
-    if hp.batch_unit == "gpu":
-        return hp.training_batch_size, hp.validation_batch_size
-    if hp.training_batch_size % processes:
+    if hp.batch_unit == "machine" and hp.training_batch_size % processes:
         log.warning(
             "mini_batch_size=%d is no multiple of the %d GPUs: %d is used",
             hp.training_batch_size,
             processes,
             -(-hp.training_batch_size // processes) * processes,
         )
-    return -(-hp.training_batch_size // processes), -(-hp.validation_batch_size // processes)
+    return _share(hp, hp.training_batch_size, processes)
+
+
+def validation_batch_size(hp: Hyperparameters, processes: int) -> int:
+    """That of validation, and of whatever else scores the model on one GPU."""
+    return _share(hp, hp.validation_batch_size, processes)
+
+
+def _share(hp: Hyperparameters, size: int, processes: int) -> int:
+    return size if hp.batch_unit == "gpu" else -(-size // processes)
 
 
 def largest_views(scaling: Scaling, factor: float = 1.0) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from tilewise.data.source import RecordSource
 from tilewise.evaluation.analysis import Scored
 from tilewise.inference.predictor import Predictor
 from tilewise.training.distributed.context import DistributedContext
+from tilewise.training.job.batch_size import validation_batch_size
 from tilewise.training.job.context import JobContext
 from tilewise.training.step.train_step import TrainStep
 
@@ -81,7 +82,7 @@ class Validator:
         if self.source is None or not self.source.supports_random_access:
             return None
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
-        predictor = Predictor.load(self.job.model_dir, batch_size=self.job.hp.validation_batch_size)
+        predictor = _load_saved(self.job)
         found = self.job.task.evaluate(
             predictor, self.source.one_pass(), self.source.issues, self.job.stop, lambda scored: scored
         )
@@ -111,6 +112,11 @@ def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
         UserError: too many images are damaged.
 
     """
-    predictor = Predictor.load(job.model_dir, batch_size=job.hp.validation_batch_size)
+    predictor = _load_saved(job)
     found = job.task.evaluate(predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored)
     return found.metrics if found else None
+
+
+def _load_saved(job: JobContext) -> Predictor:
+    """The model that was kept, on one GPU, whose batches are those of a process that validates."""
+    return Predictor.load(job.model_dir, batch_size=validation_batch_size(job.hp, job.distributed.local_size))
