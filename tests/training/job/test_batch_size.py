@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from fake_gpu import GPU, fake_gpu
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -11,7 +12,13 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.job import batch_size
-from tilewise.training.job.batch_size import largest_views, resolve_batch_size, synthetic_batch
+from tilewise.training.job.batch_size import (
+    largest_views,
+    resolve_batch_size,
+    synthetic_batch,
+    training_batch_size,
+    validation_batch_size,
+)
 from tilewise.training.step import memory
 from tilewise.training.step.memory import BatchTooLargeError, padded_pixels
 from tilewise.training.step.train_step import TrainStep
@@ -69,6 +76,27 @@ def test_auto__on_a_cpu_takes_a_share_of_the_memory_that_is_free(
     # views of twice the side need four times as much
     monkeypatch.setattr(batch_size, "available_memory", lambda: 240 * 2**20)
     assert resolved(make_hp(), factor=2.0).training_batch_size <= chosen[240] // 2
+
+
+@pytest.mark.parametrize(
+    ("views", "most", "reason"),
+    [
+        (64, 64, "more than 8 would leave an epoch of 64 views too few steps"),
+        (128, 64, "more than 16 would leave an epoch of 128 views too few steps"),  # a CPU's limit, by chance
+        (512, 64, "it is never larger"),
+        (9999, 64, "it is never larger"),
+        (9999, 16, "32 views of 64 x 64 pixels would not fit into memory"),
+        (9999, 32, "64 views of 64 x 64 pixels would not fit into memory"),
+    ],
+)
+def test_auto__says_what_limits_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, views: int, most: int, reason: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(batch_size, "_fits_gpu", lambda *_: lambda count: count <= most)
+    with fake_gpu():
+        resolve_batch_size(make_hp(), make_detector().to(GPU), SCALING, [1.0], views, 5)
+    assert f"({reason})" in caplog.text
 
 
 def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
@@ -192,3 +220,11 @@ def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(detector, "forward", out_of_memory)
     with pytest.raises(BatchTooLargeError, match="training_batch_size=2 does not fit"):
         train_step.learn(Batch.of(views(2, 64, 64)))
+
+
+def test_sizes__are_a_processs_share_of_a_machines() -> None:
+    builtin = {"num_classes": 1, "num_training_samples": 9, "mini_batch_size": 10, "image_shape": 300}
+    of_machine = parse_hyperparameters(builtin)
+    of_gpu = make_hp(training_batch_size=10, validation_batch_size=6)
+    sizes = [(training_batch_size(hp, 4), validation_batch_size(hp, 4)) for hp in (of_machine, of_gpu)]
+    assert sizes == [(3, 3), (10, 6)]

@@ -80,8 +80,9 @@ def resolve_batch_size(
 
     """
     device = next(detector.parameters()).device
-    most = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
-    most = max(1, min(most, views // (STEPS_AN_EPOCH * distributed.size)))
+    limit = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
+    enough_steps = views // (STEPS_AN_EPOCH * distributed.size)
+    most = max(1, min(limit, enough_steps))
     side = largest_views(scaling, max(factors))
     with _undisturbed(device):
         make = partial(synthetic_batch, side=side, objects=objects)
@@ -92,10 +93,12 @@ def resolve_batch_size(
             size *= 2
     size = distributed.all_reduce_min(size)
     name = hp.spelling("training_batch_size")
-    why = f"more than {most} would leave an epoch of {views} views too few steps" if size * 2 > most else ""
-    why = why or f"{2 * size} views of {side[0]} x {side[1]} pixels would not fit into memory"
-    if size * 2 > most and most in (MOST_ON_GPU, MOST_ON_CPU):
+    if 2 * size <= most:
+        why = f"{2 * size} views of {side[0]} x {side[1]} pixels would not fit into memory"
+    elif enough_steps >= limit:
         why = "it is never larger"
+    else:
+        why = f"more than {most} would leave an epoch of {views} views too few steps"
     per_machine = size * (distributed.local_size if hp.batch_unit == "machine" else 1)
     log.info("%s=auto: %d (%s); learning_rate stays %g", name, per_machine, why, hp.learning_rate)
     changed = {"training_batch_size": per_machine}
