@@ -76,7 +76,7 @@ def pack_channels(data: Path, names: list[str], recordio: Path) -> dict[str, str
             classes,
             Output(recordio, data / name),
             name=name,
-            difficult=bool(records.ignored.any()),
+            difficult=bool(records.targets.ignored.any()),
             with_size=False,
             skip_empty=False,
         )
