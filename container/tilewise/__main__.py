@@ -1,4 +1,4 @@
-"""``python -m tilewise COMMAND``."""
+"""``tilewise COMMAND``, or ``python -m tilewise COMMAND``."""
 
 from __future__ import annotations
 

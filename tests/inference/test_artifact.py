@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tilewise.errors import UserError
 from tilewise.inference import artifact as artifact_module
 from tilewise.inference.artifact import Artifact, read_classes
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import family_of
+from tilewise.tiling.spec import Level, Tiling
 from tilewise.views.view import Scaling
 
 SPEC = DetectorSpec(
@@ -102,6 +107,123 @@ def test_description__is_readable_json(folder: Path) -> None:
 def test_load__an_older_file_without_environment(folder: Path) -> None:
     edit(folder, environment=...)
     assert Artifact.load(folder).environment == {}
+
+
+FORMAT_1 = """
+{
+  "format": 1,
+  "weights": "model-0003.safetensors",
+  "classes": ["ant", "bée"],
+  "detector": {
+    "name": "yolox_nano",
+    "num_classes": 2,
+    "scaling": {"square": 96, "min_size": null, "max_size": null},
+    "anchor_sizes": null,
+    "score_threshold": 0.01,
+    "nms_iou_threshold": 0.45,
+    "detections_per_view": 50%s
+  },
+  "metrics": {"epoch": 3, "AP": 0.5, "AP_small": null},
+  "hyperparameters": {"number_of_epochs": 4}%s
+}
+"""
+"""``model.json`` as the first versions wrote it, and what later ones put into it; see docs/python.md."""
+
+TILING = """,
+    "tiling": {
+      "kind": "grid",
+      "grid": [3, 2],
+      "tile_size": null,
+      "levels": [],
+      "overlap": 0.2,
+      "whole_from": 40.0,
+      "merge": "fragment",
+      "merge_threshold": 0.25
+    },
+    "stride_4_level": true"""
+
+PYRAMID = """,
+    "tiling": {
+      "kind": "pyramid",
+      "grid": null,
+      "tile_size": null,
+      "levels": [
+        {"zoom": 1.0, "smallest": 60.0, "largest": null},
+        {"zoom": 3.0, "smallest": 0.0, "largest": 80.0}
+      ],
+      "overlap": 0.25,
+      "whole_from": 0.0,
+      "merge": "nms",
+      "merge_threshold": 0.4
+    }"""
+
+RECORD = """,
+  "environment": {"gpus": [], "cores": 4},
+  "versions": {"tilewise": "0.1.0", "torch": "2.10.0+cpu", "torchvision": "0.25.0+cpu"}"""
+
+FIRST = DetectorSpec("yolox_nano", 2, Scaling(square=96), None, 0.01, 0.45, 50)
+LEVELS = (Level(1.0, 60.0), Level(3.0, 0.0, 80.0))
+
+
+@pytest.mark.parametrize(
+    ("detector", "record", "spec"),
+    [
+        ("", "", FIRST),
+        (
+            TILING,
+            RECORD,
+            replace(
+                FIRST,
+                tiling=Tiling("grid", grid=(3, 2), overlap=0.2, whole_from=40.0),
+                stride_4_level=True,
+            ),
+        ),
+        (
+            PYRAMID,
+            RECORD,
+            replace(FIRST, tiling=Tiling("pyramid", levels=LEVELS, merge="nms", merge_threshold=0.4)),
+        ),
+    ],
+    ids=["the first", "with a grid", "with a pyramid"],
+)
+def test_format_1__stays_readable(detector: str, record: str, spec: DetectorSpec, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(FORMAT_1 % (detector, record), encoding="utf-8")
+    weights = build_detector(spec).network.state_dict()
+    save_file(weights, tmp_path / "model-0003.safetensors")
+    loaded = Artifact.load(tmp_path)
+    assert (loaded.spec, loaded.classes) == (spec, ("ant", "bée"))
+    assert loaded.metrics == {"epoch": 3, "AP": 0.5, "AP_small": None}
+    assert loaded.hyperparameters == {"number_of_epochs": 4}
+    assert loaded.environment == ({"gpus": [], "cores": 4} if record else {})
+    assert read_classes(tmp_path) == ("ant", "bée")
+    state = loaded.detector.network.state_dict()
+    assert all(torch.equal(state[name], weight) for name, weight in weights.items())
+
+
+WEIGHTS_OF_FORMAT_1 = {
+    "ssd_vgg16": "6cb609ac8fbc1d54",
+    "ssd_resnet50": "848b831daf2422b9",
+    "ssdlite_mobilenet_v3_large": "7de2443ae45864b6",
+    "fasterrcnn_resnet18_fpn": "ab14c26723fe28a1",
+    "fasterrcnn_mobilenet_v3_large_fpn": "c5fd084ab7f595b2",
+    "retinanet_resnet50_fpn": "27b81d78752cbc98",
+    "fcos_resnet50_fpn": "36b13869dd9f756f",
+    "yolox_nano": "d0dbbde9a5a628af",
+    "gfl_resnet18_fpn": "80d496d744f21ed7",
+}
+"""The first digits of the SHA-256 of the lines ``name shape``, sorted, of a model with two classes."""
+
+
+@pytest.mark.parametrize("name", WEIGHTS_OF_FORMAT_1)
+def test_format_1__weights_keep_their_names_and_shapes(name: str) -> None:
+    square = family_of(name).scaling == "square"
+    scaling = Scaling(square=300) if square else Scaling(min_size=300, max_size=400)
+    with torch.device("meta"):
+        detector = build_detector(DetectorSpec(name, 2, scaling, None, 0.01, 0.45, 50))
+    state = detector.network.state_dict()
+    lines = sorted(f"{name} {tuple(weight.shape)}" for name, weight in state.items())
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert digest[:16] == WEIGHTS_OF_FORMAT_1[name]
 
 
 def test_save__removes_what_a_killed_process_was_writing(

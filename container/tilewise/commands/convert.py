@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
+from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues
+from tilewise.data.read import read_annotated
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
 from tilewise.data.writers.image_json import write_image_json

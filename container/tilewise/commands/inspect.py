@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from tilewise.arrays import Array, Float64
-from tilewise.commands.channels import checked_records, chosen_classes, read_annotated, say_what_is_read
+from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
+from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
