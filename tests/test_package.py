@@ -117,7 +117,7 @@ def test_docs__code_runs_as_it_stands(
     assert re.match(r"(ant|bee) 0\.\d+ \[", lines[0])
     assert lines[-2] == "a.png 120 90 1"
     assert isinstance(names["validation"], tilewise.Channel)
-    assert names["validation"].records[0].labels.tolist() == [1]  # the model's classes count
+    assert names["validation"].records[0].targets.labels.tolist() == [1]  # the model's classes count
     assert all(0 <= float(figure) <= 1 for figure in lines[-1].split())
 
 
@@ -128,7 +128,7 @@ def test_read_channel__classes_of_the_data_or_given(tmp_path: Path) -> None:
     (folder / "a.txt").write_text("1 0.5 0.5 0.2 0.2\n")
     own = tilewise.read_channel(folder)
     assert (own.classes, own.issues.channel) == (("0", "1"), "cells")
-    np.testing.assert_allclose(own.records[0].boxes, [[16, 12, 24, 18]], rtol=1e-5)
+    np.testing.assert_allclose(own.records[0].targets.boxes, [[16, 12, 24, 18]], rtol=1e-5)
     assert tilewise.read_channel(str(folder), classes=["ant", "bee"]).classes == ("ant", "bee")
     with pytest.raises(tilewise.UserError, match=r"a\.(txt|png) has class_id 1, but num_classes is 1"):
         tilewise.read_channel(folder, classes=["ant"])

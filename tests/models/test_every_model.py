@@ -182,23 +182,34 @@ def painted(side: int, places: tuple[tuple[int, int, int, int], ...]) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "steps", "rate"), [("yolox_nano", 96, 80, 2e-3), ("gfl_resnet18_fpn", 96, 40, 3e-4)]
+    ("name", "side", "steps", "rate", "copies"),
+    [("yolox_nano", 96, 100, 1e-2, 4), ("gfl_resnet18_fpn", 96, 40, 1e-3, 1)],
 )
-def test_training__learns_two_images_by_heart(name: str, side: int, steps: int, rate: float) -> None:
+def test_training__learns_two_images_by_heart(
+    name: str, side: int, steps: int, rate: float, copies: int
+) -> None:
+    """Copies of the images in a batch: running variances are unbiased, and those of a batch are not.
+
+    At stride 32 two images are 18 values, whose variances differ by 6% in each layer: what YOLOX had learnt
+    by heart in training was not found in evaluation.
+    """
     detector = make_detector(name, side, score_threshold=0.05)
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1  # a few steps only
     samples = [painted(side, places) for places in PLACES]
     images, targets = [sample.pixels for sample in samples], [sample.targets for sample in samples]
-    optimizer = torch.optim.AdamW(detector.parameters(), lr=rate)
+    optimizer = torch.optim.AdamW(detector.parameters(), lr=rate, fused=True)
+    # The rate ends at zero: else a step more or less, or another rounding, decides what is found.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.2)
     for _ in range(steps):
-        losses = detector(images, targets)
+        losses = detector(images * copies, targets * copies)
         assert isinstance(losses, dict)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 10)  # as a job does
         optimizer.step()
+        schedule.step()
     with torch.inference_mode():
         found = detector.eval().detect(images)
     assert coco_metrics(as_records(samples), found, ("blue", "red"))["AP50"] > 0.9
