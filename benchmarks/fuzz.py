@@ -116,7 +116,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
                     check_example(arrival.example, arrival.facts, ChannelIssues("train"))
                 return
             (folder / name).write_bytes(data)
-            data_set = read_data_set(folders, None, False, False, 0)
+            data_set = read_data_set(folders, None, may_split=False, validates=False, seed=0)
             for item in data_set.train.one_pass():
                 assert np.isfinite(item.targets.boxes).all() and len(item.targets.boxes) == len(
                     item.targets.labels

@@ -45,7 +45,7 @@ def read_training_images(data: Path) -> Records:
 
 
 def train_once(
-    data: Path, hyperparameters: dict[str, str], weights: Path | None = None, one_class: bool = False
+    data: Path, hyperparameters: dict[str, str], weights: Path | None = None, *, one_class: bool = False
 ) -> dict[str, Any]:
     """Run one job and read what it left.
 
@@ -136,7 +136,7 @@ def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) 
         raw = hyperparameters | {"seed": str(seed)}
         job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
         job["hyperparameters"] = raw
-        runs[seed] = kept(store, job, partial(train_once, data, raw, weights, one_class))
+        runs[seed] = kept(store, job, partial(train_once, data, raw, weights, one_class=one_class))
     return runs
 
 

@@ -69,4 +69,4 @@ def _compare(
 
 
 def _read(folder: Path) -> DataSet:
-    return read_data_set({"train": ChannelFolder(folder)}, None, False, False, 0)
+    return read_data_set({"train": ChannelFolder(folder)}, None, may_split=False, validates=False, seed=0)

@@ -65,7 +65,14 @@ class Channels:
         seed: int = 0,
         class_map: dict[int, str] | None = None,
     ) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split, validates, seed, class_map)
+        return read_data_set(
+            self.folders,
+            num_classes,
+            may_split=may_split,
+            validates=validates,
+            seed=seed,
+            class_map=class_map,
+        )
 
     def message(self, **options: Any) -> str:
         with pytest.raises(UserError) as error:
@@ -234,7 +241,7 @@ def test_channels__no_train(channels: Channels) -> None:
     text = channels.message()
     assert text.startswith("the channel train is missing (channels given: validation, validation_annotation)")
     with pytest.raises(UserError, match=r"\(channels given: none\)"):
-        read_data_set({}, None, True, True, 0)
+        read_data_set({}, None, may_split=True, validates=True, seed=0)
 
 
 @pytest.mark.parametrize("missing", ["train", "train_annotation"])

@@ -158,6 +158,13 @@ def test_stride_4_level__is_one_more_in_front(name: str) -> None:
 
 def test_stride_4_level__fitted_anchors_have_one_size_more() -> None:
     scaling, sizes = Scaling(min_size=600, max_size=1333), np.full(9, 8.0)
-    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, sizes, True) == (8, 16, 32, 64, 128, 256)
+    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, sizes, stride_4_level=True) == (
+        8,
+        16,
+        32,
+        64,
+        128,
+        256,
+    )
     # a map at stride 4 has anchors of 16 px: the published ones go on from there
-    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, np.full(9, 16.0), True) is None
+    assert anchor_sizes_for("retinanet_resnet50_fpn", scaling, np.full(9, 16.0), stride_4_level=True) is None

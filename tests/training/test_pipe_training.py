@@ -110,7 +110,7 @@ def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[
         stack.enter_context(PipePlatform(folder / name, passes))
         images = hp.num_training_samples if name == "train" else None
         facts[name] = ChannelPipe(folder / name, "application/x-recordio", len(passes), images)
-    data = read_data_set(facts, hp.num_classes, True, "validation" in channels, 0)
+    data = read_data_set(facts, hp.num_classes, may_split=True, validates="validation" in channels, seed=0)
     stack.callback(data.close)
     return data
 
@@ -139,7 +139,9 @@ def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path,
     for folder in folders.values():
         folder.path.mkdir(parents=True)
         (folder.path / "data.rec").write_bytes(content)
-    from_files = train(read_data_set(folders, 1, True, True, 0), make_job(hp, tmp_path, detector))
+    from_files = train(
+        read_data_set(folders, 1, may_split=True, validates=True, seed=0), make_job(hp, tmp_path, detector)
+    )
     data = piped(stack, tmp_path / "pipes", hp, train=[content], validation=[content])
     from_pipes = train(data, make_job(hp, tmp_path, detector))
     assert from_pipes.epochs[0]["validation"] == from_files.epochs[0]["validation"]
@@ -159,9 +161,9 @@ def test_train__pipe_to_train_and_files_to_validate(
             "validation": ChannelFolder(tmp_path / "validation"),
         },
         1,
-        True,
-        True,
-        0,
+        may_split=True,
+        validates=True,
+        seed=0,
     )
     stack.callback(data.close)
     assert train(data, make_job(hp, tmp_path, detector)).best["AP"] == 1
@@ -220,7 +222,9 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
     hp, stop = make_hp(validation_metric_type="none"), threading.Event()
     stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
     channel = ChannelPipe(tmp_path / "train", passes=2, images=10)
-    data = read_data_set({"train": channel}, 1, True, False, 0, stop=StopWhen(stop.is_set))
+    data = read_data_set(
+        {"train": channel}, 1, may_split=True, validates=False, seed=0, stop=StopWhen(stop.is_set)
+    )
     stack.callback(data.close)
     threading.Timer(1, stop.set).start()
     trained = train(data, make_job(hp, tmp_path, detector, stop=StopWhen(stop.is_set)))

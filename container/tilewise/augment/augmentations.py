@@ -7,7 +7,7 @@ from tilewise.augment.window import RandomWindow
 from tilewise.views.view import Scaling
 
 
-def make_augmentations(scaling: Scaling, random_windows: bool = True) -> list[Transform]:
+def make_augmentations(scaling: Scaling, *, random_windows: bool = True) -> list[Transform]:
     """The transforms that a job trains with, in their order.
 
     Args:

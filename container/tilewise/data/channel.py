@@ -142,9 +142,10 @@ class ChannelFolder:
 Channels = Mapping[str, ChannelFolder | ChannelPipe]
 
 
-def read_data_set(
+def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, given by name
     channels: Channels,
     num_classes: int | None,
+    *,
     may_split: bool,
     validates: bool,
     seed: int,
@@ -171,7 +172,7 @@ def read_data_set(
         StopWaiting: ``stop`` said so.
 
     """
-    _check_channels(channels, may_split, validates)
+    _check_channels(channels, may_split=may_split, validates=validates)
     folders = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelFolder)}
     piped = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelPipe)}
     for name, channel in piped.items():
@@ -210,7 +211,7 @@ def read_data_set(
     return DataSet(classes, sources["train"], sources.get("validation"), sources.get("test"))
 
 
-def _check_channels(channels: Channels, may_split: bool, validates: bool) -> None:
+def _check_channels(channels: Channels, *, may_split: bool, validates: bool) -> None:
     if "train" not in channels:
         have = ", ".join(sorted(channels)) or "none"
         raise UserError(

@@ -18,7 +18,7 @@ OCTAVE_PARTS = 4
 
 
 def channel_statistics(
-    records: Records, issues: ChannelIssues, classes: tuple[str, ...], whole: bool = True
+    records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool = True
 ) -> dict[str, Any]:
     """The facts of one channel, as JSON takes them.
 

@@ -97,7 +97,7 @@ class Analysis:
         }
 
 
-def analyse(scored: Scored, classes: tuple[str, ...], sizes: bool = True) -> Analysis:
+def analyse(scored: Scored, classes: tuple[str, ...], *, sizes: bool = True) -> Analysis:
     """Compare detections with the ground truth.
 
     Args:

@@ -174,7 +174,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#cbd2d9")
     axes.tick_params(colors=_QUIET, length=0, labelsize=9.5)
-    axes.yaxis.grid(True, color="#e4e7eb", zorder=1)
+    axes.yaxis.grid(visible=True, color="#e4e7eb", zorder=1)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_axisbelow(True)
 

@@ -59,7 +59,7 @@ class ReportContent:
     analysis: Analysis | None = None
 
 
-def report_page(run: ReportContent, pictures: bool = True, stop: StopToken = NEVER) -> str:
+def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = NEVER) -> str:
     """The report as HTML.
 
     Args:

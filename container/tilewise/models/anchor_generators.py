@@ -27,7 +27,7 @@ class _Kept(nn.Module):
         sizes = (tuple(batch.shape[2:]), *(tuple(each.shape[2:]) for each in feature_maps), device)
         if self._last is None or self._last[0] != sizes:
             # What inference mode makes could not be learnt with later.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(mode=False), torch.no_grad():
                 like = [torch.empty((0, *each.shape[1:]), device=device) for each in feature_maps]
                 one = ImageList(torch.empty((0, *batch.shape[1:])), image_list.image_sizes[:1])
                 self._last = sizes, super().forward(one, like)[0]

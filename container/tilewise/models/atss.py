@@ -56,7 +56,7 @@ def atss(priors: Priors, objects: Objects, batch: int) -> Positives:
 
     most = iou.amax(dim=1, keepdim=True).clamp(min=1e-9)
     preference = iou / most - 0.1 * distance / priors.strides[near]
-    best = torch.zeros_like(chosen).scatter_(1, preference.argmax(dim=1, keepdim=True), True)
+    best = torch.zeros_like(chosen).scatter_(1, preference.argmax(dim=1, keepdim=True), value=True)
     chosen |= best & ~chosen.any(dim=1, keepdim=True)
 
     number, candidate = torch.nonzero(chosen, as_tuple=True)

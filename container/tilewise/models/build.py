@@ -15,18 +15,18 @@ def build_detector(spec: DetectorSpec) -> Detector:
 
 
 def published_anchor_sizes(
-    name: str, scaling: Scaling, stride_4_level: bool = False
+    name: str, scaling: Scaling, *, stride_4_level: bool = False
 ) -> tuple[float, ...] | None:
     """√area of a model's anchors as published, one a feature map; None where it has no anchors to fit.
 
     They are pixels of the view, or for square views fractions of the side.
     """
     anchors = family_of(name).anchors
-    return load(anchors)(name, scaling, stride_4_level) if anchors else None
+    return load(anchors)(name, scaling, stride_4_level=stride_4_level) if anchors else None
 
 
 def anchor_sizes_for(
-    name: str, scaling: Scaling, object_sizes: Floats, stride_4_level: bool = False
+    name: str, scaling: Scaling, object_sizes: Floats, *, stride_4_level: bool = False
 ) -> tuple[float, ...] | None:
     """Anchor sizes fitted to the data, or None where the published ones will do.
 
@@ -37,7 +37,7 @@ def anchor_sizes_for(
         stride_4_level: whether the model has a feature map at stride 4.
 
     """
-    published = published_anchor_sizes(name, scaling, stride_4_level)
+    published = published_anchor_sizes(name, scaling, stride_4_level=stride_4_level)
     if published is None:
         return None
     if scaling.square is not None:

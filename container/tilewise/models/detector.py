@@ -86,7 +86,7 @@ class Detector(nn.Module):
         self.transform, self.criterion, self.postprocess = transform, criterion, postprocess
         self.frozen_norms: list[nn.Module] = []
 
-    def train(self, mode: bool = True) -> Detector:
+    def train(self, mode: bool = True) -> Detector:  # noqa: FBT001, FBT002  # as nn.Module has it
         """As PyTorch's, but what is frozen stays frozen."""
         super().train(mode)
         for norm in self.frozen_norms:

@@ -126,7 +126,7 @@ class FasterRCNNPostprocess:
         return suppress([candidates], [boxes], sizes, self.limits, SMALLEST_SIDE)
 
 
-def published_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
+def published_sizes(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' published √areas in pixels, one a feature map."""
     return PUBLISHED_SIZES
 

@@ -5,7 +5,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 
-def resnet_pyramid(resnet: str, stride_4_level: bool) -> nn.Module:
+def resnet_pyramid(resnet: str, *, stride_4_level: bool) -> nn.Module:
     """A ResNet with a feature pyramid of 256 channels, as one-stage detectors have it.
 
     Args:

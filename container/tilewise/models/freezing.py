@@ -43,7 +43,7 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
         raise UserError(f"{_given(layers, pattern)} freezes all of {name}: nothing is left to train")
     for key, parameter in network.named_parameters():
         if key in frozen:
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     detector.frozen_norms = [
         norm for norm in norms if norm.affine and not any(p.requires_grad for p in norm.parameters())

@@ -104,10 +104,10 @@ class GFL(nn.Module):
 
     """
 
-    def __init__(self, resnet: str, num_classes: int, stride_4_level: bool):
+    def __init__(self, resnet: str, num_classes: int, *, stride_4_level: bool):
         super().__init__()
         self.strides = (4, *STRIDES) if stride_4_level else STRIDES
-        self.backbone = resnet_pyramid(resnet, stride_4_level)
+        self.backbone = resnet_pyramid(resnet, stride_4_level=stride_4_level)
         self.head = Head(256, num_classes, len(self.strides))
 
     def forward(self, batch_BCHW: Tensor) -> Outputs:
@@ -221,6 +221,6 @@ def build_gfl(spec: DetectorSpec) -> Detector:
         detections=spec.detections_per_view,
     )
     resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
-    network = GFL(resnet, spec.num_classes, spec.stride_4_level)
+    network = GFL(resnet, spec.num_classes, stride_4_level=spec.stride_4_level)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return Detector(network, transform, GFLCriterion(), GFLPostprocess(limits))

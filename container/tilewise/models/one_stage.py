@@ -190,16 +190,16 @@ def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
 
 def build_retinanet(spec: DetectorSpec) -> Detector:
     """RetinaNet on P3 to P7, or P2 to P7, three anchor sizes an octave."""
-    sizes = spec.anchor_sizes or retinanet_sizes(spec.name, spec.scaling, spec.stride_4_level)
+    sizes = spec.anchor_sizes or retinanet_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
     octave = tuple((size, size * 2 ** (1 / 3), size * 2 ** (2 / 3)) for size in sizes)
     anchors: Any = Anchors(octave, ((0.5, 1.0, 2.0),) * len(octave))
-    backbone = resnet_pyramid("resnet50", spec.stride_4_level)
+    backbone = resnet_pyramid("resnet50", stride_4_level=spec.stride_4_level)
     head = RetinaNetHead(backbone.out_channels, anchors.num_anchors_per_location()[0], spec.num_classes)
     network = AnchorNetwork(backbone, anchors, head)
     return Detector(network, _transform(), RetinaNetCriterion(), RetinaNetPostprocess(_limits(spec)))
 
 
-def retinanet_sizes(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
+def retinanet_sizes(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' √areas in pixels, one a feature map: published, and half the first at stride 4."""
     return (RETINANET_SIZES[0] / 2, *RETINANET_SIZES) if stride_4_level else RETINANET_SIZES
 
@@ -208,7 +208,7 @@ def build_fcos(spec: DetectorSpec) -> Detector:
     """FCOS on P3 to P7, or P2 to P7. It has points, not anchors: there is nothing to fit to the data."""
     strides = (4, *FCOS_STRIDES) if spec.stride_4_level else FCOS_STRIDES
     points = Anchors(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
-    backbone = resnet_pyramid("resnet50", spec.stride_4_level)
+    backbone = resnet_pyramid("resnet50", stride_4_level=spec.stride_4_level)
     network = AnchorNetwork(backbone, points, FCOSHead(backbone.out_channels, 1, spec.num_classes))
     return Detector(network, _transform(), FCOSCriterion(), FCOSPostprocess(_limits(spec)))
 

@@ -52,7 +52,7 @@ def best_of_each_group(scores_M: Tensor, groups_M: Tensor, most: int) -> Tensor:
     return best
 
 
-def candidates_of(scores_BNC: Tensor, threshold: float, most: int, by_class: bool = False) -> Candidates:
+def candidates_of(scores_BNC: Tensor, threshold: float, most: int, *, by_class: bool = False) -> Candidates:
     """The scores above a threshold, at most ``most`` of an image, or of a class of an image.
 
     Scores may be logits, with a threshold of their kind.

@@ -103,7 +103,7 @@ class ResNetFeatures(nn.Module):
     begins with stride 16 and has no map for small objects.
     """
 
-    def __init__(self, highres: bool):
+    def __init__(self, *, highres: bool):
         super().__init__()
         resnet = resnet50(weights=None, norm_layer=BatchNorm)
         first = resnet.layer3[0]
@@ -132,7 +132,7 @@ def _halving(channels: int, between: int, out: int, stride: int) -> nn.Sequentia
     )
 
 
-def published_scales(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]:
+def published_scales(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' published √areas, as fractions of the image's side, one a feature map."""
     if name == "ssdlite_mobilenet_v3_large":
         return LITE_SCALES[:-1]
@@ -169,7 +169,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         backbone: nn.Module = SSDFeatureExtractorVGG(vgg16(weights=None).features, highres)
         normalise = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
     else:
-        backbone, normalise = ResNetFeatures(highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
+        backbone, normalise = ResNetFeatures(highres=highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
     anchors: Any = DefaultBoxes(ratios, scales=scales, steps=steps)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     head = SSDHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1)

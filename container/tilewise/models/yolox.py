@@ -69,7 +69,7 @@ class Outputs(NamedTuple):
 class Head(nn.Module):
     """The decoupled head: classes on one branch, box and objectness on the other."""
 
-    def __init__(self, channels: list[int], hidden: int, num_classes: int, separable: bool):
+    def __init__(self, channels: list[int], hidden: int, num_classes: int, *, separable: bool):
         super().__init__()
 
         def branches() -> nn.ModuleList:
@@ -118,7 +118,7 @@ class YOLOX(nn.Module):
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
         channels = [4 * base, 8 * base, 16 * base]
         self.backbone = PathAggregation(base, depth, separable=size.separable)
-        self.head = Head(channels, int(256 * size.width), num_classes, size.separable)
+        self.head = Head(channels, int(256 * size.width), num_classes, separable=size.separable)
 
     def forward(self, batch_BCHW: Tensor) -> Outputs:
         """Of a batch of pixels from 0 to 255."""

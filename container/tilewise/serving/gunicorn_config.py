@@ -29,7 +29,7 @@ class Worker(ThreadWorker):
     wait for an answer that never comes, instead of being refused.
     """
 
-    def set_accept_enabled(self, enabled: bool) -> None:
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  # as gunicorn has it
         """Take new connections, or leave them to others."""
         super().set_accept_enabled(enabled)
         if not self.alive:

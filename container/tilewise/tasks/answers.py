@@ -12,7 +12,7 @@ Answer = Callable[["Prediction", bool], dict[str, Any]]
 """The content of an answer, as plain JSON types: an image's prediction, and whether as in the annotations."""
 
 
-def answer_detection(prediction: Prediction, as_annotation: bool) -> dict[str, Any]:
+def answer_detection(prediction: Prediction, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
     """The objects in the forms of SageMaker's built-in Object Detection algorithm.
 
     Follows the developer guide's "Object Detection Request and Response Formats": rows of

@@ -89,13 +89,13 @@ class DetectionTask:
             scalars[f"validation_AP_of/{name}"] = value
         return {name: value for name, value in scalars.items() if value is not None}
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], sizes: bool) -> Analysis:
+    def analyse(self, scored: Scored, classes: tuple[str, ...], *, sizes: bool) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
         return analyse(scored, classes, sizes=sizes)
 
-    def answer(self, prediction: Prediction, as_annotation: bool) -> dict[str, Any]:
+    def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
         """See :func:`tilewise.tasks.answers.answer_detection`."""
-        return answer_detection(prediction, as_annotation)
+        return answer_detection(prediction, as_annotation=as_annotation)
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.evaluation.report.report_page`."""

@@ -92,10 +92,10 @@ class Task(Protocol):
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of a validation for TensorBoard, by their tag there."""
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], sizes: bool) -> Analysis:
+    def analyse(self, scored: Scored, classes: tuple[str, ...], *, sizes: bool) -> Analysis:
         """All that can be said of what a model found; ``sizes``, figures by object size, take longest."""
 
-    def answer(self, prediction: Prediction, as_annotation: bool) -> dict[str, Any]:
+    def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
         """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:

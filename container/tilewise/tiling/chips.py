@@ -173,7 +173,7 @@ def sniper_views(
     return views
 
 
-def background_views(
+def background_views(  # noqa: PLR0913  # those of sniper_views and of negative_chips
     width: int,
     height: int,
     boxes_N4: Floats,

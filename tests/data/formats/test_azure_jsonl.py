@@ -54,7 +54,9 @@ class Channel:
         return read_channel("train", {"train": ChannelFolder(self.root)})
 
     def data(self, content_type: str = "") -> DataSet:
-        return read_data_set({"train": ChannelFolder(self.root, content_type)}, None, False, False, 0)
+        return read_data_set(
+            {"train": ChannelFolder(self.root, content_type)}, None, may_split=False, validates=False, seed=0
+        )
 
     def only(self) -> RawExample:
         (example,) = self.read().examples

@@ -66,7 +66,9 @@ class Channel:
         return read_channel("train", {"train": ChannelFolder(self.root)})
 
     def data(self, num_classes: int | None = None) -> DataSet:
-        return read_data_set({"train": ChannelFolder(self.root)}, num_classes, False, False, 0)
+        return read_data_set(
+            {"train": ChannelFolder(self.root)}, num_classes, may_split=False, validates=False, seed=0
+        )
 
     def only(self) -> RawExample:
         (example,) = self.read().examples
@@ -120,7 +122,7 @@ def test_channel__recognises_it(channel: Channel, name: str, content_type: str) 
     (channel.root / name).parent.mkdir(parents=True, exist_ok=True)
     channel.manifest(line("a.jpg", annotation(), names=DOG), name=name)
     folders = {"train": ChannelFolder(channel.root, content_type)}
-    assert read_data_set(folders, None, False, False, 0).classes == ("dog",)
+    assert read_data_set(folders, None, may_split=False, validates=False, seed=0).classes == ("dog",)
 
 
 def test_channel__in_the_annotation_channel(channel: Channel, tmp_path: Path) -> None:
@@ -339,10 +341,10 @@ def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tm
     other.image("b.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     other.manifest(line("b.jpg", annotation(2), names={"2": "bone"}))
-    data = read_data_set(folders, 2, False, True, 0)
+    data = read_data_set(folders, 2, may_split=False, validates=True, seed=0)
     assert data.validation is not None and data.validation.sample[0].targets.labels.tolist() == [1]
     other.manifest(line("b.jpg"))
-    data = read_data_set(folders, None, False, True, 0)
+    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
     assert data.validation is not None and len(data.validation.sample[0].targets.labels) == 0
 
 

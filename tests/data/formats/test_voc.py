@@ -63,7 +63,7 @@ class Channel:
         return read_channel("train", self.folders)
 
     def data(self) -> DataSet:
-        return read_data_set(self.folders, None, False, False, 0)
+        return read_data_set(self.folders, None, may_split=False, validates=False, seed=0)
 
     def only(self) -> RawExample:
         (example,) = self.read().examples
@@ -333,7 +333,7 @@ def test_channel__classes_matched_by_name(channel: Channel, tmp_path: Path) -> N
     other.image("x.jpg").write_bytes(b"")
     Image.new("RGB", (40, 30), 7).save(other.root / "x.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
-    data = read_data_set(folders, None, False, True, 0)
+    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
     assert data.classes == ("a", "b") and data.validation is not None
     assert data.train.sample[0].targets.labels.tolist() == [1, 0] and data.validation.sample[
         0

@@ -46,7 +46,7 @@ class Channel:
         return read_channel("train", self.folders)
 
     def data(self, num_classes: int | None = None) -> DataSet:
-        return read_data_set(self.folders, num_classes, False, False, 0)
+        return read_data_set(self.folders, num_classes, may_split=False, validates=False, seed=0)
 
     def only(self) -> RawExample:
         (example,) = self.read().examples
@@ -305,7 +305,7 @@ def test_channel__names_in_train_only(channel: Channel, tmp_path: Path) -> None:
     channel.text("data.yaml", "names: [ant]")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     with pytest.raises(UserError, match="name the classes in all of them or in none"):
-        read_data_set(folders, None, False, True, 0)
+        read_data_set(folders, None, may_split=False, validates=True, seed=0)
 
 
 _WORDS = st.sampled_from(["0", "1", "9", "-1", "0.5", "0.25", "1e999", "nan", "-inf", "x", "", "\xff", "120"])

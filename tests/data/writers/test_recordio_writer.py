@@ -58,7 +58,7 @@ def test_write_recordio__same_files_as_im2rec(
     records = [source_record(path, want, tmp_path) for want in expected[name]["records"]]
     folder = tmp_path / "out"
     folder.mkdir()
-    write_recordio(records, (), Output(folder), name, difficult=name == "difficult", with_size=with_size)
+    write_recordio(records, (), Output(folder), name=name, difficult=name == "difficult", with_size=with_size)
     ours, theirs = (
         [line.split("\t") for line in one.read_text().splitlines()]
         for one in (folder / f"{name}.lst", path.with_suffix(".lst"))

@@ -140,7 +140,7 @@ def test_recordio__reads_back_the_same(
     folder = tmp_path_factory.mktemp("recordio")
     records = [a_record(folder, "a.png", rows, difficult), a_record(folder, "b.png", [])]
     (folder / "out").mkdir()
-    write_recordio(records, ("a", "b", "c"), Output(folder / "out"), "train", difficult)
+    write_recordio(records, ("a", "b", "c"), Output(folder / "out"), name="train", difficult=difficult)
     back, _ = read_back(folder / "out")
     np.testing.assert_allclose(back[0].targets.boxes, records[0].targets.boxes, rtol=1.2e-7, atol=0)
     np.testing.assert_array_equal(back[0].targets.ignored, records[0].targets.ignored)
@@ -149,7 +149,7 @@ def test_recordio__reads_back_the_same(
     assert len(back[1].targets.labels) == 0
     # What has once been a fraction stays the same box from then on.
     (folder / "again").mkdir()
-    write_recordio(list(back), ("a", "b", "c"), Output(folder / "again"), "train", difficult)
+    write_recordio(list(back), ("a", "b", "c"), Output(folder / "again"), name="train", difficult=difficult)
     np.testing.assert_array_equal(read_back(folder / "again")[0][0].targets.boxes, back[0].targets.boxes)
 
 
@@ -204,7 +204,7 @@ def test_put_image__from_a_record_by_its_bytes(tmp_path: Path, form: str, name: 
     file = io.BytesIO()
     Image.new("RGB", (8, 6), "red").save(file, form)
     (tmp_path / "s").mkdir()
-    write_recordio([a_record(tmp_path, "a.png", [])], (), Output(tmp_path / "s"), "t")
+    write_recordio([a_record(tmp_path, "a.png", [])], (), Output(tmp_path / "s"), name="t")
     content = (tmp_path / "s" / "t.rec").read_bytes()[:40] + file.getvalue()
     length = (len(content) - 8).to_bytes(4, "little")
     padded = content[:4] + length + content[8:] + bytes(-len(content) % 4)

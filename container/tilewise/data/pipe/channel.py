@@ -38,7 +38,7 @@ class ChannelPipe:
     shard: Shard = EVERYTHING
 
 
-def check_pipe(name: str, channel: ChannelPipe, knows_classes: bool) -> None:
+def check_pipe(name: str, channel: ChannelPipe, *, knows_classes: bool) -> None:
     """Refuse what cannot come through a pipe.
 
     Args:

@@ -106,7 +106,7 @@ class Output:
             return record.path.suffix
         return _SUFFIXES.get(read_header(content).format, "")
 
-    def boxes_of(self, record: Record, holds_ignored: bool) -> list[Box]:
+    def boxes_of(self, record: Record, *, holds_ignored: bool) -> list[Box]:
         """A record's boxes as Python's numbers, for the format that is written.
 
         Args:

@@ -81,6 +81,7 @@ def write_recordio(
     records: Iterable[Record],
     classes: tuple[str, ...],
     output: Output,
+    *,
     name: str = "train",
     difficult: bool = False,
     with_size: bool = False,
@@ -106,7 +107,7 @@ def write_recordio(
         idx = stack.enter_context((output.folder / f"{name}.idx").open("x", encoding="utf-8", newline="\n"))
         lst = stack.enter_context((output.folder / f"{name}.lst").open("x", encoding="utf-8", newline="\n"))
         for record in records:
-            label = _label(record, output, difficult, with_size)
+            label = _label(record, output, difficult=difficult, with_size=with_size)
             empty = len(label) <= label[0]
             if empty and skip_empty:
                 output.notes[_EMPTY_SKIPPED] += 1
@@ -127,7 +128,7 @@ def write_recordio(
             lst.write(f"{identity}\t{numbers}\t{output.name(record, output.suffix(record, image))}\n")
 
 
-def _label(record: Record, output: Output, difficult: bool, with_size: bool) -> list[int | float]:
+def _label(record: Record, output: Output, *, difficult: bool, with_size: bool) -> list[int | float]:
     """MXNet's label of an image; fractions as float64, which become the float32 that im2rec makes of them."""
     width, height = record.width, record.height
     object_width = 6 if difficult else 5

@@ -92,7 +92,7 @@ class BatchServer:
         while not self._closed.is_set():
             with suppress(TimeoutError):
                 accepted, _ = self._socket.accept()
-                accepted.setblocking(True)
+                accepted.setblocking(True)  # noqa: FBT003  # it takes no keyword
                 return Connection(accepted.detach())
         return None
 

@@ -129,12 +129,13 @@ def default_workers(processes: int = 1) -> int:
     return 0 if cores <= 2 else min(16, cores - 1)
 
 
-def make_loader(
+def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the choices given by name
     source: RecordSource,
     scaling: Scaling,
     batch_size: int,
     workers: int,
     seed: int,
+    *,
     min_visibility: float = MIN_VISIBILITY,
     planner: ViewPlanner | None = None,
     factors: Sequence[float] = (1.0,),
@@ -161,9 +162,9 @@ def make_loader(
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
     maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed)
     epoch = source.batches(maker)
-    augmentations = make_augmentations(scaling, random_windows)
+    augmentations = make_augmentations(scaling, random_windows=random_windows)
     samples = TrainingDataset(epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes)
-    return loader_of(epoch.batches, samples, workers, pinned)
+    return loader_of(epoch.batches, samples, workers, pinned=pinned)
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,7 @@ def loader_of(
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]],
     samples: TrainingDataset,
     workers: int,
+    *,
     pinned: bool = False,
 ) -> DataLoader[Batch | bytes]:
     """A loader of the batches of a sampler."""

@@ -64,11 +64,11 @@ class DistributedContext:
         """How many hosts there are."""
         return self.size // self.local_size
 
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool, /) -> bool:  # noqa: FBT001  # the value that is reduced
         """Whether the flag is set anywhere."""
         return bool(self.all_reduce_max(int(flag)))
 
-    def any_host(self, flag: bool) -> bool:
+    def any_host(self, flag: bool, /) -> bool:  # noqa: FBT001  # the value that is reduced
         """Whether the flag is set on any host; only the hosts' first processes ask."""
         return bool(self._largest(int(flag), self.host_leaders)) if self.hosts > 1 else flag
 

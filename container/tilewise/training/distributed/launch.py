@@ -245,7 +245,7 @@ def _ending(rank: int, host: str, code: int) -> str:
     return f"{process} ended with exit code {code}"
 
 
-def _leave(store: dist.TCPStore, hosts: int, leads: bool) -> None:
+def _leave(store: dist.TCPStore, hosts: int, *, leads: bool) -> None:
     """The store lives in the first host's process: it ends last."""
     with suppress(RuntimeError):
         store.add(LEFT, 1)

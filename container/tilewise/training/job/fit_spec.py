@@ -28,7 +28,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     tiling = choose_tiling(hp, data.train.sample, scaling)
     trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
     sizes = object_sizes(data.train.sample, scaling, trained)
-    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, hp.stride_4_level)
+    anchors = anchor_sizes_for(hp.model_name, scaling, sizes, stride_4_level=hp.stride_4_level)
     if initial:
         anchors = initial.anchor_sizes
         log.info("the anchors are those of the model in channel model: %s", anchors or "the published ones")

@@ -147,7 +147,7 @@ def go_on_from(detector: Detector, initial: Artifact) -> None:
 
 def _feature_maps(spec: DetectorSpec) -> int | None:
     """How many there are, where the size of the image may decide."""
-    sizes = published_anchor_sizes(spec.name, spec.scaling, spec.stride_4_level)
+    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
     return len(sizes) if sizes else None
 
 

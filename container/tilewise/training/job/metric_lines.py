@@ -19,7 +19,7 @@ class MetricLines:
 
     """
 
-    def __init__(self, host: str, silent: bool = False):
+    def __init__(self, host: str, *, silent: bool = False):
         self.host, self.silent = host, silent
         self._last_line = time.monotonic()
 

@@ -69,7 +69,7 @@ def data_facts(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]
         if split is not None:
             whole = split.known_length or (name == "validation" and scored is not None)
             records = scored.records if name == "validation" and scored else split.sample
-            facts[name] = channel_statistics(records, split.issues, data.classes, whole)
+            facts[name] = channel_statistics(records, split.issues, data.classes, whole=whole)
     return facts
 
 

@@ -33,7 +33,7 @@ class ModelEMA:
     """
 
     def __init__(self, detector: Detector, decay: float):
-        self._detector = copy.deepcopy(detector).requires_grad_(False)
+        self._detector = copy.deepcopy(detector).requires_grad_(requires_grad=False)
         self.decay, self.steps, self._waiting = decay, 0, 0
         now = detector.state_dict()
         pairs = [(average, now[key]) for key, average in self._detector.state_dict().items()]
