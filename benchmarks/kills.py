@@ -59,7 +59,7 @@ def fingerprints(base: Path) -> dict[str, Any]:
     import torch
 
     newest = max((base / "checkpoints").iterdir())
-    train_step = torch.load(newest, weights_only=True)["learner"]
+    train_step = torch.load(newest, weights_only=True)["parts"]["train_step"]
     digest = hashlib.sha256()
     for tensor in _tensors(train_step):
         digest.update(tensor.contiguous().numpy().tobytes())

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 
-MODULES = ("tilewise.data.channel", "tilewise.data.pipe.channel", "tilewise.training.trainer")
+MODULES = ("tilewise.data.channel", "tilewise.data.pipe.channel", "tilewise.training.train")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([*MODULES, "tilewise.training.job.outputs"])
 

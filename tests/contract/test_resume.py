@@ -90,9 +90,9 @@ def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, and what the optimizer remembers of them."""
     state = Checkpoints(folder).newest()
     assert state is not None
-    momentum = state["learner"]["optimizer"].items()
+    momentum = state["parts"]["train_step"]["optimizer"].items()
     memory = {f"optimizer {index}": each["momentum_buffer"] for index, each in momentum}
-    return {**state["learner"]["detector"], **memory}
+    return {**state["parts"]["train_step"]["detector"], **memory}
 
 
 def copy_of(job: Job, base: Path) -> Job:
