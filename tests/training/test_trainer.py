@@ -24,7 +24,7 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
+from tilewise.models.detector import Detector, Outputs
 from tilewise.stop import StopToken, StopWhen
 from tilewise.targets import Targets
 from tilewise.training.checkpointing.checkpoints import Checkpoints
@@ -588,8 +588,10 @@ class Weighted(ExtraLoss):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
-        return {"again": self.weight * outputs["classification"]}
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {"again": self.weight * losses["classification"]}
 
 
 def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_model(

@@ -13,7 +13,7 @@ import torch
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
+from tilewise.models.detector import Detector, Outputs
 from tilewise.models.rpn import Sampler
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
@@ -46,8 +46,10 @@ class Weighted(ExtraLoss):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
-        return {"again": self.weight * torch.stack(list(outputs.values())).sum()}
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {"again": self.weight * torch.stack(list(losses.values())).sum()}
 
 
 def make_learner(name: str, distributed: DistributedContext) -> TrainStep:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
-from tilewise.instances import Instances
-from tilewise.models.detector import Detector
+from tilewise.models.detector import Detector, Outputs
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.step.extra_losses import ExtraLoss
@@ -30,9 +31,9 @@ class Brightness(Detector):
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
         self.script = iter(script)
 
-    def forward(
-        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
+    def outputs_and_losses(
+        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]]
+    ) -> tuple[Outputs, dict[str, Tensor]]:
         colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
         found = self.network(colours).float()
         loss = (found - 1).square().mean()
@@ -43,7 +44,8 @@ class Brightness(Detector):
             loss = (found * 0).sum().sqrt()
         elif kind == "too large for float16":
             loss = loss * 100
-        return {"classification": loss, "bbox_regression": 0 * loss + 2}
+        outputs: Any = SimpleNamespace(features={"colours": colours})
+        return outputs, {"classification": loss, "bbox_regression": 0 * loss + 2}
 
 
 def make_hp(**given: object) -> Hyperparameters:
@@ -191,9 +193,11 @@ class Weighted(ExtraLoss):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
-        assert len(targets) == 2
-        return {"again": self.weight * outputs["classification"]}
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        assert len(targets) == 2 and outputs.features["colours"].shape == (2, 3)
+        return {"again": self.weight * losses["classification"]}
 
 
 def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from tilewise.models.detector import Detector
+from tilewise.models.detector import Detector, Outputs
 from tilewise.targets import Targets
 
 
@@ -15,12 +15,15 @@ class ExtraLoss(nn.Module):
     the model that a job leaves.
     """
 
-    def forward(self, outputs: Mapping[str, Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    def forward(
+        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The losses of a batch by name.
 
         Args:
-            outputs: the detector's own losses by name.
+            outputs: what the network made of the batch: feature maps by name, and the family's raw heads.
             targets: of each view of the batch, on the device.
+            losses: the detector's own, by name.
 
         """
         raise NotImplementedError
@@ -42,8 +45,11 @@ class WithExtraLosses(nn.Module):
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """All losses by name."""
-        own: dict[str, Tensor] = self.detector(images, targets)
+        if not self.extra_losses:
+            own: dict[str, Tensor] = self.detector(images, targets)
+            return own
+        outputs, own = self.detector.outputs_and_losses(images, targets)
         losses = dict(own)
         for extra in self.extra_losses:
-            losses |= extra(own, targets)
+            losses |= extra(outputs, targets, own)
         return losses
