@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from raw_hyperparameters import BUILTIN, problems
+from tilewise.errors import UserError
+from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.hyperparameters.table import AZURE_SHORT_NAMES
+
+
+@pytest.mark.parametrize(
+    ("alias", "text", "name", "value"),
+    [
+        ("epochs", "3", "number_of_epochs", 3),
+        ("mini_batch_size", "8", "training_batch_size", 8),
+        ("image_shape", "512", "image_size", 512),
+        ("base_network", "vgg-16", "model_name", "ssd_vgg16"),
+        ("lr_scheduler_factor", "0.2", "step_lr_gamma", 0.2),
+        ("nms_threshold", "0.3", "nms_iou_threshold", 0.3),
+        ("nms_topk", "200", "box_detections_per_image", 200),
+        ("overlap_threshold", "0.75", "validation_iou_threshold", 0.75),
+        ("early_stopping_min_epochs", "4", "early_stopping_delay", 4),
+    ],
+)
+def test_alias__is_read_as_the_canonical_name(alias: str, text: str, name: str, value: object) -> None:
+    parsed = parse_hyperparameters(BUILTIN | {alias: text})
+    assert getattr(parsed, name) == value
+    assert alias in parsed.given
+
+
+@pytest.mark.parametrize(("short", "name"), AZURE_SHORT_NAMES.items())
+def test_alias__azures_older_names(short: str, name: str) -> None:
+    text = "7" if name == "box_detections_per_image" else "0.4"
+    extra = {"tile_grid_size": "3x2"}
+    assert getattr(parse_hyperparameters({short: text, **extra}), name) == float(text)
+    with pytest.raises(UserError, match=name):
+        parse_hyperparameters({short: text, name: "0.9" if "." in text else "8", **extra})
+
+
+def test_alias__in_an_azure_job() -> None:
+    parsed = parse_hyperparameters({"epochs": "3", "mini_batch_size": "8"})
+    assert (parsed.number_of_epochs, parsed.training_batch_size, parsed.batch_unit) == (3, 8, "machine")
+
+
+def test_alias__same_value_under_both_names() -> None:
+    parsed = parse_hyperparameters({"epochs": "3", "number_of_epochs": "3.0"})
+    assert parsed.number_of_epochs == 3
+
+
+def test_alias__different_values_under_both_names() -> None:
+    assert problems({"epochs": "3", "number_of_epochs": "4"}) == (
+        "epochs=3 and number_of_epochs=4 disagree: give one of them"
+    )
+
+
+def test_alias__model_and_base_network_disagree() -> None:
+    assert problems({"model_name": "fcos_resnet50_fpn", "base_network": "vgg-16"}) == (
+        "model_name='fcos_resnet50_fpn' and base_network='vgg-16' disagree: give one of them"
+    )
+
+
+def test_alias__image_shape_has_its_own_range() -> None:
+    assert (
+        problems(BUILTIN | {"image_shape": "299"}) == "image_shape=299: must be a whole number, at least 300"
+    )
+    assert parse_hyperparameters(BUILTIN | {"image_size": "299"}).image_size == 299
+
+
+def test_names__of_the_platform_are_passed_over() -> None:
+    raw = {"_kvstore": "device", "sagemaker_program": "train.py", "_tuning_objective_metric": ""}
+    assert parse_hyperparameters(raw) == parse_hyperparameters({})
+
+
+def test_names__given_in_the_order_of_the_user() -> None:
+    parsed = parse_hyperparameters({"seed": "1", "epochs": "2", "momentum": "", "layers_to_freeze": "none"})
+    assert parsed.given == ("seed", "epochs")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (
+            {"leaning_rate": "0.1"},
+            "leaning_rate=0.1: unknown hyperparameter (did you mean learning_rate, learning_rate_scheduler?)",
+        ),
+        ({"Epochs": "3"}, "Epochs=3: unknown hyperparameter (did you mean epochs?)"),
+        ({"xyzzy": "a"}, "xyzzy='a': unknown hyperparameter; leave it out"),
+    ],
+)
+def test_names__unknown(raw: dict[str, str], message: str) -> None:
+    assert problems(raw) == message

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from raw_hyperparameters import BUILTIN
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters.table import ROWS
+
+# name: default of an Azure job, of one with a YOLOX, of a built-in job.
+DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
+    "task": ("detection", "detection", "detection"),
+    "num_classes": (None, None, 2),
+    "num_training_samples": (None, None, 500),
+    "label_width": (None, None, None),
+    "class_map": (None, None, None),
+    "number_of_epochs": (15, 30, 30),
+    "ema_decay": (0, 0.9998, 0),
+    "precision": ("auto", "auto", "auto"),
+    "compile": (False, False, False),
+    "training_batch_size": (2, 16, 32),
+    "batch_unit": ("gpu", "gpu", "machine"),
+    "validation_batch_size": (1, 16, 32),
+    "gradient_accumulation_step": (1, 1, 1),
+    "learning_rate": (0.005, 0.01, 0.001),
+    "learning_rate_scheduler": ("warmup_cosine", "warmup_cosine", "step"),
+    "step_lr_gamma": (0.5, 0.5, 0.1),
+    "step_lr_step_size": (5, 5, None),
+    "lr_scheduler_step": ((), (), ()),
+    "warmup_cosine_lr_cycles": (0.45, 0.45, 0.45),
+    "warmup_cosine_lr_warmup_epochs": (2, 2, 2),
+    "optimizer": ("sgd", "sgd", "sgd"),
+    "momentum": (0.9, 0.9, 0.9),
+    "nesterov": (True, True, False),
+    "weight_decay": (1e-4, 1e-4, 5e-4),
+    "beta1": (0.9, 0.9, 0.9),
+    "beta2": (0.999, 0.999, 0.999),
+    "ams_gradient": (False, False, False),
+    "early_stopping": (True, True, False),
+    "early_stopping_patience": (5, 5, 5),
+    "early_stopping_delay": (5, 5, 10),
+    "early_stopping_tolerance": (0, 0, 0),
+    "evaluation_frequency": (1, 1, 1),
+    "checkpoint_frequency": (None, None, None),
+    "checkpoint_run_id": (None, None, None),
+    "deterministic": (False, False, False),
+    "stride_4_level": (False, False, False),
+    "layers_to_freeze": (None, None, None),
+    "freeze_layer_pattern": (None, None, None),
+    "min_size": (600, None, None),
+    "max_size": (1333, None, None),
+    "image_size": (None, 640, 300),
+    "model_size": (None, None, None),
+    "multi_scale": (False, False, False),
+    "random_windows": (True, True, True),
+    "box_score_threshold": (0.3, 0.1, 0.01),
+    "nms_iou_threshold": (0.5, 0.5, 0.45),
+    "box_detections_per_image": (100, 100, 400),
+    "tile_grid_size": (None, None, None),
+    "training_views": ("whole", "whole", "whole"),
+    "tile_size": (None, None, None),
+    "tile_overlap_ratio": (0.25, 0.25, 0.25),
+    "tile_merge": ("fragment", "fragment", "fragment"),
+    "chip_size": (512, None, None),
+    "pyramid_scales": ((), (), ()),
+    "pyramid_ranges": ((), (), ()),
+    "negative_views_ratio": (0.33, 0.33, 0.33),
+    "negative_views": ("background", "background", "background"),
+    "min_box_visibility": (0.4, 0.4, 0.4),
+    "tile_predictions_nms_threshold": (0.25, 0.25, 0.25),
+    "validation_metric_type": ("voc", "voc", "voc"),
+    "validation_iou_threshold": (0.5, 0.5, 0.5),
+    "use_pretrained_model": (True, True, True),
+    "kv_store": (None, None, "dist_sync"),
+    "seed": (0, 0, 0),
+    "num_workers": (None, None, None),
+    "model_name": ("fasterrcnn_resnet50_fpn", "yolox_s", "ssd_vgg16"),
+    "dialect": ("azure", "azure", "builtin"),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults__of_the_three_presets(name: str) -> None:
+    jobs: tuple[dict[str, str], ...] = ({}, {"model_name": "yolox_s"}, BUILTIN)
+    parsed = tuple(getattr(parse_hyperparameters(raw), name) for raw in jobs)
+    assert parsed == DEFAULTS[name]
+
+
+def test_defaults__cover_the_table() -> None:
+    assert set(DEFAULTS) == set(Hyperparameters.model_fields) - {"given"}
+
+
+def test_table__every_field_but_three_has_a_row() -> None:
+    assert set(Hyperparameters.model_fields) - set(ROWS) == {"dialect", "batch_unit", "given"}
+
+
+def test_table__written_names_are_unique() -> None:
+    aliases = [row.alias for name, row in ROWS.items() if row.alias and row.alias != name]
+    assert len(set(aliases)) == len(aliases)
+    assert not set(aliases) & set(ROWS)
+
+
+def test_hyperparameters__are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        parse_hyperparameters({}).seed = 1
+
+
+def test_hyperparameters__refuse_unknown_fields() -> None:
+    with pytest.raises(ValidationError):
+        Hyperparameters.model_validate(parse_hyperparameters({}).model_dump() | {"colour": "blue"})

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+from raw_hyperparameters import problems
+from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.hyperparameters.table import ROWS
+from tilewise.hyperparameters.values import shown
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{"5": "cat", "0": "dog"}', {"5": "cat", "0": "dog"}, '"{\\"5\\": \\"cat\\", \\"0\\": \\"dog\\"}"'],
+)
+def test_class_map__in_the_order_of_the_ids(written: object) -> None:
+    parsed = parse_hyperparameters({"class_map": written})
+    assert list((parsed.class_map or {}).items()) == [(0, "dog"), (5, "cat")]
+
+
+@pytest.mark.parametrize(
+    "written", ["[]", "{}", "{0: 'a'}", '{"x": "a"}', '{"-1": "a"}', '{"0": "a", "1": "a"}']
+)
+def test_class_map__no_map(written: str) -> None:
+    message = "must be JSON text with a name of its own for each class id, such as"
+    assert problems({"class_map": written}).startswith(f"class_map={shown(written)}: {message}")
+
+
+def test_class_map__agrees_with_num_classes() -> None:
+    assert problems({"num_classes": "3", "class_map": '{"0": "a", "7": "b"}'}) == (
+        "class_map has 2 classes, but num_classes=3"
+    )
+
+
+@pytest.mark.parametrize("text", ["1", "true", "True", "TRUE", '"true"', " true ", True, 1])
+def test_flag__true(text: object) -> None:
+    assert parse_hyperparameters({"ams_gradient": text}).ams_gradient is True
+
+
+@pytest.mark.parametrize("text", ["0", "false", "False", '"False"', False, 0])
+def test_flag__false(text: object) -> None:
+    assert parse_hyperparameters({"nesterov": text}).nesterov is False
+
+
+@pytest.mark.parametrize("text", ["yes", "on", "t", "2", "1.5", "none"])
+def test_flag__nothing_else(text: str) -> None:
+    assert problems({"nesterov": text}).endswith(": must be 0, 1, true or false")
+
+
+@pytest.mark.parametrize("text", ["16", "16.0", " 16 ", '"16"', 16, 16.0])
+def test_integer__as_text_or_integral_float(text: object) -> None:
+    assert parse_hyperparameters({"number_of_epochs": text}).number_of_epochs == 16
+
+
+@pytest.mark.parametrize("text", ["16.5", "0", "-1", "many", "inf", "1e", "0x10"])
+def test_integer__refused(text: str) -> None:
+    assert problems({"number_of_epochs": text}).endswith(": must be a whole number, at least 1")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", '"0.001"', 0.001])
+def test_float__as_text_or_number(text: object) -> None:
+    assert parse_hyperparameters({"learning_rate": text}).learning_rate == 0.001
+
+
+@pytest.mark.parametrize("text", ["3", "0", "-0.1", "nan", "inf", "1e999"])
+def test_float__refused(text: str) -> None:
+    assert problems({"learning_rate": text}) == (
+        f"learning_rate={text}: must be greater than 0 and at most 1"
+    )
+
+
+@pytest.mark.parametrize("name", ["tile_overlap_ratio", "validation_iou_threshold", "momentum"])
+def test_float__ranges_have_their_own_ends(name: str) -> None:
+    allowed = {
+        "tile_overlap_ratio": "at least 0 and less than 1",
+        "validation_iou_threshold": "at least 0.1 and at most 1",
+        "momentum": "at least 0 and at most 1",
+    }
+    assert problems({name: "1.5"}) == f"{name}=1.5: must be {allowed[name]}"
+
+
+def test_choice__lists_the_choices_and_the_nearest() -> None:
+    assert problems({"optimizer": "Adamm"}) == (
+        "optimizer='Adamm': must be one of sgd, adam, adamw, rmsprop, adadelta (did you mean adam?)"
+    )
+
+
+@pytest.mark.parametrize("empty", ["", "  ", '""', None])
+def test_value__empty_is_not_given(empty: str | None) -> None:
+    names = [*ROWS, *(row.alias for row in ROWS.values() if row.alias)]
+    assert parse_hyperparameters(dict.fromkeys(names, empty)) == parse_hyperparameters({})
+
+
+@pytest.mark.parametrize("name", ["layers_to_freeze", "freeze_layer_pattern"])
+@pytest.mark.parametrize("text", ["none", "", "null"])
+def test_freezing__none(name: str, text: str) -> None:
+    assert getattr(parse_hyperparameters({name: text}), name) is None
+
+
+@pytest.mark.parametrize("text", ["false", "False"])
+def test_freeze_layer_pattern__false_as_the_console_sends_it(text: str) -> None:
+    assert parse_hyperparameters({"freeze_layer_pattern": text}).freeze_layer_pattern is None
+
+
+@pytest.mark.parametrize("text", ["(", "*a", "[a"])
+def test_freeze_layer_pattern__no_regular_expression(text: str) -> None:
+    assert problems({"freeze_layer_pattern": text}) == (
+        f"freeze_layer_pattern='{text}': must be a regular expression"
+    )
+
+
+@pytest.mark.parametrize("text", ["none", "None", "NONE", '"none"', "null"])
+def test_value__none_for_an_optional_one(text: str) -> None:
+    assert parse_hyperparameters({"tile_grid_size": text, "num_classes": text}).num_classes is None
+
+
+def test_value__none_is_a_metric_type() -> None:
+    assert parse_hyperparameters({"validation_metric_type": "None"}).validation_metric_type == "none"
+
+
+def test_value__a_long_one_is_cut() -> None:
+    assert len(problems({"optimizer": "x" * 2500})) < 200
+
+
+def test_value__an_open_quote_is_text() -> None:
+    assert problems({"optimizer": '"sgd'}).startswith("optimizer='\"sgd': must be one of sgd")
+
+
+@pytest.mark.parametrize(("text", "workers"), [("auto", None), ("Auto", None), ("0", 0), ("4", 4)])
+def test_num_workers__number_or_auto(text: str, workers: int | None) -> None:
+    assert parse_hyperparameters({"num_workers": text}).num_workers == workers
+
+
+def test_seed__fits_in_32_bits() -> None:
+    assert parse_hyperparameters({"seed": "4294967295"}).seed == 4294967295
+    assert problems({"seed": "4294967296"}) == (
+        "seed=4294967296: must be a whole number, at least 0 and less than 4294967296"
+    )
