@@ -10,7 +10,7 @@ from typing import Any
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
-from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.detector import Detector
@@ -83,6 +83,17 @@ class Script:
         state = predictor.backend.detector.network.state_dict()
         self.seen.append({key: value.clone() for key, value in state.items()})
         return next(self._scores)
+
+
+def make_hp(**given: object) -> Hyperparameters:
+    """Those of a small job that downloads nothing and forks nothing, unless something else is given."""
+    basis: dict[str, object] = {
+        "model_name": "ssdlite_mobilenet_v3_large",
+        "use_pretrained_model": 0,
+        "num_workers": 0,
+        "training_batch_size": 4,
+    }
+    return parse_hyperparameters(basis | given)
 
 
 def make_job(

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from pipe_platform import PipePlatform, image_record, manifest
+from small_training import plain_hp
 from stand_ins import make_job
 from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data_set
 from tilewise.errors import UserError
@@ -82,24 +84,15 @@ def saved_classes(model_dir: Path) -> Any:
     return json.loads((model_dir / "model.json").read_text())["classes"]
 
 
-def make_hp(**given: object) -> Hyperparameters:
-    basis: dict[str, object] = {
-        "model_name": "ssdlite_mobilenet_v3_large",
-        "image_size": SIDE,
-        "use_pretrained_model": 0,
-        "num_workers": 0,
-        "num_classes": 1,
-        "num_training_samples": 10,
-        "training_batch_size": 4,
-        "number_of_epochs": 2,
-        "learning_rate": 0.1,
-        "learning_rate_scheduler": "step",
-        "optimizer": "sgd",
-        "nesterov": 0,
-        "momentum": 0,
-        "weight_decay": 0,
-    }
-    return parse_hyperparameters(basis | given)
+pipe_hp = partial(
+    plain_hp,
+    image_size=SIDE,
+    num_classes=1,
+    num_training_samples=10,
+    number_of_epochs=2,
+    learning_rate=0.1,
+    nesterov=0,
+)
 
 
 def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[bytes]) -> DataSet:
@@ -116,7 +109,7 @@ def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[
 
 
 def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
-    hp = make_hp()
+    hp = pipe_hp()
     data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2, validation=[records(6, True)] * 2)
     trained = train(data, make_job(hp, tmp_path, detector))
     assert [epoch["records"] for epoch in trained.epochs] == [12, 12]
@@ -126,14 +119,14 @@ def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detecto
 
 
 def test_train__false_positives_cannot_be_looked_for_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
-    hp = make_hp(training_views="sniper", pyramid_scales="1,2", negative_views="false_alarms")
+    hp = pipe_hp(training_views="sniper", pyramid_scales="1,2", negative_views="false_alarms")
     data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2)
     with pytest.raises(UserError, match=r"negative_views=false_alarms .* use input mode File"):
         train(data, make_job(hp, tmp_path))
 
 
 def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
-    hp = make_hp(number_of_epochs=1)
+    hp = pipe_hp(number_of_epochs=1)
     content = records(6)
     folders = {name: ChannelFolder(tmp_path / "files" / name) for name in ("train", "validation")}
     for folder in folders.values():
@@ -151,7 +144,7 @@ def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path,
 def test_train__pipe_to_train_and_files_to_validate(
     stack: ExitStack, tmp_path: Path, detector: Steady
 ) -> None:
-    hp = make_hp(number_of_epochs=1)
+    hp = pipe_hp(number_of_epochs=1)
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "a.rec").write_bytes(records(5))
     stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
@@ -173,7 +166,7 @@ def test_train__pipe_to_train_and_files_to_validate(
 def test_train__accumulated_gradients_are_used_at_the_end_of_an_epoch(
     stack: ExitStack, tmp_path: Path, detector: Steady, accumulate: int, updates: int
 ) -> None:
-    hp = make_hp(gradient_accumulation_step=accumulate, validation_metric_type="none")
+    hp = pipe_hp(gradient_accumulation_step=accumulate, validation_metric_type="none")
     train(piped(stack, tmp_path / "in", hp, train=[records(10)] * 2), make_job(hp, tmp_path, detector))
     assert detector.network.get_parameter("bias").item() == pytest.approx(-0.1 * updates)
 
@@ -181,7 +174,7 @@ def test_train__accumulated_gradients_are_used_at_the_end_of_an_epoch(
 def test_train__wrong_number_of_training_samples(
     stack: ExitStack, tmp_path: Path, detector: Steady, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hp = make_hp(
+    hp = pipe_hp(
         num_training_samples=2,
         number_of_epochs=3,
         step_lr_step_size=1,
@@ -200,7 +193,7 @@ def test_train__wrong_number_of_training_samples(
 def test_train__too_many_damaged_images_at_the_end_of_a_pass(
     stack: ExitStack, tmp_path: Path, detector: Steady
 ) -> None:
-    hp = make_hp(num_training_samples=1000, validation_metric_type="none")
+    hp = pipe_hp(num_training_samples=1000, validation_metric_type="none")
     bad = image_record([2.0, 5.0], photograph(0)[:-30] + b"damaged pixels", 77)
     data = piped(stack, tmp_path / "in", hp, train=[records(9) + bad] * 2)
     with pytest.raises(
@@ -210,7 +203,7 @@ def test_train__too_many_damaged_images_at_the_end_of_a_pass(
 
 
 def test_train__a_writer_dies_in_a_later_epoch(stack: ExitStack, tmp_path: Path, detector: Steady) -> None:
-    hp = make_hp(validation_metric_type="none")
+    hp = pipe_hp(validation_metric_type="none")
     data = piped(stack, tmp_path / "in", hp, train=[records(10), records(10)[:-5]])
     with pytest.raises(UserError, match="train_1 is damaged in record 9"):
         train(data, make_job(hp, tmp_path, detector))
@@ -219,7 +212,7 @@ def test_train__a_writer_dies_in_a_later_epoch(stack: ExitStack, tmp_path: Path,
 def test_train__stopped_while_it_waits_for_the_next_epoch(
     stack: ExitStack, tmp_path: Path, detector: Steady
 ) -> None:
-    hp, stop = make_hp(validation_metric_type="none"), threading.Event()
+    hp, stop = pipe_hp(validation_metric_type="none"), threading.Event()
     stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
     channel = ChannelPipe(tmp_path / "train", passes=2, images=10)
     data = read_data_set(
@@ -234,7 +227,7 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
 
 def test_make_spec__follows_the_first_images(stack: ExitStack, tmp_path: Path) -> None:
     crowd = [2.0, 5.0] + [0, 0.1, 0.1, 0.15, 0.15] * 70
-    hp = make_hp(number_of_epochs=1, image_size=300)
+    hp = pipe_hp(number_of_epochs=1, image_size=300)
     spec = fit_spec(hp, piped(stack, tmp_path, hp, train=[records(9) + image_record(crowd, photograph(9))]))
     assert spec.detections_per_view == 140
     assert spec.anchor_sizes and spec.anchor_sizes[0] < 0.1

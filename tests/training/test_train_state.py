@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ import pytest
 import torch
 from pipe_platform import PipePlatform, image_record
 from squares import squares_split
-from stand_ins import make_job
+from stand_ins import make_hp, make_job
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
-from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference import artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
@@ -83,19 +84,14 @@ def data_of(images: list[Record]) -> DataSet:
     return DataSet(("dot",), *splits)
 
 
-def make_hp(**given: object) -> Hyperparameters:
-    basis: dict[str, object] = {
-        "model_name": "ssdlite_mobilenet_v3_large",
-        "image_size": SIDE,
-        "use_pretrained_model": 0,
-        "num_workers": 0,
-        "training_batch_size": 4,
-        "number_of_epochs": 3,
-        "warmup_cosine_lr_warmup_epochs": 1,
-        "optimizer": "adam",
-        "learning_rate": 0.05,
-    }
-    return parse_hyperparameters(basis | given)
+noisy_hp = partial(
+    make_hp,
+    image_size=SIDE,
+    number_of_epochs=3,
+    warmup_cosine_lr_warmup_epochs=1,
+    optimizer="adam",
+    learning_rate=0.05,
+)
 
 
 class Job:
@@ -174,7 +170,7 @@ CASES: dict[str, dict[str, object]] = {
 def test_resume__after_a_stop_at_any_moment_changes_nothing(
     case: str, images: list[Record], tmp_path: Path
 ) -> None:
-    hp, data = make_hp(**CASES[case]), data_of(images)
+    hp, data = noisy_hp(**CASES[case]), data_of(images)
     undisturbed = Job(tmp_path, "undisturbed", tmp_path / "undisturbed_checkpoints")
     expected = undisturbed.run(data, hp)
     assert not expected.stopped and len(undisturbed.model) == 2
@@ -194,7 +190,7 @@ def test_resume__after_a_stop_at_any_moment_changes_nothing(
 
 
 def test_resume__stopped_again_and_again(images: list[Record], tmp_path: Path) -> None:
-    hp, data = make_hp(gradient_accumulation_step=2), data_of(images)
+    hp, data = noisy_hp(gradient_accumulation_step=2), data_of(images)
     undisturbed = Job(tmp_path, "undisturbed", tmp_path / "undisturbed_checkpoints")
     expected = undisturbed.run(data, hp)
     for number in range(30):
@@ -218,7 +214,7 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
         image_record([2.0, 5.0, *objects_of(record)], record.read(), index)
         for index, record in enumerate(images)
     )
-    hp = make_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3)
+    hp = noisy_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3)
 
     def run(name: str, checkpoints: str, passes: int, stop_after: int | None) -> tuple[Job, TrainResult]:
         job = Job(tmp_path, name, tmp_path / checkpoints)
@@ -245,7 +241,7 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
 def test_resume__after_the_last_epoch_only_leaves_the_model_again(
     images: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hp, data = make_hp(), data_of(images)
+    hp, data = noisy_hp(), data_of(images)
     first = Job(tmp_path, "first", tmp_path / "checkpoints")
     first.run(data, hp)
     monkeypatch.setattr(Noisy, "forward", None)
@@ -256,7 +252,7 @@ def test_resume__after_the_last_epoch_only_leaves_the_model_again(
 
 
 def test_resume__after_an_early_stop_does_not_go_on(images: list[Record], tmp_path: Path) -> None:
-    hp = make_hp(number_of_epochs=9, early_stopping_patience=1, early_stopping_delay=1, learning_rate=1e-9)
+    hp = noisy_hp(number_of_epochs=9, early_stopping_patience=1, early_stopping_delay=1, learning_rate=1e-9)
     epochs = len(Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), hp).epochs)
     assert epochs < 9
     assert len(Job(tmp_path, "second", tmp_path / "checkpoints").run(data_of(images), hp).epochs) == epochs
@@ -265,7 +261,7 @@ def test_resume__after_an_early_stop_does_not_go_on(images: list[Record], tmp_pa
 def test_resume__with_fewer_processes_goes_on_after_the_same_share_of_the_epoch(
     images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hp, data, folder = make_hp(training_batch_size=2), data_of(images), tmp_path / "checkpoints"
+    hp, data, folder = noisy_hp(training_batch_size=2), data_of(images), tmp_path / "checkpoints"
     Job(tmp_path, "first", folder).run(data, hp, stop_after=1)
     checkpoints = Checkpoints(folder)
     state = checkpoints.newest()
@@ -283,10 +279,10 @@ def test_resume__with_more_epochs_goes_on(
     data = data_of(images)
     given: dict[str, object] = {"learning_rate_scheduler": "step", "step_lr_step_size": 1}
     long = Job(tmp_path, "long", tmp_path / "long_checkpoints")
-    long.run(data, make_hp(number_of_epochs=4, **given))
-    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(number_of_epochs=2, **given))
+    long.run(data, noisy_hp(number_of_epochs=4, **given))
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, noisy_hp(number_of_epochs=2, **given))
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
-    trained = second.run(data, make_hp(number_of_epochs=4, **given))
+    trained = second.run(data, noisy_hp(number_of_epochs=4, **given))
     assert [epoch["epoch"] for epoch in trained.epochs] == [0, 1, 2, 3]
     assert_same(last_learner(second.checkpoints), last_learner(long.checkpoints))
     assert "number_of_epochs=2, now 4" in caplog.text
@@ -295,9 +291,9 @@ def test_resume__with_more_epochs_goes_on(
 def test_resume__another_learning_rate_counts_from_here_on(images: list[Record], tmp_path: Path) -> None:
     data = data_of(images)
     given: dict[str, object] = {"learning_rate_scheduler": "step"}
-    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(**given), stop_after=4)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, noisy_hp(**given), stop_after=4)
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
-    trained = second.run(data, make_hp(learning_rate=0.01, **given))
+    trained = second.run(data, noisy_hp(learning_rate=0.01, **given))
     assert [epoch["learning_rate"] for epoch in trained.epochs] == pytest.approx([0.05, 0.01, 0.01])
 
 
@@ -315,20 +311,20 @@ def test_resume__another_detector_is_refused(
     given: dict[str, object], words: str, images: list[Record], tmp_path: Path
 ) -> None:
     data = data_of(images)
-    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(), stop_after=1)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, noisy_hp(), stop_after=1)
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
     with pytest.raises(UserError) as error:
-        second.run(data, make_hp(**given))
+        second.run(data, noisy_hp(**given))
     assert words in str(error.value)
     assert "Give CheckpointConfig another S3Uri or delete the checkpoint" in str(error.value)
 
 
 def test_resume__other_classes_are_refused(images: list[Record], tmp_path: Path) -> None:
     data = data_of(images)
-    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, make_hp(), stop_after=1)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data, noisy_hp(), stop_after=1)
     other = DataSet(("cell",), data.train, data.validation)
     with pytest.raises(UserError, match="the classes dot, now cell"):
-        Job(tmp_path, "second", tmp_path / "checkpoints").run(other, make_hp())
+        Job(tmp_path, "second", tmp_path / "checkpoints").run(other, noisy_hp())
 
 
 def test_resume__says_what_from_which_file(
@@ -336,27 +332,27 @@ def test_resume__says_what_from_which_file(
 ) -> None:
     caplog.set_level("INFO")
     data, checkpoints = data_of(images), tmp_path / "checkpoints"
-    Job(tmp_path, "first", checkpoints, "monday").run(data, make_hp(), stop_after=1)
+    Job(tmp_path, "first", checkpoints, "monday").run(data, noisy_hp(), stop_after=1)
     (file,) = checkpoints.iterdir()
-    Job(tmp_path, "second", checkpoints, "monday").run(data, make_hp(), stop_after=2)
+    Job(tmp_path, "second", checkpoints, "monday").run(data, noisy_hp(), stop_after=2)
     assert f"resumed from {file}: in epoch 0 after 2 batches of 3 epochs" in caplog.text
     assert "the checkpoint is of the job" not in caplog.text
-    Job(tmp_path, "third", checkpoints, "tuesday").run(data, make_hp())
+    Job(tmp_path, "third", checkpoints, "tuesday").run(data, noisy_hp())
     assert "before the validation of epoch 0 of 3 epochs" in caplog.text
     assert "the checkpoint is of the job monday" in caplog.text
 
 
 def test_resume__fitted_parts_are_the_checkpoints(images: list[Record], tmp_path: Path) -> None:
-    Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), make_hp(), stop_after=4)
+    Job(tmp_path, "first", tmp_path / "checkpoints").run(data_of(images), noisy_hp(), stop_after=4)
     crowd = np.tile(np.array([[0, 0, 5, 5]], np.float32), (80, 1))
     labels, ignored = np.zeros(80, np.int64), np.zeros(80, np.bool_)
     images = [*images, Record("more", images[0].path, SIDE, SIDE, Targets(crowd, labels, ignored))]
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
-    second.run(data_of(images), make_hp())
+    second.run(data_of(images), noisy_hp())
     assert json.loads(second.model["model.json"])["detector"]["detections_per_view"] == 100
 
 
 def test_environment__is_in_the_description(images: list[Record], tmp_path: Path) -> None:
     job = Job(tmp_path, "job", tmp_path / "checkpoints")
-    job.run(data_of(images), make_hp())
+    job.run(data_of(images), noisy_hp())
     assert json.loads(job.model["model.json"])["environment"] == {"cpu": "x"}

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
+from stand_ins import make_hp
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -29,8 +31,7 @@ SCALING = Scaling(square=64)
 GIB = 2**30
 
 
-def make_hp(**given: object) -> Hyperparameters:
-    return parse_hyperparameters({"model_name": "yolox_nano", "training_batch_size": "auto"} | given)
+auto_hp = partial(make_hp, model_name="yolox_nano", training_batch_size="auto")
 
 
 def make_detector() -> Detector:
@@ -59,7 +60,7 @@ class Several(DistributedContext):
 
 @pytest.mark.parametrize(("views", "size"), [(3, 1), (8, 1), (16, 2), (40, 4), (128, 16), (9999, 16)])
 def test_auto__on_a_cpu_leaves_an_epoch_its_steps(views: int, size: int) -> None:
-    assert resolved(make_hp(), views).training_batch_size == size
+    assert resolved(auto_hp(), views).training_batch_size == size
 
 
 def test_auto__on_a_cpu_takes_a_share_of_the_memory_that_is_free(
@@ -69,13 +70,13 @@ def test_auto__on_a_cpu_takes_a_share_of_the_memory_that_is_free(
     chosen = {}
     for megabytes in (20, 60, 120, 240, 9000):
         monkeypatch.setattr(batch_size, "available_memory", lambda megabytes=megabytes: megabytes * 2**20)
-        chosen[megabytes] = resolved(make_hp()).training_batch_size
+        chosen[megabytes] = resolved(auto_hp()).training_batch_size
     assert chosen[20] == 1 and chosen[9000] == 16
     assert 1 < chosen[120] < chosen[240] <= 16
     assert "training_batch_size=auto: 1 (2 views of 64 x 64 pixels would not fit into memory)" in caplog.text
     # views of twice the side need four times as much
     monkeypatch.setattr(batch_size, "available_memory", lambda: 240 * 2**20)
-    assert resolved(make_hp(), factor=2.0).training_batch_size <= chosen[240] // 2
+    assert resolved(auto_hp(), factor=2.0).training_batch_size <= chosen[240] // 2
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_auto__says_what_limits_a_gpu(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(batch_size, "_fits_gpu", lambda *_: lambda count: count <= most)
     with fake_gpu():
-        resolve_batch_size(make_hp(), make_detector().to(GPU), SCALING, [1.0], views, 5)
+        resolve_batch_size(auto_hp(), make_detector().to(GPU), SCALING, [1.0], views, 5)
     assert f"({reason})" in caplog.text
 
 
@@ -103,7 +104,7 @@ def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
     detector = make_detector()
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     state = torch.random.get_rng_state()
-    resolve_batch_size(make_hp(), detector, SCALING, [1.0], 1000, 5)
+    resolve_batch_size(auto_hp(), detector, SCALING, [1.0], 1000, 5)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
@@ -139,7 +140,7 @@ def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
-    fits = batch_size._fits_gpu(make_detector(), make_hp(), lambda count: views(count, 64, 64))
+    fits = batch_size._fits_gpu(make_detector(), auto_hp(), lambda count: views(count, 64, 64))
     assert [fits(count) for count in (2, 4, 8, 16)] == [True, True, True, False]
     assert gpu.tried == [2, 2, 4, 4, 8, 8, 16]
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0.95 * GIB)
@@ -182,7 +183,7 @@ def views(count: int, width: int, height: int) -> list[Sample]:
 
 def test_out_of_memory__says_what_did_it_and_about_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = NoMemory(monkeypatch, 100_000)
-    hp = make_hp(training_batch_size=32)
+    hp = auto_hp(training_batch_size=32)
     watch = memory.StepMemory(hp, torch.device("cuda"))
     gpu.step(watch, [(32, 32)] * 32)
     with pytest.raises(BatchTooLargeError) as caught:
@@ -212,7 +213,7 @@ def test_out_of_memory__one_image_cannot_become_fewer(monkeypatch: pytest.Monkey
 def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     NoMemory(monkeypatch, 0)
     detector = make_detector()
-    train_step = TrainStep(detector, make_hp(training_batch_size=2), 1, (64, 64))
+    train_step = TrainStep(detector, auto_hp(training_batch_size=2), 1, (64, 64))
 
     def out_of_memory(*rest: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -225,6 +226,6 @@ def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyP
 def test_sizes__are_a_processs_share_of_a_machines() -> None:
     builtin = {"num_classes": 1, "num_training_samples": 9, "mini_batch_size": 10, "image_shape": 300}
     of_machine = parse_hyperparameters(builtin)
-    of_gpu = make_hp(training_batch_size=10, validation_batch_size=6)
+    of_gpu = auto_hp(training_batch_size=10, validation_batch_size=6)
     sizes = [(training_batch_size(hp, 4), validation_batch_size(hp, 4)) for hp in (of_machine, of_gpu)]
     assert sizes == [(3, 3), (10, 6)]

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from stand_ins import make_hp
 from tilewise.errors import UserError
-from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector, Outputs
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
@@ -48,10 +50,7 @@ class Brightness(Detector):
         return outputs, {"classification": loss, "bbox_regression": 0 * loss + 2}
 
 
-def make_hp(**given: object) -> Hyperparameters:
-    return parse_hyperparameters(
-        {"learning_rate": 0.1, "learning_rate_scheduler": "step", "precision": "fp32"} | given
-    )
+step_hp = partial(make_hp, learning_rate=0.1, learning_rate_scheduler="step", precision="fp32")
 
 
 def a_batch() -> Batch:
@@ -83,7 +82,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 @pytest.mark.parametrize("momentum", [0, 0.9])
 @pytest.mark.parametrize("bad", ["infinite loss", "infinite gradient"])
 def test_bad_step__is_as_if_it_had_not_been(way: Way, optimizer: str, momentum: float, bad: str) -> None:
-    hp = make_hp(optimizer=optimizer, momentum=momentum)
+    hp = step_hp(optimizer=optimizer, momentum=momentum)
     script = [bad, "good", bad, bad, "good", "good"]
     spoilt, _, means = weights_after(script, hp, way)
     plain, _, expected = weights_after(["good"] * 3, hp, way)
@@ -95,7 +94,7 @@ def test_bad_step__is_as_if_it_had_not_been(way: Way, optimizer: str, momentum: 
 def test_ways__give_the_same_weights_and_losses() -> None:
     runs = []
     for way in (ReadEachStep, ReadLater):
-        weights, _, means = weights_after(["good"] * 5, make_hp(), way)
+        weights, _, means = weights_after(["good"] * 5, step_hp(), way)
         runs.append((weights, means_of([means.totals()])))
     assert all(torch.equal(*pair) for pair in zip(runs[0][0], runs[1][0], strict=True))
     assert runs[0][1] == runs[1][1]
@@ -105,19 +104,19 @@ def test_ways__give_the_same_weights_and_losses() -> None:
 def test_bad_steps__ten_in_a_row_stop_the_job(way: Way) -> None:
     script = ["good"] * 3 + ["infinite loss"] * MAX_NON_FINITE_STEPS + ["good"] * (3 * READ_EVERY)
     with pytest.raises(UserError, match=r"10 batches in a row.*lower learning_rate \(it is 0.1\)"):
-        weights_after(script, make_hp(), way)
+        weights_after(script, step_hp(), way)
 
 
 def test_bad_steps__nine_in_a_row_do_not_stop_it(way: Way, caplog: pytest.LogCaptureFixture) -> None:
     script = (["infinite loss"] * (MAX_NON_FINITE_STEPS - 1) + ["good"]) * 5
-    weights, _, _ = weights_after(script, make_hp(), way)
-    torch.testing.assert_close(weights, weights_after(["good"] * 5, make_hp(), way)[0])
+    weights, _, _ = weights_after(script, step_hp(), way)
+    torch.testing.assert_close(weights, weights_after(["good"] * 5, step_hp(), way)[0])
     assert "skipped" in caplog.text
 
 
 def test_bad_steps__are_found_at_the_epochs_end_at_the_latest() -> None:
     detector = Brightness(["infinite loss"] * MAX_NON_FINITE_STEPS)
-    train_step = TrainStep(detector, make_hp(), 10, (4, 4), finite_check=ReadLater)
+    train_step = TrainStep(detector, step_hp(), 10, (4, 4), finite_check=ReadLater)
     train_step.begin_epoch()
     for _ in range(MAX_NON_FINITE_STEPS):
         train_step.learn(a_batch())
@@ -126,7 +125,7 @@ def test_bad_steps__are_found_at_the_epochs_end_at_the_latest() -> None:
 
 
 def test_fp16__finds_its_scale_without_a_bad_step(way: Way) -> None:
-    hp = make_hp(precision="fp16", learning_rate=0.001)
+    hp = step_hp(precision="fp16", learning_rate=0.001)
     weights, train_step, _ = weights_after(["too large for float16"] * 40, hp, way)
     assert train_step.precision.scaled
     assert 1 < train_step._scaler.get_scale() < 2**16
@@ -136,7 +135,7 @@ def test_fp16__finds_its_scale_without_a_bad_step(way: Way) -> None:
 
 def test_fp16__a_loss_that_is_never_finite_stops_the_job(way: Way) -> None:
     with pytest.raises(UserError, match="not finite for 10 batches in a row"):
-        weights_after(["infinite loss"] * 50, make_hp(precision="fp16"), way)
+        weights_after(["infinite loss"] * 50, step_hp(precision="fp16"), way)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -144,14 +143,14 @@ def test_forward__runs_in_the_precision_asked_for(precision: str, dtype: torch.d
     seen = []
     detector = Brightness()
     detector.network.register_forward_hook(lambda module, given, found: seen.append(found.dtype))
-    train_step = TrainStep(detector, make_hp(precision=precision), 1, (4, 4))
+    train_step = TrainStep(detector, step_hp(precision=precision), 1, (4, 4))
     train_step.learn(a_batch())
     assert seen == [dtype]
     assert all(each.dtype == torch.float32 for each in detector.parameters())
 
 
 def test_gradients__are_clipped_to_a_norm_of_ten(way: Way) -> None:
-    hp = make_hp(momentum=0, weight_decay=0)
+    hp = step_hp(momentum=0, weight_decay=0)
     before = torch.tensor([0.5, 0.5, 0.5, 0])
     found = [weights_after([script], hp, way)[0] for script in ("good", "too large for float16")]
     small, large = (
@@ -163,7 +162,7 @@ def test_gradients__are_clipped_to_a_norm_of_ten(way: Way) -> None:
 
 def test_ema__is_the_average_that_is_evaluated() -> None:
     detector = Brightness()
-    train_step = TrainStep(detector, make_hp(ema_decay=0.9, momentum=0), 1, (4, 4))
+    train_step = TrainStep(detector, step_hp(ema_decay=0.9, momentum=0), 1, (4, 4))
     assert train_step.evaluated is not detector
     expected = torch.full((1, 3), 0.5)
     for step in range(1, 6):
@@ -176,12 +175,12 @@ def test_ema__is_the_average_that_is_evaluated() -> None:
 
 def test_ema__none_without_a_decay() -> None:
     detector = Brightness()
-    assert TrainStep(detector, make_hp(), 1, (4, 4)).evaluated is detector
+    assert TrainStep(detector, step_hp(), 1, (4, 4)).evaluated is detector
 
 
 def test_empty_batch__changes_nothing(way: Way) -> None:
     detector = Brightness()
-    train_step = TrainStep(detector, make_hp(), 1, (4, 4), finite_check=way)
+    train_step = TrainStep(detector, step_hp(), 1, (4, 4), finite_check=way)
     assert train_step.learn(Batch.of([])) == {}
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]
 
@@ -201,7 +200,7 @@ class Weighted(ExtraLoss):
 
 
 def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
-    hp = make_hp(momentum=0, weight_decay=0)
+    hp = step_hp(momentum=0, weight_decay=0)
     plain, _, _ = weights_after(["good"], hp)
     detector, extra = Brightness(), Weighted()
     train_step = TrainStep(detector, hp, 1, (4, 4), extra_losses=[extra])
@@ -214,7 +213,7 @@ def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
 
 
 def test_extra_loss__is_in_the_checkpoint_and_not_in_the_average() -> None:
-    hp = make_hp(ema_decay=0.9, gradient_accumulation_step=2)
+    hp = step_hp(ema_decay=0.9, gradient_accumulation_step=2)
     first, extra = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[Weighted()]), Weighted()
     second = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[extra])
     for _ in range(3):  # in the middle of a step

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_training import plain_hp
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel import DataSet, Split
+from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
+from tilewise.training.job.choose_tiling import object_sizes
+from tilewise.training.job.fit_spec import fit_spec
+from tilewise.views.view import Scaling
+
+
+def crowded(objects: int) -> DataSet:
+    boxes = np.tile(np.array([[0, 0, 60, 60]], np.float32), (objects, 1))
+    record = Record(
+        "a", Path("a"), 200, 100, Targets(boxes, np.zeros(objects, np.int64), np.zeros(objects, np.bool_))
+    )
+    return DataSet(("dot",), Split(Records([record]), ChannelIssues("train", 1)), None)
+
+
+@pytest.mark.parametrize(
+    ("objects", "given", "cap"),
+    [
+        (10, {}, 100),
+        (50, {}, 100),
+        (51, {}, 102),
+        (300, {}, 600),
+        (300, {"box_detections_per_image": 90}, 90),
+    ],
+)
+def test_spec__finds_twice_the_objects_of_the_fullest_image(
+    objects: int, given: dict[str, object], cap: int
+) -> None:
+    spec = fit_spec(plain_hp(**given), crowded(objects))
+    assert spec.detections_per_view == cap
+
+
+def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
+    # 60 pixels of 200 x 100 are 28.8 x 57.6 in a square of 96: 0.42 of its side
+    assert fit_spec(plain_hp(), crowded(1)).anchor_sizes is None
+    # of 2000 x 1000 they are a tenth of that
+    data = crowded(1)
+    data.train.sample.sizes *= 10
+    sizes = fit_spec(plain_hp(), data).anchor_sizes
+    assert sizes is not None
+    assert sizes[0] == pytest.approx(0.3 * 2**0.5 / 10, abs=1e-4)
+
+
+def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
+    assert object_sizes(crowded(2).train.sample, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
+    scaling = Scaling(min_size=50, max_size=400)
+    assert object_sizes(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
+    assert len(object_sizes(data.train.sample, scaling)) == 12
