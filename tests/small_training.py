@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from stand_ins import make_hp, make_job
 from tilewise.data.channel import DataSet
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.instances import Instances
-from tilewise.models.detector import Detector
+from tilewise.models.detector import Criterion, Detector
 from tilewise.targets import Targets
 from tilewise.training.history import TrainResult
 from tilewise.training.train import train
 from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
 
 SIDE = 96
 # One epoch of plain gradient descent.
@@ -32,37 +33,43 @@ plain_hp = partial(
 )
 
 
-class StandIn(Detector):
-    """All that the loop asks of a detector, in no time: its loss is a linear function of the mean colours."""
+def mean_colours(images: Sequence[Tensor]) -> ImageList:
+    colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
+    return ImageList(colours, [(int(image.shape[1]), int(image.shape[2])) for image in images])
 
-    def __init__(self) -> None:
-        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])
+
+def error_of_the_count(found: Tensor, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    counts = torch.tensor([[len(each)] for each in targets]).float()
+    return {"classification": (found - counts).square().mean()}
+
+
+def nothing(found: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    empty = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    return [empty for _ in sizes]
+
+
+class StandIn(Detector):
+    """All that the loop asks of a detector, in no time: a linear function of the mean colours."""
+
+    def __init__(
+        self,
+        transform: Callable[[Sequence[Tensor]], ImageList] = mean_colours,
+        criterion: Criterion = error_of_the_count,
+    ) -> None:
+        super().__init__(nn.Linear(3, 1), transform, criterion, nothing)
         nn.init.zeros_(self.network.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
-
-    def forward(
-        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
-        if targets is None:
-            nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-            return [nothing for _ in colours]
-        counts = torch.tensor([[len(each)] for each in targets]).float()
-        return self.loss(self.network(colours), counts)
-
-    def loss(self, found: Tensor, counts: Tensor) -> dict[str, Tensor]:
-        return {"classification": (found - counts).square().mean()}
 
 
 class Steady(StandIn):
     """Its gradient is always 1 for the bias, unless the batch is one of those whose loss is not finite."""
 
     def __init__(self, bad: set[int]) -> None:
-        super().__init__()
+        super().__init__(criterion=self.the_bias)
         self.bad = bad
         self.batches = 0
 
-    def loss(self, found: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    def the_bias(self, found: Tensor, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         self.batches += 1
         bias = self.network.get_parameter("bias").sum()
         return {"classification": bias * torch.nan if self.batches - 1 in self.bad else bias}

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from small_training import StandIn, plain_hp, run
+from small_training import StandIn, mean_colours, plain_hp, run
 from stand_ins import make_job
 from tilewise.augment.window import RandomWindow
 from tilewise.data.channel import DataSet
-from tilewise.instances import Instances
-from tilewise.targets import Targets
 from tilewise.training.train import make_trainer
 from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 
@@ -64,17 +63,14 @@ def test_views__no_false_positives_are_looked_for_where_whole_images_do(
 def test_multi_scale__the_first_batch_is_the_largest(data: DataSet, model_dir: Path) -> None:
     seen: list[int] = []
 
-    class Noting(StandIn):
-        def forward(
-            self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
-        ) -> dict[str, Tensor] | list[Instances]:
-            images = list(images)
-            if targets is not None:
-                assert len({image.shape for image in images}) == 1
-                seen.append(images[0].shape[-1])
-            return super().forward(images, targets)
+    def noting(images: Sequence[Tensor]) -> ImageList:
+        if detector.training:
+            assert len({image.shape for image in images}) == 1
+            seen.append(images[0].shape[-1])
+        return mean_colours(images)
 
-    run(data, plain_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, Noting())
+    detector = StandIn(transform=noting)
+    run(data, plain_hp(multi_scale=1, number_of_epochs=6, training_batch_size=2), model_dir, detector)
     assert seen[0] == 128
     assert set(seen) <= {128, 96, 64} and len(set(seen)) > 1
     assert len(seen) == 24
