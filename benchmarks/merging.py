@@ -26,8 +26,9 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "container")]
+sys.path[:0] = [str(ROOT / "container"), str(ROOT / "tests")]
 
+from scattered import scattered_detections  # noqa: E402
 from tilewise.boxes import area, intersection  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
 from tilewise.tiling.merge import cut_sides, merge_detections  # noqa: E402
@@ -46,6 +47,7 @@ WIDTH, HEIGHT, TILE = 3000, 2000, 640
 SCALING = Scaling(square=640)
 TILING = Tiling("fixed", tile_size=TILE, overlap=0.2)
 CLASSES = 3
+RULES = ("fragment", "nms", "wbf")
 REPEATS = 3
 SMALLEST_SEEN = 8.0
 """√area in pixels of a view below which the simulated detector sees nothing."""
@@ -177,7 +179,7 @@ def sahis() -> dict[str, Any]:
 
 def quality(scenes: int) -> dict[str, dict[str, float]]:
     """Doubled and lost objects for each 1,000, by way of merging."""
-    merges: dict[str, Merge] = {rule: ours(rule) for rule in ("fragment", "nms", "wbf")}
+    merges: dict[str, Merge] = {rule: ours(rule) for rule in RULES}
     for name, postprocess in sahis().items():
         merges[name] = partial(by_sahi, postprocess)
     totals = {name: np.zeros(3) for name in merges}
@@ -239,12 +241,18 @@ def measured(work: Callable[[], object], limit_s: float) -> dict[str, float | No
     return answer
 
 
+def scattered(limit_s: float) -> dict[str, dict[str, float | None]]:
+    """Time and memory of each rule for 100,000 boxes of 60 views, scattered over 15,000 x 15,000 pixels."""
+    raw = scattered_detections(0, 100_000, 15_000.0, views=60)
+    return {rule: measured(partial(ours(rule), raw), limit_s) for rule in RULES}
+
+
 def costs(sizes: list[int], limit_s: float) -> dict[str, dict[str, Any]]:
     """Time and memory by way of merging and number of boxes; SAHI's objects are made beforehand."""
     table: dict[str, dict[str, Any]] = {}
     for count in sizes:
         raw = many_boxes(count)
-        for rule in ("fragment", "nms", "wbf"):
+        for rule in RULES:
             table.setdefault(rule, {})[str(count)] = measured(partial(ours(rule), raw), limit_s)
         for name, postprocess in sahis().items():
             work = partial(postprocess, predictions_of(raw[0]))
@@ -265,6 +273,7 @@ def main() -> None:
         "threads": 1,
         "scenes": quality(arguments.scenes),
         "costs": costs(arguments.sizes, arguments.limit_s),
+        "scattered_100000": scattered(arguments.limit_s),
         "limit_s": arguments.limit_s,
     }
     print(json.dumps(result, indent=2))

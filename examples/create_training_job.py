@@ -90,7 +90,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     command.add_argument("--manifest", default="", metavar="ATTRIBUTE", help="of the augmented manifests")
     command.add_argument("--instance-type", default="ml.g5.xlarge")
     command.add_argument(
-        "--spot", action="store_true", help="spot instances: cheaper; an interrupted job starts anew"
+        "--spot", action="store_true", help="spot instances: cheaper; an interrupted job resumes"
     )
     command.add_argument("--hours", type=int, default=4, help="after which the job is stopped (default 4)")
     command.add_argument("hyperparameters", nargs="*", metavar="name=value")

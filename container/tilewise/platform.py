@@ -22,7 +22,7 @@ FAILURE_LIMIT = 1024
 
 
 CLIENT_ERROR = "ClientError"
-"""Begins the reason of a failure that the user can mend."""
+"""Begins the reason of a failure that the user can fix."""
 
 
 def base_dir() -> Path:
@@ -168,7 +168,7 @@ def require_writable(folder: Path) -> None:
 def failure_sentence(error: BaseException) -> str:
     """The reason of a failure as SageMaker's own algorithms put it.
 
-    ``ClientError: …`` stands for what the user can mend, ``AlgorithmError: …`` for what is ours to mend.
+    ``ClientError: …`` stands for what the user can fix, ``AlgorithmError: …`` for what is ours to fix.
     """
     if isinstance(error, UserError):
         sentence = f"{CLIENT_ERROR}: {error}"

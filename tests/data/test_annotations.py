@@ -161,7 +161,7 @@ def test_left_out__more_than_five_percent(fine: list[RawExample], caplog: pytest
         make_records([*fine, *map(missing, range(5))], ChannelIssues("train"))
     reason = "its image file is not in the channel"
     assert str(error.value) == (
-        "channel train: 5 of 25 images cannot be used, more than 5%; mend or remove them, beginning with: "
+        "channel train: 5 of 25 images cannot be used, more than 5%; fix or remove them, starting with: "
         f"missing0.jpg: {reason}; missing1.jpg: {reason}; missing2.jpg: {reason}"
     )
     assert sum("is left out" in message for message in caplog.messages) == 6

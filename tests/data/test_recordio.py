@@ -108,7 +108,7 @@ def test_mxnet__same_sizes_of_odd_images(shared_fixtures: Path, expected: Any) -
 def test_edge__each_record_that_cannot_be_used_is_named(shared_fixtures: Path) -> None:
     path = shared_fixtures / "recordio" / "edge.rec"
     with pytest.raises(
-        UserError, match=r"7 of 30 images .*beginning with: edge.rec#12 \(id 12\): its label has"
+        UserError, match=r"7 of 30 images .*starting with: edge.rec#12 \(id 12\): its label has"
     ):
         make_records(read_record_files({path.name: path}).examples, ChannelIssues("train"))
 

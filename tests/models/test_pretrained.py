@@ -64,7 +64,7 @@ def test_pretrained__all_tensors(folder: Path) -> None:
     detector = make_detector()
     weights = publish(detector.network, folder / LITE_FILE)
     sentence = load_pretrained(detector, LITE)
-    assert sentence == f"{len(weights)} tensors loaded from {LITE_FILE}; initialised anew: none"
+    assert sentence == f"{len(weights)} tensors loaded from {LITE_FILE}; newly initialised: none"
     assert all((value == 1).all() for value in detector.network.state_dict().values())
 
 
@@ -98,7 +98,7 @@ def test_pretrained__old_names_are_understood(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensors without data take no values
         sentence = load_pretrained(detector, name)
-    assert sentence.endswith("initialised anew: none")
+    assert sentence.endswith("newly initialised: none")
 
 
 def test_pretrained__file_missing(folder: Path) -> None:
@@ -150,7 +150,7 @@ def test_backbone__of_torchvisions_classifiers(
     detector = make_detector(name)
     before = {key: value.clone() for key, value in detector.network.state_dict().items()}
     sentence = load_pretrained(detector, name)
-    assert f"loaded from {file} (a backbone's); initialised anew: " in sentence
+    assert f"loaded from {file} (a backbone's); newly initialised: " in sentence
     assert fresh <= set(sentence.rsplit(": ", 1)[1].split(", "))
     after = detector.network.state_dict()
     own = [key for key in after if key.startswith(f"{loaded}.")]
@@ -225,7 +225,7 @@ def test_yolox__all_tensors(folder: Path) -> None:
     weights = publish_yolox(folder / "yolox_nano.pth", classes=2)
     detector = make_detector("yolox_nano")
     sentence = load_pretrained(detector, "yolox_nano")
-    assert sentence == f"{len(weights)} tensors loaded from yolox_nano.pth; initialised anew: none"
+    assert sentence == f"{len(weights)} tensors loaded from yolox_nano.pth; newly initialised: none"
     assert all((value == 1).all() for value in detector.network.state_dict().values())
 
 
@@ -233,7 +233,7 @@ def test_yolox__other_classes_leave_the_class_predictions_fresh(folder: Path) ->
     publish_yolox(folder / "yolox_nano.pth", classes=80)
     sentence = load_pretrained(make_detector("yolox_nano"), "yolox_nano")
     fresh = ", ".join(f"head.cls_preds.{level}.{kind}" for level in range(3) for kind in ("weight", "bias"))
-    assert sentence.endswith(f"initialised anew: {fresh}")
+    assert sentence.endswith(f"newly initialised: {fresh}")
 
 
 def test_yolox__weights_of_another_size(folder: Path) -> None:
@@ -253,7 +253,7 @@ def test_channel__its_only_file_whatever_its_name(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("mine")
     save_file(make_detector().network.state_dict(), tmp_path / "deep" / "mine.safetensors")
     sentence = load_pretrained(make_detector(), LITE, tmp_path)
-    assert "tensors loaded from mine.safetensors; initialised anew: none" in sentence
+    assert "tensors loaded from mine.safetensors; newly initialised: none" in sentence
 
 
 def test_channel__goes_before_the_folder_and_the_published_name_before_others(
@@ -264,7 +264,7 @@ def test_channel__goes_before_the_folder_and_the_published_name_before_others(
     publish(nn.Linear(2, 2), folder / LITE_FILE)
     publish(nn.Linear(2, 2), channel / "other.pth")
     publish(make_detector().network, channel / LITE_FILE)
-    assert "initialised anew: none" in load_pretrained(make_detector(), LITE, channel)
+    assert "newly initialised: none" in load_pretrained(make_detector(), LITE, channel)
 
 
 @pytest.mark.parametrize("files", [[], ["a.pth", "b.pt"]])
@@ -320,7 +320,7 @@ def write_bad(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "html", "pickle", "truncated", "list", "numbers", "code"])
-def test_pretrained__bad_file_is_the_users_to_mend(
+def test_pretrained__bad_file_is_the_users_to_fix(
     kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Write a channel anew in another format."""
+"""Convert a channel to another format."""
 
 from __future__ import annotations
 

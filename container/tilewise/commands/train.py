@@ -35,7 +35,7 @@ def main(stop: platform.StopRequest) -> int:
 
     With several GPUs or hosts it starts itself once more for each GPU, and waits for them.
 
-    0: done, or stopped by SIGTERM. 2: the user can mend it. 1: we can. Both leave ``/opt/ml/output/failure``.
+    0: done, or stopped by SIGTERM. 2: the user can fix it. 1: we can. Both leave ``/opt/ml/output/failure``.
     """
     rank = os.environ.get("RANK")
     _log(rank)

@@ -188,7 +188,7 @@ class ChannelIssues:
             log.warning("channel %s: %s%s", self.channel, message, more)
 
     def begin_pass(self, expected: int) -> None:
-        """Count anew, the images of a pipe's next pass."""
+        """Start counting again, for a pipe's next pass."""
         self.images, self.clipped, self.expected = 0, 0, expected
         self.left_out.clear()
         self.dropped.clear()
@@ -217,7 +217,7 @@ class ChannelIssues:
             first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
             raise UserError(
                 f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
-                f"used, more than {MAX_LEFT_OUT:.0%}; mend or remove them, beginning with: {first}"
+                f"used, more than {MAX_LEFT_OUT:.0%}; fix or remove them, starting with: {first}"
             )
 
 

@@ -1,4 +1,4 @@
-"""What the names of models stand for in the two dialects, and which of them this version has not."""
+"""What the names of models stand for in the two dialects, and which of them this version does not have."""
 
 from __future__ import annotations
 

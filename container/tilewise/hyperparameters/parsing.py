@@ -28,7 +28,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     A job that names no ``model_name`` but gives ``num_training_samples`` or ``base_network`` is one for the
     built-in Object Detection algorithm and gets its model and defaults; every other job gets Azure AutoML's.
     Values are texts, plain or quoted as JSON; an empty one means the default. Names that the platform adds
-    are passed over.
+    are ignored.
 
     Raises:
         UserError: the job is for a task that there is not; else the message lists all problems in the order
@@ -207,7 +207,7 @@ def _check_scaling(given: _Given, model: str) -> None:
 
 
 def _family_of(model: str) -> ModelFamily | None:
-    """None for a model that this version has not."""
+    """None for a model that this version does not have."""
     return None if model in LATER_MODELS else family_of(model)
 
 

@@ -31,7 +31,7 @@ those marked *yolox* if its model is a YOLOX.
 any case; a whole number may be written `16` or `16.0`; an empty value stands for the default, and so does
 `none` where the default is no value. Values that are quoted as JSON are read too. An unknown name is an
 error that names the nearest known ones; names that start with `_` or `sagemaker_` belong to the platform
-and are passed over. A job with several mistakes is told all of them at once, before training starts.
+and are ignored. A job with several mistakes is told all of them at once, before training starts.
 """
 
 

@@ -195,7 +195,7 @@ class Hyperparameters(BaseModel):
     ]
     layers_to_freeze: Annotated[
         Count | None,
-        Row("Model", "Freeze the first so many stages of the backbone.", azure=None),
+        Row("Model", "How many stages of the backbone to freeze, counted from its input.", azure=None),
     ]
     freeze_layer_pattern: Annotated[
         Pattern,
@@ -337,7 +337,7 @@ class Hyperparameters(BaseModel):
         Row(
             "Training",
             "Compile the convolutions (`torch.compile`): models with `image_size`, without `multi_scale`."
-            " Needs a C++ compiler, on a GPU Triton too, which the image has not.",
+            " Needs a C++ compiler, and on a GPU also Triton: the image contains neither.",
             azure=False,
         ),
     ]
@@ -560,7 +560,7 @@ class Hyperparameters(BaseModel):
         Count | None,
         Row(
             "Small objects",
-            "Look at images in square tiles of so many pixels of the image, and as a whole.",
+            "Look at images as a whole and in square tiles with sides of this many pixels of the image.",
             azure=None,
             unset="none; with `training_views=fixed` from the data",
         ),
@@ -622,7 +622,7 @@ class Hyperparameters(BaseModel):
         Field(ge=0, le=100),
         Row(
             "Small objects",
-            "Tiles or chips without objects for each view with some, drawn anew for each epoch.",
+            "Tiles or chips without objects for each view with some; each epoch draws others.",
             azure=0.33,
         ),
     ]
@@ -631,7 +631,7 @@ class Hyperparameters(BaseModel):
         Row(
             "Small objects",
             "Where chips without objects come from: drawn from the background or, after a third of the"
-            " epochs, where the model finds objects that are none; `sniper` only.",
+            " epochs, where the model detects objects that are not there; `sniper` only.",
             azure="background",
         ),
     ]

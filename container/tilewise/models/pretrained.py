@@ -23,8 +23,8 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
 
     They are looked for in the ``pretrained`` channel, or without one in the folder that ``TILEWISE_WEIGHTS``
     names, under their published names (:func:`published_files`) or the same with ``.safetensors``. The
-    channel's only weights file is taken whatever its name. Tensors that the file has not, or in another shape
-    (the heads, where there is another number of classes), keep their initial values.
+    channel's only weights file is taken whatever its name. Tensors that the file lacks, or holds in another
+    shape (the heads, where there is another number of classes), keep their initial values.
 
     Returns:
         A sentence for the log that says what was loaded, or that nothing was and why.
@@ -88,15 +88,17 @@ def _load(network: nn.Module, name: str, path: Path) -> str:
         # Not strict, and all at once: torchvision's modules rename what older files call otherwise.
         fresh = set(network.load_state_dict(fitting, strict=False).missing_keys)
     except RuntimeError as error:
-        raise UserError(f"{path} has not the weights of {name}: {str(error).splitlines()[-1]}") from None
+        raise UserError(
+            f"{path} does not hold the weights of {name}: {str(error).splitlines()[-1]}"
+        ) from None
     # Normalisation layers make up the counter of batches where a file, an older one, has none.
     weights = [key for key in own if not key.endswith("num_batches_tracked")]
     loaded = [key for key in own if key in fitting or (key in weights and key not in fresh)]
     if 2 * len(loaded) < len(published) or not loaded:
         how_many = f"only {len(loaded)}" if loaded else "none"
         raise UserError(f"{path} has weights of another model: {how_many} of its tensors fit {name}")
-    anew = summary([key for key in weights if key in fresh], weights)
-    return f"{len(loaded)} tensors loaded from {path.name}{part}; initialised anew: {anew}"
+    new = summary([key for key in weights if key in fresh], weights)
+    return f"{len(loaded)} tensors loaded from {path.name}{part}; newly initialised: {new}"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -72,7 +72,7 @@ class Start:
 
 
 def train(data: DataSet, job: JobContext, start: Start | None = None) -> TrainResult:
-    """Train a model on ``data`` and leave the best one in the job's folder, written anew at each improvement.
+    """Train a model on ``data`` and leave the best one in the job's folder, replaced at each improvement.
 
     A request to stop leaves the best model so far, or the present one where none has been validated. All
     processes but the leader return figures only.

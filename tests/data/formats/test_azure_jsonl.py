@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.annotations import ParsedChannel, RawExample
-from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.channel import DataSet
 from tilewise.data.folder import Folder
 from tilewise.data.formats.azure_jsonl import read_azure_jsonl
 from tilewise.errors import UserError
+from written_channel import WrittenChannel
 
 STORE = "azureml://subscriptions/1/resourcegroups/g/workspaces/w/datastores/d/paths/"
 
@@ -33,47 +33,7 @@ def line(name: str, *boxes: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-class Channel:
-    """A channel in the making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "train"
-        self.root.mkdir()
-
-    def image(self, name: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(path)
-        return path
-
-    def lines(self, *lines: Any, name: str = "train.jsonl") -> None:
-        texts = [one if isinstance(one, str) else json.dumps(one) for one in lines]
-        (self.root / name).write_text("\n".join(texts), encoding="utf-8")
-
-    def read(self) -> ParsedChannel:
-        return read_channel("train", {"train": ChannelFolder(self.root)})
-
-    def data(self, content_type: str = "") -> DataSet:
-        return read_data_set(
-            {"train": ChannelFolder(self.root, content_type)}, None, may_split=False, validates=False, seed=0
-        )
-
-    def only(self) -> RawExample:
-        (example,) = self.read().examples
-        return example
-
-    def message(self, content_type: str = "") -> str:
-        with pytest.raises(UserError) as error:
-            self.data(content_type)
-        return str(error.value)
-
-
-@pytest.fixture
-def channel(tmp_path: Path) -> Channel:
-    return Channel(tmp_path)
-
-
-def test_read__as_azure_documents_it(channel: Channel) -> None:
+def test_read__as_azure_documents_it(channel: WrittenChannel) -> None:
     paths = [channel.image(name) for name in ("a.jpg", "b.png")]
     channel.lines(
         line(
@@ -99,20 +59,21 @@ def test_read__as_azure_documents_it(channel: Channel) -> None:
     "content_type", ["", "application/jsonlines", "application/x-jsonlines", "image/png"]
 )
 @pytest.mark.parametrize("name", ["train.jsonl", "a.json", "deep/train.JSONL"])
-def test_channel__recognises_it(channel: Channel, name: str, content_type: str) -> None:
+def test_channel__recognises_it(channel: WrittenChannel, name: str, content_type: str) -> None:
     channel.image("a.jpg")
-    (channel.root / name).parent.mkdir(exist_ok=True)
     channel.lines(line("a.jpg", box()), name=name)
-    assert channel.data(content_type).classes == ("ant",)
+    channel.content_type = content_type
+    assert channel.data().classes == ("ant",)
 
 
-def test_channel__other_content_type(channel: Channel) -> None:
+def test_channel__other_content_type(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", box()))
-    assert "it holds Azure JSON lines (train.jsonl): correct" in channel.message("application/x-recordio")
+    channel.content_type = "application/x-recordio"
+    assert "it holds Azure JSON lines (train.jsonl): correct" in channel.message()
 
 
-def test_channel__coco_of_one_line_is_none(channel: Channel) -> None:
+def test_channel__coco_of_one_line_is_none(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     coco = {
         "images": [{"id": 1, "file_name": "a.jpg", "image_url": "x"}],
@@ -125,7 +86,7 @@ def test_channel__coco_of_one_line_is_none(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("other", ["a.xml", "a.txt", "coco.json", "a.rec", "a.manifest"])
-def test_channel__another_format_beside(channel: Channel, other: str) -> None:
+def test_channel__another_format_beside(channel: WrittenChannel, other: str) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", box()))
     contents = {"xml": "<annotation>", "json": '{"images": []}', "manifest": '{"source-ref": "s3://a/b"}'}
@@ -154,7 +115,7 @@ def test_channel__another_format_beside(channel: Channel, other: str) -> None:
         ("a.jpg", "a.jpg"),
     ],
 )
-def test_image__found(channel: Channel, on_disk: str, address: str) -> None:
+def test_image__found(channel: WrittenChannel, on_disk: str, address: str) -> None:
     path = channel.image(on_disk)
     channel.lines(line("x", image_url=address))
     assert channel.only().path == path
@@ -163,13 +124,13 @@ def test_image__found(channel: Channel, on_disk: str, address: str) -> None:
 @pytest.mark.parametrize(
     "address", [STORE + "b.jpg", "http://localhost/b.jpg", STORE + "../b.jpg", "file:///b.jpg"]
 )
-def test_image__not_in_the_channel(channel: Channel, address: str) -> None:
+def test_image__not_in_the_channel(channel: WrittenChannel, address: str) -> None:
     channel.image("../b.jpg")
     channel.lines(line("x", image_url=address))
     assert channel.only().problem.endswith("b.jpg is not in the channel, or not only once")
 
 
-def test_image__in_two_lines(channel: Channel) -> None:
+def test_image__in_two_lines(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg"), line("x/a.jpg"))
     assert channel.message() == (
@@ -188,13 +149,13 @@ def test_image__in_two_lines(channel: Channel) -> None:
         (None, None),
     ],
 )
-def test_size(channel: Channel, details: Any, size: Any) -> None:
+def test_size(channel: WrittenChannel, details: Any, size: Any) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", image_details=details))
     assert channel.only().size == size
 
 
-def test_size__of_another_image(channel: Channel) -> None:
+def test_size__of_another_image(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", box(), image_details={"width": "41px", "height": "30px"}))
     assert "its annotation says 41 x 30 pixels, but the image has 40 x 30" in channel.message()
@@ -213,13 +174,13 @@ def test_size__of_another_image(channel: Channel) -> None:
         (None, False),
     ],
 )
-def test_crowd(channel: Channel, crowd: Any, ignored: bool) -> None:
+def test_crowd(channel: WrittenChannel, crowd: Any, ignored: bool) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg", box(isCrowd=crowd)))
     assert channel.only().targets.ignored.tolist() == [ignored]
 
 
-def test_polygon__box_around_it(channel: Channel) -> None:
+def test_polygon__box_around_it(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     item = {
         "label": "can",
@@ -257,7 +218,7 @@ def test_polygon__box_around_it(channel: Channel) -> None:
         ),
     ],
 )
-def test_lines__broken_ones_are_named(channel: Channel, broken: Any, problem: str) -> None:
+def test_lines__broken_ones_are_named(channel: WrittenChannel, broken: Any, problem: str) -> None:
     channel.image("a.jpg")
     channel.image("b.jpg")
     channel.lines(line("a.jpg", box()), broken)
@@ -266,7 +227,7 @@ def test_lines__broken_ones_are_named(channel: Channel, broken: Any, problem: st
     assert bad.key.removesuffix(")").endswith("train.jsonl line 2")
 
 
-def test_boxes__not_finite_or_far_too_large_are_dropped(channel: Channel) -> None:
+def test_boxes__not_finite_or_far_too_large_are_dropped(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(
         line(
@@ -313,7 +274,9 @@ def test_anything(tmp_path: Path, lines: list[bytes]) -> None:
         pass
 
 
-def test_real_data__as_coco_has_it(channel: Channel, compare_with_coco: Callable[..., DataSet]) -> None:
+def test_real_data__as_coco_has_it(
+    channel: WrittenChannel, compare_with_coco: Callable[..., DataSet]
+) -> None:
     def write(images: Any, classes: list[str]) -> None:
         lines = []
         for image, rows in images:

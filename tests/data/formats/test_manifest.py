@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from tilewise.data.annotations import ParsedChannel, RawExample
-from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.data.folder import Folder
 from tilewise.data.formats.manifest import read_manifest
 from tilewise.errors import UserError
+from written_channel import WrittenChannel
 
 DOG, BONE = {"0": "dog"}, {"5": "bone"}
 
@@ -43,41 +43,9 @@ def line(name: str, *annotations: Any, names: Any = None, **more: Any) -> dict[s
     }
 
 
-class Channel:
-    """A channel in the making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "train"
-        self.root.mkdir()
-
-    def image(self, name: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(path)
-        return path
-
+class Channel(WrittenChannel):
     def manifest(self, *lines: Any, name: str = "output.manifest", end: str = "\n") -> Path:
-        path = self.root / name
-        texts = [one if isinstance(one, str) else json.dumps(one) for one in lines]
-        path.write_text("".join(text + end for text in texts), encoding="utf-8", newline="")
-        return path
-
-    def read(self) -> ParsedChannel:
-        return read_channel("train", {"train": ChannelFolder(self.root)})
-
-    def data(self, num_classes: int | None = None) -> DataSet:
-        return read_data_set(
-            {"train": ChannelFolder(self.root)}, num_classes, may_split=False, validates=False, seed=0
-        )
-
-    def only(self) -> RawExample:
-        (example,) = self.read().examples
-        return example
-
-    def message(self) -> str:
-        with pytest.raises(UserError) as error:
-            self.data()
-        return str(error.value)
+        return self.lines(*lines, name=name, end=end)
 
 
 @pytest.fixture
@@ -119,19 +87,16 @@ def test_read__as_ground_truth_writes_it(channel: Channel) -> None:
 )
 def test_channel__recognises_it(channel: Channel, name: str, content_type: str) -> None:
     channel.image("a.jpg")
-    (channel.root / name).parent.mkdir(parents=True, exist_ok=True)
     channel.manifest(line("a.jpg", annotation(), names=DOG), name=name)
-    folders = {"train": ChannelFolder(channel.root, content_type)}
-    assert read_data_set(folders, None, may_split=False, validates=False, seed=0).classes == ("dog",)
+    channel.content_type = content_type
+    assert channel.data().classes == ("dog",)
 
 
 def test_channel__in_the_annotation_channel(channel: Channel, tmp_path: Path) -> None:
     path = channel.image("a.jpg")
-    channel.manifest(line("a.jpg", annotation()))
-    (tmp_path / "labels").mkdir()
-    (channel.root / "output.manifest").rename(tmp_path / "labels" / "a.json")  # and like an image's own file
-    folders = {"train": ChannelFolder(channel.root), "train_annotation": ChannelFolder(tmp_path / "labels")}
-    assert [example.path for example in read_channel("train", folders).examples] == [path]
+    channel.annotations = tmp_path / "labels"
+    channel.manifest(line("a.jpg", annotation()), name="a.json")  # and like an image's own file
+    assert channel.only().path == path
 
 
 def test_channel__large_and_with_keys_like_cocos(channel: Channel) -> None:
@@ -336,7 +301,6 @@ def test_class_map__fewer_classes_than_the_job_says(
 def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tmp_path: Path) -> None:
     channel.image("a.jpg")
     channel.manifest(line("a.jpg", annotation(0), annotation(5), names=DOG | BONE))
-    (tmp_path / "2").mkdir()
     other = Channel(tmp_path / "2")
     other.image("b.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}

@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.annotations import ParsedChannel, RawExample
-from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.data.folder import Folder
 from tilewise.data.formats.voc import read_voc
-from tilewise.errors import UserError
+from written_channel import WrittenChannel
 
 
 def thing(name: str = "ant", box: tuple[Any, ...] = (2, 3, 11, 14), more: str = "") -> str:
@@ -33,61 +32,14 @@ def annotation(*things: str, filename: str = "a.jpg", size: Any = (40, 30)) -> s
     )
 
 
-class Channel:
-    """A channel in the making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "train"
-        self.root.mkdir()
-        self.annotations = self.root
-
-    def image(self, name: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(path)
-        return path
-
-    def xml(self, name: str, content: str | bytes) -> None:
-        path = self.annotations / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-    @property
-    def folders(self) -> dict[str, ChannelFolder]:
-        separate = (
-            {} if self.annotations == self.root else {"train_annotation": ChannelFolder(self.annotations)}
-        )
-        return {"train": ChannelFolder(self.root), **separate}
-
-    def read(self) -> ParsedChannel:
-        return read_channel("train", self.folders)
-
-    def data(self) -> DataSet:
-        return read_data_set(self.folders, None, may_split=False, validates=False, seed=0)
-
-    def only(self) -> RawExample:
-        (example,) = self.read().examples
-        return example
-
-    def message(self) -> str:
-        with pytest.raises(UserError) as error:
-            self.data()
-        return str(error.value)
-
-
-@pytest.fixture
-def channel(tmp_path: Path) -> Channel:
-    return Channel(tmp_path)
-
-
-def test_read__as_the_development_kit_has_it(channel: Channel) -> None:
+def test_read__as_the_development_kit_has_it(channel: WrittenChannel) -> None:
     path = channel.image("JPEGImages/2007_000032.jpg")
     channel.image("SegmentationClass/2007_000032.png")
     (channel.root / "ImageSets" / "Main").mkdir(parents=True)
     (channel.root / "ImageSets" / "Main" / "train.txt").write_text("2007_000032\n")
     part = "<part><name>hand</name>"
     part += "<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part>"
-    channel.xml(
+    channel.write(
         "Annotations/2007_000032.xml",
         annotation(
             thing("person", (1, 1, 40, 30), "<truncated>1</truncated><difficult>0</difficult>" + part),
@@ -126,40 +78,40 @@ def test_read__as_the_development_kit_has_it(channel: Channel) -> None:
 )
 @pytest.mark.parametrize("separate", [False, True])
 def test_image__found(
-    channel: Channel, tmp_path: Path, image: str, xml: str, filename: str, separate: bool
+    channel: WrittenChannel, tmp_path: Path, image: str, xml: str, filename: str, separate: bool
 ) -> None:
     path = channel.image(image)
     channel.annotations = tmp_path / "train_annotation" if separate else channel.root
-    channel.xml(xml, annotation(thing(), filename=filename))
+    channel.write(xml, annotation(thing(), filename=filename))
     example = channel.only()
     assert (example.key, example.path, example.problem) == (xml, path, "")
 
 
-def test_image__the_files_own_name_before_the_one_in_it(channel: Channel) -> None:
+def test_image__the_files_own_name_before_the_one_in_it(channel: WrittenChannel) -> None:
     paths = [channel.image(f"{name}.jpg") for name in "ab"]
     for name in "ab":
-        channel.xml(f"{name}.xml", annotation(thing(), filename="a.jpg"))
+        channel.write(f"{name}.xml", annotation(thing(), filename="a.jpg"))
     assert [example.path for example in channel.read().examples] == paths
 
 
-def test_image__two_of_one_name_in_two_years(channel: Channel) -> None:
+def test_image__two_of_one_name_in_two_years(channel: WrittenChannel) -> None:
     paths = [channel.image(f"VOC{year}/JPEGImages/a.jpg") for year in (2007, 2012)]
     for year in (2007, 2012):
-        channel.xml(f"VOC{year}/Annotations/a.xml", annotation(thing()))
+        channel.write(f"VOC{year}/Annotations/a.xml", annotation(thing()))
     assert [example.path for example in channel.read().examples] == paths
 
 
 @pytest.mark.parametrize("filename", ["b.jpg", "../secret.jpg", "/etc/a.png"])
-def test_image__not_in_the_channel(channel: Channel, filename: str) -> None:
+def test_image__not_in_the_channel(channel: WrittenChannel, filename: str) -> None:
     channel.image("../secret.jpg")
-    channel.xml("a.xml", annotation(thing(), filename=filename))
+    channel.write("a.xml", annotation(thing(), filename=filename))
     assert channel.only().problem == f"its image a.* or {filename} is not in the channel, or not only once"
 
 
-def test_image__without_xml(channel: Channel) -> None:
+def test_image__without_xml(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.image("b.jpg")
-    channel.xml("a.xml", annotation())
+    channel.write("a.xml", annotation())
     first, second = channel.read().examples
     assert first.problem == "" and len(first.targets.boxes) == 0
     assert second.key == "b.jpg" and second.problem.startswith(
@@ -167,18 +119,18 @@ def test_image__without_xml(channel: Channel) -> None:
     )
 
 
-def test_image__with_two_xml_files(channel: Channel) -> None:
+def test_image__with_two_xml_files(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", annotation(thing()))
-    channel.xml("copy.xml", annotation(thing()))
+    channel.write("a.xml", annotation(thing()))
+    channel.write("copy.xml", annotation(thing()))
     assert channel.message() == "a.xml and copy.xml annotate the same image a.jpg: keep one"
 
 
-def test_boxes__counted_from_0(channel: Channel, caplog: pytest.LogCaptureFixture) -> None:
+def test_boxes__counted_from_0(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
     for name in "ab":
         channel.image(f"{name}.jpg")
-    channel.xml("a.xml", annotation(thing(box=(2, 3, 11, 14))))
-    channel.xml("b.xml", annotation(thing(box=(5, 0, 11, 14))))
+    channel.write("a.xml", annotation(thing(box=(2, 3, 11, 14))))
+    channel.write("b.xml", annotation(thing(box=(5, 0, 11, 14))))
     with caplog.at_level(logging.INFO, "tilewise"):
         first, second = channel.read().examples
     assert first.targets.boxes.tolist() == [[2, 3, 11, 14]] and second.targets.boxes.tolist() == [
@@ -190,22 +142,22 @@ def test_boxes__counted_from_0(channel: Channel, caplog: pytest.LogCaptureFixtur
     )
 
 
-def test_boxes__of_one_pixel_and_with_fractions(channel: Channel) -> None:
+def test_boxes__of_one_pixel_and_with_fractions(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", annotation(thing(box=(7, 8, 7, 8)), thing(box=(1.5, 2.25, "1e1", " 20.75 "))))
+    channel.write("a.xml", annotation(thing(box=(7, 8, 7, 8)), thing(box=(1.5, 2.25, "1e1", " 20.75 "))))
     assert channel.only().targets.boxes.tolist() == [[6, 7, 7, 8], [0.5, 1.25, 10, 20.75]]
 
 
 @pytest.mark.parametrize("size", [None, (0, 0), ("", "")])
-def test_size__unknown(channel: Channel, size: Any) -> None:
+def test_size__unknown(channel: WrittenChannel, size: Any) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", annotation(thing(), size=size))
+    channel.write("a.xml", annotation(thing(), size=size))
     assert channel.only().size is None and channel.only().problem == ""
 
 
-def test_size__of_another_image(channel: Channel) -> None:
+def test_size__of_another_image(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", annotation(thing(), size=(30, 40)))
+    channel.write("a.xml", annotation(thing(), size=(30, 40)))
     assert "a.xml: its annotation says 30 x 40 pixels, but the image has 40 x 30" in channel.message()
 
 
@@ -218,16 +170,16 @@ def test_size__of_another_image(channel: Channel) -> None:
         b'<?xml version="1.0"?><!DOCTYPE annotation SYSTEM "file:///etc/passwd">',
     ],
 )
-def test_xml__heads(channel: Channel, head: bytes) -> None:
+def test_xml__heads(channel: WrittenChannel, head: bytes) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", head + annotation(thing("größe & 木")).encode())
+    channel.write("a.xml", head + annotation(thing("größe & 木")).encode())
     assert channel.read().classes == ("größe & 木",) and channel.only().problem == ""
 
 
-def test_xml__other_encoding(channel: Channel) -> None:
+def test_xml__other_encoding(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     text = '<?xml version="1.0" encoding="ISO-8859-1"?>' + annotation(thing("größe"))
-    channel.xml("a.xml", text.encode("latin-1"))
+    channel.write("a.xml", text.encode("latin-1"))
     assert channel.read().classes == ("größe",)
 
 
@@ -259,11 +211,11 @@ def test_xml__other_encoding(channel: Channel) -> None:
         (annotation(size=("1e999", 3)), "form: the width or height of its size is not a number"),
     ],
 )
-def test_xml__broken_is_counted_once(channel: Channel, broken: str | bytes, problem: str) -> None:
+def test_xml__broken_is_counted_once(channel: WrittenChannel, broken: str | bytes, problem: str) -> None:
     channel.image("a.jpg")
     channel.image("b.jpg")
-    channel.xml("b.xml", annotation(filename="b.jpg"))
-    channel.xml("a.xml", broken)
+    channel.write("b.xml", annotation(filename="b.jpg"))
+    channel.write("a.xml", broken)
     bad, good = channel.read().examples
     assert good.problem == "" and bad.key == "a.xml" and problem in bad.problem
     assert bad.problem.startswith("not ")
@@ -282,29 +234,29 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "ha" * 100}">' f
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_xml__entities_are_refused(channel: Channel, entities: str, use: str, encoding: str) -> None:
+def test_xml__entities_are_refused(channel: WrittenChannel, entities: str, use: str, encoding: str) -> None:
     channel.image("a.jpg")
     channel.image("b.jpg")
     text = f"<!DOCTYPE annotation [{entities}]><annotation><filename>{use}</filename></annotation>"
-    channel.xml("a.xml", text.encode(encoding))
-    channel.xml("b.xml", annotation())
+    channel.write("a.xml", text.encode(encoding))
+    channel.write("b.xml", annotation())
     start = time.process_time()
     bad, _ = channel.read().examples
     assert time.process_time() - start < 1
     assert "which is not supported" in bad.problem and len(bad.problem) < 100
 
 
-def test_xml__deep(channel: Channel) -> None:
+def test_xml__deep(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     deep = "<part>" * 200_000 + "</part>" * 200_000
-    channel.xml("a.xml", annotation(thing(more=deep)))
+    channel.write("a.xml", annotation(thing(more=deep)))
     assert channel.only().targets.boxes.tolist() == [[1, 2, 11, 14]]
 
 
-def test_channel__other_xml_files_are_none(channel: Channel) -> None:
+def test_channel__other_xml_files_are_none(channel: WrittenChannel) -> None:
     channel.image("a.tif")
-    channel.xml("a.tif.aux.xml", "<PAMDataset></PAMDataset>")
-    channel.xml("annotations.xml", "<annotations><version>1.1</version></annotations>")
+    channel.write("a.tif.aux.xml", "<PAMDataset></PAMDataset>")
+    channel.write("annotations.xml", "<annotations><version>1.1</version></annotations>")
     assert "no annotations of a known form" in channel.message()
 
 
@@ -316,20 +268,21 @@ def test_channel__other_xml_files_are_none(channel: Channel) -> None:
         ("coco.json", '{"images": []}', "COCO (coco.json)"),
     ],
 )
-def test_channel__another_format_beside(channel: Channel, other: str, content: str, format: str) -> None:
+def test_channel__another_format_beside(
+    channel: WrittenChannel, other: str, content: str, format: str
+) -> None:
     channel.image("a.jpg")
-    channel.xml("a.xml", annotation(thing()))
+    channel.write("a.xml", annotation(thing()))
     (channel.root / other).write_text(content)
     text = channel.message()
     assert format in text and "Pascal VOC XML (a.xml)" in text and text.endswith(": keep one format")
 
 
-def test_channel__classes_matched_by_name(channel: Channel, tmp_path: Path) -> None:
-    (tmp_path / "2").mkdir()
-    other = Channel(tmp_path / "2")
+def test_channel__classes_matched_by_name(channel: WrittenChannel, tmp_path: Path) -> None:
+    other = WrittenChannel(tmp_path / "2")
     for one, names in ((channel, "ba"), (other, "b")):
         one.image("x.jpg")
-        one.xml("x.xml", annotation(*map(thing, names)))
+        one.write("x.xml", annotation(*map(thing, names)))
     other.image("x.jpg").write_bytes(b"")
     Image.new("RGB", (40, 30), 7).save(other.root / "x.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
@@ -372,14 +325,16 @@ def test_anything(tmp_path: Path, content: bytes) -> None:
     assert len(found.examples) == 1
 
 
-def test_real_data__as_coco_has_it(channel: Channel, compare_with_coco: Callable[..., DataSet]) -> None:
+def test_real_data__as_coco_has_it(
+    channel: WrittenChannel, compare_with_coco: Callable[..., DataSet]
+) -> None:
     def write(images: Any, classes: list[str]) -> None:
         for image, rows in images:
             things = [
                 thing(name, (x + 1, y + 1, x + width, y + height)) for name, (x, y, width, height) in rows
             ]
             size = image["width"], image["height"]
-            channel.xml(
+            channel.write(
                 f"{Path(image['file_name']).stem}.xml",
                 annotation(*things, filename=image["file_name"], size=size),
             )

@@ -11,65 +11,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.annotations import ChannelSource, ParsedChannel, RawExample
-from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.annotations import ChannelSource
+from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.data.folder import Folder
 from tilewise.data.formats.yolo import find_yolo
 from tilewise.errors import UserError
+from written_channel import WrittenChannel
 
 
-class Channel:
-    """A channel in the making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "train"
-        self.root.mkdir()
-        self.labels = self.root
-
-    def image(self, name: str) -> Path:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (40, 30)).save(path)
-        return path
-
-    def text(self, name: str, content: str | bytes) -> None:
-        path = self.labels / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-    @property
-    def folders(self) -> dict[str, ChannelFolder]:
-        separate = {} if self.labels == self.root else {"train_annotation": ChannelFolder(self.labels)}
-        return {"train": ChannelFolder(self.root), **separate}
-
-    def read(self) -> ParsedChannel:
-        return read_channel("train", self.folders)
-
-    def data(self, num_classes: int | None = None) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split=False, validates=False, seed=0)
-
-    def only(self) -> RawExample:
-        (example,) = self.read().examples
-        return example
-
-    def message(self) -> str:
-        with pytest.raises(UserError) as error:
-            self.data()
-        return str(error.value)
-
-
-@pytest.fixture
-def channel(tmp_path: Path) -> Channel:
-    return Channel(tmp_path)
-
-
-def test_read__as_ultralytics_has_it(channel: Channel, caplog: pytest.LogCaptureFixture) -> None:
+def test_read__as_ultralytics_has_it(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
     paths = [channel.image(f"images/train/{name}.jpg") for name in "abc"]
-    channel.text("labels/train/a.txt", "1 0.5 0.5 0.25 0.5\n0 0.25 0.5 0.5 1.0\n")
-    channel.text("labels/train/b.txt", "")
-    channel.text("data.yaml", "path: ../x\ntrain: images/train\nnames:\n  0: ant\n  1: bee\n  2: cat\n")
-    channel.text("README.txt", "Made by hand.")
-    channel.text("train.txt", "./images/train/a.jpg\n")
+    channel.write("labels/train/a.txt", "1 0.5 0.5 0.25 0.5\n0 0.25 0.5 0.5 1.0\n")
+    channel.write("labels/train/b.txt", "")
+    channel.write("data.yaml", "path: ../x\ntrain: images/train\nnames:\n  0: ant\n  1: bee\n  2: cat\n")
+    channel.write("README.txt", "Made by hand.")
+    channel.write("train.txt", "./images/train/a.jpg\n")
     with caplog.at_level(logging.INFO, "tilewise"):
         found = channel.read()
     assert found.classes == ("ant", "bee", "cat")
@@ -103,36 +59,36 @@ def test_read__as_ultralytics_has_it(channel: Channel, caplog: pytest.LogCapture
     ],
 )
 @pytest.mark.parametrize("separate", [False, True])
-def test_image__found(channel: Channel, tmp_path: Path, image: str, text: str, separate: bool) -> None:
+def test_image__found(channel: WrittenChannel, tmp_path: Path, image: str, text: str, separate: bool) -> None:
     path = channel.image(image)
-    channel.labels = tmp_path / "train_annotation" if separate else channel.root
-    channel.text(text, "0 0.5 0.5 0.1 0.1")
+    channel.annotations = tmp_path / "train_annotation" if separate else channel.root
+    channel.write(text, "0 0.5 0.5 0.1 0.1")
     example = channel.only()
     assert (example.key, example.path, len(example.targets.boxes)) == (image, path, 1)
 
 
-def test_image__of_one_name_in_two_folders(channel: Channel) -> None:
+def test_image__of_one_name_in_two_folders(channel: WrittenChannel) -> None:
     for number, folder in enumerate(("train", "val")):
         channel.image(f"images/{folder}/a.jpg")
-        channel.text(f"labels/{folder}/a.txt", f"{number} 0.5 0.5 0.1 0.1")
+        channel.write(f"labels/{folder}/a.txt", f"{number} 0.5 0.5 0.1 0.1")
     assert [example.targets.labels.tolist() for example in channel.read().examples] == [[0], [1]]
 
 
-def test_image__with_two_text_files(channel: Channel) -> None:
+def test_image__with_two_text_files(channel: WrittenChannel) -> None:
     channel.image("images/a.jpg")
-    channel.text("labels/a.txt", "")
-    channel.text("images/a.txt", "")
+    channel.write("labels/a.txt", "")
+    channel.write("images/a.txt", "")
     text = channel.message()
     assert (
         text == "channel train: images/a.txt and labels/a.txt are for the same image images/a.jpg: keep one"
     )
 
 
-def test_image__missing(channel: Channel) -> None:
+def test_image__missing(channel: WrittenChannel) -> None:
     channel.image("images/a.jpg")
-    channel.text("labels/a.txt", "")
-    channel.text("labels/b.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text("labels/classes.txt", "ant\n")
+    channel.write("labels/a.txt", "")
+    channel.write("labels/b.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("labels/classes.txt", "ant\n")
     _, example = channel.read().examples
     assert (example.key, example.problem) == (
         "labels/b.txt",
@@ -153,35 +109,35 @@ def test_image__missing(channel: Channel) -> None:
         ("obj.names", "ant\nno\n"),
     ],
 )
-def test_names(channel: Channel, name: str, content: str) -> None:
+def test_names(channel: WrittenChannel, name: str, content: str) -> None:
     channel.image("images/a.jpg")
-    channel.text("labels/a.txt", "1 0.5 0.5 0.1 0.1")
-    channel.text(name, content)
+    channel.write("labels/a.txt", "1 0.5 0.5 0.1 0.1")
+    channel.write(name, content)
     assert channel.read().classes == ("ant", "no")
 
 
-def test_names__sparse(channel: Channel) -> None:
+def test_names__sparse(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "7 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1")
-    channel.text("data.yaml", "names: {7: bee, 3: ant}")
+    channel.write("a.txt", "7 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1")
+    channel.write("data.yaml", "names: {7: bee, 3: ant}")
     assert channel.read().classes == ("ant", "bee") and channel.only().targets.labels.tolist() == [1, 0]
 
 
-def test_names__none(channel: Channel) -> None:
+def test_names__none(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "2 0.5 0.5 0.1 0.1")
-    channel.text("compose.yaml", "services: [x")
+    channel.write("a.txt", "2 0.5 0.5 0.1 0.1")
+    channel.write("compose.yaml", "services: [x")
     assert channel.read().classes is None
     assert channel.data().classes == ("0", "1", "2") and len(channel.data(5).classes) == 5
 
 
-def test_names__in_several_files(channel: Channel) -> None:
+def test_names__in_several_files(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text("data.yaml", "names: [ant, bee]")
-    channel.text("classes.txt", "ant\nbee")
+    channel.write("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("data.yaml", "names: [ant, bee]")
+    channel.write("classes.txt", "ant\nbee")
     assert channel.read().classes == ("ant", "bee")
-    channel.text("classes.txt", "bee\nant")
+    channel.write("classes.txt", "bee\nant")
     assert channel.message() == "channel train: data.yaml and classes.txt name different classes: keep one"
 
 
@@ -201,10 +157,10 @@ def test_names__in_several_files(channel: Channel) -> None:
         ("classes.txt", b"\xff\xfe", "classes.txt is not UTF-8 text: "),
     ],
 )
-def test_names__faulty(channel: Channel, name: str, content: str | bytes, reason: str) -> None:
+def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes, reason: str) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text(name, content)
+    channel.write("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write(name, content)
     assert channel.message().startswith(f"channel train: {reason}")
 
 
@@ -229,39 +185,39 @@ def test_names__faulty(channel: Channel, name: str, content: str | bytes, reason
         ("0 0,5 0,5 0,1 0,1", "could not convert string to float: b'0,5'"),
     ],
 )
-def test_lines__broken_ones_are_named(channel: Channel, line: str, problem: str) -> None:
+def test_lines__broken_ones_are_named(channel: WrittenChannel, line: str, problem: str) -> None:
     channel.image("a.jpg")
-    channel.text("labels/a.txt", f"0 0.5 0.5 0.1 0.1\n\n{line}\n")
-    channel.text("data.yaml", "names: [ant, bee]")
+    channel.write("labels/a.txt", f"0 0.5 0.5 0.1 0.1\n\n{line}\n")
+    channel.write("data.yaml", "names: [ant, bee]")
     example = channel.only()
     assert example.key == "a.jpg" and example.problem.startswith(f"labels/a.txt line 3: {problem}")
 
 
-def test_lines__pixels(channel: Channel) -> None:
+def test_lines__pixels(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "0 20 15 10 10")
+    channel.write("a.txt", "0 20 15 10 10")
     assert channel.only().problem == (
         "a.txt line 1: its box reaches to 25, not a fraction of its image's width or height"
     )
 
 
-def test_lines__polygons(channel: Channel) -> None:
+def test_lines__polygons(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "0 0.5 0.1 0.75 0.5 0.25 0.5\n1.0 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    channel.write("a.txt", "0 0.5 0.1 0.75 0.5 0.25 0.5\n1.0 0 0 0.5 0 0.5 0.5 0 0.5\n")
     records = channel.data().train.sample
     np.testing.assert_allclose(records[0].targets.boxes, [[10, 3, 30, 15], [0, 0, 20, 15]], rtol=1e-6)
     assert records[0].targets.labels.tolist() == [0, 1]
 
 
-def test_lines__other_ends_and_marks(channel: Channel) -> None:
+def test_lines__other_ends_and_marks(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", b"\xef\xbb\xbf0 0.5\t0.5  0.1 0.1\r\n\r\n1 5e-1 .5 0.1 0.1\r")
+    channel.write("a.txt", b"\xef\xbb\xbf0 0.5\t0.5  0.1 0.1\r\n\r\n1 5e-1 .5 0.1 0.1\r")
     assert channel.only().targets.labels.tolist() == [0, 1]
 
 
-def test_boxes__without_area_are_dropped(channel: Channel) -> None:
+def test_boxes__without_area_are_dropped(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text(
+    channel.write(
         "a.txt",
         "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n",
     )
@@ -269,40 +225,39 @@ def test_boxes__without_area_are_dropped(channel: Channel) -> None:
     assert len(data.train.sample[0].targets.boxes) == 1 and len(data.train.issues.dropped) == 3
 
 
-def test_channel__text_that_stands_for_no_image_is_none(channel: Channel) -> None:
+def test_channel__text_that_stands_for_no_image_is_none(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("README.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("README.txt", "0 0.5 0.5 0.1 0.1")
     assert "no annotations of a known form" in channel.message()
-    channel.text(
+    channel.write(
         "coco.json", json.dumps({"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]})
     )
     assert channel.read().classes == ("x",)
 
 
-def test_channel__notes_of_label_studio_are_no_format(channel: Channel) -> None:
+def test_channel__notes_of_label_studio_are_no_format(channel: WrittenChannel) -> None:
     channel.image("images/a.jpg")
-    channel.text("labels/a.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text("classes.txt", "ant")
-    channel.text("notes.json", '{"categories": [{"id": 0, "name": "ant"}], "info": {"year": 2024}}')
+    channel.write("labels/a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("classes.txt", "ant")
+    channel.write("notes.json", '{"categories": [{"id": 0, "name": "ant"}], "info": {"year": 2024}}')
     assert channel.data().classes == ("ant",)
 
 
-def test_channel__another_format_beside(channel: Channel) -> None:
+def test_channel__another_format_beside(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
-    channel.text("a.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text("coco.json", '{"images": []}')
+    channel.write("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("coco.json", '{"images": []}')
     assert channel.message() == (
         "channel train holds COCO (coco.json) and YOLO text files (a.txt): keep one format"
     )
 
 
-def test_channel__names_in_train_only(channel: Channel, tmp_path: Path) -> None:
-    (tmp_path / "2").mkdir()
-    other = Channel(tmp_path / "2")
+def test_channel__names_in_train_only(channel: WrittenChannel, tmp_path: Path) -> None:
+    other = WrittenChannel(tmp_path / "2")
     for one in (channel, other):
         one.image("a.jpg")
-        one.text("a.txt", "0 0.5 0.5 0.1 0.1")
-    channel.text("data.yaml", "names: [ant]")
+        one.write("a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("data.yaml", "names: [ant]")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     with pytest.raises(UserError, match="name the classes in all of them or in none"):
         read_data_set(folders, None, may_split=False, validates=True, seed=0)
@@ -336,15 +291,17 @@ def test_anything(tmp_path: Path, content: bytes, names: bytes) -> None:
     assert example.problem or example.targets.boxes.shape == (len(example.targets.labels), 4)
 
 
-def test_real_data__as_coco_has_it(channel: Channel, compare_with_coco: Callable[..., DataSet]) -> None:
+def test_real_data__as_coco_has_it(
+    channel: WrittenChannel, compare_with_coco: Callable[..., DataSet]
+) -> None:
     def write(images: Any, classes: list[str]) -> None:
-        channel.text("data.yaml", f"names: {json.dumps(classes)}")
+        channel.write("data.yaml", f"names: {json.dumps(classes)}")
         for image, rows in images:
             lines = []
             for name, (x, y, width, height) in rows:
                 across, down = image["width"], image["height"]
                 numbers = ((x + width / 2) / across, (y + height / 2) / down, width / across, height / down)
                 lines.append(" ".join([str(classes.index(name)), *(f"{number:.8f}" for number in numbers)]))
-            channel.text(f"labels/{Path(image['file_name']).stem}.txt", "\n".join(lines))
+            channel.write(f"labels/{Path(image['file_name']).stem}.txt", "\n".join(lines))
 
     compare_with_coco(channel.root, write)

@@ -88,12 +88,14 @@ def test_newest__damaged_falls_back_to_the_one_before(
     assert number_in(kept) == 1
 
 
-def test_newest__all_damaged_begins_anew_and_says_so(kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_newest__all_damaged_starts_from_the_beginning_and_says_so(
+    kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in names(kept):
         (kept / name).write_bytes(b"")
     checkpoints = Checkpoints(kept)
     assert checkpoints.newest() is None
-    assert f"none of the checkpoints in {kept} is whole: training begins anew" in caplog.text
+    assert f"none of the checkpoints in {kept} is whole: training starts from the beginning" in caplog.text
     checkpoints.save(state(7))
     assert number_in(kept) == 7 and len(names(kept)) == 1
 

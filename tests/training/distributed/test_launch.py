@@ -126,7 +126,7 @@ def test_hosts__leader_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_hosts__one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "MEET_SECONDS", 1)
     monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
-    with pytest.raises(UserError, match="host algo-2 has not come within"):
+    with pytest.raises(UserError, match="host algo-2 did not join within"):
         launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
 
 

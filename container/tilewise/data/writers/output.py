@@ -72,7 +72,7 @@ class Output:
         suffix = self.suffix(record, content)
         if not suffix:
             content, suffix = _as_png(content), ".png"
-            self.notes["images, of forms without a usual suffix (PPM, JPEG 2000), written anew as PNG"] += 1
+            self.notes["images in formats without a usual suffix (PPM, JPEG 2000), converted to PNG"] += 1
         name = self.name(record, suffix)
         (self.folder / folder / name).write_bytes(content)
         self.count(len(content))

@@ -74,7 +74,7 @@ class Checkpoints:
     def newest(self) -> dict[str, Any] | None:
         """What the newest checkpoint holds that is whole, on the CPU; None where there is none.
 
-        A damaged one is passed over with a warning.
+        A damaged one is skipped with a warning.
 
         Raises:
             UserError: it is whole, but of another version of Tilewise.
@@ -88,7 +88,9 @@ class Checkpoints:
                 return _load(path)
             log.warning("the checkpoint %s is damaged: %s", path, problem)
         if files:
-            log.warning("none of the checkpoints in %s is whole: training begins anew", self.folder)
+            log.warning(
+                "none of the checkpoints in %s is whole: training starts from the beginning", self.folder
+            )
         return None
 
     @property

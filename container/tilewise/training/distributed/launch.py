@@ -175,12 +175,14 @@ def _check_alike(store: dist.TCPStore, hosts: Sequence[str], host: int, processe
             counts[name] = int(store.get(f"processes/{number}"))
         except RuntimeError:
             raise UserError(
-                f"host {name} has not come within {MEET_SECONDS / 60:.0f} minutes: all hosts of "
+                f"host {name} did not join within {MEET_SECONDS / 60:.0f} minutes: all hosts of "
                 "resourceconfig.json must run this image"
             ) from None
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise UserError(f"the hosts must have as many GPUs each, but have: {listed}; use one instance type")
+        raise UserError(
+            f"all hosts must have the same number of GPUs, but have: {listed}; use one instance type"
+        )
 
 
 def _environment(hosts: Sequence[str], interface: str, processes: int) -> dict[str, str]:

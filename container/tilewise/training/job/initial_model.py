@@ -97,7 +97,7 @@ def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
         if any(path.name.endswith(_OF_MXNET) for path in files):
             raise UserError(
                 f"{name} is a model of the built-in algorithm ({held}): its MXNet weights cannot be trained "
-                "further here; leave the channel out, and train anew or from pretrained weights"
+                "further here; leave the channel out, and train from scratch or from pretrained weights"
             )
         raise UserError(f"{name} holds no model of Tilewise ({held}): give it the model.tar.gz of a job")
     if len(descriptions) > 1:
