@@ -117,7 +117,7 @@ def blank(distributed: DistributedContext, folder: Path) -> None:
         train_step.learn(Batch.of(make_samples(name, (0, 0)) if distributed.is_main_process else samples[:2]))
         train_step.learn(Batch.of([] if distributed.is_main_process else samples[2:]))
         before = weights(train_step)
-        broken = train_step.detector.register_forward_hook(
+        broken = train_step._learns.register_forward_hook(
             lambda module, inputs, losses: {key: value * torch.nan for key, value in losses.items()}
         )
         if not distributed.is_main_process:
