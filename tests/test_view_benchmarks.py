@@ -65,7 +65,7 @@ def test_hyperparameters__fill_the_budget_with_whole_epochs(records: Records) ->
 def test_train_seeds__runs_what_the_file_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[str, str]] = []
 
-    def train_once(data: Path, raw: dict[str, str], *_: object) -> dict[str, Any]:
+    def train_once(data: Path, raw: dict[str, str], *_: object, one_class: bool) -> dict[str, Any]:
         trained.append((raw["learning_rate"], raw["seed"]))
         return {"AP": float(len(trained))}
 

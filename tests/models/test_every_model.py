@@ -241,7 +241,7 @@ def test_mixed_precision__boxes_are_regressed_from_anchors_in_float32(name: str)
         generator.register_forward_hook(lambda module, given, anchors: seen.extend(anchors))
     seen: list[Tensor] = []
     with torch.autocast("cpu", torch.bfloat16):
-        losses = detector([sample.pixels for sample in batch], batch)
+        losses = detector([sample.pixels for sample in batch], [sample.targets for sample in batch])
     assert all(each.dtype == torch.float32 for each in seen) and len(seen) == len(generators)
     assert isinstance(losses, dict)
     assert all(loss.dtype == torch.float32 for loss in losses.values())
