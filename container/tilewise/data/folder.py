@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
@@ -71,6 +74,13 @@ class Folder:
         stems = {file: _stem(file) for file in self._by_base_stem.get(_base(stem), [])}
         exact = [file for file, its_stem in stems.items() if its_stem in (stem, f"images/{stem}")]
         return _only(exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, stem)])
+
+
+def temporary_folder() -> Path:
+    """A folder for images that no channel holds; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:

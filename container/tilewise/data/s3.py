@@ -5,17 +5,15 @@ Only S3 itself is asked, with the job's own role: no address of another kind is 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tilewise.data.folder import IMAGE_SUFFIXES
+from tilewise.data.folder import IMAGE_SUFFIXES, temporary_folder
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,8 +52,7 @@ def fetch_images(addresses: Sequence[str], who: str) -> dict[str, Path | str]:
     if not addresses:
         return {}
     client = _client(f"{who}: {len(addresses)} images are not in the channel")
-    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
     log.info("%s: %d images are fetched from S3", who, len(addresses))
     jobs = [(address, folder / f"{number}{_suffix(address)}") for number, address in enumerate(addresses)]
     # The first one alone: what stops it for good, such as no network, would stop each of the others too.

@@ -17,6 +17,7 @@ import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample
+from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines
 from tilewise.errors import UserError
@@ -126,7 +127,8 @@ def find_coco_file(folder: Folder) -> Path | None:
     """
     files = [path for name, path in folder.with_suffix(".json").items() if _COCO_PLACE.fullmatch(name)]
     files = sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
-    found = sorted(path.relative_to(folder.root).as_posix() for path in files if _looks_like_coco(path))
+    files = [path for path in files if not kind_of(path) and _looks_like_coco(path)]
+    found = sorted(path.relative_to(folder.root).as_posix() for path in files)
     if len(found) > 1:
         names = ", ".join(found)
         raise UserError(
