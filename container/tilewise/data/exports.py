@@ -75,7 +75,7 @@ _JSON: tuple[tuple[str, tuple[re.Pattern[bytes], ...]], ...] = (
 # The tool's and datumaro's files: of VOC's form but for their objects.
 _LABELME_XML = re.compile(rb"\A(?!.*<bndbox>).*<(imagesize|sourceImage|submittedBy)>", re.DOTALL)
 _XML = (
-    (CVAT, (re.compile(rb"<annotations[\s>]"), re.compile(rb"<(image|track|meta|version)[\s>]"))),
+    (CVAT, (re.compile(rb"<annotations[\s>]"), re.compile(rb"<(image|track|meta|version)[\s>/]"))),
     (LABELME_XML, (re.compile(rb"<annotation[\s>]"), _LABELME_XML)),
 )
 _CSV = (

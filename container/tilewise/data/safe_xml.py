@@ -7,12 +7,10 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from tilewise.errors import UserError
-
 CHUNK = 1 << 20
 """So many bytes of a file are parsed at once."""
 
-ERRORS = (expat.ExpatError, UserError, ValueError, LookupError)
+ERRORS = (expat.ExpatError, ValueError, LookupError)
 """What a parser raises where the text is not XML, or declares an entity."""
 
 
@@ -82,7 +80,7 @@ def _parser(
     parser.CharacterDataHandler = data
 
     def refuse(name: str, *_: object) -> None:
-        raise UserError(f"it declares the entity {name}, which is not supported")
+        raise ValueError(f"it declares the entity {name}, which is not supported")
 
     parser.EntityDeclHandler = refuse
     return parser

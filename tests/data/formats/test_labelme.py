@@ -210,19 +210,22 @@ def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: Any, proble
     assert f"fix or remove them, starting with: a.json: {problem}" in channel.message()
 
 
+_FORM = "not a JSON file of LabelMe's form: "
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("{", "not a JSON file of LabelMe's form: Input data was truncated"),
+        ("{", f"{_FORM}Input data was truncated"),
         (
             '{"shapes": {}}',
-            "not a JSON file of LabelMe's form: Expected `array`, got `object` - at `$.shapes`",
+            f"{_FORM}Expected `array`, got `object` - at `$.shapes`",
         ),
         (
             '{"shapes": [3]}',
-            "not a JSON file of LabelMe's form: Expected `object`, got `int` - at `$.shapes[0]`",
+            f"{_FORM}Expected `object`, got `int` - at `$.shapes[0]`",
         ),
-        ("[]", "not a JSON file of LabelMe's form: Expected `object`, got `array`"),
+        ("[]", f"{_FORM}Expected `object`, got `array`"),
         (annotation(size=("wide", 3)), "its image's width and height are 'wide' and 3"),
     ],
 )

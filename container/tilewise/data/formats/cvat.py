@@ -197,7 +197,7 @@ def _objects(image: Element, task: _Task) -> list[DrawnObject]:
 
 def _like(folder: Folder, name: str) -> Path | None:
     """Images of a video are named without a suffix: ``frame_000017``."""
-    found = folder.find_image_like(f"{name}.") if "." not in PurePosixPath(name).name else None
+    found = folder.find_image_like(f"{name}.x") if "." not in PurePosixPath(name).name else None
     return folder.images[found] if found else None
 
 
