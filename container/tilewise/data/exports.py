@@ -63,7 +63,7 @@ _JSON: tuple[tuple[str, tuple[re.Pattern[bytes], ...]], ...] = (
     ("BDD100K (Scalabel)", (_keys("box2d"),)),
     ("VoTT JSON", (_keys("regions"), _keys("boundingBox"))),
     ("Supervisely", (_keys("classTitle", "projectType"),)),
-    ("Supervisely", (_keys("objects"), _keys("size"), _keys("tags"))),
+    ("Supervisely", (re.compile(rb'"objects"\s*:\s*\['), re.compile(rb'"size"\s*:\s*\{'), _keys("tags"))),
     ("CreateML", (_keys("annotations?"), _keys("image", "imagefilename"), _keys("coordinates"))),
     ("Datumaro", (_keys("dm_format_version"),)),
     ("Datumaro", (_keys("items"), _keys("categories"), _keys("infos?"))),

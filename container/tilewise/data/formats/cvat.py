@@ -60,7 +60,7 @@ _FRAME = re.compile(r"(\d+)\D*$")
 
 
 @dataclass
-class _Task:
+class _CvatTask:
     """What the files' heads say, and what has been read so far."""
 
     channel: str
@@ -71,7 +71,7 @@ class _Task:
 
 
 @dataclass
-class _Video:
+class _CvatVideo:
     """The frames of one file.
 
     Attributes:
@@ -121,7 +121,7 @@ def read_cvat(files: Mapping[str, Path], folder: Folder, channel: str) -> Parsed
         UserError: a file is not CVAT's, frames and images do not match, or an image is annotated twice.
 
     """
-    task = _Task(channel, folder)
+    task = _CvatTask(channel, folder)
     for name, path in files.items():
         try:
             _read(name, path, task)
@@ -132,8 +132,8 @@ def read_cvat(files: Mapping[str, Path], folder: Folder, channel: str) -> Parsed
     return ParsedChannel(task.examples, tuple(task.numbers))
 
 
-def _read(name: str, path: Path, task: _Task) -> None:
-    video = _Video()
+def _read(name: str, path: Path, task: _CvatTask) -> None:
+    video = _CvatVideo()
     elements = children_of_root(path)
     root = next(elements, None)
     if root is None or root.tag != "annotations":
@@ -151,7 +151,7 @@ def _read(name: str, path: Path, task: _Task) -> None:
         task.examples += _frames(video, name, task)
 
 
-def _read_head(meta: Element, task: _Task, video: _Video) -> None:
+def _read_head(meta: Element, task: _CvatTask, video: _CvatVideo) -> None:
     """The classes, and of a video the size and number of its frames."""
     for label in meta.iter("label"):
         named = (label.findtext("name") or "").strip()
@@ -163,7 +163,7 @@ def _read_head(meta: Element, task: _Task, video: _Video) -> None:
     video.last = int(last[0]) if len(last) == 1 and last[0].isdecimal() else None
 
 
-def _image(element: Element, file: str, task: _Task) -> RawExample:
+def _image(element: Element, file: str, task: _CvatTask) -> RawExample:
     name, subset = element.get("name", ""), element.get("subset", "")
     key = f"{name} ({file})" if name else f"image {element.get('id')} ({file})"
     if not name:
@@ -183,7 +183,7 @@ def _image(element: Element, file: str, task: _Task) -> RawExample:
     return drawn_example(key, path, size, objects, task.numbers)
 
 
-def _objects(image: Element, task: _Task) -> list[DrawnObject]:
+def _objects(image: Element, task: _CvatTask) -> list[DrawnObject]:
     """One for each shape, but for outlines of one label and one group, which CVAT takes for one object."""
     objects: dict[object, DrawnObject] = {}
     for index, shape in enumerate(image):
@@ -201,7 +201,7 @@ def _like(folder: Folder, name: str) -> Path | None:
     return folder.images[found] if found else None
 
 
-def _object(shape: Element, label: str | None, task: _Task) -> DrawnObject:
+def _object(shape: Element, label: str | None, task: _CvatTask) -> DrawnObject:
     try:
         name, box = name_of_class(label), _box(shape, task.counts)
     except ValueError as error:
@@ -237,7 +237,7 @@ def _box(shape: Element, counts: OutlineCounts) -> Corners:
     return box_around_outline([pair.split(",") for pair in values.get("points", "").split(";")], "polygon")
 
 
-def _read_track(track: Element, video: _Video, task: _Task) -> None:
+def _read_track(track: Element, video: _CvatVideo, task: _CvatTask) -> None:
     """Add a track's objects to the frames that have an image."""
     who = f"track {track.get('id')}"
     video.tasks |= {track.get("task_id", "")}
@@ -264,7 +264,7 @@ def _read_track(track: Element, video: _Video, task: _Task) -> None:
         before = (frame, found) if is_seen else None
 
 
-def _interpolate(start: tuple[int, DrawnObject], end: tuple[int, DrawnObject], video: _Video) -> None:
+def _interpolate(start: tuple[int, DrawnObject], end: tuple[int, DrawnObject], video: _CvatVideo) -> None:
     """The object between two frames of its track that do not follow one another, as CVAT shows it."""
     (first, one), (last, other) = start, end
     for frame in video.frames[bisect_right(video.frames, first) : bisect_left(video.frames, last)]:
@@ -274,7 +274,7 @@ def _interpolate(start: tuple[int, DrawnObject], end: tuple[int, DrawnObject], v
         video.interpolated += 1
 
 
-def _number_images(folder: Folder, video: _Video) -> None:
+def _number_images(folder: Folder, video: _CvatVideo) -> None:
     """Find the frame that each image is: the last number in its name."""
     for name, path in folder.images.items():
         number = _FRAME.search(PurePosixPath(name).stem)
@@ -288,7 +288,7 @@ def _number_images(folder: Folder, video: _Video) -> None:
     video.frames = sorted(video.images)
 
 
-def _frames(video: _Video, file: str, task: _Task) -> list[RawExample]:
+def _frames(video: _CvatVideo, file: str, task: _CvatTask) -> list[RawExample]:
     """An example for each image that is a frame."""
     if len(video.tasks) > 1:
         raise UserError(

@@ -61,7 +61,7 @@ _ABOUT_THE_IMAGE = {"original_width", "original_height", "image_rotation", "clos
 _Content = dict[str, Any]
 
 
-class _Region(msgspec.Struct, gc=False):
+class _StudioRegion(msgspec.Struct, gc=False):
     """A result of an annotation: a shape, a label of a shape, or something about the whole image."""
 
     id: Any = None
@@ -73,8 +73,8 @@ class _Region(msgspec.Struct, gc=False):
     item_index: Any = None
 
 
-class _Annotation(msgspec.Struct, gc=False):
-    result: list[_Region] = []
+class _StudioAnnotation(msgspec.Struct, gc=False):
+    result: list[_StudioRegion] = []
     was_cancelled: Any = None
     skipped: Any = None
     ground_truth: Any = None
@@ -82,28 +82,28 @@ class _Annotation(msgspec.Struct, gc=False):
     updated_at: Any = None
 
 
-class _Task(msgspec.Struct, gc=False):
+class _StudioTask(msgspec.Struct, gc=False):
     """A task, or a row of JSON-MIN, which has no ``data``."""
 
     data: Any = msgspec.UNSET
     id: Any = None
-    annotations: list[_Annotation] | None = None
-    completions: list[_Annotation] | None = None
+    annotations: list[_StudioAnnotation] | None = None
+    completions: list[_StudioAnnotation] | None = None
 
 
 @dataclass
-class _Found:
+class _StudioAnswer:
     """One annotation of one image."""
 
     where: str
     data: _Content
-    regions: list[_Region]
+    regions: list[_StudioRegion]
     order: tuple[bool, str] = (False, "")
     """Of several annotations of a task the largest counts: ground truth, then the latest."""
 
 
 @dataclass
-class _Counts:
+class _StudioCounts:
     """What the log says of a channel's tasks."""
 
     outlines: OutlineCounts = field(default_factory=OutlineCounts)
@@ -139,7 +139,7 @@ def read_label_studio(files: Mapping[str, Path], folder: Folder, channel: str) -
             in S3 are needed that nobody can fetch.
 
     """
-    numbers, counts = ClassNumbers(), _Counts()
+    numbers, counts = ClassNumbers(), _StudioCounts()
     examples: list[RawExample] = []
     missing: dict[int, str] = {}
     for name, file in files.items():
@@ -162,7 +162,7 @@ def read_label_studio(files: Mapping[str, Path], folder: Folder, channel: str) -
     return by_name(examples, list(numbers))
 
 
-def _tell(counts: _Counts, who: str) -> None:
+def _tell(counts: _StudioCounts, who: str) -> None:
     if counts.unlabelled:
         log.warning(
             "%s: %d of %d tasks have no annotation, or a cancelled one: their images are not used",
@@ -190,14 +190,14 @@ def _fetch(examples: list[RawExample], missing: Mapping[int, str], who: str) -> 
             examples[index] = replace(example, path=found)
 
 
-def _annotations(name: str, path: Path, counts: _Counts) -> Iterator[_Found]:
+def _annotations(name: str, path: Path, counts: _StudioCounts) -> Iterator[_StudioAnswer]:
     """The annotation of each task of a file that counts."""
-    rows: dict[object, _Found] = {}
+    rows: dict[object, _StudioAnswer] = {}
     where = name
     try:
         for index, text in enumerate(_texts(path)):
-            where = f"{name} task {index}"  # until its id is known
-            task = msgspec.json.decode(text, type=_Task)
+            where = f"{name} tasks[{index}]"  # until its id is known
+            task = msgspec.json.decode(text, type=_StudioTask)
             where = where if task.id is None else f"{name} task {task.id}"
             if task.data is msgspec.UNSET:
                 _add_row(
@@ -218,11 +218,13 @@ def _texts(path: Path) -> list[msgspec.Raw]:
     return msgspec.json.decode(content, type=list[msgspec.Raw])
 
 
-def _best(task: _Task, where: str, counts: _Counts) -> _Found | None:
+def _best(task: _StudioTask, where: str, counts: _StudioCounts) -> _StudioAnswer | None:
     counts.tasks += 1
     data = task.data if isinstance(task.data, dict) else {}
     found = [
-        _Found(where, data, one.result, (bool(one.ground_truth), str(one.updated_at or one.created_at or "")))
+        _StudioAnswer(
+            where, data, one.result, (bool(one.ground_truth), str(one.updated_at or one.created_at or ""))
+        )
         for one in task.annotations or task.completions or []
         if not one.was_cancelled and not one.skipped
     ]
@@ -232,7 +234,7 @@ def _best(task: _Task, where: str, counts: _Counts) -> _Found | None:
 
 
 def _add_row(
-    content: _Content, task: object, where: str, rows: dict[object, _Found], counts: _Counts
+    content: _Content, task: object, where: str, rows: dict[object, _StudioAnswer], counts: _StudioCounts
 ) -> None:
     """A row of JSON-MIN is one annotation: regions lie under the names of the tags that drew them."""
     regions = [
@@ -242,7 +244,7 @@ def _add_row(
         for item in value
         if isinstance(item, dict) and set(_GEOMETRY) & set(item)
     ]
-    found = _Found(
+    found = _StudioAnswer(
         where, content, [one for one in regions if one], (False, str(content.get("updated_at") or ""))
     )
     first = rows.get(task)
@@ -256,13 +258,13 @@ def _add_row(
         rows[task] = found
 
 
-def _region_of(item: _Content) -> _Region | None:
+def _region_of(item: _Content) -> _StudioRegion | None:
     """A shape with its label, or a shape alone; None for another answer about a shape."""
     kind = next((key for key in item if key.endswith("labels")), None)
     if kind is None and not set(item) <= {*_GEOMETRY, *_ABOUT_THE_IMAGE}:
         return None
     place = repr([item.get(key) for key in _GEOMETRY])  # what lies at the same place is the same shape
-    return _Region(place, kind, item, item.get("original_width"), item.get("original_height"))
+    return _StudioRegion(place, kind, item, item.get("original_width"), item.get("original_height"))
 
 
 def _find_image(data: _Content, folder: Folder) -> tuple[str, Path | None]:
@@ -277,7 +279,7 @@ def _find_image(data: _Content, folder: Folder) -> tuple[str, Path | None]:
 
 
 def _example(
-    found: _Found, address: str, path: Path | None, numbers: ClassNumbers, counts: OutlineCounts
+    found: _StudioAnswer, address: str, path: Path | None, numbers: ClassNumbers, counts: OutlineCounts
 ) -> RawExample:
     key = f"{quoted(address)[1:-1]} ({found.where})" if address else found.where
     if not address:
@@ -297,7 +299,7 @@ def _example(
 
 
 @dataclass
-class _Shape:
+class _StudioShape:
     """A shape on the image and the labels that it has, from one result or several of one id."""
 
     where: str
@@ -306,8 +308,8 @@ class _Shape:
     labels: list[Any] = field(default_factory=list)
 
 
-def _shapes(regions: list[_Region]) -> list[_Shape]:
-    shapes: dict[object, _Shape] = {}
+def _shapes(regions: list[_StudioRegion]) -> list[_StudioShape]:
+    shapes: dict[object, _StudioShape] = {}
     for index, region in enumerate(regions):
         where = f"region {index if region.id is None else quoted(region.id)}"
         kind, labels = _kind(region)
@@ -323,7 +325,7 @@ def _shapes(regions: list[_Region]) -> list[_Shape]:
             )
         if kind not in _KINDS and kind != "":
             raise ValueError(f"{where} is of the type {quoted(region.type)}, which is no shape on an image")
-        shape = shapes.setdefault(repr(region.id) if region.id is not None else index, _Shape(where))
+        shape = shapes.setdefault(repr(region.id) if region.id is not None else index, _StudioShape(where))
         shape.labels += [label for label in labels if label not in shape.labels]
         if kind:
             shape.kind = kind
@@ -333,7 +335,7 @@ def _shapes(regions: list[_Region]) -> list[_Shape]:
     return list(shapes.values())
 
 
-def _kind(region: _Region) -> tuple[str | None, list[Any]]:
+def _kind(region: _StudioRegion) -> tuple[str | None, list[Any]]:
     """The kind of a region's shape, "" for a label alone, and None for what is no shape; and its labels."""
     value = region.value if isinstance(region.value, dict) else {}
     named = (
@@ -355,7 +357,7 @@ def _kind_of(value: _Content) -> str:
     return "polygon" if "points" in value else "ellipse" if "radiusX" in value else "rectangle"
 
 
-def _object(shape: _Shape, size: tuple[int, int] | None, counts: OutlineCounts) -> DrawnObject:
+def _object(shape: _StudioShape, size: tuple[int, int] | None, counts: OutlineCounts) -> DrawnObject:
     try:
         if shape.kind in _WITHOUT_AREA:
             raise ValueError(f"it is {_WITHOUT_AREA[shape.kind]}")
@@ -371,7 +373,7 @@ def _object(shape: _Shape, size: tuple[int, int] | None, counts: OutlineCounts) 
     return DrawnObject(name, (x0 / 100, y0 / 100, x1 / 100, y1 / 100))
 
 
-def _box(shape: _Shape, size: tuple[int, int] | None, counts: OutlineCounts) -> Corners:
+def _box(shape: _StudioShape, size: tuple[int, int] | None, counts: OutlineCounts) -> Corners:
     """In percent of the image's sides."""
     value = shape.value
     if shape.kind == "polygon":

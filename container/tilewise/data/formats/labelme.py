@@ -52,7 +52,7 @@ _KINDS = {
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
-class _Shape(msgspec.Struct, gc=False):
+class _LabelMeShape(msgspec.Struct, gc=False):
     label: Any = None
     points: Any = None
     shape_type: Any = None
@@ -61,16 +61,16 @@ class _Shape(msgspec.Struct, gc=False):
     difficult: Any = None
 
 
-class _File(msgspec.Struct):
+class _LabelMeFile(msgspec.Struct):
     """What is used of a file; of its image only the text is kept, and only where that is wanted."""
 
-    shapes: list[_Shape]
+    shapes: list[_LabelMeShape]
     imagePath: Any = None  # the file's own names
     imageWidth: Any = None
     imageHeight: Any = None
 
 
-class _WithImage(msgspec.Struct):
+class _LabelMeImage(msgspec.Struct):
     imageData: str | None = None
 
 
@@ -103,7 +103,7 @@ def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> Par
 
     """
     numbers, counts = ClassNumbers(), OutlineCounts()
-    embedded = _Embedded()
+    embedded = _EmbeddedImages()
     examples = [
         example
         for key, path in files.items()
@@ -117,7 +117,7 @@ def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> Par
     return by_name(examples, list(numbers))
 
 
-class _Embedded:
+class _EmbeddedImages:
     """The images that JSON files hold themselves, as files."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class _Embedded:
             ValueError: its text is no image.
 
         """
-        text = msgspec.json.decode(_content(path), type=_WithImage).imageData
+        text = msgspec.json.decode(_content(path), type=_LabelMeImage).imageData
         if not text:
             return None
         try:
@@ -153,7 +153,7 @@ def _example(  # all but the first two are those of the channel
     key: str,
     path: Path,
     folder: Folder,
-    embedded: _Embedded,
+    embedded: _EmbeddedImages,
     numbers: ClassNumbers,
     counts: OutlineCounts,
 ) -> RawExample | None:
@@ -161,7 +161,7 @@ def _example(  # all but the first two are those of the channel
     like = folder.find_image_like(key)
     image = folder.images[like] if like else None
     try:
-        content = msgspec.json.decode(_content(path), type=_File)
+        content = msgspec.json.decode(_content(path), type=_LabelMeFile)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return unusable(key, image, f"not a JSON file of LabelMe's form: {error}") if image else None
     try:
@@ -196,7 +196,7 @@ def _without_dots(path: PurePosixPath) -> str:
     return "/".join(parts)
 
 
-def _objects(shapes: list[_Shape], counts: OutlineCounts) -> list[DrawnObject]:
+def _objects(shapes: list[_LabelMeShape], counts: OutlineCounts) -> list[DrawnObject]:
     """One for each shape, but for outlines that make up one object together."""
     objects: dict[object, DrawnObject] = {}
     for index, shape in enumerate(shapes):
@@ -213,13 +213,13 @@ def _objects(shapes: list[_Shape], counts: OutlineCounts) -> list[DrawnObject]:
     return list(objects.values())
 
 
-def _object(shape: _Shape) -> DrawnObject:
+def _object(shape: _LabelMeShape) -> DrawnObject:
     flags = shape.flags if isinstance(shape.flags, dict) else {}
     ignored = shape.difficult is True or flags.get("difficult") is True
     return DrawnObject(name_of_class(shape.label), _box(shape), ignored)
 
 
-def _box(shape: _Shape) -> Corners:
+def _box(shape: _LabelMeShape) -> Corners:
     kind = "polygon" if shape.shape_type is None else shape.shape_type
     if kind == "rectangle":
         return box_around(shape.points)

@@ -60,23 +60,23 @@ _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 _WITHOUT_AREA = ("point", "polyline", "line")
 
 
-class _Entry(msgspec.Struct, gc=False):
+class _ViaEntry(msgspec.Struct, gc=False):
     filename: Any = None
     regions: Any = None
 
 
-class _Region(msgspec.Struct, gc=False):
+class _ViaRegion(msgspec.Struct, gc=False):
     shape_attributes: Any = None
     region_attributes: Any = None
 
 
 @dataclass
-class _Image:
+class _ViaImage:
     """An image of a file: its name there and its regions, or what is wrong with them."""
 
     name: str
     where: str
-    regions: list[_Region] = field(default_factory=list)
+    regions: list[_ViaRegion] = field(default_factory=list)
     problem: str = ""
 
 
@@ -112,7 +112,7 @@ def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
     return by_name(examples, list(numbers))
 
 
-def _read(name: str, path: Path) -> Iterator[_Image]:
+def _read(name: str, path: Path) -> Iterator[_ViaImage]:
     try:
         if path.suffix.lower() == ".csv":
             yield from _rows(name, path)
@@ -122,7 +122,7 @@ def _read(name: str, path: Path) -> Iterator[_Image]:
         raise UserError(f"{name} is not a file of the VGG Image Annotator: {error}") from None
 
 
-def _entries(name: str, path: Path) -> Iterator[_Image]:
+def _entries(name: str, path: Path) -> Iterator[_ViaImage]:
     """Of annotations as JSON, or of a project's file."""
     content = msgspec.json.decode(
         path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw]
@@ -130,21 +130,21 @@ def _entries(name: str, path: Path) -> Iterator[_Image]:
     if "_via_img_metadata" in content:
         content = msgspec.json.decode(content["_via_img_metadata"], type=dict[str, msgspec.Raw])
     for key, text in content.items():
-        entry = msgspec.json.decode(text, type=_Entry)
-        image = _Image(entry.filename if isinstance(entry.filename, str) else "", f"{name} {quoted(key)}")
+        entry = msgspec.json.decode(text, type=_ViaEntry)
+        image = _ViaImage(entry.filename if isinstance(entry.filename, str) else "", f"{name} {quoted(key)}")
         regions = entry.regions or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # version 1 numbers them
         try:
-            image.regions = msgspec.convert(regions, type=list[_Region])
+            image.regions = msgspec.convert(regions, type=list[_ViaRegion])
         except msgspec.ValidationError as error:
             image.problem = f"its regions are {quoted(regions)}: {error}"
         yield image
 
 
-def _rows(name: str, path: Path) -> Iterator[_Image]:
+def _rows(name: str, path: Path) -> Iterator[_ViaImage]:
     """Of annotations as CSV: a row is a region, or an image without any."""
     csv.field_size_limit(MAX_FIELD)
-    images: dict[str, _Image] = {}
+    images: dict[str, _ViaImage] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         header = [column.lstrip("#").strip() for column in next(rows, [])]
@@ -154,11 +154,11 @@ def _rows(name: str, path: Path) -> Iterator[_Image]:
         for row in filter(None, rows):
             where = f"{name} line {rows.line_num}"
             key = row[filename] if len(row) > filename else where
-            image = images.setdefault(key, _Image(key, where))
+            image = images.setdefault(key, _ViaImage(key, where))
             try:
                 if len(row) < len(header):
                     raise ValueError(f"it has {len(row)} of {len(header)} columns")
-                region = _Region(json.loads(row[shape]), json.loads(row[attributes]))
+                region = _ViaRegion(json.loads(row[shape]), json.loads(row[attributes]))
             except (ValueError, RecursionError) as error:
                 image.problem = f"line {rows.line_num}: {error}"
             else:
@@ -166,7 +166,7 @@ def _rows(name: str, path: Path) -> Iterator[_Image]:
     yield from images.values()
 
 
-def _class_attribute(images: list[_Image], who: str) -> str:
+def _class_attribute(images: list[_ViaImage], who: str) -> str:
     """The attribute that names classes; "" where no region has any."""
     given = [one.region_attributes for image in images for one in image.regions]
     pairs = [pair for attributes in given if isinstance(attributes, dict) for pair in attributes.items()]
@@ -189,7 +189,7 @@ def _class_attribute(images: list[_Image], who: str) -> str:
 
 
 def _example(
-    image: _Image, attribute: str, folder: Folder, numbers: ClassNumbers, counts: OutlineCounts
+    image: _ViaImage, attribute: str, folder: Folder, numbers: ClassNumbers, counts: OutlineCounts
 ) -> RawExample:
     key = f"{image.name} ({image.where})" if image.name else image.where
     path = find_addressed(folder, image.name) if image.name else None
@@ -206,7 +206,7 @@ def _example(
     return drawn_example(key, path, None, objects, numbers)
 
 
-def _class_of(region: _Region, attribute: str) -> str:
+def _class_of(region: _ViaRegion, attribute: str) -> str:
     if not attribute:
         return ONLY_CLASS
     attributes = region.region_attributes if isinstance(region.region_attributes, dict) else {}
