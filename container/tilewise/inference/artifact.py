@@ -102,8 +102,8 @@ class Artifact:
             with weights.open("rb"):
                 pass  # safetensors says of a file that may not be read that it does not exist
             detector.network.load_state_dict(load_file(weights))
-            facts = content["hyperparameters"], content["metrics"], content.get("environment", {})
-            return Artifact(detector.eval(), spec, classes, *facts)
+            origin = content["hyperparameters"], content["metrics"], content.get("environment", {})
+            return Artifact(detector.eval(), spec, classes, *origin)
         except PermissionError as error:
             raise UserError(
                 f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or "

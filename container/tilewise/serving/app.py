@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from tilewise.serving.compute import NEVER, BusyError, ClientLeftError
 from tilewise.serving.incoming import ReceivedBody
-from tilewise.serving.logs import FACTS
+from tilewise.serving.logs import LOG_FIELDS
 from tilewise.serving.responses import NotAcceptableError, choose_form, error_body, render
 from tilewise.serving.served_model import ServedModel, Timings
 from tilewise.serving.settings import Settings
@@ -52,7 +52,7 @@ def create_app(model: ServedModel, settings: Settings, answer: Answer) -> Flask:
 
     @app.before_request
     def begin() -> None:
-        request.environ[FACTS] = {"id": request.headers.get(INFERENCE_ID, "")}
+        request.environ[LOG_FIELDS] = {"id": request.headers.get(INFERENCE_ID, "")}
         refusal = received(request.environ).refusal
         if refusal is not None:
             raise RefusedError(refusal.status, refusal.reason, 1 if refusal.status == 503 else None)
@@ -147,7 +147,7 @@ def _json(content: object, status: int = 200) -> Response:
 
 
 def _refused(error: RefusedError) -> Response:
-    request.environ.setdefault(FACTS, {})["reason"] = error.reason
+    request.environ.setdefault(LOG_FIELDS, {})["reason"] = error.reason
     reason = error.reason
     if error.retry_after_s is not None:
         reason = f"{reason}: try again in {error.retry_after_s} s"
@@ -177,5 +177,5 @@ def _not_here(error: HTTPException) -> Response:
 
 def _failed(error: Exception) -> Response:
     logger.error("the request failed", exc_info=error)
-    request.environ.setdefault(FACTS, {})["reason"] = f"{type(error).__name__}: {error}"
+    request.environ.setdefault(LOG_FIELDS, {})["reason"] = f"{type(error).__name__}: {error}"
     return _json({"error": "internal error"}, 500)

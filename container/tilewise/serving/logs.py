@@ -16,7 +16,7 @@ from tilewise.serving.incoming import Refusal
 
 TEXT = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
 DATE = "[%Y-%m-%d %H:%M:%S %z]"
-FACTS = "tilewise.facts"
+LOG_FIELDS = "tilewise.log_fields"
 """Where a request's environ has what the app knows of it for the log: a dictionary of JSON."""
 
 native = logging.getLogger("tilewise.native")
@@ -26,14 +26,14 @@ class JsonFormatter(logging.Formatter):
     """Each record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; a request's facts are its own keys."""
+        """The line; a request's log_fields are its own keys."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "worker": record.process,
         }
-        facts = getattr(record, "facts", None)
-        line |= facts if facts is not None else {"message": record.getMessage()}
+        log_fields = getattr(record, "log_fields", None)
+        line |= log_fields if log_fields is not None else {"message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
@@ -57,21 +57,21 @@ class ServerLogger(Logger):
         if os.environ.get("TILEWISE_LOG") != "json":
             super().access(resp, req, environ, request_time)
             return
-        facts = {
+        log_fields = {
             "method": environ.get("REQUEST_METHOD"),
             "path": environ.get("PATH_INFO"),
             "status": int(str(resp.status).split()[0]),
             "seconds": round(request_time.total_seconds(), 4),
             "sent_bytes": resp.sent,
-            **environ.get(FACTS, {}),
+            **environ.get(LOG_FIELDS, {}),
         }
-        self.access_log.info("", extra={"facts": facts})
+        self.access_log.info("", extra={"log_fields": log_fields})
 
     def refused(self, client: Any, refusal: Refusal) -> None:
         """Log what was answered without being a request."""
         address = client[0] if isinstance(client, tuple) else str(client)
-        facts = {"status": refusal.status, "client": address, "reason": refusal.reason}
-        self.access_log.info('"-" %d %s', refusal.status, refusal.reason, extra={"facts": facts})
+        log_fields = {"status": refusal.status, "client": address, "reason": refusal.reason}
+        self.access_log.info('"-" %d %s', refusal.status, refusal.reason, extra={"log_fields": log_fields})
 
 
 def configure_logging(level: int, *, as_json: bool) -> None:
