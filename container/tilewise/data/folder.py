@@ -76,6 +76,19 @@ class Folder:
         return _only(exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, stem)])
 
 
+class OneFile(Folder):
+    """A folder of which one file counts."""
+
+    def __init__(self, path: Path):
+        super().__init__(path.parent)
+        self._path = path
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """That file."""
+        return {self._path.name: self._path}
+
+
 def temporary_folder() -> Path:
     """A folder for images that no channel holds; it goes when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
