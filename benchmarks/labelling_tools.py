@@ -128,9 +128,7 @@ def _write_with_datumaro(folder: Path, images: Any, pixels: Any) -> None:
         alone = dataset.from_iterable(train, categories=list(CLASSES))
         for name, has_outlines in EXPORTS.items():
             if has_outlines == outlines:
-                part = (
-                    whole if name == "yolo_ultralytics" else whole.select(lambda one: one.subset == "train")
-                )
+                part = whole if name == "yolo_ultralytics" else alone
                 part.export(str(folder / name), name, save_media=True)
 
 
@@ -206,14 +204,13 @@ def read_here(folder: Path, annotations: Path | None = None) -> Boxes:
 
 
 def compare(name: str, boxes: Boxes, truth: Boxes) -> dict[str, Any]:
-    """A row of the table; a box is read as written where its class is the same, to 0.01 pixels (some round)."""
+    """A row of the table; a box is read as written where its class is the same, to 0.01 pixels."""
     total = equal = 0
     largest = 0.0
     for stem, rows in truth.items():
         total += len(rows)
-        one, other = (
-            np.asarray(sorted(each), np.float64).reshape(-1, 5) for each in (rows, boxes.get(stem, []))
-        )
+        both = (rows, boxes.get(stem, []))
+        one, other = (np.asarray(sorted(each), np.float64).reshape(-1, 5) for each in both)
         if one.shape == other.shape:
             apart = np.abs(one - other)
             equal += int((apart <= 0.01).all(axis=1).sum())
