@@ -45,7 +45,7 @@ EXPORTS = {
 }
 """What datumaro writes, and whether it has polygons."""
 
-IMPORTS = {"cvat": "cvat", "coco": "coco", "voc": "voc_detection", "yolo": "yolo_ultralytics"}
+IMPORTS = {"cvat": "cvat", "coco": "coco", "voc": "voc_detection", "yolo": "yolo"}
 """``convert --to`` -> datumaro's name."""
 
 STUDIO = {"JSON": "result.json", "JSON_MIN": "result.json", "COCO": "result.json", "VOC": "", "YOLO": ""}
@@ -175,6 +175,7 @@ def _write_with_label_studio(folder: Path, images: Any) -> None:
 def read_there(folder: Path, form: str) -> Boxes:
     """In the tools' environment: what datumaro reads in a folder that ``convert`` wrote."""
     dataset = importlib.import_module("datumaro.components.dataset").Dataset
+    _lay_out(folder, form)
     found = dataset.import_from(str(folder), form)
     categories = next(iter(found.categories().values()))
     rows: Boxes = {}
@@ -187,6 +188,25 @@ def read_there(folder: Path, form: str) -> Boxes:
                 label = CLASSES.index(categories[one.label].name)
                 rows[stem].append([label, x, y, x + width, y + height])
     return rows
+
+
+def _lay_out(folder: Path, form: str) -> None:
+    """Lay out what ``convert`` wrote as datumaro looks for it: by subsets, and by its own lists."""
+    if form == "coco":
+        (folder / "annotations").mkdir()
+        (folder / "coco.json").rename(folder / "annotations" / "instances_train.json")
+    if form == "voc_detection":
+        (folder / "ImageSets" / "Main").mkdir(parents=True)
+        names = sorted(path.stem for path in (folder / "Annotations").iterdir())
+        (folder / "ImageSets" / "Main" / "train.txt").write_text("\n".join(names))
+        (folder / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in CLASSES))
+    if form == "yolo":
+        text = (folder / "data.yaml").read_text().replace("train: images", "train: images/train")
+        (folder / "data.yaml").write_text(text.replace("val: images\n", ""))
+    for name in {"coco": ("images",), "yolo": ("images", "labels")}.get(form, ()):
+        (folder / name).rename(folder / "train")
+        (folder / name).mkdir()
+        (folder / "train").rename(folder / name / "train")
 
 
 def read_here(folder: Path, annotations: Path | None = None) -> Boxes:
