@@ -101,7 +101,7 @@ def test_convert__annotations_in_one_file_elsewhere(
         path for path in (tmp_path / "there").iterdir() if path.is_file() and path.name != "config.xml"
     )
     file = file.rename(tmp_path / file.name)
-    code, output, errors = tilewise(
+    code, _, errors = tilewise(
         "convert", tmp_path / "there", tmp_path / "back", "--annotations", file, "--to", "coco"
     )
     assert code == 0, errors

@@ -18,6 +18,9 @@ from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
+MAX_GAP = 0.05
+"""Between the two ends of a line that is an outline, as a share of the longer side of its box."""
+
 LONGEST = 80
 """A value in a message is cut to so many characters."""
 
@@ -96,6 +99,21 @@ def box_around_outline(points: Any, kind: str) -> Corners:
     if isinstance(points, Sequence) and len(points) < 3:
         raise ValueError(f"its {kind} has {len(points)} points, which enclose no area")
     return box_around(points)
+
+
+def box_around_line(points: Any, kind: str) -> Corners:
+    """The same for a line, if it ends where it began: many draw the outline of an object so.
+
+    Raises:
+        ValueError: it does not, or there are no points.
+
+    """
+    x0, y0, x1, y1 = box = box_around(points)
+    (first_x, first_y), (last_x, last_y) = points[0], points[-1]
+    gap = math.hypot(float(last_x) - float(first_x), float(last_y) - float(first_y))
+    if len(points) < 4 or gap > MAX_GAP * max(x1 - x0, y1 - y0):
+        raise ValueError(f"it is a {kind}, which has no area: draw a box or a polygon, or delete it")
+    return box
 
 
 def box_around_rotated(box: Corners, degrees: float, pivot: tuple[float, float] | None = None) -> Corners:

@@ -85,6 +85,7 @@ def test_read__as_cvat_writes_images(channel: WrittenChannel, caplog: pytest.Log
     [
         (element("ellipse", label="ant", cx=20, cy=15, rx=8, ry=5), [12, 10, 28, 20]),
         (element("ellipse", label="ant", cx=20, cy=15, rx=8, ry=5, rotation=90), [15, 7, 25, 23]),
+        (element("polyline", label="ant", points="1,2;9,2;9,22;1,2.5"), [1, 2, 9, 22]),
         (element("mask", label="ant", rle="3, 2", left=3, top=4, width=7, height=9), [3, 4, 10, 13]),
         (box(corners=(10, 5, 20, 25), rotation="90.00"), [5, 10, 25, 20]),
         (box(corners=(10, 5, 20, 25), rotation="0.00"), [10, 5, 20, 25]),
@@ -210,7 +211,10 @@ def test_files__several_tasks(channel: WrittenChannel) -> None:
             element("points", label="ant", points="1,2"),
             "a points of the label 'ant': it has no area: draw a box",
         ),
-        (element("polyline", label="ant", points="1,2;3,4"), "a polyline of the label 'ant': it has no area"),
+        (
+            element("polyline", label="ant", points="1,2;3,4"),
+            "a polyline of the label 'ant': it is a polyline, which has no area: draw a box",
+        ),
         (element("skeleton", label="ant"), "a skeleton of the label 'ant': it has no area"),
         (element("box", label="ant", xtl=1, ytl=2, xbr=3), "a box of the label 'ant': its ybr is missing"),
         (box(corners=(1, 2, "x", 4)), "a box of the label 'ant': its xbr is 'x', not a number"),

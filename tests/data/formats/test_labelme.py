@@ -58,6 +58,7 @@ def test_read__as_labelme_writes_it(channel: WrittenChannel, caplog: pytest.LogC
         ("rotation", [[10, 2], [18, 10], [12, 16], [4, 8]], [4, 2, 18, 16]),
         ("oriented_rectangle", [[10, 2], [18, 10], [12, 16], [4, 8]], [4, 2, 18, 16]),
         ("rectangle", [[1, 2], [9, 2], [9, 8], [1, 8]], [1, 2, 9, 8]),
+        ("linestrip", [[1, 2], [9, 2], [9, 22], [1, 2.5]], [1, 2, 9, 22]),
     ],
 )
 def test_shapes__boxes_around_them(channel: WrittenChannel, kind: str | None, points: Any, box: Any) -> None:
@@ -77,6 +78,22 @@ def test_shapes__outlines_of_one_group_are_one_object(channel: WrittenChannel) -
         [1, 1, 5, 6],
         [1, 2, 11, 14],
         [1, 2, 11, 14],
+    ]
+
+
+def test_shapes__regions_to_ignore_are_of_every_class(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.image("b.jpg")
+    channel.write("a.json", annotation(shape("__ignore__", [[3, 4], [9, 8]]), shape("bee"), shape("ant")))
+    channel.write("b.json", annotation(shape("bee"), image="b.jpg"))
+    found = channel.read()
+    first, second = (example.targets for example in found.examples)
+    assert found.classes == ("ant", "bee") and second.labels.tolist() == [1]
+    assert sorted(zip(first.labels.tolist(), first.ignored.tolist(), first.boxes.tolist(), strict=True)) == [
+        (0, False, [1, 2, 11, 14]),
+        (0, True, [3, 4, 9, 8]),
+        (1, False, [1, 2, 11, 14]),
+        (1, True, [3, 4, 9, 8]),
     ]
 
 
@@ -193,13 +210,17 @@ def test_files__other_json_beside_them(channel: WrittenChannel) -> None:
             "shapes[1] 'bar': it is a line, which has no area: draw a box or a polygon, or delete it",
         ),
         (
+            shape("bar", [[1, 2], [3, 4], [9, 9], [5, 7]], kind="linestrip"),
+            "shapes[1] 'bar': it is a linestrip, which has no area: draw a box or a polygon, or delete it",
+        ),
+        (
             shape(kind="point", points=[[1, 2]]),
             "shapes[1] 'ant': it is a point, which has no area: draw a box or a polygon, or delete it",
         ),
         (
             shape(kind="star"),
             "shapes[1] 'ant': its shape_type is 'star', not one of rectangle, polygon, rotation, "
-            "oriented_rectangle, quadrilateral, cuboid, circle, mask",
+            "oriented_rectangle, quadrilateral, cuboid, circle, mask, linestrip",
         ),
     ],
 )

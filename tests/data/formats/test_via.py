@@ -25,6 +25,10 @@ def region(shape: Any = RECT, **attributes: Any) -> Any:
     return {"shape_attributes": shape, "region_attributes": attributes}
 
 
+def line(x: list[float], y: list[float]) -> Any:
+    return {"name": "polyline", "all_points_x": x, "all_points_y": y}
+
+
 def entry(*regions: Any, name: Any = "a.jpg", numbered: bool = False) -> dict[str, Any]:
     those: Any = {str(index): one for index, one in enumerate(regions)} if numbered else [*regions]
     return {f"{name}123": {"filename": name, "size": 123, "regions": those, "file_attributes": {}}}
@@ -103,6 +107,7 @@ def test_read__version_1(channel: WrittenChannel) -> None:
     [
         ({"name": "circle", "cx": 20, "cy": 15, "r": 5}, [15, 10, 25, 20]),
         ({"name": "ellipse", "cx": 20, "cy": 15, "rx": 8, "ry": 5}, [12, 10, 28, 20]),
+        ({"name": "polyline", "all_points_x": [1, 9, 9, 1], "all_points_y": [2, 2, 22, 2.5]}, [1, 2, 9, 22]),
         (
             {"name": "ellipse", "cx": 20, "cy": 15, "rx": 8, "ry": 5, "theta": 1.5707963267948966},
             [15, 7, 25, 23],
@@ -194,7 +199,7 @@ def test_image__in_two_files(channel: WrittenChannel) -> None:
             region({"name": "point", "cx": 1, "cy": 2}, type="x"),
             "it is a point, which has no area: draw a box",
         ),
-        (region({"name": "polyline", "all_points_x": [1]}, type="x"), "it is a polyline, which has no area"),
+        (region(line([1, 5, 9, 9], [1, 2, 3, 9]), type="x"), "it is a polyline, which has no area"),
         (region({"name": "star"}, type="x"), "its shape is 'star', not a rect, polygon, circle or ellipse"),
         (region([], type="x"), "its shape_attributes are [], not an object"),
         (region({"name": "rect", "x": 1}, type="x"), "its y is missing"),

@@ -33,6 +33,7 @@ from tilewise.data.outlines import (
     DrawnObject,
     OutlineCounts,
     box_around_ellipse,
+    box_around_line,
     box_around_outline,
     box_around_rotated,
     drawn_example,
@@ -49,7 +50,7 @@ from tilewise.fields import Corners
 log = logging.getLogger(__name__)
 
 _SHAPES = ("box", "polygon", "ellipse", "mask", "cuboid", "polyline", "points", "skeleton")
-_WITHOUT_AREA = ("polyline", "points", "skeleton")
+_WITHOUT_AREA = ("points", "skeleton")
 _LABELS_WITHOUT_AREA = ("polyline", "points", "skeleton", "tag")
 _CORNERS = ("xtl", "ytl", "xbr", "ybr")
 _IGNORED = ("difficult", "is_crowd", "iscrowd")
@@ -223,6 +224,10 @@ def _box(shape: Element, counts: OutlineCounts) -> Corners:
         return box_around_rotated((x0, y0, x1, y1), degrees)
     if shape.tag in _WITHOUT_AREA:
         raise ValueError("it has no area: draw a box or a polygon, or delete it")
+    if shape.tag == "polyline":
+        box = box_around_line(_points(values), "polyline")
+        counts["closed lines"] += 1
+        return box
     counts["boxes" if shape.tag == "box" else f"{shape.tag}s"] += 1
     if shape.tag == "ellipse":
         centre = number_at(values, "cx"), number_at(values, "cy")
@@ -234,7 +239,12 @@ def _box(shape: Element, counts: OutlineCounts) -> Corners:
         corners = [f"{{}}{down}{across}{face}" for down in "tb" for across in "lr" for face in "12"]
         points = [tuple(number_at(values, corner.format(axis)) for axis in "xy") for corner in corners]
         return box_around_outline(points, "cuboid")
-    return box_around_outline([pair.split(",") for pair in values.get("points", "").split(";")], "polygon")
+    return box_around_outline(_points(values), "polygon")
+
+
+def _points(values: Mapping[str, str]) -> list[list[str]]:
+    """``1,2;3,4``."""
+    return [pair.split(",") for pair in values.get("points", "").split(";")]
 
 
 def _read_track(track: Element, video: _CvatVideo, task: _CvatTask) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+import numpy as np
 
+from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -31,6 +34,7 @@ from tilewise.data.outlines import (
     DrawnObject,
     OutlineCounts,
     box_around,
+    box_around_line,
     box_around_outline,
     drawn_example,
     joined,
@@ -39,6 +43,7 @@ from tilewise.data.outlines import (
     quoted,
 )
 from tilewise.fields import Corners
+from tilewise.targets import Targets
 
 _KINDS = {
     "polygon": "polygons",
@@ -48,8 +53,11 @@ _KINDS = {
     "cuboid": "cuboids",
     "circle": "circles",
     "mask": "masks",
+    "linestrip": "closed lines",
 }
-_WITHOUT_AREA = ("point", "points", "line", "linestrip")
+_WITHOUT_AREA = ("point", "points", "line")
+IGNORE = "__ignore__"
+"""The label of regions that LabelMe's own converters leave out of the loss."""
 
 
 class _LabelMeShape(msgspec.Struct, gc=False):
@@ -114,7 +122,30 @@ def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> Par
     named = {example.path for example in examples}
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of shapes"
     examples += [unusable(name, path, hint) for name, path in folder.images.items() if path not in named]
-    return by_name(examples, list(numbers))
+    return by_name(*_without_ignored(examples, list(numbers)))
+
+
+def _without_ignored(examples: list[RawExample], names: list[str]) -> tuple[list[RawExample], list[str]]:
+    """Regions to ignore are of no class: they become one ignored box for each class."""
+    if IGNORE not in names or len(names) == 1:
+        return examples, names
+    label = names.index(IGNORE)
+    classes = [name for name in names if name != IGNORE]
+    for index, example in enumerate(examples):
+        targets = example.targets
+        is_region = targets.labels == label
+        objects = replace(targets, labels=targets.labels - (targets.labels > label)).select(~is_region)
+        regions = targets.select(is_region)
+        spread: list[Targets[Array]] = [
+            replace(
+                regions,
+                labels=np.full(len(regions), number, np.int64),
+                ignored=np.ones(len(regions), np.bool_),
+            )
+            for number in range(len(classes))
+        ]
+        examples[index] = replace(example, targets=Targets.cat([objects, *spread]))
+    return examples, classes
 
 
 class _EmbeddedImages:
@@ -233,6 +264,8 @@ def _box(shape: _LabelMeShape) -> Corners:
     if kind == "mask":  # its corners are pixels, of which the last ones belong to it
         left, top, right, bottom = box_around(shape.points)
         return left, top, right + 1, bottom + 1
+    if kind == "linestrip":
+        return box_around_line(shape.points, kind)
     if kind in _KINDS:
         return box_around_outline(shape.points, kind)
     if kind in _WITHOUT_AREA:

@@ -36,6 +36,7 @@ from tilewise.data.outlines import (
     DrawnObject,
     OutlineCounts,
     box_around_ellipse,
+    box_around_line,
     box_around_outline,
     drawn_example,
     name_of_class,
@@ -57,7 +58,7 @@ MAX_FIELD = 1 << 30
 """A polygon is one field of a CSV file; Python's limit is 128 KB."""
 
 _COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
-_WITHOUT_AREA = ("point", "polyline", "line")
+_WITHOUT_AREA = ("point", "line")
 
 
 class _ViaEntry(msgspec.Struct, gc=False):
@@ -229,6 +230,10 @@ def _box(shape: Any, counts: OutlineCounts) -> Corners:
     if kind == "polygon":
         counts["polygons"] += 1
         return box_around_outline(list(zip(*_points(shape), strict=True)), "polygon")
+    if kind == "polyline":
+        box = box_around_line(list(zip(*_points(shape), strict=True)), kind)
+        counts["closed lines"] += 1
+        return box
     if kind in ("circle", "ellipse"):
         counts[f"{kind}s"] += 1
         centre = number_at(shape, "cx"), number_at(shape, "cy")
