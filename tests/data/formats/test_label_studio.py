@@ -122,7 +122,7 @@ def test_read__json_min_of_two_annotators(channel: WrittenChannel, caplog: pytes
     ]
     export(channel, *rows)
     assert pixels(channel) == [[10, 3, 30, 9]]
-    assert any("2 tasks have several annotations" in message for message in caplog.messages)
+    assert any("1 tasks have several annotations" in message for message in caplog.messages)
     assert any("1 of 2 tasks have no annotation" in message for message in caplog.messages)
 
 

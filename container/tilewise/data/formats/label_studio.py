@@ -87,6 +87,7 @@ class _StudioTask(msgspec.Struct, gc=False):
 
     data: Any = msgspec.UNSET
     id: Any = None
+    updated_at: Any = None
     annotations: list[_StudioAnnotation] | None = None
     completions: list[_StudioAnnotation] | None = None
 
@@ -192,22 +193,30 @@ def _fetch(examples: list[RawExample], missing: Mapping[int, str], who: str) -> 
 
 def _annotations(name: str, path: Path, counts: _StudioCounts) -> Iterator[_StudioAnswer]:
     """The annotation of each task of a file that counts."""
-    rows: dict[object, _StudioAnswer] = {}
+    rows: dict[object, list[tuple[str, int, msgspec.Raw, str]]] = {}
     where = name
     try:
         for index, text in enumerate(_texts(path)):
             where = f"{name} tasks[{index}]"  # until its id is known
             task = msgspec.json.decode(text, type=_StudioTask)
-            where = where if task.id is None else f"{name} task {task.id}"
+            where = where if task.id is None else f"{name} task {quoted(task.id)}"
             if task.data is msgspec.UNSET:
-                _add_row(
-                    msgspec.json.decode(text), index if task.id is None else str(task.id), where, rows, counts
-                )
+                key = index if task.id is None else str(task.id)
+                rows.setdefault(key, []).append((str(task.updated_at or ""), index, text, where))
             elif found := _best(task, where, counts):
+                yield found
+        for those in rows.values():
+            _, _, text, where = max(those, key=lambda row: row[:2])
+            content = msgspec.json.decode(text)
+            found = _answer_of_row(content, where)
+            is_labelled = bool(found.regions) or content.get("annotation_id", 0) is not None
+            counts.tasks += 1
+            counts.unlabelled += not is_labelled
+            counts.several += len(those) > 1
+            if is_labelled:
                 yield found
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise UserError(f"{where} is not Label Studio's JSON: {error}") from None
-    yield from rows.values()
 
 
 def _texts(path: Path) -> list[msgspec.Raw]:
@@ -233,9 +242,7 @@ def _best(task: _StudioTask, where: str, counts: _StudioCounts) -> _StudioAnswer
     return max(found, key=lambda one: one.order) if found else None
 
 
-def _add_row(
-    content: _Content, task: object, where: str, rows: dict[object, _StudioAnswer], counts: _StudioCounts
-) -> None:
+def _answer_of_row(content: _Content, where: str) -> _StudioAnswer:
     """A row of JSON-MIN is one annotation: regions lie under the names of the tags that drew them."""
     regions = [
         _region_of(item)
@@ -244,18 +251,7 @@ def _add_row(
         for item in value
         if isinstance(item, dict) and set(_GEOMETRY) & set(item)
     ]
-    found = _StudioAnswer(
-        where, content, [one for one in regions if one], (False, str(content.get("updated_at") or ""))
-    )
-    first = rows.get(task)
-    if first is None:
-        counts.tasks += 1
-    if content.get("annotation_id", 0) is None and not found.regions:
-        counts.unlabelled += 1
-        return
-    counts.several += first is not None
-    if first is None or first.order <= found.order:
-        rows[task] = found
+    return _StudioAnswer(where, content, [one for one in regions if one])
 
 
 def _region_of(item: _Content) -> _StudioRegion | None:

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -104,23 +104,21 @@ def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
             annotated twice.
 
     """
-    images = [image for name, path in files.items() for image in _read(name, path)]
-    attribute = _class_attribute(images, f"channel {channel}: {some(files)}")
+    # Twice through the files: all of their regions as objects would take a gigabyte for a million.
+    attribute = _class_attribute(_read_all(files), f"channel {channel}: {some(files)}")
     numbers, counts = ClassNumbers(), OutlineCounts()
-    examples = [_example(image, attribute, folder, numbers, counts) for image in images]
+    examples = [_example(image, attribute, folder, numbers, counts) for image in _read_all(files)]
     two_for_one_image(examples)
     counts.tell(channel)
     return by_name(examples, list(numbers))
 
 
-def _read(name: str, path: Path) -> Iterator[_ViaImage]:
-    try:
-        if path.suffix.lower() == ".csv":
-            yield from _rows(name, path)
-        else:
-            yield from _entries(name, path)
-    except (msgspec.MsgspecError, csv.Error, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{name} is not a file of the VGG Image Annotator: {error}") from None
+def _read_all(files: Mapping[str, Path]) -> Iterator[_ViaImage]:
+    for name, path in files.items():
+        try:
+            yield from _rows(name, path) if path.suffix.lower() == ".csv" else _entries(name, path)
+        except (msgspec.MsgspecError, csv.Error, UnicodeDecodeError, RecursionError) as error:
+            raise UserError(f"{name} is not a file of the VGG Image Annotator: {error}") from None
 
 
 def _entries(name: str, path: Path) -> Iterator[_ViaImage]:
@@ -145,37 +143,43 @@ def _entries(name: str, path: Path) -> Iterator[_ViaImage]:
 def _rows(name: str, path: Path) -> Iterator[_ViaImage]:
     """Of annotations as CSV: a row is a region, or an image without any."""
     csv.field_size_limit(MAX_FIELD)
-    images: dict[str, _ViaImage] = {}
+    rows_of: dict[str, list[tuple[int, list[str]]]] = {}
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file)
         header = [column.lstrip("#").strip() for column in next(rows, [])]
         if missing := [column for column in _COLUMNS if column not in header]:
             raise UserError(f"{name} has no column {missing[0]} in its first line: export it again")
-        filename, shape, attributes = map(header.index, _COLUMNS)
+        places = [header.index(column) for column in _COLUMNS]
         for row in filter(None, rows):
-            where = f"{name} line {rows.line_num}"
-            key = row[filename] if len(row) > filename else where
-            image = images.setdefault(key, _ViaImage(key, where))
+            values = [row[place] for place in places] if len(row) >= len(header) else row
+            rows_of.setdefault(row[places[0]] if len(row) > places[0] else "", []).append(
+                (rows.line_num, values)
+            )
+    for key, those in rows_of.items():
+        image = _ViaImage(key, f"{name} line {those[0][0]}")
+        for number, values in those:
             try:
-                if len(row) < len(header):
-                    raise ValueError(f"it has {len(row)} of {len(header)} columns")
-                region = _ViaRegion(json.loads(row[shape]), json.loads(row[attributes]))
+                if len(values) != len(_COLUMNS):
+                    raise ValueError(f"it has {len(values)} of {len(header)} columns")
+                region = _ViaRegion(json.loads(values[1]), json.loads(values[2]))
             except (ValueError, RecursionError) as error:
-                image.problem = f"line {rows.line_num}: {error}"
+                image.problem = f"line {number}: {error}"
             else:
                 image.regions += [region] if region.shape_attributes else []
-    yield from images.values()
+        yield image
 
 
-def _class_attribute(images: list[_ViaImage], who: str) -> str:
+def _class_attribute(images: Iterable[_ViaImage], who: str) -> str:
     """The attribute that names classes; "" where no region has any."""
-    given = [one.region_attributes for image in images for one in image.regions]
-    pairs = [pair for attributes in given if isinstance(attributes, dict) for pair in attributes.items()]
-    counts = Counter(key for key, value in pairs if value not in ("", None))
-    if pairs and not counts:
-        raise UserError(
-            f"{who}: the attribute {pairs[0][0]!r} of its regions has no value: name their classes"
-        )
+    counts: Counter[str] = Counter()
+    first = ""
+    for image in images:
+        for one in image.regions:
+            attributes = one.region_attributes if isinstance(one.region_attributes, dict) else {}
+            first = first or next(iter(attributes), "")
+            counts.update(key for key, value in attributes.items() if value not in ("", None))
+    if first and not counts:
+        raise UserError(f"{who}: the attribute {first!r} of its regions has no value: name their classes")
     if len(counts) < 2:
         return str(next(iter(counts), ""))
     known = {key.strip().lower(): key for key in counts}
