@@ -350,11 +350,11 @@ def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: Any, proble
         ),
         (
             '[{"data": {}, "annotations": [{"result": []}]}',
-            "project.json is not Label Studio's JSON: Input data",
+            "project.json tasks[1] is not valid JSON: Expecting value",
         ),
         (
             '{"result": "annotations", "data": "annotations": "result": 3}',
-            "project.json is not Label Studio's JSON",
+            "project.json tasks[0] is not valid JSON: Expecting ',' delimiter",
         ),
     ],
 )
@@ -362,6 +362,18 @@ def test_file__that_cannot_be_used(channel: WrittenChannel, content: str, messag
     channel.image("a.jpg")
     channel.write("project.json", content)
     assert channel.message().startswith(message)
+
+
+def test_file__is_read_in_pieces(channel: WrittenChannel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        channel.image(f"{number}.jpg")
+    tasks = [task(annotation(region(label="a" * number)), image=f"{number}.jpg") for number in range(1, 20)]
+    channel.write("project.json", json.dumps(tasks, indent=2))
+    whole = channel.read()
+    monkeypatch.setattr(label_studio, "CHUNK", 7)
+    pieces = channel.read()
+    assert pieces.classes == whole.classes and len(pieces.examples) == 19
+    assert [one.key for one in pieces.examples] == [one.key for one in whole.examples]
 
 
 _VALUES = st.recursive(

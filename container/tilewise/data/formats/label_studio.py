@@ -6,7 +6,9 @@ Specification: Label Studio's documentation, "Label Studio JSON format of annota
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -48,6 +50,10 @@ from tilewise.fields import Corners
 
 log = logging.getLogger(__name__)
 
+CHUNK = 4 << 20
+"""So many characters of a file are read at once."""
+
+_BETWEEN = re.compile(r"[\s,]*")
 _IMAGE_KEYS = ("image", "img", "image_url", "url", "photo", "picture")
 _WITHOUT_AREA = {
     "keypoint": "a key point, which has no area: draw a box or a polygon, or delete it",
@@ -193,38 +199,67 @@ def _fetch(examples: list[RawExample], missing: Mapping[int, str], who: str) -> 
 
 def _annotations(name: str, path: Path, counts: _StudioCounts) -> Iterator[_StudioAnswer]:
     """The annotation of each task of a file that counts."""
-    rows: dict[object, list[tuple[str, int, msgspec.Raw, str]]] = {}
-    where = name
+    rows: dict[object, list[tuple[str, int, str, str]]] = {}
+    where = f"{name} tasks[0]"
     try:
-        for index, text in enumerate(_texts(path)):
+        for index, (content, text) in enumerate(_tasks(path)):
             where = f"{name} tasks[{index}]"  # until its id is known
-            task = msgspec.json.decode(text, type=_StudioTask)
-            where = where if task.id is None else f"{name} task {quoted(task.id)}"
+            task = msgspec.convert(content, type=_StudioTask)
             if task.data is msgspec.UNSET:
                 key = index if task.id is None else str(task.id)
-                rows.setdefault(key, []).append((str(task.updated_at or ""), index, text, where))
-            elif found := _best(task, where, counts):
+                told = where if task.id is None else f"{name} task {quoted(task.id)}"
+                rows.setdefault(key, []).append((str(task.updated_at or ""), index, text, told))
+            elif found := _best(task, where if task.id is None else f"{name} task {quoted(task.id)}", counts):
                 yield found
-        for those in rows.values():
-            _, _, text, where = max(those, key=lambda row: row[:2])
-            content = msgspec.json.decode(text)
-            found = _answer_of_row(content, where)
-            is_labelled = bool(found.regions) or content.get("annotation_id", 0) is not None
-            counts.tasks += 1
-            counts.unlabelled += not is_labelled
-            counts.several += len(those) > 1
-            if is_labelled:
-                yield found
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            where = f"{name} tasks[{index + 1}]"
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not valid JSON: {error.msg}") from None
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise UserError(f"{where} is not Label Studio's JSON: {error}") from None
+    yield from _answers_of_rows(rows, counts)
 
 
-def _texts(path: Path) -> list[msgspec.Raw]:
-    """The tasks of a file, each to be decoded alone: a million results as objects would take gigabytes."""
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if content.lstrip().startswith(b"{"):
-        return [msgspec.json.decode(content, type=msgspec.Raw)]
-    return msgspec.json.decode(content, type=list[msgspec.Raw])
+def _tasks(path: Path) -> Iterator[tuple[Any, str]]:
+    """The tasks of a file and their texts, one by one: a million results at once would take gigabytes."""
+    decode = json.JSONDecoder().raw_decode
+    with path.open(encoding="utf-8-sig") as file:
+        text = file.read(CHUNK).lstrip()
+        if not text.startswith("["):
+            text += file.read()
+            yield json.loads(text), text
+            return
+        position, more = 1, CHUNK
+        while True:
+            position = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]  # it matches anywhere
+            if text.startswith("]", position):
+                return
+            try:
+                content, end = decode(text, position)
+            except json.JSONDecodeError:
+                rest = file.read(more)
+                if not rest:
+                    raise
+                # A task may be longer than what has been read: each time twice as much is.
+                text, position, more = text[position:] + rest, 0, 2 * more
+            else:
+                yield content, text[position:end]
+                position, more = end, CHUNK
+
+
+def _answers_of_rows(
+    rows: Mapping[object, list[tuple[str, int, str, str]]], counts: _StudioCounts
+) -> Iterator[_StudioAnswer]:
+    """The latest row of each task in JSON-MIN, which has a row for each annotation."""
+    for those in rows.values():
+        _, _, text, where = max(those, key=lambda row: row[:2])
+        content = json.loads(text)
+        found = _answer_of_row(content, where)
+        is_labelled = bool(found.regions) or content.get("annotation_id", 0) is not None
+        counts.tasks += 1
+        counts.unlabelled += not is_labelled
+        counts.several += len(those) > 1
+        if is_labelled:
+            yield found
 
 
 def _best(task: _StudioTask, where: str, counts: _StudioCounts) -> _StudioAnswer | None:
