@@ -254,7 +254,7 @@ class ChannelIssues:
         for fault in self.faults:
             raise UserError(f"channel {self.channel}: {fault}")
         unusable = len(self.dropped) - self.repeated
-        if unusable > MAX_LEFT_OUT * self.boxes:
+        if unusable > max(1, MAX_LEFT_OUT * self.boxes):  # a single one is an accident
             first = "; ".join(islice((each for each in self.dropped if not each.endswith(REPEATED)), 3))
             reversed_ = sum(REVERSED in each for each in self.dropped) > unusable / 2
             hint = " (are they x, y, width, height, where two corners are expected?)" if reversed_ else ""
@@ -287,11 +287,12 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
     examples = _as_fractions(examples, issues.channel)
     chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
-        pairs = zip(examples, facts, strict=True)
+        infos = chain.from_iterable(pool.map(_read_image_infos, chunks))
+        pairs = zip(examples, infos, strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, issues)))
     issues.check()
     if not len(records):
+        issues.check_boxes()
         raise UserError(issues.nothing_left())
     note_implausible(records, issues)
     issues.check()
@@ -310,8 +311,8 @@ def _as_fractions(examples: Sequence[RawExample], channel: str) -> Sequence[RawE
 
     Some tools write what Azure's labelling tool does, COCO's form with fractions.
     """
-    found = [one.targets.boxes for one in examples if len(one.targets) and not one.fractions]
-    boxes = np.concatenate(found) if found else np.zeros((0, 4), np.float32)
+    in_pixels = [one.targets.boxes for one in examples if not one.fractions]
+    boxes = np.concatenate([*in_pixels, np.zeros((0, 4), np.float32)])
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     if not len(boxes) or boxes.max() > 1 + _ROUNDING or boxes.min() < -_ROUNDING:
         return examples
@@ -347,15 +348,15 @@ def check_objects(channel: str, objects: bool) -> None:  # noqa: FBT001  # the v
 _ROUNDING = 0.01  # a fraction may be so much beyond its image
 _CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
 
-Facts = tuple[ImageHeader, int]
+ImageInfo = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
 
 
-def _read_all_facts(examples: Sequence[RawExample]) -> list[Facts | str]:
-    return [read_facts(example) for example in examples]
+def _read_image_infos(examples: Sequence[RawExample]) -> list[ImageInfo | str]:
+    return [read_image_info(example) for example in examples]
 
 
-def read_facts(example: RawExample) -> Facts | str:
+def read_image_info(example: RawExample) -> ImageInfo | str:
     """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
@@ -369,16 +370,16 @@ def read_facts(example: RawExample) -> Facts | str:
         return str(error)
 
 
-def check_example(example: RawExample, facts: Facts | str, issues: ChannelIssues) -> Record | None:
+def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIssues) -> Record | None:
     """Check an example against its image; None, and a note in the issues, where it cannot be used.
 
     Boxes are clipped to the image; those with nothing left are dropped, and those that repeat another one.
     """
     issues.boxes += len(example.targets) + len(example.unread)
-    if isinstance(facts, str):
-        issues.note_left_out(example.key, facts)
+    if isinstance(info, str):
+        issues.note_left_out(example.key, info)
         return None
-    header, length = facts
+    header, length = info
     if example.size is not None and example.size != (header.width, header.height):
         issues.note_left_out(
             example.key,

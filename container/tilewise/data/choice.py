@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from tilewise.arrays import Int64
+from tilewise.arrays import Array, Int64
 from tilewise.data.annotations import RawExample
 from tilewise.errors import UserError
 from tilewise.targets import Targets
@@ -109,7 +109,7 @@ def _index(names: tuple[str, ...], name: str) -> int:
     return names.index(name) if name in names else -1
 
 
-def _ignored(targets: Targets, label: int) -> Targets:  # type: ignore[type-arg]
+def _ignored(targets: Targets[Array], label: int) -> Targets[Array]:
     """Objects as ignored ones of a class: detections of each class are looked for among those of its own."""
     labels: Int64 = np.full(len(targets), label, np.int64)
     return replace(targets, labels=labels, ignored=np.ones(len(targets), np.bool_))

@@ -55,14 +55,14 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, 
     return Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size
 
 
-def _class_id(given: Any) -> int:
+def _class_id(value: Any) -> int:
     try:
-        found = as_number(given, "")
+        number = as_number(value, "")
     except ValueError:
-        found = -1
-    if not (0 <= found < MAX_CLASS_ID and found.is_integer()):
-        raise ValueError(f"class_id {quoted(given)} is not 0, 1, 2, …")
-    return int(found)
+        number = -1
+    if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
+        raise ValueError(f"class_id {quoted(value)} is not 0, 1, 2, …")
+    return int(number)
 
 
 def _size(sizes: Any) -> tuple[int, int] | None:

@@ -129,8 +129,7 @@ def _objects(content: bytes, name: str) -> Iterator[dict[str, Any] | str]:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    between = re.compile(r"[\s,]*")
-    place = between.match(text, 0).end()
+    place = _next(text, 0)
     while place < len(text):
         try:
             found, place = _decode(text, place)
@@ -138,7 +137,13 @@ def _objects(content: bytes, name: str) -> Iterator[dict[str, Any] | str]:
             raise UserError(f"{name} is not valid JSON: {error}") from None
         for one in found if isinstance(found, list) else [found]:
             yield one if isinstance(one, dict) else "it is not a JSON object, {…}"
-        place = between.match(text, place).end()
+        place = _next(text, place)
+
+
+def _next(text: str, place: int) -> int:
+    """Where the next JSON text begins, behind spaces and commas."""
+    match = re.compile(r"[\s,]*").match(text, place)
+    return match.end() if match else place
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:

@@ -269,7 +269,7 @@ def test_anything(tmp_path: Path, lines: list[bytes]) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(b"\n".join(line.replace(b'"image_url": "', b'"image_url": "a.png') for line in lines))
     try:
-        read_azure_jsonl(file, Folder(tmp_path))
+        read_azure_jsonl({file.name: file}, Folder(tmp_path))
     except UserError:
         pass
 

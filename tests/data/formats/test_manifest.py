@@ -465,7 +465,7 @@ def test_anything(tmp_path: Path, lines: list[bytes]) -> None:
     file = tmp_path / "a.manifest"
     file.write_bytes(b"\n".join(lines))
     try:
-        read_manifest(file, Folder(tmp_path), "train")
+        read_manifest({file.name: file}, Folder(tmp_path), "train")
     except UserError:
         pass
 

@@ -75,8 +75,8 @@ def _example(
         )
     name = _path(address)
     key = f"{shortened(name)} ({where})"
-    found = folder.find_image(name) or folder.find_image_called(name)
-    if found is None:
+    image_name = folder.find_image(name) or folder.find_image_called(name)
+    if image_name is None:
         problem = f"its image {shortened(name)} is not in the channel, or not only once"
         return unusable(key, None, problem)
     try:
@@ -84,10 +84,10 @@ def _example(
         rows, names, crowds = _objects(content.get("label"))
         boxes = check_fractions(boxes_from_corners(rows))
     except ValueError as error:
-        return unusable(key, folder.files[found], str(error))
+        return unusable(key, folder.files[image_name], str(error))
     return RawExample(
         key=key,
-        path=folder.files[found],
+        path=folder.files[image_name],
         size=size,
         targets=Targets(
             boxes,
@@ -108,14 +108,14 @@ def _path(address: str) -> str:
 
 def _size(details: Any) -> tuple[int, int] | None:
     """From ``{"width": "1500px", "height": 1000}``; both may be missing."""
-    given = [details.get(side) for side in ("width", "height")] if isinstance(details, dict) else [None]
-    if any(side is None for side in given):
+    sides = [details.get(side) for side in ("width", "height")] if isinstance(details, dict) else [None]
+    if any(side is None for side in sides):
         return None
-    found = [_PIXELS.fullmatch(str(side)) for side in given]
-    if not found[0] or not found[1]:
-        sides = " and ".join(map(quoted, given))
-        raise ValueError(f'image_details has the sides {sides}, not pixels such as "640px"')
-    return int(found[0][1]), int(found[1][1])
+    matches = [_PIXELS.fullmatch(str(side)) for side in sides]
+    if not matches[0] or not matches[1]:
+        stated = " and ".join(map(quoted, sides))
+        raise ValueError(f'image_details has the sides {stated}, not pixels such as "640px"')
+    return int(matches[0][1]), int(matches[1][1])
 
 
 def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool]]:

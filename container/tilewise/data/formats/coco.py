@@ -47,7 +47,7 @@ class _Image(msgspec.Struct, gc=False):
     height: Any = None
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class _CocoAnnotation(msgspec.Struct, gc=False):
     id: Any = None
     image_id: Any = msgspec.UNSET
     category_id: Any = msgspec.UNSET
@@ -55,7 +55,7 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: Any = None
 
 
-class _Outlined(_Annotation, gc=False):
+class _Outlined(_CocoAnnotation, gc=False):
     """With its outline, which is decoded only where there is no box: it is most of a file."""
 
     segmentation: Any = None
@@ -76,7 +76,7 @@ class _PlainFile(_Whole):
     annotations: list[_Outlined] | None = None
 
 
-_decode = msgspec.json.Decoder(_Annotation).decode
+_decode = msgspec.json.Decoder(_CocoAnnotation).decode
 _decode_outlined = msgspec.json.Decoder(_Outlined).decode
 
 
@@ -134,7 +134,7 @@ class _Objects:
         self.images = array("i")
         self.unread: dict[int, list[str]] = {}
 
-    def add(self, row: _Annotation, images: _Ids, categories: _Ids) -> None:
+    def add(self, row: _CocoAnnotation, images: _Ids, categories: _Ids) -> None:
         """Check an annotation and append it."""
         label = categories.find(_given(row.category_id, "category_id"), row.id, "category_id")
         image = images.find(_given(row.image_id, "image_id"), row.id, "image_id")
@@ -159,7 +159,7 @@ class _Objects:
         return Targets(boxes, labels, ignored), ends
 
 
-def _flag(row: _Annotation) -> bool:
+def _flag(row: _CocoAnnotation) -> bool:
     given = row.iscrowd or 0
     try:
         return bool(int(given))
@@ -167,7 +167,7 @@ def _flag(row: _Annotation) -> bool:
         raise ValueError(f"annotation {quoted(row.id)} has iscrowd {quoted(given)}, not 0 or 1") from None
 
 
-def _box(row: _Annotation) -> tuple[float, float, float, float]:
+def _box(row: _CocoAnnotation) -> tuple[float, float, float, float]:
     """``xmin, ymin, xmax, ymax`` of an annotation's box, or where it has none, around its outline."""
     if isinstance(row, _Outlined) and row.segmentation and _without_box(row):
         return _around(row.segmentation)
@@ -180,7 +180,7 @@ def _box(row: _Annotation) -> tuple[float, float, float, float]:
     return x, y, x + width, y + height
 
 
-def _without_box(row: _Annotation) -> bool:
+def _without_box(row: _CocoAnnotation) -> bool:
     return not row.bbox or row.bbox == [0, 0, 0, 0]
 
 
@@ -242,13 +242,13 @@ def find_coco_file(folder: Folder) -> Path | None:
 
     """
     candidates = largest_json(folder) | largest(folder.unnamed)
-    found = sorted(name for name, path in candidates.items() if _looks_like_coco(path))
-    if len(found) > 1:
+    coco_files = sorted(name for name, path in candidates.items() if _looks_like_coco(path))
+    if len(coco_files) > 1:
         raise UserError(
-            f"channel {folder.root.name} holds several COCO files ({', '.join(found)}): keep one in each "
-            "channel"
+            f"channel {folder.root.name} holds several COCO files ({', '.join(coco_files)}): keep one in "
+            "each channel"
         )
-    return candidates[found[0]] if found else None
+    return candidates[coco_files[0]] if coco_files else None
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -323,8 +323,8 @@ def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedCh
     examples = []
     for index, (image, start, end) in enumerate(zip(content.images, [0, *ends], ends, strict=False)):
         name = str(_given(image.file_name, "file_name"))
-        found = folder.find_image(name, beside)
-        path = folder.files[found] if found else None
+        image_name = folder.find_image(name, beside)
+        path = folder.files[image_name] if image_name else None
         own = targets.select(slice(start, end))
         unread = tuple(objects.unread.get(index, ()))
         examples.append(RawExample(shortened(name), path, _size(image), own, unread=unread))
@@ -341,7 +341,7 @@ def _size(image: _Image) -> tuple[int, int] | None:
     return (int(sides[0]), int(sides[1])) if all(sides) else None
 
 
-def _annotations(content: _File | _PlainFile) -> Iterator[_Annotation]:
+def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
     """Each of them once: what has been given is forgotten, and with the last one the file's bytes are."""
     if isinstance(content, _PlainFile):
         yield from content.annotations or []

@@ -66,8 +66,8 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
     if find_coco_file(source.annotations):
         return None
     of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
-    listed = source.annotations.with_suffix(".json").items()
-    files = {name: path for name, path in listed if name not in of_lines}
+    json_files = source.annotations.with_suffix(".json").items()
+    files = {name: path for name, path in json_files if name not in of_lines}
     named = any(source.images.find_image_like(name) for name in files)
     if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):
         return None
