@@ -437,21 +437,24 @@ def _in_pixels(example: RawExample, header: ImageHeader) -> Targets[Array]:
 
 
 def _without_repeated(targets: Targets[Array], key: str, issues: ChannelIssues) -> Targets[Array]:
-    """Without the objects that have box, label and mark of an earlier one: they would count twice."""
-    rows = [
-        (*box, label, ignored)
-        for box, label, ignored in zip(
-            targets.boxes.tolist(), targets.labels.tolist(), targets.ignored.tolist(), strict=True
-        )
-    ]
+    """Without the objects that have box and label of an earlier one: they would count twice.
+
+    Those that are ignored do not count at all.
+    """
+    rows = [(*box, label) for box, label in zip(targets.boxes.tolist(), targets.labels.tolist(), strict=True)]
     if len(set(rows)) == len(rows):
         return targets
-    first: dict[tuple[float, ...], int] = {}
-    for index, row in enumerate(rows):
-        if first.setdefault(row, index) != index:
+    first: set[tuple[float, ...]] = set()
+    kept = []
+    for index, (row, ignored) in enumerate(zip(rows, targets.ignored.tolist(), strict=True)):
+        if ignored or row not in first:
+            kept.append(index)
+        else:
             issues.repeated += 1
             issues.note_dropped(key, f"{_corners(row[:4])} {REPEATED}")
-    return targets.select(np.asarray(list(first.values()), np.int64))
+        if not ignored:
+            first.add(row)
+    return targets.select(np.asarray(kept, np.int64))
 
 
 def _fault(box: Sequence[float]) -> str:

@@ -53,7 +53,8 @@ class DataChoice:
         unknown = [name for name in self.classes if name not in known]
         if unknown:
             raise UserError(
-                f"classes names {', '.join(map(repr, unknown))}, but the data has the classes "
+                f"only the classes {', '.join(self.classes)} are wanted, but of them the data does not have "
+                f"{', '.join(map(repr, unknown))}: it has the classes "
                 f"{', '.join(known)}"
             )
         return self.classes or known

@@ -33,7 +33,11 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, 
         ValueError: it has another form; the message says where, in words that follow "its label: ".
 
     """
-    annotations = content.get("annotations")
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it is {quoted(content)}, not an object with annotations")
+    if "annotations" not in content:
+        raise ValueError("the key 'annotations' is missing")
+    annotations = content["annotations"]
     if not isinstance(annotations, list):
         raise ValueError(f"annotations is {quoted(annotations)}, not a list")
     rows: list[list[float]] = []

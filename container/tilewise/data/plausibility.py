@@ -17,7 +17,7 @@ MAX_BEYOND = 0.05
 """More boxes than this share that reach beyond their image are doubtful."""
 
 MAX_ALIKE, MIN_BOXES = 0.5, 8
-"""More boxes than this share at the same place are doubtful, where there are so many boxes."""
+"""More boxes than this share at the same place are doubtful. With fewer boxes than that nothing is."""
 
 _PLACES = 1 << 12  # of a side, that are told apart
 
@@ -31,7 +31,7 @@ def implausible(records: Records, clipped: int) -> tuple[list[str], list[str]]:
 
     """
     count = len(records.targets)
-    if not count:
+    if count < MIN_BOXES:
         return [], []
     faults, doubts = [], []
     tiny = int((records.object_sides < 1).any(axis=1).sum())
@@ -49,7 +49,7 @@ def implausible(records: Records, clipped: int) -> tuple[list[str], list[str]]:
             "images of another size, or corners where width and height are expected?"
         )
     alike = _alike(records)
-    if count >= MIN_BOXES and len(records) > 1 and alike > MAX_ALIKE * count:
+    if len(records) > 1 and alike > MAX_ALIKE * count:
         doubts.append(f"{alike} of {count} boxes are at the very same place of their images: is that meant?")
     return faults, doubts
 

@@ -29,6 +29,7 @@ from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.choose_tiling import make_planner, size_factors
+from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
@@ -167,6 +168,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        repeats=balance(hp, data.train, data.classes),
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

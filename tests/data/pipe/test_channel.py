@@ -105,9 +105,9 @@ def test_table__says_that_the_rest_streams(
     ("facts", "num_classes", "words"),
     [
         (
-            {"content_type": "image/jpeg"},
+            {"content_type": "text/csv"},
             2,
-            "(content type application/x-recordio), not content type image/jpeg",
+            "(content type application/x-recordio, image/jpeg or image/png), not content type text/csv",
         ),
         ({}, None, "channel train: input mode Pipe needs num_classes (or class_map)"),
         ({"images": None}, 2, "channel train: input mode Pipe needs num_training_samples"),

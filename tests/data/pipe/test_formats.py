@@ -75,7 +75,10 @@ def test_manifest__size_of_the_label() -> None:
         ([record_bytes(png()), record_bytes(b"{}")], "none of the 1 JSON texts after it has annotations"),
         ([record_bytes(png()), record_bytes(b"null")], "none of the 1 JSON texts"),
         ([manifest(png(), [], other={"annotations": []})], "2 of the 2 JSON texts after it has annotations"),
-        ([manifest(png(), [("x", 0, 0, 1, 1)])], "its label: annotations[0]: class_id x is not 0, 1, 2, …"),
+        (
+            [manifest(png(), [("x", 0, 0, 1, 1)])],
+            'its label: annotations[0]: class_id "x" (text) is not 0, 1, 2, …',
+        ),
         (
             [record_bytes(png()), record_bytes(b'{"annotations": [{}]}')],
             "its label: annotations[0]: the key 'class_id' is",

@@ -94,9 +94,9 @@ class _Ids:
         self._index_of: dict[Any, int] = {}
         for index, given in enumerate(ids):
             if not _is_id(given):
-                raise ValueError(f"{what} {index} has the id {quoted(given)}, neither a number nor a text")
+                raise ValueError(f"{what}[{index}] has the id {quoted(given)}, neither a number nor a text")
             if self._index_of.setdefault(given, index) != index:
-                raise ValueError(f"two of the {what}s have the same id, {quoted(given)}")
+                raise ValueError(f"two of the {what} have the same id, {quoted(given)}")
         texts = {_as_text(given): index for given, index in self._index_of.items()}
         self._index_of_text = texts if len(texts) == len(self._index_of) else {}
 
@@ -108,10 +108,15 @@ class _Ids:
         if found is None:
             known = some(map(quoted, self._index_of))
             raise ValueError(
-                f"annotation {quoted(annotation)} has {key} {quoted(given)}, which no {self.what} has: the "
-                f"ids are {known}"
+                f"annotation {_name(annotation)} has {key} {quoted(given)}, which none of the "
+                f"{self.what} has: their ids are {known}"
             )
         return found
+
+
+def _name(annotation: Any) -> str:
+    """An annotation's id as messages name it."""
+    return shortened(str(annotation))
 
 
 def _is_id(value: Any) -> bool:
@@ -141,7 +146,7 @@ class _Objects:
         try:
             box = _box(row)
         except ValueError as error:
-            self.unread.setdefault(image, []).append(f"annotation {quoted(row.id)} {error}")
+            self.unread.setdefault(image, []).append(f"annotation {_name(row.id)} {error}")
             return
         self.boxes.extend(box)
         self.labels.append(label)
@@ -164,7 +169,7 @@ def _flag(row: _CocoAnnotation) -> bool:
     try:
         return bool(int(given))
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"annotation {quoted(row.id)} has iscrowd {quoted(given)}, not 0 or 1") from None
+        raise ValueError(f"annotation {_name(row.id)} has iscrowd {quoted(given)}, not 0 or 1") from None
 
 
 def _box(row: _CocoAnnotation) -> tuple[float, float, float, float]:
@@ -314,8 +319,8 @@ def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedCh
     if not content.categories:
         raise ValueError("it has no categories")
     categories = _in_order(content.categories)
-    category_ids = _Ids([_given(category.id, "id") for category in categories], "category")
-    image_ids = _Ids([_given(image.id, "id") for image in content.images], "image")
+    category_ids = _Ids([_given(category.id, "id") for category in categories], "categories")
+    image_ids = _Ids([_given(image.id, "id") for image in content.images], "images")
     objects = _Objects()
     for annotation in _annotations(content):
         objects.add(annotation, image_ids, category_ids)

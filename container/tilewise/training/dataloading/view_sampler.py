@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.arrays import Float32
+from tilewise.arrays import Float32, Float64
 from tilewise.data.records import Record, Records
 from tilewise.tiling.chips import background_views, sniper_views
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading.repeats import drawn_counts
 from tilewise.training.dataloading.view_order import Item, spread
 from tilewise.views.view import Scaling, View, objects_shown, whole_image
 
@@ -137,6 +138,7 @@ class ViewSampler(Sampler[list[Item]]):
         factors: that the size of a batch's views is multiplied by, one drawn for each batch, the first the
             largest; see :func:`scaled`.
         seed: of all that is drawn.
+        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once.
 
     Attributes:
         first: the batches of the first epoch.
@@ -152,10 +154,11 @@ class ViewSampler(Sampler[list[Item]]):
         pool: int,
         factors: Sequence[float],
         seed: int,
+        repeats: Float64 | None = None,
     ):
         self.records, self.planner, self.batch_size = records, planner, batch_size
         self.lanes, self.pool, self.factors, self.seed = lanes, pool, factors, seed
-        self.epoch = 0
+        self.epoch, self.repeats = 0, repeats
         self.first = self._draw(0)
 
     def __len__(self) -> int:
@@ -168,9 +171,13 @@ class ViewSampler(Sampler[list[Item]]):
 
     def _draw(self, epoch: int) -> list[list[Item]]:
         rng = np.random.default_rng((self.seed, epoch))
+        drawn_views = self.planner.draw(self.records, rng)
+        if self.repeats is not None:
+            counts = drawn_counts(self.repeats, rng).tolist()
+            drawn_views = [views * count for views, count in zip(drawn_views, counts, strict=True)]
         items: list[list[Item]] = [
             [(index, view, int(rng.integers(2**63))) for view in views]
-            for index, views in enumerate(self.planner.draw(self.records, rng))
+            for index, views in enumerate(drawn_views)
         ]
         batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
         if len(self.factors) == 1:
