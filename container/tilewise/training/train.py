@@ -155,7 +155,9 @@ def _assemble(
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    planner = make_planner(hp, spec)
+    planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
+    if planner:
+        planner.repeats = repeats
     batches = make_loader(
         data.train,
         spec.scaling,
@@ -168,7 +170,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
-        repeats=balance(hp, data.train, data.classes),
+        repeats=repeats,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

@@ -171,7 +171,7 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
         distributed: the processes that train together: each takes as many batches in an epoch.
         pinned: whether batches come in pinned memory, for a GPU.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
-        repeats: how often an epoch shows each image of files; None for once.
+        repeats: how often an epoch shows each image of files, where there is no planner; None for once.
 
     """
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
@@ -224,7 +224,7 @@ class _BatchMaker:
         lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))
         of_several = 0 if once else cache
         views = _view_batches(
-            records, self.planner, self.batch_size, lanes, of_several, self.factors, self.seed, self.repeats
+            records, self.planner, self.batch_size, lanes, of_several, self.factors, self.seed
         )
         return _Batches(_dealt(views, shard, self.distributed), records, cache)
 
@@ -308,11 +308,9 @@ def _view_batches(
     cache_bytes: int,
     factors: Sequence[float],
     seed: int,
-    repeats: Float64 | None,
 ) -> ViewSampler:
     cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
-    pool = pool_size(batch_size, cached)
-    batches = ViewSampler(records, planner, batch_size, lanes, pool, factors, seed, repeats)
+    batches = ViewSampler(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
     figures = measure_order(batches.first, lanes, cached)
     log.info(
         "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",

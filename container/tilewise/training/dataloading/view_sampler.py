@@ -34,6 +34,7 @@ class ViewPlanner:
         negative_ratio: views without objects for each view with some.
         min_visibility: a box of which a view shows a smaller share is not an object of it.
         false_positives: for some records' indices boxes that a model took for objects and are none.
+        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once.
 
     """
 
@@ -44,6 +45,7 @@ class ViewPlanner:
     negative_ratio: float = 0.0
     min_visibility: float = 0.0
     false_positives: Mapping[int, Float32] = field(default_factory=dict)
+    repeats: Float64 | None = None
 
     def draw(self, records: Sequence[Record], rng: np.random.Generator) -> list[list[View]]:
         """The views of each record.
@@ -63,7 +65,10 @@ class ViewPlanner:
             num_negatives = len(records)
         for index, view in self._negatives(records, empty, num_negatives, rng):
             views_by_image[index].append(view)
-        return views_by_image
+        if self.repeats is None:
+            return views_by_image
+        counts = drawn_counts(self.repeats, rng).tolist()
+        return [views * count for views, count in zip(views_by_image, counts, strict=True)]
 
     def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
         if self.views == "sniper":
@@ -138,7 +143,6 @@ class ViewSampler(Sampler[list[Item]]):
         factors: that the size of a batch's views is multiplied by, one drawn for each batch, the first the
             largest; see :func:`scaled`.
         seed: of all that is drawn.
-        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once.
 
     Attributes:
         first: the batches of the first epoch.
@@ -154,11 +158,10 @@ class ViewSampler(Sampler[list[Item]]):
         pool: int,
         factors: Sequence[float],
         seed: int,
-        repeats: Float64 | None = None,
     ):
         self.records, self.planner, self.batch_size = records, planner, batch_size
         self.lanes, self.pool, self.factors, self.seed = lanes, pool, factors, seed
-        self.epoch, self.repeats = 0, repeats
+        self.epoch = 0
         self.first = self._draw(0)
 
     def __len__(self) -> int:
@@ -171,13 +174,9 @@ class ViewSampler(Sampler[list[Item]]):
 
     def _draw(self, epoch: int) -> list[list[Item]]:
         rng = np.random.default_rng((self.seed, epoch))
-        drawn_views = self.planner.draw(self.records, rng)
-        if self.repeats is not None:
-            counts = drawn_counts(self.repeats, rng).tolist()
-            drawn_views = [views * count for views, count in zip(drawn_views, counts, strict=True)]
         items: list[list[Item]] = [
             [(index, view, int(rng.integers(2**63))) for view in views]
-            for index, views in enumerate(drawn_views)
+            for index, views in enumerate(self.planner.draw(self.records, rng))
         ]
         batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
         if len(self.factors) == 1:

@@ -27,8 +27,8 @@ def balance(hp: Hyperparameters, source: RecordSource, classes: tuple[str, ...])
     """
     if hp.class_balance and not source.supports_random_access:
         raise UserError(
-            f"class_balance={hp.class_balance} shows some images more often, and those of a pipe come once: use "
-            "input mode File or FastFile, or leave it out"
+            f"class_balance={hp.class_balance} shows some images more often, and those of a pipe come once: "
+            "use input mode File or FastFile, or leave it out"
         )
     counts = np.bincount(source.sample.targets.labels[~source.sample.targets.ignored], minlength=len(classes))
     _warn_of_rare(counts, classes, balanced=bool(hp.class_balance))
