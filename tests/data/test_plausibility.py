@@ -38,7 +38,7 @@ def test_fractions__where_pixels_are_expected(tmp_path: Path, caplog: pytest.Log
 
 
 def test_fractions__one_box_in_pixels_leaves_them_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="9 of 10 boxes are less than a pixel wide or high: give all in pix"):
+    with pytest.raises(UserError, match="9 of 10 boxes are less than a pixel wide or high: give all of"):
         make_records(
             examples(tmp_path, [[(0.1, 0.1, 0.2 + number / 20, 0.5) for number in range(9)], [(3, 3, 9, 9)]]),
             ChannelIssues("train"),
@@ -118,7 +118,7 @@ def test_repeated__boxes_count_once(tmp_path: Path) -> None:
             ("traffic light", "traffic_light", "Traffic-Light"),
             ["'traffic light', 'traffic_light', 'Traffic-Light'"],
         ),
-        (("größe", "gro\u0308ße"), ["'größe', 'größe'"]),
+        (("größe", "gro\u0308ße"), ["'größe', 'gro\u0308ße'"]),
         (("c", "c++", "-", "_", "1", "10"), []),
     ],
 )

@@ -36,9 +36,7 @@ def open_text(path: Path) -> Iterator[IO[bytes]]:
             if encoding.startswith("utf-8"):
                 file.seek(len(_BYTE_ORDER_MARK) if start.startswith(_BYTE_ORDER_MARK) else 0)
             else:
-                file = io.BytesIO(
-                    file.read().decode(encoding, "surrogatepass").encode(errors="surrogatepass")
-                )
+                file = io.BytesIO(file.read().decode(encoding).encode())
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path.name} is damaged: it begins as a gzip file, but {error}") from None

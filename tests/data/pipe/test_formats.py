@@ -125,6 +125,12 @@ def test_kind__image_records(label: Any, image: bytes) -> None:
     [
         (b"", "train_0 ended without a record: is there any data"),
         (
+            png(),
+            "train_0 holds bare images, without their labels and one after the other: set RecordWr",
+        ),
+        (encoded("JPEG"), "set RecordWrapperType to RecordIO for the channel"),
+        (b'{"source-ref": "s3://bucket/a.jpg"}', 'train_0 holds text ({"source-ref": "s3://bucket/a.jp)'),
+        (
             record_bytes(b'{"annotations": []}') + record_bytes(png()),
             "list source-ref first in Attr",
         ),
