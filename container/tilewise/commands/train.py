@@ -105,7 +105,9 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.choice import DataChoice
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
@@ -127,6 +129,9 @@ def run_job(
             class_map=hp.class_map,
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
+            choice=DataChoice(
+                hp.classes, hp.other_classes, hp.max_images, hp.seed, label_attribute=hp.label_attribute
+            ),
         )
     except StopWaiting:
         data = None
@@ -136,6 +141,8 @@ def run_job(
     assert data is not None
     with closing(_with_classes_of_leader(data, distributed)) as data:
         if data.train.known_length:
+            # of all processes: where each host has other files, one of them may have none
+            check_objects("train", distributed.any(not data.train.sample.targets.ignored.all()))
             _warn_of_wrong_count(hp, data.train.expected_images)
         _train(job, hp, data, stop, distributed, checkpoints, state)
 

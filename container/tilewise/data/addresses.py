@@ -16,22 +16,21 @@ _UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)")
 def find_addressed(folder: Folder, address: str) -> Path | None:
     """The image that an address means: by its path, or where only one has it by its name; None for none."""
     for path in _paths(address):
-        found = folder.find_image(path) or folder.find_image_called(path.rsplit("/", 1)[-1])
+        found = folder.find_image(path) or folder.find_image_called(path)
         if found:
-            return folder.images[found]
+            return folder.files[found]
     return None
 
 
 def _paths(address: str) -> Iterator[str]:
     """The paths that it may mean, the most literal first."""
-    given = address.replace("\\", "/")
-    yield given.removeprefix("/")
+    yield address.removeprefix("/")
     try:
-        parts = urlsplit(given)
+        parts = urlsplit(address.replace("\\", "/"))
         local = parse_qs(parts.query).get("d", [""])[0]  # Label Studio's /data/local-files/?d=folder/a.jpg
     except ValueError:  # such as brackets where a host should be
         return
-    plain = unquote(parts.path).replace("\\", "/").removeprefix("/")
-    yield from (each for each in (local.replace("\\", "/").removeprefix("/"), plain) if each)
+    plain = unquote(parts.path).removeprefix("/")
+    yield from filter(None, (local.replace("\\", "/").removeprefix("/"), plain))
     if plain.startswith("data/upload/") or "/" not in plain:
         yield _UPLOADED.sub(r"\1", plain)

@@ -6,6 +6,7 @@ reader takes are known too, so that a message can say what they are and how to c
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -114,7 +115,10 @@ def _ends(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(PEEK)
         file.seek(max(PEEK, size - PEEK))
-        return content + file.read()
+        content += file.read()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "ignore").encode()
+    return content
 
 
 def has_json_export(folder: Folder) -> bool:

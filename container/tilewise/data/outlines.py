@@ -13,6 +13,7 @@ import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.annotations import RawExample, boxes_from_corners
+from tilewise.data.quoting import as_number, quoted
 from tilewise.fields import Corners
 from tilewise.targets import Targets
 
@@ -20,9 +21,6 @@ log = logging.getLogger(__name__)
 
 MAX_GAP = 0.05
 """Between the two ends of a line that is an outline, as a share of the longer side of its box."""
-
-LONGEST = 80
-"""A value in a message is cut to so many characters."""
 
 
 class DrawnObject(NamedTuple):
@@ -68,14 +66,26 @@ def drawn_example(
     numbers: ClassNumbers,
     *,
     fractions: bool = False,
+    unread: Sequence[str] = (),
 ) -> RawExample:
-    """An example whose labels are the numbers that its objects' names have by then."""
+    """An example whose labels are the numbers that its objects' names have by then.
+
+    Args:
+        key: as :class:`RawExample` has it.
+        path: of the image.
+        size: the (width, height) that the annotation states.
+        objects: those that can be used.
+        numbers: of the channel's classes.
+        fractions: whether boxes are in fractions of the image's sides.
+        unread: what is wrong with the other objects.
+
+    """
     targets: Targets[Array] = Targets(
         boxes_from_corners([each.box for each in objects]),
         np.asarray([numbers[each.name] for each in objects], np.int64),
         np.asarray([each.ignored for each in objects], np.bool_),
     )
-    return RawExample(key, path, size, targets, fractions=fractions)
+    return RawExample(key, path, size, targets, fractions=fractions, unread=tuple(unread))
 
 
 def box_around(points: Any) -> Corners:
@@ -161,12 +171,7 @@ def number_at(content: Mapping[str, Any], key: str, default: float | None = None
         if default is None:
             raise ValueError(f"its {key} is missing")
         return default
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"its {key} is {quoted(value)}, not a number") from None
+    return as_number(value, f"its {key} is")
 
 
 def name_of_class(value: Any, what: str = "label") -> str:
@@ -181,12 +186,6 @@ def name_of_class(value: Any, what: str = "label") -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"its {what} is {quoted(value)}, not the name of a class")
     return value.strip()
-
-
-def quoted(value: Any) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def known_size(width: Any, height: Any) -> tuple[int, int] | None:

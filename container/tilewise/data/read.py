@@ -67,13 +67,16 @@ def read_channel(
     return Channel(make_records(examples, issues), known, issues)
 
 
-def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedChannel:
+def read_annotated(
+    name: str, folder: Path, annotations: Path | None, label_attribute: str | None = None
+) -> ParsedChannel:
     """Read a channel, before its classes are agreed with those of others.
 
     Args:
         name: the channel's, for messages.
         folder: its own.
         annotations: the folder of its annotation channel, or one file with all of them, or None.
+        label_attribute: of an augmented manifest with several, the one to read.
 
     Raises:
         UserError: a folder is missing, or holds no format or several.
@@ -82,10 +85,10 @@ def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedC
     if annotations is not None and annotations.is_file():
         if not folder.is_dir():
             raise UserError(f"the folder of channel {name} is not there: {folder}")
-        source = ChannelSource(name, Folder(folder), OneFile(annotations), annotations.name)
+        source = ChannelSource(name, Folder(folder), OneFile(annotations), annotations.name, label_attribute)
         formats = [format for find in _OF_ONE_FILE if (format := find(source))]
         return formats[0].read() if formats else read_coco(annotations, source.images)
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return parse_channel(name, folders)
+    return parse_channel(name, folders, label_attribute)

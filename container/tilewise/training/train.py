@@ -29,6 +29,7 @@ from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.choose_tiling import make_planner, size_factors
+from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
@@ -154,7 +155,9 @@ def _assemble(
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    planner = make_planner(hp, spec)
+    planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
+    if planner:
+        planner.repeats = repeats
     batches = make_loader(
         data.train,
         spec.scaling,
@@ -167,6 +170,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        repeats=repeats,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

@@ -209,31 +209,32 @@ def test_files__several_tasks(channel: WrittenChannel) -> None:
     [
         (
             element("points", label="ant", points="1,2"),
-            "a points of the label 'ant': it has no area: draw a box",
+            "a points of the label ant: it has no area: draw a box",
         ),
         (
             element("polyline", label="ant", points="1,2;3,4"),
-            "a polyline of the label 'ant': it is a polyline, which has no area: draw a box",
+            "a polyline of the label ant: it is a polyline, which has no area: draw a box",
         ),
-        (element("skeleton", label="ant"), "a skeleton of the label 'ant': it has no area"),
-        (element("box", label="ant", xtl=1, ytl=2, xbr=3), "a box of the label 'ant': its ybr is missing"),
-        (box(corners=(1, 2, "x", 4)), "a box of the label 'ant': its xbr is 'x', not a number"),
-        (box(rotation="inf"), "a box of the label 'ant': its rotation is inf, not an angle in degrees"),
-        (element("box"), "a box of the label None: its label is None, not the name of a class"),
+        (element("skeleton", label="ant"), "a skeleton of the label ant: it has no area"),
+        (element("box", label="ant", xtl=1, ytl=2, xbr=3), "a box of the label ant: its ybr is missing"),
+        (box(corners=(1, 2, "x", 4)), 'a box of the label ant: its xbr is "x" (text), not a number'),
+        (box(rotation="inf"), "a box of the label ant: its rotation is inf, not an angle in degrees"),
+        (element("box"), "a box of the label None: its label is null, not the name of a class"),
         (
             element("polygon", label="ant", points="1,2;3,4"),
-            "a polygon of the label 'ant': its polygon has 2 points, which enclose no area",
+            "a polygon of the label ant: its polygon has 2 points, which enclose no area",
         ),
         (
             element("polygon", label="ant", points="1,2;3;4,5"),
-            "a polygon of the label 'ant': its points are [['1', '2'], ['3'], ['4', '5']], not pairs",
+            'a polygon of the label ant: its points are [["1", "2"], ["3"], ["4", "5"]] (list), not pairs',
         ),
     ],
 )
 def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: str, problem: str) -> None:
     channel.image("a.jpg")
     channel.write("a.xml", file(image(box(), wrong)))
-    assert channel.only().problem.startswith(problem)
+    (reason,) = channel.only().unread
+    assert reason.startswith(problem) and len(channel.only().targets) == 1
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: str, proble
         ),
         (
             file(track(element("box", frame="x"))),
-            "a.xml is not XML of CVAT: a box of track 0 has the frame 'x', not a",
+            'a.xml is not XML of CVAT: a box of track 0 has the frame "x" (text), not a',
         ),
     ],
 )
@@ -343,8 +344,8 @@ def test_video__a_track_that_cannot_be_used(channel: WrittenChannel) -> None:
         channel.image(f"frame_{number}.png")
     channel.write("a.xml", file(track(element("points", frame=1, points="1,2", outside=0))))
     first, second = channel.read().examples
-    assert first.problem == "" and second.problem.startswith(
-        "track 0: a points of the label 'ant': it has no area"
+    assert first.unread == () and second.unread[0].startswith(
+        "track 0: a points of the label ant: it has no area"
     )
 
 

@@ -237,7 +237,7 @@ def test_image__under_another_key(channel: WrittenChannel) -> None:
 def test_image__not_in_the_channel(channel: WrittenChannel, address: str) -> None:
     channel.image("../secret.jpg")
     export(channel, task(annotation(region()), image=address))
-    assert channel.only().problem == f"its image {address!r} is not in the channel, or not only once"
+    assert channel.only().problem == f"its image {address} is not in the channel, or not only once"
 
 
 def test_image__in_the_task_itself(channel: WrittenChannel) -> None:
@@ -294,43 +294,43 @@ def test_files__several_and_a_task_alone(channel: WrittenChannel) -> None:
     [
         (
             region({"x": 1, "y": 2, "width": 0.5}, "keypointlabels", id="k"),
-            "region 'k': it is a key point, which has no area: draw a box or a polygon, or delete it",
+            "region k: it is a key point, which has no area: draw a box or a polygon, or delete it",
         ),
         (
             region({"rle": [1, 2], "format": "rle"}, "brushlabels", id="k"),
-            "region 'k': it is a brush's mask, which is not supported: export the project as COCO with masks",
+            "region k: it is a brush's mask, which is not supported: export the project as COCO with masks",
         ),
-        (region(label=None, id="k"), "region 'k': its labels are []: an object is of one class"),
+        (region(label=None, id="k"), "region k: its labels are [] (list): an object is of one class"),
         (
             region(label=["a", "b"], id="k"),
-            "region 'k': its labels are ['a', 'b']: an object is of one class",
+            'region k: its labels are ["a", "b"] (list): an object is of one class',
         ),
-        (region(label=[" "], id="k"), "region 'k': its label is ' ', not the name of a class"),
-        (region({"x": 1, "y": 2, "width": 3}, id="k"), "region 'k': its height is missing"),
-        (region({**BOX, "x": "left"}, id="k"), "region 'k': its x is 'left', not a number"),
+        (region(label=[" "], id="k"), 'region k: its label is " " (text), not the name of a class'),
+        (region({"x": 1, "y": 2, "width": 3}, id="k"), "region k: its height is missing"),
+        (region({**BOX, "x": "left"}, id="k"), 'region k: its x is "left" (text), not a number'),
         (
             region({**BOX, "width": 350}, id="k"),
-            "region 'k': it reaches to 375, not a percentage of its image's width or height",
+            "region k: it reaches to 375, not a percentage of its image's width or height",
         ),
         (
             region({**BOX, "rotation": 5}, id="k", original_width=None),
-            "region 'k': it is turned, and its image's original_width and original_height are missing",
+            "region k: it is turned, and its image's original_width and original_height are missing",
         ),
         (
             region(id="k", image_rotation=90),
-            "region 'k': the image was turned in Label Studio, which is not supported: turn the file",
+            "region k: the image was turned in Label Studio, which is not supported: turn the file",
         ),
         (
             region(id="k", item_index=1),
-            "region 'k': the task shows several images, which is not supported: one image a task",
+            "region k: the task shows several images, which is not supported: one image a task",
         ),
         (
             region({"sequence": []}, "videorectangle", None, id="k"),
-            "region 'k' is of the type 'videorectangle', which is no shape on an image",
+            'region k is of the type "videorectangle" (text), which is no shape on an image',
         ),
         (
             region({"points": [[1, 2]]}, "polygonlabels", id="k"),
-            "region 'k': its polygon has 1 points, which enclose no area",
+            "region k: its polygon has 1 points, which enclose no area",
         ),
     ],
 )
@@ -338,7 +338,8 @@ def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: Any, proble
     channel.image("a.jpg")
     shape = {"original_width": None, "original_height": None} if wrong["original_width"] is None else {}
     export(channel, task(annotation(region() | shape, wrong)))
-    assert channel.only().problem == problem
+    example = channel.only()
+    assert problem in (example.problem, *example.unread)
 
 
 @pytest.mark.parametrize(

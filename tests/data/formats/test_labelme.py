@@ -143,7 +143,7 @@ def test_image__in_the_file_itself(channel: WrittenChannel, tmp_path: Path) -> N
 
 def test_image__in_the_file_but_no_base64(channel: WrittenChannel) -> None:
     channel.write("a.json", annotation(shape(), data="ä" * 200))
-    assert channel.only().problem == f"its imageData is '{'ä' * 78}…, not an image in base64"
+    assert channel.only().problem == f'its imageData is "{"ä" * 78}… (text), not an image in base64'
 
 
 def test_image__the_channels_one_before_the_one_in_the_file(channel: WrittenChannel) -> None:
@@ -184,42 +184,45 @@ def test_files__other_json_beside_them(channel: WrittenChannel) -> None:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        (shape(label=None), "shapes[1] None: its label is None, not the name of a class"),
-        (shape(label=" "), "shapes[1] ' ': its label is ' ', not the name of a class"),
-        (shape(points=None), "shapes[1] 'ant': its points are None, not pairs of x and y"),
-        (shape(points=[[1, 2, 3]]), "shapes[1] 'ant': its points are [[1, 2, 3]], not pairs of x and y"),
-        (shape(points=[1, 2]), "shapes[1] 'ant': its points are [1, 2], not pairs of x and y"),
+        (shape(label=None), "shapes[1] (None): its label is null, not the name of a class"),
+        (shape(label=" "), 'shapes[1] ( ): its label is " " (text), not the name of a class'),
+        (shape(points=None), "shapes[1] (ant): its points are null, not pairs of x and y"),
+        (
+            shape(points=[[1, 2, 3]]),
+            "shapes[1] (ant): its points are [[1, 2, 3]] (list), not pairs of x and y",
+        ),
+        (shape(points=[1, 2]), "shapes[1] (ant): its points are [1, 2] (list), not pairs of x and y"),
         (
             shape(points=[["a", 2], [3, 4]]),
-            "shapes[1] 'ant': its points are [['a', 2], [3, 4]], not pairs of x and y",
+            'shapes[1] (ant): its points are [["a", 2], [3, 4]] (list), not pairs of x and y',
         ),
         (
             shape(points=[["nan", 2], [3, 4]]),
-            "shapes[1] 'ant': its points are [['nan', 2], [3, 4]], not all of them finite",
+            'shapes[1] (ant): its points are [["nan", 2], [3, 4]] (list), not all of them finite',
         ),
         (
             shape(kind="polygon"),
-            "shapes[1] 'ant': its polygon has 2 points, which enclose no area",
+            "shapes[1] (ant): its polygon has 2 points, which enclose no area",
         ),
         (
             shape(kind="circle", points=[[1, 2]]),
-            "shapes[1] 'ant': its circle has the points [[1, 2]], not a centre and an edge",
+            "shapes[1] (ant): its circle has the points [[1, 2]] (list), not a centre and an edge",
         ),
         (
             shape("bar", kind="line"),
-            "shapes[1] 'bar': it is a line, which has no area: draw a box or a polygon, or delete it",
+            "shapes[1] (bar): it is a line, which has no area: draw a box or a polygon, or delete it",
         ),
         (
             shape("bar", [[1, 2], [3, 4], [9, 9], [5, 7]], kind="linestrip"),
-            "shapes[1] 'bar': it is a linestrip, which has no area: draw a box or a polygon, or delete it",
+            "shapes[1] (bar): it is a linestrip, which has no area: draw a box or a polygon, or delete it",
         ),
         (
             shape(kind="point", points=[[1, 2]]),
-            "shapes[1] 'ant': it is a point, which has no area: draw a box or a polygon, or delete it",
+            "shapes[1] (ant): it is a point, which has no area: draw a box or a polygon, or delete it",
         ),
         (
             shape(kind="star"),
-            "shapes[1] 'ant': its shape_type is 'star', not one of rectangle, polygon, rotation, "
+            'shapes[1] (ant): its shape_type is "star" (text), not one of rectangle, polygon, rotation, '
             "oriented_rectangle, quadrilateral, cuboid, circle, mask, linestrip",
         ),
     ],
@@ -227,8 +230,9 @@ def test_files__other_json_beside_them(channel: WrittenChannel) -> None:
 def test_shapes__that_cannot_be_used(channel: WrittenChannel, wrong: Any, problem: str) -> None:
     path = channel.image("a.jpg")
     channel.write("a.json", annotation(shape(), wrong))
-    assert (channel.only().problem, channel.only().path) == (problem, path)
-    assert f"fix or remove them, starting with: a.json: {problem}" in channel.message()
+    example = channel.only()
+    assert (example.unread, example.path, len(example.targets)) == ((problem,), path, 1)
+    assert channel.data().train.issues.dropped == [f"a.json: {problem}"]
 
 
 _FORM = "not a JSON file of LabelMe's form: "
@@ -247,7 +251,7 @@ _FORM = "not a JSON file of LabelMe's form: "
             f"{_FORM}Expected `object`, got `int` - at `$.shapes[0]`",
         ),
         ("[]", f"{_FORM}Expected `object`, got `array`"),
-        (annotation(size=("wide", 3)), "its image's width and height are 'wide' and 3"),
+        (annotation(size=("wide", 3)), 'its image\'s width and height are "wide" (text) and 3 (number)'),
     ],
 )
 def test_file__that_cannot_be_used(channel: WrittenChannel, content: str, problem: str) -> None:

@@ -74,7 +74,7 @@ def test_image__without_xml_and_with_two(channel: WrittenChannel) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (annotation(thing(" ")), "object 1: its name is ' ', not the name of a class"),
+        (annotation(thing(" ")), 'object 1: its name is " " (text), not the name of a class'),
         (annotation(thing(), "<object><name>x</name></object>"), "object 2: it has no polygon"),
         (
             annotation(thing(points=((1, 2), (3, 4)))),
@@ -82,9 +82,9 @@ def test_image__without_xml_and_with_two(channel: WrittenChannel) -> None:
         ),
         (
             annotation(thing(points=((1, 2), (3, "x"), (5, 6)))),
-            "object 1: its points are [('1', '2'), ('3', 'x'), ('5', '6')]",
+            'object 1: its points are [["1", "2"], ["3", "x"], ["5", "6"]] (list), not pairs',
         ),
-        (annotation(size=("wide", 3)), "its image's width and height are 'wide' and '3'"),
+        (annotation(size=("wide", 3)), 'its image\'s width and height are "wide" (text) and "3" (text)'),
         (annotation()[:-3], "not valid XML: unclosed token"),
         (
             f'<!DOCTYPE annotation [<!ENTITY a "aa">]>{annotation(thing("&a;"))}',
@@ -95,7 +95,8 @@ def test_image__without_xml_and_with_two(channel: WrittenChannel) -> None:
 def test_file__that_cannot_be_used(channel: WrittenChannel, content: str, problem: str) -> None:
     path = channel.image("a.jpg")
     channel.write("a.xml", content)
-    assert channel.only().problem.startswith(problem) and channel.only().path == path
+    example = channel.only()
+    assert (example.problem or example.unread[0]).startswith(problem) and example.path == path
 
 
 def test_image__not_in_the_channel(channel: WrittenChannel) -> None:

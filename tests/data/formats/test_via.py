@@ -179,7 +179,7 @@ def test_image__found(channel: WrittenChannel, file: str, name: str) -> None:
 def test_image__not_in_the_channel(channel: WrittenChannel) -> None:
     channel.image("../secret.jpg")
     write(channel, entry(region(), name="../secret.jpg"))
-    assert channel.only().problem == "its image '../secret.jpg' is not in the channel, or not only once"
+    assert channel.only().problem == "its image ../secret.jpg is not in the channel, or not only once"
 
 
 def test_image__in_two_files(channel: WrittenChannel) -> None:
@@ -188,7 +188,7 @@ def test_image__in_two_files(channel: WrittenChannel) -> None:
     channel.write("2.csv", as_csv(entry(region())))
     assert (
         channel.message()
-        == "a.jpg (1.json 'a.jpg123') and a.jpg (2.csv line 2) annotate the same image a.jpg: keep one"
+        == "a.jpg (1.json a.jpg123) and a.jpg (2.csv line 2) annotate the same image a.jpg: keep one"
     )
 
 
@@ -200,22 +200,26 @@ def test_image__in_two_files(channel: WrittenChannel) -> None:
             "it is a point, which has no area: draw a box",
         ),
         (region(line([1, 5, 9, 9], [1, 2, 3, 9]), type="x"), "it is a polyline, which has no area"),
-        (region({"name": "star"}, type="x"), "its shape is 'star', not a rect, polygon, circle or ellipse"),
-        (region([], type="x"), "its shape_attributes are [], not an object"),
+        (
+            region({"name": "star"}, type="x"),
+            'its shape is "star" (text), not a rect, polygon, circle or ellipse',
+        ),
+        (region([], type="x"), "its shape_attributes are [] (list), not an object"),
         (region({"name": "rect", "x": 1}, type="x"), "its y is missing"),
-        (region({**RECT, "width": "wide"}, type="x"), "its width is 'wide', not a number"),
+        (region({**RECT, "width": "wide"}, type="x"), 'its width is "wide" (text), not a number'),
         (
             region({"name": "polygon", "all_points_x": [1, 2, 3], "all_points_y": [1, 2]}, type="x"),
-            "its all_points_x and all_points_y are [1, 2, 3] and [1, 2], not two lists of a length",
+            "its all_points_x and all_points_y are [1, 2, 3] (list) and [1, 2] (list), not two lists",
         ),
-        (region(), "its type is None, not the name of a class"),
-        (region(type={"a": True, "b": True}), "its type is ['a', 'b']: an object is of one class"),
+        (region(), "its type is null, not the name of a class"),
+        (region(type={"a": True, "b": True}), 'its type is ["a", "b"] (list): an object is of one class'),
     ],
 )
 def test_regions__that_cannot_be_used(channel: WrittenChannel, wrong: Any, problem: str) -> None:
     channel.image("a.jpg")
     write(channel, entry(region(type="ant"), wrong))
-    assert channel.only().problem.startswith(f"regions[1]: {problem}")
+    (reason,) = channel.only().unread
+    assert reason.startswith(f"regions[1]: {problem}") and len(channel.only().targets) == 1
 
 
 @pytest.mark.parametrize(
@@ -253,7 +257,7 @@ def test_entries__that_cannot_be_used(channel: WrittenChannel, name: str, conten
         (
             "a.csv",
             as_csv().encode() + b"\xff",
-            "a.csv is not a file of the VGG Image Annotator: 'utf-8' codec",
+            "a.csv is not text in utf-8: invalid start byte",
         ),
     ],
 )

@@ -41,8 +41,8 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
     number_at,
-    quoted,
 )
+from tilewise.data.quoting import quoted, shortened
 from tilewise.data.safe_xml import ERRORS, children_of_root
 from tilewise.errors import UserError
 from tilewise.fields import Corners
@@ -78,7 +78,7 @@ class _CvatVideo:
     Attributes:
         images: frame -> the name and path of its image; ``frames`` are their numbers in order.
         objects: frame -> what its image shows.
-        problems: frame -> why it cannot be used.
+        unread: frame -> why some of its objects could not be read.
         interpolated: how many boxes the file does not have itself.
         size: of all frames, where the file says so.
         last: the number of the last frame, where the file says so.
@@ -89,7 +89,7 @@ class _CvatVideo:
     images: dict[int, tuple[str, Path]] = field(default_factory=dict)
     frames: list[int] = field(default_factory=list)
     objects: dict[int, list[DrawnObject]] = field(default_factory=lambda: defaultdict(list))
-    problems: dict[int, str] = field(default_factory=dict)
+    unread: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
     interpolated: int = 0
     size: tuple[int, int] | None = None
     last: int | None = None
@@ -166,7 +166,7 @@ def _read_head(meta: Element, task: _CvatTask, video: _CvatVideo) -> None:
 
 def _image(element: Element, file: str, task: _CvatTask) -> RawExample:
     name, subset = element.get("name", ""), element.get("subset", "")
-    key = f"{name} ({file})" if name else f"image {element.get('id')} ({file})"
+    key = f"{shortened(name)} ({file})" if name else f"image {element.get('id')} ({file})"
     if not name:
         return unusable(key, None, "it has no name")
     path = (
@@ -175,38 +175,46 @@ def _image(element: Element, file: str, task: _CvatTask) -> RawExample:
         or _like(task.folder, name)
     )
     if path is None:
-        return unusable(key, None, f"its image {name} is not in the channel, or not only once")
+        return unusable(key, None, f"its image {shortened(name)} is not in the channel, or not only once")
     try:
         size = known_size(element.get("width"), element.get("height"))
-        objects = _objects(element, task)
     except ValueError as error:
         return unusable(key, path, str(error))
-    return drawn_example(key, path, size, objects, task.numbers)
+    objects, unread = _objects(element, task)
+    return drawn_example(key, path, size, objects, task.numbers, unread=unread)
 
 
-def _objects(image: Element, task: _CvatTask) -> list[DrawnObject]:
-    """One for each shape, but for outlines of one label and one group, which CVAT takes for one object."""
+def _objects(image: Element, task: _CvatTask) -> tuple[list[DrawnObject], list[str]]:
+    """One for each shape, but for outlines of one label and one group, which CVAT takes for one object.
+
+    And what is wrong with others.
+    """
     objects: dict[object, DrawnObject] = {}
+    unread: list[str] = []
     for index, shape in enumerate(image):
         if shape.tag in _SHAPES:
-            found = _object(shape, shape.get("label"), task)
+            try:
+                found = _object(shape, shape.get("label"), task)
+            except ValueError as error:
+                unread.append(str(error))
+                continue
             group = shape.get("group_id", "0") if shape.tag in ("polygon", "mask") else "0"
             part_of = (found.name, group) if group != "0" else index
             objects[part_of] = joined(objects.get(part_of), found)
-    return list(objects.values())
+    return list(objects.values()), unread
 
 
 def _like(folder: Folder, name: str) -> Path | None:
     """Images of a video are named without a suffix: ``frame_000017``."""
     found = folder.find_image_like(f"{name}.x") if "." not in PurePosixPath(name).name else None
-    return folder.images[found] if found else None
+    return folder.files[found] if found else None
 
 
 def _object(shape: Element, label: str | None, task: _CvatTask) -> DrawnObject:
     try:
         name, box = name_of_class(label), _box(shape, task.counts)
     except ValueError as error:
-        raise ValueError(f"a {shape.tag} of the label {quoted(label)}: {error}") from None
+        raise ValueError(f"a {shape.tag} of the label {shortened(str(label))}: {error}") from None
     ignored = any(
         (one.text or "").strip().lower() == "true" for one in shape if one.get("name", "").lower() in _IGNORED
     )
@@ -260,15 +268,15 @@ def _read_track(track: Element, video: _CvatVideo, task: _CvatTask) -> None:
             shapes.setdefault(int(number), shape)
     before: tuple[int, DrawnObject] | None = None
     for frame in sorted(shapes):
+        is_seen = shapes[frame].get("outside") != "1"
         try:
             found = _object(shapes[frame], track.get("label"), task)
         except ValueError as error:
-            video.problems[frame] = f"{who}: {error}"
+            video.unread[frame] += [f"{who}: {error}"] if is_seen else []
             before = None
             continue
         if before:
             _interpolate(before, (frame, found), video)
-        is_seen = shapes[frame].get("outside") != "1"
         if is_seen and frame in video.images:
             video.objects[frame].append(found)
         before = (frame, found) if is_seen else None
@@ -326,8 +334,13 @@ def _frames(video: _CvatVideo, file: str, task: _CvatTask) -> list[RawExample]:
         else "",
     )
     return [
-        unusable(f"{name} ({file})", path, video.problems[frame])
-        if frame in video.problems
-        else drawn_example(f"{name} ({file})", path, video.size, video.objects.pop(frame, []), task.numbers)
+        drawn_example(
+            f"{name} ({file})",
+            path,
+            video.size,
+            video.objects.pop(frame, []),
+            task.numbers,
+            unread=video.unread.get(frame, ()),
+        )
         for frame, (name, path) in sorted(video.images.items())
     ]

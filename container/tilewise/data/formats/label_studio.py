@@ -6,6 +6,7 @@ Specification: Label Studio's documentation, "Label Studio JSON format of annota
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -42,9 +43,10 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
     number_at,
-    quoted,
 )
+from tilewise.data.quoting import quoted, shortened
 from tilewise.data.s3 import fetch_images, is_s3
+from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 
@@ -207,9 +209,11 @@ def _annotations(name: str, path: Path, counts: _StudioCounts) -> Iterator[_Stud
             task = msgspec.convert(content, type=_StudioTask)
             if task.data is msgspec.UNSET:
                 key = index if task.id is None else str(task.id)
-                told = where if task.id is None else f"{name} task {quoted(task.id)}"
+                told = where if task.id is None else f"{name} task {shortened(str(task.id))}"
                 rows.setdefault(key, []).append((str(task.updated_at or ""), index, text, told))
-            elif found := _best(task, where if task.id is None else f"{name} task {quoted(task.id)}", counts):
+            elif found := _best(
+                task, where if task.id is None else f"{name} task {shortened(str(task.id))}", counts
+            ):
                 yield found
             where = f"{name} tasks[{index + 1}]"
     except json.JSONDecodeError as error:
@@ -222,7 +226,8 @@ def _annotations(name: str, path: Path, counts: _StudioCounts) -> Iterator[_Stud
 def _tasks(path: Path) -> Iterator[tuple[Any, str]]:
     """The tasks of a file and their texts, one by one: a million results at once would take gigabytes."""
     decode = json.JSONDecoder().raw_decode
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path) as binary:
+        file = io.TextIOWrapper(binary, encoding="utf-8")
         text = file.read(CHUNK).lstrip()
         if not text.startswith("["):
             text += file.read()
@@ -312,21 +317,26 @@ def _find_image(data: _Content, folder: Folder) -> tuple[str, Path | None]:
 def _example(
     found: _StudioAnswer, address: str, path: Path | None, numbers: ClassNumbers, counts: OutlineCounts
 ) -> RawExample:
-    key = f"{quoted(address)[1:-1]} ({found.where})" if address else found.where
+    key = f"{shortened(address)} ({found.where})" if address else found.where
     if not address:
         return unusable(key, None, f"its data has no address of an image, but {quoted(found.data)}")
     if path is None:
-        return unusable(key, None, f"its image {quoted(address)} is not in the channel, or not only once")
+        return unusable(key, None, f"its image {shortened(address)} is not in the channel, or not only once")
     try:
         shapes = _shapes(found.regions)
         sizes = {known_size(one.original_width, one.original_height) for one in found.regions} - {None}
         if len(sizes) > 1:
             raise ValueError(f"its regions are of images of several sizes, {quoted(sorted(sizes))}")
         size = next(iter(sizes), None)
-        objects = [_object(shape, size, counts) for shape in shapes]
     except ValueError as error:
         return unusable(key, path, str(error))
-    return drawn_example(key, path, size, objects, numbers, fractions=True)
+    objects, unread = [], []
+    for shape in shapes:
+        try:
+            objects.append(_object(shape, size, counts))
+        except ValueError as error:
+            unread.append(str(error))
+    return drawn_example(key, path, size, objects, numbers, fractions=True, unread=unread)
 
 
 @dataclass
@@ -342,7 +352,7 @@ class _StudioShape:
 def _shapes(regions: list[_StudioRegion]) -> list[_StudioShape]:
     shapes: dict[object, _StudioShape] = {}
     for index, region in enumerate(regions):
-        where = f"region {index if region.id is None else quoted(region.id)}"
+        where = f"region {index if region.id is None else shortened(str(region.id))}"
         kind, labels = _kind(region)
         if kind is None:
             continue

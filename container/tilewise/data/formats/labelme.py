@@ -40,8 +40,10 @@ from tilewise.data.outlines import (
     joined,
     known_size,
     name_of_class,
-    quoted,
 )
+from tilewise.data.quoting import quoted, shortened
+from tilewise.data.text_files import read_text
+from tilewise.errors import UserError
 from tilewise.fields import Corners
 from tilewise.targets import Targets
 
@@ -162,7 +164,7 @@ class _EmbeddedImages:
             ValueError: its text is no image.
 
         """
-        text = msgspec.json.decode(_content(path), type=_LabelMeImage).imageData
+        text = msgspec.json.decode(read_text(path), type=_LabelMeImage).imageData
         if not text:
             return None
         try:
@@ -176,10 +178,6 @@ class _EmbeddedImages:
         return image
 
 
-def _content(path: Path) -> bytes:
-    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-
-
 def _example(  # all but the first two are those of the channel
     key: str,
     path: Path,
@@ -190,18 +188,21 @@ def _example(  # all but the first two are those of the channel
 ) -> RawExample | None:
     """An example; None for a file of another form that stands for no image."""
     like = folder.find_image_like(key)
-    image = folder.images[like] if like else None
+    image = folder.files[like] if like else None
     try:
-        content = msgspec.json.decode(_content(path), type=_LabelMeFile)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        content = msgspec.json.decode(read_text(path), type=_LabelMeFile)
+    except (msgspec.MsgspecError, ValueError, RecursionError, UserError) as error:
         return unusable(key, image, f"not a JSON file of LabelMe's form: {error}") if image else None
     try:
         image = _find_image(key, content.imagePath, folder) or image or embedded.write(path)
         if image is None:
             name = content.imagePath or f"{PurePosixPath(key).stem}.*"
-            return unusable(key, None, f"its image {name} is not in the channel, or not only once")
+            return unusable(
+                key, None, f"its image {shortened(str(name))} is not in the channel, or not only once"
+            )
         size = known_size(content.imageWidth, content.imageHeight)
-        return drawn_example(key, image, size, _objects(content.shapes, counts), numbers)
+        objects, unread = _objects(content.shapes, counts)
+        return drawn_example(key, image, size, objects, numbers, unread=unread)
     except (ValueError, msgspec.MsgspecError) as error:
         return unusable(key, image, str(error))
 
@@ -213,7 +214,7 @@ def _find_image(key: str, name: Any, folder: Folder) -> Path | None:
     name = name.replace("\\", "/")
     beside = PurePosixPath(key).parent / name
     found = folder.find_image(_without_dots(beside)) or folder.find_image(_without_dots(PurePosixPath(name)))
-    return folder.images[found] if found else None
+    return folder.files[found] if found else None
 
 
 def _without_dots(path: PurePosixPath) -> str:
@@ -227,9 +228,10 @@ def _without_dots(path: PurePosixPath) -> str:
     return "/".join(parts)
 
 
-def _objects(shapes: list[_LabelMeShape], counts: OutlineCounts) -> list[DrawnObject]:
-    """One for each shape, but for outlines that make up one object together."""
+def _objects(shapes: list[_LabelMeShape], counts: OutlineCounts) -> tuple[list[DrawnObject], list[str]]:
+    """One for each shape, or for outlines that are one object; and what is wrong with the others."""
     objects: dict[object, DrawnObject] = {}
+    unread: list[str] = []
     for index, shape in enumerate(shapes):
         try:
             found = _object(shape)
@@ -240,8 +242,8 @@ def _objects(shapes: list[_LabelMeShape], counts: OutlineCounts) -> list[DrawnOb
             if kind in _KINDS:
                 counts[_KINDS[kind]] += 1
         except ValueError as error:
-            raise ValueError(f"shapes[{index}] {quoted(shape.label)}: {error}") from None
-    return list(objects.values())
+            unread.append(f"shapes[{index}] ({shortened(str(shape.label))}): {error}")
+    return list(objects.values()), unread
 
 
 def _object(shape: _LabelMeShape) -> DrawnObject:

@@ -89,7 +89,8 @@ def _example(
         return unusable(key, None, f"its image {what} is not in the channel, or not only once")
     try:
         size = known_size(root.findtext("imagesize/ncols"), root.findtext("imagesize/nrows"))
-        return drawn_example(key, image, size, _objects(root, counts), numbers)
+        objects, unread = _objects(root, counts)
+        return drawn_example(key, image, size, objects, numbers, unread=unread)
     except ValueError as error:
         return unusable(key, image, str(error))
 
@@ -101,18 +102,19 @@ def _find_image(key: str, filename: str, folder: Folder) -> Path | None:
     if not found and filename:
         parent = PurePosixPath(swapped).parent
         found = folder.find_image((parent / filename).as_posix()) or folder.find_image(filename)
-    return folder.images[found] if found else None
+    return folder.files[found] if found else None
 
 
-def _objects(root: Element, counts: OutlineCounts) -> list[DrawnObject]:
-    objects = []
+def _objects(root: Element, counts: OutlineCounts) -> tuple[list[DrawnObject], list[str]]:
+    """The objects, and what is wrong with others."""
+    objects, unread = [], []
     for index, item in enumerate(root.iterfind("object"), 1):
         try:
             if (item.findtext("deleted") or "").strip() != "1":
                 objects.append(DrawnObject(name_of_class(item.findtext("name"), "name"), _box(item, counts)))
         except ValueError as error:
-            raise ValueError(f"object {index}: {error}") from None
-    return objects
+            unread.append(f"object {index}: {error}")
+    return objects, unread
 
 
 def _box(item: Element, counts: OutlineCounts) -> Corners:

@@ -6,6 +6,7 @@ Specification: the annotator's user guide, section "Export", and its function ``
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import math
@@ -41,8 +42,9 @@ from tilewise.data.outlines import (
     drawn_example,
     name_of_class,
     number_at,
-    quoted,
 )
+from tilewise.data.quoting import quoted, shortened
+from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 
@@ -123,14 +125,14 @@ def _read_all(files: Mapping[str, Path]) -> Iterator[_ViaImage]:
 
 def _entries(name: str, path: Path) -> Iterator[_ViaImage]:
     """Of annotations as JSON, or of a project's file."""
-    content = msgspec.json.decode(
-        path.read_bytes().removeprefix(b"\xef\xbb\xbf"), type=dict[str, msgspec.Raw]
-    )
+    content = msgspec.json.decode(read_text(path), type=dict[str, msgspec.Raw])
     if "_via_img_metadata" in content:
         content = msgspec.json.decode(content["_via_img_metadata"], type=dict[str, msgspec.Raw])
     for key, text in content.items():
         entry = msgspec.json.decode(text, type=_ViaEntry)
-        image = _ViaImage(entry.filename if isinstance(entry.filename, str) else "", f"{name} {quoted(key)}")
+        image = _ViaImage(
+            entry.filename if isinstance(entry.filename, str) else "", f"{name} {shortened(key)}"
+        )
         regions = entry.regions or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # version 1 numbers them
         try:
@@ -144,8 +146,8 @@ def _rows(name: str, path: Path) -> Iterator[_ViaImage]:
     """Of annotations as CSV: a row is a region, or an image without any."""
     csv.field_size_limit(MAX_FIELD)
     rows_of: dict[str, list[tuple[int, list[str]]]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
+    with open_text(path) as file:
+        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
         header = [column.lstrip("#").strip() for column in next(rows, [])]
         if missing := [column for column in _COLUMNS if column not in header]:
             raise UserError(f"{name} has no column {missing[0]} in its first line: export it again")
@@ -196,19 +198,21 @@ def _class_attribute(images: Iterable[_ViaImage], who: str) -> str:
 def _example(
     image: _ViaImage, attribute: str, folder: Folder, numbers: ClassNumbers, counts: OutlineCounts
 ) -> RawExample:
-    key = f"{image.name} ({image.where})" if image.name else image.where
+    key = f"{shortened(image.name)} ({image.where})" if image.name else image.where
     path = find_addressed(folder, image.name) if image.name else None
     if image.problem or not image.name:
         return unusable(key, path, image.problem or "it has no filename")
     if path is None:
-        return unusable(key, None, f"its image {quoted(image.name)} is not in the channel, or not only once")
-    objects = []
+        return unusable(
+            key, None, f"its image {shortened(image.name)} is not in the channel, or not only once"
+        )
+    objects, unread = [], []
     for index, region in enumerate(image.regions):
         try:
             objects.append(DrawnObject(_class_of(region, attribute), _box(region.shape_attributes, counts)))
         except ValueError as error:
-            return unusable(key, path, f"regions[{index}]: {error}")
-    return drawn_example(key, path, None, objects, numbers)
+            unread.append(f"regions[{index}]: {error}")
+    return drawn_example(key, path, None, objects, numbers, unread=unread)
 
 
 def _class_of(region: _ViaRegion, attribute: str) -> str:
