@@ -112,7 +112,7 @@ DOTA = "1 2 11 2 11 14 1 14 ant 0\n"
 def test_exports__that_are_named(channel: WrittenChannel, name: str, content: Any, sentence: str) -> None:
     channel.image("a.jpg")
     channel.write(name, content if isinstance(content, str) else json.dumps(content))
-    message = "channel train holds 1 images, but no annotations of a known form: "
+    message = "channel train holds 1 images (a.jpg), but no annotations of a known form: "
     assert channel.message().startswith(message + sentence)
 
 
