@@ -8,7 +8,7 @@ Studio's converter, and is read here; `convert` writes it here, and it is read t
 format the images, the boxes, how many of them were read as they were written, and the largest difference in
 pixels; or the sentence by which Tilewise refuses a format that it does not read.
 
-Datumaro counts VOC's pixels from 0, where VOC and `convert` count them from 1: one pixel between them is right.
+Datumaro counts VOC's pixels from 0, where VOC and `convert` count from 1: a pixel between them is right.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Boxes = dict[str, list[list[float]]]
 
 
 def make_objects() -> list[list[tuple[int, list[list[float]] | None, list[float]]]]:
-    """For each image its objects: class, outline or None, box; no image is without, which VOC's form omits."""
+    """For each image its objects: class, outline or None, box; none is without, which VOC would omit."""
     generator = np.random.default_rng(0)
     images = []
     for _ in range(IMAGES):
