@@ -20,6 +20,7 @@ from tilewise.hyperparameters.values import (
     Natural,
     Overlap,
     Pattern,
+    Positive,
     Ranges,
     Scales,
     Steps,
@@ -268,6 +269,15 @@ class Hyperparameters(BaseModel):
     number_of_epochs: Annotated[
         Count,
         Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
+    ]
+    minutes: Annotated[
+        Positive | None,
+        Row(
+            "Training",
+            "In place of `number_of_epochs`: about how long to train, by the speed that is measured at the"
+            " start. Sets `evaluation_frequency` (for five validations) and the warm-up (a twelfth), too.",
+            azure=None,
+        ),
     ]
     training_batch_size: Annotated[
         BatchSize,
