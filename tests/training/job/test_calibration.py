@@ -48,8 +48,9 @@ def make_detector() -> Detector:
 def images(count: int = 1000) -> Split:
     corners = np.array([[5, 5, 20, 20]], np.float32)
     labels, ignored = np.zeros(1, np.int64), np.zeros(1, np.bool_)
-    box = Targets(corners, labels, ignored)
-    records = Records([Record(f"{n}", Path(f"{n}"), 100, 80, box) for n in range(count)])
+    records = Records(
+        [Record(f"{n}", Path(f"{n}"), 100, 80, Targets(corners, labels, ignored)) for n in range(count)]
+    )
     return Split(records, ChannelIssues("train"))
 
 
