@@ -117,10 +117,6 @@ def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map(
     chosen |= {"number_of_epochs": "10", "evaluation_frequency": "10"}
     base = tmp_path / "ml"
     lay_out_demo(tmp_path / "data", base, chosen)
-    assert (
-        "number_of_epochs=10: 11 million pixels of views, with yolox_tiny some 1 min on two CPU cores"
-        in capsys.readouterr().out
-    )
     port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = os.environ | {
