@@ -77,7 +77,9 @@ class Predictor:
         tune_device()
         artifact = Artifact.load(Path(model_dir))
         backend = TorchBackend.on_best_device(artifact.detector, batch_size)
-        plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
+        plan = ViewPlan(
+            artifact.spec.scaling, options.change(artifact.spec.tiling), artifact.spec.detections_per_image
+        )
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(backend, plan, artifact.classes)
 
@@ -131,4 +133,5 @@ class Predictor:
             yield self._prediction(finished)
 
     def _prediction(self, image: OpenImage) -> Prediction:
-        return Prediction(image.width, image.height, image.merged(self.plan.tiling))
+        merged = image.merged(self.plan.tiling).select(slice(self.plan.most))
+        return Prediction(image.width, image.height, merged)
