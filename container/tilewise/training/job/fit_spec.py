@@ -32,8 +32,8 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         else Scaling(min_size=hp.min_size, max_size=hp.max_size)
     )
     tiling = choose_tiling(hp, data.train.sample, scaling)
-    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, trained)
+    training_tiling = tiling if hp.training_views != "whole" else WHOLE_IMAGE
+    sizes = object_sizes(data.train.sample, scaling, training_tiling)
     anchors = anchor_sizes_for(hp.model_name, scaling, sizes, stride_4_level=hp.stride_4_level)
     if initial:
         anchors = initial.anchor_sizes
