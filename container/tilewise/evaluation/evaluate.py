@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -83,11 +83,11 @@ def metrics(
     classes: tuple[str, ...],
     voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
-    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
+    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind."""
     with say_if_slow("COCO's figures"):
         coco = coco_metrics(records, detections, classes)
     with say_if_slow("VOC's figures"):
-        return {**coco, "VOC": voc_metrics(records, detections, classes, voc)}
+        return {**coco, "VOC": {**voc_metrics(records, detections, classes, voc), **asdict(voc)}}
 
 
 def decoded(

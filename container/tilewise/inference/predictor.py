@@ -77,9 +77,8 @@ class Predictor:
         tune_device()
         artifact = Artifact.load(Path(model_dir))
         backend = TorchBackend.on_best_device(artifact.detector, batch_size)
-        plan = ViewPlan(
-            artifact.spec.scaling, options.change(artifact.spec.tiling), artifact.spec.detections_per_image
-        )
+        spec = artifact.spec
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image)
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(backend, plan, artifact.classes)
 
