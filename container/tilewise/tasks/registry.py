@@ -9,4 +9,5 @@ from tilewise.tasks.task import Task
 def make_task(hp: Hyperparameters) -> Task:
     """What a job's model is trained for, with the job's choice of metrics; there is but one task yet."""
     voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
-    return DetectionTask(hp.validation_metric_type, voc, hp.primary_metric)
+    primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
+    return DetectionTask(hp.validation_metric_type, voc, primary)
