@@ -53,9 +53,10 @@ def records(side: float, ignored: bool = False) -> Records:
     ("figure", "side", "defined"),
     [
         ("AP_very_tiny", 7, True),
-        ("AP_very_tiny", 8, False),
+        ("AP_very_tiny", 8, True),
+        ("AP_very_tiny", 9, False),
         ("AP_small", 7, True),
-        ("AR_small", 32, False),
+        ("AR_small", 33, False),
         ("AP_medium", 32, True),
         ("AR_large", 95, False),
         ("AR_large", 96, True),

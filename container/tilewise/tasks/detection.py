@@ -73,7 +73,7 @@ class DetectionTask:
         if size:
             least, end = SIZES[size]
             areas = records.object_sizes[~records.targets.ignored] ** 2
-            if not ((areas >= least) & (areas < end)).any():
+            if not ((areas >= least) & (areas <= end)).any():  # as COCO counts them
                 raise self._undefined()
 
     def _undefined(self) -> UserError:
