@@ -96,6 +96,9 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
     refuse_pipe(job.hp, data.train)
+    one_host = job.distributed.hosts == 1  # else each may have a part of the data
+    if data.validation and data.validation.supports_random_access and one_host:
+        job.task.check_validation(data.validation.sample)
     device = _prepare_process(job)
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
@@ -148,7 +151,10 @@ def _make_detector(spec: DetectorSpec, job: JobContext, start: Start) -> Detecto
     elif hp.use_pretrained_model and not start.state:
         log.info(load_pretrained(detector, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
+        frozen = freeze(
+            detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5
+        )
+        log.info(frozen)
     return detector
 
 
@@ -195,7 +201,9 @@ def _assemble(
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
-        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes)
+        return Predictor(
+            backend, ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image), data.classes
+        )
 
     progress = Progress()
     history = History(progress)
