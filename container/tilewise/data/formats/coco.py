@@ -30,6 +30,7 @@ from tilewise.targets import Targets
 log = logging.getLogger(__name__)
 
 PEEK = 64 * 1024
+_USUAL_PLACE = re.compile(r"(annotations/)?[^/]*", re.IGNORECASE)
 _NO_GROUP = "none"
 """What Roboflow gives as the supercategory of a category that only groups the others."""
 
@@ -248,6 +249,11 @@ def find_coco_file(folder: Folder) -> Path | None:
     """
     candidates = largest_json(folder) | largest(folder.unnamed)
     coco_files = sorted(name for name, path in candidates.items() if _looks_like_coco(path))
+    in_usual_place = [name for name in coco_files if _USUAL_PLACE.fullmatch(name)]
+    if len(coco_files) > 1 and len(in_usual_place) == 1:
+        others = ", ".join(name for name in coco_files if name not in in_usual_place)
+        log.warning("of the COCO files %s is read, and not %s", in_usual_place[0], others)
+        coco_files = in_usual_place
     if len(coco_files) > 1:
         raise UserError(
             f"channel {folder.root.name} holds several COCO files ({', '.join(coco_files)}): keep one in "
