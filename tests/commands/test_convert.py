@@ -91,7 +91,7 @@ def test_convert__some_classes_and_some_images(tilewise: Any, tmp_path: Path) ->
     kinds = sorted((one["category_id"], one["iscrowd"], round(one["bbox"][0])) for one in first)
     ids = [one["id"] for one in content["categories"]]
     assert kinds == sorted([(ids[0], 0, 48), (ids[1], 0, 10), (ids[0], 1, 29), (ids[1], 1, 29)])
-    assert "4 images" in output and "4 of 6 images are used (max_images, drawn with seed 1)" in errors
+    assert "4 images" in output and "classes: 0 cat, 1 ant" in output
     code, _, errors = tilewise("convert", source, tmp_path / "no", "--to", "coco", "--max-images", 0)
     assert code == 2 and "--max-images is 0: it must be at least 1" in errors
 
