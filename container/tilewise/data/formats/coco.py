@@ -211,21 +211,18 @@ def _around_mask(mask: dict[str, Any]) -> list[float]:
     # Imported here: few files need it.
     from pycocotools import mask as masks
 
-    problem = f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
     size, counts = mask.get("size"), mask.get("counts")
-    if not (
-        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
-    ):
-        raise ValueError(problem)
-    if isinstance(counts, list):
+    valid = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    if valid and isinstance(counts, list) and size[0] * size[1] < 2**32:
         valid = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
-        if not valid or size[0] * size[1] >= 2**32:
-            raise ValueError(problem)
-        packed = masks.frPyObjects(mask, *size)
-    elif isinstance(counts, str) and counts and counts.isascii() and max(size) < 2**31:
-        packed = {"size": size, "counts": counts.encode()}
+        packed = masks.frPyObjects(mask, *size) if valid else {}
     else:
-        raise ValueError(problem)
+        valid = valid and isinstance(counts, str) and bool(counts) and counts.isascii() and max(size) < 2**31
+        packed = {"size": size, "counts": counts.encode()} if valid else {}
+    if not valid:
+        raise ValueError(
+            f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
+        )
     box: list[float] = masks.toBbox(packed).tolist()
     return box
 
