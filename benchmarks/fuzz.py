@@ -9,6 +9,7 @@ seed. Prints as JSON how many inputs each has taken and how many exceptions esca
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib
 import io
 import json
@@ -40,11 +41,25 @@ MANIFEST = {
     "boxes": LABEL,
     "boxes-metadata": {"class-map": {"0": "ant"}, "type": "groundtruth/object-detection"},
 }
+OUTLINES = {
+    "images": [{"id": "7", "file_name": "C:\\set\\a.png?x=1"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": "3", "segmentation": [[1, 2, 9, 2, 9, 12]], "bbox": None},
+        {"id": 2, "image_id": 7, "category_id": 3, "segmentation": {"size": [30, 40], "counts": "n03L3N2"}},
+        {"id": 3, "image_id": 7, "category_id": 3, "segmentation": {"size": [3, 4], "counts": [1, 5, 6]}},
+    ],
+    "categories": [
+        {"id": 0, "name": "ant", "supercategory": "none"},
+        {"id": 3, "name": "ant", "supercategory": "ant"},
+    ],
+}
+ADJUSTED = {**MANIFEST, "more": LABEL, "more-metadata": {"adjustment-status": "adjusted", "class-map": {}}}
 AZURE = {
     "image_url": "azureml://datastores/images/a.png",
     "image_details": {"format": "png", "width": "40px", "height": "30px"},
     "label": [{"label": "ant", "topX": 0.1, "topY": 0.2, "bottomX": 0.5, "bottomY": 0.9, "isCrowd": "false"}],
 }
+POLYGON = {**AZURE, "label": [{"label": "ant", "polygon": [[0.1, 0.2, 0.5, 0.2, 0.5, 0.9]]}]}
 VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size>
 <object><name>ant</name><difficult>0</difficult>
 <bndbox><xmin>2</xmin><ymin>3</ymin><xmax>11</xmax><ymax>14</ymax></bndbox></object></annotation>"""
@@ -78,8 +93,13 @@ def as_json(content: object) -> bytes:
 PARSERS: dict[str, tuple[bytes, str]] = {
     "recordio": (image_record(), "train/a.rec"),
     "coco": (as_json(COCO), "train/coco.json"),
+    "coco_outlines": (as_json(OUTLINES), "train/images/coco.json"),
     "image_json": (as_json({"file": "a.png", **LABEL}), "train_annotation/a.json"),
     "manifest": (as_json(MANIFEST) + b"\n", "train/a.manifest"),
+    "manifest_array": (as_json([ADJUSTED]), "train/manifest"),
+    "manifest_utf_16": (json.dumps(MANIFEST).encode("utf-16"), "train/a.manifest"),
+    "manifest_gzip": (gzip.compress(as_json(MANIFEST)), "train/a.manifest.gz"),
+    "azure_polygons": (as_json(POLYGON), "train/a.jsonl"),
     "azure_jsonl": (as_json(AZURE) + b"\n", "train/a.jsonl"),
     "voc": (VOC.encode(), "train/a.xml"),
     "yolo": (b"0 0.5 0.5 0.25 0.25\n", "train/a.txt"),
@@ -103,6 +123,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     for channel in {"train", Path(name or "train").parts[0]}:
         (folder / channel).mkdir()
         folders[channel] = ChannelFolder(folder / channel)
+    (folder / name).parent.mkdir(exist_ok=True)
     if name and parser != "recordio":
         (folder / "train" / "a.png").write_bytes(picture("PNG"))
 

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues
+from tilewise.data.choice import DataChoice, OtherClasses
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
@@ -46,6 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
     )
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these classes only")
+    parser.add_argument(
+        "--other-classes",
+        choices=get_args(OtherClasses),
+        default="drop",
+        help="what the objects of classes become that --only leaves out (drop)",
+    )
+    parser.add_argument("--max-images", type=int, metavar="N", help="at most N images, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="draws them")
+    parser.add_argument(
+        "--label-attribute", metavar="NAME", help="the label attribute of a manifest that has several"
+    )
     parser.add_argument("--with-size", action="store_true", help="recordio: labels hold the image's size too")
     parser.add_argument("--skip-empty", action="store_true", help="recordio: no images without objects")
     parser.add_argument(
@@ -64,11 +78,13 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
+    choice = DataChoice(tuple(arguments.only), arguments.other_classes, arguments.max_images, arguments.seed)
     with new_folder(target) as folder:
-        channel = read_annotated(name, source, arguments.annotations)
-        classes = chosen_classes({name: channel}, arguments.classes)
+        channel = read_annotated(name, source, arguments.annotations, arguments.label_attribute)
+        known = chosen_classes({name: channel}, arguments.classes)
+        classes = choice.of_classes(known)
         issues = ChannelIssues(name)
-        records = checked_records(channel, classes, issues, "--classes")
+        records = checked_records(channel, known, issues, "--classes", choice)
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
@@ -90,6 +106,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
             f"{arguments.target} lies in {arguments.source}, which would then hold two formats: write it "
             "elsewhere"
         )
+    if arguments.max_images is not None and arguments.max_images < 1:
+        raise UserError(f"--max-images is {arguments.max_images}: it must be at least 1")
     format_of = {"with_size": "recordio", "skip_empty": "recordio", "s3_prefix": "manifest"}
     for option, form in format_of.items():
         if getattr(arguments, option) and arguments.to != form:

@@ -59,13 +59,16 @@ def read_channel(
     return Channel(make_records(examples, issues), known, issues)
 
 
-def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedChannel:
+def read_annotated(
+    name: str, folder: Path, annotations: Path | None, label_attribute: str | None = None
+) -> ParsedChannel:
     """Read a channel, before its classes are agreed with those of others.
 
     Args:
         name: the channel's, for messages.
         folder: its own.
         annotations: the folder of its annotation channel, or one COCO file, or None.
+        label_attribute: of an augmented manifest with several, the one to read.
 
     Raises:
         UserError: a folder is missing, or holds no format or several.
@@ -78,4 +81,4 @@ def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedC
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return parse_channel(name, folders)
+    return parse_channel(name, folders, label_attribute)

@@ -30,6 +30,7 @@ from tilewise.training.job.batch_size import training_batch_size, validation_bat
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.choose_tiling import make_planner, size_factors
+from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
@@ -174,7 +175,9 @@ def _plan_minutes(
 def _assemble(
     data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start, compute: Compute
 ) -> tuple[Trainer, TrainState]:
-    planner = make_planner(job.hp, spec)
+    planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
+    if planner:
+        planner.repeats = repeats
     if not start.state:
         job = _plan_minutes(data, job, spec, planner, compute)
     hp, distributed = job.hp, job.distributed
@@ -192,6 +195,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        repeats=repeats,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

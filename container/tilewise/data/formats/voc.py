@@ -31,6 +31,7 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.folder import Folder
+from tilewise.data.quoting import as_number
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
@@ -112,7 +113,7 @@ def _example(
 ) -> RawExample:
     """An example whose labels are the numbers that its names have by then."""
     image = _find_image(key, "" if isinstance(annotation, str) else annotation.filename, folder)
-    path = folder.images[image] if image else None
+    path = folder.files[image] if image else None
     if isinstance(annotation, str):
         return unusable(key, path, annotation)
     if path is None:
@@ -176,7 +177,7 @@ def _annotation(root: Element) -> _VocAnnotation:
         try:
             boxes.append(_box(item))
             names.append(_text(item, "name"))
-            difficult.append(bool(float(item.findtext("difficult") or 0)))
+            difficult.append(bool(as_number(item.findtext("difficult") or 0, "its difficult is")))
         except ValueError as error:
             raise ValueError(f"object {index}: {error}") from None
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -190,7 +191,7 @@ def _box(item: Element) -> list[float]:
         raise ValueError(
             "it has no bndbox" + (f", but a {others[0]}: only upright boxes count" if others else "")
         )
-    numbers = [float(_text(box, corner)) for corner in _CORNERS]
+    numbers = [as_number(_text(box, corner), f"its {corner} is") for corner in _CORNERS]
     if not np.isfinite(numbers).all():
         raise ValueError(f"its bndbox has the corners {', '.join(map(str, numbers))}")
     return numbers
@@ -208,9 +209,13 @@ def _size(root: Element) -> tuple[int, int] | None:
     size = root.find("size")
     try:
         width, height = (
-            int(float((size.findtext(side) if size is not None else None) or 0))
+            int(
+                as_number(
+                    (size.findtext(side) if size is not None else None) or 0, f"the {side} of its size is"
+                )
+            )
             for side in ("width", "height")
         )
-    except (ValueError, OverflowError):
-        raise ValueError("the width or height of its size is not a number") from None
+    except OverflowError:
+        raise ValueError("the width or height of its size is not finite") from None
     return (width, height) if width > 0 and height > 0 else None
