@@ -65,6 +65,60 @@ VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30
 <bndbox><xmin>2</xmin><ymin>3</ymin><xmax>11</xmax><ymax>14</ymax></bndbox></object></annotation>"""
 
 
+LABELME = {
+    "shapes": [{"label": "ant", "points": [[1, 2], [11, 14]], "group_id": 1, "shape_type": "rectangle"}],
+    "imagePath": "a.png",
+    "imageHeight": 30,
+    "imageWidth": 40,
+}
+LABELME_XML = """<annotation><filename>a.png</filename><source><sourceImage/></source>
+<imagesize><nrows>30</nrows><ncols>40</ncols></imagesize><object><name>ant</name><deleted>0</deleted>
+<polygon><pt><x>1</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>9</x><y>14</y></pt></polygon></object>
+</annotation>"""
+CVAT = """<annotations><meta><task><labels><label><name>ant</name></label></labels></task></meta>
+<image id="0" name="a.png" width="40" height="30">
+<box label="ant" xtl="1.5" ytl="2" xbr="11" ybr="14" rotation="30"/>
+<polygon label="ant" points="1,2;11,2;9,14" group_id="1"/></image></annotations>"""
+CVAT_VIDEO = """<annotations><meta><original_size><width>40</width><height>30</height></original_size></meta>
+<track id="0" label="ant"><box frame="0" outside="0" xtl="1" ytl="2" xbr="11" ybr="14"/>
+<box frame="3" outside="1" xtl="1" ytl="2" xbr="11" ybr="14"/></track></annotations>"""
+STUDIO_BOX = {"x": 1, "y": 2, "width": 9, "height": 9, "rectanglelabels": ["ant"]}
+STUDIO = {
+    "id": 1,
+    "data": {"image": "/data/upload/0123abcd-a.png"},
+    "annotations": [
+        {
+            "result": [
+                {
+                    "id": "x",
+                    "type": "rectanglelabels",
+                    "original_width": 40,
+                    "original_height": 30,
+                    "value": STUDIO_BOX | {"rotation": 5},
+                }
+            ]
+        }
+    ],
+}
+STUDIO_MIN = {
+    "image": "a.png",
+    "box": [STUDIO_BOX],
+    "annotation_id": 1,
+    "annotator": 1,
+}
+VIA_RECT = {"name": "rect", "x": 1, "y": 2, "width": 10, "height": 12}
+VIA = {
+    "a.png1": {
+        "filename": "a.png",
+        "regions": [{"shape_attributes": VIA_RECT, "region_attributes": {"class": "ant"}}],
+        "file_attributes": {},
+    }
+}
+VIA_CSV = """filename,region_count,region_id,region_shape_attributes,region_attributes
+a.png,1,0,"{""name"":""circle"",""cx"":9,""cy"":9,""r"":5}","{""class"":""ant""}"
+"""
+
+
 def picture(format: str) -> bytes:
     """A small image."""
     file = io.BytesIO()
@@ -103,6 +157,14 @@ PARSERS: dict[str, tuple[bytes, str]] = {
     "azure_jsonl": (as_json(AZURE) + b"\n", "train/a.jsonl"),
     "voc": (VOC.encode(), "train/a.xml"),
     "yolo": (b"0 0.5 0.5 0.25 0.25\n", "train/a.txt"),
+    "labelme": (as_json(LABELME), "train/a.json"),
+    "labelme_xml": (LABELME_XML.encode(), "train/a.xml"),
+    "cvat": (CVAT.encode(), "train/a.xml"),
+    "cvat_video": (CVAT_VIDEO.encode(), "train/a.xml"),
+    "label_studio": (as_json([STUDIO]), "train/a.json"),
+    "label_studio_min": (as_json([STUDIO_MIN]), "train/a.json"),
+    "via": (as_json(VIA), "train/a.json"),
+    "via_csv": (VIA_CSV.encode(), "train/a.csv"),
     "image": (picture("JPEG"), ""),
     "pipe": (image_record() * 2, ""),
     "pipe_manifest": (record(picture("PNG")) + record(as_json(LABEL)), ""),
@@ -125,7 +187,8 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
         folders[channel] = ChannelFolder(folder / channel)
     (folder / name).parent.mkdir(exist_ok=True)
     if name and parser != "recordio":
-        (folder / "train" / "a.png").write_bytes(picture("PNG"))
+        image = "frame_000000.png" if parser == "cvat_video" else "a.png"
+        (folder / "train" / image).write_bytes(picture("PNG"))
 
     def parse(data: bytes) -> None:
         try:

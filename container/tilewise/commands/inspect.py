@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "channels", nargs="+", type=Path, help="folders; the first one is train, whose classes count"
     )
     parser.add_argument(
-        "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder, or a COCO file"
+        "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder or file"
     )
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for inspect.png")
     parser.add_argument(

@@ -25,12 +25,18 @@ from tilewise.data.annotations import (
 from tilewise.data.channel_table import table
 from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
+from tilewise.data.exports import name_foreign
 from tilewise.data.folder import Folder
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.coco import find_coco
+from tilewise.data.formats.cvat import find_cvat
 from tilewise.data.formats.image_json import find_image_json
+from tilewise.data.formats.label_studio import find_label_studio
+from tilewise.data.formats.labelme import find_labelme
+from tilewise.data.formats.labelme_xml import find_labelme_xml
 from tilewise.data.formats.manifest import find_manifest
 from tilewise.data.formats.recordio import find_recordio
+from tilewise.data.formats.via import find_via
 from tilewise.data.formats.voc import find_voc
 from tilewise.data.formats.yolo import find_yolo
 from tilewise.data.json_lines import AZURE, MANIFEST
@@ -55,6 +61,11 @@ FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_image_json,
     find_voc,
     find_yolo,
+    find_labelme,
+    find_labelme_xml,
+    find_cvat,
+    find_label_studio,
+    find_via,
 )
 """Each looks for one format in a channel."""
 
@@ -320,14 +331,17 @@ def _nothing(source: ChannelSource) -> str:
     images = source.images.images
     what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
+    start = f"channel {source.name} holds {what} no annotations of a known form{where}"
+    if foreign := name_foreign(source.annotations):
+        return f"{start}: {foreign}"
     folders = {id(one): one for one in (source.images, source.annotations)}.values()
     others = [name for folder in folders for name in folder.files if name not in folder.images]
     beside = f"; the other files are {some(others, MAX_NAMED)}" if others else ""
     return (
-        f"channel {source.name} holds {what} no annotations of a known form{where}{beside}: give RecordIO "
-        f"files (.rec), or images and a COCO JSON file, an augmented manifest, Azure JSON lines, or for "
-        f"each image one JSON file (in the channel {source.name}_annotation), Pascal VOC XML or YOLO text "
-        "file; docs/data_formats.md shows each"
+        f"{start}{beside}: give RecordIO files (.rec), or images and a COCO JSON file, an augmented "
+        "manifest, Azure JSON lines, or for each image one JSON file (in the channel "
+        f"{source.name}_annotation), Pascal VOC XML or YOLO text file, or an export of CVAT, Label Studio, "
+        "LabelMe or the VGG Image Annotator; docs/data_formats.md shows each"
     )
 
 

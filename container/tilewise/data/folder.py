@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -127,6 +130,26 @@ class Folder:
             if found:
                 return _only(found)
         return None
+
+
+class OneFile(Folder):
+    """A folder of which one file counts."""
+
+    def __init__(self, path: Path):
+        super().__init__(path.parent)
+        self._path = path
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """That file."""
+        return {self._path.name: self._path}
+
+
+def temporary_folder() -> Path:
+    """A folder for images that no channel holds; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:

@@ -5,10 +5,8 @@ Only S3 itself is asked, with the job's own role: no address of another kind is 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from tilewise.data.annotations import MAX_NAMED, some
-from tilewise.data.folder import IMAGE_SUFFIXES
+from tilewise.data.folder import IMAGE_SUFFIXES, temporary_folder
 from tilewise.data.quoting import shortened
 from tilewise.errors import UserError
 
@@ -58,8 +56,7 @@ def fetch_images(addresses: Sequence[str], who: str) -> dict[str, Path | str]:
         return {}
     named = some(map(shortened, addresses), MAX_NAMED)
     client = _client(f"{who}: {len(addresses)} images are not in the channel ({named})")
-    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = temporary_folder()
     log.info("%s: %d images are fetched from S3", who, len(addresses))
     jobs = [(address, folder / f"{number}{_suffix(address)}") for number, address in enumerate(addresses)]
     # The first one alone: what stops it for good, such as no network, would stop each of the others too.

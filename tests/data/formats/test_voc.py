@@ -259,7 +259,7 @@ def test_xml__deep(channel: WrittenChannel) -> None:
 def test_channel__other_xml_files_are_none(channel: WrittenChannel) -> None:
     channel.image("a.tif")
     channel.write("a.tif.aux.xml", "<PAMDataset></PAMDataset>")
-    channel.write("annotations.xml", "<annotations><version>1.1</version></annotations>")
+    channel.write("annotations.xml", "<notes><version>1.1</version></notes>")
     assert "no annotations of a known form" in channel.message()
 
 

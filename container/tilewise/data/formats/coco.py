@@ -20,6 +20,7 @@ import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, some
+from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines, largest, largest_json
 from tilewise.data.quoting import as_number, quoted, shortened
@@ -245,7 +246,9 @@ def find_coco_file(folder: Folder) -> Path | None:
 
     """
     candidates = largest_json(folder) | largest(folder.unnamed)
-    coco_files = sorted(name for name, path in candidates.items() if _looks_like_coco(path))
+    coco_files = sorted(
+        name for name, path in candidates.items() if not kind_of(path) and _looks_like_coco(path)
+    )
     in_usual_place = [name for name in coco_files if _USUAL_PLACE.fullmatch(name)]
     if len(coco_files) > 1 and len(in_usual_place) == 1:
         others = ", ".join(name for name in coco_files if name not in in_usual_place)

@@ -22,6 +22,7 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
+from tilewise.data.exports import has_json_export
 from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import find_coco_file
 from tilewise.data.ground_truth import parse_label
@@ -63,7 +64,7 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
 
     Other formats have JSON files too: one with all labels, or notes of the tool that wrote them.
     """
-    if find_coco_file(source.annotations):
+    if find_coco_file(source.annotations) or has_json_export(source.annotations):
         return None
     of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
     json_files = source.annotations.with_suffix(".json").items()

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -30,9 +29,10 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
+from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.quoting import as_number
-from tilewise.errors import UserError
+from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def find_voc(source: ChannelSource) -> DetectedFormat | None:
 
 def _looks_like_voc(path: Path) -> bool:
     with path.open("rb") as file:
-        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
+        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None and not kind_of(path)
 
 
 def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:
@@ -143,30 +143,13 @@ def _find_image(key: str, filename: str, folder: Folder) -> str | None:
 def _read(path: Path) -> _VocAnnotation | str:
     """A file's content, or what is wrong with it."""
     try:
-        root = _parse(path.read_bytes())
-    except (expat.ExpatError, UserError, ValueError, LookupError) as error:
+        root = parse_xml(path.read_bytes())
+    except ERRORS as error:
         return f"not valid XML: {error}"
     try:
         return _annotation(root)
     except ValueError as error:
         return f"not an annotation of Pascal VOC's form: {error}"
-
-
-def _parse(content: bytes) -> Element:
-    """Parse XML that may come from anywhere: entities, which can blow up or read other files, are refused."""
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(name: str, *_: object) -> None:
-        raise UserError(f"it declares the entity {name}, which is not supported")
-
-    parser.EntityDeclHandler = refuse
-    parser.Parse(content, True)  # noqa: FBT003  # it takes no keyword
-    return builder.close()
 
 
 def _annotation(root: Element) -> _VocAnnotation:

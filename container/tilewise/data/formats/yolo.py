@@ -28,6 +28,7 @@ from tilewise.data.annotations import (
     some,
     unusable,
 )
+from tilewise.data.exports import MAX_CANDIDATES, kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.quoting import as_number, quoted
 from tilewise.data.text_files import read_text
@@ -46,6 +47,8 @@ def find_yolo(source: ChannelSource) -> DetectedFormat | None:
     if not any(images.values()):
         return None
     labelled = [name for name, image in images.items() if image]
+    if any(kind_of(source.annotations.files[name]) for name in labelled[:MAX_CANDIDATES]):
+        return None
     return DetectedFormat("YOLO text files", some(labelled), partial(read_yolo, source, images))
 
 
