@@ -75,6 +75,27 @@ def test_convert__there_and_back(tilewise: Any, source: Path, tmp_path: Path, fo
     assert images == {path.read_bytes() for path in source.glob("*.png")}
 
 
+def test_convert__some_classes_and_some_images(tilewise: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text("0 0.2 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n2 0.8 0.5 0.1 0.1\n")
+    (source / "classes.txt").write_text("ant\nbee\ncat\n")
+    options = ("--only", "cat", "ant", "--other-classes", "ignore", "--max-images", 4, "--seed", 1)
+    code, output, errors = tilewise("convert", source, tmp_path / "out", "--to", "coco", *options)
+    assert code == 0, errors
+    content = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [one["name"] for one in content["categories"]] == ["cat", "ant"] and len(content["images"]) == 4
+    first = [one for one in content["annotations"] if one["image_id"] == content["images"][0]["id"]]
+    kinds = sorted((one["category_id"], one["iscrowd"], round(one["bbox"][0])) for one in first)
+    ids = [one["id"] for one in content["categories"]]
+    assert kinds == sorted([(ids[0], 0, 48), (ids[1], 0, 10), (ids[0], 1, 29), (ids[1], 1, 29)])
+    assert "4 images" in output and "classes: 0 cat, 1 ant" in output
+    code, _, errors = tilewise("convert", source, tmp_path / "no", "--to", "coco", "--max-images", 0)
+    assert code == 2 and "--max-images is 0: it must be at least 1" in errors
+
+
 def test_convert__annotations_elsewhere(tilewise: Any, source: Path, tmp_path: Path) -> None:
     file = tmp_path / "val.json"
     (source / "coco.json").rename(file)

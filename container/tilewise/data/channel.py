@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tilewise.arrays import Int64
 from tilewise.data.annotations import (
     MAX_NAMED,
     ChannelIssues,
@@ -120,6 +121,10 @@ class Split(RecordSource):
         """The records of this process's shard."""
         return islice(self.records, self.shard.index, None, self.shard.count)
 
+    def relabel(self, labels: Int64) -> Split:
+        """These records, with other labels."""
+        return replace(self, records=self.records.relabel(labels))
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -208,7 +213,9 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             for name in SPLITS
             if name in channels
         }
-        known = agreed_classes(parsed_channels, choice.num_classes_of_data(num_classes), class_map)
+        if class_map or not piped:  # what comes through a pipe does not say how many there are
+            num_classes = choice.num_classes_of_data(num_classes)
+        known = agreed_classes(parsed_channels, num_classes, class_map)
         classes = choice.of_classes(known)
         ids = ClassIds(len(known), class_map or {})
         splits = _splits(parsed_channels, known, ids, piped, choice)

@@ -40,7 +40,7 @@ class DataChoice:
     label_attribute: str | None = None
 
     def num_classes_of_data(self, given: int | None) -> int | None:
-        """How many classes the data has, where a job says how many it has: of all, or of those it chose."""
+        """How many classes the data has, where a job says a number: of all classes, or of those it chose."""
         return None if self.classes and given == len(self.classes) else given
 
     def of_classes(self, known: tuple[str, ...]) -> tuple[str, ...]:

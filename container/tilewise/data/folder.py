@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (
 
 _NO_IMAGES = (
     *(".json", ".jsonl", ".ndjson", ".manifest", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".names"),
-    *(".rec", ".idx", ".lst", ".tfrecord", ".parquet", ".gz", ".zip", ".tar", ".tgz", ".md", ".html", ".log"),
+    *(".rec", ".idx", ".lst", ".tfrecord", ".parquet", ".zip", ".tar", ".tgz", ".md", ".html", ".log"),
     *(".py", ".ipynb", ".npy", ".npz", ".mat", ".h5", ".pkl", ".pdf", ".cfg", ".ini", ".db", ".cache"),
 )
 _START = 32

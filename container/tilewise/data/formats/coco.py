@@ -31,6 +31,7 @@ from tilewise.targets import Targets
 log = logging.getLogger(__name__)
 
 PEEK = 64 * 1024
+_USUAL_PLACE = re.compile(r"(annotations/)?[^/]*", re.IGNORECASE)
 _NO_GROUP = "none"
 """What Roboflow gives as the supercategory of a category that only groups the others."""
 
@@ -211,21 +212,19 @@ def _around_mask(mask: dict[str, Any]) -> list[float]:
     # Imported here: few files need it.
     from pycocotools import mask as masks
 
-    problem = f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
-    size, counts = mask.get("size"), mask.get("counts")
-    if not (
-        isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
-    ):
-        raise ValueError(problem)
-    if isinstance(counts, list):
+    size: Any = mask.get("size")
+    counts: Any = mask.get("counts")
+    valid = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    if valid and isinstance(counts, list) and size[0] * size[1] < 2**32:
         valid = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
-        if not valid or size[0] * size[1] >= 2**32:
-            raise ValueError(problem)
-        packed = masks.frPyObjects(mask, *size)
-    elif isinstance(counts, str) and counts and counts.isascii() and max(size) < 2**31:
-        packed = {"size": size, "counts": counts.encode()}
+        packed = masks.frPyObjects(mask, *size) if valid else {}
     else:
-        raise ValueError(problem)
+        valid = valid and isinstance(counts, str) and bool(counts) and counts.isascii() and max(size) < 2**31
+        packed = {"size": size, "counts": counts.encode()} if valid else {}
+    if not valid:
+        raise ValueError(
+            f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
+        )
     box: list[float] = masks.toBbox(packed).tolist()
     return box
 
@@ -251,6 +250,11 @@ def find_coco_file(folder: Folder) -> Path | None:
     coco_files = sorted(
         name for name, path in candidates.items() if not kind_of(path) and _looks_like_coco(path)
     )
+    in_usual_place = [name for name in coco_files if _USUAL_PLACE.fullmatch(name)]
+    if len(coco_files) > 1 and len(in_usual_place) == 1:
+        others = ", ".join(name for name in coco_files if name not in in_usual_place)
+        log.warning("of the COCO files %s is read, and not %s", in_usual_place[0], others)
+        coco_files = in_usual_place
     if len(coco_files) > 1:
         raise UserError(
             f"channel {folder.root.name} holds several COCO files ({', '.join(coco_files)}): keep one in "
