@@ -126,9 +126,14 @@ def has_json_export(folder: Folder) -> bool:
     return any(map(kind_of, _first(folder, ".json")))
 
 
+def holds(folder: Folder, kind: str, *suffixes: str) -> bool:
+    """Whether a folder has files of a kind; of many only the first and the largest few are looked into."""
+    return any(kind_of(path) == kind for path in _first(folder, *suffixes))
+
+
 def files_of(folder: Folder, kind: str, *suffixes: str) -> dict[str, Path]:
-    """The files of a kind; none where neither the first few nor the largest few are of it."""
-    if not any(kind_of(path) == kind for path in _first(folder, *suffixes)):
+    """The files of a kind that has one file or a few for all images."""
+    if not holds(folder, kind, *suffixes):
         return {}
     return {name: path for name, path in folder.with_suffix(*suffixes).items() if kind_of(path) == kind}
 
