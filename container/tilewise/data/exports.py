@@ -126,14 +126,15 @@ def has_json_export(folder: Folder) -> bool:
     return any(map(kind_of, _first(folder, ".json")))
 
 
-def holds(folder: Folder, kind: str, *suffixes: str) -> bool:
-    """Whether a folder has files of a kind; of many only the first and the largest few are looked into."""
-    return any(kind_of(path) == kind for path in _first(folder, *suffixes))
+def some_of(folder: Folder, kind: str, *suffixes: str) -> list[str]:
+    """The files of a kind among the first and the largest few of a folder."""
+    few = dict.fromkeys(path for path in _first(folder, *suffixes) if kind_of(path) == kind)
+    return [path.relative_to(folder.root).as_posix() for path in few]
 
 
 def files_of(folder: Folder, kind: str, *suffixes: str) -> dict[str, Path]:
     """The files of a kind that has one file or a few for all images."""
-    if not holds(folder, kind, *suffixes):
+    if not some_of(folder, kind, *suffixes):
         return {}
     return {name: path for name, path in folder.with_suffix(*suffixes).items() if kind_of(path) == kind}
 

@@ -21,7 +21,7 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
-from tilewise.data.exports import LABELME_XML, holds
+from tilewise.data.exports import LABELME_XML, some_of
 from tilewise.data.folder import Folder
 from tilewise.data.outlines import (
     ClassNumbers,
@@ -39,11 +39,12 @@ from tilewise.fields import Corners
 
 def find_labelme_xml(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds such XML files: in its annotation channel, or with its images."""
-    if not holds(source.annotations, LABELME_XML, ".xml"):
+    of_labelme = some_of(source.annotations, LABELME_XML, ".xml")
+    if not of_labelme:
         return None
     files = source.annotations.with_suffix(".xml")
     return DetectedFormat(
-        LABELME_XML, some(files), partial(read_labelme_xml, files, source.images, source.name)
+        LABELME_XML, some(of_labelme), partial(read_labelme_xml, files, source.images, source.name)
     )
 
 
