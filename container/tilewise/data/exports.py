@@ -80,7 +80,7 @@ _XML = (
     (LABELME_XML, (re.compile(rb"<annotation[\s>]"), _LABELME_XML)),
 )
 _CSV = (
-    (VIA, (re.compile(rb"#?\s*\"?filename\"?,.*region_shape_attributes"),)),
+    (VIA, (re.compile(rb"\A(\xef\xbb\xbf)?#?\"?filename\"?,.*region_shape_attributes"),)),
     ("Label Studio CSV", (re.compile(rb"annotation_id|annotator"), re.compile(rb"lead_time"))),
     ("Open Images", (re.compile(rb"ImageID"), re.compile(rb"XMin"))),
     ("VoTT CSV", (re.compile(rb'"?image"?,"?xmin"?,'),)),
@@ -95,7 +95,7 @@ _NAMES = (
 )
 _TEXT = (
     ("KITTI", (re.compile(rb"^[A-Za-z]\S*( -?[\d.]+){14,15}\s*$", re.MULTILINE),)),
-    ("DOTA", (re.compile(rb"^( ?-?[\d.]+){8} [A-Za-z]\S* [012]\s*$", re.MULTILINE),)),
+    ("DOTA", (re.compile(rb"^-?[\d.]+( -?[\d.]+){7} [A-Za-z]\S* [012]\s*$", re.MULTILINE),)),
 )
 _BY_SUFFIX = {".json": _JSON, ".ndjson": _JSON, ".xml": _XML, ".csv": _CSV, ".txt": _TEXT}
 
