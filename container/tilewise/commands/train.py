@@ -116,7 +116,9 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.choice import DataChoice
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.data.places import in_places_of
     from tilewise.inference.device import require_supported_gpus
@@ -144,6 +146,9 @@ def run_job(
             class_map=hp.class_map,
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
+            choice=DataChoice(
+                hp.classes, hp.other_classes, hp.max_images, hp.seed, label_attribute=hp.label_attribute
+            ),
         )
     except StopWaiting:
         data = None
@@ -153,6 +158,8 @@ def run_job(
     assert data is not None
     with closing(_with_classes_of_leader(data, distributed)) as data:
         if data.train.known_length:
+            # of all processes: where each host has other files, one of them may have none
+            check_objects("train", distributed.any(not data.train.sample.targets.ignored.all()))
             _warn_of_wrong_count(hp, data.train.expected_images)
         if distributed.any(stop.requested):
             _leave_model_of(state, "before the first step", distributed)
@@ -228,7 +235,8 @@ def _leave_model_of(state: dict[str, Any] | None, when: str, distributed: Distri
 
 def _warn_of_long_warmup(hp: Hyperparameters) -> None:
     warmup = hp.warmup_cosine_lr_warmup_epochs
-    if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs:
+    planned = hp.minutes is not None
+    if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs and not planned:
         log.warning(
             "warmup_cosine_lr_warmup_epochs=%d and number_of_epochs=%d: the learning rate only rises, and "
             "ends before it is learning_rate: warm up for less, or train for longer",

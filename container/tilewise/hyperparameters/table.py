@@ -19,9 +19,11 @@ from tilewise.hyperparameters.values import (
     Grid,
     MergeName,
     ModelSize,
+    Names,
     Natural,
     Overlap,
     Pattern,
+    Positive,
     PrimaryMetric,
     Ranges,
     Scales,
@@ -254,6 +256,61 @@ class Hyperparameters(BaseModel):
             unset="ids from 0",
         ),
     ]
+    classes: Annotated[
+        Names,
+        Row(
+            "Data",
+            "Train on these classes only, with labels in this order; `num_classes` is then how many they"
+            " are, or how many the data has.",
+            azure=(),
+            unset="all",
+        ),
+    ]
+    other_classes: Annotated[
+        Literal["drop", "ignore"],
+        Row(
+            "Data",
+            "What the objects of classes that `classes` leaves out are: `drop`, background; `ignore`, neither"
+            " object nor background.",
+            azure="drop",
+        ),
+    ]
+    max_images: Annotated[
+        Count | None,
+        Row(
+            "Data",
+            "Use at most this many images of each channel, drawn with `seed`; input mode File only.",
+            azure=None,
+            unset="all",
+        ),
+    ]
+    class_balance: Annotated[
+        Literal["repeat_factor"] | None,
+        Row(
+            "Data",
+            "`repeat_factor` shows images of rare classes more often in an epoch, as LVIS does: by"
+            " √(threshold / the share of the images that have the class); input mode File only.",
+            azure=None,
+        ),
+    ]
+    class_balance_threshold: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Row(
+            "Data",
+            "Classes in a smaller share of the images than this are rare; `class_balance` only.",
+            azure=None,
+            unset="the median share of the classes, at least LVIS' 0.001",
+        ),
+    ]
+    label_attribute: Annotated[
+        str | None,
+        Row(
+            "Data",
+            "The label attribute of an augmented manifest to train on, where it has several.",
+            azure=None,
+            unset="the only one, or the one that corrects another",
+        ),
+    ]
     num_training_samples: Annotated[
         Count | None,
         Row(
@@ -310,6 +367,15 @@ class Hyperparameters(BaseModel):
     number_of_epochs: Annotated[
         Count,
         Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
+    ]
+    minutes: Annotated[
+        Positive | None,
+        Row(
+            "Training",
+            "In place of `number_of_epochs`: about how long to train, by the speed that is measured at the"
+            " start. Sets `evaluation_frequency` (for five validations) and the warm-up (a twelfth), too.",
+            azure=None,
+        ),
     ]
     training_batch_size: Annotated[
         BatchSize,
