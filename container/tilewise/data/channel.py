@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -121,7 +122,7 @@ class Split(RecordSource):
         """The records of this process's shard."""
         return islice(self.records, self.shard.index, None, self.shard.count)
 
-    def relabel(self, labels: Int64) -> Split:
+    def relabel(self, labels: Int64) -> Self:
         """These records, with other labels."""
         return replace(self, records=self.records.relabel(labels))
 
