@@ -100,8 +100,8 @@ class Artifact:
             if not weights.is_file():
                 raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
             detector.network.load_state_dict(load_file(weights))
-            facts = content["hyperparameters"], content["metrics"], content.get("environment", {})
-            return Artifact(detector.eval(), spec, classes, *facts)
+            origin = content["hyperparameters"], content["metrics"], content.get("environment", {})
+            return Artifact(detector.eval(), spec, classes, *origin)
         except FileNotFoundError:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:

@@ -14,7 +14,6 @@ from torchvision.models.detection.image_list import ImageList
 
 from tilewise.inference.graph import INPUT, OUTPUTS
 from tilewise.models.detector import BatchImages, Detector
-from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
 
 OPSET = 17

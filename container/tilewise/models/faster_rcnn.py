@@ -36,7 +36,7 @@ SMALLEST_SIDE = 0.01
 """In pixels; torchvision drops detections with a smaller one."""
 
 
-class Outputs(NamedTuple):
+class FasterRCNNOutputs(NamedTuple):
     """What the two stages make of a batch.
 
     Attributes:
@@ -70,7 +70,7 @@ class FasterRCNN(nn.Module):
         batch_BCHW: Tensor,
         sizes: Sequence[tuple[int, int]] | None = None,
         targets: Sequence[Targets[Tensor]] | None = None,
-    ) -> Outputs:
+    ) -> FasterRCNNOutputs:
         """Of a normalised batch.
 
         Args:
@@ -85,22 +85,24 @@ class FasterRCNN(nn.Module):
         split = None if targets is None else split_ignored(targets, first_label=1)
         rpn = self.rpn(images, features, split)
         roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)
-        return Outputs(features, rpn, roi_heads)
+        return FasterRCNNOutputs(features, rpn, roi_heads)
 
 
 class TwoStageDetector(Detector):
     """A detector whose network clips proposals to the views, and draws what to learn from by the targets."""
 
-    def outputs(self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None) -> Outputs:
+    def outputs(
+        self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None
+    ) -> FasterRCNNOutputs:
         """What the network makes of a batch; without targets there is nothing to learn from."""
-        outputs: Outputs = self.network(batch.tensors, batch.image_sizes, targets)
+        outputs: FasterRCNNOutputs = self.network(batch.tensors, batch.image_sizes, targets)
         return outputs
 
 
 class FasterRCNNCriterion:
     """torchvision's losses, of the anchors and regions that the network has drawn to learn from."""
 
-    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, outputs: FasterRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``."""
         rpn, regions = outputs.rpn, outputs.roi_heads
         assert rpn.sample is not None and regions.sample is not None
@@ -114,7 +116,7 @@ class FasterRCNNPostprocess:
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
 
-    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+    def __call__(self, outputs: FasterRCNNOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
         """The candidates of each view of these (height, width)."""
         regions, logits, deltas, _ = outputs.roi_heads
         scores = _by_view(logits.softmax(dim=1)[:, 1:], regions)

@@ -67,8 +67,8 @@ class RetinaNetCriterion:
         counted = (matches != between)[..., None]
         class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
-        wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
-        distance = (deltas - wanted.view_as(deltas)).abs()
+        box_targets = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
+        distance = (deltas - box_targets.view_as(deltas)).abs()
         box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
         return {
             "classification": (class_loss / counts).mean(),
@@ -110,11 +110,11 @@ class FCOSCriterion:
         split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
         logits = outputs.heads["cls_logits"]
         if any(len(target["ignored"]) for target in split):
-            silent = [
+            masks = [
                 on_ignored(anchors, target["ignored"]) & ~_centre_in_any(anchors, target["boxes"])
                 for target in split
             ]
-            logits = logits.masked_fill(torch.stack(silent)[..., None], -50.0)
+            logits = logits.masked_fill(torch.stack(masks)[..., None], -50.0)
         matches = torch.stack([match_points(outputs.anchors, target["boxes"]) for target in split])
         objects = matched_objects(matches, split)
         points = anchors.expand(len(split), -1, -1)

@@ -1,7 +1,7 @@
 """From a network's outputs to the boxes that it may have found, for the whole batch at once.
 
-All of it can be traced: an exported graph holds it. What is left to do, the suppression of boxes that show the
-same object, is NumPy's: :func:`tilewise.suppression.suppress`.
+All of it can be traced: an exported graph holds it. What is left to do, the suppression of boxes that show
+the same object, is NumPy's: :func:`tilewise.suppression.suppress`.
 """
 
 from __future__ import annotations
