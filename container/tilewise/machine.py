@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+DEVICES = Path("/dev")
 MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 OF_VIEWS = 256 * 1024 * 1024
@@ -44,6 +45,13 @@ def cpu_fact(name: str) -> str:
         return ""
     fields = (line.partition(":") for line in lines)
     return next((value.strip() for label, _, value in fields if label.strip() == name), "")
+
+
+def has_gpu() -> bool:
+    """Whether there is a GPU of NVIDIA's to use; asked of /dev, since PyTorch takes seconds to load."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    return any(DEVICES.glob("nvidia[0-9]*"))
 
 
 def memory_limit() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tilewise.data.records import Record, Records
@@ -33,7 +34,9 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
 
 
 def make_detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Instances:
-    return Instances(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long())
+    return make_instances(
+        torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long()
+    )
 
 
 NOTHING = make_detections([], [], [])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.coco import score
@@ -41,7 +42,7 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
 def found(*rows: tuple[list[float], float, int]) -> Instances:
     boxes = torch.tensor([row[0] for row in rows]).reshape(-1, 4)
     labels = torch.tensor([row[2] for row in rows], dtype=torch.int64)
-    return Instances(boxes, torch.tensor([row[1] for row in rows]), labels)
+    return make_instances(boxes, torch.tensor([row[1] for row in rows]), labels)
 
 
 def matrix(record: Record, detections: Instances, threshold: float = 0.0) -> list[list[int]]:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from tilewise.data.channel_table import SIZE_NAMES
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.coco import coco_metrics, score
 from tilewise.evaluation.curves import Curve, ap_by_size
-from tilewise.instances import Instances
 from tilewise.targets import Targets
 
 CLASSES = ("ant", "bee", "cat")
@@ -77,11 +77,13 @@ def test_ap_by_size__finds_only_one_size() -> None:
     sides = [4.0, 12.0, 20.0, 50.0, 200.0]
     boxes = np.array([[300 * i, 0, 300 * i + side, side] for i, side in enumerate(sides)], np.float32)
     record = Record("a", Path("a"), 2000, 300, Targets(boxes, np.zeros(5, np.int64), np.zeros(5, np.bool_)))
-    found = Instances(torch.from_numpy(boxes[1:2]), torch.tensor([0.9]), torch.zeros(1, dtype=torch.int64))
+    found = make_instances(
+        torch.from_numpy(boxes[1:2]), torch.tensor([0.9]), torch.zeros(1, dtype=torch.int64)
+    )
     by_size = ap_by_size(Records([record]), [found], ("ant",))
     assert [row["AP"] for row in by_size.values()] == [0, 1, 0, 0, 0]
     assert [row["objects"] for row in by_size.values()] == [1] * 5
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    nothing = make_instances([], [], [])
     empty = Record("a", Path("a"), 9, 9, Targets(boxes[:0], np.zeros(0, np.int64), np.zeros(0, np.bool_)))
     by_size = ap_by_size(Records([empty]), [nothing], ("ant",))
     assert [(row["AP"], row["objects"]) for row in by_size.values()] == [(None, 0)] * 5

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.decode import DecodedImage, decode_image
@@ -18,7 +19,6 @@ from tilewise.errors import UserError
 from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.inference.predictor import Prediction, Predictor
-from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
 
@@ -40,7 +40,7 @@ class Oracle:
             self.asked += 1
             x = float(image.pixels[0, 0, 0])
             box = torch.tensor([[x, 0, x + 10, 10]])
-            found = Instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+            found = make_instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
             yield Prediction(image.width, image.height, found)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from PIL import Image
 from tilewise.boxes import crop_boxes, flip_boxes
 from tilewise.data.decode import DecodedImage, DecodeError
@@ -54,7 +55,7 @@ class Spot(Detector):
             height, width = image.shape[1:]
             boxes = torch.tensor([[0, 0, width / 2, height], [-5, -5, width + 5, height + 5]])
             score = image.float().mean() / 255
-            found.append(Instances(boxes, torch.stack([score / 2, score]), torch.tensor([0, 1])))
+            found.append(make_instances(boxes, torch.stack([score / 2, score]), torch.tensor([0, 1])))
         return found
 
 
@@ -139,7 +140,7 @@ class Graph:
         self.batches.append(len(views))
         corners = np.asarray([[[0, 0, *each.shape[:0:-1]]] for each in views], np.float32)
         one = torch.ones(1)
-        return [Instances(torch.from_numpy(each), one, one.long()) for each in corners]
+        return [make_instances(torch.from_numpy(each), one, one.long()) for each in corners]
 
 
 def test_predict_all__over_another_runtime() -> None:
@@ -235,7 +236,7 @@ class Blobs(Detector):
             boxes.append([left, int(rows.min()), right, int(rows.max()) + 1])
         table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         scores = (0.5 + table.diff(dim=1)[:, 0].abs() / 1000).clamp(max=1)
-        return Instances(table, scores, torch.zeros(len(table), dtype=torch.int64))
+        return make_instances(table, scores, torch.zeros(len(table), dtype=torch.int64))
 
 
 class Outlined(Blobs):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from flask.testing import FlaskClient
 from gunicorn.http.errors import InvalidChunkSize
+from made_instances import make_instances
 from tilewise.data.decode import DecodeError, ImageTooLargeError
-from tilewise.instances import Instances
 from tilewise.serving.app import create_app
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
@@ -49,7 +49,7 @@ class FakePredictor:
             raise RuntimeError("/opt/ml/model/secret")
         if not image.startswith(b"\xff\xd8\xff"):
             raise DecodeError("these bytes are not an image in a known format")
-        found = Instances(torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([0.5]), torch.tensor([1]))
+        found = make_instances(torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([0.5]), torch.tensor([1]))
         return cast("Prediction", SimpleNamespace(width=100, height=200, detections=found))
 
 

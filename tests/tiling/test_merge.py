@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_instances import make_instances
 from scattered import scattered_detections
 from tilewise.instances import Instances
 from tilewise.tiling import merge as merge_module
@@ -27,13 +28,13 @@ def merged(
 ) -> Instances:
     """``cut``: the number of a row -> the sides at which it is cut, some of "ltrb"."""
     sides = torch.tensor([[side in (cut or {}).get(row, "") for side in "ltrb"] for row in range(len(rows))])
-    found = Instances(
+    found = make_instances(
         torch.tensor([row[0] for row in rows], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([row[1] for row in rows], dtype=torch.float32),
         torch.tensor([row[2] for row in rows], dtype=torch.int64),
     )
     views = torch.tensor([row[3] for row in rows], dtype=torch.int64)
-    return merge_detections(found, views, sides.reshape(-1, 4), rule, threshold)
+    return merge_detections(found, views.numpy(), sides.reshape(-1, 4).numpy(), rule, threshold)
 
 
 A = (0.0, 0.0, 10.0, 10.0)

@@ -120,15 +120,15 @@ def _results(detections: Sequence[Instances]) -> np.ndarray:
     """(N, 7) ``image id, x, y, width, height, score, category id``, as COCO.loadRes takes it."""
     rows = [np.zeros((0, 7))]
     for image_id, instances in enumerate(detections, start=1):
-        boxes = instances.boxes.numpy().astype(np.float64)
+        boxes = instances.boxes.astype(np.float64)
         rows.append(
             np.column_stack(
                 [
                     np.full(len(instances), image_id),
                     boxes[:, :2],
                     boxes[:, 2:] - boxes[:, :2],
-                    instances.scores.numpy(),
-                    instances.labels.numpy() + 1,
+                    instances.scores,
+                    instances.labels + 1,
                 ]
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from tilewise.inference.artifact import Artifact, write_file
+from tilewise.inference.description import ModelDescription
 from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.load import milliseconds
 from tilewise.models.detector import BatchImages, Detector
+from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
 
+log = logging.getLogger(__name__)
+
 OPSET = 17
+TOLERANCE = 1e-3
+"""By so much scores may differ from PyTorch's."""
 
 
 class ViewNetwork(nn.Module):
@@ -68,6 +77,70 @@ def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
             opset_version=OPSET,
             dynamo=False,
         )
+
+
+def frozen_if_faster(detector: Detector, scaling: Scaling) -> tuple[torch.jit.ScriptModule | None, str]:
+    """The detector traced and frozen, if it then says the same in less time; and how to call what runs."""
+    view = _example(scaling)
+    with torch.inference_mode():
+        try:
+            graph = trace(detector, scaling)
+            difference = _difference(graph(view), ViewNetwork(detector)(view))
+        except RuntimeError as error:  # whatever the tracer cannot do
+            return None, f"eager PyTorch, as it cannot be traced ({str(error).splitlines()[0]})"
+        if difference > TOLERANCE:
+            return None, f"eager PyTorch, as scores of the frozen one differ by {difference:.1g}"
+        image = [view.permute(2, 0, 1)]
+        frozen, eager = milliseconds(lambda: graph(view)), milliseconds(lambda: detector.candidates(image))
+    times = f"{frozen:.0f} ms a view; eager {eager:.0f} ms"
+    return (
+        (graph, f"frozen PyTorch ({times})") if frozen < eager else (None, f"eager PyTorch (frozen {times})")
+    )
+
+
+def add_graph(folder: Path) -> None:
+    """Put the graph of the model in a folder beside its weights, if it says the same and is the faster.
+
+    Raises:
+        UserError: the folder holds no model that can be used.
+
+    """
+    artifact = Artifact.load(folder)
+    detector, scaling = artifact.detector, artifact.spec.scaling
+    path = folder / ModelDescription.read(folder).graph
+    write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
+    refusal = _why_not_kept(path, detector, artifact.spec)
+    if refusal:
+        path.unlink()
+        log.info("the model has no graph for ONNX Runtime: %s", refusal)
+
+
+def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
+    """Why a graph is not to be used; empty where it is."""
+    from tilewise.inference.onnx_backend import OnnxBackend
+
+    backend = OnnxBackend(path, spec.limits(), torch.get_num_threads())
+    view = _example(spec.scaling)
+    image = view.permute(2, 0, 1)
+    with torch.inference_mode():
+        expected = ViewNetwork(detector)(view)
+        found = tuple(map(torch.from_numpy, backend.candidates(image.numpy())))
+        difference = _difference(found, expected)
+        if difference > TOLERANCE:
+            return f"its scores differ by {difference:.1g}"
+        graph = milliseconds(lambda: backend.candidates(image.numpy()))
+        eager = milliseconds(lambda: detector.candidates([image]))
+    times = f"{graph:.0f} ms a view on {torch.get_num_threads()} threads, PyTorch {eager:.0f} ms"
+    if graph > eager:
+        return f"it would take {times}"
+    log.info("%s holds the model as a graph for ONNX Runtime: %s", path.name, times)
+    return ""
+
+
+def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    """By how much the best scores differ; boxes of equal scores may come in any order."""
+    best, other = (scores.sort(descending=True).values[:100] for _, scores, _ in (found, expected))
+    return float((best - other).abs().max()) if len(best) == len(other) else float("inf")
 
 
 def _example(scaling: Scaling) -> Tensor:

@@ -161,11 +161,6 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     box_predictor = SinglePrecisionPredictor(REGION_FEATURES, spec.num_classes + 1)
     pool = RoIAlign(["0", "1", "2", "3"], output_size=REGION_SIDE, sampling_ratio=2)
     network = FasterRCNN(backbone, RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor))
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=proposals * spec.num_classes,
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(proposals * spec.num_classes)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return TwoStageDetector(network, transform, FasterRCNNCriterion(), FasterRCNNPostprocess(limits))

@@ -220,12 +220,7 @@ def distribution_focal_loss(distribution_K4b: Tensor, distances_K4: Tensor) -> T
 
 def build_gfl(spec: DetectorSpec) -> Detector:
     """GFL with the ResNet that the name says."""
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(1000, spec.detections_per_view))
     resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
     network = GFL(resnet, spec.num_classes, stride_4_level=spec.stride_4_level)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)

@@ -219,9 +219,4 @@ def _transform() -> BatchImages:
 
 
 def _limits(spec: DetectorSpec) -> Limits:
-    return Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    return spec.limits(max(1000, spec.detections_per_view))

@@ -208,10 +208,5 @@ def _tap_stride_8(backbone: Any, block: int) -> None:
 
 
 def _detector(network: nn.Module, transform: BatchImages, spec: DetectorSpec) -> Detector:
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(400, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(400, spec.detections_per_view))
     return Detector(network, transform, SSDCriterion(), SSDPostprocess(limits))

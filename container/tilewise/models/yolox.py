@@ -191,12 +191,7 @@ def decode(raw_BP4: Tensor, priors: Priors) -> Tensor:
 
 def build_yolox(spec: DetectorSpec) -> Detector:
     """YOLOX of the size that the name says."""
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, 2 * spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(1000, 2 * spec.detections_per_view))
     # pixels from 0 to 255, as the published weights want them
     transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
     network = YOLOX(SIZES[spec.name], spec.num_classes)
