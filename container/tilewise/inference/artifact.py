@@ -16,7 +16,14 @@ from safetensors.torch import load_file, save_file
 
 import tilewise
 from tilewise.errors import UserError
-from tilewise.inference.description import DESCRIPTION, FORMAT, GRAPH_SUFFIX, ModelDescription, graph_name
+from tilewise.inference.description import (
+    DESCRIPTION,
+    FORMAT,
+    GRAPH_SUFFIX,
+    ModelDescription,
+    graph_name,
+    not_readable,
+)
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
@@ -88,11 +95,15 @@ class Artifact:
         """
         description = ModelDescription.read(folder)
         weights = folder / description.weights
-        if not weights.is_file():
+        if not weights.exists():
             raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
         try:
+            with weights.open("rb"):
+                pass  # safetensors says of a file that may not be read that it does not exist
             detector = build_detector(description.spec)
             detector.network.load_state_dict(load_file(weights))
+        except PermissionError as error:
+            raise not_readable(error) from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
         return Artifact(
@@ -129,6 +140,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}{_WRITING}")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # safetensors leaves files that only their owner can read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -64,6 +64,8 @@ class ModelDescription:
                 metrics=content["metrics"],
                 environment=content.get("environment", {}),
             )
+        except PermissionError as error:
+            raise not_readable(error) from None
         except FileNotFoundError:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -73,3 +75,11 @@ class ModelDescription:
 def graph_name(weights: str) -> str:
     """The name of the graph of a file of weights."""
     return str(Path(weights).with_suffix(GRAPH_SUFFIX))
+
+
+def not_readable(error: PermissionError) -> UserError:
+    """What to do about a file of a model that may not be read."""
+    return UserError(
+        f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or run as its "
+        "owner"
+    )

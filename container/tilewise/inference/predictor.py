@@ -85,6 +85,11 @@ class Predictor:
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(loaded, plan, description.classes)
 
+    def seen_as(self, options: TileOptions) -> Predictor:
+        """The same model with other tiles."""
+        plan = ViewPlan(self.plan.scaling, options.change(self.plan.tiling))
+        return Predictor(self.backend, plan, self.classes)
+
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
         next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
