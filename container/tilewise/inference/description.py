@@ -80,6 +80,6 @@ def graph_name(weights: str) -> str:
 def not_readable(error: PermissionError) -> UserError:
     """What to do about a file of a model that may not be read."""
     return UserError(
-        f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or run as its "
-        "owner"
+        f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or run "
+        "as its owner"
     )

@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from tilewise.inference.artifact import Artifact, write_file
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.graph import INPUT, OUTPUTS
-from tilewise.inference.load import milliseconds
+from tilewise.inference.timing import milliseconds
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from tilewise.errors import UserError
 from tilewise.inference.backend import Backend
 from tilewise.inference.description import ModelDescription
-from tilewise.machine import has_gpu
+from tilewise.machine import visible_gpus
 
 if TYPE_CHECKING:  # an endpoint may do without PyTorch
     from tilewise.inference.torch_backend import TorchBackend
@@ -44,7 +44,7 @@ def load_backend(
     missing = _why_no_graph(folder, description)
     if name == "onnx" and missing:
         raise UserError(f"the backend onnx cannot be used: {missing}")
-    if name == "onnx" or (name == "auto" and not missing and not has_gpu()):
+    if name == "onnx" or (name == "auto" and not missing and not visible_gpus()):
         from tilewise.inference.onnx_backend import OnnxBackend
 
         log.info("the model runs in ONNX Runtime: %s holds its graph", description.graph)
