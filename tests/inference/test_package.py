@@ -60,6 +60,7 @@ def test_example__finds_what_the_endpoint_finds(model_folder: Path, tmp_path: Pa
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.*is deprecated:DeprecationWarning")
 def test_torchscript__reads_without_tilewise(model_folder: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(model_folder)
     write_package(artifact, "torchscript", tmp_path)

@@ -38,7 +38,7 @@ class Model:
         self.session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 
     def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Boxes (N, 4) in pixels, scores (N,) and labels (N,) of an image, (H, W, 3) uint8 RGB; best first."""
+        """Boxes (N, 4) in pixels, scores (N,) and labels (N,) of an (H, W, 3) uint8 RGB image; best first."""
         height, width = image.shape[:2]
         parts = []
         for number, (window, size, sizes) in enumerate(views(self.facts, width, height)):
@@ -54,7 +54,9 @@ class Model:
             kept = (side >= sizes[0]) & (side < sizes[1])
             view = np.full(int(kept.sum()), number)
             parts.append((boxes[kept], scores[kept], labels[kept], view, cut_sides[kept]))
-        boxes, scores, labels, view, cut_sides = (np.concatenate(column) for column in zip(*parts))
+        boxes, scores, labels, view, cut_sides = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
         if len(parts) > 1:
             return merge(self.facts["tiling"], boxes, scores, labels, view, cut_sides)
         order = np.argsort(-scores, kind="stable")
@@ -220,7 +222,7 @@ def main() -> None:
     model = Model(Path(__file__).resolve().parent)
     for path in sys.argv[1:]:
         image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        for box, score, label in zip(*model.detect(image)):
+        for box, score, label in zip(*model.detect(image), strict=True):
             print(path, model.labels[label], f"{score:.3f}", *(f"{side:.1f}" for side in box))
 
 
