@@ -272,7 +272,7 @@ def test_pixels__of_an_array_are_pillows() -> None:
         pixels = View((0, 0, 400, 300), size).pixels_from_image(np.asarray(photograph).transpose(2, 0, 1))
         expected = np.asarray(photograph.resize(size, Image.Resampling.BILINEAR))
         difference = np.abs(pixels.transpose(1, 2, 0).astype(int) - expected)
-        assert difference.max() <= 1 and difference.mean() < 0.01
+        assert difference.max() <= 1 and difference.mean() < 0.05
 
 
 def test_pixels__have_memory_of_their_own() -> None:
