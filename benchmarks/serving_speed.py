@@ -4,8 +4,8 @@ python benchmarks/serving_speed.py [--seconds 8] [--clients 1,4,16] [--busy] [--
 
 SSDlite, in which the overhead of a server shows most, with random weights, and one JPEG of 640x480 pixels.
 The servers stand one after the other: ours as it is by default, and in eager PyTorch with one worker of all
-cores' threads and with a worker of one thread a core. ``bare`` is what one request takes without a server: decoding,
-scaling, the network and suppression. ``--busy``: also beside a process that computes all the time.
+cores' threads and with a worker of one thread a core. ``bare`` is what one request takes without a server:
+decoding, scaling, the network and suppression. ``--busy``: also beside a process that computes all the time.
 ``--torchserve``: a virtual environment with torchserve, torch-model-archiver and captum, and ``java`` on the
 PATH; it serves the same network of torchvision's with its own handler ``object_detector``.
 """
