@@ -45,7 +45,10 @@ def instances(count: int = 3) -> Instances:
     corners = 10 * np.arange(count, dtype=np.float32)
     boxes = np.stack([corners, corners, corners + 4, corners + 8], axis=1)
     labels = np.arange(count)
-    fields: dict[str, Field] = {"centre": Points((boxes[:, :2] + boxes[:, 2:]) / 2), "ten": Rows(10 * labels)}
+    fields: dict[str, Field] = {
+        "centre": Points(np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)),
+        "ten": Rows(10 * labels),
+    }
     return make_instances(boxes, np.linspace(0.9, 0.5, count), labels, fields)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tilewise.arrays import Array
 from tilewise.suppression import BLOCK, Limits, suppress
 from torchvision.ops import batched_nms
 
@@ -19,7 +20,8 @@ def test_suppress__is_torchvisions_batched_nms(count: int, detections: int, span
     passed = np.flatnonzero(scores > 0.2)
     tensors = [torch.from_numpy(each[passed]) for each in (boxes, scores, labels)]
     kept = passed[batched_nms(*tensors, 0.5).numpy()[:detections]]
-    for ours, theirs in zip((found.boxes, found.scores, found.labels), (boxes, scores, labels), strict=True):
+    pairs: list[tuple[Array, Array]] = [(found.boxes, boxes), (found.scores, scores), (found.labels, labels)]
+    for ours, theirs in pairs:
         assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs[kept])
 
 

@@ -42,8 +42,8 @@ def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
         detector = build_detector(spec).eval()
         for module in detector.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr, operator]
-                module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr, operator]
+                module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
     return detector, spec
 
 

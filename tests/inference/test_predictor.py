@@ -46,7 +46,7 @@ class Spot(Detector):
     """Finds the whole of a view, and more, with the mean brightness as its score; notes its batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
         self.batches: list[list[tuple[int, ...]]] = []
 
     def detect(self, images: Sequence[Tensor]) -> list[Instances]:
@@ -221,7 +221,7 @@ class Blobs(Detector):
     """Finds white rectangles, each by its bounds: what a tile cuts off it does not see. Notes its batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
         self.batches: list[int] = []
         self.on_detect: Callable[[], None] = lambda: None
 
@@ -285,7 +285,9 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
     predictor = Predictor(TorchBackend(Blobs()), ViewPlan(Scaling(square=side), tiling), ("blob",))
-    return next(predictor.predict_all(map(DecodedImage.whole, [image]))).detections.boxes.round().tolist()
+    found = next(predictor.predict_all(map(DecodedImage.whole, [image]))).detections
+    boxes: list[list[float]] = found.boxes.round().tolist()
+    return boxes
 
 
 def test_tiles__each_object_once_in_the_images_frame() -> None:

@@ -143,12 +143,13 @@ def test_cut_sides__inner_borders_only() -> None:
 
 def iou_of(boxes: Floats) -> Floats:
     """All with all, by torchvision."""
-    return box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
+    iou: Floats = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
+    return iou
 
 
 def removed_one_by_one(found: Instances, views: Int64, cut: Bool, rule: str, threshold: float) -> set[int]:
     """The rules, written as plain loops over all pairs: the indices that remain."""
-    fragment = cut.any(axis=1) if rule != "nms" else np.zeros(len(found), np.bool_)
+    fragment = np.any(cut, axis=1) & (rule != "nms")
     scores, boxes = found.scores.astype(np.float64), found.boxes.astype(np.float64)
     weights = np.where(fragment, scores / 2, scores).tolist()
     iou = iou_of(boxes).tolist()

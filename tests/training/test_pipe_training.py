@@ -38,7 +38,7 @@ class Steady(Detector):
     """Its gradient is always 1 for the bias; it finds one object in an image, where its first pixel says."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])
+        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
         self.batches: list[int] = []
 

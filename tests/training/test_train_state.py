@@ -42,7 +42,7 @@ class Noisy(Detector):
     """A linear function of the mean colours, with random numbers in its loss and statistics of batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])
+        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])  # type: ignore[arg-type]
 
     def forward(
         self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None

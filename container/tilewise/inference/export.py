@@ -58,7 +58,8 @@ def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
     """The detector's graph in PyTorch's own form, with its weights folded in; on the CPU."""
     with torch.no_grad(), _without_warnings():
         traced = torch.jit.trace(ViewNetwork(detector), (_example(scaling),), check_trace=False)
-        return torch.jit.freeze(traced)
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+        return frozen
 
 
 def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from tilewise.arrays import Array
+from tilewise.arrays import Array, Float32, Int64
 from tilewise.inference.backend import as_array
 from tilewise.inference.graph import INPUT, OUTPUTS
 from tilewise.instances import Instances
@@ -49,9 +49,10 @@ class OnnxBackend:
 
     def detect(self, views: Sequence[Array]) -> list[Instances]:
         """See :class:`~tilewise.inference.backend.Backend`."""
-        return [suppress(*self.candidates(view), self.limits) for view in views]
+        return [suppress(*self.candidates(view), limits=self.limits) for view in views]
 
-    def candidates(self, view: Array) -> Any:
+    def candidates(self, view: Array) -> tuple[Float32, Float32, Int64]:
         """Boxes, scores and labels of what a view, (3, h, w) uint8, may show."""
         pixels = np.ascontiguousarray(np.moveaxis(view, 0, 2))
-        return self._session.run(OUTPUTS, {INPUT: pixels})
+        boxes, scores, labels = self._session.run(OUTPUTS, {INPUT: pixels})
+        return boxes, scores, labels

@@ -174,7 +174,7 @@ def merge(
     if tiling["merge"] == "nms":
         cut_sides = np.zeros_like(cut_sides)
     boxes = boxes.astype(np.float64)
-    fragment = cut_sides.any(axis=1)
+    fragment = np.asarray(cut_sides.any(axis=1))
     ranks = np.argsort(-scores.astype(np.float64) * np.where(fragment, FRAGMENT_WEIGHT, 1.0), kind="stable")
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     removed, merged, kept = np.zeros(len(boxes), np.bool_), boxes.copy(), []
@@ -204,7 +204,7 @@ def merge(
 def intersection(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     """The area that a box shares with each of the others."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    return sides.clip(min=0).prod(axis=1)
+    return np.asarray(sides.clip(min=0).prod(axis=1))
 
 
 def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ def iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     box, others = box.astype(np.float64), others.astype(np.float64)
     shared = intersection(box, others)
     areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
-    return shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-12)
+    return np.asarray(shared / np.maximum((box[2:] - box[:2]).prod() + areas - shared, 1e-12))
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ class Small(Detector):
     """A backbone and a head, as the models have them."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Module(), *3 * [nn.Identity()])
+        super().__init__(nn.Module(), *3 * [nn.Identity()])  # type: ignore[arg-type]
         self.network.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.network.head = nn.Conv2d(4, 2, 1)
 
