@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.classes import in_classes  # noqa: E402
