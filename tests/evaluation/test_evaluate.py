@@ -33,7 +33,7 @@ class Oracle:
         self.asked = 0
 
     def decode(self, image: bytes) -> DecodedImage:
-        return DecodedImage.whole(decode_image(image))
+        return DecodedImage.whole(decode_image(image).numpy())
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         for image in images:

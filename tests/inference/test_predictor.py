@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from tilewise.boxes import crop_boxes, flip_boxes
 from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.fields import Corners, Index, Rows
 from tilewise.inference.artifact import Artifact
-from tilewise.inference.backend import Backend, as_array
+from tilewise.inference.backend import Backend
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
@@ -40,6 +39,10 @@ def noise(width: int, height: int, seed: int = 0) -> Tensor:
 
 def images() -> list[Tensor]:
     return [noise(width, height, seed) for seed, (width, height) in enumerate(SIZES)]
+
+
+def decoded(image: Tensor) -> DecodedImage:
+    return DecodedImage.whole(image.numpy())
 
 
 class Spot(Detector):
@@ -69,7 +72,7 @@ def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Pre
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
     predictor, _ = make_predictor(4)
-    predictions = list(predictor.predict_all(map(DecodedImage.whole, images())))
+    predictions = list(predictor.predict_all(map(decoded, images())))
     assert [(prediction.width, prediction.height) for prediction in predictions] == SIZES
     for prediction, image in zip(predictions, images(), strict=True):
         width, height = prediction.width, prediction.height
@@ -83,14 +86,14 @@ def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
 
 def test_predict_all__only_views_of_one_size_share_a_batch() -> None:
     predictor, spot = make_predictor(2)
-    list(predictor.predict_all(map(DecodedImage.whole, images())))
+    list(predictor.predict_all(map(decoded, images())))
     assert [len(batch) for batch in spot.batches] == [2, 1, 1, 2, 1]
     assert all(len(set(batch)) == 1 for batch in spot.batches)
 
 
 def test_predict_all__square_views_all_do() -> None:
     predictor, spot = make_predictor(4, Scaling(square=32))
-    list(predictor.predict_all(map(DecodedImage.whole, images())))
+    list(predictor.predict_all(map(decoded, images())))
     assert [len(batch) for batch in spot.batches] == [4, 3]
 
 
@@ -111,7 +114,7 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
     scaling = Scaling(square=32)
     small = Small(2)
     predictor = Predictor(TorchBackend(small, 6), ViewPlan(scaling), ("ant", "bee"))
-    pictures = [DecodedImage.whole(noise(40, 40, seed)) for seed in range(13)]
+    pictures = [decoded(noise(40, 40, seed)) for seed in range(13)]
     predictions = list(predictor.predict_all(pictures))
     for one, other in zip(predictions, make_predictor(6, scaling)[0].predict_all(pictures), strict=True):
         assert_close(one, other)
@@ -126,7 +129,7 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
 def test_predict_all__one_view_does_not_fit() -> None:
     predictor = Predictor(TorchBackend(Small(0), 4), ViewPlan(Scaling(square=32)), ("ant", "bee"))
     with pytest.raises(torch.OutOfMemoryError):
-        list(predictor.predict_all([DecodedImage.whole(noise(40, 40))]))
+        list(predictor.predict_all([decoded(noise(40, 40))]))
 
 
 class Graph:
@@ -138,8 +141,8 @@ class Graph:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def upload(self, pixels: Any) -> Array:
-        return as_array(pixels)
+    def upload(self, pixels: Array) -> Array:
+        return pixels
 
     def detect(self, views: Sequence[Array]) -> list[Instances]:
         self.batches.append(len(views))
@@ -150,13 +153,13 @@ class Graph:
 def test_predict_all__over_another_runtime() -> None:
     graph: Backend = Graph()
     predictor = Predictor(graph, ViewPlan(Scaling(square=48)), ("ant", "bee"))
-    predictions = list(predictor.predict_all(map(DecodedImage.whole, images())))
+    predictions = list(predictor.predict_all(map(decoded, images())))
     assert isinstance(predictor.backend, Graph) and predictor.backend.batches == [2, 2, 2, 1]
     assert [each.detections.boxes.tolist() for each in predictions] == [[[0, 0, *size]] for size in SIZES]
 
 
 def test_predict_all__nothing() -> None:
-    assert list(make_predictor(4)[0].predict_all(map(DecodedImage.whole, []))) == []
+    assert list(make_predictor(4)[0].predict_all(map(decoded, []))) == []
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +180,13 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
     detector = predictor.backend.detector.double()
     batched = Predictor(TorchBackend(detector, 4), predictor.plan, predictor.classes)
-    alone, together = (
-        list(one.predict_all(map(DecodedImage.whole, images()[:5]))) for one in (predictor, batched)
-    )
+    alone, together = (list(one.predict_all(map(decoded, images()[:5]))) for one in (predictor, batched))
     for one, other in zip(alone, together, strict=True):
         assert_close(one, other)
 
 
 def test_boxes__lie_in_the_image(predictor: Predictor) -> None:
-    for prediction in predictor.predict_all(map(DecodedImage.whole, images()[2:5])):
+    for prediction in predictor.predict_all(map(decoded, images()[2:5])):
         found = prediction.detections
         assert len(found)
         assert (found.boxes >= 0).all()
@@ -197,9 +198,7 @@ def test_predict__takes_encoded_bytes(predictor: Predictor) -> None:
     image = images()[0]
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(file, "PNG")
-    assert_close(
-        predictor.predict(file.getvalue()), next(predictor.predict_all(map(DecodedImage.whole, [image])))
-    )
+    assert_close(predictor.predict(file.getvalue()), next(predictor.predict_all(map(decoded, [image]))))
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(50)])
@@ -209,9 +208,9 @@ def test_predict__refuses_what_is_no_image(predictor: Predictor, data: bytes) ->
 
 
 def test_warm_up__leaves_nothing_behind(predictor: Predictor) -> None:
-    before = predictor.predict_all(map(DecodedImage.whole, [images()[0]]))
+    before = predictor.predict_all(map(decoded, [images()[0]]))
     predictor.warm_up()
-    assert_close(next(before), next(predictor.predict_all(map(DecodedImage.whole, [images()[0]]))))
+    assert_close(next(before), next(predictor.predict_all(map(decoded, [images()[0]]))))
 
 
 GRID = Tiling("grid", grid=(2, 2), overlap=0.25, merge="nms")
@@ -285,7 +284,7 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
     predictor = Predictor(TorchBackend(Blobs()), ViewPlan(Scaling(square=side), tiling), ("blob",))
-    found = next(predictor.predict_all(map(DecodedImage.whole, [image]))).detections
+    found = next(predictor.predict_all(map(decoded, [image]))).detections
     boxes: list[list[float]] = found.boxes.round().tolist()
     return boxes
 
@@ -323,7 +322,7 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
     boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
     plan = ViewPlan(Scaling(square=280), replace(GRID, merge=merge))
     predictor = Predictor(TorchBackend(Outlined(), 2), plan, ("blob",))
-    image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
+    image = decoded(white_rectangles(280, 280, *boxes))
     prediction = next(predictor.predict_all([image]))
     found = prediction.detections
     assert sorted(found.boxes.round().tolist()) == [list(map(float, box)) for box in boxes]
@@ -341,7 +340,7 @@ def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
     predictor = Predictor(TorchBackend(blobs, 4), ViewPlan(Scaling(square=100), GRID), ("blob",))
     pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
-    found = list(predictor.predict_all(map(DecodedImage.whole, pictures)))
+    found = list(predictor.predict_all(map(decoded, pictures)))
     assert blobs.batches == [4] * 6 + [1]
     left = [prediction.detections.boxes[0, 0].item() for prediction in found]
     assert left == pytest.approx([0, 10, 20, 30, 40], abs=1)
@@ -362,7 +361,7 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
     plan = ViewPlan(Scaling(square=32), Tiling("fixed", tile_size=20, overlap=0.0))
     predictor = Predictor(TorchBackend(blobs, 3), plan, ("blob",))
-    next(predictor.predict_all(map(DecodedImage.whole, [white_rectangles(200, 200)])))
+    next(predictor.predict_all(map(decoded, [white_rectangles(200, 200)])))
     assert len(cut) == 101
     assert max(alive) == 3
 
@@ -392,6 +391,6 @@ def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
     assert (picture.width, picture.height, picture.factor) == (1280, 960, 4)
     assert picture.pixels.shape == (3, 240, 320)
     reduced = next(predictor.predict_all([picture]))
-    whole = next(predictor.predict_all([DecodedImage.whole(torch.from_numpy(pixels).permute(2, 0, 1))]))
+    whole = next(predictor.predict_all([decoded(torch.from_numpy(pixels).permute(2, 0, 1))]))
     assert (reduced.width, reduced.height) == (whole.width, whole.height) == (1280, 960)
     assert np.abs(reduced.detections.boxes - whole.detections.boxes).max() < 8

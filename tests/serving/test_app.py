@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
-import torch
 from flask.testing import FlaskClient
 from made_instances import make_instances
 from tilewise.data.decode import DecodedImage, DecodeError, ImageTooLargeError
@@ -56,7 +56,7 @@ class FakePredictor:
             raise RuntimeError("/opt/ml/model/secret")
         if not image.startswith(b"\xff\xd8\xff"):
             raise DecodeError("these bytes are not an image in a known format")
-        return DecodedImage.whole(torch.zeros((3, 200, 100), dtype=torch.uint8))
+        return DecodedImage.whole(np.zeros((3, 200, 100), np.uint8))
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         found = make_instances([[10, 20, 30, 60]], [0.5], [1])

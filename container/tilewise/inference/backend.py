@@ -24,8 +24,8 @@ class Backend(Protocol):
     def batch_size(self) -> int:
         """Views that it is to see at once, at most; it may fall where memory turns out not to suffice."""
 
-    def upload(self, pixels: Any) -> Any:
-        """An image, (3, H, W) uint8 on the CPU, to where its views are cut from it."""
+    def upload(self, pixels: Array) -> Any:
+        """An image, (3, H, W) uint8, to where its views are cut from it."""
 
     def detect(self, views: Sequence[Any]) -> list[Instances]:
         """What each view shows.
@@ -37,8 +37,3 @@ class Backend(Protocol):
             For each view its instances in its pixels.
 
         """
-
-
-def as_array(pixels: Any) -> Array:
-    """An image on the CPU, array or tensor, as an array of the same memory."""
-    return pixels if not hasattr(pixels, "numpy") else pixels.numpy()  # type: ignore[no-any-return]

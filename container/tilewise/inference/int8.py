@@ -10,7 +10,6 @@ import numpy as np
 
 from tilewise.data.decode import DecodedImage
 from tilewise.errors import UserError
-from tilewise.inference.backend import as_array
 from tilewise.inference.graph import INPUT
 from tilewise.inference.view_plan import ViewPlan
 
@@ -69,4 +68,4 @@ class _Views:
     def _all(plan: ViewPlan, images: Iterable[DecodedImage]) -> Any:
         for image in images:
             for view in plan.views(image.width, image.height):
-                yield view.snapped(image.factor).pixels_from_image(as_array(image.pixels), image.factor)
+                yield view.snapped(image.factor).pixels_from_image(image.pixels, image.factor)

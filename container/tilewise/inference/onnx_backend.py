@@ -3,13 +3,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from tilewise.arrays import Array, Float32, Int64
-from tilewise.inference.backend import as_array
 from tilewise.inference.graph import INPUT, OUTPUTS
 from tilewise.instances import Instances
 from tilewise.machine import available_cores
@@ -43,9 +41,9 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def upload(self, pixels: Any) -> Array:
+    def upload(self, pixels: Array) -> Array:
         """See :class:`~tilewise.inference.backend.Backend`."""
-        return as_array(pixels)
+        return pixels
 
     def detect(self, views: Sequence[Array]) -> list[Instances]:
         """See :class:`~tilewise.inference.backend.Backend`."""

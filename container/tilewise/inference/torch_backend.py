@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.inference.backend import as_array
+from tilewise.arrays import Array
 from tilewise.inference.device import best_device
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
@@ -52,9 +52,9 @@ class TorchBackend:
         """See :class:`~tilewise.inference.backend.Backend`."""
         return self.device.type == "cuda"
 
-    def upload(self, pixels: Any) -> Any:
+    def upload(self, pixels: Array) -> Any:
         """See :class:`~tilewise.inference.backend.Backend`; an array unless it goes to a GPU."""
-        return torch.as_tensor(pixels).to(self.device) if self.on_gpu else as_array(pixels)
+        return torch.from_numpy(pixels).to(self.device) if self.on_gpu else pixels
 
     @torch.inference_mode()
     def detect(self, views: Sequence[Any]) -> list[Instances]:
