@@ -54,7 +54,6 @@ def write_channel(folder: Path) -> None:
 def test_export__in_8_bits_with_what_it_costs(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("onnx")
     write_channel(tmp_path / "data")
     source = ("--images", tmp_path / "data" / "images", "--annotations", tmp_path / "data" / "coco.json")
     run(model, "--to", "onnx", "--out", tmp_path / "single")

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
-import torch
 from made_instances import make_instances
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
@@ -27,7 +27,7 @@ class Oracle:
     """Reads from an image's first pixel where its object is."""
 
     classes = ("dot",)
-    device = torch.device("cpu")
+    backend = SimpleNamespace(on_gpu=False)
 
     def __init__(self) -> None:
         self.asked = 0
@@ -39,8 +39,7 @@ class Oracle:
         for image in images:
             self.asked += 1
             x = float(image.pixels[0, 0, 0])
-            box = torch.tensor([[x, 0, x + 10, 10]])
-            found = make_instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+            found = make_instances([[x, 0, x + 10, 10]], [1], [0])
             yield Prediction(image.width, image.height, found)
 
 
@@ -64,7 +63,7 @@ def oracle() -> Predictor:
 class Slow(Oracle):
     """On a GPU, with four cores; decodes an image when three are being decoded, and the later the sooner."""
 
-    device = torch.device("cuda")
+    backend = SimpleNamespace(on_gpu=True)
 
     def __init__(self) -> None:
         super().__init__()

@@ -90,20 +90,6 @@ assert len(found[0]) and "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_write_onnx__needs_no_package_onnx(model_folder: Path, tmp_path: Path) -> None:
-    code = f"""
-import sys
-sys.modules["onnx"] = sys.modules["onnxscript"] = None
-from pathlib import Path
-from tilewise.inference.artifact import Artifact
-from tilewise.inference.export import write_onnx
-artifact = Artifact.load(Path({str(model_folder)!r}))
-write_onnx(artifact.detector, artifact.spec.scaling, Path({str(tmp_path / "graph.onnx")!r}))
-"""
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
-    assert (tmp_path / "graph.onnx").stat().st_size > 1_000_000
-
-
 def test_graph__goes_with_its_weights(model_folder: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(model_folder)
     artifact.save(tmp_path, "model-0001")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tilewise.data.decode import DecodedImage
-from tilewise.errors import UserError
 from tilewise.inference.graph import INPUT
 from tilewise.inference.view_plan import ViewPlan
 
@@ -25,15 +26,7 @@ def quantise(path: Path, plan: ViewPlan, images: Iterable[DecodedImage]) -> None
         images: such as the model is to see: the first :data:`CALIBRATION_VIEWS` of their views tell how large
             the numbers in the graph become.
 
-    Raises:
-        UserError: a package is not installed.
-
     """
-    try:
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError:
-        raise UserError("--int8 needs the package onnx: pip install onnx") from None
     prepared = path.with_suffix(".prepared.onnx")
     quant_pre_process(path, prepared, skip_symbolic_shape=True)
     quantize_static(
