@@ -138,6 +138,8 @@ def cut(image: np.ndarray, window: Any, size: tuple[int, int], fill: list[int]) 
     canvas[:] = fill
     top, left = max(-y0, 0), max(-x0, 0)
     canvas[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    if x1 - x0 < size[0] and y1 - y0 > size[1]:  # the axis that shrinks goes first
+        canvas = scale_rows(canvas, size[1])
     across = scale_rows(np.ascontiguousarray(canvas.transpose(1, 0, 2)), size[0])
     return scale_rows(np.ascontiguousarray(across.transpose(1, 0, 2)), size[1])
 
