@@ -59,8 +59,8 @@ def facts(spec: DetectorSpec) -> dict[str, Any]:
             OUTPUTS[2]: "(K,) int64: index into labels.json",
         },
         "normalised": "in the graph",
-        "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; but an axis that "
-        "shrinks before one that grows",
+        "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; "
+        "but an axis that shrinks before one that grows",
         "scaling": asdict(spec.scaling),
         "tiling": spec.tiling.to_json(),
         "fill": list(FILL),
