@@ -45,7 +45,7 @@ def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:
 
 
 def y_first(width: int, height: int, size: tuple[int, int]) -> bool:
-    """Whether y is scaled before x: Pillow begins with x, but an axis that shrinks goes before one that grows.
+    """Whether y is scaled before x. Pillow begins with x; here an axis that shrinks precedes one that grows.
 
     Else 4 x 5,000,000 pixels would be 320 x 5,000,000 in between.
     """
