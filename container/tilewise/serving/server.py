@@ -57,7 +57,13 @@ class Server(BaseApplication):
         thread = ComputeThread(self.settings.timeout_s, self.settings.view_timeout_s, retire_worker)
         use_own_gpu(self.folder)
         load = partial(load_predictor, self.settings)
-        model = ServedModel(load, thread, on_load_failure=stop_server, on_breakdown=retire_worker)
+        model = ServedModel(
+            load,
+            thread,
+            on_load_failure=stop_server,
+            on_breakdown=retire_worker,
+            batch_delay_s=self.settings.batch_delay_s,
+        )
         model.start()
         return create_app(model, self.settings, answer_detection)
 

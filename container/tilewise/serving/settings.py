@@ -42,6 +42,7 @@ class Settings:
         log_level: of :mod:`logging`.
         tiles: in place of the model's own.
         backend: what runs the model.
+        batch_delay_s: how long a GPU waits for more images to look at together.
 
     """
 
@@ -57,6 +58,7 @@ class Settings:
     log_level: int = logging.INFO
     tiles: TileOptions = AS_TRAINED
     backend: BackendName = "auto"
+    batch_delay_s: float = 0.0
 
     @property
     def max_payload_bytes(self) -> int:
@@ -91,6 +93,7 @@ def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> 
         log_level=_log_level(environ),
         tiles=read_tile_options({name: environ.get(_variable(name), "") for name in TILE_OPTIONS}, _variable),
         backend=read_backend(environ),
+        batch_delay_s=_integer(environ, "TILEWISE_BATCH_DELAY_MS", 0, 0, 1000) / 1000,
     )
 
 
