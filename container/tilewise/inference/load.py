@@ -66,9 +66,10 @@ def _load_torch(
 ) -> tuple[TorchBackend, str]:
     """The model in PyTorch, and in which words that is said."""
     from tilewise.inference.artifact import Artifact
-    from tilewise.inference.device import tune_device
+    from tilewise.inference.device import require_supported_gpus, tune_device
     from tilewise.inference.torch_backend import TorchBackend
 
+    require_supported_gpus()
     tune_device()
     backend = TorchBackend.on_best_device(Artifact.load(folder).detector, batch_size)
     if backend.on_gpu or not freeze:

@@ -67,6 +67,7 @@ def facts(spec: DetectorSpec) -> dict[str, Any]:
         "score_threshold": spec.score_threshold,
         "nms_iou_threshold": spec.nms_iou_threshold,
         "detections_per_view": spec.detections_per_view,
+        "detections_per_image": spec.detections_per_image,
     }
 
 

@@ -58,9 +58,9 @@ class Model:
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         if len(parts) > 1:
-            return merge(self.facts["tiling"], boxes, scores, labels, view, cut_sides)
-        order = np.argsort(-scores, kind="stable")
-        return boxes[order], scores[order], labels[order]
+            boxes, scores, labels = merge(self.facts["tiling"], boxes, scores, labels, view, cut_sides)
+        best = np.argsort(-scores, kind="stable")[: self.facts["detections_per_image"]]
+        return boxes[best], scores[best], labels[best]
 
     def detect_view(self, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What the network finds in one view, after suppression within its classes."""

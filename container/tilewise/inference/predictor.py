@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,19 +75,19 @@ class Predictor:
             backend: see :func:`tilewise.inference.load.load_backend`.
 
         Raises:
-            UserError: the folder holds no model that can be used.
+            UserError: the folder holds no model that can be used, or the GPU is too old.
 
         """
         description = ModelDescription.read(Path(model_dir))
         spec = description.spec
         loaded = load_backend(Path(model_dir), description, backend, batch_size)
-        plan = ViewPlan(spec.scaling, options.change(spec.tiling))
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image)
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(loaded, plan, description.classes)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
-        plan = ViewPlan(self.plan.scaling, options.change(self.plan.tiling))
+        plan = replace(self.plan, tiling=options.change(self.plan.tiling))
         return Predictor(self.backend, plan, self.classes)
 
     def warm_up(self) -> None:
@@ -135,4 +135,5 @@ class Predictor:
             yield self._prediction(finished)
 
     def _prediction(self, image: OpenImage) -> Prediction:
-        return Prediction(image.width, image.height, image.merged(self.plan.tiling))
+        merged = image.merged(self.plan.tiling).select(slice(self.plan.most))
+        return Prediction(image.width, image.height, merged)
