@@ -340,7 +340,7 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
 def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None:
     """Three objects, which the whole image and some of the tiles show."""
     boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
-    image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
+    image = decoded(white_rectangles(280, 280, *boxes))
 
     def detections(most: int | None) -> Instances:
         plan = ViewPlan(Scaling(square=280), replace(GRID, merge="nms"), most)
