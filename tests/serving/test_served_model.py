@@ -68,8 +68,8 @@ class Calls:
         self.stopped = 0
         self.retired = 0
         self.predictor = predictor
-        thread = ComputeThread(patience_s, silence_s, self.retire)
-        self.model = ServedModel(self.load, thread, self.stop, self.retire)
+        self.thread = ComputeThread(patience_s, silence_s, self.retire)
+        self.model = ServedModel(self.load, self.thread, self.stop, self.retire)
 
     def load(self) -> Predicts:
         if isinstance(self.predictor, Exception):
@@ -84,7 +84,7 @@ class Calls:
 
 
 def started(calls: Calls) -> ServedModel:
-    calls.model.start()
+    calls.thread.start()
     deadline = time.monotonic() + 10
     while not (calls.model.ready or calls.stopped):
         assert time.monotonic() < deadline
