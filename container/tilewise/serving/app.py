@@ -196,7 +196,7 @@ class Endpoint:
     def welcome(self) -> Response:
         """The page for a browser, and JSON for all others."""
         best = request.accept_mimetypes.best_match(["application/json", "text/html"], "application/json")
-        if best == "text/html" and self.settings.page and PAGE_FILE.is_file():
+        if best == "text/html" and self.settings.page and not self.is_multi_model:
             return Response(PAGE_FILE.read_text(encoding="utf-8"), mimetype="text/html")
         content: dict[str, Any] = version() | {"ready": self.ready}
         if isinstance(self.models, Model):
