@@ -106,7 +106,7 @@ class Artifact:
             return Artifact(detector.eval(), spec, classes, *origin)
         except PermissionError as error:
             raise UserError(
-                f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or "
+                f"{error.filename} may not be read by user {os.geteuid()}: make it readable (chmod a+rX), or "
                 "run as its owner"
             ) from None
         except FileNotFoundError:
