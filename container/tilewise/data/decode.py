@@ -15,12 +15,13 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from tilewise.data.image_starts import HEIC_HINT, starts_like_heic
 from tilewise.errors import UserError
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused before they are decoded (1.5 GB as RGB)."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
 """What is decoded: Pillow knows more formats, and some of them start other programs (EPS: Ghostscript)."""
 
 Image.MAX_IMAGE_PIXELS = None  # the cap above holds instead: Pillow's own only warns
@@ -61,6 +62,10 @@ def read_header(source: IO[bytes] | bytes, max_pixels: int = MAX_PIXELS) -> Imag
 
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
+    start = file.read(32)
+    file.seek(0)
+    if starts_like_heic(start):
+        raise DecodeError(HEIC_HINT)
     with _as_decode_error(), Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:

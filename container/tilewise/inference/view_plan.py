@@ -14,11 +14,13 @@ class ViewPlan:
     Attributes:
         scaling: how views are scaled.
         tiling: which views there are, and how what they show is merged.
+        most: so many detections of an image are kept, when those of its views are merged; None for all.
 
     """
 
     scaling: Scaling
     tiling: Tiling = WHOLE_IMAGE
+    most: int | None = None
 
     def views(self, width: int, height: int) -> list[View]:
         """The views of an image of so many pixels."""
