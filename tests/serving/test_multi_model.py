@@ -94,7 +94,7 @@ def test_list__in_pages(server: EndpointProcess, tmp_path: Path) -> None:
     assert send(server, "GET", "/models?next_page_token=x")[0] == 400
 
 
-@pytest.mark.parametrize("name", ["a", "../../etc/passwd", "a/b", "ü", "%2e%2e", ".", ".."])
+@pytest.mark.parametrize("name", ["a", "../../etc/passwd", "a/b", "ü", "%2e%2e", ".", "..", "x" * 1024])
 def test_registry__any_name(tmp_path: Path, name: str) -> None:
     registry = ModelRegistry(tmp_path / "models")
     registry.add(name, "/somewhere")

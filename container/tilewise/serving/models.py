@@ -8,9 +8,9 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
 from tilewise.errors import UserError
 from tilewise.machine import available_memory
@@ -128,7 +128,8 @@ class ModelRegistry:
             raise UnknownModelError(f"the model {name[:200]} is not loaded") from None
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{quote(name, safe='')[:200]}.json"
+        # A name is a key of S3, of up to 1,024 characters of any kind.
+        return self._folder / f"{sha256(name.encode()).hexdigest()}.json"
 
     def _read(self, path: Path) -> Registered | None:
         try:
