@@ -180,7 +180,7 @@ def write_labelme(folder: Path, boxes: Boxes) -> None:
     """A JSON file beside each image."""
     write_images(folder, len(boxes))
     for image, its in enumerate(boxes.tolist()):
-        shapes = [
+        shapes: list[dict[str, Any]] = [
             {
                 "label": f"class {index % CLASSES}",
                 "points": [[x0, y0], [x1, y1]],

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tilewise.data.exports import kind_of
 from written_channel import WrittenChannel
 
 SUPERVISELY = {
@@ -143,6 +145,17 @@ def test_exports__what_is_none(channel: WrittenChannel, name: str, content: Any)
     channel.image("a.jpg")
     channel.write(name, content if isinstance(content, str) else json.dumps(content))
     assert channel.only().problem == "" and len(channel.only().targets) == 1
+
+
+@pytest.mark.parametrize("suffix", [".json", ".xml", ".csv", ".txt"])
+@pytest.mark.parametrize(
+    "piece", [b"1", b" ", b"a", b'"', b"\n", b"1 ", b"<annotation>", b'"objects" ', b"a 1"]
+)
+def test_exports__no_text_takes_long(tmp_path: Path, suffix: str, piece: bytes) -> None:
+    # A pattern that tries all ways to divide such a text would not come to an end.
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(piece * (200_000 // len(piece)))
+    assert kind_of(path) == ""
 
 
 def test_exports__beside_annotations_that_are_read(channel: WrittenChannel) -> None:

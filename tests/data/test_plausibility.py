@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tilewise.arrays import Array
 from tilewise.data.annotations import ChannelIssues, RawExample, make_records
 from tilewise.data.plausibility import spelt_alike
 from tilewise.errors import UserError
@@ -20,7 +21,9 @@ def examples(folder: Path, boxes: list[list[Box]], fractions: bool = False) -> l
         path = folder / f"{number}.png"
         Image.new("L", (40, 30)).save(path)
         labels = np.zeros(len(rows), np.int64)
-        targets = Targets(np.asarray(rows, np.float32).reshape(-1, 4), labels, labels.astype(np.bool_))
+        targets: Targets[Array] = Targets(
+            np.asarray(rows, np.float32).reshape(-1, 4), labels, labels.astype(np.bool_)
+        )
         made.append(RawExample(path.name, path, None, targets, fractions=fractions))
     return made
 

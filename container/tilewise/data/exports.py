@@ -80,7 +80,7 @@ _XML = (
     (LABELME_XML, (re.compile(rb"<annotation[\s>]"), _LABELME_XML)),
 )
 _CSV = (
-    (VIA, (re.compile(rb"#?\s*\"?filename\"?,.*region_shape_attributes"),)),
+    (VIA, (re.compile(rb"\A(\xef\xbb\xbf)?#?\"?filename\"?,.*region_shape_attributes"),)),
     ("Label Studio CSV", (re.compile(rb"annotation_id|annotator"), re.compile(rb"lead_time"))),
     ("Open Images", (re.compile(rb"ImageID"), re.compile(rb"XMin"))),
     ("VoTT CSV", (re.compile(rb'"?image"?,"?xmin"?,'),)),
@@ -95,7 +95,7 @@ _NAMES = (
 )
 _TEXT = (
     ("KITTI", (re.compile(rb"^[A-Za-z]\S*( -?[\d.]+){14,15}\s*$", re.MULTILINE),)),
-    ("DOTA", (re.compile(rb"^( ?-?[\d.]+){8} [A-Za-z]\S* [012]\s*$", re.MULTILINE),)),
+    ("DOTA", (re.compile(rb"^-?[\d.]+( -?[\d.]+){7} [A-Za-z]\S* [012]\s*$", re.MULTILINE),)),
 )
 _BY_SUFFIX = {".json": _JSON, ".ndjson": _JSON, ".xml": _XML, ".csv": _CSV, ".txt": _TEXT}
 
@@ -126,9 +126,15 @@ def has_json_export(folder: Folder) -> bool:
     return any(map(kind_of, _first(folder, ".json")))
 
 
+def some_of(folder: Folder, kind: str, *suffixes: str) -> list[str]:
+    """The files of a kind among the first and the largest few of a folder."""
+    few = dict.fromkeys(path for path in _first(folder, *suffixes) if kind_of(path) == kind)
+    return [path.relative_to(folder.root).as_posix() for path in few]
+
+
 def files_of(folder: Folder, kind: str, *suffixes: str) -> dict[str, Path]:
-    """The files of a kind; none where neither the first few nor the largest few are of it."""
-    if not any(kind_of(path) == kind for path in _first(folder, *suffixes)):
+    """The files of a kind that has one file or a few for all images."""
+    if not some_of(folder, kind, *suffixes):
         return {}
     return {name: path for name, path in folder.with_suffix(*suffixes).items() if kind_of(path) == kind}
 

@@ -99,6 +99,13 @@ def test_file__that_cannot_be_used(channel: WrittenChannel, content: str, proble
     assert (example.problem or example.unread[0]).startswith(problem) and example.path == path
 
 
+def test_files__other_xml_beside_them(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.write("a.jpg.aux.xml", "<PAMDataset></PAMDataset>")
+    channel.write("a.xml", annotation(thing()))
+    assert channel.only().key == "a.xml"
+
+
 def test_image__not_in_the_channel(channel: WrittenChannel) -> None:
     channel.write("a.xml", annotation(filename="b.jpg"))
     assert channel.only().problem == "its image a.* or b.jpg is not in the channel, or not only once"

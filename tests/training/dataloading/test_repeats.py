@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.tiling.spec import WHOLE_IMAGE
@@ -18,7 +19,7 @@ def records(*labels: list[int], ignored: bool = False) -> Records:
     for number, each in enumerate(labels):
         count = len(each)
         boxes = np.tile(np.asarray([[1, 1, 9, 9]], np.float32), (count, 1))
-        targets = Targets(boxes, np.asarray(each, np.int64), np.full(count, ignored))
+        targets: Targets[Array] = Targets(boxes, np.asarray(each, np.int64), np.full(count, ignored))
         made.append(Record(str(number), Path(str(number)), 40, 30, targets))
     return Records(made)
 

@@ -212,7 +212,8 @@ def _around_mask(mask: dict[str, Any]) -> list[float]:
     # Imported here: few files need it.
     from pycocotools import mask as masks
 
-    size, counts = mask.get("size"), mask.get("counts")
+    size: Any = mask.get("size")
+    counts: Any = mask.get("counts")
     valid = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
     if valid and isinstance(counts, list) and size[0] * size[1] < 2**32:
         valid = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]

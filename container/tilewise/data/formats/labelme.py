@@ -27,7 +27,7 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
-from tilewise.data.exports import LABELME, files_of
+from tilewise.data.exports import LABELME, some_of
 from tilewise.data.folder import Folder, temporary_folder
 from tilewise.data.outlines import (
     ClassNumbers,
@@ -86,11 +86,11 @@ class _LabelMeImage(msgspec.Struct):
 
 def find_labelme(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds LabelMe's JSON files: in its annotation channel, or beside its images."""
-    files = files_of(source.annotations, LABELME, ".json")
-    if not files:
+    of_labelme = some_of(source.annotations, LABELME, ".json")
+    if not of_labelme:
         return None
-    every = source.annotations.with_suffix(".json")
-    return DetectedFormat(LABELME, some(files), partial(read_labelme, every, source.images, source.name))
+    files = source.annotations.with_suffix(".json")
+    return DetectedFormat(LABELME, some(of_labelme), partial(read_labelme, files, source.images, source.name))
 
 
 def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:

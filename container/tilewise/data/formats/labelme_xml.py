@@ -21,7 +21,7 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
-from tilewise.data.exports import LABELME_XML, files_of
+from tilewise.data.exports import LABELME_XML, some_of
 from tilewise.data.folder import Folder
 from tilewise.data.outlines import (
     ClassNumbers,
@@ -39,11 +39,12 @@ from tilewise.fields import Corners
 
 def find_labelme_xml(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds such XML files: in its annotation channel, or with its images."""
-    files = files_of(source.annotations, LABELME_XML, ".xml")
-    if not files:
+    of_labelme = some_of(source.annotations, LABELME_XML, ".xml")
+    if not of_labelme:
         return None
+    files = source.annotations.with_suffix(".xml")
     return DetectedFormat(
-        LABELME_XML, some(files), partial(read_labelme_xml, files, source.images, source.name)
+        LABELME_XML, some(of_labelme), partial(read_labelme_xml, files, source.images, source.name)
     )
 
 
@@ -53,7 +54,8 @@ def read_labelme_xml(files: Mapping[str, Path], folder: Folder, channel: str) ->
     Of polygons and masks the boxes around them are taken. Objects that are marked as deleted are none.
 
     Args:
-        files: the XML files by their names relative to their folder.
+        files: XML files by their names relative to their folder; those of another form that stand for no
+            image are passed over.
         folder: holds the images.
         channel: whose they are, for messages.
 
@@ -65,7 +67,8 @@ def read_labelme_xml(files: Mapping[str, Path], folder: Folder, channel: str) ->
 
     """
     numbers, counts = ClassNumbers(), OutlineCounts()
-    examples = [_example(key, path, folder, numbers, counts) for key, path in files.items()]
+    read = (_example(key, path, folder, numbers, counts) for key, path in files.items())
+    examples = [example for example in read if example]
     two_for_one_image(examples)
     counts.tell(channel)
     named = {example.path for example in examples}
@@ -77,13 +80,16 @@ def read_labelme_xml(files: Mapping[str, Path], folder: Folder, channel: str) ->
 
 def _example(
     key: str, path: Path, folder: Folder, numbers: ClassNumbers, counts: OutlineCounts
-) -> RawExample:
+) -> RawExample | None:
+    """An example; None for a file of another form that stands for no image."""
     try:
         root = parse_xml(path.read_bytes())
     except ERRORS as error:
         return unusable(key, _find_image(key, "", folder), f"not valid XML: {error}")
     filename = (root.findtext("filename") or "").strip()
     image = _find_image(key, filename, folder)
+    if image is None and root.tag != "annotation":
+        return None
     if image is None:
         what = f"{PurePosixPath(key).stem}.*" + (f" or {filename}" if filename else "")
         return unusable(key, None, f"its image {what} is not in the channel, or not only once")
