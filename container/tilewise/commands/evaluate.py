@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points",
         choices=["11", "all"],
         default="all",
-        help="recalls that VOC's mAP averages: all (Azure AutoML's, default), or 11 (the built-in algorithm's)",
+        help="recalls that VOC's mAP averages: all (default; Azure AutoML's) or 11 (the built-in's)",
     )
     add_source(parser)
 
