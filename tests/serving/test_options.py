@@ -19,7 +19,7 @@ def test_read_options__all() -> None:
     }
     options = read_options(texts, FORMS)
     assert options == Options(0.5, 10, ("ant", "1"), TileOptions(grid=(3, 2), overlap=0.1), "coco")
-    assert options.labels(("ant", "bee")) == {0, 1}
+    assert options.labels(("ant", "bee")) == frozenset({0, 1})
     assert read_options({"tile_size": "none"}, FORMS).tiles == TileOptions(tiled=False)
     assert read_options({}, FORMS) == Options()
 
@@ -57,7 +57,7 @@ def test_labels__a_class_that_there_is_not(name: str) -> None:
 
 
 def test_labels__a_number_as_a_name() -> None:
-    assert Options(classes=("1",)).labels(("1", "0")) == {0}
+    assert Options(classes=("1",)).labels(("1", "0")) == frozenset({0})
 
 
 @pytest.mark.parametrize(
