@@ -81,10 +81,6 @@ def _word(image: bytes, name: bytes, default: bytes) -> bytes:
     return found[1] if found else default
 
 
-def stand_in(folder: Path, tiles: object) -> Any:
-    return Predictor(folder)
-
-
 if __name__ == "__main__":
-    server.load_predictor = stand_in
+    server.load_predictor = lambda folder, tiles: Predictor(folder)  # type: ignore
     sys.exit(server.main())

@@ -57,13 +57,15 @@ def test_query__chooses(server: EndpointProcess) -> None:
     assert "from 0 to 1" in ask(server, JPEG, query="?threshold=2", status=400)["error"]
 
 
+def attributes(text: str) -> Any:
+    return {"X-Amzn-SageMaker-Custom-Attributes": text}
+
+
 def test_custom_attributes__choose(server: EndpointProcess) -> None:
-    chosen = ask(server, JPEG, X_Amzn_SageMaker_Custom_Attributes="threshold=0.4")
-    assert chosen["prediction"] == ROWS[:1]
-    traced = ask(server, JPEG, X_Amzn_SageMaker_Custom_Attributes="c000b4f9-df62")
-    assert traced["prediction"] == ROWS
-    both = ask(server, JPEG, query="?threshold=0", X_Amzn_SageMaker_Custom_Attributes="threshold=0.4")
-    assert both["prediction"] == ROWS
+    chosen, other = attributes("threshold=0.4"), attributes("c000b4f9-df62")
+    assert ask(server, JPEG, **chosen)["prediction"] == ROWS[:1]
+    assert ask(server, JPEG, **other)["prediction"] == ROWS
+    assert ask(server, JPEG, query="?threshold=0", **chosen)["prediction"] == ROWS
 
 
 def test_json__each_dialect_has_its_answer(server: EndpointProcess) -> None:
@@ -172,8 +174,9 @@ def test_other_paths(server: EndpointProcess) -> None:
 
 
 def test_log__a_line_of_json_for_each_request(server: EndpointProcess) -> None:
-    ask(server, JPEG + b" views=2", X_Amzn_SageMaker_Inference_Id="request-7")
-    ask(server, b"text", status=400, X_Amzn_SageMaker_Inference_Id="request-8")
+    inference_id: Any = {"X-Amzn-SageMaker-Inference-Id": "request-7"}
+    ask(server, JPEG + b" views=2", **inference_id)
+    ask(server, b"text", status=400, **{"X-Amzn-SageMaker-Inference-Id": "request-8"})
     server.say(b"hello\r\n\r\n")
     lines = [json.loads(line) for line in server.log.splitlines()]
     good, bad = (next(line for line in lines if line.get("id") == f"request-{n}") for n in (7, 8))

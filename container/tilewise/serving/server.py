@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -11,9 +12,10 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import IO, cast
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -21,7 +23,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from tilewise.errors import UserError
-from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory
+from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory, visible_gpus
+from tilewise.platform import model_dir
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.gunicorn_config import gunicorn_options
@@ -31,7 +34,6 @@ from tilewise.serving.models import Model, ModelRegistry, ModelSet
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
 from tilewise.tasks.answers import answer_detection
-from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
 SHARED_MEMORY = "/dev/shm"
@@ -60,6 +62,7 @@ class Server(BaseApplication):
 
         self.metrics = Metrics()
         thread = ComputeThread(self.settings.timeout_s, self.settings.view_timeout_s, retire_worker)
+        use_own_gpu(self.folder)
         thread.start()
         return create_app(self.models(thread), self.settings, self.metrics)
 
@@ -74,15 +77,44 @@ class Server(BaseApplication):
 
     def load_model(self, thread: ComputeThread, folder: Path, on_failure: Callable[[], None]) -> Model:
         """Begin to load the model in a folder."""
-        load = partial(load_predictor, folder, self.settings.tiles)
-        served = ServedModel(load, thread, on_failure, on_breakdown=retire_worker)
+        load = partial(load_predictor, folder, self.settings)
+        served = ServedModel(
+            load,
+            thread,
+            on_failure,
+            on_breakdown=retire_worker,
+            batch_delay_s=self.settings.batch_delay_s,
+        )
         card = ModelCard.read(folder)
         self.metrics.model(folder=folder, card=card)
         return Model(served, card, answer_detection)
 
 
-def load_predictor(folder: Path, tiles: TileOptions) -> Predicts:
-    """The predictor of the model in a folder, with the tiles that the settings ask for.
+def use_own_gpu(folder: Path) -> None:
+    """Let this worker see one GPU, the first that no other worker has; each has one before any has two.
+
+    A worker holds a lock for as long as it lives. To be called before PyTorch is loaded.
+    """
+    gpus = visible_gpus()
+    if len(gpus) < 2:
+        return
+    for number in count():
+        file = (folder / f"worker-{number}").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _own_locks.append(file)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        return
+
+
+_own_locks: list[IO[str]] = []
+
+
+def load_predictor(folder: Path, settings: Settings) -> Predicts:
+    """The predictor of the model in a folder, with the tiles and on the backend that the settings ask for.
 
     Raises:
         UserError: the folder holds no usable model.
@@ -90,7 +122,7 @@ def load_predictor(folder: Path, tiles: TileOptions) -> Predicts:
     """
     from tilewise.inference.predictor import Predictor
 
-    return cast(Predicts, Predictor.load(folder, tiles))
+    return cast(Predicts, Predictor.load(folder, settings.tiles, backend=settings.backend))
 
 
 def stop_server() -> None:
@@ -121,7 +153,7 @@ def main() -> int:
     # As PID 1 a process without a handler ignores SIGTERM; gunicorn takes over once it has started.
     signal.signal(signal.SIGTERM, _leave)
     try:
-        settings = read_settings(os.environ)
+        settings = read_settings(os.environ, model_dir())
         folder = make_folder()
     except UserError as error:
         print(error, file=sys.stderr)
