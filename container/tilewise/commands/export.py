@@ -69,7 +69,7 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
 
     def score() -> float:
         predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes)
-        figures = evaluate(predictor, channel.records, channel.issues, iou_threshold=0.5)
+        figures = evaluate(predictor, channel.records, channel.issues)
         return float(figures["AP"] or 0.0) if figures else 0.0
 
     before = score()
