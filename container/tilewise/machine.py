@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import resource
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -53,7 +54,30 @@ def memory_limit() -> int:
         path = CGROUP / limit
         text = path.read_text().strip() if path.exists() else ""
         memory = min(memory, int(text)) if text.isdigit() else memory
-    return memory
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return memory if address_space == resource.RLIM_INFINITY else min(memory, address_space)
+
+
+MAX_PIXELS = "TILEWISE_MAX_PIXELS"
+"""The environment variable that sets :func:`max_pixels`."""
+
+_MOST_PIXELS = 500_000_000
+_DECODED_BYTES = 11  # a pixel: 3 of the result, and at most 8 beside it (benchmarks/decode_memory.py)
+
+
+def max_pixels(processes: int = 1) -> int:
+    """How many pixels an image may have: as ``TILEWISE_MAX_PIXELS`` says, else by the memory that there is.
+
+    By default half of the memory holds what is decoded, and no image has more than 500 million pixels.
+
+    Args:
+        processes: that may each decode such an image at the same time.
+
+    """
+    text = os.environ.get(MAX_PIXELS, "").strip()
+    if text.isdecimal() and int(text):
+        return int(text)
+    return min(_MOST_PIXELS, memory_limit() // (2 * _DECODED_BYTES * processes))
 
 
 def available_memory() -> int:
