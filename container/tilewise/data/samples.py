@@ -252,7 +252,8 @@ class ToRgb:
 
 def _over_white(rgb: Rgb, alpha: Rgb, kind: str) -> Rgb:
     if kind == "premultiplied":
-        return np.minimum(rgb + (255 - alpha[:, :, None].astype(np.uint16)), 255).astype(np.uint8)
+        laid = np.minimum(rgb + (255 - alpha[:, :, None].astype(np.uint16)), 255)
+        return np.asarray(laid.astype(np.uint8))
     layer = Image.fromarray(np.dstack([rgb, alpha]))
     return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
 
