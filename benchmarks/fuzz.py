@@ -113,7 +113,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
                 return
             if not name:
                 for arrival in read_arrivals(io.BytesIO(data), "train_0", lambda number: True):
-                    check_example(arrival.example, arrival.facts, ChannelIssues("train"))
+                    check_example(arrival.example, arrival.info, ChannelIssues("train"))
                 return
             (folder / name).write_bytes(data)
             data_set = read_data_set(folders, None, may_split=False, validates=False, seed=0)

@@ -25,7 +25,7 @@ EPOCHS, IMAGES = 3, 40
 
 PHASES: dict[str, tuple[str, str, int]] = {
     "start-up: the configuration is read": ("tilewise.platform", "read_job", 1),
-    "start-up: the images are read": ("tilewise.data.channel", "read_channel", 1),
+    "start-up: the images are read": ("tilewise.data.channel", "parse_channel", 1),
     "start-up: the detector is built": ("tilewise.tasks.detection", "build_detector", 1),
     "first step": ("tilewise.training.step.train_step", "TrainStep.learn", 1),
     "middle of the first epoch": ("tilewise.training.step.train_step", "TrainStep.learn", 5),

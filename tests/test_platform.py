@@ -77,9 +77,9 @@ def test_read_job__all_of_it(base: Path) -> None:
     assert job.hyperparameters["lr_scheduler_step"] == "10,20"
     data = base / "input" / "data"
     assert dict(job.channels) == {
-        "train": platform.Channel("train", data / "train", "image/jpeg", "FastFile"),
-        "validation": platform.Channel("validation", data / "validation", "", "Pipe", "ShardedByS3Key"),
-        "train_annotation": platform.Channel("train_annotation", data / "train_annotation", "", "File"),
+        "train": platform.JobChannel("train", data / "train", "image/jpeg", "FastFile"),
+        "validation": platform.JobChannel("validation", data / "validation", "", "Pipe", "ShardedByS3Key"),
+        "train_annotation": platform.JobChannel("train_annotation", data / "train_annotation", "", "File"),
     }
     assert job.hosts == ("algo-1", "algo-10", "algo-2")
     assert (job.current_host, job.network_interface) == ("algo-2", "ethwe")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tilewise.data.annotations import ParsedChannel, RawExample
-from tilewise.data.channel import ChannelFolder, DataSet, read_channel, read_data_set
+from tilewise.data.channel import ChannelFolder, DataSet, parse_channel, read_data_set
 from tilewise.errors import UserError
 
 
@@ -49,7 +49,7 @@ class WrittenChannel:
         return folders
 
     def read(self) -> ParsedChannel:
-        return read_channel("train", self.folders)
+        return parse_channel("train", self.folders)
 
     def data(self, num_classes: int | None = None) -> DataSet:
         return read_data_set(self.folders, num_classes, may_split=False, validates=False, seed=0)

@@ -62,8 +62,12 @@ def visible_part(boxes_N4: Rows, size: Size | Int64) -> tuple[Rows, Rows, Rows]:
 
     """
     clipped = clip_boxes(boxes_N4, size)
-    left = sides(clipped)
-    return clipped, (left[..., 0] >= 1) & (left[..., 1] >= 1), area_of_sides(left) / area(boxes_N4)
+    visible_sides = sides(clipped)
+    return (
+        clipped,
+        (visible_sides[..., 0] >= 1) & (visible_sides[..., 1] >= 1),
+        area_of_sides(visible_sides) / area(boxes_N4),
+    )
 
 
 def sides(boxes: Rows) -> Rows:

@@ -93,10 +93,10 @@ class Instances:
         )
 
 
-def on_cpu(found: Sequence[Instances]) -> list[Instances]:
+def on_cpu(batch: Sequence[Instances]) -> list[Instances]:
     """What was found in several views, from a GPU in one copy of each kind: it is waited for each time."""
-    if not found:
+    if not batch:
         return []
-    together = Instances.cat(found).to("cpu")
-    ends = torch.tensor([0, *map(len, found)]).cumsum(0).tolist()
+    together = Instances.cat(batch).to("cpu")
+    ends = torch.tensor([0, *map(len, batch)]).cumsum(0).tolist()
     return [together.select(slice(start, end)) for start, end in pairwise(ends)]

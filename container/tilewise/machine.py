@@ -43,8 +43,8 @@ def cpu_fact(name: str) -> str:
         lines = CPU.read_text(encoding="utf-8").splitlines()
     except OSError:
         return ""
-    facts = (line.partition(":") for line in lines)
-    return next((fact.strip() for label, _, fact in facts if label.strip() == name), "")
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for label, _, value in fields if label.strip() == name), "")
 
 
 def memory_limit() -> int:
@@ -88,10 +88,10 @@ def available_memory() -> int:
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            left = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+            within_limit = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
         except (OSError, ValueError):  # no such version of cgroups, or no limit: "max"
             continue
-        free = min(free, max(0, left))
+        free = min(free, max(0, within_limit))
     return free
 
 

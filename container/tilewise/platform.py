@@ -47,14 +47,14 @@ def checkpoint_dir() -> Path | None:
     """
     usual = Path("/opt/ml/checkpoints")
     config = base_dir() / "input" / "config" / "checkpointconfig.json"
-    given: object = None
+    local_path: object = None
     if config.is_file():
         try:
-            given = json.loads(config.read_text(encoding="utf-8")).get("LocalPath")
+            local_path = json.loads(config.read_text(encoding="utf-8")).get("LocalPath")
         except (ValueError, AttributeError, OSError):
             log.warning("%s cannot be read: checkpoints are kept where they usually are", config)
-    if isinstance(given, str) and given and Path(given) != usual:
-        return Path(given)
+    if isinstance(local_path, str) and local_path and Path(local_path) != usual:
+        return Path(local_path)
     folder = base_dir() / "checkpoints"
     return folder if config.is_file() or folder.is_dir() else None
 
@@ -65,7 +65,7 @@ def job_name() -> str:
 
 
 @dataclass(frozen=True)
-class Channel:
+class JobChannel:
     """One input channel of a job, as ``inputdataconfig.json`` describes it.
 
     Attributes:
@@ -89,7 +89,7 @@ class Job:
     """What SageMaker tells a training container: hyperparameters, channels and hosts."""
 
     hyperparameters: Mapping[str, Any]
-    channels: Mapping[str, Channel]
+    channels: Mapping[str, JobChannel]
     hosts: tuple[str, ...]
     current_host: str
     network_interface: str
@@ -117,7 +117,7 @@ def read_job() -> Job:
     resources = _read(config / "resourceconfig.json", environment.read_resource_config)
     return Job(
         hyperparameters=hyperparameters,
-        channels={name: _channel(name, facts) for name, facts in channels.items()},
+        channels={name: _channel(name, entry) for name, entry in channels.items()},
         hosts=tuple(sorted(resources.get("hosts") or ["algo-1"])),
         current_host=resources.get("current_host") or "algo-1",
         network_interface=resources.get("network_interface_name") or "eth0",
@@ -140,12 +140,12 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
     return content
 
 
-def _channel(name: str, facts: Any) -> Channel:
-    facts = facts if isinstance(facts, dict) else {}
-    content_type = str(facts.get("ContentType") or "").split(";")[0].strip().lower()
-    input_mode = str(facts.get("TrainingInputMode") or "File")
-    distribution = str(facts.get("S3DistributionType") or "FullyReplicated")
-    return Channel(name, base_dir() / "input" / "data" / name, content_type, input_mode, distribution)
+def _channel(name: str, entry: Any) -> JobChannel:
+    config = entry if isinstance(entry, dict) else {}
+    content_type = str(config.get("ContentType") or "").split(";")[0].strip().lower()
+    input_mode = str(config.get("TrainingInputMode") or "File")
+    distribution = str(config.get("S3DistributionType") or "FullyReplicated")
+    return JobChannel(name, base_dir() / "input" / "data" / name, content_type, input_mode, distribution)
 
 
 def require_writable(folder: Path) -> None:

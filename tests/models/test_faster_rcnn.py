@@ -7,7 +7,7 @@ import torch
 from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.faster_rcnn import FasterRCNNPostprocess, Outputs
+from tilewise.models.faster_rcnn import FasterRCNNOutputs, FasterRCNNPostprocess
 from tilewise.models.postprocess import Limits
 from tilewise.models.roi_heads import RegionOutputs, RoIHeads, region_losses
 from tilewise.models.rpn import RPN, AnchorSample, Sampler, draw, rpn_losses
@@ -265,7 +265,9 @@ def test_detections__are_torchvisions(threshold: float) -> None:
     sizes = [(96, 96), (50, 50), (80, 64)]
     postprocess = FasterRCNNPostprocess(Limits(threshold, 0.5, 1000, 100))
     first: Any = None
-    found = postprocess(Outputs({}, first, RegionOutputs(proposals, logits, regression, None)), sizes)
+    found = postprocess(
+        FasterRCNNOutputs({}, first, RegionOutputs(proposals, logits, regression, None)), sizes
+    )
     theirs = torchvisions_heads(threshold)
     expected = theirs.postprocess_detections(logits, regression, proposals, sizes)
     for one, boxes, scores, labels in zip(found, *expected, strict=True):

@@ -11,8 +11,8 @@ from tilewise.models.gfl import (
     BINS,
     GFL,
     GFLCriterion,
+    GFLOutputs,
     GFLPostprocess,
-    Outputs,
     decode,
     distribution_focal_loss,
     quality_focal_loss,
@@ -37,11 +37,11 @@ def priors_64() -> Priors:
     return make_priors(shapes, (8, 16, 32, 64, 128), 0.0, torch.device("cpu"))
 
 
-def random_outputs(images: int, classes: int) -> Outputs:
+def random_outputs(images: int, classes: int) -> GFLOutputs:
     generator = torch.Generator().manual_seed(0)
     shapes = ((images, 86, classes), (images, 86, 4 * BINS))
     logits, distances = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
-    return Outputs({}, logits, distances, priors_64())
+    return GFLOutputs({}, logits, distances, priors_64())
 
 
 def test_quality_focal_loss__is_equation_4() -> None:
@@ -96,7 +96,7 @@ def test_loss__of_a_perfect_prediction_is_near_zero() -> None:
             distances[0, prior, side, math.floor(whole)] = 0
             if whole % 1:
                 distances[0, prior, side, math.floor(whole) + 1] = math.log(whole % 1 / (1 - whole % 1))
-    losses = GFLCriterion()(Outputs({}, logits, distances.flatten(2), priors), [targets])
+    losses = GFLCriterion()(GFLOutputs({}, logits, distances.flatten(2), priors), [targets])
     assert float(losses["bbox_regression"]) < 1e-4
     assert float(losses["distribution"]) < 0.05
 
@@ -134,7 +134,7 @@ def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
 
 def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
     _, classes, distances, priors = random_outputs(1, 3)
-    outputs = Outputs({}, classes * torch.nan, distances * torch.nan, priors)
+    outputs = GFLOutputs({}, classes * torch.nan, distances * torch.nan, priors)
     losses = GFLCriterion()(outputs, [make_targets([[2, 2, 12, 12]], [0], [])])
     assert losses["classification"].isnan()
 
@@ -144,7 +144,7 @@ def test_postprocess__decodes_the_priors_that_were_chosen() -> None:
     distances[..., 1] = 0
     logits[0, 9, 2] = 1.0
     logits[0, 64 + 5, 0] = 2.0
-    outputs = Outputs({}, logits, distances.flatten(2), priors_64())
+    outputs = GFLOutputs({}, logits, distances.flatten(2), priors_64())
     (found,) = GFLPostprocess(Limits(0.05, 0.6, 1000, 100))(outputs, [(64, 64)])
     assert found.labels.tolist() == [0, 2]
     torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0]).sigmoid())

@@ -11,6 +11,6 @@ def test_summary__few_names_as_they_are() -> None:
 
 
 def test_summary__many_names_as_whole_modules() -> None:
-    assert summary(EVERY[:3], EVERY, most=1) == "a"
-    assert summary(EVERY[:2] + EVERY[3:5], EVERY, most=1) == "a.b, d, e.f.g"
-    assert summary(EVERY[1:3], EVERY, most=1) == "a.b.v, a.c"
+    assert summary(EVERY[:3], EVERY, limit=1) == "a"
+    assert summary(EVERY[:2] + EVERY[3:5], EVERY, limit=1) == "a.b, d, e.f.g"
+    assert summary(EVERY[1:3], EVERY, limit=1) == "a.b.v, a.c"

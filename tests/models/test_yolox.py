@@ -10,7 +10,7 @@ from tilewise.models.build import build_detector
 from tilewise.models.postprocess import Limits
 from tilewise.models.priors import Priors, make_priors
 from tilewise.models.spec import DetectorSpec
-from tilewise.models.yolox import YOLOX, Outputs, YOLOXCriterion, YOLOXPostprocess, decode
+from tilewise.models.yolox import YOLOX, YOLOXCriterion, YOLOXOutputs, YOLOXPostprocess, decode
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -134,11 +134,11 @@ def test_decode__offsets_and_log_sides_in_strides() -> None:
     assert boxes.isfinite().all()
 
 
-def random_outputs(images: int, classes: int) -> Outputs:
+def random_outputs(images: int, classes: int) -> YOLOXOutputs:
     generator = torch.Generator().manual_seed(0)
     shapes = ((images, 84, 4), (images, 84, classes), (images, 84))
     boxes, logits, objects = (torch.randn(shape, generator=generator).requires_grad_() for shape in shapes)
-    return Outputs({}, boxes, logits, objects, priors_64())
+    return YOLOXOutputs({}, boxes, logits, objects, priors_64())
 
 
 def test_loss__of_a_perfect_prediction_is_zero() -> None:
@@ -146,7 +146,7 @@ def test_loss__of_a_perfect_prediction_is_zero() -> None:
     raw, classes, objects = torch.zeros(1, 84, 4), torch.full((1, 84, 2), -20.0), torch.full((1, 84), -20.0)
     raw[0, :, :2] = 0.5
     classes[0, 9, 1] = objects[0, 9] = 20.0
-    losses = YOLOXCriterion()(Outputs({}, raw, classes, objects, priors_64()), [targets])
+    losses = YOLOXCriterion()(YOLOXOutputs({}, raw, classes, objects, priors_64()), [targets])
     assert all(float(loss) < 1e-5 for loss in losses.values())
 
 
@@ -155,7 +155,7 @@ def test_loss__is_by_hand_for_one_object_without_overlap() -> None:
     raw = torch.full((1, 84, 4), -9.0)
     zeros = torch.zeros(1, 84)
     targets = make_targets([[8, 8, 16, 16]], [1], [])
-    losses = YOLOXCriterion()(Outputs({}, raw, torch.zeros(1, 84, 2), zeros, priors_64()), [targets])
+    losses = YOLOXCriterion()(YOLOXOutputs({}, raw, torch.zeros(1, 84, 2), zeros, priors_64()), [targets])
     log2 = float(torch.log(torch.tensor(2.0)))
     assert float(losses["bbox_regression"]) == pytest.approx(5)
     assert float(losses["classification"]) == pytest.approx(2 * log2)
@@ -194,14 +194,14 @@ def test_loss__of_images_without_objects_counts_each_as_one_prior() -> None:
 
 def test_loss__is_not_finite_where_the_network_has_diverged() -> None:
     _, boxes, classes, objects, priors = random_outputs(1, 3)
-    outputs = Outputs({}, boxes * torch.nan, classes * torch.nan, objects * torch.nan, priors)
+    outputs = YOLOXOutputs({}, boxes * torch.nan, classes * torch.nan, objects * torch.nan, priors)
     losses = YOLOXCriterion()(outputs, [make_targets([[2, 2, 12, 12]], [0], [])])
     assert losses["classification"].isnan() or losses["objectness"].isnan()
 
 
 def test_postprocess__scores_are_the_best_class_times_objectness() -> None:
     raw, classes, objects = torch.zeros(1, 84, 4), torch.full((1, 84, 3), -9.0), torch.full((1, 84), -9.0)
-    outputs = Outputs({}, raw, classes, objects, priors_64())
+    outputs = YOLOXOutputs({}, raw, classes, objects, priors_64())
     outputs.objects[0, 9] = 1.0
     outputs.classes[0, 9] = torch.tensor([0.2, 2.0, 1.0])
     (found,) = YOLOXPostprocess(Limits(0.1, 0.5, 1000, 100))(outputs, [(64, 64)])

@@ -57,12 +57,12 @@ def test_pyramid__each_level_covers_the_image_at_its_zoom(
     ],
 )
 def test_choose_zooms__until_the_objects_are_resolved(seen: list[float], zooms: tuple[float, ...]) -> None:
-    assert choose_zooms(np.array(seen), resolved=32) == zooms
+    assert choose_zooms(np.array(seen), smallest_object=32) == zooms
 
 
 def test_choose_levels__ranges_overlap_and_leave_no_size_out() -> None:
     sizes = np.geomspace(5, 500, 200)
-    levels = choose_levels((1, 2, 4), scale=0.5, resolved=32, sizes=sizes)
+    levels = choose_levels((1, 2, 4), scale=0.5, smallest_object=32, sizes=sizes)
     # the borders: 64 px in a view are 64 / (0.5 * sqrt(2)) and 64 / (0.5 * sqrt(8)) px of the image
     assert levels == (Level(1, 60.3, None), Level(2, 30.2, 135.8), Level(4, 0.0, 67.9))
     for size in sizes:

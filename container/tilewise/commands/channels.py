@@ -17,7 +17,7 @@ def say_what_is_read() -> None:
     logging.getLogger("tilewise").setLevel(logging.INFO)
 
 
-def chosen_classes(channels: Mapping[str, ParsedChannel], given: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_classes(channels: Mapping[str, ParsedChannel], names: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the classes, by label: those that ``--classes`` gives, or what the channels say.
 
     Raises:
@@ -25,22 +25,22 @@ def chosen_classes(channels: Mapping[str, ParsedChannel], given: Sequence[str] |
             another.
 
     """
-    if not given:
+    if not names:
         return agreed_classes(channels, None)
-    if len(set(given)) < len(given):
-        raise UserError(f"--classes names a class twice: {', '.join(given)}")
-    for name, annotated in channels.items():
-        largest = max(annotated.used, default=-1)
-        if annotated.classes is None and largest >= len(given):
+    if len(set(names)) < len(names):
+        raise UserError(f"--classes names a class twice: {', '.join(names)}")
+    for name, channel in channels.items():
+        largest = max(channel.used, default=-1)
+        if channel.classes is None and largest >= len(names):
             raise UserError(
-                f"channel {name} has the class id {largest}, but --classes names {len(given)} classes, with "
-                f"ids from 0 to {len(given) - 1}: name one for each id"
+                f"channel {name} has the class id {largest}, but --classes names {len(names)} classes, with "
+                f"ids from 0 to {len(names) - 1}: name one for each id"
             )
-    return tuple(given)
+    return tuple(names)
 
 
 def checked_records(
-    annotated: ParsedChannel, classes: tuple[str, ...], issues: ChannelIssues, whose: str
+    channel: ParsedChannel, classes: tuple[str, ...], issues: ChannelIssues, whose: str
 ) -> Records:
     """A channel's records with labels into ``classes``; ``whose`` these are, for messages."""
-    return make_records(in_classes(annotated, classes, f"channel {issues.channel}", whose), issues)
+    return make_records(in_classes(channel, classes, f"channel {issues.channel}", whose), issues)

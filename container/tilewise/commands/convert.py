@@ -65,11 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
     with new_folder(target) as folder:
-        annotated = read_annotated(name, source, arguments.annotations)
-        classes = chosen_classes({name: annotated}, arguments.classes)
+        channel = read_annotated(name, source, arguments.annotations)
+        classes = chosen_classes({name: channel}, arguments.classes)
         issues = ChannelIssues(name)
-        records = checked_records(annotated, classes, issues, "--classes")
-        del annotated  # the records hold all of it, packed
+        records = checked_records(channel, classes, issues, "--classes")
+        del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
     print(
@@ -90,8 +90,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
             f"{arguments.target} lies in {arguments.source}, which would then hold two formats: write it "
             "elsewhere"
         )
-    given = {"with_size": "recordio", "skip_empty": "recordio", "s3_prefix": "manifest"}
-    for option, form in given.items():
+    format_of = {"with_size": "recordio", "skip_empty": "recordio", "s3_prefix": "manifest"}
+    for option, form in format_of.items():
         if getattr(arguments, option) and arguments.to != form:
             raise UserError(f"--{option.replace('_', '-')} goes with --to {form} only")
 
@@ -128,10 +128,10 @@ def _progress(records: Records, *, terminal: bool) -> Iterator[Record]:
 
 def _left_out(issues: ChannelIssues, output: Output) -> list[str]:
     """What the target does not have as the source has it, a line each."""
-    facts = {
+    counts = {
         "images left out, unusable (named above)": len(issues.left_out),
         "boxes dropped (named above)": len(issues.dropped),
         "boxes clipped to their image": issues.clipped,
         **output.notes,
     }
-    return [f"{count:,} {fact}" for fact, count in facts.items() if count]
+    return [f"{count:,} {what}" for what, count in counts.items() if count]

@@ -63,20 +63,20 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.scale is not None and arguments.scale < 1:
         raise UserError(f"--scale is {arguments.scale}: it must be the side of a square in pixels")
     folders = _folders(arguments.channels, arguments.annotations)
-    annotated = {name: read_annotated(name, *places) for name, places in folders.items()}
-    classes = chosen_classes(annotated, arguments.classes)
-    issues_by_channel = {name: _Patient(name) for name in annotated}
-    first = next(iter(annotated))
+    channels = {name: read_annotated(name, *places) for name, places in folders.items()}
+    classes = chosen_classes(channels, arguments.classes)
+    issues_by_channel = {name: _Patient(name) for name in channels}
+    first = next(iter(channels))
     records = {
         name: checked_records(one, classes, issues_by_channel[name], f"channel {first}")
-        for name, one in annotated.items()
+        for name, one in channels.items()
     }
     scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
-    facts = {name: (scaled[name], issues_by_channel[name]) for name in records}
+    data_by_channel = {name: (scaled[name], issues_by_channel[name]) for name in records}
     pixels = (
         f"pixels of images scaled to {arguments.scale} x {arguments.scale}" if arguments.scale else "pixels"
     )
-    text = table(facts, classes)
+    text = table(data_by_channel, classes)
     text += f"\n√area is in {pixels}" if arguments.scale else ""
     print(text, file=sys.stderr if arguments.json else sys.stdout)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     for key, reason in damaged.items():
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(_as_json(facts, classes, damaged), indent=2, ensure_ascii=False))
+        print(json.dumps(_as_json(data_by_channel, classes, damaged), indent=2, ensure_ascii=False))
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
 

@@ -43,7 +43,7 @@ def data_channels(
     from tilewise.data.pipe.channel import ChannelPipe
     from tilewise.data.shard import shard_of
 
-    found: dict[str, ChannelFolder | ChannelPipe] = {}
+    sources: dict[str, ChannelFolder | ChannelPipe] = {}
     for name, channel in job.channels.items():
         if name not in CHANNELS:
             log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
@@ -55,7 +55,7 @@ def data_channels(
             passes = _passes(name, hp, state["processes"][0]["progress"] if state else {})
             if passes:
                 shard = shard_of(channel.distribution, distributed.host, distributed.hosts)
-                found[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
+                sources[name] = ChannelPipe(channel.path, channel.content_type, passes, images, shard)
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
@@ -66,15 +66,15 @@ def data_channels(
                 distributed.local_rank,
                 distributed.local_size,
             )
-            found[name] = ChannelFolder(channel.path, channel.content_type, shard)
+            sources[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
             raise UserError(
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
-    return found
+    return sources
 
 
-def check_model_channel(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> None:
+def check_model_channel(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> None:
     """Refuse a job whose model to go on from is missing, or comes through a pipe.
 
     Raises:
@@ -91,7 +91,7 @@ def check_model_channel(channels: Mapping[str, platform.Channel], hp: Hyperparam
         raise UserError("channel model: a model is a file: use input mode File or FastFile")
 
 
-def initial_model(channels: Mapping[str, platform.Channel]) -> Artifact | None:
+def initial_model(channels: Mapping[str, platform.JobChannel]) -> Artifact | None:
     """The model in the channel ``model``, where there is one."""
     from tilewise.training.job.initial_model import read_initial_model
 
@@ -99,7 +99,7 @@ def initial_model(channels: Mapping[str, platform.Channel]) -> Artifact | None:
     return read_initial_model(channel.path) if channel else None
 
 
-def pretrained_folder(channels: Mapping[str, platform.Channel], hp: Hyperparameters) -> Path | None:
+def pretrained_folder(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> Path | None:
     """The folder of the ``pretrained`` channel, where there is one and it is wanted."""
     channel = channels.get("pretrained")
     if channel and ("model" in channels or not hp.use_pretrained_model):

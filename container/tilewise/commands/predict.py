@@ -91,18 +91,20 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
         image = path.read_bytes()
-        found = predict(image).detections
-        names = classes or tuple(str(label) for label in range(max(found.labels.tolist(), default=-1) + 1))
-        drawn = found.select(found.scores >= arguments.threshold)
+        detections = predict(image).detections
+        names = classes or tuple(
+            str(label) for label in range(max(detections.labels.tolist(), default=-1) + 1)
+        )
+        confident = detections.select(detections.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
-        draw_detections(decode_image(image), drawn, names).save(picture)
+        draw_detections(decode_image(image), confident, names).save(picture)
         answer = {
             "image": path.name,
             "classes": names,
-            "boxes": found.boxes.tolist(),
-            "scores": found.scores.tolist(),
-            "labels": found.labels.tolist(),
+            "boxes": detections.boxes.tolist(),
+            "scores": detections.scores.tolist(),
+            "labels": detections.labels.tolist(),
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
-        passed = f"{len(drawn)} of {len(found)} detections score {arguments.threshold:g} or more"
-        print(f"{picture}: {passed}")
+        summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
+        print(f"{picture}: {summary}")

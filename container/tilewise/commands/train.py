@@ -236,7 +236,7 @@ def _train(
     context = JobContext(
         hp=hp,
         task=make_task(hp),
-        lines=MetricLines(job.current_host, silent=not distributed.is_main_process),
+        lines=MetricLines(job.current_host, quiet=not distributed.is_main_process),
         model_dir=platform.model_dir(),
         checkpoint_dir=platform.checkpoint_dir(),
         distributed=distributed,
@@ -250,17 +250,17 @@ def _train(
         checkpoints,
         state,
     )
-    trained = train(data, context, start)
+    result = train(data, context, start)
     if not distributed.is_main_process:
         return
-    if data.test and not trained.stopped:
+    if data.test and not result.stopped:
         figures = test(data.test, context)
-        trained = replace(trained, test=figures)
+        result = replace(result, test=figures)
         if figures:
             task = context.task
             context.lines.test(task.score_name, task.test_score(figures), task.describe("test", figures))
-    write_outputs(trained, data, context, platform.output_data_dir())
-    if trained.stopped:
+    write_outputs(result, data, context, platform.output_data_dir())
+    if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())

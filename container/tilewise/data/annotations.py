@@ -234,8 +234,8 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
     issues.images = len(examples)
     chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
-        facts = chain.from_iterable(pool.map(_read_all_facts, chunks))
-        pairs = zip(examples, facts, strict=True)
+        infos = chain.from_iterable(pool.map(_read_image_infos, chunks))
+        pairs = zip(examples, infos, strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, issues)))
     issues.check()
     if not len(records):
@@ -245,15 +245,15 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
 
 _CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
 
-Facts = tuple[ImageHeader, int]
+ImageInfo = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
 
 
-def _read_all_facts(examples: Sequence[RawExample]) -> list[Facts | str]:
-    return [read_facts(example) for example in examples]
+def _read_image_infos(examples: Sequence[RawExample]) -> list[ImageInfo | str]:
+    return [read_image_info(example) for example in examples]
 
 
-def read_facts(example: RawExample) -> Facts | str:
+def read_image_info(example: RawExample) -> ImageInfo | str:
     """Look at an example's image, or say why it cannot be used."""
     if example.problem or example.path is None:
         return example.problem or "its image file is not in the channel"
@@ -267,15 +267,15 @@ def read_facts(example: RawExample) -> Facts | str:
         return str(error)
 
 
-def check_example(example: RawExample, facts: Facts | str, issues: ChannelIssues) -> Record | None:
+def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIssues) -> Record | None:
     """Check an example against its image; None, and a note in the issues, where it cannot be used.
 
     Boxes are clipped to the image; those with nothing left are dropped.
     """
-    if isinstance(facts, str):
-        issues.note_left_out(example.key, facts)
+    if isinstance(info, str):
+        issues.note_left_out(example.key, info)
         return None
-    header, length = facts
+    header, length = info
     if example.size is not None and example.size != (header.width, header.height):
         issues.note_left_out(
             example.key,

@@ -183,8 +183,8 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             for name, channel in piped.items()
             if reads_pipes
         }
-        found = {
-            name: read_channel(name, folders)
+        parsed_channels = {
+            name: parse_channel(name, folders)
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
@@ -192,9 +192,9 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             for name in SPLITS
             if name in channels
         }
-        classes = agreed_classes(found, num_classes, class_map)
+        classes = agreed_classes(parsed_channels, num_classes, class_map)
         ids = ClassIds(len(classes), class_map or {})
-        splits = _splits(found, classes, ids, piped)
+        splits = _splits(parsed_channels, classes, ids, piped)
         streams: dict[str, RecordSource] = {
             name: Stream(name, pipes[name], ids, channel.images)
             if reads_pipes
@@ -205,8 +205,10 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
             splits |= _divide(splits["train"], seed)
         sources = streams | {name: _sharded(name, split, folders) for name, split in splits.items()}
-        facts = {name: (sources[name].sample, sources[name].issues) for name in SPLITS if name in sources}
-        log.info("the data:\n%s", table(facts, classes, streams=frozenset(piped)))
+        data_by_channel = {
+            name: (sources[name].sample, sources[name].issues) for name in SPLITS if name in sources
+        }
+        log.info("the data:\n%s", table(data_by_channel, classes, streams=frozenset(piped)))
         stack.pop_all()
     return DataSet(classes, sources["train"], sources.get("validation"), sources.get("test"))
 
@@ -231,14 +233,17 @@ def _check_channels(channels: Channels, *, may_split: bool, validates: bool) -> 
 
 
 def _splits(
-    found: Mapping[str, ParsedChannel], classes: tuple[str, ...], ids: ClassIds, pipes: Collection[str]
+    parsed_channels: Mapping[str, ParsedChannel],
+    classes: tuple[str, ...],
+    ids: ClassIds,
+    pipes: Collection[str],
 ) -> dict[str, Split]:
     """Of the channels that are no pipes."""
     examples = {
-        name: [ids.to_labels(example, name) for example in annotated.examples]
-        if annotated.classes is None
-        else in_classes(annotated, classes, f"channel {name}", "channel train")
-        for name, annotated in found.items()
+        name: [ids.to_labels(example, name) for example in channel.examples]
+        if channel.classes is None
+        else in_classes(channel, classes, f"channel {name}", "channel train")
+        for name, channel in parsed_channels.items()
         if name not in pipes
     }
     issues_by_channel = {name: ChannelIssues(name) for name in examples}
@@ -248,7 +253,7 @@ def _splits(
     }
 
 
-def read_channel(name: str, folders: Channels) -> ParsedChannel:
+def parse_channel(name: str, folders: Channels) -> ParsedChannel:
     """Find out which format a channel holds, and read it.
 
     Args:
@@ -269,31 +274,31 @@ def read_channel(name: str, folders: Channels) -> ParsedChannel:
         if other in folders
         else ChannelSource(name, images, images, name)
     )
-    found = _only_format(source, folders[name].content_type)
-    log.info("channel %s holds %s (%s)", name, found.format, found.where)
-    return found.read()
+    detected_format = _only_format(source, folders[name].content_type)
+    log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
+    return detected_format.read()
 
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
-    found = [one for find in FORMATS if (one := find(source))]
-    wanted = CONTENT_TYPES.get(content_type)
-    if wanted and not any(one.format in wanted for one in found):
-        instead = f"{found[0].format} ({found[0].where})" if found else "no annotations of a known form"
+    formats = [one for find in FORMATS if (one := find(source))]
+    expected_formats = CONTENT_TYPES.get(content_type)
+    if expected_formats and not any(one.format in expected_formats for one in formats):
+        instead = f"{formats[0].format} ({formats[0].where})" if formats else "no annotations of a known form"
         raise UserError(
             f"channel {source.name}: its content type is {content_type}, which stands for "
-            f"{' or '.join(wanted)}, but it holds {instead}: correct the content type or the files"
+            f"{' or '.join(expected_formats)}, but it holds {instead}: correct the content type or the files"
         )
-    if not found:
+    if not formats:
         raise UserError(_nothing(source))
-    holds = [f"{one.format} ({one.where})" for one in found]
-    if len(found) == 1 and found[0].format == "RecordIO":
+    holds = [f"{one.format} ({one.where})" for one in formats]
+    if len(formats) == 1 and formats[0].format == "RecordIO":
         # Its images and boxes are in it: what lies beside it would be forgotten.
         holds += [f"image files ({some(source.images.images)})"] if source.images.images else []
         if source.annotations is not source.images and source.annotations.files:
             holds.append(f"annotations in the channel {source.annotation_name}")
     if len(holds) > 1:
         raise UserError(f"channel {source.name} holds {' and '.join(holds)}: keep one format")
-    return found[0]
+    return formats[0]
 
 
 def _nothing(source: ChannelSource) -> str:

@@ -31,7 +31,7 @@ def duplicates(records: Records, others: Records) -> list[tuple[str, str]]:
 
     Only images of the same size and length are read.
     """
-    common = _facts(records) & _facts(others)
+    common = _sizes_and_lengths(records) & _sizes_and_lengths(others)
     if not common:
         return []
     hashes: dict[bytes, str] = {}
@@ -41,13 +41,13 @@ def duplicates(records: Records, others: Records) -> list[tuple[str, str]]:
     return [(first, second) for first, second in pairs if first is not None]
 
 
-def _facts(records: Records) -> set[tuple[int, ...]]:
+def _sizes_and_lengths(records: Records) -> set[tuple[int, ...]]:
     return set(map(tuple, np.column_stack([records.sizes, records.lengths]).tolist()))
 
 
-def _with(records: Records, facts: set[tuple[int, ...]]) -> list[Record]:
+def _with(records: Records, common: set[tuple[int, ...]]) -> list[Record]:
     rows = np.column_stack([records.sizes, records.lengths]).tolist()
-    return [records[index] for index, row in enumerate(rows) if tuple(row) in facts]
+    return [records[index] for index, row in enumerate(rows) if tuple(row) in common]
 
 
 def _hash(record: Record) -> bytes:

@@ -23,43 +23,42 @@ class ClassIds:
 
     Attributes:
         count: how many classes there are.
-        given: the ids, where the hyperparameter class_map lists them; else they are 0, 1, … count - 1.
+        class_map: the ids, where the hyperparameter class_map lists them; else they are 0, 1, … count - 1.
 
     """
 
     count: int
-    given: ClassMap = field(default_factory=dict)
+    class_map: ClassMap = field(default_factory=dict)
 
-    def to_labels(self, example: RawExample, channel: str, seen: ClassMap | None = None) -> RawExample:
+    def to_labels(self, example: RawExample, channel: str, class_names: ClassMap | None = None) -> RawExample:
         """An example whose labels are class ids, with labels instead.
 
         Args:
             example: the example.
             channel: names it in messages.
-            seen: what the data calls some ids, for messages.
+            class_names: what the data calls some ids, for messages.
 
         Raises:
             UserError: an object has another id.
 
         """
         ids = example.targets.labels
-        if not self.given:
+        if not self.class_map:
             if int(ids.max(initial=-1)) >= self.count:
-                raise UserError(self._refusal(example.key, int(ids.max()), channel, seen or {}))
+                raise UserError(self._refusal(example.key, int(ids.max()), channel, class_names or {}))
             return example
-        known = np.asarray(sorted(self.given), np.int64)
-        if unknown := sorted({*ids.tolist()} - self.given.keys()):
-            raise UserError(self._refusal(example.key, unknown[0], channel, seen or {}))
-        return example.with_labels(np.searchsorted(known, ids).astype(np.int64))
+        listed_ids = np.asarray(sorted(self.class_map), np.int64)
+        if unknown := sorted({*ids.tolist()} - self.class_map.keys()):
+            raise UserError(self._refusal(example.key, unknown[0], channel, class_names or {}))
+        return example.with_labels(np.searchsorted(listed_ids, ids).astype(np.int64))
 
-    def _refusal(self, key: str, number: int, channel: str, seen: ClassMap) -> str:
+    def _refusal(self, key: str, number: int, channel: str, class_names: ClassMap) -> str:
         start = f"channel {channel}: {key} has class_id {number}, but"
-        names = ", ".join(f"{known} {name}" for known, name in sorted(seen.items()))
+        names = ", ".join(f"{number} {name}" for number, name in sorted(class_names.items()))
         names = f" (the data so far names {names})" if names else ""
-        if self.given:
-            return (
-                f"{start} class_map has only {', '.join(map(str, sorted(self.given)))}{names}: add it there"
-            )
+        if self.class_map:
+            ids = ", ".join(map(str, sorted(self.class_map)))
+            return f"{start} class_map has only {ids}{names}: add it there"
         return (
             f"{start} num_classes is {self.count}, so ids go from 0 to {self.count - 1}{names}: raise "
             "num_classes, correct the data, or list the ids that it has in the hyperparameter class_map, "
@@ -84,10 +83,10 @@ def agreed_classes(
     first = next(iter(channels.values()))
     # A channel without objects has neither, and agrees with all; a pipe's, without examples yet, has numbers.
     counted = {name: one for name, one in channels.items() if one is first or one.used or not one.examples}
-    if len({annotated.classes is None for annotated in counted.values()}) > 1:
+    if len({channel.classes is None for channel in counted.values()}) > 1:
         kinds = ", ".join(
-            f"{name} has {'numbers' if annotated.classes is None else 'names'}"
-            for name, annotated in counted.items()
+            f"{name} has {'numbers' if channel.classes is None else 'names'}"
+            for name, channel in counted.items()
         )
         raise UserError(
             f"the channels hold different formats: the classes of {kinds}; use one format for all of them, "
@@ -100,7 +99,7 @@ def agreed_classes(
             "class_map gives names to class ids, but the channels hold a format whose classes have names "
             f"({', '.join(first.classes)}): leave class_map out"
         )
-    ids = {number for annotated in channels.values() for number in annotated.ids}
+    ids = {number for channel in channels.values() for number in channel.ids}
     if num_classes and len(first.classes) < num_classes and 0 < len(ids) and max(ids) < num_classes:
         return _with_gaps(channels.values(), num_classes)
     return _named(first, num_classes)
@@ -109,9 +108,9 @@ def agreed_classes(
 def _with_gaps(channels: Iterable[ParsedChannel], num_classes: int) -> tuple[str, ...]:
     """Some of the classes that the job counts have no object in the data: they are called by their ids."""
     names: dict[int, str] = {}
-    for annotated in channels:
-        if annotated.ids and annotated.classes:
-            for number, name in zip(annotated.ids, annotated.classes, strict=True):
+    for channel in channels:
+        if channel.ids and channel.classes:
+            for number, name in zip(channel.ids, channel.classes, strict=True):
                 names.setdefault(number, name)
     return tuple(names.get(number, str(number)) for number in range(num_classes))
 
@@ -122,16 +121,16 @@ def _numbered(
     """Classes are ids counted from 0: as many as the job says, or up to the largest that an object has."""
     if class_map:
         return tuple(class_map[number] for number in sorted(class_map))
-    used = frozenset[int]().union(*(annotated.used for annotated in channels.values()))
+    used = frozenset[int]().union(*(channel.used for channel in channels.values()))
     count = num_classes or 1 + max(used, default=-1)
     if not num_classes and count > MAX_CLASSES:
         raise UserError(f"there are objects with class_id {max(used)}: correct it, or give num_classes")
     if not count:
-        for name, annotated in channels.items():
-            make_records(annotated.examples, ChannelIssues(name))  # raises where damaged files are the reason
+        for name, channel in channels.items():
+            make_records(channel.examples, ChannelIssues(name))  # raises where damaged files are the reason
         raise UserError("no image has an object: give num_classes if that is meant")
-    given = next(iter(channels.values())).names
-    names = [given.get(number, str(number)) for number in range(count)]
+    names_by_id = next(iter(channels.values())).names
+    names = [names_by_id.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
 
 
@@ -148,11 +147,11 @@ def _named(train: ParsedChannel, num_classes: int | None) -> tuple[str, ...]:
     return used
 
 
-def in_classes(annotated: ParsedChannel, classes: tuple[str, ...], who: str, whose: str) -> list[RawExample]:
+def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, whose: str) -> list[RawExample]:
     """Examples with labels into ``classes``.
 
     Args:
-        annotated: its own labels are translated by the classes' names; numbers are left as they are.
+        channel: its own labels are translated by the classes' names; numbers are left as they are.
         classes: names by label.
         who: what the examples are, for messages: ``channel validation``.
         whose: who has ``classes``: ``channel train``.
@@ -161,14 +160,14 @@ def in_classes(annotated: ParsedChannel, classes: tuple[str, ...], who: str, who
         UserError: an object is of a class that is not among them; the message shows both lists.
 
     """
-    own = annotated.classes
-    if own is None or own == classes:
-        return annotated.examples
-    if not {own[index] for index in annotated.used} <= set(classes):
+    own_classes = channel.classes
+    if own_classes is None or own_classes == classes:
+        return channel.examples
+    if not {own_classes[index] for index in channel.used} <= set(classes):
         raise UserError(
             f"{who} has objects of classes that {whose} does not know: {whose} has ({', '.join(classes)}), "
-            f"{who} has ({', '.join(own)})"
+            f"{who} has ({', '.join(own_classes)})"
         )
     index_of = {name: index for index, name in enumerate(classes)}
-    table = np.asarray([index_of.get(name, -1) for name in own], dtype=np.int64)
-    return [example.with_labels(table[example.targets.labels]) for example in annotated.examples]
+    table = np.asarray([index_of.get(name, -1) for name in own_classes], dtype=np.int64)
+    return [example.with_labels(table[example.targets.labels]) for example in channel.examples]

@@ -49,13 +49,13 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, 
     return Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size
 
 
-def _class_id(given: Any) -> int:
+def _class_id(value: Any) -> int:
     try:
-        number = float(given)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = -1
     if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
-        raise ValueError(f"class_id {given} is not 0, 1, 2, …")
+        raise ValueError(f"class_id {value} is not 0, 1, 2, …")
     return int(number)
 
 

@@ -30,11 +30,11 @@ def find_json_lines(folder: Folder, format: str) -> Path | None:
 
     """
     candidates = folder.with_suffix(".manifest", ".jsonl") | largest_json(folder)
-    found = sorted(name for name, path in candidates.items() if format_of_lines(path) == format)
-    if len(found) > 1:
-        names = ", ".join(found)
+    matching_files = sorted(name for name, path in candidates.items() if format_of_lines(path) == format)
+    if len(matching_files) > 1:
+        names = ", ".join(matching_files)
         raise UserError(f"channel {folder.root.name} holds {format} in several files ({names}): keep one")
-    return candidates[found[0]] if found else None
+    return candidates[matching_files[0]] if matching_files else None
 
 
 def largest_json(folder: Folder) -> dict[str, Path]:

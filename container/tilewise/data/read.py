@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
-from tilewise.data.channel import ChannelFolder
-from tilewise.data.channel import read_channel as read_folders
+from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
 from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import read_coco
@@ -79,4 +78,4 @@ def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedC
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return read_folders(name, folders)
+    return parse_channel(name, folders)

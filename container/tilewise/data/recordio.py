@@ -98,9 +98,9 @@ class _Ranges(io.RawIOBase):
         index = bisect_right(self._ends, self._position)
         if index == len(self._ends):
             return 0
-        left = self._ends[index] - self._position
-        self._file.seek(sum(self._ranges[index]) - left)
-        content = self._file.read(min(len(buffer), left))
+        bytes_left = self._ends[index] - self._position
+        self._file.seek(sum(self._ranges[index]) - bytes_left)
+        content = self._file.read(min(len(buffer), bytes_left))
         buffer[: len(content)] = content
         self._position += len(content)
         return len(content)

@@ -59,21 +59,21 @@ def fetch_images(addresses: Sequence[str], who: str) -> dict[str, Path | str]:
     log.info("%s: %d images are fetched from S3", who, len(addresses))
     jobs = [(address, folder / f"{number}{_suffix(address)}") for number, address in enumerate(addresses)]
     # The first one alone: what stops it for good, such as no network, would stop each of the others too.
-    found: dict[str, Path | str] = {addresses[0]: _fetch(client, jobs[0][0], jobs[0][1], who)}
+    results: dict[str, Path | str] = {addresses[0]: _fetch(client, jobs[0][0], jobs[0][1], who)}
     told = time.monotonic()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             rest = pool.map(lambda job: _fetch(client, job[0], job[1], who), jobs[1:])
             for address, result in zip(addresses[1:], rest, strict=True):
-                found[address] = result
+                results[address] = result
                 if time.monotonic() - told > SECONDS_BETWEEN_LOG_LINES:
                     told = time.monotonic()
-                    log.info("%s: %d of %d images fetched", who, len(found), len(addresses))
+                    log.info("%s: %d of %d images fetched", who, len(results), len(addresses))
         except UserError:
             pool.shutdown(cancel_futures=True)
             raise
-    log.info("%s: %d images fetched", who, sum(isinstance(one, Path) for one in found.values()))
-    return found
+    log.info("%s: %d images fetched", who, sum(isinstance(one, Path) for one in results.values()))
+    return results
 
 
 def _client(what: str) -> Any:

@@ -56,10 +56,10 @@ class Analysis:
     def rates(self, label: int | None = None) -> dict[str, float | None]:
         """Precision, recall and F1 at the score threshold, of a class or of all; None where undefined."""
         objects = self.confusion[:-1].sum(axis=1)
-        found = self.confusion[:, :-1].sum(axis=0)
+        detection_counts = self.confusion[:, :-1].sum(axis=0)
         hits = self.confusion.diagonal()[:-1]
         of = slice(None) if label is None else slice(label, label + 1)
-        hit, detected, there = int(hits[of].sum()), int(found[of].sum()), int(objects[of].sum())
+        hit, detected, there = int(hits[of].sum()), int(detection_counts[of].sum()), int(objects[of].sum())
         return {
             "precision": _share(hit, detected),
             "recall": _share(hit, there),
@@ -84,7 +84,7 @@ class Analysis:
         """What ``metrics.json`` holds of it; of the confusion matrix what is not 0, true class first."""
         names = (*self.classes, BACKGROUND)
         confusion = {
-            true: {found: count for found, count in zip(names, row, strict=True) if count}
+            true: {predicted: count for predicted, count in zip(names, row, strict=True) if count}
             for true, row in zip(names, self.confusion.tolist(), strict=True)
         }
         return {
@@ -107,12 +107,12 @@ def analyse(scored: Scored, classes: tuple[str, ...], *, sizes: bool = True) -> 
 
     """
     records, detections = scored.records, scored.detections
-    matched = [match(record, found) for record, found in zip(records, detections, strict=True)]
-    by_class, total = curves(records, detections, matched, len(classes))
+    matches = [match(record, instances) for record, instances in zip(records, detections, strict=True)]
+    by_class, total = curves(records, detections, matches, len(classes))
     threshold = total.best_score
     outcomes = [
-        outcome(record, found, which, threshold)
-        for record, found, which in zip(records, detections, matched, strict=True)
+        outcome(record, instances, which, threshold)
+        for record, instances, which in zip(records, detections, matches, strict=True)
     ]
     return Analysis(
         classes=classes,

@@ -104,10 +104,10 @@ def _draw_charts(
     part: SubFigure, name: str, records: Records, sides: Float64, palette: _Palette, title: str
 ) -> None:
     part.text(0.035, 0.92, name, size=20, weight="bold", color=_INK, va="center", parse_math=False)
-    facts = f"{len(records):,} images    {len(records.targets):,} objects"
+    caption = f"{len(records):,} images    {len(records.targets):,} objects"
     ignored = int(records.targets.ignored.sum())
-    facts += f"    {ignored:,} of them ignored (crowd, difficult), grey" if ignored else ""
-    part.text(0.965, 0.92, facts, size=12, color=_QUIET, va="center", ha="right")
+    caption += f"    {ignored:,} of them ignored (crowd, difficult), grey" if ignored else ""
+    part.text(0.965, 0.92, caption, size=12, color=_QUIET, va="center", ha="right")
     left, right = part.subplots(
         1,
         2,
@@ -236,13 +236,13 @@ def _pixels(record: Record, window: tuple[int, int, int, int]) -> npt.NDArray[np
     """A window of an image, reduced to about what its tile shows."""
     x0, y0, x1, y1 = window
     scale = max(x1 - x0, y1 - y0) / _TILE_PIXELS
-    wanted = max(factor for factor in (1, 2, 4, 8) if factor <= max(1, scale))
-    picture = decode_reduced(record.read(), lambda width, height: wanted)
+    factor_wanted = max(factor for factor in (1, 2, 4, 8) if factor <= max(1, scale))
+    picture = decode_reduced(record.read(), lambda width, height: factor_wanted)
     factor = picture.factor
     pixels = picture.pixels[:, y0 // factor : -(-y1 // factor), x0 // factor : -(-x1 // factor)]
-    left = max(pixels.shape[-2:]) / _TILE_PIXELS
-    if left > 1:
-        size = [max(1, round(side / left)) for side in pixels.shape[-2:]]
+    reduction = max(pixels.shape[-2:]) / _TILE_PIXELS
+    if reduction > 1:
+        size = [max(1, round(side / reduction)) for side in pixels.shape[-2:]]
         pixels = F.resize(pixels, size, antialias=True)
     array: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).numpy()
     return array

@@ -65,8 +65,8 @@ def score(
         truth = _ground_truth(records, classes)
         rows = _results(detections)
         # loadRes fails on nothing at all
-        found = truth.loadRes(rows) if len(rows) else _coco({**truth.dataset, "annotations": []})
-        evaluation = COCOeval(truth, found, "bbox")
+        coco_results = truth.loadRes(rows) if len(rows) else _coco({**truth.dataset, "annotations": []})
+        evaluation = COCOeval(truth, coco_results, "bbox")
         evaluation.params.maxDets = [most]
         evaluation.params.areaRng = [list(limits) for limits in ranges.values()]
         evaluation.params.areaRngLbl = list(ranges)
@@ -119,16 +119,16 @@ def _coco(dataset: dict[str, Any]) -> COCO:
 def _results(detections: Sequence[Instances]) -> np.ndarray:
     """(N, 7) ``image id, x, y, width, height, score, category id``, as COCO.loadRes takes it."""
     rows = [np.zeros((0, 7))]
-    for image_id, found in enumerate(detections, start=1):
-        boxes = found.boxes.numpy().astype(np.float64)
+    for image_id, instances in enumerate(detections, start=1):
+        boxes = instances.boxes.numpy().astype(np.float64)
         rows.append(
             np.column_stack(
                 [
-                    np.full(len(found), image_id),
+                    np.full(len(instances), image_id),
                     boxes[:, :2],
                     boxes[:, 2:] - boxes[:, :2],
-                    found.scores.numpy(),
-                    found.labels.numpy() + 1,
+                    instances.scores.numpy(),
+                    instances.labels.numpy() + 1,
                 ]
             )
         )

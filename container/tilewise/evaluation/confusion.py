@@ -21,7 +21,7 @@ NOT_COUNTED = -2
 """In place of an object's index: the detection lies on an ignored object."""
 
 
-def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD) -> Int64:
+def match(record: Record, detections: Instances, iou_threshold: float = IOU_THRESHOLD) -> Int64:
     """The object of its own class that each detection hits.
 
     As in pycocotools: best score first, each detection takes the free object of highest IoU, if that reaches
@@ -30,16 +30,16 @@ def match(record: Record, found: Instances, iou_threshold: float = IOU_THRESHOLD
 
     Args:
         record: the ground truth.
-        found: in the record's pixels, best score first.
+        detections: in the record's pixels, best score first.
         iou_threshold: from this on it is a hit.
 
     Returns:
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    truth, boxes = record.targets, found.boxes.numpy().astype(np.float64)[:, None]
+    truth, boxes = record.targets, detections.boxes.numpy().astype(np.float64)[:, None]
     objects = truth.boxes.astype(np.float64)
-    same_class = found.labels.numpy()[:, None] == truth.labels
+    same_class = detections.labels.numpy()[:, None] == truth.labels
     result = _in_score_order(
         np.where(same_class & ~truth.ignored, paired_iou(boxes, objects), 0), iou_threshold
     )
@@ -54,7 +54,7 @@ class Outcome:
     """What became of one image's objects and of its detections above a score.
 
     Attributes:
-        found: the K detections above it.
+        detections: the K detections above it.
         object_of: (K,) index of the object that each stands for, maybe of another class,
             :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
         right: (K,) whether it is of the object's class.
@@ -62,7 +62,7 @@ class Outcome:
 
     """
 
-    found: Instances
+    detections: Instances
     object_of: Int64
     right: Bool
     missed: Bool
@@ -91,8 +91,8 @@ class Outcome:
 
 def outcome(
     record: Record,
-    found: Instances,
-    matched: Int64,
+    detections: Instances,
+    matches: Int64,
     score_threshold: float,
     iou_threshold: float = IOU_THRESHOLD,
 ) -> Outcome:
@@ -100,26 +100,26 @@ def outcome(
 
     Args:
         record: the ground truth.
-        found: in the record's pixels, best score first.
-        matched: what :func:`match` says of them.
+        detections: in the record's pixels, best score first.
+        matches: what :func:`match` says of them.
         score_threshold: of the detections that count.
         iou_threshold: from this on a detection stands for an object.
 
     """
-    truth, kept = record.targets, found.select(found.scores >= score_threshold)
-    object_of = matched[: len(kept)].copy()
+    truth, confident = record.targets, detections.select(detections.scores >= score_threshold)
+    object_of = matches[: len(confident)].copy()
     right = object_of >= 0
     free_objects = ~truth.ignored
     free_objects[object_of[right]] = False
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
-        boxes = kept.boxes.numpy().astype(np.float64)
+        boxes = confident.boxes.numpy().astype(np.float64)
         iou = paired_iou(boxes[false_positives, None], truth.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
     missed = ~truth.ignored
     missed[object_of[object_of >= 0]] = False
-    return Outcome(kept, object_of, right, missed)
+    return Outcome(confident, object_of, right, missed)
 
 
 def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) -> Int64:
@@ -135,7 +135,7 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
         counted = one.object_of != NOT_COUNTED
         # the label of FALSE_ALARM, index -1, is the background
         true = np.append(record.targets.labels, num_classes)[one.object_of[counted]]
-        np.add.at(matrix, (true, one.found.labels.numpy()[counted]), 1)
+        np.add.at(matrix, (true, one.detections.labels.numpy()[counted]), 1)
         matrix[:-1, num_classes] += np.bincount(record.targets.labels[one.missed], minlength=num_classes)
     return matrix
 

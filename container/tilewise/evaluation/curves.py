@@ -66,20 +66,20 @@ class Curve:
 
 
 def curves(
-    records: Records, detections: Sequence[Instances], matched: Sequence[Int64], num_classes: int
+    records: Records, detections: Sequence[Instances], matches: Sequence[Int64], num_classes: int
 ) -> tuple[list[Curve], Curve]:
     """The curve of each class, and that of all detections together.
 
     Args:
         records: the ground truth.
         detections: one a record, best score first.
-        matched: what :func:`tilewise.evaluation.confusion.match` says of them.
+        matches: what :func:`tilewise.evaluation.confusion.match` says of them.
         num_classes: how many there are.
 
     """
-    which = np.concatenate([np.zeros(0, np.int64), *matched])
-    scores = np.concatenate([np.zeros(0), *(found.scores.numpy() for found in detections)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(found.labels.numpy() for found in detections)])
+    which = np.concatenate([np.zeros(0, np.int64), *matches])
+    scores = np.concatenate([np.zeros(0), *(instances.scores.numpy() for instances in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(instances.labels.numpy() for instances in detections)])
     order = np.argsort(-scores, kind="stable")
     order = order[which[order] != NOT_COUNTED]
     scores, labels, hits = scores[order].astype(np.float64), labels[order], which[order] >= 0

@@ -60,8 +60,8 @@ def evaluate(
 def _find(
     predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, stop: StopToken
 ) -> Scored | None:
-    kept: list[Record] = []
-    images = decoded(predictor, records, issues, kept)
+    decoded_records: list[Record] = []
+    images = decoded(predictor, records, issues, decoded_records)
     detections: list[Instances] = []
     for prediction in predictor.predict_all(images):
         detections.append(prediction.detections)
@@ -70,7 +70,7 @@ def _find(
     if stop.requested:  # while it waited for a pipe
         return None
     issues.finish_pass()
-    return Scored(Records(kept), detections)
+    return Scored(Records(decoded_records), detections)
 
 
 def metrics(
@@ -84,9 +84,9 @@ def metrics(
 
 
 def decoded(
-    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, kept: list[Record]
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, decoded_records: list[Record]
 ) -> Iterator[DecodedImage]:
-    """The records' images, a few decoded ahead; ``kept`` gets each record whose image could be.
+    """The records' images, a few decoded ahead; ``decoded_records`` gets each record whose image could be.
 
     Raises:
         UserError: too many images are damaged.
@@ -104,7 +104,7 @@ def decoded(
             if isinstance(image, str):
                 issues.leave_out(record.key, image)
             else:
-                kept.append(replace(record, encoded=None))
+                decoded_records.append(replace(record, encoded=None))
                 yield image
 
 

@@ -119,7 +119,7 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
             yield "missed", box, f"missed: {classes[label]}"
         else:
             yield "truth", box, f"annotated: {classes[label]}"
-    for index, (box, score, label) in enumerate(one.found):
+    for index, (box, score, label) in enumerate(one.detections):
         stands_for = int(one.object_of[index])
         name = f"{classes[label]} {score:.2f}"
         if one.right[index]:

@@ -120,12 +120,12 @@ def _speed(run: ReportContent) -> float | None:
 
 def _pictures(analysis: Analysis, stop: StopToken, count: int = COUNT) -> tuple[list[Picture], list[Picture]]:
     def make(indices: list[int]) -> list[Picture]:
-        made = []
+        pictures = []
         for index in indices:
             if stop.requested:
                 break
-            made.append(make_picture(analysis.records[index], analysis.outcomes[index], analysis.classes))
-        return made
+            pictures.append(make_picture(analysis.records[index], analysis.outcomes[index], analysis.classes))
+        return pictures
 
     best, worst = best_and_worst(analysis, count)
     return make(best), make(worst)
@@ -134,21 +134,21 @@ def _pictures(analysis: Analysis, stop: StopToken, count: int = COUNT) -> tuple[
 def _charts(run: ReportContent) -> dict[str, Markup | None]:
     """All of the :data:`CHARTS`, None where there is nothing to draw."""
     charts: dict[str, Markup | None] = dict.fromkeys(CHARTS)
-    chosen = _chosen(run)
+    best_epoch = _chosen(run)
     losses = _history(run, lambda epoch: epoch["losses"])
     if losses:
         text = "Mean training losses of each epoch: " + _ends(losses)
-        charts["loss"] = line_chart(losses, text, "epoch", mark=chosen, whole_numbers=True)
+        charts["loss"] = line_chart(losses, text, "epoch", mark=best_epoch, whole_numbers=True)
     scores = _history(run, _scores)
     if scores:
         text = "Figures of the validation after each epoch: " + _ends(scores)
         span = (run.epochs[0]["epoch"], run.epochs[-1]["epoch"])
         charts["score"] = line_chart(
-            scores, text, "epoch", y_max=1, x_range=span, mark=chosen, whole_numbers=True
+            scores, text, "epoch", y_max=1, x_range=span, mark=best_epoch, whole_numbers=True
         )
     if run.analysis:
         charts |= _analysis_charts(run.analysis)
-    bars = [(name, _bars(facts)) for name, facts in run.data.items() if facts["boxes"]]
+    bars = [(name, _bars(statistics)) for name, statistics in run.data.items() if statistics["boxes"]]
     if bars:
         text = "How large the objects are: shares of each channel's objects over the √ of their area"
         charts["sizes"] = histogram(
@@ -158,10 +158,10 @@ def _charts(run: ReportContent) -> dict[str, Markup | None]:
 
 
 def _scores(epoch: Mapping[str, Any]) -> dict[str, float | None]:
-    found = epoch.get("validation", {})
+    metrics = epoch.get("validation", {})
     names = ("AP", "AP50", "AP75", "AP_small")
-    scores = {name.replace("_", " "): found[name] for name in names if name in found}
-    return scores | ({"VOC mAP": found["VOC"]["mAP"]} if "VOC" in found else {})
+    scores = {name.replace("_", " "): metrics[name] for name in names if name in metrics}
+    return scores | ({"VOC mAP": metrics["VOC"]["mAP"]} if "VOC" in metrics else {})
 
 
 def _history(
@@ -181,8 +181,8 @@ def _ends(lines: Sequence[Line]) -> str:
     )
 
 
-def _bars(facts: Mapping[str, Any]) -> list[tuple[float, int]]:
-    return [(float(start), count) for start, count in facts["size_histogram"].items()]
+def _bars(statistics: Mapping[str, Any]) -> list[tuple[float, int]]:
+    return [(float(start), count) for start, count in statistics["size_histogram"].items()]
 
 
 def _analysis_charts(analysis: Analysis) -> dict[str, Markup]:
@@ -238,8 +238,8 @@ def _confusions(analysis: Analysis | None, most: int = 30) -> list[tuple[str, st
     names = (*analysis.classes, BACKGROUND)
     matrix = analysis.confusion
     pairs = [
-        (names[true], names[found], int(matrix[true, found]))
-        for true, found in zip(*matrix.nonzero(), strict=True)
-        if true != found
+        (names[true], names[predicted], int(matrix[true, predicted]))
+        for true, predicted in zip(*matrix.nonzero(), strict=True)
+        if true != predicted
     ]
     return sorted(pairs, key=lambda pair: -pair[2])[:most]

@@ -41,17 +41,17 @@ def choose_tiles(records: Records, count: int, seed: int) -> list[Tile]:
     counts = records.object_counts
     fullest = np.argsort(-counts, kind="stable")[: min(share, int((counts > 0).sum()))].tolist()
     smallest, objects = _smallest(records)
-    chosen = [Tile(index, f"{counts[index]} objects", _whole(records, index)) for index in fullest]
+    tiles = [Tile(index, f"{counts[index]} objects", _whole(records, index)) for index in fullest]
     rest = [index for index in smallest if index not in fullest][:share]
-    chosen += [
+    tiles += [
         Tile(index, "close-up of the smallest", _close_up(records, index, objects[index])) for index in rest
     ]
-    taken = {tile.index for tile in chosen}
+    pictured = {tile.index for tile in tiles}
     generator = np.random.default_rng(seed)
-    order = [index for index in generator.permutation(len(records)).tolist() if index not in taken]
+    order = [index for index in generator.permutation(len(records)).tolist() if index not in pictured]
     empty = [index for index in order if not counts[index]][: max(1, share // 2)]
-    order = [*empty, *(index for index in order if index not in empty)][: count - len(chosen)]
-    return chosen + [
+    order = [*empty, *(index for index in order if index not in empty)][: count - len(tiles)]
+    return tiles + [
         Tile(index, "no objects" if not counts[index] else f"{counts[index]} objects, at random", whole)
         for index in order
         for whole in [_whole(records, index)]

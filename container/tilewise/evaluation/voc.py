@@ -35,11 +35,11 @@ def voc_metrics(
     scores: list[list[np.ndarray]] = [[] for _ in classes]
     hits: list[list[np.ndarray]] = [[] for _ in classes]
     objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=len(classes))
-    for record, found in zip(records, detections, strict=True):
+    for record, instances in zip(records, detections, strict=True):
         truth = record.targets
-        for label in np.union1d(truth.labels, found.labels.numpy()).tolist():
+        for label in np.union1d(truth.labels, instances.labels.numpy()).tolist():
             own = truth.select(truth.labels == label)
-            mine = found.select(found.labels == label)
+            mine = instances.select(instances.labels == label)
             hit = _match(mine, torch.from_numpy(own.boxes), own.ignored, iou_threshold)
             counted = hit >= 0
             scores[label].append(mine.scores.numpy()[counted])
@@ -53,20 +53,22 @@ def voc_metrics(
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
-def _match(found: Instances, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _match(
+    detections: Instances, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float
+) -> np.ndarray:
     """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
-    result = np.zeros(len(found), dtype=np.int64)
-    if not len(boxes_M4) or not len(found):
+    result = np.zeros(len(detections), dtype=np.int64)
+    if not len(boxes_M4) or not len(detections):
         return result
-    best, which = box_iou(found.boxes, boxes_M4).max(dim=1)
-    taken = np.zeros(len(boxes_M4), dtype=np.bool_)
+    best, which = box_iou(detections.boxes, boxes_M4).max(dim=1)
+    claimed = np.zeros(len(boxes_M4), dtype=np.bool_)
     for row, (iou, index) in enumerate(zip(best.tolist(), which.tolist(), strict=True)):
         if iou <= iou_threshold:
             continue
         if ignored[index]:
             result[row] = -1
-        elif not taken[index]:
-            taken[index] = True
+        elif not claimed[index]:
+            claimed[index] = True
             result[row] = 1
     return result
 

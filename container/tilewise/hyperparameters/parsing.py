@@ -37,18 +37,18 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     """
     texts = {name: _as_text(value) for name, value in raw.items()}
     task = decide_task(texts)
-    given = _Given(texts | ({"task": task} if texts.get("task") else {}))
-    _check_required(given)
-    _check_schedule(given)
-    _check_classes(given)
-    check_views(given.entries, given.refuse)
-    model = _resolve_model(given)
+    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}))
+    _check_required(reader)
+    _check_schedule(reader)
+    _check_classes(reader)
+    check_views(reader.entries, reader.refuse)
+    model = _resolve_model(reader)
     if model is not None:
-        _check_scaling(given, model)
-    problems = [problem for found in given.problems.values() for problem in found]
+        _check_scaling(reader, model)
+    problems = [problem for messages in reader.problems.values() for problem in messages]
     if problems or model is None:
         raise UserError("; ".join(problems))
-    return Hyperparameters.model_validate(_complete(given, model))
+    return Hyperparameters.model_validate(_complete(reader, model))
 
 
 class _Entry(NamedTuple):
@@ -62,7 +62,7 @@ class _Entry(NamedTuple):
         return f"{self.name}={shown(self.text)}"
 
 
-class _Given:
+class _Reader:
     """What the user gave: the names as written, the entries by canonical name, the problems by name."""
 
     def __init__(self, raw: Mapping[str, str]) -> None:
@@ -86,8 +86,8 @@ class _Given:
 
     def _take(self, name: str, text: str) -> None:
         if name not in _SPELLINGS:
-            near = did_you_mean(name, _SPELLINGS) or "; leave it out"
-            self.refuse(name, f"{name}={shown(text)}: unknown hyperparameter{near}")
+            suggestion = did_you_mean(name, _SPELLINGS) or "; leave it out"
+            self.refuse(name, f"{name}={shown(text)}: unknown hyperparameter{suggestion}")
             return
         canonical, values = _SPELLINGS[name]
         try:
@@ -134,76 +134,78 @@ def _as_text(value: object) -> str:
         return text
 
 
-def _check_required(given: _Given) -> None:
-    if given.dialect == "azure":
+def _check_required(reader: _Reader) -> None:
+    if reader.dialect == "azure":
         return
-    mark = next(name for name in given.names if name in _BUILTIN_MARKS)
+    mark = next(name for name in reader.names if name in _BUILTIN_MARKS)
     for name, row in ROWS.items():
-        if row.required and name not in given.names:
+        if row.required and name not in reader.names:
             job = f"a job with {mark} and no model_name (one for the built-in algorithm)"
-            given.refuse(name, f"{name} is required in {job}")
+            reader.refuse(name, f"{name} is required in {job}")
 
 
-def _check_schedule(given: _Given) -> None:
-    steps = given.entries.get("lr_scheduler_step")
-    scheduler = given.entries.get("learning_rate_scheduler")
-    step_size = given.entries.get("step_lr_step_size")
+def _check_schedule(reader: _Reader) -> None:
+    steps = reader.entries.get("lr_scheduler_step")
+    scheduler = reader.entries.get("learning_rate_scheduler")
+    step_size = reader.entries.get("step_lr_step_size")
     if steps and scheduler and scheduler.value != "step":
-        given.refuse_both(steps, scheduler)
+        reader.refuse_both(steps, scheduler)
     if steps and step_size:
-        given.refuse_both(steps, step_size)
+        reader.refuse_both(steps, step_size)
 
 
-def _check_classes(given: _Given) -> None:
-    class_map, count = given.entries.get("class_map"), given.entries.get("num_classes")
+def _check_classes(reader: _Reader) -> None:
+    class_map, count = reader.entries.get("class_map"), reader.entries.get("num_classes")
     if class_map and count and len(class_map.value) != count.value:
-        given.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
+        reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 
-def _resolve_model(given: _Given) -> str | None:
+def _resolve_model(reader: _Reader) -> str | None:
     """The model that is meant, available or not; None where there is no such model."""
-    entry = given.entries.get("model_name")
-    size = given.entries.get("model_size")
-    model: str = entry.value if entry else ROWS["model_name"].default(given.dialect)
+    entry = reader.entries.get("model_name")
+    size = reader.entries.get("model_size")
+    model: str = entry.value if entry else ROWS["model_name"].default(reader.dialect)
     if model == "yolov5":
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
-        given.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
+        reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
     if entry and model not in model_names():
-        given.refuse(entry.name, _why_not(entry, model))
+        reader.refuse(entry.name, _why_not(entry, model))
     return model if model in model_names() + LATER_MODELS else None
 
 
 def _why_not(entry: _Entry, model: str) -> str:
     available = model_names()
     if model not in LATER_MODELS:
-        near = did_you_mean(entry.text, (*available, *LATER_MODELS, "yolov5"))
-        return f"{entry}: there is no such model{near}; available: {', '.join(available)}"
+        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, "yolov5"))
+        return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
     if entry.name == "base_network":
         available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in available)
     meaning = "" if model == entry.text else f" ({model})"
     return f"{entry}{meaning} is not available in this version; available: {', '.join(available)}"
 
 
-def _check_scaling(given: _Given, model: str) -> None:
+def _check_scaling(reader: _Reader, model: str) -> None:
     family = _family_of(model)
     scaling = family.scaling if family else LATER_SCALING
-    for canonical, entry in given.entries.items():
+    for canonical, entry in reader.entries.items():
         if ROWS[canonical].scaling not in (None, scaling):
-            given.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
+            reader.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
     if scaling == "sides":
-        _check_sides(given, model)
-    compiled, multi_scale = given.entries.get("compile"), given.entries.get("multi_scale")
+        _check_sides(reader, model)
+    compiled, multi_scale = reader.entries.get("compile"), reader.entries.get("multi_scale")
     if compiled and compiled.value:
         if scaling == "sides":
             why = f"{model} takes views of many sizes, and would be compiled for each"
-            given.refuse(compiled.name, f"{compiled}: {why}; leave it out")
+            reader.refuse(compiled.name, f"{compiled}: {why}; leave it out")
         elif multi_scale and multi_scale.value:
-            given.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
-    stride_4 = given.entries.get("stride_4_level")
+            reader.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
+    stride_4 = reader.entries.get("stride_4_level")
     if stride_4 and stride_4.value and not (family and family.stride_4_level):
         kinds = ", ".join(each.pattern for each in families() if each.stride_4_level)
-        given.refuse(stride_4.name, f"{stride_4}: {model} has no such level, only {kinds} have; leave it out")
+        reader.refuse(
+            stride_4.name, f"{stride_4}: {model} has no such level, only {kinds} have; leave it out"
+        )
 
 
 def _family_of(model: str) -> ModelFamily | None:
@@ -211,41 +213,41 @@ def _family_of(model: str) -> ModelFamily | None:
     return None if model in LATER_MODELS else family_of(model)
 
 
-def _check_sides(given: _Given, model: str) -> None:
-    low, high = given.entries.get("min_size"), given.entries.get("max_size")
-    defaults = _defaults(given, model)
+def _check_sides(reader: _Reader, model: str) -> None:
+    low, high = reader.entries.get("min_size"), reader.entries.get("max_size")
+    defaults = _defaults(reader, model)
     least = low.value if low else defaults["min_size"]
     most = high.value if high else defaults["max_size"]
     if low and least > most:
-        given.refuse(low.name, f"{low}: must be at most max_size={most}")
+        reader.refuse(low.name, f"{low}: must be at most max_size={most}")
     elif high and least > most:
-        given.refuse(high.name, f"{high}: must be at least min_size={least}")
+        reader.refuse(high.name, f"{high}: must be at least min_size={least}")
 
 
-def _defaults(given: _Given, model: str) -> dict[str, Any]:
+def _defaults(reader: _Reader, model: str) -> dict[str, Any]:
     """Those of the job's dialect, and in Azure AutoML's those of the model's family before them."""
     family = _family_of(model)
     applies = (None, family.scaling if family else LATER_SCALING)
-    own = family.defaults if family and given.dialect == "azure" else {}
+    own = family.defaults if family and reader.dialect == "azure" else {}
     return {
-        name: own.get(name, row.default(given.dialect)) if row.scaling in applies else None
+        name: own.get(name, row.default(reader.dialect)) if row.scaling in applies else None
         for name, row in ROWS.items()
     }
 
 
-def _complete(given: _Given, model: str) -> dict[str, Any]:
+def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     """All fields: what was given, the defaults of the job and the model, and what follows from them."""
-    values = _defaults(given, model)
-    values |= {name: entry.value for name, entry in given.entries.items()}
+    values = _defaults(reader, model)
+    values |= {name: entry.value for name, entry in reader.entries.items()}
     values["model_name"] = model
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
     values["training_views"] = training_views(values)
     if values["validation_batch_size"] is None:
         values["validation_batch_size"] = values["training_batch_size"] or 1  # auto: the job sets both
-    by_machine = given.dialect == "builtin" and "training_batch_size" not in given.names
+    by_machine = reader.dialect == "builtin" and "training_batch_size" not in reader.names
     return values | {
-        "dialect": given.dialect,
-        "batch_unit": "machine" if by_machine or "mini_batch_size" in given.names else "gpu",
-        "given": tuple(given.names),
+        "dialect": reader.dialect,
+        "batch_unit": "machine" if by_machine or "mini_batch_size" in reader.names else "gpu",
+        "given": tuple(reader.names),
     }

@@ -24,24 +24,24 @@ _CLASSIFICATION_ONLY = ("num_layers", "augmentation_type", "top_k", "multi_label
 """Hyperparameters of the built-in Image Classification algorithm that its Object Detection does not have."""
 
 
-def decide_task(given: Mapping[str, str]) -> str:
+def decide_task(texts: Mapping[str, str]) -> str:
     """What a job trains a model for: what ``task`` says, else what its other hyperparameters are a sign of.
 
     Args:
-        given: the job's hyperparameters as bare texts, "" where one has no value.
+        texts: the job's hyperparameters as bare texts, "" where one has no value.
 
     Raises:
         UserError: there is no such task, or not yet.
 
     """
-    wanted = given.get("task", "")
-    if wanted:
-        task = _SPELLINGS.get(wanted.lower().replace("_", "-"))
+    name = texts.get("task", "")
+    if name:
+        task = _SPELLINGS.get(name.lower().replace("_", "-"))
         if task is None:
-            raise UserError(f"task={wanted}: there is no such task: {DETECTION} is the one that there is")
-        sign = f"task={wanted}"
+            raise UserError(f"task={name}: there is no such task: {DETECTION} is the one that there is")
+        sign = f"task={name}"
     else:
-        task, sign = _by_signs(given)
+        task, sign = _by_signs(texts)
     if task != DETECTION:
         raise UserError(
             f"{sign} asks for {task}, which this version cannot train yet, only objects' boxes: give "
@@ -50,12 +50,12 @@ def decide_task(given: Mapping[str, str]) -> str:
     return task
 
 
-def _by_signs(given: Mapping[str, str]) -> tuple[str, str]:
+def _by_signs(texts: Mapping[str, str]) -> tuple[str, str]:
     """A task, and the hyperparameter that is the sign of it."""
     for name in _CLASSIFICATION_ONLY:
-        if given.get(name):
-            return "image classification", f"{name}={given[name]}"
-    shape = given.get("image_shape", "")
+        if texts.get(name):
+            return "image classification", f"{name}={texts[name]}"
+    shape = texts.get("image_shape", "")
     if len(shape.split(",")) == 3:  # channels, height, width; the Object Detection's is one number
         return "image classification", f"image_shape={shape}"
     return DETECTION, ""

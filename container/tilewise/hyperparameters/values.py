@@ -208,8 +208,8 @@ def _in_words(schema: dict[str, Any]) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], most: int = 3) -> str:
     """`` (did you mean …?)`` with the nearest known words, best first; empty where none is near."""
-    near = difflib.get_close_matches(word.lower(), list(known), n=most)
-    return f" (did you mean {', '.join(near)}?)" if near else ""
+    matches = difflib.get_close_matches(word.lower(), list(known), n=most)
+    return f" (did you mean {', '.join(matches)}?)" if matches else ""
 
 
 def shown(text: str, longest: int = 60) -> str:

@@ -19,7 +19,7 @@ _ONLY_WITH = {
 """The training_views that each of these has an effect with."""
 
 
-class _Entry(Protocol):
+class HyperparameterEntry(Protocol):
     """A hyperparameter as the user wrote it, and its value; its text is ``name=value``."""
 
     @property
@@ -40,7 +40,7 @@ def training_views(values: Mapping[str, Any]) -> str:
     return "fixed" if values.get("tile_size") else "whole"
 
 
-def check_views(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None]) -> None:
+def check_views(entries: Mapping[str, HyperparameterEntry], refuse: Callable[[str, str], None]) -> None:
     """Refuse what has no effect, or contradicts.
 
     Args:
@@ -53,11 +53,11 @@ def check_views(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None
         refuse(size.name, f"{grid} and {size} exclude each other: give one of them")
         return
     views = training_views({name: entry.value for name, entry in entries.items()})
-    chosen = f"training_views={views}" if "training_views" in entries else f"training_views (here {views})"
-    for name, fitting in _ONLY_WITH.items():
+    setting = f"training_views={views}" if "training_views" in entries else f"training_views (here {views})"
+    for name, regimes in _ONLY_WITH.items():
         entry = entries.get(name)
-        if entry and entry.value is not False and views not in fitting:
-            refuse(entry.name, f"{entry} does not go with {chosen}, only with {' or '.join(fitting)}")
+        if entry and entry.value is not False and views not in regimes:
+            refuse(entry.name, f"{entry} does not go with {setting}, only with {' or '.join(regimes)}")
     tiled = views != "whole" or grid or size
     merge = entries.get("tile_merge")
     if merge and not tiled:
@@ -65,7 +65,7 @@ def check_views(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None
     _check_pyramid(entries, refuse)
 
 
-def _check_pyramid(entries: Mapping[str, _Entry], refuse: Callable[[str, str], None]) -> None:
+def _check_pyramid(entries: Mapping[str, HyperparameterEntry], refuse: Callable[[str, str], None]) -> None:
     scales, ranges = entries.get("pyramid_scales"), entries.get("pyramid_ranges")
     if ranges and (not scales or len(scales.value) != len(ranges.value)):
         count = len(scales.value) if scales else "no"

@@ -32,20 +32,20 @@ class OpenImage:
     def add(self, view: View, instances: Instances) -> None:
         """Take what was found in a view, on the CPU, from its pixels to the image's."""
         cut = cut_sides(instances.boxes, view, self.width, self.height)
-        found = view.to_image(instances, self.width, self.height)
-        answered = torch.from_numpy(view.answers_for(found.boxes.numpy()))
-        self._found.append(found.select(answered))
+        detections = view.to_image(instances, self.width, self.height)
+        answered = torch.from_numpy(view.answers_for(detections.boxes.numpy()))
+        self._found.append(detections.select(answered))
         self._cut.append(cut[answered])
         self._view.append(torch.full((len(self._found[-1]),), self.waiting))
         self.waiting -= 1
 
     def merged(self, tiling: Tiling) -> Instances:
         """What was found in all views, as one answer, best score first."""
-        found = Instances.cat(self._found)
+        detections = Instances.cat(self._found)
         if len(self._found) > 1:
             view, cut = torch.cat(self._view), torch.cat(self._cut)
-            return merge_detections(found, view, cut, tiling.merge, tiling.merge_threshold)
-        return found.select(found.scores.argsort(descending=True, stable=True))
+            return merge_detections(detections, view, cut, tiling.merge, tiling.merge_threshold)
+        return detections.select(detections.scores.argsort(descending=True, stable=True))
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,6 @@ class ViewBatcher:
         """Look at the views that wait."""
         pending, self._pending = self._pending, []
         if pending:
-            found = self.backend.detect([each.pixels for each in pending])
-            for each, instances in zip(pending, found, strict=True):
+            detections = self.backend.detect([each.pixels for each in pending])
+            for each, instances in zip(pending, detections, strict=True):
                 each.image.add(each.view, instances)

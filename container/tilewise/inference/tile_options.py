@@ -44,11 +44,13 @@ def read_tile_options(texts: Mapping[str, str], written: Callable[[str], str]) -
             f"{written('tile_grid_size')}=auto: only training has the data to choose a grid from; "
             "give columns x rows, such as 3x2"
         )
-    chosen = [name for name in ("tile_grid_size", "tile_size") if name in values]
-    if len(chosen) == 2:
-        raise UserError(f"{written(chosen[0])} and {written(chosen[1])} exclude each other: give one of them")
+    size_names = [name for name in ("tile_grid_size", "tile_size") if name in values]
+    if len(size_names) == 2:
+        raise UserError(
+            f"{written(size_names[0])} and {written(size_names[1])} exclude each other: give one of them"
+        )
     return TileOptions(
-        tiled=not chosen or values[chosen[0]] is not None,
+        tiled=not size_names or values[size_names[0]] is not None,
         grid=values.get("tile_grid_size"),
         tile_size=values.get("tile_size"),
         overlap=values.get("tile_overlap_ratio"),

@@ -43,29 +43,29 @@ def atss(priors: Priors, objects: Objects, batch: int) -> Positives:
         batch: the number of images.
 
     """
-    near, distance = _candidates(priors, objects)  # (M, 9 * levels)
-    points, half = priors.points[near], priors.strides[near] * ANCHOR_STRIDES / 2
+    candidates, distance = _candidates(priors, objects)  # (M, 9 * levels)
+    points, half = priors.points[candidates], priors.strides[candidates] * ANCHOR_STRIDES / 2
     anchors = torch.cat([points - half[..., None], points + half[..., None]], dim=2)
     iou = paired_iou(anchors, objects.boxes[:, None])
-    mean, candidates = iou.mean(dim=1, keepdim=True), iou.shape[1]
+    mean, count = iou.mean(dim=1, keepdim=True), iou.shape[1]
     # not Tensor.std, which warns where there is no object
-    least = mean + ((iou - mean).square().sum(dim=1, keepdim=True) / (candidates - 1)).sqrt()
+    least = mean + ((iou - mean).square().sum(dim=1, keepdim=True) / (count - 1)).sqrt()
     low, high = objects.boxes[:, None, :2], objects.boxes[:, None, 2:]
     inside = ((points > low) & (points < high)).all(dim=2)
-    chosen = (iou >= least) & inside
+    positive = (iou >= least) & inside
 
     most = iou.amax(dim=1, keepdim=True).clamp(min=1e-9)
-    preference = iou / most - 0.1 * distance / priors.strides[near]
-    best = torch.zeros_like(chosen).scatter_(1, preference.argmax(dim=1, keepdim=True), value=True)
-    chosen |= best & ~chosen.any(dim=1, keepdim=True)
+    preference = iou / most - 0.1 * distance / priors.strides[candidates]
+    best = torch.zeros_like(positive).scatter_(1, preference.argmax(dim=1, keepdim=True), value=True)
+    positive |= best & ~positive.any(dim=1, keepdim=True)
 
-    number, candidate = torch.nonzero(chosen, as_tuple=True)
-    images, taken = objects.images[number], near[number, candidate]
+    number, candidate = torch.nonzero(positive, as_tuple=True)
+    images, prior = objects.images[number], candidates[number, candidate]
     points_of_image = len(priors.points)
-    own = one_object_each(
-        images * points_of_image + taken, -iou[number, candidate], number, points_of_image * batch
+    unique = one_object_each(
+        images * points_of_image + prior, -iou[number, candidate], number, points_of_image * batch
     )
-    return Positives(images[own], taken[own], number[own])
+    return Positives(images[unique], prior[unique], number[unique])
 
 
 def _candidates(priors: Priors, objects: Objects) -> tuple[Tensor, Tensor]:
@@ -74,16 +74,16 @@ def _candidates(priors: Priors, objects: Objects) -> tuple[Tensor, Tensor]:
     The nine nearest points of a grid lie within nine rows and nine columns, those of its edge included.
     """
     centre = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
-    near, distances = [], []
+    candidates, distances = [], []
     for height, width, stride, first in priors.levels:
         cell = ((centre - priors.points[first]) / stride).round().long()
         x, y = _around(cell[:, 0], width), _around(cell[:, 1], height)
         index = (first + y[:, :, None] * width + x[:, None, :]).flatten(1)
         distance = (priors.points[index] - centre[:, None]).norm(dim=2)
         nearest = distance.topk(min(NEAREST, index.shape[1]), dim=1, largest=False)
-        near.append(index.gather(1, nearest.indices))
+        candidates.append(index.gather(1, nearest.indices))
         distances.append(nearest.values)
-    return torch.cat(near, dim=1), torch.cat(distances, dim=1)
+    return torch.cat(candidates, dim=1), torch.cat(distances, dim=1)
 
 
 def _around(cell_M: Tensor, cells: int) -> Tensor:

@@ -121,6 +121,6 @@ class Detector(nn.Module):
 
     def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         """Detections in each of the views, the detector being in evaluation mode."""
-        found = self(images)
-        assert isinstance(found, list)
-        return found
+        detections = self(images)
+        assert isinstance(detections, list)
+        return detections

@@ -35,7 +35,7 @@ SMALLEST_SIDE = 0.01
 """In pixels; torchvision drops detections with a smaller one."""
 
 
-class Outputs(NamedTuple):
+class FasterRCNNOutputs(NamedTuple):
     """What the two stages make of a batch.
 
     Attributes:
@@ -69,7 +69,7 @@ class FasterRCNN(nn.Module):
         batch_BCHW: Tensor,
         sizes: Sequence[tuple[int, int]] | None = None,
         targets: Sequence[Targets[Tensor]] | None = None,
-    ) -> Outputs:
+    ) -> FasterRCNNOutputs:
         """Of a normalised batch.
 
         Args:
@@ -84,22 +84,24 @@ class FasterRCNN(nn.Module):
         split = None if targets is None else split_ignored(targets, first_label=1)
         rpn = self.rpn(images, features, split)
         roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)
-        return Outputs(features, rpn, roi_heads)
+        return FasterRCNNOutputs(features, rpn, roi_heads)
 
 
 class TwoStageDetector(Detector):
     """A detector whose network clips proposals to the views, and draws what to learn from by the targets."""
 
-    def outputs(self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None) -> Outputs:
+    def outputs(
+        self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None
+    ) -> FasterRCNNOutputs:
         """What the network makes of a batch; without targets there is nothing to learn from."""
-        outputs: Outputs = self.network(batch.tensors, batch.image_sizes, targets)
+        outputs: FasterRCNNOutputs = self.network(batch.tensors, batch.image_sizes, targets)
         return outputs
 
 
 class FasterRCNNCriterion:
     """torchvision's losses, of the anchors and regions that the network has drawn to learn from."""
 
-    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, outputs: FasterRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``."""
         rpn, regions = outputs.rpn, outputs.roi_heads
         assert rpn.sample is not None and regions.sample is not None
@@ -113,15 +115,15 @@ class FasterRCNNPostprocess:
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
 
-    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, outputs: FasterRCNNOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
         regions, logits, deltas, _ = outputs.roi_heads
         scores = logits.softmax(dim=1)[:, 1:]
         rows, classes = torch.nonzero(scores > self.limits.score_threshold, as_tuple=True)
         counts = torch.tensor([len(each) for each in regions])
         images = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
-        chosen = deltas.unflatten(1, (-1, 4))[rows, classes + 1]
-        boxes = self.box_coder.decode_single(chosen, torch.cat(regions)[rows])
+        class_deltas = deltas.unflatten(1, (-1, 4))[rows, classes + 1]
+        boxes = self.box_coder.decode_single(class_deltas, torch.cat(regions)[rows])
         candidates = Candidates(images[rows], rows, classes, scores[rows, classes])
         return suppress([candidates], [boxes], sizes, self.limits, SMALLEST_SIDE)
 

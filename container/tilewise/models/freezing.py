@@ -86,9 +86,9 @@ def builtin_names(network: nn.Module, name: str) -> dict[str, str]:
 def _in_stages(network: nn.Module, name: str, layers: int) -> list[str]:
     stages = stages_of(network, name) if layers else []
     if layers > len(stages):
-        listed = ", ".join(" + ".join(stage) for stage in stages)
+        stage_names = ", ".join(" + ".join(stage) for stage in stages)
         raise UserError(
-            f"layers_to_freeze={layers}: the backbone of {name} has {len(stages)} stages: {listed}"
+            f"layers_to_freeze={layers}: the backbone of {name} has {len(stages)} stages: {stage_names}"
         )
     prefixes = tuple(f"{module}." for stage in stages[:layers] for module in stage)
     return [key for key, _ in network.named_parameters() if prefixes and key.startswith(prefixes)]
@@ -100,13 +100,13 @@ def _matching(network: nn.Module, name: str, pattern: str | None) -> list[str]:
     keys = [key for key, _ in network.named_parameters()]
     theirs = builtin_names(network, name)
     matches = re.compile(pattern).match
-    found = [key for key in keys if matches(key) or matches(theirs.get(key, key))]
-    if not found:
+    matching_keys = [key for key in keys if matches(key) or matches(theirs.get(key, key))]
+    if not matching_keys:
         named = f"; in the built-in algorithm's names {_some(theirs.values())}" if theirs else ""
         raise UserError(
             f"freeze_layer_pattern={pattern!r} matches no parameter; their names are {_some(keys)}{named}"
         )
-    return found
+    return matching_keys
 
 
 def _some(names: Iterable[str]) -> str:
@@ -116,5 +116,5 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _given(layers: int | None, pattern: str | None) -> str:
-    given = {"layers_to_freeze": layers, "freeze_layer_pattern": pattern}
-    return " and ".join(f"{name}={value}" for name, value in given.items() if value)
+    options = {"layers_to_freeze": layers, "freeze_layer_pattern": pattern}
+    return " and ".join(f"{name}={value}" for name, value in options.items() if value)

@@ -35,7 +35,7 @@ BOX_WEIGHT, DISTRIBUTION_WEIGHT = 2.0, 0.25
 PRIOR_SCORE = 0.01
 
 
-class Outputs(NamedTuple):
+class GFLOutputs(NamedTuple):
     """What GFL says of each of P priors.
 
     Attributes:
@@ -52,7 +52,7 @@ class Outputs(NamedTuple):
     priors: Priors
 
 
-class Head(nn.Module):
+class GFLHead(nn.Module):
     """Four convolutions for the class and four for the box, the same on all feature maps."""
 
     def __init__(self, channels: int, num_classes: int, levels: int):
@@ -108,9 +108,9 @@ class GFL(nn.Module):
         super().__init__()
         self.strides = (4, *STRIDES) if stride_4_level else STRIDES
         self.backbone = resnet_pyramid(resnet, stride_4_level=stride_4_level)
-        self.head = Head(256, num_classes, len(self.strides))
+        self.head = GFLHead(256, num_classes, len(self.strides))
 
-    def forward(self, batch_BCHW: Tensor) -> Outputs:
+    def forward(self, batch_BCHW: Tensor) -> GFLOutputs:
         """Of a normalised batch."""
         features = self.backbone(batch_BCHW)
         maps = list(features.values())
@@ -118,7 +118,7 @@ class GFL(nn.Module):
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         # a ResNet's points lie on multiples of the stride: its strided convolutions are padded on both sides
         priors = make_priors(shapes, self.strides, 0.0, batch_BCHW.device)
-        return Outputs(features, classes, distances, priors)
+        return GFLOutputs(features, classes, distances, priors)
 
 
 class GFLCriterion:
@@ -130,33 +130,38 @@ class GFLCriterion:
     taught nothing.
     """
 
-    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, outputs: GFLOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``classification``, ``bbox_regression`` and ``distribution``."""
         with torch.autocast(outputs.classes.device.type, enabled=False):
             return self._losses(outputs, split_ignored(targets))
 
-    def _losses(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(self, outputs: GFLOutputs, targets: list[Target]) -> dict[str, Tensor]:
         priors = outputs.priors
         objects = gather_objects(targets)
-        found = atss(priors, objects, len(targets))
-        place = (found.images, found.priors)
-        strides, wanted = priors.strides[found.priors, None], objects.boxes[found.objects]
-        points, distribution = priors.points[found.priors], outputs.distances[place].unflatten(1, (4, BINS))
+        positives = atss(priors, objects, len(targets))
+        place = (positives.images, positives.priors)
+        strides, box_targets = priors.strides[positives.priors, None], objects.boxes[positives.objects]
+        points, distribution = (
+            priors.points[positives.priors],
+            outputs.distances[place].unflatten(1, (4, BINS)),
+        )
         boxes = decode(distribution, points, strides)
         quality = torch.zeros_like(outputs.classes)
-        quality[(*place, objects.labels[found.objects])] = paired_iou(boxes, wanted).detach()
-        silent = on_ignored_points(priors, targets)
-        silent[place] = False
+        quality[(*place, objects.labels[positives.objects])] = paired_iou(boxes, box_targets).detach()
+        on_ignored = on_ignored_points(priors, targets)
+        on_ignored[place] = False
 
         weights = outputs.classes[place].detach().sigmoid().amax(dim=1)
-        giou = 1 - paired_giou(boxes / strides, wanted / strides)
-        sides = torch.cat([points - wanted[:, :2], wanted[:, 2:] - points], dim=1) / strides
-        classification = quality_focal_loss(outputs.classes, quality).masked_fill(silent[..., None], 0).sum()
-        positives, total = mean_over_processes(
-            torch.stack([weights.new_full((), len(found.priors)), weights.sum()]), at_least=1
+        giou = 1 - paired_giou(boxes / strides, box_targets / strides)
+        sides = torch.cat([points - box_targets[:, :2], box_targets[:, 2:] - points], dim=1) / strides
+        classification = (
+            quality_focal_loss(outputs.classes, quality).masked_fill(on_ignored[..., None], 0).sum()
+        )
+        count, total = mean_over_processes(
+            torch.stack([weights.new_full((), len(positives.priors)), weights.sum()]), at_least=1
         )
         return {
-            "classification": classification / positives.clamp(min=len(targets)),
+            "classification": classification / count.clamp(min=len(targets)),
             "bbox_regression": BOX_WEIGHT * (giou * weights).sum() / total,
             "distribution": DISTRIBUTION_WEIGHT
             * (distribution_focal_loss(distribution, sides).mean(dim=1) * weights).sum()
@@ -170,18 +175,18 @@ class GFLPostprocess:
     def __init__(self, limits: Limits):
         self.limits = limits
 
-    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, outputs: GFLOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
         priors = outputs.priors
-        found, boxes = [], []
+        candidates, boxes = [], []
         for height, width, _, first in priors.levels:
             level = outputs.classes[:, first : first + height * width]
             best = candidates_of(level, logit(self.limits.score_threshold), self.limits.candidates)
             place = best.priors + first
-            found.append(best._replace(priors=place, scores=best.scores.sigmoid()))
+            candidates.append(best._replace(priors=place, scores=best.scores.sigmoid()))
             distribution = outputs.distances[best.images, place].unflatten(1, (4, BINS))
             boxes.append(decode(distribution, priors.points[place], priors.strides[place, None]))
-        return suppress(found, boxes, sizes, self.limits)
+        return suppress(candidates, boxes, sizes, self.limits)
 
 
 def decode(distribution_K4b: Tensor, points_K2: Tensor, strides_K1: Tensor) -> Tensor:

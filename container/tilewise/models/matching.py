@@ -67,8 +67,8 @@ class Matcher(TorchvisionMatcher):
     ) -> None:
         """As torchvision's: an anchor that is the best of some object is matched with its own best object."""
         best = match_quality_matrix.max(dim=1, keepdim=True).values
-        chosen = (match_quality_matrix == best).any(dim=0)
-        matches.copy_(torch.where(chosen, all_matches, matches))
+        low_quality = (match_quality_matrix == best).any(dim=0)
+        matches.copy_(torch.where(low_quality, all_matches, matches))
 
 
 def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors_A4: Tensor) -> Tensor:
@@ -108,12 +108,12 @@ def matched_objects(matches_BA: Tensor, targets: Sequence[Target]) -> Matched:
     counts = [len(target["labels"]) for target in targets]
     # The objects of all images, and after them one that stands for none.
     labels = torch.cat([*(target["labels"] for target in targets), matches_BA.new_zeros(1)])
-    nothing = F.pad(targets[0]["boxes"].new_ones(1, 2), (2, 0))  # 0, 0, 1, 1
-    boxes = torch.cat([*(target["boxes"] for target in targets), nothing])
+    no_object = F.pad(targets[0]["boxes"].new_ones(1, 2), (2, 0))  # 0, 0, 1, 1
+    boxes = torch.cat([*(target["boxes"] for target in targets), no_object])
     first = torch.tensor([0, *accumulate(counts[:-1])]).to(matches_BA.device, non_blocking=True)
     foreground = matches_BA >= 0
-    own = torch.where(foreground, matches_BA + first[:, None], sum(counts))
-    return Matched(foreground, labels[own], boxes[own])
+    object_of = torch.where(foreground, matches_BA + first[:, None], sum(counts))
+    return Matched(foreground, labels[object_of], boxes[object_of])
 
 
 def class_targets(matched: Matched, classes: int) -> Tensor:

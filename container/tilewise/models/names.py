@@ -3,23 +3,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 
-def summary(chosen: Sequence[str], every: Iterable[str], most: int = 24) -> str:
+def summary(names: Sequence[str], every: Iterable[str], limit: int = 24) -> str:
     """Names of tensors for a message: as they are where they are few, else whole modules by their name.
 
     Args:
-        chosen: names among ``every``, in their order.
+        names: names among ``every``, in their order.
         every: the names of all tensors of a network.
-        most: how many are few.
+        limit: how many are few.
 
     Returns:
         The names, separated by commas; ``none`` where there are none.
 
     """
-    if len(chosen) <= most:
-        return ", ".join(chosen) or "none"
-    left_out = set(every) - set(chosen)
+    if len(names) <= limit:
+        return ", ".join(names) or "none"
+    left_out = set(every) - set(names)
     partly = {prefix for name in left_out for prefix in _prefixes(name)}
-    shortest = (next(prefix for prefix in _prefixes(name) if prefix not in partly) for name in chosen)
+    shortest = (next(prefix for prefix in _prefixes(name) if prefix not in partly) for name in names)
     return ", ".join(dict.fromkeys(shortest))
 
 

@@ -67,8 +67,8 @@ class RetinaNetCriterion:
         counted = (matches != between)[..., None]
         class_loss = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
-        wanted = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
-        distance = (deltas - wanted.view_as(deltas)).abs()
+        box_targets = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
+        distance = (deltas - box_targets.view_as(deltas)).abs()
         box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
         return {
             "classification": (class_loss / counts).mean(),
@@ -84,13 +84,13 @@ class RetinaNetPostprocess:
 
     def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
-        found, boxes = [], []
+        candidates, boxes = [], []
         for logits, deltas, anchors in outputs.by_level("cls_logits", "bbox_regression"):
             best = candidates_of(logits, logit(self.limits.score_threshold), self.limits.candidates)
-            found.append(best._replace(scores=best.scores.sigmoid()))
-            chosen = deltas[best.images, best.priors]
-            boxes.append(self.box_coder.decode_single(chosen, anchors[best.priors]))
-        return suppress(found, boxes, sizes, self.limits)
+            candidates.append(best._replace(scores=best.scores.sigmoid()))
+            best_deltas = deltas[best.images, best.priors]
+            boxes.append(self.box_coder.decode_single(best_deltas, anchors[best.priors]))
+        return suppress(candidates, boxes, sizes, self.limits)
 
 
 class FCOSCriterion:
@@ -108,11 +108,11 @@ class FCOSCriterion:
         split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
         logits = outputs.heads["cls_logits"]
         if any(len(target["ignored"]) for target in split):
-            silent = [
+            masks = [
                 on_ignored(anchors, target["ignored"]) & ~_centre_in_any(anchors, target["boxes"])
                 for target in split
             ]
-            logits = logits.masked_fill(torch.stack(silent)[..., None], -50.0)
+            logits = logits.masked_fill(torch.stack(masks)[..., None], -50.0)
         matches = torch.stack([match_points(outputs.anchors, target["boxes"]) for target in split])
         objects = matched_objects(matches, split)
         points = anchors.expand(len(split), -1, -1)
@@ -171,15 +171,15 @@ class FCOSPostprocess:
 
     def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
-        found, boxes = [], []
+        candidates, boxes = [], []
         levels = outputs.by_level("cls_logits", "bbox_ctrness", "bbox_regression")
         for logits, centerness, distances, anchors in levels:
             scores = torch.sqrt(logits.sigmoid() * centerness.sigmoid())
             best = candidates_of(scores, self.limits.score_threshold, self.limits.candidates)
-            found.append(best)
-            chosen = distances[best.images, best.priors]
-            boxes.append(self.box_coder.decode(chosen, anchors[best.priors]))
-        return suppress(found, boxes, sizes, self.limits)
+            candidates.append(best)
+            best_distances = distances[best.images, best.priors]
+            boxes.append(self.box_coder.decode(best_distances, anchors[best.priors]))
+        return suppress(candidates, boxes, sizes, self.limits)
 
 
 def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:

@@ -96,15 +96,15 @@ def suppress(
     groups = images * (classes.max() + 1) + classes if len(classes) else images
     moved = all_boxes.double() + groups[:, None].double() * (2 * max(map(max, sizes)) + 1)
     exact = scores.double()
-    kept = [
+    keep_by_group = [
         piece[nms(moved[piece], exact[piece], limits.nms_iou_threshold)]
         for piece in _pieces(groups, NMS_BOXES.get(groups.device.type, NMS_BOXES["cpu"]))
     ]
-    chosen = torch.cat(kept) if kept else images
-    chosen = chosen[best_of_each_group(scores[chosen], images[chosen], limits.detections)]
-    counts = torch.bincount(images[chosen], minlength=len(sizes)).tolist()
-    found = (tensor[chosen].split(counts) for tensor in (all_boxes, scores, classes))
-    return [Instances(*parts) for parts in zip(*found, strict=True)]
+    keep = torch.cat(keep_by_group) if keep_by_group else images
+    keep = keep[best_of_each_group(scores[keep], images[keep], limits.detections)]
+    counts = torch.bincount(images[keep], minlength=len(sizes)).tolist()
+    columns = (tensor[keep].split(counts) for tensor in (all_boxes, scores, classes))
+    return [Instances(*parts) for parts in zip(*columns, strict=True)]
 
 
 def _clip(boxes_M4: Tensor, images_M: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -33,19 +33,18 @@ def load_pretrained(detector: Detector, name: str, channel: Path | None = None) 
         UserError: the channel holds no weights, or the file none that fit.
 
     """
-    wanted = published_files(name)
+    file_names = published_files(name)
     folder = os.environ.get("TILEWISE_WEIGHTS", "")
     if channel is not None:
-        path = _in_channel(channel, wanted)
-    elif not wanted:
+        path = _in_channel(channel, file_names)
+    elif not file_names:
         return f"use_pretrained_model=1, but no weights of {name} are published: training from scratch"
     else:
-        there = [Path(folder) / file for file in wanted if folder and (Path(folder) / file).is_file()]
+        there = [Path(folder) / file for file in file_names if folder and (Path(folder) / file).is_file()]
         if not there:
             where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
-            return (
-                f"use_pretrained_model=1, but there is no {_published(wanted)} {where}: training from scratch"
-            )
+            files = _published(file_names)
+            return f"use_pretrained_model=1, but there is no {files} {where}: training from scratch"
         path = there[0]
     return _load(detector.network, name, path)
 
@@ -60,17 +59,17 @@ def _published(files: Sequence[str]) -> str:
     return ", ".join(file for file in files if not file.endswith(".safetensors"))
 
 
-def _in_channel(channel: Path, wanted: Sequence[str]) -> Path:
+def _in_channel(channel: Path, published_names: Sequence[str]) -> Path:
     files = sorted(path for path in channel.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
     by_name = {path.name: path for path in files}
-    for name in wanted:
+    for name in published_names:
         if name in by_name:
             return by_name[name]
     if len(files) != 1:
-        found = ", ".join(path.name for path in files[:5]) or "none"
-        named = f", or one named as published ({_published(wanted)})" if wanted else ""
+        names = ", ".join(path.name for path in files[:5]) or "none"
+        named = f", or one named as published ({_published(published_names)})" if published_names else ""
         raise UserError(
-            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}){named}; it has {found}"
+            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}){named}; it has {names}"
         )
     return files[0]
 

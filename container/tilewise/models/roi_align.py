@@ -31,8 +31,8 @@ class RoIAlign(MultiScaleRoIAlign):
         """As torchvision's: (K, C, 7, 7) of K boxes, those of all images."""
         maps = [features for name, features in x.items() if name in self.featmap_names]
         if not sum(map(len, boxes)):
-            found: Tensor = super().forward(x, boxes, image_shapes)
-            return found
+            no_regions: Tensor = super().forward(x, boxes, image_shapes)
+            return no_regions
         if self.scales is None or self.map_levels is None:
             self.scales, self.map_levels = _setup_scales(
                 maps, image_shapes, self.canonical_scale, self.canonical_level

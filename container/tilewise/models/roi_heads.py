@@ -102,13 +102,17 @@ class RoIHeads(nn.Module):
             torch.cat([each, target["boxes"]]) for each, target in zip(proposals, targets, strict=True)
         ]
         pairs = zip(regions, targets, strict=True)
-        matches, labels, own = zip(*(self.match(each, target) for each, target in pairs), strict=True)
-        drawn = [objects | rest for objects, rest in zip(*self.sampler(list(labels)), strict=True)]
-        counts = torch.stack([each.sum() for each in drawn]).tolist()
-        rows = torch.nonzero(torch.cat(drawn)).flatten()
-        chosen, match, label, box = (torch.cat(parts)[rows] for parts in (regions, matches, labels, own))
-        sample = RegionSample(match, label, self.box_coder.encode_single(box, chosen))
-        return list(chosen.split(counts)), sample
+        matches, labels, object_boxes = zip(
+            *(self.match(each, target) for each, target in pairs), strict=True
+        )
+        samples = [objects | rest for objects, rest in zip(*self.sampler(list(labels)), strict=True)]
+        counts = torch.stack([each.sum() for each in samples]).tolist()
+        rows = torch.nonzero(torch.cat(samples)).flatten()
+        sampled_regions, match, label, box = (
+            torch.cat(parts)[rows] for parts in (regions, matches, labels, object_boxes)
+        )
+        sample = RegionSample(match, label, self.box_coder.encode_single(box, sampled_regions))
+        return list(sampled_regions.split(counts)), sample
 
     def match(self, regions_N4: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
         """The objects that regions of an image match, by index (N,), label (N,) and box (N, 4).
@@ -118,9 +122,9 @@ class RoIHeads(nn.Module):
         """
         boxes, labels = target["boxes"], target["labels"]
         if len(boxes):
-            found = self.matcher(box_iou(boxes, regions_N4))
-            index = found.clamp(min=0)
-            label = labels[index].where(found >= 0, 0)
+            matches = self.matcher(box_iou(boxes, regions_N4))
+            index = matches.clamp(min=0)
+            label = labels[index].where(matches >= 0, 0)
         else:
             boxes = boxes.new_zeros(1, 4)
             index = label = torch.zeros(len(regions_N4), dtype=torch.int64, device=regions_N4.device)

@@ -40,21 +40,21 @@ class Sampler(BalancedPositiveNegativeSampler):
         """
         objects, background = [], []
         for labels in matched_idxs:
-            most = int(self.batch_size_per_image * self.positive_fraction)
-            objects.append(draw(labels >= 1, most))
+            limit = int(self.batch_size_per_image * self.positive_fraction)
+            objects.append(draw(labels >= 1, limit))
             rest = self.batch_size_per_image - objects[-1].sum()
             background.append(draw(labels == 0, self.batch_size_per_image, rest))
         return objects, background
 
 
-def draw(mask_N: Tensor, most: int, count: Tensor | None = None) -> Tensor:
-    """At random at most ``most`` of the true ones, and at most ``count`` if that is given: (N,) bool."""
+def draw(mask_N: Tensor, limit: int, count: Tensor | None = None) -> Tensor:
+    """At random at most ``limit`` of the true ones, and at most ``count`` if that is given: (N,) bool."""
     keys = torch.rand(mask_N.shape, device=mask_N.device).masked_fill(~mask_N, -1)
-    best, index = keys.topk(min(most, len(keys)))
-    drawn = best >= 0
+    best, index = keys.topk(min(limit, len(keys)))
+    is_drawn = best >= 0
     if count is not None:
-        drawn &= torch.arange(len(best), device=best.device) < count
-    return torch.zeros_like(mask_N).scatter_(0, index, drawn)
+        is_drawn &= torch.arange(len(best), device=best.device) < count
+    return torch.zeros_like(mask_N).scatter_(0, index, is_drawn)
 
 
 class AnchorSample(NamedTuple):
@@ -135,9 +135,9 @@ class RPN(RegionProposalNetwork):
     def draw_sample(self, anchors: list[Tensor], targets: list[Target]) -> AnchorSample:
         """Match each image's anchors with its objects, and draw from both kinds."""
         labels, boxes = self.assign_targets_to_anchors(anchors, targets)
-        wanted = self.box_coder.encode_single(torch.cat(boxes), torch.cat(anchors))
+        box_targets = self.box_coder.encode_single(torch.cat(boxes), torch.cat(anchors))
         objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
-        return AnchorSample(objects, background, torch.cat(labels), wanted)
+        return AnchorSample(objects, background, torch.cat(labels), box_targets)
 
     def filter_proposals(
         self,
@@ -160,8 +160,8 @@ class RPN(RegionProposalNetwork):
         )
         boxes = proposals[candidates.images, candidates.priors]
         limits = Limits(self.score_thresh, self.nms_thresh, len(best), self.post_nms_top_n())
-        found = suppress([candidates], [boxes], image_shapes, limits, self.min_size)
-        return [each.boxes for each in found], [each.scores for each in found]
+        best_proposals = suppress([candidates], [boxes], image_shapes, limits, self.min_size)
+        return [each.boxes for each in best_proposals], [each.scores for each in best_proposals]
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]

@@ -47,28 +47,30 @@ def simota(
         objects: of the batch; centres lie inside the views.
 
     """
-    near, valid = _candidates(priors, objects)  # (M, 9 * levels)
+    candidates, valid = _candidates(priors, objects)  # (M, 9 * levels)
     rows = objects.images[:, None]
-    iou = paired_iou(boxes_BP4[rows, near].float(), objects.boxes[:, None])
-    class_cost = _class_cost(class_logits_BPC[rows, near], object_logits_BP[rows, near], objects.labels)
+    iou = paired_iou(boxes_BP4[rows, candidates].float(), objects.boxes[:, None])
+    class_cost = _class_cost(
+        class_logits_BPC[rows, candidates], object_logits_BP[rows, candidates], objects.labels
+    )
     cost = class_cost - IOU_COST * torch.log(iou + 1e-8)
 
-    most = min(MOST_PRIORS, near.shape[1])
+    most = min(MOST_PRIORS, candidates.shape[1])
     k = iou.masked_fill(~valid, 0).topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
     order = cost.masked_fill(~valid, torch.inf).argsort(dim=1, stable=True)
     rank = order.argsort(dim=1)
-    chosen, candidate = torch.nonzero((rank < k[:, None]) & valid, as_tuple=True)
+    number, candidate = torch.nonzero((rank < k[:, None]) & valid, as_tuple=True)
 
-    images, taken = objects.images[chosen], near[chosen, candidate]
+    images, prior = objects.images[number], candidates[number, candidate]
     count = len(priors.points)
-    own = one_object_each(images * count + taken, cost[chosen, candidate], chosen, count * len(boxes_BP4))
-    return Assignment(images[own], taken[own], chosen[own], iou[chosen, candidate][own])
+    unique = one_object_each(images * count + prior, cost[number, candidate], number, count * len(boxes_BP4))
+    return Assignment(images[unique], prior[unique], number[unique], iou[number, candidate][unique])
 
 
 def _candidates(priors: Priors, objects: Objects) -> tuple[Tensor, Tensor]:
     """The priors of the 3x3 cells around each object's centre, and which exist: both (M, 9 * levels)."""
     centre = (objects.boxes[:, :2] + objects.boxes[:, 2:]) / 2
-    near, valid = [], []
+    candidates, valid = [], []
     step = torch.arange(-1, 2, device=centre.device)
     for height, width, stride, first in priors.levels:
         cell = (centre / stride).floor().long()
@@ -77,9 +79,9 @@ def _candidates(priors: Priors, objects: Objects) -> tuple[Tensor, Tensor]:
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         index = first + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
         distance = (priors.points[index] - centre[:, None]).abs().amax(dim=2)
-        near.append(index)
+        candidates.append(index)
         valid.append(inside & (distance < RADIUS * stride))
-    return torch.cat(near, dim=1), torch.cat(valid, dim=1)
+    return torch.cat(candidates, dim=1), torch.cat(valid, dim=1)
 
 
 def _class_cost(class_logits_MKC: Tensor, object_logits_MK: Tensor, labels_M: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ class SSDCriterion:
         matched = match(self.matcher, split, anchors)
         excluded = anchors_on_ignored(split, anchors)
         foreground, classes, boxes = matched_objects(matched, split)
-        wanted = self.box_coder.encode_single(boxes.flatten(0, 1), anchors.repeat(len(boxes), 1))
-        distance = F.smooth_l1_loss(deltas, wanted.view_as(boxes), reduction="none").sum(dim=2)
+        box_targets = self.box_coder.encode_single(boxes.flatten(0, 1), anchors.repeat(len(boxes), 1))
+        distance = F.smooth_l1_loss(deltas, box_targets.view_as(boxes), reduction="none").sum(dim=2)
         box_loss = torch.where(foreground, distance, 0).sum()
         class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
         class_loss = class_loss.view_as(classes)
@@ -74,10 +74,10 @@ class SSDCriterion:
         background = (rank < count) & ~(foreground | excluded)
 
         counts = torch.stack([foreground.sum(), background.sum() / NEGATIVES_PER_OBJECT])
-        chosen = mean_over_processes(counts, at_least=1).max()
+        positives = mean_over_processes(counts, at_least=1).max()
         return {
-            "bbox_regression": box_loss / chosen,
-            "classification": torch.where(foreground | background, class_loss, 0).sum() / chosen,
+            "bbox_regression": box_loss / positives,
+            "classification": torch.where(foreground | background, class_loss, 0).sum() / positives,
         }
 
 
@@ -90,10 +90,10 @@ class SSDPostprocess:
     def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
         scores = outputs.heads["cls_logits"].softmax(dim=2)[..., 1:]
-        found = candidates_of(scores, self.limits.score_threshold, self.limits.candidates, by_class=True)
-        deltas = outputs.heads["bbox_regression"][found.images, found.priors]
-        boxes = self.box_coder.decode_single(deltas, torch.cat(outputs.anchors)[found.priors])
-        return suppress([found], [boxes], sizes, self.limits)
+        candidates = candidates_of(scores, self.limits.score_threshold, self.limits.candidates, by_class=True)
+        deltas = outputs.heads["bbox_regression"][candidates.images, candidates.priors]
+        boxes = self.box_coder.decode_single(deltas, torch.cat(outputs.anchors)[candidates.priors])
+        return suppress([candidates], [boxes], sizes, self.limits)
 
 
 class ResNetFeatures(nn.Module):

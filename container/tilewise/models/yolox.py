@@ -47,7 +47,7 @@ SIZES = {
 }
 
 
-class Outputs(NamedTuple):
+class YOLOXOutputs(NamedTuple):
     """What YOLOX says of each of P priors.
 
     Attributes:
@@ -66,7 +66,7 @@ class Outputs(NamedTuple):
     priors: Priors
 
 
-class Head(nn.Module):
+class YOLOXHead(nn.Module):
     """The decoupled head: classes on one branch, box and objectness on the other."""
 
     def __init__(self, channels: list[int], hidden: int, num_classes: int, *, separable: bool):
@@ -118,16 +118,16 @@ class YOLOX(nn.Module):
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
         channels = [4 * base, 8 * base, 16 * base]
         self.backbone = PathAggregation(base, depth, separable=size.separable)
-        self.head = Head(channels, int(256 * size.width), num_classes, separable=size.separable)
+        self.head = YOLOXHead(channels, int(256 * size.width), num_classes, separable=size.separable)
 
-    def forward(self, batch_BCHW: Tensor) -> Outputs:
+    def forward(self, batch_BCHW: Tensor) -> YOLOXOutputs:
         """Of a batch of pixels from 0 to 255."""
         maps = self.backbone(batch_BCHW)
         features = {str(level): each for level, each in enumerate(maps)}
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         boxes, classes, objects = self.head(maps)
         priors = make_priors(shapes, STRIDES, 0.5, batch_BCHW.device)
-        return Outputs(features, boxes, classes, objects, priors)
+        return YOLOXOutputs(features, boxes, classes, objects, priors)
 
 
 class YOLOXCriterion:
@@ -138,29 +138,29 @@ class YOLOXCriterion:
     The paper's L1 loss of the last epochs is left out.
     """
 
-    def __call__(self, outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, outputs: YOLOXOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``bbox_regression``, ``objectness`` and ``classification``."""
         with torch.autocast(outputs.boxes.device.type, enabled=False):
             return self._losses(outputs, split_ignored(targets))
 
-    def _losses(self, outputs: Outputs, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(self, outputs: YOLOXOutputs, targets: list[Target]) -> dict[str, Tensor]:
         priors = outputs.priors
         boxes = decode(outputs.boxes, priors)
         objects = gather_objects(targets)
-        found = simota(boxes, outputs.classes, outputs.objects, priors, objects)
+        assignment = simota(boxes, outputs.classes, outputs.objects, priors, objects)
         positive = torch.zeros_like(outputs.objects)
-        positive[found.images, found.priors] = 1
-        silent = on_ignored_points(priors, targets) & (positive == 0)
-        positives = mean_over_processes(outputs.objects.new_full((), len(found.priors)))
+        positive[assignment.images, assignment.priors] = 1
+        on_ignored = on_ignored_points(priors, targets) & (positive == 0)
+        positives = mean_over_processes(outputs.objects.new_full((), len(assignment.priors)))
         count = positives.clamp(min=len(targets))
 
-        iou = paired_iou(boxes[found.images, found.priors], objects.boxes[found.objects])
-        logits = outputs.classes[found.images, found.priors]
-        classes = F.one_hot(objects.labels[found.objects], logits.shape[1]) * found.iou[:, None]
+        iou = paired_iou(boxes[assignment.images, assignment.priors], objects.boxes[assignment.objects])
+        logits = outputs.classes[assignment.images, assignment.priors]
+        classes = F.one_hot(objects.labels[assignment.objects], logits.shape[1]) * assignment.iou[:, None]
         objectness = F.binary_cross_entropy_with_logits(outputs.objects, positive, reduction="none")
         return {
             "bbox_regression": BOX_WEIGHT * (1 - iou.square()).sum() / count,
-            "objectness": objectness.masked_fill(silent, 0).sum() / count,
+            "objectness": objectness.masked_fill(on_ignored, 0).sum() / count,
             "classification": F.binary_cross_entropy_with_logits(logits, classes, reduction="sum") / count,
         }
 
@@ -171,14 +171,14 @@ class YOLOXPostprocess:
     def __init__(self, limits: Limits):
         self.limits = limits
 
-    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    def __call__(self, outputs: YOLOXOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """What is found in each view of these (height, width)."""
         scores, classes = outputs.classes.sigmoid().max(dim=2)
         scores = scores * outputs.objects.sigmoid()
         best = candidates_of(scores[..., None], self.limits.score_threshold, self.limits.candidates)
-        found = best._replace(classes=classes[best.images, best.priors])
+        candidates = best._replace(classes=classes[best.images, best.priors])
         boxes = decode(outputs.boxes, outputs.priors)[best.images, best.priors]
-        return suppress([found], [boxes], sizes, self.limits)
+        return suppress([candidates], [boxes], sizes, self.limits)
 
 
 def decode(raw_BP4: Tensor, priors: Priors) -> Tensor:

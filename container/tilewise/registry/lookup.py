@@ -13,9 +13,9 @@ def register(family: ModelFamily) -> None:
         ValueError: the name of the family or of one of its models is taken.
 
     """
-    taken = {*_families, *_models()} & {family.name, *(model.name for model in family.models)}
-    if taken:
-        raise ValueError(f"already registered: {', '.join(sorted(taken))}")
+    duplicates = {*_families, *_models()} & {family.name, *(model.name for model in family.models)}
+    if duplicates:
+        raise ValueError(f"already registered: {', '.join(sorted(duplicates))}")
     _families[family.name] = family
 
 

@@ -67,7 +67,7 @@ class _Candidate:
 
 
 def choose_grid(
-    objects: ObjectSizes, scaling: Scaling, resolved: float, overlap: float | None = None
+    objects: ObjectSizes, scaling: Scaling, smallest_object: float, overlap: float | None = None
 ) -> GridChoice:
     """The cheapest grid in which three quarters of the objects are large enough to be resolved.
 
@@ -77,7 +77,7 @@ def choose_grid(
     Args:
         objects: of the training data.
         scaling: how views are scaled.
-        resolved: from how many pixels (√area, in a view) on the detector resolves an object.
+        smallest_object: from how many pixels (√area, in a view) on the detector resolves an object.
         overlap: of the tiles; None to choose it so that nine in ten of the objects that need tiles fit in, at
             least 0.25.
 
@@ -88,16 +88,16 @@ def choose_grid(
     whole = _shown(objects, scaling, (1, 1), 0.0)
     quartile = float(np.percentile(whole, QUARTILE))
     start = f"three quarters of the objects measure {quartile:.0f} px or more in a view of the whole image"
-    if quartile >= resolved:
-        reason = f"no tiles: {start}, and the detector resolves objects from {resolved:.0f} px on"
+    if quartile >= smallest_object:
+        reason = f"no tiles: {start}, and the detector resolves objects from {smallest_object:.0f} px on"
         return GridChoice(None, none.overlap, reason)
-    long = _long_side(objects, whole < resolved)
+    long = _long_side(objects, whole < smallest_object)
     candidates = _candidates(objects, scaling, long, overlap)
     if not candidates:
         return GridChoice(
             None, none.overlap, f"no tiles: {start}, but the images have no more pixels to show"
         )
-    enough = [candidate for candidate in candidates if candidate.shown >= resolved]
+    enough = [candidate for candidate in candidates if candidate.shown >= smallest_object]
     if enough:
         best = min(enough, key=lambda candidate: (candidate.cost, candidate.stretch, -candidate.shown))
     else:
@@ -112,14 +112,14 @@ def choose_grid(
     )
     reason = (
         f"{columns}x{rows} tiles with an overlap of {best.overlap:.2f}: {start}, but the detector resolves "
-        f"objects from {resolved:.0f} px on; in these tiles they measure {best.shown:.0f} px, {words}; "
-        f"nine in ten fit into {long:.0f} px of the image, which neighbouring tiles should share; "
+        f"objects from {smallest_object:.0f} px on; in these tiles they measure {best.shown:.0f} px, "
+        f"{words}; nine in ten fit into {long:.0f} px of the image, which neighbouring tiles should share; "
         f"{best.cost} views an image"
     )
     return GridChoice(best.grid, best.overlap, reason)
 
 
-def choose_tile_size(objects: ObjectSizes, scaling: Scaling, resolved: float) -> int | None:
+def choose_tile_size(objects: ObjectSizes, scaling: Scaling, smallest_object: float) -> int | None:
     """The side of square tiles, in pixels of the image, that show three quarters of the objects well.
 
     Args as :func:`choose_grid`.
@@ -129,11 +129,11 @@ def choose_tile_size(objects: ObjectSizes, scaling: Scaling, resolved: float) ->
 
     """
     whole = _shown(objects, scaling, (1, 1), 0.0)
-    if not len(whole) or float(np.percentile(whole, QUARTILE)) >= resolved:
+    if not len(whole) or float(np.percentile(whole, QUARTILE)) >= smallest_object:
         return None
     view = float(min(scaling.size_of(1000, 1000)))
     size = float(np.percentile(objects.sizes, QUARTILE))
-    return max(1, round(max(view * size / resolved, view / MOST_ZOOM)))
+    return max(1, round(max(view * size / smallest_object, view / MOST_ZOOM)))
 
 
 def _candidates(
@@ -141,21 +141,21 @@ def _candidates(
 ) -> list[_Candidate]:
     """All grids within the limits, with the overlap of each."""
     width, height = np.median(objects.image_sizes, axis=0).tolist()
-    found = []
+    candidates = []
     for columns in range(1, MOST_VIEWS):
         for rows in range(1, (MOST_VIEWS - 1) // columns + 1):
             grid = columns, rows
             if grid == (1, 1):
                 continue
-            chosen = _overlap(width, height, grid, long) if overlap is None else overlap
-            tile = grid_tile(width, height, grid, chosen)
+            tile_overlap = _overlap(width, height, grid, long) if overlap is None else overlap
+            tile = grid_tile(width, height, grid, tile_overlap)
             size = scaling.size_of(*tile)
             zooms = size[0] / tile[0], size[1] / tile[1]
             stretch = round(max(zooms) / min(zooms), 2)
             if max(zooms) <= MOST_ZOOM and stretch <= MOST_STRETCH:
-                shown = float(np.percentile(_shown(objects, scaling, grid, chosen), QUARTILE))
-                found.append(_Candidate(grid, chosen, shown, stretch))
-    return found
+                object_size = float(np.percentile(_shown(objects, scaling, grid, tile_overlap), QUARTILE))
+                candidates.append(_Candidate(grid, tile_overlap, object_size, stretch))
+    return candidates
 
 
 def _overlap(width: float, height: float, grid: tuple[int, int], long: float) -> float:
@@ -181,5 +181,5 @@ def _shown(objects: ObjectSizes, scaling: Scaling, grid: tuple[int, int], overla
         size = scaling.size_of(*tile)
         factors.append(math.sqrt(size[0] / tile[0] * size[1] / tile[1]))
     factor = np.asarray(factors)[image_of.reshape(-1)[objects.image_of]]
-    shown: Floats = objects.sizes * factor
-    return shown
+    in_view: Floats = objects.sizes * factor
+    return in_view

@@ -132,8 +132,8 @@ def chip_of(
         scale = level.zoom * side / length
         window.append(min(length, math.ceil(chip_size / scale)))
     scales = (level.zoom * side / length for length, side in zip((width, height), size, strict=True))
-    shown = [max(1, round(side * scale)) for side, scale in zip(window, scales, strict=True)]
-    return (window[0], window[1]), (shown[0], shown[1])
+    view_size = [max(1, round(side * scale)) for side, scale in zip(window, scales, strict=True)]
+    return (window[0], window[1]), (view_size[0], view_size[1])
 
 
 def sniper_views(

@@ -46,7 +46,7 @@ def cut_sides(boxes_N4: Tensor, view: View, width: int, height: int) -> Tensor:
 
 
 def merge_detections(
-    found: Instances, view_N: Tensor, cut_N4: Tensor, rule: MergeRule, threshold: float
+    detections: Instances, view_N: Tensor, cut_N4: Tensor, rule: MergeRule, threshold: float
 ) -> Instances:
     """Merge what the views of one image show into one list, in which each object stands once.
 
@@ -60,23 +60,23 @@ def merge_detections(
       show an object says nothing about it).
 
     Args:
-        found: in pixels of the image, on the CPU, from all views.
+        detections: in pixels of the image, on the CPU, from all views.
         view_N: (N,) int64, the view that each comes from.
         cut_N4: (N, 4) bool, see :func:`cut_sides`.
         rule: see above.
         threshold: IoU.
 
     Returns:
-        Those that remain, with their own fields, best first; equal scores in the order of ``found``.
+        Those that remain, with their own fields, best first; equal scores in the order of ``detections``.
 
     """
-    if not len(found):
-        return found
-    boxes, scores = found.boxes.numpy().astype(np.float64), found.scores.numpy().astype(np.float64)
-    cut = cut_N4.numpy() if rule != "nms" else np.zeros((len(found), 4), np.bool_)
+    if not len(detections):
+        return detections
+    boxes, scores = detections.boxes.numpy().astype(np.float64), detections.scores.numpy().astype(np.float64)
+    cut = cut_N4.numpy() if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
     weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
     order = np.argsort(-scores * weight, kind="stable")
-    ranked = _Ranked(boxes[order], found.labels.numpy()[order], view_N.numpy()[order], cut[order])
+    ranked = _Ranked(boxes[order], detections.labels.numpy()[order], view_N.numpy()[order], cut[order])
     winners, losers = _overlaps(ranked, threshold)
     kept = ~_removed(winners, losers, len(order))
     merged = boxes
@@ -86,7 +86,7 @@ def merge_detections(
     remaining = np.sort(order[kept])
     remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
     boxes_M4 = torch.from_numpy(merged[remaining]).float()
-    return replace(found.select(torch.from_numpy(remaining)), boxes=boxes_M4)
+    return replace(detections.select(torch.from_numpy(remaining)), boxes=boxes_M4)
 
 
 class _Ranked:
@@ -103,7 +103,7 @@ class _Ranked:
 
 def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
     """All pairs (winner, loser) of ranks of which the first removes the second, if it remains itself."""
-    found = [np.zeros((2, 0), np.int64)]
+    pairs = [np.zeros((2, 0), np.int64)]
     for first, second in near_pairs(ranked.boxes, ranked.labels, threshold, ranked.fragment):
         winner, loser = np.minimum(first, second), np.maximum(first, second)
         other_view = ranked.view[winner] != ranked.view[loser]
@@ -116,8 +116,8 @@ def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
         if absorbed.any():
             beyond = np.concatenate([one[:, :2] < other[:, :2], one[:, 2:] > other[:, 2:]], axis=1)
             same |= absorbed & (beyond & ranked.cut[loser]).any(axis=1)
-        found.append(np.stack([winner[same], loser[same]]))
-    winners, losers = np.concatenate(found, axis=1)
+        pairs.append(np.stack([winner[same], loser[same]]))
+    winners, losers = np.concatenate(pairs, axis=1)
     return winners, losers
 
 

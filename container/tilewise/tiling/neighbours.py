@@ -44,10 +44,10 @@ def near_pairs(
         for level in levels:
             if level > target:
                 break
-            asked = level_of == level
+            at_level = level_of == level
             if target - level > apart:
-                asked &= reaching_N
-            indices = np.flatnonzero(asked)
+                at_level &= reaching_N
+            indices = np.flatnonzero(at_level)
             spare = cells.side * max(0.0, 0.5 - threshold)
             reach = sides_N2[indices] / 2 + spare
             reach[reaching_N[indices]] = np.maximum(reach[reaching_N[indices]], cells.side / 2)
@@ -78,11 +78,11 @@ class _Cells:
         for offset in range(_ROWS + 1):
             row = top + offset
             there = np.flatnonzero(row <= bottom)
-            asked = indices[there]
-            start = np.searchsorted(self.keys, self._key(asked, row[there], left[there]), "left")
-            end = np.searchsorted(self.keys, self._key(asked, row[there], right[there]), "right")
+            in_row = indices[there]
+            start = np.searchsorted(self.keys, self._key(in_row, row[there], left[there]), "left")
+            end = np.searchsorted(self.keys, self._key(in_row, row[there], right[there]), "right")
             for first, positions in _expand(start, end):
-                yield asked[first], self.members[positions]
+                yield in_row[first], self.members[positions]
 
     def _row(self, y: Float64) -> Int64:
         row: Int64 = np.floor((y - self.origin[1]) / self.side).astype(np.int64).clip(0, self.rows - 1)

@@ -54,50 +54,51 @@ def pyramid_views(
     return views
 
 
-def choose_zooms(seen: Floats, resolved: float) -> tuple[float, ...]:
+def choose_zooms(sizes: Floats, smallest_object: float) -> tuple[float, ...]:
     """Zooms from 1 to the one that shows most objects well, at most three, evenly spaced in ratio.
 
     Args:
-        seen: (N,) √area of the objects in pixels of a view of the whole image.
-        resolved: from how many such pixels on the detector resolves an object.
+        sizes: (N,) √area of the objects in pixels of a view of the whole image.
+        smallest_object: from how many such pixels on the detector resolves an object.
 
     """
-    if not len(seen):
+    if not len(sizes):
         return (1.0,)
-    most = min(MAX_ZOOM, resolved / float(np.percentile(seen, 25)))
-    if most <= 1.25:
+    largest_zoom = min(MAX_ZOOM, smallest_object / float(np.percentile(sizes, 25)))
+    if largest_zoom <= 1.25:
         return (1.0,)
-    count = 2 if most < 2 else MAX_LEVELS
-    return tuple(round(most ** (index / (count - 1)), 2) for index in range(count))
+    count = 2 if largest_zoom < 2 else MAX_LEVELS
+    return tuple(round(largest_zoom ** (index / (count - 1)), 2) for index in range(count))
 
 
 def choose_levels(
-    zooms: tuple[float, ...], scale: float, resolved: float, sizes: Floats
+    zooms: tuple[float, ...], scale: float, smallest_object: float, sizes: Floats
 ) -> tuple[Level, ...]:
     """The levels of a pyramid, with ranges of sizes that the data ask for.
 
-    Between two levels lies the size at which one shows an object as much larger than twice ``resolved`` as
-    the other shows it smaller; to either side of it the ranges overlap by :data:`LEVEL_OVERLAP`. Levels that
-    hardly any object falls to are left out, and their neighbours take those few.
+    Between two levels lies the size at which one shows an object as much larger than twice
+    ``smallest_object`` as the other shows it smaller; to either side of it the ranges overlap by
+    :data:`LEVEL_OVERLAP`. Levels that hardly any object falls to are left out, and their neighbours take
+    those few.
 
     Args:
         zooms: increasing.
         scale: pixels of a whole-image view for one pixel of a typical image.
-        resolved: from how many pixels of a view on the detector resolves an object.
+        smallest_object: from how many pixels of a view on the detector resolves an object.
         sizes: (N,) √area of the objects in pixels of their images.
 
     """
-    kept = list(zooms)
+    remaining_zooms = list(zooms)
     while True:
-        levels = _with_ranges(kept, scale, resolved)
+        levels = _with_ranges(remaining_zooms, scale, smallest_object)
         shares = [_share(level, sizes) for level in levels]
-        if len(kept) == 1 or min(shares) >= MIN_SHARE:
+        if len(remaining_zooms) == 1 or min(shares) >= MIN_SHARE:
             return levels
-        del kept[int(np.argmin(shares))]
+        del remaining_zooms[int(np.argmin(shares))]
 
 
-def _with_ranges(zooms: list[float], scale: float, resolved: float) -> tuple[Level, ...]:
-    borders = [2 * resolved / (scale * math.sqrt(low * high)) for low, high in pairwise(zooms)]
+def _with_ranges(zooms: list[float], scale: float, smallest_object: float) -> tuple[Level, ...]:
+    borders = [2 * smallest_object / (scale * math.sqrt(low * high)) for low, high in pairwise(zooms)]
     smallest = [*(round(border / LEVEL_OVERLAP, 1) for border in borders), 0.0]
     largest = [None, *(round(border * LEVEL_OVERLAP, 1) for border in borders)]
     return tuple(map(Level, zooms, smallest, largest))

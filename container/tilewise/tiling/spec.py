@@ -84,17 +84,17 @@ class Tiling:
     def __str__(self) -> str:
         if self.kind == "whole":
             return "the whole image"
-        merged = f"merged by {self.merge} at IoU {self.merge_threshold:g}"
+        merging = f"merged by {self.merge} at IoU {self.merge_threshold:g}"
         if self.kind == "pyramid":
             zooms = ", ".join(f"{level.zoom:g}" for level in self.levels)
-            return f"a pyramid with zooms {zooms}, {merged}"
+            return f"a pyramid with zooms {zooms}, {merging}"
         if self.kind == "grid":
             assert self.grid is not None
             tiles = f"{self.grid[0]}x{self.grid[1]} tiles"
         else:
             tiles = f"tiles of {self.tile_size} px"
         large = f" for objects from {self.whole_from:g} px on" if self.whole_from else ""
-        return f"the whole image{large} and {tiles} with an overlap of {self.overlap:g}, {merged}"
+        return f"the whole image{large} and {tiles} with an overlap of {self.overlap:g}, {merging}"
 
 
 WHOLE_IMAGE = Tiling()
@@ -119,8 +119,8 @@ class TileOptions:
 
     def change(self, tiling: Tiling) -> Tiling:
         """A model's tiling with these options."""
-        given = {"overlap": self.overlap, "merge": self.merge, "merge_threshold": self.merge_threshold}
-        changed = replace(tiling, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        overrides = {"overlap": self.overlap, "merge": self.merge, "merge_threshold": self.merge_threshold}
+        changed = replace(tiling, **{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         if not self.tiled:
             return replace(changed, kind="whole", grid=None, tile_size=None, levels=(), whole_from=0.0)
         if self.grid is not None:

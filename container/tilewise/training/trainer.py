@@ -142,17 +142,17 @@ class Trainer:
             return True
         if not self.validator.due(epoch):
             return True
-        found = self.validator.validate(self.history.epochs[-1])
-        if found is None:
+        metrics_and_scored = self.validator.validate(self.history.epochs[-1])
+        if metrics_and_scored is None:
             return False
-        self.best.offer(epoch, *found)
+        self.best.offer(epoch, *metrics_and_scored)
         return True
 
     def _with_bar(self, epoch: int, batches: Iterator[Batch | bytes]) -> Iterable[Batch | bytes]:
         """The batches, with a progress bar where a terminal shows it."""
-        silent = not (self.job.distributed.is_main_process and sys.stderr.isatty())
+        no_bar = not (self.job.distributed.is_main_process and sys.stderr.isatty())
         total = self.loader.known_batches
         bar: Iterable[Batch | bytes] = tqdm(
-            batches, f"epoch {epoch}", total, unit="batch", leave=False, disable=silent
+            batches, f"epoch {epoch}", total, unit="batch", leave=False, disable=no_bar
         )
         return bar

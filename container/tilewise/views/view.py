@@ -100,20 +100,20 @@ class View:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
-    def to_image(self, found: Instances, width: int, height: int) -> Instances:
+    def to_image(self, detections: Instances, width: int, height: int) -> Instances:
         """What was found in the view -> in the pixels of its image, cut at the image's border.
 
         Args:
-            found: in the view's pixels, on the CPU.
+            detections: in the view's pixels, on the CPU.
             width: pixels of the image.
             height: pixels of the image.
 
         """
-        boxes = torch.from_numpy(clip_boxes(self.boxes_to_image(found.boxes.numpy()), (width, height)))
+        boxes = torch.from_numpy(clip_boxes(self.boxes_to_image(detections.boxes.numpy()), (width, height)))
         (x0, y0, _, _), (across, down) = self.window, self.scale
         image = (-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down)
-        fields = {name: each.crop(image, (width, height)) for name, each in found.fields.items()}
-        return replace(found, boxes=boxes, fields=fields)
+        fields = {name: each.crop(image, (width, height)) for name, each in detections.fields.items()}
+        return replace(detections, boxes=boxes, fields=fields)
 
     def answers_for(self, boxes_N4: Floats) -> Bool:
         """Which boxes, in the image's pixels, have a size in :attr:`object_sizes`. Returns (N,) bool."""

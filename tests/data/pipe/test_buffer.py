@@ -70,7 +70,7 @@ def test_mxnet__same_records_as_from_the_file(shared_fixtures: Path, path: Path,
             np.testing.assert_array_equal(
                 arrival.example.targets.boxes, np.asarray(want["boxes"], np.float32)[:, 1:5]
             )
-        record = check_example(arrival.example, arrival.facts, ChannelIssues("train"))
+        record = check_example(arrival.example, arrival.info, ChannelIssues("train"))
         if record is not None and isinstance(want.get("gluoncv_boxes_px"), list):
             assert [record.height, record.width, 3] == want["mxnet_decoded_shape"]
             assert record.read() == arrival.example.encoded and len(record.read()) == record.length

@@ -48,7 +48,7 @@ def test_manifest__image_and_label_alternate() -> None:
     assert first.targets.ignored.tolist() == [False, False] and not first.fractions
     assert second.targets.boxes.shape == (0, 4) and not second.problem
     assert [arrival.example.encoded for arrival in items] == [png(), png(9, 9)]
-    headers = [arrival.facts[0] for arrival in items]
+    headers = [arrival.info[0] for arrival in items]
     assert [(h.width, h.height) for h in headers if isinstance(h, ImageHeader)] == [(40, 30), (9, 9)]
     assert {arrival.format for arrival in items} == {"an augmented manifest"}
 
@@ -86,7 +86,7 @@ def test_manifest__label_that_cannot_be_used(contents: list[bytes], words: str) 
     good = manifest(png(), [(1, 0, 0, 5, 5)])
     first, damaged, last = read(good, *contents, good)
     assert not first.example.problem and not last.example.problem
-    assert damaged.example.problem.startswith(words) and damaged.facts == damaged.example.problem
+    assert damaged.example.problem.startswith(words) and damaged.info == damaged.example.problem
 
 
 @pytest.mark.parametrize("damaged", [b"", b"no image", bytes(100), png()[:20], b"\xff\xd8\xff", b"{broken"])
@@ -94,7 +94,7 @@ def test_manifest__damaged_image_is_one_of_its_images(damaged: bytes) -> None:
     good = manifest(png(), [(1, 0, 0, 5, 5)])
     for contents in ((good, manifest(damaged, [])), (manifest(damaged, []), good)):
         items = read(*contents)
-        assert sorted(isinstance(arrival.facts, str) for arrival in items) == [False, True]
+        assert sorted(isinstance(arrival.info, str) for arrival in items) == [False, True]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000"])

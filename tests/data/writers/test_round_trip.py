@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues, make_records
-from tilewise.data.channel import ChannelFolder, read_channel
+from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
@@ -58,7 +58,7 @@ def a_record(folder: Path, name: str, rows: list[list[float]], ignored: bool = F
 
 
 def read_back(folder: Path) -> tuple[Records, tuple[str, ...]]:
-    annotated = read_channel("train", {"train": ChannelFolder(folder)})
+    annotated = parse_channel("train", {"train": ChannelFolder(folder)})
     classes = agreed_classes({"train": annotated}, None)
     issues = ChannelIssues("train")
     records = make_records(in_classes(annotated, classes, "channel train", "channel train"), issues)

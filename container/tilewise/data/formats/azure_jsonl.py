@@ -70,19 +70,19 @@ def _example(
         return unusable(where, None, "the line has no image_url, or not a text")
     name = _path(address)
     key = f"{name} ({where})"
-    found = folder.find_image(name) or folder.find_image(unquote(name))
-    found = found or folder.find_image_called(name.rsplit("/", 1)[-1])
-    if found is None:
+    image_name = folder.find_image(name) or folder.find_image(unquote(name))
+    image_name = image_name or folder.find_image_called(name.rsplit("/", 1)[-1])
+    if image_name is None:
         return unusable(key, None, f"its image {name} is not in the channel, or not only once")
     try:
         size = _size(content.get("image_details"))
         rows, names, crowds = _objects(content.get("label"))
         boxes = check_fractions(boxes_from_corners(rows))
     except ValueError as error:
-        return unusable(key, folder.images[found], str(error))
+        return unusable(key, folder.images[image_name], str(error))
     return RawExample(
         key=key,
-        path=folder.images[found],
+        path=folder.images[image_name],
         size=size,
         targets=Targets(
             boxes,
@@ -103,13 +103,13 @@ def _path(address: str) -> str:
 
 def _size(details: Any) -> tuple[int, int] | None:
     """From ``{"width": "1500px", "height": 1000}``; both may be missing."""
-    given = [details.get(side) for side in ("width", "height")] if isinstance(details, dict) else [None]
-    if any(side is None for side in given):
+    sides = [details.get(side) for side in ("width", "height")] if isinstance(details, dict) else [None]
+    if any(side is None for side in sides):
         return None
-    found = [_PIXELS.fullmatch(str(side)) for side in given]
-    if not found[0] or not found[1]:
-        raise ValueError(f'image_details has the sides {given[0]} and {given[1]}, not pixels such as "640px"')
-    return int(found[0][1]), int(found[1][1])
+    matches = [_PIXELS.fullmatch(str(side)) for side in sides]
+    if not matches[0] or not matches[1]:
+        raise ValueError(f'image_details has the sides {sides[0]} and {sides[1]}, not pixels such as "640px"')
+    return int(matches[0][1]), int(matches[1][1])
 
 
 def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool]]:

@@ -39,7 +39,7 @@ class _Image(msgspec.Struct, gc=False):
     height: Any = None
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class _CocoAnnotation(msgspec.Struct, gc=False):
     id: Any = None
     image_id: Any = msgspec.UNSET
     category_id: Any = msgspec.UNSET
@@ -59,10 +59,10 @@ class _File(_Whole):
 
 
 class _PlainFile(_Whole):
-    annotations: list[_Annotation] | None = None
+    annotations: list[_CocoAnnotation] | None = None
 
 
-_decode = msgspec.json.Decoder(_Annotation).decode
+_decode = msgspec.json.Decoder(_CocoAnnotation).decode
 
 
 class _Objects:
@@ -74,7 +74,7 @@ class _Objects:
         self.ignored = bytearray()
         self.images = array("i")
 
-    def add(self, row: _Annotation, positions: Mapping[Any, int], index_of: Mapping[int, int]) -> None:
+    def add(self, row: _CocoAnnotation, positions: Mapping[Any, int], index_of: Mapping[int, int]) -> None:
         """Check an annotation and append it."""
         number, box = int(_given(row.category_id, "category_id")), row.bbox
         if number not in index_of:
@@ -126,13 +126,13 @@ def find_coco_file(folder: Folder) -> Path | None:
     """
     files = [path for name, path in folder.with_suffix(".json").items() if _COCO_PLACE.fullmatch(name)]
     files = sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
-    found = sorted(path.relative_to(folder.root).as_posix() for path in files if _looks_like_coco(path))
-    if len(found) > 1:
-        names = ", ".join(found)
+    coco_files = sorted(path.relative_to(folder.root).as_posix() for path in files if _looks_like_coco(path))
+    if len(coco_files) > 1:
+        names = ", ".join(coco_files)
         raise UserError(
             f"channel {folder.root.name} holds several COCO files ({names}): keep one in each channel"
         )
-    return folder.root / found[0] if found else None
+    return folder.root / coco_files[0] if coco_files else None
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -192,16 +192,16 @@ def _parse(content: _File | _PlainFile, folder: Folder) -> ParsedChannel:
     examples = []
     for image, start, end in zip(content.images, [0, *ends], ends, strict=False):
         name = str(_given(image.file_name, "file_name"))
-        found = folder.find_image(name)
+        image_name = folder.find_image(name)
         width, height = int(image.width or 0), int(image.height or 0)
-        path = folder.images[found] if found else None
+        path = folder.images[image_name] if image_name else None
         size = (width, height) if width and height else None
         examples.append(RawExample(name, path, size, targets.select(slice(start, end))))
     _check_files(examples)
     return ParsedChannel(examples, classes)
 
 
-def _annotations(content: _File | _PlainFile) -> Iterator[_Annotation]:
+def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
     """Each of them once: what has been given is forgotten, and with the last one the file's bytes are."""
     if isinstance(content, _PlainFile):
         yield from content.annotations or []

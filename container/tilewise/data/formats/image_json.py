@@ -63,8 +63,8 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
     if find_coco_file(source.annotations):
         return None
     of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
-    listed = source.annotations.with_suffix(".json").items()
-    files = {name: path for name, path in listed if name not in of_lines}
+    json_files = source.annotations.with_suffix(".json").items()
+    files = {name: path for name, path in json_files if name not in of_lines}
     named = any(source.images.find_image_like(name) for name in files)
     if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):
         return None
@@ -122,8 +122,10 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
     else:
         categories.add(content.get("categories"), used)
         if image is None:
-            wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
-            return unusable(key, None, f"its image {wanted} is not in the image channel, or not only once")
+            image_name = content.get("file") or f"{PurePosixPath(key).stem}.*"
+            return unusable(
+                key, None, f"its image {image_name} is not in the image channel, or not only once"
+            )
         return RawExample(key, folder.images[image], size, targets)
     # With the image of its name, so that this one is not missed a second time.
     return unusable(key, folder.images[like] if like else None, problem)

@@ -168,19 +168,19 @@ def _class_names(lines: Iterable[_Line], attribute: str, who: str) -> dict[int, 
 
 def _find_images(lines: Iterable[_Line], attribute: str, folder: Folder, who: str) -> dict[str, Path | str]:
     """For each ``source-ref`` of a usable line the image's file, or the reason why there is none."""
-    wanted = dict.fromkeys(line.image for line in lines if not isinstance(_label(line, attribute), str))
-    alike = Counter(path_in(image).rsplit("/", 1)[-1] for image in wanted)
-    found: dict[str, Path | str] = {}
-    for image in wanted:
+    addresses = dict.fromkeys(line.image for line in lines if not isinstance(_label(line, attribute), str))
+    alike = Counter(path_in(image).rsplit("/", 1)[-1] for image in addresses)
+    image_paths: dict[str, Path | str] = {}
+    for image in addresses:
         name = path_in(image)
         base = name.rsplit("/", 1)[-1]
         # From another folder only where no other line may mean the same file.
         its = folder.find_image(name) or (folder.find_image_called(base) if alike[base] == 1 else None)
         if its is not None:
-            found[image] = folder.images[its]
+            image_paths[image] = folder.images[its]
         elif not is_s3(image):
-            found[image] = f"its image {image} is not in the channel, or not only once, nor in S3"
-    return found | fetch_images([image for image in wanted if image not in found], who)
+            image_paths[image] = f"its image {image} is not in the channel, or not only once, nor in S3"
+    return image_paths | fetch_images([image for image in addresses if image not in image_paths], who)
 
 
 def _label(line: _Line, attribute: str) -> _Parsed | str:

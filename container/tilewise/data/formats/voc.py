@@ -42,7 +42,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
-class _Annotation:
+class _VocAnnotation:
     """One file's content; ``boxes`` as they stand there, ``names`` and ``difficult`` one an object."""
 
     filename: str
@@ -108,20 +108,20 @@ def _without_xml(examples: list[RawExample], folder: Folder) -> list[RawExample]
 
 
 def _example(
-    key: str, found: _Annotation | str, folder: Folder, origin: int, numbers: dict[str, int]
+    key: str, annotation: _VocAnnotation | str, folder: Folder, origin: int, numbers: dict[str, int]
 ) -> RawExample:
     """An example whose labels are the numbers that its names have by then."""
-    image = _find_image(key, "" if isinstance(found, str) else found.filename, folder)
+    image = _find_image(key, "" if isinstance(annotation, str) else annotation.filename, folder)
     path = folder.images[image] if image else None
-    if isinstance(found, str):
-        return unusable(key, path, found)
+    if isinstance(annotation, str):
+        return unusable(key, path, annotation)
     if path is None:
-        what = f"{Path(key).stem}.*" + (f" or {found.filename}" if found.filename else "")
+        what = f"{Path(key).stem}.*" + (f" or {annotation.filename}" if annotation.filename else "")
         return unusable(key, None, f"its image {what} is not in the channel, or not only once")
-    labels = np.asarray([numbers.setdefault(name, len(numbers)) for name in found.names], np.int64)
-    boxes = boxes_from_corners(found.boxes - [origin, origin, 0, 0])
-    targets: Targets[Array] = Targets(boxes, labels, np.asarray(found.difficult, np.bool_))
-    return RawExample(key, path, found.size, targets)
+    labels = np.asarray([numbers.setdefault(name, len(numbers)) for name in annotation.names], np.int64)
+    boxes = boxes_from_corners(annotation.boxes - [origin, origin, 0, 0])
+    targets: Targets[Array] = Targets(boxes, labels, np.asarray(annotation.difficult, np.bool_))
+    return RawExample(key, path, annotation.size, targets)
 
 
 def _find_image(key: str, filename: str, folder: Folder) -> str | None:
@@ -131,15 +131,15 @@ def _find_image(key: str, filename: str, folder: Folder) -> str | None:
         for instead in ("JPEGImages/", "images/", "")
     ]
     for name in dict.fromkeys([*swapped, key]):
-        found = folder.find_image_like(name)
-        if found:
-            return found
+        image_name = folder.find_image_like(name)
+        if image_name:
+            return image_name
     name = filename.replace("\\", "/")
     parent = swapped[0].rpartition("/")[0]
     return (folder.find_image(f"{parent}/{name}") or folder.find_image(name)) if name else None
 
 
-def _read(path: Path) -> _Annotation | str:
+def _read(path: Path) -> _VocAnnotation | str:
     """A file's content, or what is wrong with it."""
     try:
         root = _parse(path.read_bytes())
@@ -168,7 +168,7 @@ def _parse(content: bytes) -> Element:
     return builder.close()
 
 
-def _annotation(root: Element) -> _Annotation:
+def _annotation(root: Element) -> _VocAnnotation:
     if root.tag != "annotation":
         raise ValueError(f"it begins with <{root.tag}>, not <annotation>")
     boxes, names, difficult = [], [], []
@@ -180,7 +180,7 @@ def _annotation(root: Element) -> _Annotation:
         except ValueError as error:
             raise ValueError(f"object {index}: {error}") from None
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return _Annotation((root.findtext("filename") or "").strip(), _size(root), corners, names, difficult)
+    return _VocAnnotation((root.findtext("filename") or "").strip(), _size(root), corners, names, difficult)
 
 
 def _box(item: Element) -> list[float]:

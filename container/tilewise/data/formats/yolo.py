@@ -51,9 +51,9 @@ def _image_of(name: str, folder: Folder) -> str | None:
     """The image that a text file is for: ``labels/…`` mirrors ``images/…``; or it lies beside the image."""
     mirrored = [re.sub(r"(^|/)labels/", rf"\1{instead}", name) for instead in ("images/", "")]
     for candidate in dict.fromkeys([*mirrored, name]):
-        found = folder.find_image_like(candidate)
-        if found:
-            return found
+        image_name = folder.find_image_like(candidate)
+        if image_name:
+            return image_name
     return None
 
 
@@ -215,9 +215,9 @@ def _yaml_names(text: str, who: str) -> dict[int, str]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{who} is not valid YAML: {' '.join(str(error).split())}") from None
     names = content.get("names") if isinstance(content, dict) else None
-    given: Any = dict(enumerate(names)) if isinstance(names, list) else names
+    name_of: Any = dict(enumerate(names)) if isinstance(names, list) else names
     try:
-        pairs = [(int(number), name) for number, name in given.items()]
+        pairs = [(int(number), name) for number, name in name_of.items()]
     except (AttributeError, ValueError, TypeError):
         pairs = [(0, None)]
     if not all(isinstance(name, str) and number >= 0 for number, name in pairs):

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
-from tilewise.data.annotations import Facts, RawExample, read_facts
+from tilewise.data.annotations import ImageInfo, RawExample, read_image_info
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import class_map, parse_label
@@ -40,7 +40,7 @@ class StreamItem:
 
     Attributes:
         example: holds the encoded image.
-        facts: what the image says of itself, or why it cannot be used.
+        info: what the image says of itself, or why it cannot be used.
         names: class id -> name, where an augmented manifest streams these, too.
         size: how many bytes it takes in memory, nearly.
         format: what the pipe holds, for messages.
@@ -48,7 +48,7 @@ class StreamItem:
     """
 
     example: RawExample
-    facts: Facts | str
+    info: ImageInfo | str
     names: Mapping[int, str]
     size: int
     format: str
@@ -88,7 +88,7 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
     examples = _manifest_examples if manifest else _image_record_examples
     for example, names in examples(chain(first, records), name, turn):
         size = len(example.encoded or b"") + 64 * len(example.targets) + 2048
-        yield StreamItem(example, read_facts(example), names, size, format)
+        yield StreamItem(example, read_image_info(example), names, size, format)
 
 
 def _is_manifest(first: list[StreamRecord], name: str) -> bool:

@@ -166,7 +166,7 @@ class Stream(RecordSource):
         self.issues.images += 1
         self.names |= arrival.names
         example = self.ids.to_labels(arrival.example, self.channel, self.names)
-        record = check_example(example, arrival.facts, self.issues)
+        record = check_example(example, arrival.info, self.issues)
         if record is None:
             self.pipe.buffer.release(arrival.size)
             self.issues.check()

@@ -96,11 +96,11 @@ class ShardSampler(Sampler[list[Item]]):
         return self.steps
 
     def __iter__(self) -> Iterator[list[Item]]:
-        wanted = self.shard.index + self.start * self.shard.count
+        next_number = self.shard.index + self.start * self.shard.count
         for number, batch in enumerate(islice(cycle(self.batches), self.steps * self.shard.count)):
-            if number == wanted:
+            if number == next_number:
                 yield batch
-                wanted += self.shard.count
+                next_number += self.shard.count
 
 
 def collate(items: list[Sample | tuple[str, str]]) -> Batch:

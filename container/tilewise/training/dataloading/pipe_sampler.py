@@ -79,25 +79,25 @@ class PipeSampler(Sampler[list[PipeItem]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         count = ranks * self.batch_size
         records = self.stream.shuffled(rng, start=count)
-        kept: list[Record] = []
+        reserve: list[Record] = []
         room = self.stream.memory // KEPT_SHARE
         position = 0
         while True:
             step = list(islice(records, count))
             if not self.any_host_has_more(bool(step)):
                 return
-            for record in step[: max(0, count - len(kept))]:
+            for record in step[: max(0, count - len(reserve))]:
                 room -= record.length
-                if room >= 0 or not kept:
-                    kept.append(record)
-            if not kept:
+                if room >= 0 or not reserve:
+                    reserve.append(record)
+            if not reserve:
                 raise UserError(
                     f"channel {self.stream.channel}: no image of this host's part can be used, but other "
                     "hosts have some: give each host several files, or use S3DataDistributionType "
                     "FullyReplicated"
                 )
             while len(step) < count:
-                step.append(kept[position % len(kept)])
+                step.append(reserve[position % len(reserve)])
                 position += 1
             yield self._items(step, rng)
 

@@ -76,16 +76,16 @@ def _interleave(
 ) -> Iterator[Item]:
     open_images: list[list[Item]] = []
     while queue or open_images:
-        left = batch_size
-        while left and (queue or open_images):
+        free_slots = batch_size
+        while free_slots and (queue or open_images):
             while queue and len(open_images) < pool:
                 open_images.append(queue.pop())
             # Taken as often as small images, large ones, which have more views, would be left for the end.
             views = np.array([len(image) for image in open_images])
-            chosen = np.argsort(rng.exponential(size=len(views)) / views)[:left].tolist()
-            for number in chosen:
+            numbers = np.argsort(rng.exponential(size=len(views)) / views)[:free_slots].tolist()
+            for number in numbers:
                 yield open_images[number].pop()
-            left -= len(chosen)
+            free_slots -= len(numbers)
             open_images = [image for image in open_images if image]
 
 

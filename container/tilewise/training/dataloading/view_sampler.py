@@ -50,19 +50,19 @@ class ViewPlanner:
         Of whole, grid and fixed the whole image is always among them, unless it is there for large objects
         only; of what else has no object, so many as the ratio says.
         """
-        drawn: list[list[View]] = []
+        views_by_image: list[list[View]] = []
         empty: list[tuple[int, View]] = []
         for index, record in enumerate(records):
-            planned = self._plan(record, rng)
-            full = self._with_objects(record, planned)
-            drawn.append([view for view, keep in zip(planned, full, strict=True) if keep])
-            empty += [(index, view) for view, keep in zip(planned, full, strict=True) if not keep]
-        wanted = round(self.negative_ratio * sum(map(len, drawn)))
-        if not any(drawn):  # no objects at all: there is nothing else to learn from
-            wanted = len(records)
-        for index, view in self._negatives(records, empty, wanted, rng):
-            drawn[index].append(view)
-        return drawn
+            planned_views = self._plan(record, rng)
+            full = self._with_objects(record, planned_views)
+            views_by_image.append([view for view, keep in zip(planned_views, full, strict=True) if keep])
+            empty += [(index, view) for view, keep in zip(planned_views, full, strict=True) if not keep]
+        num_negatives = round(self.negative_ratio * sum(map(len, views_by_image)))
+        if not any(views_by_image):  # no objects at all: there is nothing else to learn from
+            num_negatives = len(records)
+        for index, view in self._negatives(records, empty, num_negatives, rng):
+            views_by_image[index].append(view)
+        return views_by_image
 
     def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
         if self.views == "sniper":
@@ -78,8 +78,8 @@ class ViewPlanner:
             return [True] * len(views)
         first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
         boxes = record.targets.boxes[~record.targets.ignored]
-        shown = objects_shown(views, boxes, self.min_visibility)
-        return [(first and number == 0) or bool(row.any()) for number, row in enumerate(shown)]
+        is_shown = objects_shown(views, boxes, self.min_visibility)
+        return [(first and number == 0) or bool(row.any()) for number, row in enumerate(is_shown)]
 
     def _negatives(
         self, records: Sequence[Record], empty: list[tuple[int, View]], count: int, rng: np.random.Generator
@@ -93,7 +93,7 @@ class ViewPlanner:
         shares[rng.permutation(len(records))[:few]] += 1
         for index in np.flatnonzero(shares).tolist():
             record = records[index]
-            found = background_views(
+            negatives = background_views(
                 record.width,
                 record.height,
                 record.targets.boxes,
@@ -104,7 +104,7 @@ class ViewPlanner:
                 rng,
                 self.false_positives.get(index),
             )
-            yield from ((index, view) for view in found)
+            yield from ((index, view) for view in negatives)
 
 
 def one_view(record: Record, rng: np.random.Generator, planner: ViewPlanner | None = None) -> View | None:
@@ -175,12 +175,12 @@ class ViewSampler(Sampler[list[Item]]):
         batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
         if len(self.factors) == 1:
             return batches
-        drawn = rng.choice(self.factors, len(batches))
+        factors = rng.choice(self.factors, len(batches))
         if epoch == 0:
-            drawn[0] = max(self.factors)
+            factors[0] = max(self.factors)
         return [
             [(index, scaled(view, factor), seed) for index, view, seed in batch]
-            for batch, factor in zip(batches, drawn, strict=True)
+            for batch, factor in zip(batches, factors, strict=True)
         ]
 
 

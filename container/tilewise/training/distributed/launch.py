@@ -179,26 +179,26 @@ def _check_alike(store: dist.TCPStore, hosts: Sequence[str], host: int, processe
                 "resourceconfig.json must run this image"
             ) from None
     if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        gpu_counts = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(
-            f"all hosts must have the same number of GPUs, but have: {listed}; use one instance type"
+            f"all hosts must have the same number of GPUs, but have: {gpu_counts}; use one instance type"
         )
 
 
 def _environment(hosts: Sequence[str], interface: str, processes: int) -> dict[str, str]:
     """The environment of this process, with what the others need and nobody has set."""
     environment = dict(os.environ)
-    known = {name for _, name in socket.if_nameindex()}
+    interfaces = {name for _, name in socket.if_nameindex()}
     if len(hosts) == 1:
         interface = "lo"
-    elif interface not in known:
+    elif interface not in interfaces:
         log.warning(
             "there is no network interface %s, which resourceconfig.json names: there are %s; gloo and NCCL "
             "choose one themselves",
             interface,
-            ", ".join(sorted(known)),
+            ", ".join(sorted(interfaces)),
         )
-    if interface in known:
+    if interface in interfaces:
         environment = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface} | environment
     threads = max(1, available_cores() // processes)
     return {"OMP_NUM_THREADS": f"{threads}"} | environment

@@ -192,17 +192,17 @@ def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int],
     """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
     trial = copy.deepcopy(detector).train()
     batch = make(1)
-    kept: dict[int, int] = {}
+    storage_bytes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        storage_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         losses = trial([sample.pixels for sample in batch], [sample.targets for sample in batch])
     weights = sum(parameter.numel() * parameter.element_size() for parameter in trial.parameters())
-    a_view = TRANSIENT * max(0, sum(kept.values()) - weights)
+    a_view = TRANSIENT * max(0, sum(storage_bytes.values()) - weights)
     del losses, trial
     states = 4  # gradients, two of Adam's, and an average
     room = CPU_SHARE * available_memory() / processes - states * weights

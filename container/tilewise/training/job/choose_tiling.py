@@ -34,40 +34,42 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         scaling: how the detector's views are scaled.
 
     """
-    resolved = find_model(hp.model_name).smallest_object
+    smallest_object = find_model(hp.model_name).smallest_object
     if hp.stride_4_level:
-        resolved = min(resolved, SMALLEST_OBJECT_AT_STRIDE_4)
+        smallest_object = min(smallest_object, SMALLEST_OBJECT_AT_STRIDE_4)
     tiling = Tiling(
         overlap=hp.tile_overlap_ratio,
         merge=hp.tile_merge,
         merge_threshold=hp.tile_predictions_nms_threshold,
     )
     if hp.training_views in ("snip", "sniper"):
-        levels = _levels(hp, records, scaling, resolved)
+        levels = _levels(hp, records, scaling, smallest_object)
         if levels != (Level(1.0),):
             tiling = replace(tiling, kind="pyramid", levels=levels)
     elif hp.training_views == "fixed" or hp.tile_size:
-        size = hp.tile_size or choose_tile_size(_objects(records), scaling, resolved)
+        size = hp.tile_size or choose_tile_size(_objects(records), scaling, smallest_object)
         if size:
             tiling = replace(tiling, kind="fixed", tile_size=size)
     elif hp.training_views == "grid" or hp.tile_grid_size:
         grid = hp.tile_grid_size
         if grid == "auto" or grid is None:
-            given = tiling.overlap if "tile_overlap_ratio" in hp.given else None
-            choice = choose_grid(_objects(records), scaling, resolved, given)
+            overlap = tiling.overlap if "tile_overlap_ratio" in hp.given else None
+            choice = choose_grid(_objects(records), scaling, smallest_object, overlap)
             log.info("tile_grid_size=auto: %s", choice.reason)
             tiling, grid = replace(tiling, overlap=choice.overlap), choice.grid
         if grid:
             tiling = replace(tiling, kind="grid", grid=grid)
     if tiling.kind in ("grid", "fixed") and hp.training_views != "whole" and tiling.merge != "nms":
-        tiling = replace(tiling, whole_from=_whole_from(tiling, _objects(records), scaling, resolved))
+        tiling = replace(tiling, whole_from=_whole_from(tiling, _objects(records), scaling, smallest_object))
     if tiling.kind == "whole" and hp.training_views != "whole":
         log.info("training_views=%s: whole images show the objects well enough", hp.training_views)
     log.info("each image is seen as %s", tiling)
     return tiling
 
 
-def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: float) -> tuple[Level, ...]:
+def _levels(
+    hp: Hyperparameters, records: Records, scaling: Scaling, smallest_object: float
+) -> tuple[Level, ...]:
     if hp.pyramid_ranges:
         levels = tuple(
             Level(zoom, low, high)
@@ -75,8 +77,8 @@ def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: f
         )
     else:
         scale = _scale(records.sizes, scaling)
-        zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), resolved)
-        levels = choose_levels(zooms, scale, resolved, records.object_sizes)
+        zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), smallest_object)
+        levels = choose_levels(zooms, scale, smallest_object, records.object_sizes)
     for level in levels:
         low, high = level.trains_on
         log.info("zoom %g trains on objects of %g to %g px of the image", level.zoom, low, high)
@@ -86,11 +88,11 @@ def _levels(hp: Hyperparameters, records: Records, scaling: Scaling, resolved: f
 def _scale(image_sizes: Int64, scaling: Scaling) -> float:
     """Pixels of a view of the whole image for one pixel of a typical image."""
     width, height = np.median(image_sizes, axis=0).tolist()
-    shown = scaling.size_of(width, height)
-    return math.sqrt(shown[0] / width * shown[1] / height)
+    view_size = scaling.size_of(width, height)
+    return math.sqrt(view_size[0] / width * view_size[1] / height)
 
 
-def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, resolved: float) -> float:
+def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, smallest_object: float) -> float:
     """From which size on the whole image shows objects well enough, or may be alone in showing them whole.
 
     Smaller ones, which the tiles show larger, would only teach the detector to see what it cannot resolve,
@@ -103,11 +105,11 @@ def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, resolved
     else:
         assert tiling.tile_size is not None
         tile = tiling.tile_size, tiling.tile_size
-    cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
+    is_cut = (objects.sides > tiling.overlap * np.array(tile)).any(axis=1)
     rare = int(MIN_SHARE * len(objects.sides))
-    limits = np.sort(objects.sizes[cut])[rare : rare + 1]
-    resolved_from = resolved / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
-    return round(float(min([resolved_from, *limits])), 1)
+    limits = np.sort(objects.sizes[is_cut])[rare : rare + 1]
+    resolvable_from = smallest_object / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
+    return round(float(min([resolvable_from, *limits])), 1)
 
 
 def make_planner(hp: Hyperparameters, spec: DetectorSpec) -> ViewPlanner | None:
@@ -139,13 +141,13 @@ def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAG
     image_of = np.repeat(size_of.reshape(-1), records.object_counts)
     by_image = np.argsort(image_of, kind="stable")
     bounds = np.searchsorted(image_of[by_image], np.arange(1, len(image_sizes)))
-    seen = [np.zeros(0)]
+    sizes_in_view = [np.zeros(0)]
     for (width, height), own in zip(
         image_sizes.tolist(), np.split(records.object_sizes[by_image], bounds), strict=True
     ):
         for factor, (low, high) in _scales(width, height, scaling, tiling):
-            seen.append(own[(own >= low) & (own < high)] * factor)
-    return np.concatenate(seen)
+            sizes_in_view.append(own[(own >= low) & (own < high)] * factor)
+    return np.concatenate(sizes_in_view)
 
 
 def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[tuple[float, SizeRange]]:
@@ -154,12 +156,12 @@ def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[t
         views = pyramid_views(width, height, tiling.levels, 0.0, scaling, training=True)
     else:
         views = plan_views(tiling, width, height, scaling, training=True)
-    found: dict[tuple[int, SizeRange], float] = {}
+    scales: dict[tuple[int, SizeRange], float] = {}
     for view in views:
         scale = math.sqrt(view.scale[0] * view.scale[1])
         # tiles of one grid differ by a pixel: that is no other scale
-        found.setdefault((round(20 * math.log(scale)), view.object_sizes), scale)
-    return [(scale, sizes) for (_, sizes), scale in found.items()]
+        scales.setdefault((round(20 * math.log(scale)), view.object_sizes), scale)
+    return [(scale, sizes) for (_, sizes), scale in scales.items()]
 
 
 def _objects(records: Records) -> ObjectSizes:

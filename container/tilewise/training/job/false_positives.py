@@ -58,18 +58,18 @@ class FalsePositives:
     def look(self) -> bool:
         """Look at the training images; returns False when the job is to stop instead."""
         assert self.planner and self.train.supports_random_access
-        found = find_false_positives(
+        false_positives = find_false_positives(
             self.predictor(), self.train.sample, self.train.issues, self.job.hp.seed, self.job.stop
         )
         if self.job.stopping():
             return False
-        self.planner.false_positives = found
+        self.planner.false_positives = false_positives
         return True
 
     def state_dict(self) -> dict[int, torch.Tensor]:
         """For a checkpoint: by the index of their image."""
-        found = self.planner.false_positives if self.planner else {}
-        return {index: torch.from_numpy(boxes) for index, boxes in found.items()}
+        false_positives = self.planner.false_positives if self.planner else {}
+        return {index: torch.from_numpy(boxes) for index, boxes in false_positives.items()}
 
     def load_state_dict(self, state: Mapping[int, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
@@ -89,13 +89,13 @@ def find_false_positives(
         For each image that was looked at, by its index, (M, 4) boxes in its pixels.
 
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_IMAGES]).tolist()
-    kept: list[Record] = []
+    indices = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_IMAGES]).tolist()
+    decoded_records: list[Record] = []
     false_positives: dict[int, Float32] = {}
-    images = decoded(predictor, records.select(chosen), issues, kept)
-    index_of = {records[index].key: index for index in chosen}
+    images = decoded(predictor, records.select(indices), issues, decoded_records)
+    index_of = {records[index].key: index for index in indices}
     for number, prediction in enumerate(predictor.predict_all(images)):
-        record = kept[number]
+        record = decoded_records[number]
         false_positives[index_of[record.key]] = _false(prediction.detections, record)
         if stop.requested:
             break
@@ -103,8 +103,8 @@ def find_false_positives(
     return false_positives
 
 
-def _false(found: Instances, record: Record) -> Float32:
-    boxes = found.boxes[:MOST_FALSE_POSITIVES]
+def _false(detections: Instances, record: Record) -> Float32:
+    boxes = detections.boxes[:MOST_FALSE_POSITIVES]
     if len(record.targets):
         overlap = box_iou(boxes, torch.from_numpy(record.targets.boxes)).max(dim=1).values
         boxes = boxes[overlap <= MAX_IOU]

@@ -26,8 +26,8 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         else Scaling(min_size=hp.min_size, max_size=hp.max_size)
     )
     tiling = choose_tiling(hp, data.train.sample, scaling)
-    trained = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, trained)
+    training_tiling = tiling if hp.training_views != "whole" else WHOLE_IMAGE
+    sizes = object_sizes(data.train.sample, scaling, training_tiling)
     anchors = anchor_sizes_for(hp.model_name, scaling, sizes, stride_4_level=hp.stride_4_level)
     if initial:
         anchors = initial.anchor_sizes
@@ -36,10 +36,10 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
     cap = hp.box_detections_per_image
-    most = int(data.train.sample.object_counts.max(initial=0))
-    if 2 * most > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
-        cap = 2 * most
-        log.info("an image has up to %d objects: at most %d detections an image are kept", most, cap)
+    most_objects = int(data.train.sample.object_counts.max(initial=0))
+    if 2 * most_objects > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
+        cap = 2 * most_objects
+        log.info("an image has up to %d objects: at most %d detections an image are kept", most_objects, cap)
     return DetectorSpec(
         name=hp.model_name,
         num_classes=len(data.classes),

@@ -52,10 +52,10 @@ def _only_archive(files: Iterable[Path], channel: Path) -> Path | None:
     archives = [path for path in files if path.name.endswith(_ARCHIVES)]
     # A prefix that is a job's whole output has output.tar.gz, too.
     archives = [path for path in archives if path.name == "model.tar.gz"] or archives
-    found = [*archives, *unpacked]
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(channel)) for path in found[:5])
-        raise UserError(f"channel model holds {len(found)} models ({names}): give it one")
+    models = [*archives, *unpacked]
+    if len(models) > 1:
+        names = ", ".join(str(path.relative_to(channel)) for path in models[:5])
+        raise UserError(f"channel model holds {len(models)} models ({names}): give it one")
     return archives[0] if archives else None
 
 
@@ -123,12 +123,14 @@ def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str])
 
     """
     before = initial.spec
-    facts = (
+    comparisons = (
         ("model_name", spec.name, before.name),
         ("stride_4_level", int(spec.stride_4_level), int(before.stride_4_level)),
         ("the classes", _list(classes), _list(initial.classes)),
     )
-    differs = [f"{name} {ours}, but that model {theirs}" for name, ours, theirs in facts if ours != theirs]
+    differs = [
+        f"{name} {ours}, but that model {theirs}" for name, ours, theirs in comparisons if ours != theirs
+    ]
     if not differs and _feature_maps(spec) != _feature_maps(before):
         ours, theirs = spec.scaling.square, before.scaling.square
         differs = [f"image_size {ours}, but that model {theirs}, which has another number of feature maps"]

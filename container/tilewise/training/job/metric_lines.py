@@ -15,12 +15,12 @@ class MetricLines:
 
     Args:
         host: this host's name, as SageMaker gives it.
-        silent: whether nothing is printed: one process does for all.
+        quiet: whether nothing is printed: one process does for all.
 
     """
 
-    def __init__(self, host: str, *, silent: bool = False):
-        self.host, self.silent = host, silent
+    def __init__(self, host: str, *, quiet: bool = False):
+        self.host, self.quiet = host, quiet
         self._last_line = time.monotonic()
 
     def batches(self, epoch: int, batches: int, records: int, seconds: float) -> None:
@@ -72,5 +72,5 @@ class MetricLines:
             self._print(line)
 
     def _print(self, line: str) -> None:
-        if not self.silent:
+        if not self.quiet:
             print(line, flush=True)

@@ -21,32 +21,32 @@ from tilewise.training.job.context import JobContext
 log = logging.getLogger(__name__)
 
 
-def write_outputs(trained: TrainResult, data: DataSet, job: JobContext, folder: Path) -> None:
+def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: Path) -> None:
     """Leave the figures of a run for people and for programs.
 
     The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
     After a request to stop there are seconds left, so what takes long is left out: images and AP by size.
 
     Args:
-        trained: the run.
+        result: the run.
         data: what it was trained and validated on.
         job: the training job.
         folder: where to.
 
     """
     start = time.monotonic()
-    facts: dict[str, dict[str, Any]] = {}
+    statistics: dict[str, dict[str, Any]] = {}
     with _only_a_warning("the facts of the data"):
-        facts = data_facts(data, trained.scored)
+        statistics = data_statistics(data, result.scored)
     analysis = None
     with _only_a_warning("the analysis of the detections"):
-        if trained.scored is not None:
-            analysis = job.task.analyse(trained.scored, data.classes, sizes=not job.stop.requested)
-    write_metrics(trained, data.classes, folder / "metrics.json", facts, analysis)
+        if result.scored is not None:
+            analysis = job.task.analyse(result.scored, data.classes, sizes=not job.stop.requested)
+    write_metrics(result, data.classes, folder / "metrics.json", statistics, analysis)
     with _only_a_warning("TensorBoard's events"):
-        write_events(trained, job.task, folder / "tensorboard")
+        write_events(result, job.task, folder / "tensorboard")
     with _only_a_warning("the report"):
-        write_report(trained, data.classes, job, folder / "report.html", facts, analysis)
+        write_report(result, data.classes, job, folder / "report.html", statistics, analysis)
         log.info("the report is in %s (%.1f s)", folder / "report.html", time.monotonic() - start)
 
 
@@ -58,43 +58,43 @@ def _only_a_warning(what: str) -> Iterator[None]:
         log.warning("%s could not be written; the model is not affected", what, exc_info=True)
 
 
-def data_facts(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]]:
-    """The facts of each channel; see :func:`tilewise.data.statistics.channel_statistics`.
+def data_statistics(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]]:
+    """The figures of each channel; see :func:`tilewise.data.statistics.channel_statistics`.
 
     Of a pipe only the first images are known, but those that were validated are all known.
     """
-    facts = {}
+    statistics = {}
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     for name, split in splits.items():
         if split is not None:
             whole = split.known_length or (name == "validation" and scored is not None)
             records = scored.records if name == "validation" and scored else split.sample
-            facts[name] = channel_statistics(records, split.issues, data.classes, whole=whole)
-    return facts
+            statistics[name] = channel_statistics(records, split.issues, data.classes, whole=whole)
+    return statistics
 
 
 def write_metrics(
-    trained: TrainResult,
+    result: TrainResult,
     classes: tuple[str, ...],
     path: Path,
-    facts: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, Any] | None = None,
     analysis: Analysis | None = None,
 ) -> None:
     """Leave all figures of a run as JSON."""
     content = {
         "classes": list(classes),
-        "best": trained.best,
+        "best": result.best,
         "details": analysis.to_json() if analysis else None,
-        "test": trained.test,
-        "data": facts or {},
-        "epochs": trained.epochs,
-        "stopped": trained.stopped,
+        "test": result.test,
+        "data": statistics or {},
+        "epochs": result.epochs,
+        "stopped": result.stopped,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def write_events(trained: TrainResult, task: Task, folder: Path) -> None:
+def write_events(result: TrainResult, task: Task, folder: Path) -> None:
     """Leave the history as TensorBoard's events, one a scalar and epoch.
 
     They are written at the end, from the history: so a job that was resumed leaves one whole file.
@@ -102,7 +102,7 @@ def write_events(trained: TrainResult, task: Task, folder: Path) -> None:
     # Imported here: it looks at much of the environment, and most of a job does not need it.
     from tensorboardX import SummaryWriter
 
-    epochs = trained.epochs
+    epochs = result.epochs
     durations = [epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in epochs]
     moment = time.time() - sum(durations)
     with SummaryWriter(str(folder)) as writer:
@@ -124,24 +124,24 @@ def _scalars(epoch: Mapping[str, Any], task: Task) -> dict[str, float]:
 
 
 def write_report(
-    trained: TrainResult,
+    result: TrainResult,
     classes: tuple[str, ...],
     job: JobContext,
     path: Path,
-    facts: Mapping[str, Mapping[str, Any]],
+    statistics: Mapping[str, Mapping[str, Any]],
     analysis: Analysis | None,
 ) -> None:
     """Leave the report; without images when the job is to stop."""
     # Imported here: a job that fails early should not have to wait for it.
     from tilewise.evaluation.report import ReportContent
 
-    hp = trained.hp or job.hp
+    hp = result.hp or job.hp
     content = ReportContent(
         classes=classes,
-        epochs=trained.epochs,
-        best=trained.best,
-        test=trained.test,
-        stopped=trained.stopped,
+        epochs=result.epochs,
+        best=result.best,
+        test=result.test,
+        stopped=result.stopped,
         hyperparameters=hp.model_dump(mode="json", include=set(ROWS)),
         given={
             name: spelling
@@ -149,7 +149,7 @@ def write_report(
             for spelling in (name, row.alias)
             if spelling in hp.given
         },
-        data=facts,
+        data=statistics,
         analysis=analysis,
     )
     page = job.task.report_page(content, job.stop)

@@ -52,8 +52,8 @@ class Validator:
         done = epoch + 1
         return done == self.job.hp.number_of_epochs or done % self.job.hp.evaluation_frequency == 0
 
-    def validate(self, facts: dict[str, Any]) -> tuple[dict[str, Any], Scored | None] | None:
-        """Score the model; all processes must call it. ``facts`` of the epoch get the figures, and the time.
+    def validate(self, epoch: dict[str, Any]) -> tuple[dict[str, Any], Scored | None] | None:
+        """Score the model; all processes must call it. The figures and the time are added to ``epoch``.
 
         Returns:
             The figures, and for the leader what they are of; None where the job is to stop first.
@@ -67,15 +67,15 @@ class Validator:
         distributed, issues = self.job.distributed, self.source.issues
         distributed.broadcast_buffers(self.train_step.evaluated)
         everywhere = partial(gather, distributed, issues)
-        found = self.job.task.evaluate(
+        evaluation = self.job.task.evaluate(
             self.predictor(), self.source.part(), issues, self.job.stop, everywhere
         )
-        metrics = distributed.broadcast(found.metrics if found else None)
+        metrics = distributed.broadcast(evaluation.metrics if evaluation else None)
         if metrics is None:
             return None
         self.source.finish_pass()
-        facts |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
-        return metrics, found.scored if found else None
+        epoch |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
+        return metrics, evaluation.scored if evaluation else None
 
     def score_again(self) -> Scored | None:
         """What the saved model finds in the validation images, where they can be had again."""
@@ -83,10 +83,10 @@ class Validator:
             return None
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
         predictor = _load_saved(self.job)
-        found = self.job.task.evaluate(
+        evaluation = self.job.task.evaluate(
             predictor, self.source.one_pass(), self.source.issues, self.job.stop, lambda scored: scored
         )
-        return found.scored if found else None
+        return evaluation.scored if evaluation else None
 
 
 def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Scored | None) -> Scored | None:
@@ -94,13 +94,13 @@ def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Score
     if distributed.size == 1:
         return scored
     parts = distributed.gather((scored, dict(issues.left_out)))
-    found = [part for part, _ in parts if part is not None]
-    if len(found) < len(parts) or not distributed.is_main_process:
+    results = [part for part, _ in parts if part is not None]
+    if len(results) < len(parts) or not distributed.is_main_process:
         return None
     for _, left_out in parts:
         for key, reason in left_out.items():
             issues.leave_out(key, reason)
-    pairs = [zip(part.records, part.detections, strict=True) for part in found]
+    pairs = [zip(part.records, part.detections, strict=True) for part in results]
     merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
     return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
 
@@ -113,8 +113,10 @@ def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
 
     """
     predictor = _load_saved(job)
-    found = job.task.evaluate(predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored)
-    return found.metrics if found else None
+    evaluation = job.task.evaluate(
+        predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored
+    )
+    return evaluation.metrics if evaluation else None
 
 
 def _load_saved(job: JobContext) -> Predictor:

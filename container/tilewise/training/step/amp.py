@@ -29,17 +29,17 @@ class Precision(NamedTuple):
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
+def choose_precision(setting: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """What a network trains in: what is asked for, else what the device is fast with.
 
     A GPU with tensor cores gets bfloat16 from compute capability 8.0 on, and float16 below (7.0 and 7.5). A
     CPU gets bfloat16 if it has instructions for it; see :func:`keep_depthwise_in_float32`.
     """
-    if wanted != "auto":
-        chosen = Precision(_DTYPES[wanted], f"precision={wanted}")
-        if chosen.dtype != torch.float32 and chosen.dtype != _auto(device).dtype:
-            log.warning("precision=%s: %s is not fast with it", wanted, _named(device))
-        return chosen
+    if setting != "auto":
+        precision = Precision(_DTYPES[setting], f"precision={setting}")
+        if precision.dtype != torch.float32 and precision.dtype != _auto(device).dtype:
+            log.warning("precision=%s: %s is not fast with it", setting, _named(device))
+        return precision
     return _auto(device)
 
 

@@ -46,10 +46,10 @@ class WithExtraLosses(nn.Module):
     def forward(self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """All losses by name."""
         if not self.extra_losses:
-            own: dict[str, Tensor] = self.detector(images, targets)
-            return own
-        outputs, own = self.detector.outputs_and_losses(images, targets)
-        losses = dict(own)
+            own_losses: dict[str, Tensor] = self.detector(images, targets)
+            return own_losses
+        outputs, own_losses = self.detector.outputs_and_losses(images, targets)
+        losses = dict(own_losses)
         for extra in self.extra_losses:
-            losses |= extra(outputs, targets, own)
+            losses |= extra(outputs, targets, own_losses)
         return losses
