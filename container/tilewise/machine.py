@@ -8,6 +8,8 @@ import os
 import resource
 from pathlib import Path
 
+from tilewise.errors import OutOfMemoryError, UserError
+
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
@@ -73,11 +75,37 @@ def max_pixels(processes: int = 1) -> int:
     Args:
         processes: that may each decode such an image at the same time.
 
+    Raises:
+        UserError: the variable holds no number.
+
     """
     text = os.environ.get(MAX_PIXELS, "").strip()
-    if text.isdecimal() and int(text):
+    if text:
+        if not text.isdecimal() or not int(text):
+            raise UserError(f"{MAX_PIXELS} must be a whole number of pixels, at least 1, not {text!r}")
         return int(text)
     return min(_MOST_PIXELS, memory_limit() // (2 * _DECODED_BYTES * processes))
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse work that would not fit, before the kernel ends this process or another one for it.
+
+    Args:
+        needed: bytes.
+        what: needs them, for the message.
+
+    Raises:
+        OutOfMemoryError: less is left.
+
+    """
+    try:
+        left = available_memory()
+    except OSError:  # no /proc: nobody knows
+        return
+    if needed > left:
+        raise OutOfMemoryError(
+            f"{what} needs {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are left at the moment"
+        )
 
 
 def available_memory() -> int:

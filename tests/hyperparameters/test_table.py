@@ -15,6 +15,8 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),
     "class_map": (None, None, None),
+    "bands": (None, None, None),
+    "pixel_range": (None, None, None),
     "number_of_epochs": (15, 30, 30),
     "ema_decay": (0, 0.9998, 0),
     "precision": ("auto", "auto", "auto"),

@@ -20,6 +20,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
 from tilewise.targets import Targets
+from tilewise.views.rendering import AS_STORED, Rendering
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,8 @@ class ChannelIssues:
         left_out: key -> reason, for the images that cannot be used.
         clipped: boxes that reached beyond their image and were cut at its border.
         dropped: record and reason of each box that could not be used.
+        rendering: of the channel's images.
+        remarks: what of an image is left aside, and has been said.
 
     """
 
@@ -160,6 +163,15 @@ class ChannelIssues:
     clipped: int = 0
     dropped: list[str] = field(default_factory=list)
     expected: int = 0
+    rendering: Rendering = AS_STORED
+    remarks: set[str] = field(default_factory=set)
+
+    def note_remarks(self, key: str, header: ImageHeader) -> None:
+        """Say what of an image is left aside, once for all images of its kind."""
+        for remark in header.remarks(self.rendering):
+            if remark not in self.remarks:
+                self.remarks.add(remark)
+                log.info("channel %s: %s has %s; so may others", self.channel, key, remark)
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -285,6 +297,7 @@ def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIss
         )
         return None
     assert example.path is not None
+    issues.note_remarks(example.key, header)
     return Record(
         key=example.key,
         path=example.path,

@@ -37,6 +37,7 @@ from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 from tilewise.errors import UserError
 from tilewise.stop import NEVER, StopToken
+from tilewise.views.rendering import AS_STORED, Rendering
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     validates: bool,
     seed: int,
     class_map: ClassMap | None = None,
+    rendering: Rendering = AS_STORED,
     stop: StopToken = NEVER,
     reads_pipes: bool = True,
 ) -> DataSet:
@@ -164,6 +166,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         validates: whether the job validates at all.
         seed: draws that part.
         class_map: which class ids there are and what they are called, where the job says so.
+        rendering: of the images, for what is said of those with more bands.
         stop: looked at while a pipe has to be waited for.
         reads_pipes: whether this process reads the channels in Pipe mode; one of each host does.
 
@@ -194,7 +197,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         }
         classes = agreed_classes(parsed_channels, num_classes, class_map)
         ids = ClassIds(len(classes), class_map or {})
-        splits = _splits(parsed_channels, classes, ids, piped)
+        splits = _splits(parsed_channels, classes, ids, piped, rendering)
         streams: dict[str, RecordSource] = {
             name: Stream(name, pipes[name], ids, channel.images)
             if reads_pipes
@@ -237,6 +240,7 @@ def _splits(
     classes: tuple[str, ...],
     ids: ClassIds,
     pipes: Collection[str],
+    rendering: Rendering,
 ) -> dict[str, Split]:
     """Of the channels that are no pipes."""
     examples = {
@@ -246,7 +250,7 @@ def _splits(
         for name, channel in parsed_channels.items()
         if name not in pipes
     }
-    issues_by_channel = {name: ChannelIssues(name) for name in examples}
+    issues_by_channel = {name: ChannelIssues(name, rendering=rendering) for name in examples}
     return {
         name: Split(make_records(examples[name], issues), issues)
         for name, issues in issues_by_channel.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from tilewise.data.image_header import (
 )
 from tilewise.data.samples import ArraySamples, DecodeError, Layout, RowSamples, Samples, known_bits, to_rgb
 from tilewise.data.tiff import TiffImage
+from tilewise.machine import require_memory
 from tilewise.views.rendering import AS_STORED, Rendering
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
 ]
 
 _FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+_LARGE = 16_000_000
+_BYTES_A_PIXEL = 7  # of most formats: 3 of the result, and 4 beside it (benchmarks/decode_memory.py)
 _JPEG_END = b"\xff\xd9"
 
 
@@ -64,6 +67,9 @@ def decode_image(data: bytes, max_pixels: int | None = None, rendering: Renderin
 
 
 def _decode(data: bytes, header: ImageHeader, rendering: Rendering) -> Tensor:
+    if header.width * header.height > _LARGE:
+        needed = _BYTES_A_PIXEL * header.width * header.height
+        require_memory(needed, f"the image of {header.width} x {header.height} pixels")
     with as_decode_error():
         pixels = torch.from_numpy(to_rgb(_open_samples(data, header), rendering)).permute(2, 0, 1)
     if header.orientation in TRANSPOSING_ORIENTATIONS:
@@ -217,6 +223,7 @@ class DecodedImage:
             whole image; those of the last column and row may reach beyond it.
         width, height: pixels of the whole image, upright.
         factor: 1, 2, 4 or 8.
+        remarks: what of the image was left aside, in words for the log.
 
     """
 
@@ -224,6 +231,7 @@ class DecodedImage:
     width: int
     height: int
     factor: int = 1
+    remarks: Sequence[str] = ()
 
     @staticmethod
     def whole(pixels: Tensor) -> DecodedImage:
@@ -263,4 +271,5 @@ def decode_reduced(
             if image.size == size:
                 pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
                 return DecodedImage(pixels, header.width, header.height, factor)
-    return DecodedImage.whole(_decode(data, header, rendering))
+    pixels = _decode(data, header, rendering)
+    return DecodedImage(pixels, header.width, header.height, remarks=header.remarks(rendering))

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tilewise.data.samples import DecodeError
 from tilewise.data.tiff import TiffImage
+from tilewise.errors import UserError
 from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.views.rendering import AS_STORED, Rendering
 
@@ -261,10 +262,12 @@ def as_decode_error() -> Iterator[None]:
     """Whatever a decoder raises is a :class:`DecodeError`, but for a lack of memory."""
     try:
         yield
-    except (DecodeError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise DecodeError("these bytes are not an image in a known format") from None
     except Exception as error:  # a damaged file: OSError, struct.error, zlib.error, EOFError, TypeError, …
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "memory" in reason.lower():  # as decoders' own exceptions say it
+            raise MemoryError(reason) from None
         raise DecodeError(f"the image is damaged: {reason}") from None

@@ -18,7 +18,7 @@ from tilewise.views.rendering import Rendering
 
 Rgb = npt.NDArray[np.uint8]
 
-BAND_PIXELS = 1 << 18
+BAND_PIXELS = 1 << 16
 """So many pixels are converted at a time: what that needs beside the image stays small."""
 
 SAMPLE_PIXELS = 1 << 20

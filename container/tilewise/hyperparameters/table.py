@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS
 from tilewise.hyperparameters.values import (
+    Bands,
     BatchSize,
     ClassMap,
     Count,
@@ -20,12 +21,14 @@ from tilewise.hyperparameters.values import (
     Natural,
     Overlap,
     Pattern,
+    PixelRange,
     Ranges,
     Scales,
     Steps,
     Workers,
 )
 from tilewise.registry import InputScaling
+from tilewise.views.rendering import Rendering
 
 Dialect = Literal["azure", "builtin"]
 
@@ -227,6 +230,26 @@ class Hyperparameters(BaseModel):
             '`{"0": "dog", "5": "cat"}`; for formats whose classes are numbers.',
             azure=None,
             unset="ids from 0",
+        ),
+    ]
+    bands: Annotated[
+        Bands,
+        Row(
+            "Data",
+            "Which bands of an image are red, green and blue, counted from 1, such as `4,3,2`; or one that is"
+            " shown as grey.",
+            azure=None,
+            unset="the first three",
+        ),
+    ]
+    pixel_range: Annotated[
+        PixelRange,
+        Row(
+            "Data",
+            "Values that become black and white, such as `0,4095`, of integers above 8 bits and of floats."
+            " The model keeps them for its endpoint.",
+            azure=None,
+            unset="by [bits or percentiles](data_formats.md#bit-depth-and-bands)",
         ),
     ]
     num_training_samples: Annotated[
@@ -648,6 +671,11 @@ class Hyperparameters(BaseModel):
     dialect: Dialect
     batch_unit: Literal["gpu", "machine"]
     given: tuple[str, ...]
+
+    @property
+    def rendering(self) -> Rendering:
+        """Which of an image's stored values the model sees."""
+        return Rendering(self.bands, self.pixel_range)
 
     def spelling(self, name: str) -> str:
         """The name of a hyperparameter as this job writes it, or would."""

@@ -3,7 +3,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -77,13 +78,14 @@ class Predictor:
         tune_device()
         artifact = Artifact.load(Path(model_dir))
         backend = TorchBackend.on_best_device(artifact.detector, batch_size)
-        plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
+        spec = artifact.spec
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(backend, plan, artifact.classes)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
-        plan = ViewPlan(self.plan.scaling, options.change(self.plan.tiling))
+        plan = replace(self.plan, tiling=options.change(self.plan.tiling))
         return Predictor(self.backend, plan, self.classes)
 
     @property
@@ -112,7 +114,10 @@ class Predictor:
             DecodeError, ImageTooLargeError: as :meth:`predict`.
 
         """
-        return decode_reduced(image, self.plan.reduction)
+        decoded = decode_reduced(image, self.plan.reduction, rendering=self.plan.rendering)
+        for remark in decoded.remarks:
+            _say_once(remark)
+        return decoded
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         """Find the objects in images, in their order.
@@ -137,3 +142,8 @@ class Predictor:
 
     def _prediction(self, image: OpenImage) -> Prediction:
         return Prediction(image.width, image.height, image.merged(self.plan.tiling))
+
+
+@cache
+def _say_once(remark: str) -> None:
+    log.info("an image has %s", remark)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling, View
 
 
@@ -14,11 +15,13 @@ class ViewPlan:
     Attributes:
         scaling: how views are scaled.
         tiling: which views there are, and how what they show is merged.
+        rendering: which of an image's bands are seen, and over which range of values.
 
     """
 
     scaling: Scaling
     tiling: Tiling = WHOLE_IMAGE
+    rendering: Rendering = AS_STORED
 
     def views(self, width: int, height: int) -> list[View]:
         """The views of an image of so many pixels."""

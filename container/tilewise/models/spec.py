@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling
 
 
@@ -22,6 +23,7 @@ class DetectorSpec:
         detections_per_view: how many detections of a view are kept at most.
         tiling: the views of an image that it looks at, and how what it finds there is merged.
         stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
+        rendering: which bands of its images it sees, and over which range of values.
 
     """
 
@@ -34,6 +36,7 @@ class DetectorSpec:
     detections_per_view: int
     tiling: Tiling = WHOLE_IMAGE
     stride_4_level: bool = False
+    rendering: Rendering = AS_STORED
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -43,11 +46,13 @@ class DetectorSpec:
     def from_json(content: dict[str, Any]) -> DetectorSpec:
         """The inverse of :meth:`to_json`."""
         sizes, tiling = content["anchor_sizes"], content.get("tiling")
+        rendering = content.get("rendering")
         return DetectorSpec(
             **{
                 **content,
                 "scaling": Scaling(**content["scaling"]),
                 "anchor_sizes": None if sizes is None else tuple(sizes),
                 "tiling": Tiling.from_json(tiling) if tiling else WHOLE_IMAGE,
+                "rendering": Rendering.from_json(rendering) if rendering else AS_STORED,
             }
         )

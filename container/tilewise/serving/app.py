@@ -44,6 +44,9 @@ class RefusedError(Exception):
         self.status, self.reason, self.retry_after_s = status, reason, retry_after_s
 
 
+OUT_OF_MEMORY_RETRY_S = 10
+
+
 def create_app(model: ServedModel, settings: Settings, answer: Answer) -> Flask:
     """The WSGI app of one worker process; ``answer`` is the model's task's."""
     app = Flask(__name__, static_folder=None)
@@ -122,6 +125,8 @@ def _refusal(error: Exception) -> RefusedError | None:
         return RefusedError(413, str(error))
     if isinstance(error, DecodeError):
         return RefusedError(400, str(error))
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # NumPy's words, or torch's
+        return RefusedError(503, f"there is not enough memory for this image: {error}", OUT_OF_MEMORY_RETRY_S)
     return None
 
 

@@ -175,7 +175,7 @@ class ServedModel:
             self._thread.pulse()
             in_network = timings.compute_s
             prediction = next(iter(predictor.predict_all([decoded])))
-        except (UserError, ClientLeftError):
+        except (UserError, ClientLeftError, MemoryError):
             raise
         except Exception:
             self._check(predictor)

@@ -167,6 +167,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
@@ -176,7 +177,7 @@ def _assemble(
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
-        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes)
+        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling, spec.rendering), data.classes)
 
     progress = Progress()
     history = History(progress)

@@ -50,4 +50,5 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         detections_per_view=cap,
         tiling=tiling,
         stride_4_level=hp.stride_4_level,
+        rendering=hp.rendering,
     )
