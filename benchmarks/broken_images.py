@@ -47,7 +47,7 @@ def make_model(folder: Path) -> None:
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     """An image file's bytes."""
     file = io.BytesIO()
-    image.save(file, format, **options)  # type: ignore[arg-type]
+    image.save(file, format, **options)
     return file.getvalue()
 
 

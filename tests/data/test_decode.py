@@ -444,6 +444,8 @@ def test_pixel_cap__by_the_variable_or_by_the_memory(
 def test_decode_image__more_than_the_memory_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.new("L", (5000, 4000)), "PNG")
     monkeypatch.setattr("tilewise.machine.available_memory", lambda: 100_000_000)
-    with pytest.raises(MemoryError, match="5000 x 4000 pixels needs 0.1 GB of memory, and 0.1 GB are left"):
+    with pytest.raises(
+        MemoryError, match=r"5000 x 4000 pixels needs 0\.1 GB of memory, and 0\.1 GB are left"
+    ):
         decode_image(data)
     assert decode_image(encoded(picture(), "PNG")).shape[0] == 3
