@@ -30,5 +30,5 @@ def run(arguments: argparse.Namespace) -> None:
     examples = in_classes(content, classes, arguments.coco.name, "the model")
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
-    detections = [predict(record.read()).detections for record in records]
+    detections = [predict(record.source).detections for record in records]
     print(json.dumps(metrics(records, detections, classes, arguments.iou), indent=2))

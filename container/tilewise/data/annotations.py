@@ -271,7 +271,8 @@ def read_image_info(example: RawExample) -> ImageInfo | str:
         return example.problem or "its image file is not in the channel"
     try:
         with open_encoded(example.path, example.offset, example.encoded) as file:
-            header = read_header(file)
+            alone = example.offset == WHOLE_FILE and example.encoded is None
+            header = read_header(file, by_parts=alone)
             return header, file.seek(0, os.SEEK_END)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"

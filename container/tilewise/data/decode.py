@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -22,9 +23,12 @@ from tilewise.data.image_header import (
     read_header,
 )
 from tilewise.data.samples import ArraySamples, DecodeError, Layout, RowSamples, Samples, known_bits, to_rgb
+from tilewise.data.scene import Scene
 from tilewise.data.tiff import TiffImage
+from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.machine import require_memory
 from tilewise.views.rendering import AS_STORED, Rendering
+from tilewise.views.view import View
 
 __all__ = [
     "DecodeError",
@@ -37,6 +41,9 @@ __all__ = [
 ]
 
 _FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+SCENE_PIXELS = 50_000_000
+"""Larger TIFF files are read by windows, where their layout allows it."""
+
 _LARGE = 16_000_000
 _BYTES_A_PIXEL = 7  # of most formats: 3 of the result, and 4 beside it (benchmarks/decode_memory.py)
 _JPEG_END = b"\xff\xd9"
@@ -224,6 +231,7 @@ class DecodedImage:
         width, height: pixels of the whole image, upright.
         factor: 1, 2, 4 or 8.
         remarks: what of the image was left aside, in words for the log.
+        scene: where the image is larger than memory; ``pixels`` are then read as they are indexed.
 
     """
 
@@ -232,15 +240,30 @@ class DecodedImage:
     height: int
     factor: int = 1
     remarks: Sequence[str] = ()
+    scene: Scene | None = None
 
     @staticmethod
     def whole(pixels: Tensor) -> DecodedImage:
         """Of an image's pixels, (3, H, W)."""
         return DecodedImage(pixels, pixels.shape[2], pixels.shape[1])
 
+    def to(self, device: torch.device) -> DecodedImage:
+        """The same image on a device."""
+        if self.scene:
+            self.scene.to(device)
+            return self
+        return replace(self, pixels=self.pixels.to(device))
+
+    def seen_by(self, view: View) -> tuple[Tensor, int]:
+        """Pixels for a view, and by how much they are reduced."""
+        if self.scene:
+            pixels, factor = self.scene.seen_by(view)
+            return cast(Tensor, pixels), factor
+        return self.pixels, self.factor
+
 
 def decode_reduced(
-    data: bytes,
+    source: bytes | Path,
     reduction: Callable[[int, int], int],
     max_pixels: int | None = None,
     rendering: Rendering = AS_STORED,
@@ -252,7 +275,8 @@ def decode_reduced(
     rotates, are decoded whole.
 
     Args:
-        data: the encoded image.
+        source: the encoded image, or its file: a TIFF file of more than :data:`SCENE_PIXELS` in tiles or
+            strips is then read by windows, whatever its size.
         reduction: by how much an image of a width and height may be reduced: 1, 2, 4 or 8.
         max_pixels: as for :func:`decode_image`, of the whole image.
         rendering: as for :func:`decode_image`.
@@ -261,6 +285,11 @@ def decode_reduced(
         DecodeError, ImageTooLargeError, MemoryError: as for :func:`decode_image`.
 
     """
+    if isinstance(source, Path):
+        scene = _open_scene(source, max_pixels, rendering)
+        if scene:
+            return scene
+    data = source.read_bytes() if isinstance(source, Path) else source
     header = read_header(data, max_pixels)
     factor = reduction(header.width, header.height)
     reducible = header.format == "JPEG" and header.mode in ("RGB", "L") and header.orientation == 1
@@ -273,3 +302,19 @@ def decode_reduced(
                 return DecodedImage(pixels, header.width, header.height, factor)
     pixels = _decode(data, header, rendering)
     return DecodedImage(pixels, header.width, header.height, remarks=header.remarks(rendering))
+
+
+def _open_scene(path: Path, max_pixels: int | None, rendering: Rendering) -> DecodedImage | None:
+    """A file as a scene; None where it is to be decoded as a whole."""
+    with path.open("rb") as file:
+        if file.read(2) not in (b"II", b"MM"):
+            return None
+        file.seek(0)
+        header = read_header(file, max_pixels, by_parts=True)
+    most = pixels_that_fit() if max_pixels is None else max_pixels
+    if not header.by_parts or header.width * header.height <= min(SCENE_PIXELS, most):
+        return None
+    with as_decode_error():
+        scene = Scene(path, rendering)
+    pixels = cast(Tensor, scene.pixels)
+    return DecodedImage(pixels, header.width, header.height, remarks=header.remarks(rendering), scene=scene)

@@ -113,7 +113,10 @@ def _pillow_header(file: IO[bytes], max_pixels: int | None) -> ImageHeader:
         if image.format == "PNG":
             bits = _png_bits(file)
         elif image.format == "JPEG2000":
-            width, height, bands, bits = _jpeg2000_size(file)
+            width, height, bands, bits, in_one_tile = _jpeg2000_size(file)
+            if in_one_tile:  # OpenJPEG takes twice the memory of all else (benchmarks/decode_memory.py)
+                most = pixels_that_fit() if max_pixels is None else max_pixels
+                check_size(width, height, most // 2, "as JPEG 2000 in one tile the image")
         check_size(width, height, max_pixels)
         orientation = _orientation(image, file)
         pages = 2 if getattr(image, "is_animated", False) else 1
@@ -139,17 +142,23 @@ def _png_bits(file: IO[bytes]) -> int:
         place += 12 + length
 
 
-def _jpeg2000_size(file: IO[bytes]) -> tuple[int, int, int, int]:
-    """Width, height, bands and bits of a codestream (ISO 15444-1, A.5.1): the file around it may lie."""
+def _jpeg2000_size(file: IO[bytes]) -> tuple[int, int, int, int, bool]:
+    """Width, height, bands, bits and whether there is but one tile (ISO 15444-1, A.5.1), from the codestream.
+
+    The file around it may lie.
+    """
     file.seek(0)
     content = file.read(1 << 16)
     start = content.find(b"\xff\x4f\xff\x51")
     if start < 0:
         raise DecodeError("the image is damaged: its codestream has no size")
     right, bottom, left, top = struct.unpack_from(">4I", content, start + 8)
+    tile_width, tile_height = struct.unpack_from(">2I", content, start + 24)
     (bands,) = struct.unpack_from(">H", content, start + 40)
     bits = (content[start + 42] & 127) + 1
-    return right - left, bottom - top, bands - (bands in (2, 4)), bits
+    width, height = right - left, bottom - top
+    in_one_tile = tile_width >= width and tile_height >= height
+    return width, height, bands - (bands in (2, 4)), bits, in_one_tile
 
 
 def _webp_header(file: IO[bytes], max_pixels: int | None) -> ImageHeader:

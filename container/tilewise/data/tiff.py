@@ -37,7 +37,7 @@ class TiffImage:
 
     Args:
         file: the whole file, open or in memory.
-        level: 0 for the image itself; from 1 on its reduced copies, the largest first.
+        page: of an image's :attr:`reduced` copies; None for the image itself.
 
     Attributes:
         width, height: pixels as they are stored.
@@ -49,12 +49,12 @@ class TiffImage:
 
     """
 
-    def __init__(self, file: IO[bytes] | bytes, level: int = 0):
+    def __init__(self, file: IO[bytes] | bytes, page: TiffPage | None = None):
         self._file = io.BytesIO(file) if isinstance(file, bytes) else file
-        self._tiff = tifffile.TiffFile(self._file)
+        self._tiff = page.parent if page else tifffile.TiffFile(self._file)
         self._lock = threading.Lock()
         self._kept: dict[int, Array] = {}
-        self.page = self._levels[level] if level else self._first_page()
+        self.page = page or self._first_page()
         page = self.page
         self.width, self.height = int(page.imagewidth), int(page.imagelength)
         self.layout = self._layout()
@@ -97,6 +97,11 @@ class TiffImage:
         return int(self.page.samplesperpixel) - bool(self._alpha)
 
     @property
+    def block_size(self) -> tuple[int, int]:
+        """Rows and columns of a block."""
+        return self._size
+
+    @property
     def block_pixels(self) -> int:
         """So many pixels are decoded at once."""
         return self._size[0] * self._size[1]
@@ -104,7 +109,7 @@ class TiffImage:
     @property
     def can_be_read_by_parts(self) -> bool:
         """Whether a part of it costs but a part of it: it has several blocks."""
-        return not self.read_by_pillow and self._grid != (1, 1)
+        return not self.read_by_pillow and self._grid != (1, 1) and self.orientation == 1
 
     @property
     def read_by_pillow(self) -> bool:
@@ -264,10 +269,27 @@ class TiffImage:
         # of 16 bits by the specification, but some programs write 8
         return (colours >> 8 if colours.max(initial=0) > 255 else colours).astype(np.uint8)
 
-    @cached_property
-    def _levels(self) -> list[TiffPage]:
-        """The image and its reduced copies, in the order of their sizes."""
-        return [self._first_page()]
+    def reduced(self) -> dict[int, TiffImage]:
+        """The image's reduced copies, by how many of its pixels one of theirs has on a side.
+
+        Those of COG and GDAL's overviews, of OME-TIFF (in SubIFDs) and of whole-slide scanners.
+        """
+        pages = [page for page in self._tiff.pages if isinstance(page, TiffPage)]
+        pages += [page for page in self.page.pages or () if isinstance(page, TiffPage)]
+        found = {}
+        for page in pages:
+            factor = round(self.width / page.imagewidth)
+            sides = page.imagewidth, page.imagelength
+            fits = sides in (
+                (-(-self.width // factor), -(-self.height // factor)),
+                (self.width // factor, self.height // factor),
+            )
+            alike = (page.dtype, page.samplesperpixel) == (self.page.dtype, self.page.samplesperpixel)
+            is_copy = _subfile_type(page) & _REDUCED and not _subfile_type(page) & _MASK
+            if factor > 1 and fits and alike and (is_copy or (page.is_tiled and self.page.is_tiled)):
+                found[factor] = TiffImage(self._file, page)
+                found[factor]._lock = self._lock
+        return found
 
 
 def _subfile_type(page: Any) -> int:

@@ -19,6 +19,7 @@ from tilewise.errors import UserError
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.views.rendering import AS_STORED, Rendering
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -126,6 +127,12 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         return tuple(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
+
+
+def read_rendering(folder: Path) -> Rendering:
+    """Which of an image's stored values the model in a folder sees."""
+    content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["detector"].get("rendering")
+    return Rendering.from_json(content) if content else AS_STORED
 
 
 def remove_others(folder: Path, weights: str) -> None:

@@ -97,8 +97,8 @@ class Predictor:
         """Predict once on a blank image, so that the first request finds everything ready."""
         next(self.predict_all([DecodedImage.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
 
-    def predict(self, image: bytes) -> Prediction:
-        """Find the objects in an encoded image.
+    def predict(self, image: bytes | Path) -> Prediction:
+        """Find the objects in an encoded image, or in the file of one that may be larger than memory.
 
         Raises:
             DecodeError: the bytes are no image, or a damaged one.
@@ -107,7 +107,7 @@ class Predictor:
         """
         return next(self.predict_all([self.decode(image)]))
 
-    def decode(self, image: bytes) -> DecodedImage:
+    def decode(self, image: bytes | Path) -> DecodedImage:
         """Decode an image as finely as its views need it; safe for several threads.
 
         Raises:
@@ -128,11 +128,13 @@ class Predictor:
         batcher = ViewBatcher(self.backend)
         open_images: deque[OpenImage] = deque()
         for image in images:
-            views = [view.snapped(image.factor) for view in self.plan.views(image.width, image.height)]
+            views = self.plan.views(image.width, image.height)
             open_images.append(OpenImage(image.width, image.height, len(views)))
-            on_device, factor = image.pixels.to(self.device), image.factor
+            on_device = image.to(self.device)
             for view in views:
-                batcher.add(open_images[-1], view, on_device, factor)
+                pixels, factor = on_device.seen_by(view)
+                batcher.add(open_images[-1], view.snapped(factor), pixels, factor)
+                del pixels
             del image, on_device
             while open_images and not open_images[0].waiting:
                 yield self._prediction(open_images.popleft())

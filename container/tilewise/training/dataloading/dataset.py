@@ -87,13 +87,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             image = self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
         except (DecodeError, OSError) as error:
             return record.key, str(error)
-        return make_sample(
-            image.pixels,
-            record.targets,
-            view.snapped(image.factor),
-            self.min_visibility,
-            image.factor,
-        )
+        pixels, factor = image.seen_by(view)
+        return make_sample(pixels, record.targets, view.snapped(factor), self.min_visibility, factor)
 
 
 def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
@@ -103,7 +98,7 @@ def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedI
         DecodeError: it is damaged, or another one than when the job began.
 
     """
-    picture = decode_reduced(record.read(), lambda width, height: factor, rendering=rendering)
+    picture = decode_reduced(record.source, lambda width, height: factor, rendering=rendering)
     if (picture.width, picture.height) != (record.width, record.height):
         raise DecodeError(
             f"it has {picture.width} x {picture.height} pixels now: it was changed during the job"
