@@ -10,6 +10,8 @@ from typing import Any
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
+from tilewise.evaluation.coco import FIGURES
+from tilewise.evaluation.voc import VocMetric
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
@@ -58,11 +60,10 @@ class StandInTask(DetectionTask):
 
 def figures_of(score: float) -> dict[str, Any]:
     """All figures of a validation; VOC's mAP is the score, COCO's half of it."""
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
     return {
-        **dict.fromkeys(names, score / 2),
+        **dict.fromkeys(FIGURES, score / 2),
         "AP_class": {"dot": score / 2},
-        "VOC": {"mAP": score},
+        "VOC": {"mAP": score, "points": "all"},
     }
 
 
@@ -107,5 +108,7 @@ def make_job(
     task = make_task(hp)
     if detector is not None or evaluate_as is not None:
         built = (lambda: detector) if isinstance(detector, Detector) else detector
-        task = StandInTask(hp.validation_metric_type, hp.validation_iou_threshold, built, evaluate_as)
+        task = StandInTask(
+            hp.validation_metric_type, VocMetric(hp.validation_iou_threshold), None, built, evaluate_as
+        )
     return JobContext(hp, task, MetricLines("algo-1"), model_dir, **more)

@@ -173,6 +173,20 @@ def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str)
         assert "stopped on request" in (job.base / "output" / "data" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("moment", ["Final configuration", "smooth_l1 <loss>"], ids=["start", "mid_training"])
+def test_ctrl_c__is_no_fault_of_ours(job: Job, moment: str) -> None:
+    job.write_failure("ClientError: of an earlier run")
+    hyperparameters = QUICK | {"number_of_epochs": "500", "early_stopping": "0", "num_workers": "1"}
+    with job.start(hyperparameters, fresh=True) as process:
+        seen = wait_for(process, moment)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, seen + rest
+    assert rest.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in rest and "AlgorithmError" not in rest
+    assert job.failure == ""
+
+
 def _add_box_outside(job: Job) -> None:
     job.annotate("train", "image 03.jpg", [(500, 500, 20, 20, 0), (110, 80, 40, 40, 1)])
 
@@ -232,14 +246,29 @@ def _remove_images(job: Job) -> None:
         path.unlink()
 
 
+def _empty(job: Job) -> None:
+    for path in job.channel("train").iterdir():
+        job.annotate("train", path.name, [])
+
+
 FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "unknown_hyperparameter": ({"learnig_rate": "0.1"}, lambda job: None, "learning_rate"),
     "learning_rate_3": (
         {"learning_rate": "3"},
         lambda job: None,
-        "learning_rate=3: must be greater than 0 and at most 1",
+        "learning_rate=3: must be at least 0 and at most 1",
     ),
     "missing_channel": ({}, _without_train, "the channel train is missing"),
+    "channel_training": (
+        {},
+        lambda job: job.channel("training"),
+        "channel training: there is no such channel: call it train (the channels are",
+    ),
+    "channel_val": (
+        {},
+        lambda job: job.channel("val"),
+        "channel val: there is no such channel: call it validation",
+    ),
     "annotation_without_image": ({}, _remove_images, "its image image 00.jpg is not in the image channel"),
     "class_id_out_of_range": (
         {"num_classes": "2"},
@@ -249,6 +278,8 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
     "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, which stands for RecordIO"),
     "unwritable_model_folder": ({}, _block_model, "is not a folder that this user can write to"),
+    "no_objects": ({"num_classes": "2"}, _empty, "channel train: no image has an object to learn"),
+    "class_that_is_not_there": ({"classes": "red,green"}, lambda job: None, "the data does not have 'green'"),
     "empty_model_channel": ({}, lambda job: job.channel("model"), "channel model holds no model of Tilewise"),
 }
 

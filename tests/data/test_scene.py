@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from tilewise.data import decode
+from tilewise.data import decode, tiff
 from tilewise.data.decode import DecodedImage, ImageTooLargeError, decode_image, decode_reduced, read_header
 from tilewise.data.geotiff import read_georeference
 from tilewise.data.scene import ScenePixels
@@ -21,6 +21,7 @@ HEIGHT, WIDTH = 300, 400
 @pytest.fixture(autouse=True)
 def every_file_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "SCENE_PIXELS", 1)
+    monkeypatch.setattr(tiff, "_RAW_BYTES", 50_000)
 
 
 def picture() -> Any:

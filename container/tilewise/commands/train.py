@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import sys
 import traceback
 from contextlib import closing
@@ -21,11 +22,13 @@ from tilewise.commands.job_channels import (
 )
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters.table import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
     from tilewise.training.checkpointing.checkpoints import Checkpoints
     from tilewise.training.distributed.context import DistributedContext
+    from tilewise.training.train import Start
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +39,19 @@ def main(stop: platform.StopRequest) -> int:
     With several GPUs or hosts it starts itself once more for each GPU, and waits for them.
 
     0: done, or stopped by SIGTERM. 2: the user can fix it. 1: we can. Both leave ``/opt/ml/output/failure``.
+    130: Ctrl-C, which leaves nothing.
     """
     rank = os.environ.get("RANK")
     _log(rank)
     try:
+        if rank is None:
+            platform.remove_failure()
         job = platform.read_job()
         hp = parse_hyperparameters(job.hyperparameters)
         failure = _run_together(job, hp, stop) if rank else _run(job, hp, stop)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except BaseException as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
@@ -87,6 +96,8 @@ def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopReq
     try:
         run_job(job, hp, stop, distributed)
         distributed.barrier()  # for what the leader writes
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         own = platform.failure_sentence(error)
         first = report_failure(connect_store(), own)
@@ -105,17 +116,25 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.choice import DataChoice
     from tilewise.data.pipe.fifo import StopWaiting
+    from tilewise.data.places import in_places_of
+    from tilewise.inference.device import require_supported_gpus
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
     distributed = distributed or SINGLE_PROCESS
+    require_supported_gpus()
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
+    if without_effect := [name for name in WITHOUT_EFFECT if name in hp.given]:
+        log.info("accepted, and without effect here: %s", ", ".join(without_effect))
     check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, distributed)
+    initial = None if state else initial_model(job.channels)
     channels = data_channels(job, hp, state, distributed)
     try:
         data = read_data_set(
@@ -128,6 +147,9 @@ def run_job(
             rendering=hp.rendering,
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
+            choice=DataChoice(
+                hp.classes, hp.other_classes, hp.max_images, hp.seed, label_attribute=hp.label_attribute
+            ),
         )
     except StopWaiting:
         data = None
@@ -137,8 +159,20 @@ def run_job(
     assert data is not None
     with closing(_with_classes_of_leader(data, distributed)) as data:
         if data.train.known_length:
+            # of all processes: where each host has other files, one of them may have none
+            check_objects("train", distributed.any(not data.train.sample.targets.ignored.all()))
             _warn_of_wrong_count(hp, data.train.expected_images)
-        _train(job, hp, data, stop, distributed, checkpoints, state)
+        if distributed.any(stop.requested):
+            _leave_model_of(state, "before the first step", distributed)
+            return
+        # Imported here: to wait for a pipe takes no model.
+        from tilewise.training.train import Start
+
+        if "model" in job.channels:
+            earlier = state["classes"] if state else initial.classes if initial else ()
+            data = in_places_of(data, earlier)
+        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state)
+        _train(job, hp, data, stop, distributed, start)
 
 
 def _with_classes_of_leader(data: DataSet, distributed: DistributedContext) -> DataSet:
@@ -202,7 +236,8 @@ def _leave_model_of(state: dict[str, Any] | None, when: str, distributed: Distri
 
 def _warn_of_long_warmup(hp: Hyperparameters) -> None:
     warmup = hp.warmup_cosine_lr_warmup_epochs
-    if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs:
+    planned = hp.minutes is not None
+    if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs and not planned:
         log.warning(
             "warmup_cosine_lr_warmup_epochs=%d and number_of_epochs=%d: the learning rate only rises, and "
             "ends before it is learning_rate: warm up for less, or train for longer",
@@ -217,20 +252,15 @@ def _train(
     data: DataSet,
     stop: platform.StopRequest,
     distributed: DistributedContext,
-    checkpoints: Checkpoints | None,
-    state: dict[str, Any] | None,
+    start: Start,
 ) -> None:
-    if distributed.any(stop.requested):
-        _leave_model_of(state, "before the first step", distributed)
-        return
-    # Imported here: to wait for a pipe takes no model.
     from tilewise.tasks.registry import make_task
     from tilewise.training.job.context import JobContext
     from tilewise.training.job.environment import describe_environment
     from tilewise.training.job.metric_lines import MetricLines
     from tilewise.training.job.outputs import write_outputs
     from tilewise.training.job.validation import test
-    from tilewise.training.train import Start, train
+    from tilewise.training.train import train
 
     environment = describe_environment(job.hosts)
     log.info("Environment: %s", json.dumps(environment))
@@ -245,12 +275,6 @@ def _train(
         name=platform.job_name(),
         environment=environment,
     )
-    start = Start(
-        pretrained_folder(job.channels, hp),
-        None if state else initial_model(job.channels),
-        checkpoints,
-        state,
-    )
     result = train(data, context, start)
     if not distributed.is_main_process:
         return
@@ -259,7 +283,7 @@ def _train(
         result = replace(result, test=figures)
         if figures:
             task = context.task
-            context.lines.test(task.score_name, task.test_score(figures), task.describe("test", figures))
+            context.lines.test(task.test_scores(figures), task.describe("test", figures))
     write_outputs(result, data, context, platform.output_data_dir())
     if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())

@@ -12,6 +12,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
+from tilewise.data.image_starts import HEIC_HINT, starts_like_heic
 from tilewise.data.samples import DecodeError
 from tilewise.data.tiff import TiffImage
 from tilewise.errors import UserError
@@ -29,7 +30,6 @@ TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 
 _EXIF_ORIENTATION = 0x0112
 _PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _OTHERS = {
     b"\xff\x0a": ("a JPEG XL image", "djxl image.jxl image.png"),
     b"\0\0\0\x0cJXL ": ("a JPEG XL image", "djxl image.jxl image.png"),
@@ -260,8 +260,8 @@ def _refuse_by_name(head: bytes) -> None:
 
     """
     what = next((facts for start, facts in _OTHERS.items() if head.startswith(start)), None)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS and b"avif" not in head:
-        what = "a HEIC image, as iPhones take them", "heif-convert image.heic image.jpg"
+    if starts_like_heic(head):
+        raise DecodeError(HEIC_HINT)
     if what:
         raise DecodeError(f"this is {what[0]}: convert it, with `{what[1]}` for instance")
 

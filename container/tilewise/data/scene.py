@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -122,7 +123,9 @@ class Scene:
     """
 
     def __init__(self, path: Path, rendering: Rendering):
-        image = TiffImage(path.open("rb"))
+        file = path.open("rb")
+        weakref.finalize(self, file.close)
+        image = TiffImage(file)
         values = value_range(image, rendering)
         self.pixels = ScenePixels(image, ToRgb(image.layout, rendering, values))
         self._levels: dict[int, ScenePixels | Tensor] = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import coco_metrics
-from tilewise.evaluation.voc import voc_metrics
+from tilewise.evaluation.slow import say_if_slow
+from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.machine import available_cores
@@ -26,7 +27,7 @@ def evaluate(
     predictor: Predictor,
     records: Iterable[Record],
     issues: ChannelIssues,
-    iou_threshold: float,
+    voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
     stop: StopToken = NEVER,
     keep: Callable[[Scored], object] = lambda scored: None,
     gather: Callable[[Scored | None], Scored | None] = lambda scored: scored,
@@ -37,7 +38,7 @@ def evaluate(
         predictor: takes the path that the endpoint takes.
         records: the ground truth; each is asked for once, and its image is not kept.
         issues: damaged images are noted there and left out.
-        iou_threshold: of the VOC metric.
+        voc: how VOC's figures are computed.
         stop: looked at after each image.
         keep: gets the detections that the figures are of, with their ground truth.
         gather: puts together what several processes have found in their parts of the records; None for what
@@ -50,11 +51,14 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    scored = gather(_find(predictor, records, issues, stop))
+    with say_if_slow("looking at the images"):
+        found = _find(predictor, records, issues, stop)
+    with say_if_slow("gathering what the processes found"):
+        scored = gather(found)
     if scored is None:
         return None
     keep(scored)
-    return metrics(scored.records, scored.detections, predictor.classes, iou_threshold)
+    return metrics(scored.records, scored.detections, predictor.classes, voc)
 
 
 def _find(
@@ -74,13 +78,16 @@ def _find(
 
 
 def metrics(
-    records: Records, detections: list[Instances], classes: tuple[str, ...], iou_threshold: float
+    records: Records,
+    detections: list[Instances],
+    classes: tuple[str, ...],
+    voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
-    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
-    return {
-        **coco_metrics(records, detections, classes),
-        "VOC": {**voc_metrics(records, detections, classes, iou_threshold), "iou_threshold": iou_threshold},
-    }
+    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind."""
+    with say_if_slow("COCO's figures"):
+        coco = coco_metrics(records, detections, classes)
+    with say_if_slow("VOC's figures"):
+        return {**coco, "VOC": {**voc_metrics(records, detections, classes, voc), **asdict(voc)}}
 
 
 def decoded(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5_SIZES
-from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters
+from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5, YOLOV5_SIZES
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
@@ -16,6 +16,8 @@ from tilewise.registry import ModelFamily, families, family_of, model_names
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
+_NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
+"""Enumerations of Azure's REST interface where ``None`` stands for the default."""
 _SCALED_BY = {
     "square": "image_size, the side of its square input",
     "sides": "min_size and max_size, its shorter and longer side",
@@ -41,6 +43,8 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     _check_required(reader)
     _check_schedule(reader)
     _check_classes(reader)
+    _check_augmentations(reader)
+    _check_metric(reader)
     check_views(reader.entries, reader.refuse)
     model = _resolve_model(reader)
     if model is not None:
@@ -91,7 +95,7 @@ class _Reader:
             return
         canonical, values = _SPELLINGS[name]
         try:
-            value = values.read(text) if text else None
+            value = None if not text or _is_unset(canonical, text) else values.read(text)
         except ValueError as error:
             self.names.append(name)
             self.refuse(name, f"{name}={shown(text)}: {error}")
@@ -113,10 +117,17 @@ def _spellings() -> dict[str, tuple[str, Values]]:
     for name, row in ROWS.items():
         if row.alias and row.alias != name:
             spellings[row.alias] = (name, Values(row.alias_type) if row.alias_type else spellings[name][1])
-    return spellings | {short: spellings[name] for short, name in AZURE_SHORT_NAMES.items()}
+    return spellings | {short: spellings[name] for short, name in AZURE_OTHER_NAMES.items()}
 
 
 _SPELLINGS = _spellings()
+
+
+def _is_unset(name: str, text: str) -> bool:
+    """Whether ``none`` stands for the default: where that is no value."""
+    row = ROWS[name]
+    unset = {row.azure, row.builtin} & {None, ()} or name in _NONE_IN_REST
+    return text.lower() in ("none", "null") and bool(unset)
 
 
 def _as_text(value: object) -> str:
@@ -152,12 +163,35 @@ def _check_schedule(reader: _Reader) -> None:
         reader.refuse_both(steps, scheduler)
     if steps and step_size:
         reader.refuse_both(steps, step_size)
+    epochs, minutes = reader.entries.get("number_of_epochs"), reader.entries.get("minutes")
+    if epochs and minutes:
+        reader.refuse_both(epochs, minutes)
 
 
 def _check_classes(reader: _Reader) -> None:
     class_map, count = reader.entries.get("class_map"), reader.entries.get("num_classes")
-    if class_map and count and len(class_map.value) != count.value:
+    chosen = reader.entries.get("classes")
+    counts_chosen = chosen and count and count.value == len(chosen.value)
+    for name, needed in (("other_classes", "classes"), ("class_balance_threshold", "class_balance")):
+        entry = reader.entries.get(name)
+        if entry and needed not in reader.entries:
+            reader.refuse(entry.name, f"{entry}: applies only with {needed}; give it, or leave this out")
+    if class_map and count and len(class_map.value) != count.value and not counts_chosen:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
+
+
+def _check_augmentations(reader: _Reader) -> None:
+    """Azure's switch for random windows, among its advanced settings, is ours."""
+    settings, windows = reader.entries.get("advanced_settings"), reader.entries.get("random_windows")
+    wanted = settings.value.get("apply_automl_train_augmentations") if settings else None
+    if settings and windows and wanted is not None and wanted != windows.value:
+        reader.refuse_both(settings, windows)
+
+
+def _check_metric(reader: _Reader) -> None:
+    kind, primary = reader.entries.get("validation_metric_type"), reader.entries.get("primary_metric")
+    if kind and kind.value == "none" and primary:
+        reader.refuse(primary.name, f"{primary}: {kind} computes no figures; leave out one")
 
 
 def _resolve_model(reader: _Reader) -> str | None:
@@ -165,7 +199,9 @@ def _resolve_model(reader: _Reader) -> str | None:
     entry = reader.entries.get("model_name")
     size = reader.entries.get("model_size")
     model: str = entry.value if entry else ROWS["model_name"].default(reader.dialect)
-    if model == "yolov5":
+    if model.lower() in (*model_names(), *LATER_MODELS, YOLOV5):
+        model = model.lower()
+    if model == YOLOV5:
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
         reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
@@ -177,7 +213,7 @@ def _resolve_model(reader: _Reader) -> str | None:
 def _why_not(entry: _Entry, model: str) -> str:
     available = model_names()
     if model not in LATER_MODELS:
-        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, "yolov5"))
+        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, YOLOV5))
         return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
     if entry.name == "base_network":
         available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in available)
@@ -240,6 +276,11 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     values = _defaults(reader, model)
     values |= {name: entry.value for name, entry in reader.entries.items()}
     values["model_name"] = model
+    named = reader.entries.get("model_name")
+    if named and named.value.lower() == YOLOV5:
+        values["model_size"] = values["model_size"] or "medium"
+    settings = values["advanced_settings"] or {}
+    values["random_windows"] &= settings.get("apply_automl_train_augmentations", True)
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
     values["training_views"] = training_views(values)

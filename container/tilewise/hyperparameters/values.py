@@ -54,16 +54,27 @@ def _check_pattern(pattern: str | None) -> str | None:
     return pattern
 
 
-def _read_class_map(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
 def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
     if names is None:
         return None
     if not names or len(set(names.values())) < len(names):
         raise ValueError("no classes, or two of one name")
     return dict(sorted(names.items()))
+
+
+def _read_names(value: object) -> object:
+    """``car,person``, or a JSON list where names hold commas."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        return json.loads(value)
+    return tuple(name.strip() for name in value.split(","))
+
+
+def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name twice")
+    return names
 
 
 def _read_scales(value: object) -> object:
@@ -114,6 +125,20 @@ def _read_batch_size(value: object) -> object:
     return value
 
 
+def _read_json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _read_model_size(value: object) -> object:
+    """``xlarge`` is what Azure's first SDK called it."""
+    return "extra_large" if isinstance(value, str) and _plain(value) == "xlarge" else value
+
+
+def _plain(text: str) -> str:
+    """A word as snake, kebab and Pascal case have it in common."""
+    return re.sub(r"[\s_-]", "", text).lower()
+
+
 def _unset_by(word: str) -> BeforeValidator:
     return BeforeValidator(lambda value: None if isinstance(value, str) and value.lower() == word else value)
 
@@ -121,6 +146,7 @@ def _unset_by(word: str) -> BeforeValidator:
 Flag = Annotated[bool, BeforeValidator(_read_flag)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlap = Annotated[float, Field(ge=0, lt=1)]
 MergeName = Literal["fragment", "nms", "wbf"]
@@ -158,6 +184,36 @@ BatchSize = Annotated[
     BeforeValidator(_read_batch_size),
     Field(description="a whole number, at least 1, or auto"),
 ]
+Share = Annotated[float, Field(gt=0, lt=1)]
+ModelSize = Annotated[
+    Literal["small", "medium", "large", "extra_large"] | None, BeforeValidator(_read_model_size)
+]
+PrimaryMetric = Literal[
+    "mean_average_precision",
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_very_tiny",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+]
+AdvancedSettings = Annotated[
+    dict[
+        Literal["apply_automl_train_augmentations", "apply_mosaic_for_yolo", "stream_image_files"],
+        Flag,
+    ]
+    | None,
+    BeforeValidator(_read_json),
+    Field(
+        description="JSON text with flags apply_automl_train_augmentations, apply_mosaic_for_yolo and "
+        'stream_image_files, such as {"apply_automl_train_augmentations": false}'
+    ),
+]
 Bands = Annotated[
     tuple[Count, ...] | None,
     BeforeValidator(_read_numbers),
@@ -174,9 +230,15 @@ PixelRange = Annotated[
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ClassMap = Annotated[
     dict[Natural, Annotated[str, Field(min_length=1)]] | None,
-    BeforeValidator(_read_class_map),
+    BeforeValidator(_read_json),
     AfterValidator(_check_class_map),
     Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
+]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_read_names),
+    AfterValidator(_check_names),
+    Field(description='different names such as car,person, or as JSON ["car", "person"]'),
 ]
 Pattern = Annotated[
     str | None, _unset_by("false"), AfterValidator(_check_pattern), Field(description="a regular expression")
@@ -210,6 +272,8 @@ class Values:
     def read(self, text: str) -> Any:
         """Read a stripped, non-empty text; "none" and "null" in any case are None where none is allowed.
 
+        One of several words may be in snake case (Azure's YAML), or in Pascal case (its REST interface).
+
         Raises:
             ValueError: the text is not one of the values; the message says what it must be.
 
@@ -218,6 +282,8 @@ class Values:
             if self.optional:
                 return None
             text = "none"
+        plain = _plain(text)
+        text = next((choice for choice in self._choices if _plain(choice) == plain), text)
         try:
             return self._adapter.validate_python(text)
         except ValidationError:

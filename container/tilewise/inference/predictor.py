@@ -13,7 +13,7 @@ from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend
 from tilewise.inference.batching import OpenImage, ViewBatcher
-from tilewise.inference.device import tune_device
+from tilewise.inference.device import require_supported_gpus, tune_device
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.instances import Instances
@@ -72,14 +72,15 @@ class Predictor:
             batch_size: views that go through the network at once; None for what suits the device.
 
         Raises:
-            UserError: the folder holds no model that can be used.
+            UserError: the folder holds no model that can be used, or the GPU is too old.
 
         """
+        require_supported_gpus()
         tune_device()
         artifact = Artifact.load(Path(model_dir))
         backend = TorchBackend.on_best_device(artifact.detector, batch_size)
         spec = artifact.spec
-        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.rendering)
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image, spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(backend, plan, artifact.classes)
 
@@ -143,7 +144,8 @@ class Predictor:
             yield self._prediction(finished)
 
     def _prediction(self, image: OpenImage) -> Prediction:
-        return Prediction(image.width, image.height, image.merged(self.plan.tiling))
+        merged = image.merged(self.plan.tiling).select(slice(self.plan.most))
+        return Prediction(image.width, image.height, merged)
 
 
 @cache

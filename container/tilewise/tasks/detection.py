@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record
+from tilewise.data.records import Record, Records
+from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Analysis, Scored, analyse
+from tilewise.evaluation.coco import FIGURES, SIZES
 from tilewise.evaluation.evaluate import evaluate
+from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -20,25 +23,25 @@ from tilewise.tasks.task import Evaluation, Gather
 if TYPE_CHECKING:
     from tilewise.evaluation.report import ReportContent
 
-FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-
 
 @dataclass(frozen=True)
 class DetectionTask:
     """Object detection: a box, a class and a score for each object.
 
     Attributes:
-        metric: whose mAP chooses the best epoch: COCO's, else VOC's.
-        iou_threshold: of the VOC metric.
+        metric: whose mAP is the job's: COCO's, else VOC's.
+        voc: how VOC's is computed.
+        primary: the figure that chooses the best epoch, one of
+            :data:`~tilewise.evaluation.coco.FIGURES`; None for the mAP.
 
     """
 
     metric: Literal["none", "coco", "voc", "coco_voc"] = "voc"
-    iou_threshold: float = 0.5
+    voc: VocMetric = VocMetric()  # noqa: RUF009  # it is frozen
+    primary: str | None = None
 
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
-    score_name: ClassVar[str] = "mAP"
 
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
@@ -61,16 +64,41 @@ class DetectionTask:
     ) -> Evaluation | None:
         """The figures of COCO and VOC; see :func:`tilewise.evaluation.evaluate.evaluate`."""
         scored: list[Scored] = []
-        metrics = evaluate(predictor, records, issues, self.iou_threshold, stop, scored.append, gather)
+        metrics = evaluate(predictor, records, issues, self.voc, stop, scored.append, gather)
         return None if metrics is None else Evaluation(metrics, scored[0])
 
-    def score(self, metrics: Mapping[str, Any]) -> float:
-        """COCO's mAP if the job chose it, else VOC's."""
-        return float(metrics["AP"] or 0.0) if self.metric == "coco" else self.test_score(metrics)
+    def check_validation(self, records: Records) -> None:
+        """Refuse a choice by objects of a size of which there are none."""
+        size = (self.primary or "").partition("_")[2]
+        if size:
+            least, end = SIZES[size]
+            areas = records.object_sizes[~records.targets.ignored] ** 2
+            if not ((areas >= least) & (areas <= end)).any():  # as COCO counts them
+                raise self._undefined()
 
-    def test_score(self, metrics: Mapping[str, Any]) -> float:
-        """VOC's mAP."""
-        return float(metrics["VOC"]["mAP"])
+    def _undefined(self) -> UserError:
+        return UserError(
+            f"primary_metric={self.primary}: the validation images have no object of that size, so it cannot "
+            "choose the best epoch: choose by another figure, or validate on images with such objects"
+        )
+
+    def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """``mAP``, COCO's if the job chose it, else VOC's, and the figure that the job chose instead.
+
+        Raises:
+            UserError: that figure is not defined on the validation images.
+
+        """
+        scores = {"mAP": float(metrics["AP"] or 0.0)} if self.metric == "coco" else self.test_scores(metrics)
+        if self.primary:
+            if metrics[self.primary] is None and metrics["AP"] is not None:
+                raise self._undefined()
+            scores[self.primary] = float(metrics[self.primary] or 0.0)
+        return scores
+
+    def test_scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """VOC's ``mAP``."""
+        return {"mAP": float(metrics["VOC"]["mAP"])}
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """The mean figures, and each class's."""
@@ -83,15 +111,15 @@ class DetectionTask:
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The mean figures, and each class's, as far as they are defined."""
-        scalars = {f"validation/{name}": metrics.get(name) for name in (*FIGURES, "AR")}
+        scalars = {f"validation/{name}": metrics.get(name) for name in FIGURES}
         scalars["validation/VOC_mAP"] = metrics.get("VOC", {}).get("mAP")
         for name, value in metrics.get("AP_class", {}).items():
             scalars[f"validation_AP_of/{name}"] = value
         return {name: value for name, value in scalars.items() if value is not None}
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], *, sizes: bool) -> Analysis:
+    def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
-        return analyse(scored, classes, sizes=sizes)
+        return analyse(scored, classes, metrics)
 
     def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
         """See :func:`tilewise.tasks.answers.answer_detection`."""

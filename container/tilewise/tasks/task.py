@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record
+from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Analysis, Scored
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.models.detector import Detector
@@ -41,13 +41,11 @@ class Task(Protocol):
     Attributes:
         name: as the hyperparameter ``task`` has it.
         target_fields: the optional fields of the ground truth that it learns from, beside boxes and labels.
-        score_name: what the log calls the score that chooses the best epoch.
 
     """
 
     name: ClassVar[str]
     target_fields: ClassVar[frozenset[str]]
-    score_name: ClassVar[str]
 
     def build(self, spec: DetectorSpec) -> Detector:
         """The model that ``spec`` describes, freshly initialised, on the CPU, in training mode."""
@@ -80,11 +78,22 @@ class Task(Protocol):
 
         """
 
-    def score(self, metrics: Mapping[str, Any]) -> float:
-        """The figure that chooses the best epoch; the higher, the better."""
+    def check_validation(self, records: Records) -> None:
+        """Look at the ground truth before training.
 
-    def test_score(self, metrics: Mapping[str, Any]) -> float:
-        """The figure that the log gives of a test channel."""
+        Raises:
+            UserError: what is to choose the best epoch is not defined on it.
+
+        """
+
+    def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """What metric definitions read of a validation, by its name in the log.
+
+        The last one chooses the best epoch; the higher, the better.
+        """
+
+    def test_scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """The same of a test channel."""
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """All figures, as the lines that the log has of them."""
@@ -92,8 +101,8 @@ class Task(Protocol):
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of a validation for TensorBoard, by their tag there."""
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], *, sizes: bool) -> Analysis:
-        """All that can be said of what a model found; ``sizes``, figures by object size, take longest."""
+    def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
+        """All that can be said of what a model found; ``metrics`` are its figures."""
 
     def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
         """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""

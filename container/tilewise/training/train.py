@@ -12,7 +12,6 @@ import torch
 
 from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
-from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
@@ -25,16 +24,20 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
+from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.choose_tiling import make_planner, size_factors
+from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.initial_model import check_initial, go_on_from
+from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.validation import Validator
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
@@ -44,7 +47,7 @@ from tilewise.training.train_state import (
     TrainState,
     agreed_spec,
     say_where,
-    with_batch_size_of,
+    with_choices_of,
 )
 from tilewise.training.trainer import Trainer
 
@@ -93,18 +96,23 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
             "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
+    refuse_pipe(job.hp, data.train)
+    one_host = job.distributed.hosts == 1  # else each may have a part of the data
+    if data.validation and data.validation.supports_random_access and one_host:
+        job.task.check_validation(data.validation.sample)
     device = _prepare_process(job)
-    if start.state and job.hp.training_batch_size == AUTO_BATCH:
-        job = replace(job, hp=with_batch_size_of(start.state, job.hp))
+    if start.state:
+        job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     detector = _make_detector(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     job = replace(job, hp=with_batch_size(job.hp, detector, spec, data.train, job.distributed))
+    job, compute = calibrate(job, detector, spec, data.train, resumed=bool(start.state))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
     # what is drawn in a step is of this process's images
     torch.manual_seed(job.hp.seed + job.distributed.rank)
-    trainer, state = _assemble(data, job, spec, detector, start)
+    trainer, state = _assemble(data, job, spec, detector, start, compute)
     if start.state:
         say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
         state.load_state_dict(start.state)
@@ -144,17 +152,37 @@ def _make_detector(spec: DetectorSpec, job: JobContext, start: Start) -> Detecto
     elif hp.use_pretrained_model and not start.state:
         log.info(load_pretrained(detector, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
+        frozen = freeze(
+            detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5
+        )
+        log.info(frozen)
     return detector
 
 
+def _plan_minutes(
+    data: DataSet, job: JobContext, spec: DetectorSpec, planner: ViewPlanner | None, compute: Compute
+) -> JobContext:
+    """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
+    if job.hp.minutes is None:
+        return job
+    images = data.train.sample
+    pixels = pixels_of_views(images, spec, planner, job.hp.seed)
+    validated = 0 if data.validation is None else data.validation.expected_images
+    planned = plan_epochs(job, pixels, pixels * validated // max(1, len(images)), compute.pixels_per_second)
+    return replace(job, hp=job.distributed.broadcast(planned.hp))
+
+
 def _assemble(
-    data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start
+    data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start, compute: Compute
 ) -> tuple[Trainer, TrainState]:
+    planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
+    if planner:
+        planner.repeats = repeats
+    if not start.state:
+        job = _plan_minutes(data, job, spec, planner, compute)
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    planner = make_planner(hp, spec)
     batches = make_loader(
         data.train,
         spec.scaling,
@@ -167,6 +195,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        repeats=repeats,
         rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
@@ -177,7 +206,11 @@ def _assemble(
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
-        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling, spec.rendering), data.classes)
+        return Predictor(
+            backend,
+            ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image, spec.rendering),
+            data.classes,
+        )
 
     progress = Progress()
     history = History(progress)
@@ -188,6 +221,7 @@ def _assemble(
         "best_model": best,
         "history": history,
         "false_positives": false_positives,
+        "compute": compute,
     }
     state = TrainState(job, spec, data.classes, progress, parts)
     trainer = Trainer(
@@ -195,6 +229,7 @@ def _assemble(
         loader=loader,
         false_positives=false_positives,
         train_step=train_step,
+        threads=ThreadTuner(compute),
         validator=Validator(job, data.validation, train_step, predictor),
         best=best,
         progress=progress,

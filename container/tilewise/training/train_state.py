@@ -12,6 +12,7 @@ import torch
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.models.spec import DetectorSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import Progress
@@ -140,11 +141,11 @@ class Checkpointer:
     def __init__(self, job: JobContext, checkpoints: Checkpoints | None, state: TrainState):
         self.checkpoints, self.state = checkpoints, state
         self.wanted = job.distributed.any(checkpoints is not None)
-        self.every = job.hp.checkpoint_frequency or 1
+        self.every = 1 if job.hp.checkpoint_frequency is None else job.hp.checkpoint_frequency
 
     def due(self, epochs: int) -> bool:
-        """Whether there is to be a checkpoint after so many epochs."""
-        return epochs % self.every == 0
+        """Whether there is to be a checkpoint after so many epochs; a frequency of 0 wants none."""
+        return bool(self.every) and epochs % self.every == 0
 
     def save(self) -> None:
         """Write a checkpoint; all processes must call it."""
@@ -193,11 +194,20 @@ def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str
     return DetectorSpec.from_json(json.loads(state["spec"]))
 
 
-def with_batch_size_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:
-    """The hyperparameters with the batch size that the interrupted run found for ``auto``."""
+def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:
+    """The hyperparameters with what the interrupted run found out where they leave it to the job."""
     was = json.loads(state["hyperparameters"])
-    sizes = {name: was[name] for name in ("training_batch_size", "validation_batch_size")}
-    return hp.model_copy(update=sizes)
+    names: list[str] = []
+    if hp.training_batch_size == AUTO_BATCH:
+        names += ["training_batch_size", "validation_batch_size"]
+    if hp.precision == "auto" and not hp.deterministic:
+        names += ["precision"]
+    if hp.minutes is None:
+        return hp.model_copy(update={name: was[name] for name in names})
+    names += ["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"]
+    epochs = was["number_of_epochs"]
+    planned = max(1, round(epochs * hp.minutes / was["minutes"])) if was["minutes"] else epochs
+    return hp.model_copy(update={"number_of_epochs": planned} | {name: was[name] for name in names})
 
 
 def progress_in(state: Mapping[str, Any]) -> Progress:

@@ -39,7 +39,12 @@ class BestModel:
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None
-        self.score = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
+        self.score = BestScore(
+            patience,
+            hp.early_stopping_delay,
+            hp.early_stopping_tolerance,
+            waits_first=hp.spelling("early_stopping_delay") == "early_stopping_delay",
+        )
         self.metrics: dict[str, Any] = {}
         self.scored: Scored | None = None
         self.saved = False
@@ -47,10 +52,11 @@ class BestModel:
     def offer(self, epoch: int, metrics: dict[str, Any], scored: Scored | None) -> None:
         """Log how good the model is after an epoch, and keep it if none was better."""
         task, lines = self.job.task, self.job.lines
-        score = task.score(metrics)
-        lines.validation(epoch, task.score_name, score, task.describe("validation", metrics))
-        if self.score.update(score):
-            lines.best(task.score_name, score)
+        scores = task.scores(metrics)
+        lines.validation(epoch, scores, task.describe("validation", metrics))
+        name, score = list(scores.items())[-1]
+        if self.score.update(score, epoch + 1):
+            lines.best(name, score)
             self.metrics, self.scored = metrics, scored
             self.save(epoch, {"epoch": epoch, **metrics})
 

@@ -10,10 +10,13 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
-from tilewise.models.build import published_anchor_sizes
 from tilewise.models.detector import Detector
+from tilewise.models.names import summary
 from tilewise.models.spec import DetectorSpec
 
 log = logging.getLogger(__name__)
@@ -111,7 +114,7 @@ def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
 
 
 def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str]) -> None:
-    """Refuse a model that a job cannot go on from.
+    """Refuse a model that a job cannot go on from. Image size and names of the classes may be others.
 
     Args:
         initial: that model.
@@ -119,38 +122,46 @@ def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str])
         classes: the job's.
 
     Raises:
-        UserError: architecture or classes are others; the message shows both.
+        UserError: the network or the number of classes is another; the message shows both.
 
     """
     before = initial.spec
-    comparisons = (
+    settings = (
         ("model_name", spec.name, before.name),
         ("stride_4_level", int(spec.stride_4_level), int(before.stride_4_level)),
-        ("the classes", _list(classes), _list(initial.classes)),
     )
-    differs = [
-        f"{name} {ours}, but that model {theirs}" for name, ours, theirs in comparisons if ours != theirs
-    ]
-    if not differs and _feature_maps(spec) != _feature_maps(before):
-        ours, theirs = spec.scaling.square, before.scaling.square
-        differs = [f"image_size {ours}, but that model {theirs}, which has another number of feature maps"]
+    differs = [f"{name} {ours}, but that model {theirs}" for name, ours, theirs in settings if ours != theirs]
+    if len(classes) != len(initial.classes):
+        differs.append(f"the classes {_list(classes)}, but that model {_list(initial.classes)}")
     if differs:
         raise UserError(
-            f"channel model: this job has {'; '.join(differs)}. Set them alike (the order of the classes "
-            "counts; class_map names class ids), or leave the channel out"
+            f"channel model: this job has {'; '.join(differs)}. Set them alike, or leave the channel out"
         )
 
 
 def go_on_from(detector: Detector, initial: Artifact) -> None:
-    """Take over the weights of an earlier model, which :func:`check_initial` let pass."""
-    detector.network.load_state_dict(initial.detector.network.state_dict())
-    log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
+    """Take over the weights of an earlier model, which :func:`check_initial` let pass.
+
+    A model of another image size may have other feature maps: what does not fit stays as it was initialised.
+    """
+    own, theirs = detector.network.state_dict(), initial.detector.network.state_dict()
+    fitting = {name: tensor for name, tensor in theirs.items() if _shape(own.get(name)) == tensor.shape}
+    detector.network.load_state_dict(own | fitting)
+    fresh = [name for name in own if name not in fitting]
+    if fresh:
+        log.warning(
+            "channel model: image_size is another, and with it the feature maps: of %d tensors %d are that "
+            "model's; these begin anew: %s",
+            len(own),
+            len(fitting),
+            summary(fresh, list(own)),
+        )
+    else:
+        log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
 
 
-def _feature_maps(spec: DetectorSpec) -> int | None:
-    """How many there are, where the size of the image may decide."""
-    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
-    return len(sizes) if sizes else None
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _list(names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: P
     """Leave the figures of a run for people and for programs.
 
     The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
-    After a request to stop there are seconds left, so what takes long is left out: images and AP by size.
+    After a request to stop there are seconds left, so what takes long is left out: images.
 
     Args:
         result: the run.
@@ -41,7 +41,7 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: P
     analysis = None
     with _only_a_warning("the analysis of the detections"):
         if result.scored is not None:
-            analysis = job.task.analyse(result.scored, data.classes, sizes=not job.stop.requested)
+            analysis = job.task.analyse(result.scored, data.classes, result.best)
     write_metrics(result, data.classes, folder / "metrics.json", statistics, analysis)
     with _only_a_warning("TensorBoard's events"):
         write_events(result, job.task, folder / "tensorboard")
