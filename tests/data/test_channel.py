@@ -272,6 +272,15 @@ def test_channels__images_without_annotations(channels: Channels) -> None:
     )
 
 
+def test_channels__images_of_other_names(channels: Channels) -> None:
+    channels.coco("train", [[1]] * 7, {1: "ant"})
+    for file in channels.folders["train"].path.glob("*.png"):
+        file.rename(file.with_name(f"x_{file.name}"))
+    text = channels.message(validates=False)
+    assert "7 of 7 images cannot be used, more than 5% (the image files in it are x_train0.png, x_" in text
+    assert "x_train4.png, …); fix or remove them, starting with: train0.png: its image file is not in" in text
+
+
 def test_channels__annotations_without_images(channels: Channels) -> None:
     channels.image_json("train", [[0]] * 3)
     for file in channels.folders["train"].path.iterdir():

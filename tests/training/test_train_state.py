@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from pipe_platform import PipePlatform, image_record
 from squares import squares_split
 from stand_ins import make_hp, make_job
@@ -41,7 +42,7 @@ class Noisy(Detector):
     """A linear function of the mean colours, with random numbers in its loss and statistics of batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])
+        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])  # type: ignore[arg-type]
 
     def forward(
         self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
@@ -52,7 +53,7 @@ class Noisy(Detector):
         if targets is None:
             corner = torch.tensor([[0.0, 0, 30, 30]])
             one = torch.ones(1)
-            return [Instances(corner + 20 * x.detach().sigmoid(), one, (one - 1).long()) for x in found]
+            return [make_instances(corner + 20 * x.detach().sigmoid(), one, one - 1) for x in found]
         counts = torch.tensor([[len(each)] for each in targets]).float()
         return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
 

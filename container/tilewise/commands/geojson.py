@@ -16,7 +16,7 @@ def to_geojson(found: Instances, classes: Sequence[str], reference: GeoReference
 
     ``crs``, of GeoJSON 2008, names the file's reference system: QGIS and GDAL read it.
     """
-    x0, y0, x1, y1 = found.boxes.double().numpy().T
+    x0, y0, x1, y1 = found.boxes.astype(np.float64).T
     rings = np.stack([[x0, y1], [x1, y1], [x1, y0], [x0, y0], [x0, y1]]).transpose(2, 0, 1)
     placed = reference.coordinates(rings.reshape(-1, 2)).reshape(rings.shape)
     features = [

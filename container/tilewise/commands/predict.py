@@ -133,10 +133,10 @@ def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tupl
     image = decode_reduced(path, lambda width, height: 1, rendering=rendering)
     longer = max(image.width, image.height)
     if longer <= PICTURE_SIDE and not image.scene:
-        return image.pixels, detections
+        return torch.from_numpy(image.pixels), detections
     scale = min(1.0, PICTURE_SIDE / longer)
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     view = View((0, 0, image.width, image.height), size)
     pixels, factor = image.seen_by(view)
-    boxes = torch.from_numpy(view.boxes_from_image(detections.boxes.numpy()))
-    return view.snapped(factor).pixels_from_image(pixels, factor), replace(detections, boxes=boxes)
+    shown = torch.from_numpy(view.snapped(factor).pixels_from_image(pixels, factor))
+    return shown, replace(detections, boxes=view.boxes_from_image(detections.boxes))

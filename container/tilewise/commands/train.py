@@ -285,10 +285,23 @@ def _train(
             task = context.task
             context.lines.test(task.test_scores(figures), task.describe("test", figures))
     write_outputs(result, data, context, platform.output_data_dir())
+    if not result.stopped and not stop.requested:
+        _add_graph()
     if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())
+
+
+def _add_graph() -> None:
+    """Make the model's graph, which an endpoint without a GPU runs; the model is whole without it."""
+    # Imported here: a job that is stopped has no time for it.
+    from tilewise.inference.export import add_graph
+
+    try:
+        add_graph(platform.model_dir())
+    except Exception:
+        log.warning("the model has no graph for ONNX Runtime, which could not be made", exc_info=True)
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

@@ -9,6 +9,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tilewise.data.folder import Folder
 
+STUDIO_ADDRESS = "/data/"
+"""How Label Studio's own addresses of images begin."""
+
 # Label Studio puts eight hexadecimal digits and a hyphen before the names of files that were uploaded.
 _UPLOADED = re.compile(r"(^|/)[0-9a-f]{8}-(?=[^/]+$)")
 

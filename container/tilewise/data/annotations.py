@@ -83,6 +83,7 @@ class ParsedChannel:
         names: what some of these numbers are called.
         ids: the numbers that ``classes`` have in the files, ascending, where they have any.
         groups: those of ``classes`` that have no object and seem to stand for a group of others.
+        image_files: the first few image files that lie in the channel, for messages.
 
     """
 
@@ -91,6 +92,7 @@ class ParsedChannel:
     names: Mapping[int, str] = field(default_factory=dict)
     ids: tuple[int, ...] = ()
     groups: frozenset[str] = frozenset()
+    image_files: tuple[str, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:
@@ -169,6 +171,7 @@ class ChannelIssues:
         repeated: how many of these only repeat another one of their image.
         doubts: what is not plausible in the channel as a whole.
         faults: the same, where it is so bad that nothing could be learnt.
+        image_files: see :class:`ParsedChannel`.
         rendering: of the channel's images.
         remarks: what of an image is left aside, and has been said.
 
@@ -184,6 +187,7 @@ class ChannelIssues:
     repeated: int = 0
     doubts: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    image_files: tuple[str, ...] = ()
     rendering: Rendering = AS_STORED
     remarks: set[str] = field(default_factory=set)
 
@@ -251,9 +255,13 @@ class ChannelIssues:
             self.check_boxes()
         if len(self.left_out) > MAX_LEFT_OUT * max(self.images, self.expected):
             so_far = " so far" if self.expected else ""
+            missing = sum("not in the" in reason for reason in self.left_out.values())
+            there = f" (the image files in it are {some(self.image_files, MAX_NAMED)})"
+            there = there if self.image_files and missing > len(self.left_out) / 2 else ""
             raise UserError(
                 f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
-                f"used, more than {MAX_LEFT_OUT:.0%}; fix or remove them, starting with: {self._first()}"
+                f"used, more than {MAX_LEFT_OUT:.0%}{there}; fix or remove them, starting with: "
+                f"{self._first()}"
             )
 
     def check_boxes(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -122,7 +123,7 @@ class Split(RecordSource):
         """The records of this process's shard."""
         return islice(self.records, self.shard.index, None, self.shard.count)
 
-    def relabel(self, labels: Int64) -> Split:
+    def relabel(self, labels: Int64) -> Self:
         """These records, with other labels."""
         return replace(self, records=self.records.relabel(labels))
 
@@ -275,7 +276,10 @@ def _splits(
         for name, channel in parsed_channels.items()
         if name not in pipes
     }
-    issues_by_channel = {name: ChannelIssues(name, rendering=rendering) for name in examples}
+    issues_by_channel = {
+        name: ChannelIssues(name, rendering=rendering, image_files=parsed_channels[name].image_files)
+        for name in examples
+    }
     return {
         name: Split(make_records(choice.of_examples(examples[name], classes, name), issues), issues)
         for name, issues in issues_by_channel.items()
@@ -306,7 +310,7 @@ def parse_channel(name: str, folders: Channels, label_attribute: str | None = No
     )
     detected_format = _only_format(source, folders[name].content_type)
     log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
-    return detected_format.read()
+    return replace(detected_format.read(), image_files=tuple(islice(images.images, MAX_NAMED + 1)))
 
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:

@@ -6,12 +6,10 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from tilewise.arrays import Array
 from tilewise.data.image_header import (
@@ -23,12 +21,15 @@ from tilewise.data.image_header import (
     read_header,
 )
 from tilewise.data.samples import ArraySamples, DecodeError, Layout, RowSamples, Samples, known_bits, to_rgb
-from tilewise.data.scene import Scene
+from tilewise.data.scene import KEPT_BYTES, Scene
 from tilewise.data.tiff import TiffImage
 from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.machine import require_memory
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View
+
+if TYPE_CHECKING:  # an endpoint may do without it
+    from torch import Tensor
 
 __all__ = [
     "DecodeError",
@@ -40,7 +41,7 @@ __all__ = [
     "read_header",
 ]
 
-_FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 SCENE_PIXELS = 50_000_000
 """Larger TIFF files are read by windows, where their layout allows it."""
 
@@ -70,24 +71,27 @@ def decode_image(data: bytes, max_pixels: int | None = None, rendering: Renderin
         MemoryError: it does not fit into the memory that is left.
 
     """
-    return _decode(data, read_header(data, max_pixels), rendering)
+    import torch
+
+    return torch.from_numpy(_decode(data, read_header(data, max_pixels), rendering))
 
 
-def _decode(data: bytes, header: ImageHeader, rendering: Rendering) -> Tensor:
+def _decode(data: bytes, header: ImageHeader, rendering: Rendering) -> Array:
+    """(3, H, W) uint8 RGB, writable, its memory with the colours last; no PyTorch is needed for it."""
     if header.width * header.height > _LARGE:
         needed = _BYTES_A_PIXEL * header.width * header.height
         require_memory(needed, f"the image of {header.width} x {header.height} pixels")
     with as_decode_error():
-        pixels = torch.from_numpy(to_rgb(_open_samples(data, header), rendering)).permute(2, 0, 1)
+        pixels: Array = to_rgb(_open_samples(data, header), rendering)
     if header.orientation in TRANSPOSING_ORIENTATIONS:
-        pixels = pixels.transpose(-2, -1)
+        pixels = pixels.transpose(1, 0, 2)
     if header.orientation in _FLIPS:
-        pixels = pixels.flip(_FLIPS[header.orientation])
-    if pixels.shape[-2:] != (header.height, header.width):
+        pixels = np.flip(pixels, _FLIPS[header.orientation])
+    if pixels.shape[:2] != (header.height, header.width):
         raise DecodeError(
             f"the image is damaged: it claims {header.width} x {header.height} pixels and has other ones"
         )
-    return pixels
+    return np.moveaxis(np.ascontiguousarray(pixels), 2, 0)
 
 
 def _open_samples(data: bytes, header: ImageHeader) -> Samples:
@@ -231,11 +235,11 @@ class DecodedImage:
         width, height: pixels of the whole image, upright.
         factor: 1, 2, 4 or 8.
         remarks: what of the image was left aside, in words for the log.
-        scene: where the image is larger than memory; ``pixels`` are then read as they are indexed.
+        scene: where the image is larger than memory; ``pixels`` are then empty.
 
     """
 
-    pixels: Tensor
+    pixels: Array
     width: int
     height: int
     factor: int = 1
@@ -243,23 +247,25 @@ class DecodedImage:
     scene: Scene | None = None
 
     @staticmethod
-    def whole(pixels: Tensor) -> DecodedImage:
+    def whole(pixels: Array) -> DecodedImage:
         """Of an image's pixels, (3, H, W)."""
         return DecodedImage(pixels, pixels.shape[2], pixels.shape[1])
 
-    def to(self, device: torch.device) -> DecodedImage:
-        """The same image on a device."""
-        if self.scene:
-            self.scene.to(device)
-            return self
-        return replace(self, pixels=self.pixels.to(device))
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it keeps, at most."""
+        return KEPT_BYTES if self.scene else self.pixels.nbytes
 
-    def seen_by(self, view: View) -> tuple[Tensor, int]:
-        """Pixels for a view, and by how much they are reduced."""
+    def to(self, upload: Callable[[Array], Any]) -> DecodedImage:
+        """The same image where a backend wants its pixels; those of a scene go there view by view."""
         if self.scene:
-            pixels, factor = self.scene.seen_by(view)
-            return cast(Tensor, pixels), factor
-        return self.pixels, self.factor
+            self.scene.upload = upload
+            return self
+        return replace(self, pixels=upload(self.pixels))
+
+    def seen_by(self, view: View) -> tuple[Any, int]:
+        """What a view can be cut from, and by how much that is reduced."""
+        return self.scene.seen_by(view) if self.scene else (self.pixels, self.factor)
 
 
 def decode_reduced(
@@ -298,7 +304,7 @@ def decode_reduced(
         with as_decode_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
             if image.size == size:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+                pixels = np.moveaxis(np.array(image.convert("RGB")), 2, 0)
                 return DecodedImage(pixels, header.width, header.height, factor)
     pixels = _decode(data, header, rendering)
     return DecodedImage(pixels, header.width, header.height, remarks=header.remarks(rendering))
@@ -316,5 +322,5 @@ def _open_scene(path: Path, max_pixels: int | None, rendering: Rendering) -> Dec
         return None
     with as_decode_error():
         scene = Scene(path, rendering)
-    pixels = cast(Tensor, scene.pixels)
-    return DecodedImage(pixels, header.width, header.height, remarks=header.remarks(rendering), scene=scene)
+    none = np.empty((3, 0, 0), np.uint8)
+    return DecodedImage(none, header.width, header.height, remarks=header.remarks(rendering), scene=scene)

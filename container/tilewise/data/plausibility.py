@@ -10,7 +10,7 @@ import numpy as np
 
 from tilewise.data.records import Records
 
-MAX_TINY, MAX_TINY_AT_ALL = 0.01, 0.5
+MAX_TINY, MAX_TINY_AT_ALL = 0.01, 0.25
 """More boxes below a pixel than the first share are doubtful, more than the second a fault."""
 
 MAX_BEYOND = 0.05

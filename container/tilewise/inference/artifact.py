@@ -16,13 +16,19 @@ from safetensors.torch import load_file, save_file
 
 import tilewise
 from tilewise.errors import UserError
+from tilewise.inference.description import (
+    DESCRIPTION,
+    FORMAT,
+    GRAPH_SUFFIX,
+    ModelDescription,
+    graph_name,
+    not_readable,
+)
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.rendering import AS_STORED, Rendering
 
-FORMAT = 1
-DESCRIPTION = "model.json"
 _WRITING = ".writing"
 
 
@@ -60,6 +66,7 @@ class Artifact:
             key: tensor.detach().cpu().contiguous()
             for key, tensor in self.detector.network.state_dict().items()
         }
+        (folder / graph_name(weights)).unlink(missing_ok=True)  # of weights of the same name
         write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
@@ -87,33 +94,27 @@ class Artifact:
             UserError: the folder holds none, or a damaged one; the message says which file and why.
 
         """
-        path = folder / DESCRIPTION
+        description = ModelDescription.read(folder)
+        weights = folder / description.weights
+        if not weights.exists():
+            raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise UserError(
-                    f"{path} has format {content['format']}, which this version of Tilewise does not know"
-                )
-            spec = DetectorSpec.from_json(content["detector"])
-            classes = tuple(content["classes"])
-            weights = folder / Path(content["weights"]).name
-            detector = build_detector(spec)
-            if not weights.exists():
-                raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
             with weights.open("rb"):
                 pass  # safetensors says of a file that may not be read that it does not exist
+            detector = build_detector(description.spec)
             detector.network.load_state_dict(load_file(weights))
-            origin = content["hyperparameters"], content["metrics"], content.get("environment", {})
-            return Artifact(detector.eval(), spec, classes, *origin)
         except PermissionError as error:
-            raise UserError(
-                f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or "
-                "run as its owner"
-            ) from None
-        except FileNotFoundError:
-            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
+            raise not_readable(error) from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
+        return Artifact(
+            detector.eval(),
+            description.spec,
+            description.classes,
+            description.hyperparameters,
+            description.metrics,
+            description.environment,
+        )
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
@@ -123,10 +124,7 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         UserError: it holds none.
 
     """
-    try:
-        return tuple(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
+    return ModelDescription.read(folder).classes
 
 
 def read_rendering(folder: Path) -> Rendering:
@@ -136,9 +134,11 @@ def read_rendering(folder: Path) -> Rendering:
 
 
 def remove_others(folder: Path, weights: str) -> None:
-    """Remove other weights from an artifact's folder, and what a process that was killed was writing."""
+    """Remove other weights and their graphs from an artifact's folder, and what was being written to it."""
+    kept = (weights, graph_name(weights))
     for path in folder.iterdir():
-        if path.name.endswith(_WRITING) or (path.suffix == ".safetensors" and path.name != weights):
+        of_a_model = path.suffix in (".safetensors", GRAPH_SUFFIX)
+        if path.name.endswith(_WRITING) or (of_a_model and path.name not in kept):
             path.unlink()
 
 

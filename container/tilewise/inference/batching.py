@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from tilewise.arrays import Bool, Int64
 from tilewise.inference.backend import Backend
 from tilewise.instances import Instances
 from tilewise.tiling.merge import cut_sides, merge_detections
@@ -26,26 +27,26 @@ class OpenImage:
     def __init__(self, width: int, height: int, views: int):
         self.width, self.height, self.waiting = width, height, views
         self._found: list[Instances] = []
-        self._view: list[Tensor] = []
-        self._cut: list[Tensor] = []
+        self._view: list[Int64] = []
+        self._cut: list[Bool] = []
 
     def add(self, view: View, instances: Instances) -> None:
-        """Take what was found in a view, on the CPU, from its pixels to the image's."""
+        """Take what was found in a view from its pixels to the image's."""
         cut = cut_sides(instances.boxes, view, self.width, self.height)
         detections = view.to_image(instances, self.width, self.height)
-        answered = torch.from_numpy(view.answers_for(detections.boxes.numpy()))
+        answered = view.answers_for(detections.boxes)
         self._found.append(detections.select(answered))
         self._cut.append(cut[answered])
-        self._view.append(torch.full((len(self._found[-1]),), self.waiting))
+        self._view.append(np.full(len(self._found[-1]), self.waiting))
         self.waiting -= 1
 
     def merged(self, tiling: Tiling) -> Instances:
         """What was found in all views, as one answer, best score first."""
         detections = Instances.cat(self._found)
         if len(self._found) > 1:
-            view, cut = torch.cat(self._view), torch.cat(self._cut)
+            view, cut = np.concatenate(self._view), np.concatenate(self._cut)
             return merge_detections(detections, view, cut, tiling.merge, tiling.merge_threshold)
-        return detections.select(detections.scores.argsort(descending=True, stable=True))
+        return detections.select(np.argsort(-detections.scores, kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PendingView:
 
     image: OpenImage
     view: View
-    pixels: Tensor
+    pixels: Any
 
 
 class ViewBatcher:
@@ -69,13 +70,13 @@ class ViewBatcher:
         self.backend = backend
         self._pending: list[PendingView] = []
 
-    def add(self, image: OpenImage, view: View, pixels: Tensor, factor: int) -> None:
+    def add(self, image: OpenImage, view: View, pixels: Any, factor: int) -> None:
         """Cut a view from its image, after those before it were looked at if they go without it.
 
         Args:
             image: gets what the view shows, sooner or later.
             view: the view, snapped to ``factor``.
-            pixels: (3, H, W) uint8, the image on the backend's device.
+            pixels: (3, H, W) uint8, the image as the backend has uploaded it.
             factor: by how much it has been reduced.
 
         """

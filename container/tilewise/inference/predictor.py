@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from tilewise.data.decode import DecodedImage, decode_reduced
-from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend
 from tilewise.inference.batching import OpenImage, ViewBatcher
-from tilewise.inference.device import require_supported_gpus, tune_device
-from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.description import ModelDescription
+from tilewise.inference.load import BackendName, load_backend
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.instances import Instances
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
@@ -28,7 +27,7 @@ class Prediction:
 
     Attributes:
         width, height: pixels of the upright image.
-        detections: boxes in these pixels, best score first, on the CPU.
+        detections: boxes in these pixels, best score first.
 
     """
 
@@ -62,7 +61,11 @@ class Predictor:
 
     @staticmethod
     def load(
-        model_dir: Path | str, options: TileOptions = AS_TRAINED, *, batch_size: int | None = None
+        model_dir: Path | str,
+        options: TileOptions = AS_TRAINED,
+        *,
+        batch_size: int | None = None,
+        backend: BackendName = "auto",
     ) -> Predictor:
         """Load the model in a folder, onto a GPU if there is one.
 
@@ -70,33 +73,27 @@ class Predictor:
             model_dir: what a training job left.
             options: tiles in place of the model's own.
             batch_size: views that go through the network at once; None for what suits the device.
+            backend: see :func:`tilewise.inference.load.load_backend`.
 
         Raises:
             UserError: the folder holds no model that can be used, or the GPU is too old.
 
         """
-        require_supported_gpus()
-        tune_device()
-        artifact = Artifact.load(Path(model_dir))
-        backend = TorchBackend.on_best_device(artifact.detector, batch_size)
-        spec = artifact.spec
+        description = ModelDescription.read(Path(model_dir))
+        spec = description.spec
+        loaded = load_backend(Path(model_dir), description, backend, batch_size)
         plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image, spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
-        return Predictor(backend, plan, artifact.classes)
+        return Predictor(loaded, plan, description.classes)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
         plan = replace(self.plan, tiling=options.change(self.plan.tiling))
         return Predictor(self.backend, plan, self.classes)
 
-    @property
-    def device(self) -> torch.device:
-        """Where it looks at images."""
-        return self.backend.device
-
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([DecodedImage.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
+        next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
 
     def predict(self, image: bytes | Path) -> Prediction:
         """Find the objects in an encoded image, or in the file of one that may be larger than memory.
@@ -123,15 +120,15 @@ class Predictor:
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         """Find the objects in images, in their order.
 
-        An image's views are cut from it one after the other, on the backend's device: beside the image there
-        are never more pixels than those of one batch of views.
+        An image's views are cut from it one after the other, where the backend wants it: beside the image
+        there are never more pixels than those of one batch of views.
         """
         batcher = ViewBatcher(self.backend)
         open_images: deque[OpenImage] = deque()
         for image in images:
             views = self.plan.views(image.width, image.height)
             open_images.append(OpenImage(image.width, image.height, len(views)))
-            on_device = image.to(self.device)
+            on_device = image.to(self.backend.upload)
             for view in views:
                 pixels, factor = on_device.seen_by(view)
                 batcher.add(open_images[-1], view.snapped(factor), pixels, factor)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tilewise.arrays import Array
 from tilewise.inference.device import best_device
-from tilewise.instances import Instances, on_cpu
+from tilewise.instances import Instances
 from tilewise.models.detector import Detector
+from tilewise.models.postprocess import Candidates, detections_of
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +25,19 @@ class TorchBackend:
     Args:
         detector: on the device to use; it is put into evaluation mode.
         batch_size: views that go through it at once. Halved where a GPU's memory does not suffice.
+        graph: the detector traced and frozen, to be run in its place; see
+            :func:`tilewise.inference.export.trace`.
 
     Attributes:
-        detector, batch_size: as given.
+        detector, batch_size, graph: as given.
         device: where the detector is.
 
     """
 
-    def __init__(self, detector: Detector, batch_size: int = 1):
+    def __init__(self, detector: Detector, batch_size: int = 1, graph: torch.jit.ScriptModule | None = None):
         self.detector = detector.eval()
         self.batch_size = batch_size
+        self.graph = graph
         self.device = next(detector.parameters()).device
 
     @classmethod
@@ -41,15 +47,30 @@ class TorchBackend:
         detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(detector, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
 
+    @property
+    def on_gpu(self) -> bool:
+        """See :class:`~tilewise.inference.backend.Backend`."""
+        return self.device.type == "cuda"
+
+    def upload(self, pixels: Array) -> Any:
+        """See :class:`~tilewise.inference.backend.Backend`; an array unless it goes to a GPU."""
+        return torch.from_numpy(pixels).to(self.device) if self.on_gpu else pixels
+
     @torch.inference_mode()
-    def detect(self, views: Sequence[Tensor]) -> list[Instances]:
+    def detect(self, views: Sequence[Any]) -> list[Instances]:
         """As :meth:`tilewise.inference.backend.Backend.detect`.
 
         Raises:
             torch.OutOfMemoryError: not even one view fits into the GPU's memory.
 
         """
-        return on_cpu(self._detect(views))
+        if self.graph is not None:
+            limits, found = self.detector.postprocess.limits, []
+            for view in views:
+                candidates = self.graph(torch.as_tensor(view).permute(1, 2, 0))
+                found += detections_of(Candidates(*(each[None] for each in candidates)), limits)
+            return found
+        return self._detect([torch.as_tensor(view) for view in views])
 
     def _detect(self, views: Sequence[Tensor]) -> list[Instances]:
         """What each view shows, in two halves where all do not fit into a GPU's memory at once."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from tilewise.instances import Instances
+from tilewise.models.postprocess import Candidates, Postprocess, detections_of
 from tilewise.targets import Targets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,9 +24,6 @@ class Outputs(Protocol):
 
 Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
 """Turns a network's outputs and the targets into named losses in float32, whose sum is learnt from."""
-
-Postprocess = Callable[[Any, Sequence[tuple[int, int]]], list[Instances]]
-"""Turns a network's outputs and each view's (height, width) into what is found in it, best first."""
 
 
 class BatchImages(nn.Module):
@@ -61,13 +59,13 @@ class Detector(nn.Module):
     """A network between the views that it looks at and what is made of its outputs.
 
     In training ``detector(images, targets) -> dict of losses``; in evaluation
-    ``detector(images) -> list[Instances]``, each in its view's pixels, labels 0-based.
+    ``detector(images) -> list[Instances]``, arrays, each in its view's pixels, labels 0-based.
 
     Args:
         network: normalised batch (B, 3, H, W) -> :class:`Outputs`. Its parameters are all that is learnt.
         transform: uint8 views -> batch.
         criterion: outputs and targets -> losses.
-        postprocess: outputs and the views' sizes -> what is found.
+        postprocess: outputs and the views' sizes -> candidates, what may have been found.
 
     Attributes:
         frozen_norms: normalisation layers that stay in evaluation mode when the detector is trained.
@@ -100,6 +98,10 @@ class Detector(nn.Module):
         if self.training:
             assert targets is not None
             return self.outputs_and_losses(images, targets)[1]
+        return detections_of(self.candidates(images), self.postprocess.limits)
+
+    def candidates(self, images: Sequence[Tensor]) -> Candidates:
+        """What each of the views may show, before suppression, on the detector's device."""
         batch = self.transform(images)
         return self.postprocess(self.outputs(batch), batch.image_sizes)
 

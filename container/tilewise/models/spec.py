@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling
@@ -39,6 +40,10 @@ class DetectorSpec:
     stride_4_level: bool = False
     detections_per_image: int | None = None
     rendering: Rendering = AS_STORED
+
+    def limits(self, candidates: int = 0) -> Limits:
+        """What is kept of a view's candidates, of which there are to be so many."""
+        return Limits(self.score_threshold, self.nms_iou_threshold, candidates, self.detections_per_view)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

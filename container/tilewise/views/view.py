@@ -3,29 +3,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from tilewise.arrays import Bool, Floats
+from tilewise.arrays import Array, Bool, Floats
 from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
+from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array
 
-FILL = (123, 117, 104)
-"""RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
+if TYPE_CHECKING:  # an endpoint may do without it
+    from torch import Tensor
 
-Window = tuple[int, int, int, int]
-"""``x0, y0, x1, y1`` in whole pixels of the upright image."""
+__all__ = ["ANY_SIZE", "FILL", "Scaling", "SizeRange", "View", "Window", "objects_shown", "whole_image"]
+
+Pixels = TypeVar("Pixels", Array, "Tensor")
 
 SizeRange = tuple[float, float]
 """Object sizes, √area in pixels of the upright image: from the first up to, not including, the second."""
 
 ANY_SIZE: SizeRange = (0.0, math.inf)
-
-BAND_BYTES = 16 * 1024 * 1024
-"""Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class Scaling:
 class View:
     """What the model is to look at: a window of an image, and the size it is scaled to.
 
-    Boxes are arrays: to place the few of a view, tensors need three times as long. Pixels are tensors, on any
-    device.
+    Boxes are arrays: to place the few of a view, tensors need three times as long. Pixels are arrays, or
+    tensors on any device.
 
     Attributes:
         window: ``x0, y0, x1, y1`` in whole pixels of the upright image; it may reach beyond the image.
@@ -109,7 +106,7 @@ class View:
             height: pixels of the image.
 
         """
-        boxes = torch.from_numpy(clip_boxes(self.boxes_to_image(detections.boxes.numpy()), (width, height)))
+        boxes = clip_boxes(self.boxes_to_image(detections.boxes), (width, height))
         (x0, y0, _, _), (across, down) = self.window, self.scale
         image = (-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down)
         fields = {name: each.crop(image, (width, height)) for name, each in detections.fields.items()}
@@ -121,29 +118,28 @@ class View:
         sizes = object_size(boxes_N4)
         return np.asarray((sizes >= smallest) & (sizes < largest))
 
-    def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
+    def pixels_from_image(self, image: Pixels, factor: int = 1) -> Pixels:
         """Cut the window out of an image and scale it.
 
         Args:
-            image: (3, H, W) uint8, on any device.
+            image: (3, H, W) uint8, an array, or a tensor on any device.
             factor: by how much the image has been reduced; the view must be :meth:`snapped` to it.
 
         Returns:
             (3, height, width) uint8 of :attr:`size`, memory of its own; what lies outside the image is
-            :data:`FILL`.
+            :data:`~tilewise.views.arrays.FILL`. Of an array an array: both scale as Pillow does, and differ
+            by 1 in some of a thousand values, where a sum lies on the border between two.
 
         """
         x0, y0, x1, y1 = (side // factor for side in self.window)
-        height, width = image.shape[-2:]
-        inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
-        if inside.shape[-2:] == (y1 - y0, x1 - x0):
-            return _scale(inside, *self.size)
-        # bilinear scaling goes along x and along y: the sides of the second need no scaling along the first
-        for axis in _axis_order(x1 - x0, y1 - y0, self.size):
-            before, length = ((-y0, y1 - y0), (-x0, x1 - x0))[axis - 1]
-            filled = _amid_fill(inside, axis, max(before, 0), length)
-            inside = _scale_axis(filled, axis, self.size[2 - axis])
-        return inside
+        window = x0, y0, x1, y1
+        if isinstance(image, WindowedPixels):
+            image, window = image.part(window)
+        if isinstance(image, np.ndarray):
+            return cut_array(image, window, self.size)
+        from tilewise.views.tensors import cut_tensor
+
+        return cut_tensor(image, window, self.size)
 
     def _offset(self, like: Floats) -> Floats:
         x0, y0, _, _ = self.window
@@ -151,64 +147,6 @@ class View:
 
     def _factor(self, like: Floats) -> Floats:
         return np.array([*self.scale, *self.scale], like.dtype)
-
-
-def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
-    """``before`` times :data:`FILL`, the pixels, and more of it: of a length along an axis of (3, H, W)."""
-    shape = [*pixels.shape]
-    shape[axis] = length
-    _, height, width = shape
-    fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
-    # colours last, as images are decoded: so they are scaled several times as fast
-    canvas = fill.repeat(width, 1).repeat(height, 1, 1).permute(2, 0, 1)
-    canvas.narrow(axis, min(before, length), pixels.shape[axis]).copy_(pixels)
-    return canvas
-
-
-def _axis_order(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
-    """X (axis 2) before y (axis 1), as Pillow has it; but an axis that shrinks before one that grows.
-
-    Else 4 x 5,000,000 pixels would be 320 x 5,000,000 in between.
-    """
-    return (1, 2) if width < size[0] and height > size[1] else (2, 1)
-
-
-def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, height, width), bilinear, antialiased, as Pillow does it."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels.clone()
-    first, second = _axis_order(pixels.shape[2], pixels.shape[1], (width, height))
-    if pixels.numel() <= BAND_BYTES and first == 2:
-        return _resize(pixels, width, height)
-    return _scale_axis(
-        _scale_axis(pixels, first, (height, width)[first - 1]), second, (height, width)[second - 1]
-    )
-
-
-def _scale_axis(pixels: Tensor, axis: int, length: int) -> Tensor:
-    """Scale along one axis of (3, H, W), a large image in bands along the other one."""
-    across = 3 - axis
-    size = [pixels.shape[1], pixels.shape[2]]
-    size[axis - 1] = length
-    lines = max(1, BAND_BYTES // (3 * pixels.shape[axis]))
-    if pixels.shape[across] <= lines:
-        return _resize(pixels, size[1], size[0])
-    # colours last, as images are decoded
-    scaled = torch.empty((*size, 3), dtype=pixels.dtype, device=pixels.device)
-    for start in range(0, pixels.shape[across], lines):
-        band = pixels.narrow(across, start, min(lines, pixels.shape[across] - start))
-        sides = [band.shape[1], band.shape[2]]
-        sides[axis - 1] = length
-        into = scaled.narrow(across - 1, start, band.shape[across])
-        into.copy_(_resize(band, sides[1], sides[0]).permute(1, 2, 0))
-    return scaled.permute(2, 0, 1)
-
-
-def _resize(pixels: Tensor, width: int, height: int) -> Tensor:
-    # a window's rows lie apart in its image's memory: PyTorch scales them twice as fast side by side
-    side_by_side = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    scaled: Tensor = F.resize(side_by_side, [height, width], antialias=True)
-    return scaled
 
 
 def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:

@@ -143,6 +143,7 @@ def test_images__size_in_other_forms(folder: Path) -> None:
         ("x/y/b.jpg", "b.jpg"),
         ("b.png", "train2017/b.png"),
         ("images/mit Raum/größe 木.jpg", "mit Raum/größe 木.jpg"),
+        ("a.jpg", "/data/upload/1/0123abcd-a.jpg"),  # as Label Studio's converter leaves it
     ],
 )
 def test_images__found(folder: Path, on_disk: str, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 def make_detector() -> Detector:
     torch.manual_seed(0)
-    return Detector(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), *3 * [nn.Identity()])
+    return Detector(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), *3 * [nn.Identity()])  # type: ignore[arg-type]
 
 
 def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:

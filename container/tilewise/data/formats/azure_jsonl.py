@@ -163,6 +163,8 @@ def _segments(polygon: Any) -> list[list[tuple[float, float]]]:
         if not isinstance(part, list):
             raise ValueError(problem)
         flat = [value for pair in part for value in pair] if part and all(map(_is_pair, part)) else part
+        if not all(isinstance(value, int | float | str) for value in flat):
+            raise ValueError(problem)
         values = [as_number(value, "its polygon has") for value in flat]
         if len(values) < 6 or len(values) % 2:
             raise ValueError(

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from tilewise.arrays import Array
+from tilewise.data.addresses import STUDIO_ADDRESS, find_addressed
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, some
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
@@ -337,6 +338,8 @@ def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedCh
         name = str(_given(image.file_name, "file_name"))
         image_name = folder.find_image(name, beside)
         path = folder.files[image_name] if image_name else None
+        if path is None and name.startswith(STUDIO_ADDRESS):  # as Label Studio's converter leaves it
+            path = find_addressed(folder, name)
         own = targets.select(slice(start, end))
         unread = tuple(objects.unread.get(index, ()))
         examples.append(RawExample(shortened(name), path, _size(image), own, unread=unread))

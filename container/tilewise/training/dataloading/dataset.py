@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from tilewise.augment.transform import Draft, Transform
@@ -88,6 +89,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         except (DecodeError, OSError) as error:
             return record.key, str(error)
         pixels, factor = image.seen_by(view)
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(pixels)
         return make_sample(pixels, record.targets, view.snapped(factor), self.min_visibility, factor)
 
 

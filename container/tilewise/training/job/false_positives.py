@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 from tilewise.arrays import Float32
+from tilewise.boxes import paired_iou
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.source import RecordSource
@@ -106,7 +106,6 @@ def find_false_positives(
 def _false(detections: Instances, record: Record) -> Float32:
     boxes = detections.boxes[:MOST_FALSE_POSITIVES]
     if len(record.targets):
-        overlap = box_iou(boxes, torch.from_numpy(record.targets.boxes)).max(dim=1).values
+        overlap = paired_iou(boxes[:, None], record.targets.boxes).max(axis=1)
         boxes = boxes[overlap <= MAX_IOU]
-    false: Float32 = boxes.numpy()
-    return false
+    return boxes
