@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import resource
 from itertools import takewhile
 from pathlib import Path
+
+from tilewise.errors import OutOfMemoryError, UserError
 
 CGROUP = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
@@ -68,7 +71,56 @@ def memory_limit() -> int:
         path = CGROUP / limit
         text = path.read_text().strip() if path.exists() else ""
         memory = min(memory, int(text)) if text.isdigit() else memory
-    return memory
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return memory if address_space == resource.RLIM_INFINITY else min(memory, address_space)
+
+
+MAX_PIXELS = "TILEWISE_MAX_PIXELS"
+"""The environment variable that sets :func:`max_pixels`."""
+
+_MOST_PIXELS = 500_000_000
+_DECODED_BYTES = 11  # a pixel: 3 of the result, and at most 8 beside it (benchmarks/decode_memory.py)
+
+
+def max_pixels(processes: int = 1) -> int:
+    """How many pixels an image may have: as ``TILEWISE_MAX_PIXELS`` says, else by the memory that there is.
+
+    By default half of the memory holds what is decoded, and no image has more than 500 million pixels.
+
+    Args:
+        processes: that may each decode such an image at the same time.
+
+    Raises:
+        UserError: the variable holds no number.
+
+    """
+    text = os.environ.get(MAX_PIXELS, "").strip()
+    if text:
+        if not text.isdecimal() or not int(text):
+            raise UserError(f"{MAX_PIXELS} must be a whole number of pixels, at least 1, not {text!r}")
+        return int(text)
+    return min(_MOST_PIXELS, memory_limit() // (2 * _DECODED_BYTES * processes))
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse work that would not fit, before the kernel ends this process or another one for it.
+
+    Args:
+        needed: bytes.
+        what: needs them, for the message.
+
+    Raises:
+        OutOfMemoryError: less is left.
+
+    """
+    try:
+        left = available_memory()
+    except OSError:  # no /proc: nobody knows
+        return
+    if needed > left:
+        raise OutOfMemoryError(
+            f"{what} needs {needed / 1e9:.1f} GB of memory, and {left / 1e9:.1f} GB are left at the moment"
+        )
 
 
 def available_memory() -> int:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from tilewise.data.decode import DecodeError, ImageTooLargeError, decode_image, decode_reduced, read_header
 from tilewise.errors import UserError
+from tilewise.machine import max_pixels, memory_limit
 
 WIDTH, HEIGHT = 23, 17
 ORIENTATION = 0x0112
@@ -400,3 +401,51 @@ def test_decode_reduced__damage_and_pixel_cap() -> None:
         decode_reduced(data[: len(data) // 2], lambda width, height: 4)
     with pytest.raises(ImageTooLargeError):
         decode_reduced(data, lambda width, height: 4, max_pixels=256 * 256 - 1)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "GIF"])
+def test_decode_image__a_broken_image_leaves_nothing_behind(format: str) -> None:
+    noise = Image.effect_noise((1200, 900), 50).convert("RGB")
+    options = {"compression": "tiff_lzw"} if format == "TIFF" else {}
+    data = encoded(noise, format, **options)
+    broken = data[: len(data) * 9 // 10]
+    for _ in range(5):
+        with pytest.raises(DecodeError):
+            decode_image(broken)
+    before = resident()
+    for _ in range(40):
+        with pytest.raises(DecodeError):
+            decode_image(broken)
+    assert resident() - before < 20_000_000  # its pixels have 3.2 MB, and would have been lost 40 times
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("1000", 1000), ("", min(500_000_000, memory_limit() // 22)), ("1e9", None), ("0", None)],
+)
+def test_pixel_cap__by_the_variable_or_by_the_memory(
+    text: str, most: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILEWISE_MAX_PIXELS", text)
+    if most is None:
+        with pytest.raises(UserError, match="TILEWISE_MAX_PIXELS must be a whole number of pixels"):
+            read_header(encoded(picture(), "PNG"))
+    elif most == 1000:
+        with pytest.raises(ImageTooLargeError, match="at most 1,000 are accepted"):
+            read_header(encoded(picture().resize((50, 40)), "PNG"))
+        assert read_header(encoded(picture().resize((40, 25)), "PNG")).width == 40
+    assert most is None or max_pixels() == most
+
+
+def test_decode_image__more_than_the_memory_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.new("L", (5000, 4000)), "PNG")
+    monkeypatch.setattr("tilewise.machine.available_memory", lambda: 100_000_000)
+    with pytest.raises(
+        MemoryError, match=r"5000 x 4000 pixels needs 0\.1 GB of memory, and 0\.1 GB are left"
+    ):
+        decode_image(data)
+    assert decode_image(encoded(picture(), "PNG")).shape[0] == 3

@@ -21,6 +21,8 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "class_balance": (None, None, None),
     "class_balance_threshold": (None, None, None),
     "label_attribute": (None, None, None),
+    "bands": (None, None, None),
+    "pixel_range": (None, None, None),
     "number_of_epochs": (15, 30, 30),
     "minutes": (None, None, None),
     "ema_decay": (0, 0.9998, 0),

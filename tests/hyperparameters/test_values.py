@@ -211,3 +211,32 @@ def test_primary_metric__needs_figures() -> None:
     assert problems({"validation_metric_type": "none", "primary_metric": "AP_small"}) == (
         "primary_metric='AP_small': validation_metric_type='none' computes no figures; leave out one"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "read"),
+    [
+        ("bands", "4,3,2", (4, 3, 2)),
+        ("bands", "[4]", (4,)),
+        ("bands", "none", None),
+        ("pixel_range", "0,4095", (0, 4095)),
+        ("pixel_range", "-1.5, 2e3", (-1.5, 2000)),
+    ],
+)
+def test_rendering__of_images(name: str, written: str, read: object) -> None:
+    parsed = parse_hyperparameters({name: written})
+    assert getattr(parsed.rendering, name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "must_be"),
+    [
+        ("bands", "4,3", "three numbers of bands from 1, such as 4,3,2, or one"),
+        ("bands", "0,1,2", "three numbers of bands from 1"),
+        ("pixel_range", "4095,0", "two numbers, the lower first, such as 0,4095"),
+        ("pixel_range", "0,nan", "two numbers"),
+        ("pixel_range", "7", "two numbers"),
+    ],
+)
+def test_rendering__refused(name: str, written: str, must_be: str) -> None:
+    assert f"must be {must_be}" in problems({name: written})

@@ -54,6 +54,10 @@ class FakePredictor:
         assert self.gate.wait(10)
         if image.startswith(b"huge"):
             raise ImageTooLargeError("the image has 100000 x 100000 pixels")
+        if image.startswith(b"memory of NumPy"):
+            raise MemoryError("Unable to allocate 9 GiB")
+        if image.startswith(b"memory of torch"):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         if image.startswith(b"bug"):
             raise RuntimeError("/opt/ml/model/secret")
         if not image.startswith(b"\xff\xd8\xff"):
@@ -203,6 +207,14 @@ def test_invocations__not_acceptable(client: Client, predictor: FakePredictor) -
 )
 def test_invocations__refused_bodies(client: Client, body: bytes, status: int, reason: str) -> None:
     assert reason in refused(client.invoke(body), status)
+
+
+@pytest.mark.parametrize("body", [b"memory of NumPy", b"memory of torch"])
+def test_invocations__lack_of_memory_is_ours(client: Client, body: bytes) -> None:
+    answer = client.invoke(body)
+    assert "not enough memory for this image" in refused(answer, 503)
+    assert answer.headers["Retry-After"] == "10"
+    assert client.invoke(JPEG).status_code == 200
 
 
 def test_invocations__failure_is_for_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -289,3 +289,27 @@ def test_answers_for__sizes_in_pixels_of_the_image() -> None:
     boxes = np.array([[0, 0, 9, 9], [0, 0, 10, 10], [0, 0, 40, 5], [0, 0, 20, 20], [5, 5, 5, 90]], np.float32)
     assert view.answers_for(boxes).tolist() == [False, True, True, False, False]
     assert View((0, 0, 1, 1), (1, 1)).answers_for(boxes).all()
+
+
+@pytest.mark.parametrize("window", [(0, 0, 4, 1_000_000), (-3, -100, 9, 1_500_000)])
+@pytest.mark.parametrize("wide", [False, True])
+def test_pixels_from_image__the_axis_that_shrinks_goes_first(
+    window: tuple[int, int, int, int], wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 x 1,000,000 pixels are never 320 x 1,000,000 in between."""
+    largest = 0
+    resize = F.resize
+
+    def watched(pixels: Tensor, size: list[int], **options: object) -> Tensor:
+        nonlocal largest
+        scaled: Tensor = resize(pixels, size, **options)
+        largest = max(largest, scaled.numel())
+        return scaled
+
+    monkeypatch.setattr(F, "resize", watched)
+    thin = torch.full((1_000_000, 4, 3), 200, dtype=torch.uint8).permute(2, 0, 1)
+    if wide:
+        thin, window = thin.transpose(1, 2), (window[1], window[0], window[3], window[2])
+    scaled = View(window, (320, 320)).pixels_from_image(thin)
+    assert scaled.shape == (3, 320, 320) and largest <= thin.numel()
+    assert (scaled[:, 150, 150] == 200).all()

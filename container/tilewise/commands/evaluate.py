@@ -37,6 +37,6 @@ def run(arguments: argparse.Namespace) -> None:
     examples = in_classes(content, classes, arguments.coco.name, "the model")
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
-    detections = [predict(record.read()).detections for record in records]
+    detections = [predict(record.source).detections for record in records]
     voc = VocMetric(arguments.iou, arguments.points)
     print(json.dumps(metrics(records, detections, classes, voc), indent=2))

@@ -6,17 +6,29 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tilewise.commands.endpoint import ask_endpoint
-from tilewise.data.decode import decode_image
+from tilewise.commands.geojson import to_geojson
+from tilewise.data.decode import decode_reduced
+from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
-from tilewise.inference.artifact import read_classes
+from tilewise.inference.artifact import read_classes, read_rendering
 from tilewise.inference.predictor import Prediction, Predictor
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.tiling.spec import AS_TRAINED
+from tilewise.views.rendering import AS_STORED, Rendering
+from tilewise.views.view import View
+
+PICTURE_SIDE = 8192
+"""Pixels of the longer side of a picture; larger images are reduced for it."""
 
 TILE_ARGUMENTS = {
     "tile_grid_size": ("3x2", "columns x rows, or none for the whole image alone"),
@@ -44,7 +56,7 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
+def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction]:
     """Who predicts: the endpoint or the model that the options name.
 
     Raises:
@@ -58,7 +70,7 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes], Prediction]:
         )
     if arguments.endpoint:
         url: str = arguments.endpoint
-        return lambda image: ask_endpoint(url, image)
+        return lambda image: ask_endpoint(url, image if isinstance(image, bytes) else image.read_bytes())
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     keep_freed_memory(OF_VIEWS)
@@ -78,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """For each image write ``<name>-detections.json`` with all, and ``….png`` with those that pass drawn.
 
+    A GeoTIFF also gets ``….geojson``, with all of them in its own coordinates.
+
     Raises:
         UserError: two images have the same name, so that one picture would replace the other.
 
@@ -88,16 +102,16 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
     predict = source(arguments)
     classes = read_classes(arguments.model) if arguments.model else None
+    rendering = read_rendering(arguments.model) if arguments.model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
-        image = path.read_bytes()
-        detections = predict(image).detections
+        detections = predict(path).detections
         names = classes or tuple(
             str(label) for label in range(max(detections.labels.tolist(), default=-1) + 1)
         )
         confident = detections.select(detections.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
-        draw_detections(decode_image(image), confident, names).save(picture)
+        draw_detections(*_picture_of(path, confident, rendering), names).save(picture)
         answer = {
             "image": path.name,
             "classes": names,
@@ -106,5 +120,23 @@ def run(arguments: argparse.Namespace) -> None:
             "labels": detections.labels.tolist(),
         }
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
+        reference = read_georeference(path)
+        if reference:
+            places = to_geojson(detections, names, reference)
+            picture.with_suffix(".geojson").write_text(json.dumps(places), encoding="utf-8")
         summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
         print(f"{picture}: {summary}")
+
+
+def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Tensor, Instances]:
+    """An image's pixels, reduced to :data:`PICTURE_SIDE` where it is larger, and the detections in them."""
+    image = decode_reduced(path, lambda width, height: 1, rendering=rendering)
+    longer = max(image.width, image.height)
+    if longer <= PICTURE_SIDE and not image.scene:
+        return torch.from_numpy(image.pixels), detections
+    scale = min(1.0, PICTURE_SIDE / longer)
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    view = View((0, 0, image.width, image.height), size)
+    pixels, factor = image.seen_by(view)
+    shown = torch.from_numpy(view.snapped(factor).pixels_from_image(pixels, factor))
+    return shown, replace(detections, boxes=view.boxes_from_image(detections.boxes))

@@ -144,6 +144,7 @@ def run_job(
             validates=hp.validation_metric_type != "none",
             seed=hp.seed,
             class_map=hp.class_map,
+            rendering=hp.rendering,
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
             choice=DataChoice(

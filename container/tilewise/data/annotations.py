@@ -21,6 +21,7 @@ from tilewise.data.plausibility import implausible
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
 from tilewise.targets import Targets
+from tilewise.views.rendering import AS_STORED, Rendering
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,8 @@ class ChannelIssues:
         doubts: what is not plausible in the channel as a whole.
         faults: the same, where it is so bad that nothing could be learnt.
         image_files: see :class:`ParsedChannel`.
+        rendering: of the channel's images.
+        remarks: what of an image is left aside, and has been said.
 
     """
 
@@ -185,6 +188,15 @@ class ChannelIssues:
     doubts: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     image_files: tuple[str, ...] = ()
+    rendering: Rendering = AS_STORED
+    remarks: set[str] = field(default_factory=set)
+
+    def note_remarks(self, key: str, header: ImageHeader) -> None:
+        """Say what of an image is left aside, once for all images of its kind."""
+        for remark in header.remarks(self.rendering):
+            if remark not in self.remarks:
+                self.remarks.add(remark)
+                log.info("channel %s: %s has %s; so may others", self.channel, key, remark)
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -370,7 +382,8 @@ def read_image_info(example: RawExample) -> ImageInfo | str:
         return example.problem or "its image file is not in the channel"
     try:
         with open_encoded(example.path, example.offset, example.encoded) as file:
-            header = read_header(file)
+            alone = example.offset == WHOLE_FILE and example.encoded is None
+            header = read_header(file, by_parts=alone)
             return header, file.seek(0, os.SEEK_END)
     except OSError as error:
         return f"the file cannot be read: {error.strerror}"
@@ -402,6 +415,7 @@ def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIss
         # it shows objects, wherever they are: as an image without any it would teach that they are background
         issues.note_left_out(example.key, f"none of its boxes can be used: {dropped[0]}")
         return None
+    issues.note_remarks(example.key, header)
     return Record(
         key=example.key,
         path=example.path,

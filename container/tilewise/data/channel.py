@@ -48,6 +48,7 @@ from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 from tilewise.errors import UserError
 from tilewise.stop import NEVER, StopToken
+from tilewise.views.rendering import AS_STORED, Rendering
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     validates: bool,
     seed: int,
     class_map: ClassMap | None = None,
+    rendering: Rendering = AS_STORED,
     stop: StopToken = NEVER,
     reads_pipes: bool = True,
     choice: DataChoice = EVERYTHING_OF_IT,
@@ -185,6 +187,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         validates: whether the job validates at all.
         seed: draws that part.
         class_map: which class ids there are and what they are called, where the job says so.
+        rendering: of the images, for what is said of those with more bands.
         stop: looked at while a pipe has to be waited for.
         reads_pipes: whether this process reads the channels in Pipe mode; one of each host does.
         choice: which of the data is used.
@@ -219,7 +222,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         known = agreed_classes(parsed_channels, num_classes, class_map)
         classes = choice.of_classes(known)
         ids = ClassIds(len(known), class_map or {})
-        splits = _splits(parsed_channels, known, ids, piped, choice)
+        splits = _splits(parsed_channels, known, ids, piped, choice, rendering)
         streams: dict[str, RecordSource] = {
             name: Stream(name, pipes[name], ids, channel.images, partial(choice.of_objects, known=known))
             if reads_pipes
@@ -263,6 +266,7 @@ def _splits(
     ids: ClassIds,
     pipes: Collection[str],
     choice: DataChoice,
+    rendering: Rendering,
 ) -> dict[str, Split]:
     """Of the channels that are no pipes."""
     examples = {
@@ -273,7 +277,8 @@ def _splits(
         if name not in pipes
     }
     issues_by_channel = {
-        name: ChannelIssues(name, image_files=parsed_channels[name].image_files) for name in examples
+        name: ChannelIssues(name, rendering=rendering, image_files=parsed_channels[name].image_files)
+        for name in examples
     }
     return {
         name: Split(make_records(choice.of_examples(examples[name], classes, name), issues), issues)

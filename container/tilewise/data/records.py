@@ -45,6 +45,11 @@ class Record:
     length: int = 0
     encoded: bytes | None = None
 
+    @property
+    def source(self) -> bytes | Path:
+        """The encoded image, or its file, where it has one of its own."""
+        return self.path if self.encoded is None and self.offset == WHOLE_FILE else self.read()
+
     def read(self) -> bytes:
         """The encoded image."""
         if self.encoded is not None:

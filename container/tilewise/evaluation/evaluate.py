@@ -100,7 +100,7 @@ def decoded(
 
     def decode(record: Record) -> DecodedImage | str:
         try:
-            return predictor.decode(record.read())
+            return predictor.decode(record.source)
         except (DecodeError, OSError) as error:
             return str(error)
 

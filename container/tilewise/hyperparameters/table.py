@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tilewise.hyperparameters.models import BASE_NETWORKS
 from tilewise.hyperparameters.values import (
     AdvancedSettings,
+    Bands,
     BatchSize,
     ClassMap,
     Count,
@@ -23,6 +24,7 @@ from tilewise.hyperparameters.values import (
     Natural,
     Overlap,
     Pattern,
+    PixelRange,
     Positive,
     PrimaryMetric,
     Ranges,
@@ -32,6 +34,7 @@ from tilewise.hyperparameters.values import (
     Workers,
 )
 from tilewise.registry import InputScaling
+from tilewise.views.rendering import Rendering
 
 Dialect = Literal["azure", "builtin"]
 
@@ -309,6 +312,26 @@ class Hyperparameters(BaseModel):
             "The label attribute of an augmented manifest to train on, where it has several.",
             azure=None,
             unset="the only one, or the one that corrects another",
+        ),
+    ]
+    bands: Annotated[
+        Bands,
+        Row(
+            "Data",
+            "Which bands of an image are red, green and blue, counted from 1, such as `4,3,2`; or one that is"
+            " shown as grey.",
+            azure=None,
+            unset="the first three",
+        ),
+    ]
+    pixel_range: Annotated[
+        PixelRange,
+        Row(
+            "Data",
+            "Values that become black and white, such as `0,4095`, of integers above 8 bits and of floats."
+            " The model keeps them for its endpoint.",
+            azure=None,
+            unset="by [bits or percentiles](data_formats.md#bit-depth-and-bands)",
         ),
     ]
     num_training_samples: Annotated[
@@ -808,6 +831,11 @@ class Hyperparameters(BaseModel):
     def azure_yolov5(self) -> bool:
         """Whether the model was named ``yolov5``: Azure's limits and stages are those of YOLOv5."""
         return self.model_size is not None
+
+    @property
+    def rendering(self) -> Rendering:
+        """Which of an image's stored values the model sees."""
+        return Rendering(self.bands, self.pixel_range)
 
     def spelling(self, name: str) -> str:
         """The name of a hyperparameter as this job writes it, or would."""

@@ -95,6 +95,22 @@ def _check_ranges(ranges: tuple[tuple[float, float | None], ...]) -> tuple[tuple
     return ranges
 
 
+def _read_numbers(value: object) -> object:
+    return value.strip("[]() ,").split(",") if isinstance(value, str) else value
+
+
+def _check_bands(bands: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if bands is not None and len(bands) not in (1, 3):
+        raise ValueError("neither one band nor three")
+    return bands
+
+
+def _check_range(values: tuple[float, float] | None) -> tuple[float, float] | None:
+    if values is not None and values[0] >= values[1]:
+        raise ValueError("an empty range")
+    return values
+
+
 AUTO_BATCH = 0
 """The value of a batch size that the job is to find out: no batch has so many images."""
 
@@ -197,6 +213,19 @@ AdvancedSettings = Annotated[
         description="JSON text with flags apply_automl_train_augmentations, apply_mosaic_for_yolo and "
         'stream_image_files, such as {"apply_automl_train_augmentations": false}'
     ),
+]
+Bands = Annotated[
+    tuple[Count, ...] | None,
+    BeforeValidator(_read_numbers),
+    AfterValidator(_check_bands),
+    Field(description="three numbers of bands from 1, such as 4,3,2, or one"),
+]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+PixelRange = Annotated[
+    tuple[_Finite, _Finite] | None,
+    BeforeValidator(_read_numbers),
+    AfterValidator(_check_range),
+    Field(description="two numbers, the lower first, such as 0,4095"),
 ]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ClassMap = Annotated[

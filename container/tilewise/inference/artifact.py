@@ -27,6 +27,7 @@ from tilewise.inference.description import (
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.views.rendering import AS_STORED, Rendering
 
 _WRITING = ".writing"
 
@@ -124,6 +125,12 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 
     """
     return ModelDescription.read(folder).classes
+
+
+def read_rendering(folder: Path) -> Rendering:
+    """Which of an image's stored values the model in a folder sees."""
+    content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["detector"].get("rendering")
+    return Rendering.from_json(content) if content else AS_STORED
 
 
 def remove_others(folder: Path, weights: str) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ class Predictor:
         description = ModelDescription.read(Path(model_dir))
         spec = description.spec
         loaded = load_backend(Path(model_dir), description, backend, batch_size)
-        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image)
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image, spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(loaded, plan, description.classes)
 
@@ -94,8 +95,8 @@ class Predictor:
         """Predict once on a blank image, so that the first request finds everything ready."""
         next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
 
-    def predict(self, image: bytes) -> Prediction:
-        """Find the objects in an encoded image.
+    def predict(self, image: bytes | Path) -> Prediction:
+        """Find the objects in an encoded image, or in the file of one that may be larger than memory.
 
         Raises:
             DecodeError: the bytes are no image, or a damaged one.
@@ -104,14 +105,17 @@ class Predictor:
         """
         return next(self.predict_all([self.decode(image)]))
 
-    def decode(self, image: bytes) -> DecodedImage:
+    def decode(self, image: bytes | Path) -> DecodedImage:
         """Decode an image as finely as its views need it; safe for several threads.
 
         Raises:
             DecodeError, ImageTooLargeError: as :meth:`predict`.
 
         """
-        return decode_reduced(image, self.plan.reduction)
+        decoded = decode_reduced(image, self.plan.reduction, rendering=self.plan.rendering)
+        for remark in decoded.remarks:
+            _say_once(remark)
+        return decoded
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         """Find the objects in images, in their order.
@@ -122,11 +126,13 @@ class Predictor:
         batcher = ViewBatcher(self.backend)
         open_images: deque[OpenImage] = deque()
         for image in images:
-            views = [view.snapped(image.factor) for view in self.plan.views(image.width, image.height)]
+            views = self.plan.views(image.width, image.height)
             open_images.append(OpenImage(image.width, image.height, len(views)))
-            on_device, factor = self.backend.upload(image.pixels), image.factor
+            on_device = image.to(self.backend.upload)
             for view in views:
-                batcher.add(open_images[-1], view, on_device, factor)
+                pixels, factor = on_device.seen_by(view)
+                batcher.add(open_images[-1], view.snapped(factor), pixels, factor)
+                del pixels
             del image, on_device
             while open_images and not open_images[0].waiting:
                 yield self._prediction(open_images.popleft())
@@ -137,3 +143,8 @@ class Predictor:
     def _prediction(self, image: OpenImage) -> Prediction:
         merged = image.merged(self.plan.tiling).select(slice(self.plan.most))
         return Prediction(image.width, image.height, merged)
+
+
+@cache
+def _say_once(remark: str) -> None:
+    log.info("an image has %s", remark)

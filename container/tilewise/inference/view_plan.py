@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling, View
 
 
@@ -15,12 +16,14 @@ class ViewPlan:
         scaling: how views are scaled.
         tiling: which views there are, and how what they show is merged.
         most: so many detections of an image are kept, when those of its views are merged; None for all.
+        rendering: which of an image's bands are seen, and over which range of values.
 
     """
 
     scaling: Scaling
     tiling: Tiling = WHOLE_IMAGE
     most: int | None = None
+    rendering: Rendering = AS_STORED
 
     def views(self, width: int, height: int) -> list[View]:
         """The views of an image of so many pixels."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling
 
 
@@ -24,6 +25,7 @@ class DetectorSpec:
         detections_per_image: how many of an image are, when those of its views are merged; None for all.
         tiling: the views of an image that it looks at, and how what it finds there is merged.
         stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
+        rendering: which bands of its images it sees, and over which range of values.
 
     """
 
@@ -37,6 +39,7 @@ class DetectorSpec:
     tiling: Tiling = WHOLE_IMAGE
     stride_4_level: bool = False
     detections_per_image: int | None = None
+    rendering: Rendering = AS_STORED
 
     def limits(self, candidates: int = 0) -> Limits:
         """What is kept of a view's candidates, of which there are to be so many."""
@@ -50,11 +53,13 @@ class DetectorSpec:
     def from_json(content: dict[str, Any]) -> DetectorSpec:
         """The inverse of :meth:`to_json`."""
         sizes, tiling = content["anchor_sizes"], content.get("tiling")
+        rendering = content.get("rendering")
         return DetectorSpec(
             **{
                 **content,
                 "scaling": Scaling(**content["scaling"]),
                 "anchor_sizes": None if sizes is None else tuple(sizes),
                 "tiling": Tiling.from_json(tiling) if tiling else WHOLE_IMAGE,
+                "rendering": Rendering.from_json(rendering) if rendering else AS_STORED,
             }
         )

@@ -82,6 +82,9 @@ class RefusedError(Exception):
         self.status, self.reason, self.retry_after_s = status, reason, retry_after_s
 
 
+OUT_OF_MEMORY_RETRY_S = 10
+
+
 class Endpoint:
     """What the app's routes do.
 
@@ -390,6 +393,9 @@ def _phrase(status: int) -> str:
 
 
 def _failed(error: Exception) -> Response:
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # NumPy's words, or torch's
+        reason = f"there is not enough memory for this image: {error}"
+        return _refused(RefusedError(503, reason, OUT_OF_MEMORY_RETRY_S))
     logger.error("the request failed", exc_info=error)
     request.environ.setdefault(LOG_FIELDS, {})["reason"] = f"{type(error).__name__}: {error}"
     return _json({"error": "internal error"}, 500)

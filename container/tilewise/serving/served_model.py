@@ -94,7 +94,7 @@ class _Request:
     timings: Timings
     asked: float = field(default_factory=time.perf_counter)
     prediction: Prediction | None = None
-    error: UserError | None = None
+    error: UserError | MemoryError | None = None
 
     @property
     def answered(self) -> bool:
@@ -207,7 +207,7 @@ class ServedModel:
                 predictor = predictor.seen_as(request.tiles)
             try:
                 self._predict(predictor, self._together(request, predictor))
-            except ClientLeftError:
+            except (ClientLeftError, MemoryError):
                 raise
             except Exception:
                 self._check(predictor)
@@ -244,7 +244,7 @@ class ServedModel:
             begun = time.perf_counter()
             try:
                 decoded.append((request, predictor.decode(request.image)))
-            except UserError as error:
+            except (UserError, MemoryError) as error:
                 request.error = error
             request.timings.decode_s += time.perf_counter() - begun
             self._thread.pulse()

@@ -23,7 +23,14 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from tilewise.errors import UserError
-from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory, visible_gpus
+from tilewise.machine import (
+    MAX_PIXELS,
+    OF_VIEWS,
+    available_cores,
+    keep_freed_memory,
+    max_pixels,
+    visible_gpus,
+)
 from tilewise.platform import model_dir
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
@@ -159,6 +166,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return USAGE_ERROR
     os.environ.update(thread_caps(os.environ, settings.workers, available_cores()))
+    os.environ[MAX_PIXELS] = str(settings.max_pixels or max_pixels(settings.workers))
     keep_freed_memory(OF_VIEWS, one_heap=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     master = os.getpid()

@@ -12,7 +12,7 @@ from tilewise.errors import UserError
 from tilewise.inference.description import GRAPH_SUFFIX
 from tilewise.inference.load import BACKENDS, BackendName
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
-from tilewise.machine import available_cores, memory_limit, visible_gpus
+from tilewise.machine import MAX_PIXELS, available_cores, memory_limit, visible_gpus
 from tilewise.serving.addresses import KINDS
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
@@ -37,6 +37,7 @@ class Settings:
         max_in_flight: invocations that one worker holds at most, the one being computed included; those that
             would wait for longer than ``timeout_s`` are refused before.
         view_timeout_s: how long the model may look at one batch of views before its worker is replaced.
+        max_pixels: of an image; 0 for as many as the memory allows.
         max_requests: after so many a worker is recycled; 0 for never.
         log_as_json: a line of JSON for each request, and for all else.
         multi_model: whether models come and go, as SageMaker's multi-model endpoints have them.
@@ -56,6 +57,7 @@ class Settings:
     max_payload_mb: int = DEFAULT_MAX_PAYLOAD_MB
     max_in_flight: int = 256
     view_timeout_s: int = 60
+    max_pixels: int = 0
     max_requests: int = 10_000
     log_as_json: bool = False
     multi_model: bool = False
@@ -94,6 +96,7 @@ def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> 
         max_payload_mb=_max_payload_mb(environ),
         max_in_flight=_integer(environ, "TILEWISE_MAX_IN_FLIGHT", Settings.max_in_flight, 1, 512),
         view_timeout_s=_integer(environ, "TILEWISE_VIEW_TIMEOUT", Settings.view_timeout_s, 1, 86400),
+        max_pixels=_integer(environ, MAX_PIXELS, 0, 1, 999_999_999),
         max_requests=_integer(environ, "TILEWISE_MAX_REQUESTS", Settings.max_requests, 0, 1_000_000),
         log_as_json=_choice(environ, "TILEWISE_LOG", ("text", "json")) == "json",
         multi_model=_choice(environ, "SAGEMAKER_MULTI_MODEL", ("false", "true", "0", "1")) in ("true", "1"),

@@ -196,6 +196,7 @@ def _assemble(
         pinned=next(detector.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
         repeats=repeats,
+        rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
@@ -206,7 +207,9 @@ def _assemble(
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
         return Predictor(
-            backend, ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image), data.classes
+            backend,
+            ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image, spec.rendering),
+            data.classes,
         )
 
     progress = Progress()

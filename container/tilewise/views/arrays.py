@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +20,25 @@ Window = tuple[int, int, int, int]
 
 BLOCK = 16
 """So many rows are made at once: a product of matrices whose operands stay in a core's cache."""
+
+
+class WindowedPixels(ABC):
+    """An image that is larger than memory, of which windows are read."""
+
+    width: int
+    height: int
+    upload: Callable[[Array], Any]
+
+    @abstractmethod
+    def read(self, window: Window) -> Array:
+        """(3, h, w) uint8 of a window inside the image."""
+
+    def part(self, window: Window) -> tuple[Any, Window]:
+        """What a window shows of the image, uploaded, and where the window lies in it."""
+        x0, y0, x1, y1 = window
+        left, top = min(max(x0, 0), self.width), min(max(y0, 0), self.height)
+        right, bottom = max(min(x1, self.width), left), max(min(y1, self.height), top)
+        return self.upload(self.read((left, top, right, bottom))), (x0 - left, y0 - top, x1 - left, y1 - top)
 
 
 def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:

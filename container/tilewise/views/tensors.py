@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tilewise.views.arrays import FILL, Window
+from tilewise.views.arrays import FILL, Window, y_first
 
 BAND_BYTES = 16 * 1024 * 1024
 """Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
@@ -19,9 +19,12 @@ def cut_tensor(image: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
     inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
     if inside.shape[-2:] == (y1 - y0, x1 - x0):
         return _scale(inside, *size)
-    # bilinear scaling goes along x and along y: rows of FILL need only the latter
-    rows = _scale(_amid_fill(inside, 2, max(-x0, 0), x1 - x0), size[0], inside.shape[1])
-    return _scale(_amid_fill(rows, 1, max(-y0, 0), y1 - y0), *size)
+    # bilinear scaling goes along x and along y: the sides of the second need no scaling along the first
+    for axis in _axis_order(x1 - x0, y1 - y0, size):
+        before, length = ((-y0, y1 - y0), (-x0, x1 - x0))[axis - 1]
+        filled = _amid_fill(inside, axis, max(before, 0), length)
+        inside = _scale_axis(filled, axis, size[2 - axis])
+    return inside
 
 
 def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
@@ -36,15 +39,40 @@ def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
     return canvas
 
 
+def _axis_order(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The axes, 1 for y and 2 for x, in the order in which they are scaled."""
+    return (1, 2) if y_first(width, height, size) else (2, 1)
+
+
 def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, height, width), bilinear, antialiased, as Pillow does it: first x, then y."""
+    """(3, H, W) uint8 -> (3, height, width), bilinear, antialiased, as Pillow does it."""
     if pixels.shape[-2:] == (height, width):
         return pixels.clone()
-    if pixels.numel() > BAND_BYTES:
-        rows = max(1, BAND_BYTES // (3 * pixels.shape[2]))
-        bands = [_resize(band, width, band.shape[1]) for band in pixels.split(rows, dim=1)]
-        pixels = torch.cat([band.permute(1, 2, 0) for band in bands]).permute(2, 0, 1)
-    return _resize(pixels, width, height)
+    first, second = _axis_order(pixels.shape[2], pixels.shape[1], (width, height))
+    if pixels.numel() <= BAND_BYTES and first == 2:
+        return _resize(pixels, width, height)
+    return _scale_axis(
+        _scale_axis(pixels, first, (height, width)[first - 1]), second, (height, width)[second - 1]
+    )
+
+
+def _scale_axis(pixels: Tensor, axis: int, length: int) -> Tensor:
+    """Scale along one axis of (3, H, W), a large image in bands along the other one."""
+    across = 3 - axis
+    size = [pixels.shape[1], pixels.shape[2]]
+    size[axis - 1] = length
+    lines = max(1, BAND_BYTES // (3 * pixels.shape[axis]))
+    if pixels.shape[across] <= lines:
+        return _resize(pixels, size[1], size[0])
+    # colours last, as images are decoded
+    scaled = torch.empty((*size, 3), dtype=pixels.dtype, device=pixels.device)
+    for start in range(0, pixels.shape[across], lines):
+        band = pixels.narrow(across, start, min(lines, pixels.shape[across] - start))
+        sides = [band.shape[1], band.shape[2]]
+        sides[axis - 1] = length
+        into = scaled.narrow(across - 1, start, band.shape[across])
+        into.copy_(_resize(band, sides[1], sides[0]).permute(1, 2, 0))
+    return scaled.permute(2, 0, 1)
 
 
 def _resize(pixels: Tensor, width: int, height: int) -> Tensor:

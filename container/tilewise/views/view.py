@@ -10,7 +10,7 @@ import numpy as np
 from tilewise.arrays import Array, Bool, Floats
 from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
-from tilewise.views.arrays import FILL, Window, cut_array
+from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array
 
 if TYPE_CHECKING:  # an endpoint may do without it
     from torch import Tensor
@@ -132,11 +132,14 @@ class View:
 
         """
         x0, y0, x1, y1 = (side // factor for side in self.window)
+        window = x0, y0, x1, y1
+        if isinstance(image, WindowedPixels):
+            image, window = image.part(window)
         if isinstance(image, np.ndarray):
-            return cut_array(image, (x0, y0, x1, y1), self.size)
+            return cut_array(image, window, self.size)
         from tilewise.views.tensors import cut_tensor
 
-        return cut_tensor(image, (x0, y0, x1, y1), self.size)
+        return cut_tensor(image, window, self.size)
 
     def _offset(self, like: Floats) -> Floats:
         x0, y0, _, _ = self.window

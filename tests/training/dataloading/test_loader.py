@@ -30,6 +30,7 @@ from tilewise.training.dataloading.loader import (
 from tilewise.training.dataloading.view_order import Item
 from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.views.rendering import Rendering
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
@@ -169,9 +170,9 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
 ) -> None:
     decoded: list[bytes] = []
 
-    def count(data: bytes, reduction: Callable[[int, int], int]) -> DecodedImage:
+    def count(data: bytes, reduction: Callable[[int, int], int], *, rendering: Rendering) -> DecodedImage:
         decoded.append(data)
-        return decode_reduced(data, reduction)
+        return decode_reduced(data, reduction, rendering=rendering)
 
     monkeypatch.setattr(dataset_module, "decode_reduced", count)
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
@@ -190,7 +191,7 @@ def test_loader__whole_images_stay_decoded_where_all_fit(
     records = Records([replace(record, width=60, height=40) for record in records.select(range(6))])
     calls: list[str] = []
 
-    def decode(record: Record, factor: int) -> DecodedImage:
+    def decode(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
         calls.append(record.key)
         return DecodedImage.whole(np.zeros((3, 40, 60), np.uint8))
 
@@ -210,7 +211,7 @@ def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
     records = Records([replace(record, width=600, height=400) for record in records])
     factors = []
 
-    def decode(record: Record, factor: int) -> DecodedImage:
+    def decode(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
         factors.append(factor)
         pixels = np.zeros((3, 400 // factor, 600 // factor), np.uint8)
         return DecodedImage(pixels, 600, 400, factor)

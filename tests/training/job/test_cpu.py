@@ -17,7 +17,7 @@ def _as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("set_by_user", "processes", "threads"), [("", 1, 3), ("", 2, 1), ("", 8, 1), ("1", 1, 2)]
+    ("set_by_user", "processes", "threads"), [("", 1, 3), ("", 2, 1), ("", 8, 1), ("1", 1, 1)]
 )
 def test_threads__follow_the_quota_unless_the_user_says_otherwise(
     set_by_user: str, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,7 @@ from tilewise.data.records import Record, Records
 from tilewise.training.dataloading.image_cache import ImageCache
 from tilewise.training.dataloading.pipe_sampler import PipeItem
 from tilewise.training.dataloading.view_order import Item
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
 from tilewise.views.view import Scaling, View, whole_image
 
@@ -29,6 +30,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         augmentations: what varies the samples of a batch, in this order.
         min_visibility: see :func:`make_sample`.
         cache_bytes: decoded images to keep.
+        rendering: of the images.
 
     """
 
@@ -39,12 +41,14 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         augmentations: Sequence[Transform] = (),
         min_visibility: float = MIN_VISIBILITY,
         cache_bytes: int = 0,
+        rendering: Rendering = AS_STORED,
     ):
         self.records = records
         self.scaling = scaling
         self.augmentations = augmentations
         self.min_visibility = min_visibility
         self.images = ImageCache(cache_bytes)
+        self.rendering = rendering
 
     def __len__(self) -> int:
         return len(self.records)
@@ -81,26 +85,23 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         # An image that other views need too is decoded whole, and kept.
         factor = 1 if self.images.capacity else view.reduction
         try:
-            image = self.images.get(record.key, lambda: decode_record(record, factor))
+            image = self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
         except (DecodeError, OSError) as error:
             return record.key, str(error)
-        return make_sample(
-            torch.from_numpy(image.pixels),
-            record.targets,
-            view.snapped(image.factor),
-            self.min_visibility,
-            image.factor,
-        )
+        pixels, factor = image.seen_by(view)
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(pixels)
+        return make_sample(pixels, record.targets, view.snapped(factor), self.min_visibility, factor)
 
 
-def decode_record(record: Record, factor: int) -> DecodedImage:
+def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
     """A record's image, reduced by ``factor`` if that is cheap.
 
     Raises:
         DecodeError: it is damaged, or another one than when the job began.
 
     """
-    picture = decode_reduced(record.read(), lambda width, height: factor)
+    picture = decode_reduced(record.source, lambda width, height: factor, rendering=rendering)
     if (picture.width, picture.height) != (record.width, record.height):
         raise DecodeError(
             f"it has {picture.width} x {picture.height} pixels now: it was changed during the job"

@@ -24,9 +24,9 @@ class ImageCache:
         image = self._images.pop(key, None)
         if image is None:
             image = decode()
-            self._bytes += image.pixels.nbytes
+            self._bytes += image.nbytes
         self._images[key] = image
         least = 1 if self.capacity else 0
         while self._bytes > self.capacity and len(self._images) > least:
-            self._bytes -= self._images.popitem(last=False)[1].pixels.nbytes
+            self._bytes -= self._images.popitem(last=False)[1].nbytes
         return image

@@ -29,6 +29,7 @@ from tilewise.training.dataloading.repeats import drawn_counts
 from tilewise.training.dataloading.view_order import Item, decoded_bytes, images_in, measure_order, pool_size
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.sample import MIN_VISIBILITY, Sample
 from tilewise.views.view import Scaling, whole_image
 
@@ -156,6 +157,7 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
     pinned: bool = False,
     random_windows: bool = True,
     repeats: Float64 | None = None,
+    rendering: Rendering = AS_STORED,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -172,13 +174,16 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
         pinned: whether batches come in pinned memory, for a GPU.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
         repeats: how often an epoch shows each image of files, where there is no planner; None for once.
+        rendering: of the images.
 
     """
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
     maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed, repeats)
     epoch = source.batches(maker)
     augmentations = make_augmentations(scaling, random_windows=random_windows)
-    samples = TrainingDataset(epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes)
+    samples = TrainingDataset(
+        epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes, rendering
+    )
     return loader_of(epoch.batches, samples, workers, pinned=pinned)
 
 

@@ -54,6 +54,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         tiling=tiling,
         stride_4_level=hp.stride_4_level,
         detections_per_image=per_image,
+        rendering=hp.rendering,
     )
 
 

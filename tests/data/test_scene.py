@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from tilewise.data import decode, tiff
+from tilewise.data.decode import DecodedImage, ImageTooLargeError, decode_image, decode_reduced, read_header
+from tilewise.data.geotiff import read_georeference
+from tilewise.data.scene import ScenePixels
+from tilewise.views.rendering import Rendering
+from tilewise.views.view import View
+
+HEIGHT, WIDTH = 300, 400
+
+
+@pytest.fixture(autouse=True)
+def every_file_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "SCENE_PIXELS", 1)
+    monkeypatch.setattr(tiff, "_RAW_BYTES", 50_000)
+
+
+def picture() -> Any:
+    coarse = np.random.default_rng(0).integers(0, 4096, (HEIGHT // 10, WIDTH // 10, 3))
+    return np.kron(coarse, np.ones((10, 10, 1), int)).astype(np.uint16)
+
+
+def scene_of(path: Path, rendering: Rendering | None = None) -> DecodedImage:
+    return decode_reduced(path, lambda width, height: 1, rendering=rendering or Rendering())
+
+
+def pixels_of(image: DecodedImage) -> ScenePixels:
+    assert image.scene
+    return image.scene.pixels
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "tiles": {"tile": (64, 48)},
+    "deflated tiles": {"tile": (64, 48), "compression": "zlib", "predictor": True},
+    "planes": {"tile": (64, 48), "planarconfig": "separate"},
+    "strips": {"rowsperstrip": 37},
+    "LZW strips": {"rowsperstrip": 37, "compression": "lzw"},
+    "BigTIFF": {"tile": (64, 48), "bigtiff": True},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_scene__windows_are_those_of_the_whole_image(layout: str, tmp_path: Path) -> None:
+    path, options, colours = tmp_path / "a.tif", LAYOUTS[layout], picture()
+    planar = options.get("planarconfig") == "separate"
+    stored = np.ascontiguousarray(colours.transpose(2, 0, 1)) if planar else colours
+    tifffile.imwrite(path, stored, photometric="rgb", **options)
+    whole, image = decode_image(path.read_bytes()).numpy(), scene_of(path)
+    assert (image.width, image.height) == (WIDTH, HEIGHT)
+    for window in ((0, 0, WIDTH, HEIGHT), (10, 20, 70, 90), (-50, -60, 30, 20), (390, 290, 450, 333)):
+        view = View(window, (window[2] - window[0], window[3] - window[1]))
+        pixels, factor = image.seen_by(view)
+        assert factor == 1
+        assert (view.pixels_from_image(pixels) == view.pixels_from_image(whole)).all()
+    averaged = np.moveaxis(pixels_of(image).averaged(7), 0, 2)
+    rows = [whole[:, y : y + 7].astype(float) for y in range(0, HEIGHT, 7)]
+    means = [[row[:, :, x : x + 7].mean(axis=(1, 2)) for x in range(0, WIDTH, 7)] for row in rows]
+    assert np.abs(averaged - np.array(means)).max() <= 0.51
+
+
+def test_scene__tiles_on_the_files_tiles_are_decoded_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", tile=(96, 96), rowsperstrip=None)
+    image = scene_of(path)
+    for top in range(0, HEIGHT, 72):  # views overlap, and lie on up to four tiles
+        for left in range(0, WIDTH, 72):
+            view = View((left, top, left + 96, top + 96), (96, 96))
+            view.pixels_from_image(image.seen_by(view)[0])
+    assert pixels_of(image).decoded_blocks == 4 * 5
+
+
+def test_scene__reduced_copies_are_used_where_they_suffice(tmp_path: Path) -> None:
+    path, colours = tmp_path / "a.tif", picture()
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(colours, photometric="rgb", tile=(64, 64), subifds=0)
+        writer.write(colours[::2, ::2], photometric="rgb", tile=(64, 64), subfiletype=1)
+        writer.write(colours[::4, ::4], photometric="rgb", tile=(64, 64), subfiletype=1)
+    image = scene_of(path)
+    for side, factor in ((400, 1), (201, 1), (200, 2), (101, 2), (100, 4), (20, 4)):
+        view = View((0, 0, WIDTH, HEIGHT), (side, side * 3 // 4))
+        pixels, used = image.seen_by(view)
+        assert used == factor
+        assert view.snapped(used).pixels_from_image(pixels, used).shape == (3, side * 3 // 4, side)
+    assert read_header(path.read_bytes()).pages == 1
+
+
+def test_scene__the_pixel_cap_is_for_each_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", tile=(64, 48))
+    assert decode_reduced(path, lambda w, h: 1, max_pixels=64 * 48).scene
+    with pytest.raises(ImageTooLargeError, match="a tile or strip of the 400 x 300 pixels"):
+        decode_reduced(path, lambda w, h: 1, max_pixels=64 * 48 - 1)
+    with pytest.raises(ImageTooLargeError, match="the image has 400 x 300 pixels"):
+        decode_image(path.read_bytes(), max_pixels=64 * 48)  # what comes over the network comes whole
+
+
+def shared_tiles(path: Path, side: int, tile: int = 512) -> None:
+    """A BigTIFF file of side x side pixels, small on disk: all its tiles are one of two."""
+    count = -(-side // tile)
+    contents = [bytes([value]) * (tile * tile * 3) for value in (60, 200)]
+    start = 16 + sum(map(len, contents))
+    numbers = np.arange(count * count)
+    offsets = 16 + (numbers // count + numbers % count) % 2 * len(contents[0])
+    tags = [
+        (256, 4, 1, side),  # width
+        (257, 4, 1, side),
+        (258, 3, 3, 8 | 8 << 16 | 8 << 32),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),  # RGB
+        (277, 3, 1, 3),
+        (284, 3, 1, 1),
+        (322, 4, 1, tile),
+        (323, 4, 1, tile),
+        (324, 16, len(numbers), start),  # offsets
+        (325, 16, len(numbers), start + 8 * len(numbers)),
+    ]
+    with path.open("wb") as file:
+        file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, start + 16 * len(numbers)))
+        for content in contents:
+            file.write(content)
+        file.write(offsets.astype("<u8").tobytes())
+        file.write(np.full(len(numbers), len(contents[0]), "<u8").tobytes())
+        file.write(struct.pack("<Q", len(tags)))
+        for tag in tags:
+            file.write(struct.pack("<HHQQ", *tag))
+        file.write(struct.pack("<Q", 0))
+
+
+def test_scene__of_ten_billion_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "large.tif"
+    shared_tiles(path, 100_000)
+    assert path.stat().st_size < 3_000_000
+    image = scene_of(path)
+    assert (image.width, image.height) == (100_000, 100_000)
+    view = View((99_000, 50_000, 101_000, 52_000), (320, 320))
+    cut = view.pixels_from_image(image.seen_by(view)[0])
+    assert set(np.unique(cut[:, :, :150]).tolist()) >= {60, 200}
+    assert pixels_of(image).decoded_blocks <= 20
+
+
+def test_geotiff__places(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    keys = (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633)
+    tags = [
+        (33550, "d", 3, (0.5, 0.25, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 1000.0, 9000.0, 0.0), True),
+        (34735, "H", len(keys), keys, True),
+    ]
+    tifffile.imwrite(path, picture(), photometric="rgb", extratags=tags)
+    reference = read_georeference(path)
+    assert reference and reference.epsg == 32633
+    placed = reference.coordinates(np.array([[0.0, 0.0], [10.0, 20.0]]))
+    assert placed.tolist() == [[1000, 9000], [1005, 8995]]
+    by_middle = [
+        *tags[:2],
+        (34735, "H", len(keys), tuple(2 if n == 7 else k for n, k in enumerate(keys)), True),
+    ]
+    tifffile.imwrite(path, picture(), photometric="rgb", extratags=by_middle)
+    reference = read_georeference(path)
+    assert reference and reference.coordinates(np.array([[0.5, 0.5]])).tolist() == [[1000, 9000]]
+    tifffile.imwrite(path, picture(), photometric="rgb")
+    assert read_georeference(path) is None
+    path.write_bytes(b"no TIFF")
+    assert read_georeference(path) is None
