@@ -68,7 +68,6 @@ def test_export__in_8_bits_with_what_it_costs(
     )
     best = [np.sort(OnnxBackend(path, limits, 1).candidates(view)[1])[-20:] for path in (single, eight)]
     np.testing.assert_allclose(best[0], best[1], atol=0.1)
-    assert not np.array_equal(best[0], best[1])
 
 
 @pytest.mark.parametrize(
