@@ -94,7 +94,7 @@ class _Request:
     timings: Timings
     asked: float = field(default_factory=time.perf_counter)
     prediction: Prediction | None = None
-    error: UserError | None = None
+    error: UserError | MemoryError | None = None
 
     @property
     def answered(self) -> bool:
