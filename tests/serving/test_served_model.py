@@ -68,8 +68,8 @@ class Calls:
         self.stopped = 0
         self.retired = 0
         self.predictor = predictor
-        thread = ComputeThread(patience_s, silence_s, self.retire)
-        self.model = ServedModel(self.load, thread, self.stop, self.retire)
+        self.thread = ComputeThread(patience_s, silence_s, self.retire)
+        self.model = ServedModel(self.load, self.thread, self.stop, self.retire)
 
     def load(self) -> Predicts:
         if isinstance(self.predictor, Exception):
@@ -84,7 +84,7 @@ class Calls:
 
 
 def started(calls: Calls) -> ServedModel:
-    calls.model.start()
+    calls.thread.start()
     deadline = time.monotonic() + 10
     while not (calls.model.ready or calls.stopped):
         assert time.monotonic() < deadline
@@ -253,11 +253,6 @@ def test_compute_thread__refuses_what_would_come_too_late() -> None:
     first.join(10)
 
 
-def until_ready(model: ServedModel) -> None:
-    while not model.ready:
-        time.sleep(0.01)
-
-
 class Batching(FakePredictor):
     """Looks at up to four images together, as a GPU's backend does; notes which."""
 
@@ -296,8 +291,7 @@ def ask_all(model: ServedModel, images: list[bytes], **more: Any) -> list[Any]:
 def test_batches__images_that_wait_go_through_a_gpu_together() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
-    until_ready(calls.model)
+    started(calls)
     predictor.gate.clear()
     images = [bytes([65 + index]) * (index + 1) for index in range(6)]
     # the first is being decoded while the others come
@@ -308,8 +302,7 @@ def test_batches__images_that_wait_go_through_a_gpu_together() -> None:
 def test_batches__a_damaged_image_is_its_own_clients_alone() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
-    until_ready(calls.model)
+    started(calls)
     predictor.gate.clear()
     results = ask_all(calls.model, [b"a", b"b", b"text", b"c"])
     assert results[:2] == [(b"a",), (b"b",)] and results[3] == (b"c",)
@@ -321,17 +314,16 @@ def test_batches__wait_for_company_as_long_as_they_may() -> None:
     predictor = Batching()
     thread = ComputeThread(10, 60, lambda: None)
     model = ServedModel(lambda: cast(Predicts, predictor), thread, print, print, batch_delay_s=5.0)
-    model.start()
-    started = time.monotonic()
+    thread.start()
+    begin = time.monotonic()
     assert ask_all(model, [b"a", b"b", b"c", b"d"]) == [(b"a",), (b"b",), (b"c",), (b"d",)]
-    assert predictor.batches == [[b"a", b"b", b"c", b"d"]] and time.monotonic() - started < 5
+    assert predictor.batches == [[b"a", b"b", b"c", b"d"]] and time.monotonic() - begin < 5
 
 
 def test_batches__images_with_other_tiles_go_alone() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
-    until_ready(calls.model)
+    started(calls)
     predictor.gate.clear()
     other = threading.Thread(target=lambda: calls.model.predict(b"x", tiles=TileOptions(tiled=False)))
     first = threading.Thread(target=lambda: calls.model.predict(b"a"))

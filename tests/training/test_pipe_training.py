@@ -225,7 +225,7 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
 
 
 def test_make_spec__follows_the_first_images(stack: ExitStack, tmp_path: Path) -> None:
-    crowd = [2.0, 5.0] + [0, 0.1, 0.1, 0.15, 0.15] * 70
+    crowd = [2.0, 5.0] + [value for one in range(70) for value in (0, 0.1, 0.1, 0.15, 0.15 + one / 1000)]
     hp = pipe_hp(number_of_epochs=1, image_size=300)
     spec = fit_spec(hp, piped(stack, tmp_path, hp, train=[records(9) + image_record(crowd, photograph(9))]))
     assert spec.detections_per_view == 140

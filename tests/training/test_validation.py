@@ -23,6 +23,8 @@ def flat(metrics: dict[str, Any]) -> dict[str, float | None]:
     """Nested figures by their path."""
     found: dict[str, float | None] = {}
     for name, value in metrics.items():
+        if isinstance(value, list):
+            value = {str(number): figure for number, figure in enumerate(value)}
         if isinstance(value, dict):
             found |= {f"{name}/{inner}": figure for inner, figure in flat(value).items()}
         else:

@@ -21,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("coco", type=Path, help="COCO JSON file")
     parser.add_argument("images", type=Path, help="folder of its images")
     parser.add_argument("--iou", type=float, default=0.5, help="IoU threshold of the VOC metric")
+    parser.add_argument(
+        "--points",
+        choices=["11", "all"],
+        default="all",
+        help="recalls that VOC's mAP averages: all (default; Azure AutoML's) or 11 (the built-in's)",
+    )
     add_source(parser)
 
 
@@ -32,4 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.source).detections for record in records]
-    print(json.dumps(metrics(records, detections, classes, VocMetric(arguments.iou)), indent=2))
+    voc = VocMetric(arguments.iou, arguments.points)
+    print(json.dumps(metrics(records, detections, classes, voc), indent=2))

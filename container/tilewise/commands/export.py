@@ -65,11 +65,12 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
     from tilewise.inference.view_plan import ViewPlan
 
     channel = read_channel(arguments.images, arguments.annotations, classes=artifact.classes)
-    plan, limits = ViewPlan(artifact.spec.scaling, artifact.spec.tiling), artifact.spec.limits()
+    spec = artifact.spec
+    plan, limits = ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image), spec.limits()
 
     def score() -> float:
         predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes)
-        figures = evaluate(predictor, channel.records, channel.issues, iou_threshold=0.5)
+        figures = evaluate(predictor, channel.records, channel.issues)
         return float(figures["AP"] or 0.0) if figures else 0.0
 
     before = score()
