@@ -35,8 +35,10 @@ class Oracle:
     def __init__(self) -> None:
         self.asked = 0
 
-    def decode(self, image: bytes) -> DecodedImage:
-        return DecodedImage.whole(decode_image(image).numpy())
+    def decode(self, image: bytes | Path) -> DecodedImage:
+        return DecodedImage.whole(
+            decode_image(image if isinstance(image, bytes) else image.read_bytes()).numpy()
+        )
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         for image in images:
@@ -72,7 +74,7 @@ class Slow(Oracle):
         super().__init__()
         self.three = Barrier(3)
 
-    def decode(self, image: bytes) -> DecodedImage:
+    def decode(self, image: bytes | Path) -> DecodedImage:
         self.three.wait(timeout=30)
         picture = super().decode(image)
         time.sleep(0.1 - 0.001 * int(picture.pixels[0, 0, 0]))

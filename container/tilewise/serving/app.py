@@ -353,6 +353,7 @@ def _add_error_handlers(app: Flask, endpoint: Endpoint) -> None:
     app.register_error_handler(BusyError, lambda error: _refused(_as_refusal(error)))
     app.register_error_handler(ClientLeftError, lambda error: _refused(_as_refusal(error)))
     app.register_error_handler(UserError, lambda error: _refused(_as_refusal(error)))
+    app.register_error_handler(MemoryError, lambda error: _refused(_as_refusal(error)))
     app.register_error_handler(HTTPException, not_here)
     app.register_error_handler(Exception, _failed)
 
@@ -363,6 +364,8 @@ def _as_refusal(error: Exception) -> RefusedError:
         return RefusedError(503, str(error), error.retry_after_s)
     if isinstance(error, ClientLeftError):
         return RefusedError(CLIENT_LEFT, "the client has left")
+    if isinstance(error, MemoryError):
+        return RefusedError(503, f"there is not enough memory for this image: {error}", OUT_OF_MEMORY_RETRY_S)
     for kind, status in _STATUSES.items():
         if isinstance(error, kind):
             return RefusedError(status, str(error))
@@ -393,9 +396,8 @@ def _phrase(status: int) -> str:
 
 
 def _failed(error: Exception) -> Response:
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # NumPy's words, or torch's
-        reason = f"there is not enough memory for this image: {error}"
-        return _refused(RefusedError(503, reason, OUT_OF_MEMORY_RETRY_S))
+    if "can't allocate memory" in str(error):  # torch's words for it
+        return _refused(_as_refusal(MemoryError(str(error))))
     logger.error("the request failed", exc_info=error)
     request.environ.setdefault(LOG_FIELDS, {})["reason"] = f"{type(error).__name__}: {error}"
     return _json({"error": "internal error"}, 500)
