@@ -75,7 +75,7 @@ def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
     predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP))
     if score_threshold is not None:
         assert isinstance(predictor.backend, TorchBackend)
-        keep_from(predictor.backend.detector, score_threshold)
+        keep_from(predictor.backend.model, score_threshold)
     return lambda path: predictor.predict(path.read_bytes()).detections
 
 
@@ -88,10 +88,10 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
     artifact = Artifact.load(model)
     if score_threshold is None:
         score_threshold = artifact.spec.score_threshold
-    keep_from(artifact.detector, score_threshold)
+    keep_from(artifact.model, score_threshold)
     side = artifact.spec.scaling.square
     assert side is not None
-    network = AsTorchvisions(artifact.detector, side).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = AsTorchvisions(artifact.model, side).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = TorchVisionDetectionModel(
         model=network,
         confidence_threshold=score_threshold,

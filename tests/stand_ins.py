@@ -80,7 +80,7 @@ class Script:
 
     def __call__(self, predictor: Predictor, stop: StopToken) -> float | None:
         assert isinstance(predictor.backend, TorchBackend)
-        state = predictor.backend.detector.network.state_dict()
+        state = predictor.backend.model.network.state_dict()
         self.seen.append({key: value.clone() for key, value in state.items()})
         return next(self._scores)
 

@@ -171,7 +171,7 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     predictor = Predictor.load(model_folder, batch_size=1)
     assert isinstance(predictor.backend, TorchBackend)
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
-    detector = predictor.backend.detector.double()
+    detector = predictor.backend.model.double()
     batched = Predictor(TorchBackend(detector, 4), predictor.plan, predictor.classes)
     alone, together = (
         list(one.predict_all(map(DecodedImage.whole, images()[:5]))) for one in (predictor, batched)

@@ -121,10 +121,10 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
             with torch.autocast(
                 "cuda", train_step.precision.dtype, train_step.precision.dtype != torch.float32
             ):
-                losses = train_step.detector(
+                losses = train_step.model(
                     [view.pixels for view in views], [view.targets for view in views]
                 )
-                boxes = train_step.detector.eval().detect([view.pixels for view in views])
+                boxes = train_step.model.eval().detect([view.pixels for view in views])
             assert isinstance(losses, dict)
             assert all(loss.dtype == torch.float32 for loss in losses.values())
             assert all(view.boxes.dtype == view.scores.dtype == torch.float32 for view in boxes)
@@ -188,11 +188,11 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
         )
         if precision == "fp16":  # some ten steps would pass before its scale is found
             train_step._scaler.load_state_dict(train_step._scaler.state_dict() | {"scale": 1.0})
-        before = [each.detach().clone().cpu() for each in train_step.detector.parameters()]
+        before = [each.detach().clone().cpu() for each in train_step.model.parameters()]
         for _ in range(4):
             train_step.learn(Batch.of(make_batch(128, 2)))
         train_step.end_epoch()
-        after = [each.detach().cpu() for each in train_step.detector.parameters()]
+        after = [each.detach().cpu() for each in train_step.model.parameters()]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 

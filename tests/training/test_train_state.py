@@ -63,7 +63,7 @@ def scored(predictor: Predictor, stop: StopToken) -> float | None:
         if stop.requested:
             return None
     assert isinstance(predictor.backend, TorchBackend)
-    state = predictor.backend.detector.state_dict().values()
+    state = predictor.backend.model.state_dict().values()
     return abs(float(sum(tensor.double().sum() for tensor in state))) % 1
 
 

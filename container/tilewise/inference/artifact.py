@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import tilewise
 from tilewise.errors import UserError
-from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
+from tilewise.registry import DEFAULT_TASK, find_task
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -27,24 +27,26 @@ _WRITING = ".writing"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained detector with what is needed to use it.
+    """A trained model with what is needed to use it.
 
     Attributes:
-        detector: in evaluation mode, on the CPU when it was loaded.
+        model: in evaluation mode, on the CPU when it was loaded.
         spec: what it was built from.
         classes: their names, by label.
         hyperparameters: those of the job, for the record.
         metrics: those of the validation that chose these weights, for the record.
         environment: what the job ran on, for the record; empty in models of older versions.
+        task: what it was trained for.
 
     """
 
-    detector: Detector
-    spec: DetectorSpec
+    model: VisionModel
+    spec: ModelSpec
     classes: tuple[str, ...]
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    task: str = DEFAULT_TASK
 
     def save(self, folder: Path, name: str) -> None:
         """Write the artifact; at every moment the folder holds the old model or the new one, whole.
@@ -57,11 +59,12 @@ class Artifact:
         weights = f"{name}.safetensors"
         tensors = {
             key: tensor.detach().cpu().contiguous()
-            for key, tensor in self.detector.network.state_dict().items()
+            for key, tensor in self.model.network.state_dict().items()
         }
         write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
+            "task": self.task,
             "weights": weights,
             "classes": list(self.classes),
             "detector": self.spec.to_json(),
@@ -93,15 +96,23 @@ class Artifact:
                 raise UserError(
                     f"{path} has format {content['format']}, which this version of Tilewise does not know"
                 )
-            spec = DetectorSpec.from_json(content["detector"])
+            task = find_task(content.get("task", DEFAULT_TASK))()
+            spec = task.spec_from_json(content["detector"])
             classes = tuple(content["classes"])
             weights = folder / Path(content["weights"]).name
-            detector = build_detector(spec)
+            model = task.build(spec)
             if not weights.is_file():
                 raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
-            detector.network.load_state_dict(load_file(weights))
-            origin = content["hyperparameters"], content["metrics"], content.get("environment", {})
-            return Artifact(detector.eval(), spec, classes, *origin)
+            model.network.load_state_dict(load_file(weights))
+            return Artifact(
+                model.eval(),
+                spec,
+                classes,
+                content["hyperparameters"],
+                content["metrics"],
+                content.get("environment", {}),
+                task.name,
+            )
         except FileNotFoundError:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
@@ -118,6 +129,19 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     try:
         return tuple(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
+
+
+def read_task(folder: Path) -> str:
+    """The task of the artifact in a folder; the first models name none.
+
+    Raises:
+        UserError: it holds none.
+
+    """
+    try:
+        return str(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("task", DEFAULT_TASK))
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
 
 

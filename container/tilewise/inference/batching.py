@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from tilewise.inference.backend import Backend
-from tilewise.instances import Instances
-from tilewise.tiling.merge import cut_sides, merge_detections
 from tilewise.tiling.spec import Tiling
 from tilewise.views.view import View
+
+
+Merge = Callable[[Sequence[tuple[View, Any]], int, int, Tiling], Any]
+"""Makes one answer of what a model says of an image's views.
+
+It takes each view with what the model says of it, on the CPU and in the order of the plan, the image's width
+and height in pixels, and the tiling; what it returns is up to the task, a detector's is a
+:class:`tilewise.inference.detections.Prediction`.
+"""
 
 
 class OpenImage:
@@ -25,27 +33,16 @@ class OpenImage:
 
     def __init__(self, width: int, height: int, views: int):
         self.width, self.height, self.waiting = width, height, views
-        self._found: list[Instances] = []
-        self._view: list[Tensor] = []
-        self._cut: list[Tensor] = []
+        self._shown: list[tuple[View, Any]] = []
 
-    def add(self, view: View, instances: Instances) -> None:
-        """Take what was found in a view, on the CPU, from its pixels to the image's."""
-        cut = cut_sides(instances.boxes, view, self.width, self.height)
-        detections = view.to_image(instances, self.width, self.height)
-        answered = torch.from_numpy(view.answers_for(detections.boxes.numpy()))
-        self._found.append(detections.select(answered))
-        self._cut.append(cut[answered])
-        self._view.append(torch.full((len(self._found[-1]),), self.waiting))
+    def add(self, view: View, result: Any) -> None:
+        """Take what the model says of a view."""
+        self._shown.append((view, result))
         self.waiting -= 1
 
-    def merged(self, tiling: Tiling) -> Instances:
-        """What was found in all views, as one answer, best score first."""
-        detections = Instances.cat(self._found)
-        if len(self._found) > 1:
-            view, cut = torch.cat(self._view), torch.cat(self._cut)
-            return merge_detections(detections, view, cut, tiling.merge, tiling.merge_threshold)
-        return detections.select(detections.scores.argsort(descending=True, stable=True))
+    def merged(self, merge: Merge, tiling: Tiling) -> Any:
+        """What the model says of the image."""
+        return merge(self._shown, self.width, self.height, tiling)
 
 
 @dataclass(frozen=True)
@@ -88,6 +85,6 @@ class ViewBatcher:
         """Look at the views that wait."""
         pending, self._pending = self._pending, []
         if pending:
-            detections = self.backend.detect([each.pixels for each in pending])
-            for each, instances in zip(pending, detections, strict=True):
-                each.image.add(each.view, instances)
+            results = self.backend.detect([each.pixels for each in pending])
+            for each, result in zip(pending, results, strict=True):
+                each.image.add(each.view, result)

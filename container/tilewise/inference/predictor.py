@@ -3,49 +3,35 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend
-from tilewise.inference.batching import OpenImage, ViewBatcher
+from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
 from tilewise.inference.device import tune_device
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
-from tilewise.instances import Instances
+from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What was found in one image.
-
-    Attributes:
-        width, height: pixels of the upright image.
-        detections: boxes in these pixels, best score first, on the CPU.
-
-    """
-
-    width: int
-    height: int
-    detections: Instances
-
-
 class Predictor:
-    """The one path from an image to its detections; validation and the endpoint both take it.
+    """The one path from an image to what a model says of it; validation and the endpoint both take it.
 
     Not safe for several threads at once.
 
     Args:
-        backend: runs the network. Only views of equal size share a batch, so that what is found in an image
+        backend: runs the network. Only views of equal size share a batch, so that what is said of an image
             never depends on its neighbours.
         plan: the views of an image, and how what they show is merged.
         classes: names by label.
+        merge: the task's: it makes one answer of what the model says of an image's views.
 
     Example:
         >>> predictor = Predictor.load("model")
@@ -54,10 +40,11 @@ class Predictor:
 
     """
 
-    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...]):
+    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...], merge: Merge):
         self.backend = backend
         self.plan = plan
         self.classes = classes
+        self.merge = merge
 
     @staticmethod
     def load(
@@ -76,10 +63,10 @@ class Predictor:
         """
         tune_device()
         artifact = Artifact.load(Path(model_dir))
-        backend = TorchBackend.on_best_device(artifact.detector, batch_size)
+        backend = TorchBackend.on_best_device(artifact.model, batch_size)
         plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
         log.info("each image is seen as %s", plan.tiling)
-        return Predictor(backend, plan, artifact.classes)
+        return Predictor(backend, plan, artifact.classes, find_task(artifact.task).merge)
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +77,8 @@ class Predictor:
         """Predict once on a blank image, so that the first request finds everything ready."""
         next(self.predict_all([DecodedImage.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
 
-    def predict(self, image: bytes) -> Prediction:
-        """Find the objects in an encoded image.
+    def predict(self, image: bytes) -> Any:
+        """What the model says of an encoded image; a detector, its :class:`~.detections.Prediction`.
 
         Raises:
             DecodeError: the bytes are no image, or a damaged one.
@@ -109,8 +96,8 @@ class Predictor:
         """
         return decode_reduced(image, self.plan.reduction)
 
-    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
-        """Find the objects in images, in their order.
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
+        """What the model says of images, in their order.
 
         An image's views are cut from it one after the other, on the backend's device: beside the image there
         are never more pixels than those of one batch of views.
@@ -125,10 +112,7 @@ class Predictor:
                 batcher.add(open_images[-1], view, on_device, factor)
             del image, on_device
             while open_images and not open_images[0].waiting:
-                yield self._prediction(open_images.popleft())
+                yield open_images.popleft().merged(self.merge, self.plan.tiling)
         batcher.flush()
         for finished in open_images:
-            yield self._prediction(finished)
-
-    def _prediction(self, image: OpenImage) -> Prediction:
-        return Prediction(image.width, image.height, image.merged(self.plan.tiling))
+            yield finished.merged(self.merge, self.plan.tiling)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tilewise.inference.device import best_device
-from tilewise.instances import Instances, on_cpu
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 
 log = logging.getLogger(__name__)
 
@@ -17,44 +17,44 @@ GPU_BATCH = 8
 
 
 class TorchBackend:
-    """Runs a detector with PyTorch: a :class:`tilewise.inference.backend.Backend`.
+    """Runs a model with PyTorch: a :class:`tilewise.inference.backend.Backend`.
 
     Args:
-        detector: on the device to use; it is put into evaluation mode.
+        model: on the device to use; it is put into evaluation mode.
         batch_size: views that go through it at once. Halved where a GPU's memory does not suffice.
 
     Attributes:
-        detector, batch_size: as given.
-        device: where the detector is.
+        model, batch_size: as given.
+        device: where the model is.
 
     """
 
-    def __init__(self, detector: Detector, batch_size: int = 1):
-        self.detector = detector.eval()
+    def __init__(self, model: VisionModel, batch_size: int = 1):
+        self.model = model.eval()
         self.batch_size = batch_size
-        self.device = next(detector.parameters()).device
+        self.device = next(model.parameters()).device
 
     @classmethod
-    def on_best_device(cls, detector: Detector, batch_size: int | None = None) -> TorchBackend:
-        """Move a detector to where it is fastest; where ``batch_size`` is None, it suits the device."""
+    def on_best_device(cls, model: VisionModel, batch_size: int | None = None) -> TorchBackend:
+        """Move a model to where it is fastest; where ``batch_size`` is None, it suits the device."""
         device = best_device()
-        detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(detector, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(model, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
 
     @torch.inference_mode()
-    def detect(self, views: Sequence[Tensor]) -> list[Instances]:
+    def detect(self, views: Sequence[Tensor]) -> list[Any]:
         """As :meth:`tilewise.inference.backend.Backend.detect`.
 
         Raises:
             torch.OutOfMemoryError: not even one view fits into the GPU's memory.
 
         """
-        return on_cpu(self._detect(views))
+        return self._detect(views)
 
-    def _detect(self, views: Sequence[Tensor]) -> list[Instances]:
-        """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
+    def _detect(self, views: Sequence[Tensor]) -> list[Any]:
+        """What the model says of each view, in two halves where all do not fit into a GPU's memory at once."""
         try:
-            return self.detector.detect(views)
+            return self.model.detect(views)
         except torch.OutOfMemoryError:
             if len(views) == 1:
                 raise

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from tilewise.instances import Instances
+from tilewise.instances import Instances, on_cpu
 from tilewise.targets import Targets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -24,8 +24,8 @@ class Outputs(Protocol):
 Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
 """Turns a network's outputs and the targets into named losses in float32, whose sum is learnt from."""
 
-Postprocess = Callable[[Any, Sequence[tuple[int, int]]], list[Instances]]
-"""Turns a network's outputs and each view's (height, width) into what is found in it, best first."""
+Postprocess = Callable[[Any, Sequence[tuple[int, int]]], list[Any]]
+"""Turns a network's outputs and each view's (height, width) into what is said of it; a detector's into instances."""
 
 
 class BatchImages(nn.Module):
@@ -57,20 +57,20 @@ class BatchImages(nn.Module):
         return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes)
 
 
-class Detector(nn.Module):
-    """A network between the views that it looks at and what is made of its outputs.
+class VisionModel(nn.Module):
+    """A network between the views that it looks at and what is made of its outputs, whatever its task.
 
-    In training ``detector(images, targets) -> dict of losses``; in evaluation
-    ``detector(images) -> list[Instances]``, each in its view's pixels, labels 0-based.
+    In training ``model(images, targets) -> dict of losses``; in evaluation ``model(images)`` is a list of what
+    the network says of each view.
 
     Args:
         network: normalised batch (B, 3, H, W) -> :class:`Outputs`. Its parameters are all that is learnt.
         transform: uint8 views -> batch.
         criterion: outputs and targets -> losses.
-        postprocess: outputs and the views' sizes -> what is found.
+        postprocess: outputs and the views' sizes -> what is said of each view.
 
     Attributes:
-        frozen_norms: normalisation layers that stay in evaluation mode when the detector is trained.
+        frozen_norms: normalisation layers that stay in evaluation mode when the model is trained.
 
     """
 
@@ -86,7 +86,7 @@ class Detector(nn.Module):
         self.transform, self.criterion, self.postprocess = transform, criterion, postprocess
         self.frozen_norms: list[nn.Module] = []
 
-    def train(self, mode: bool = True) -> Detector:  # noqa: FBT001, FBT002  # as nn.Module has it
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # as nn.Module has it
         """As PyTorch's, but what is frozen stays frozen."""
         super().train(mode)
         for norm in self.frozen_norms:
@@ -95,8 +95,8 @@ class Detector(nn.Module):
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        """See the class; ``images`` are (3, h, w) uint8 on the detector's device."""
+    ) -> dict[str, Tensor] | list[Any]:
+        """See the class; ``images`` are (3, h, w) uint8 on the model's device."""
         if self.training:
             assert targets is not None
             return self.outputs_and_losses(images, targets)[1]
@@ -119,8 +119,16 @@ class Detector(nn.Module):
         outputs: Outputs = self.network(batch.tensors)
         return outputs
 
+    def detect(self, images: Sequence[Tensor]) -> list[Any]:
+        """What the model, in evaluation mode, says of each of the views, on the CPU."""
+        results = self(images)
+        assert isinstance(results, list)
+        return results
+
+
+class Detector(VisionModel):
+    """A model that finds objects: of each view it says its :class:`Instances`, in its pixels, labels 0-based."""
+
     def detect(self, images: Sequence[Tensor]) -> list[Instances]:
-        """Detections in each of the views, the detector being in evaluation mode."""
-        detections = self(images)
-        assert isinstance(detections, list)
-        return detections
+        """The instances in each of the views, on the CPU."""
+        return on_cpu(super().detect(images))

@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from tilewise.errors import UserError
-
-if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
-    from tilewise.inference.predictor import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Predicts(Protocol):
     """What is served: :class:`tilewise.inference.predictor.Predictor`, or a stand-in."""
 
-    def predict(self, image: bytes) -> Prediction:
-        """The detections in one encoded image."""
+    def predict(self, image: bytes) -> Any:
+        """What the model says of one encoded image."""
 
     def warm_up(self) -> None:
         """Prove by one prediction that the model answers."""
@@ -58,7 +55,7 @@ class ServedModel:
         self._on_load_failure = on_load_failure
         self._on_breakdown = on_breakdown
         self._ready = threading.Event()
-        self._queue: SimpleQueue[tuple[bytes, Future[Prediction]]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[bytes, Future[Any]]] = SimpleQueue()
 
     def start(self) -> None:
         """Begin to load; :attr:`ready` tells when it is done."""
@@ -69,8 +66,8 @@ class ServedModel:
         """Whether the model has answered its warm-up prediction, and answers still."""
         return self._ready.is_set()
 
-    def predict(self, image: bytes) -> Prediction:
-        """The detections in one encoded image, when the requests before it are done.
+    def predict(self, image: bytes) -> Any:
+        """What the model says of one encoded image, when the requests before it are done.
 
         Raises:
             BusyError: the model was not loaded, or its turn did not come, in time.
@@ -78,7 +75,7 @@ class ServedModel:
             Exception: whatever goes wrong in the model.
 
         """
-        turn: Future[Prediction] = Future()
+        turn: Future[Any] = Future()
         self._queue.put((image, turn))
         try:
             return turn.result(self._patience_s)
@@ -113,7 +110,7 @@ class ServedModel:
             return predictor
         return None
 
-    def _answer(self, predictor: Predicts, image: bytes, turn: Future[Prediction]) -> None:
+    def _answer(self, predictor: Predicts, image: bytes, turn: Future[Any]) -> None:
         if not self.ready:  # it broke down while this request waited
             turn.set_exception(BusyError("the model is not ready"))
             return

@@ -14,13 +14,14 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
+from tilewise import platform
 from tilewise.errors import UserError
 from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory
 from tilewise.serving.app import create_app
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.answers import answer_of
 from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
@@ -48,7 +49,7 @@ class Server(BaseApplication):
             on_breakdown=retire_worker,
         )
         model.start()
-        return create_app(model, self.settings, answer_detection)
+        return create_app(model, self.settings, answer_of(platform.model_dir()))
 
 
 def load_predictor(tiles: TileOptions) -> Predicts:
@@ -58,7 +59,6 @@ def load_predictor(tiles: TileOptions) -> Predicts:
         UserError: the folder holds no usable model.
 
     """
-    from tilewise import platform
     from tilewise.inference.predictor import Predictor
 
     return Predictor.load(platform.model_dir(), tiles)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.tasks.detection import DetectionTask
+from tilewise.registry import find_task
 from tilewise.tasks.task import Task
 
 
 def make_task(hp: Hyperparameters) -> Task:
-    """What a job's model is trained for, with the job's choice of metrics; there is but one task yet."""
-    return DetectionTask(hp.validation_metric_type, hp.validation_iou_threshold)
+    """What a job's model is trained for, with the job's choice of metrics."""
+    task: Task = find_task(hp.task).of_job(hp)
+    return task

@@ -18,10 +18,10 @@ from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers, make_loader
@@ -97,14 +97,14 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     if start.state and job.hp.training_batch_size == AUTO_BATCH:
         job = replace(job, hp=with_batch_size_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
-    detector = _make_detector(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job.hp, detector, spec, data.train, job.distributed))
+    model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    job = replace(job, hp=with_batch_size(job.hp, model, spec, data.train, job.distributed))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
     # what is drawn in a step is of this process's images
     torch.manual_seed(job.hp.seed + job.distributed.rank)
-    trainer, state = _assemble(data, job, spec, detector, start)
+    trainer, state = _assemble(data, job, spec, model, start)
     if start.state:
         say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
         state.load_state_dict(start.state)
@@ -122,7 +122,7 @@ def _prepare_process(job: JobContext) -> torch.device:
     return torch.device("cuda", job.distributed.local_rank) if on_gpu else torch.device("cpu")
 
 
-def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> DetectorSpec:
+def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     """The model to train: the checkpoint's, or the one that the leader fits to its data."""
     if start.state:
         return agreed_spec(start.state, job, data.classes)
@@ -136,20 +136,20 @@ def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> DetectorSpec
     return spec
 
 
-def _make_detector(spec: DetectorSpec, job: JobContext, start: Start) -> Detector:
+def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     """The model with the weights that the job begins with."""
-    hp, detector = job.hp, job.task.build(spec)
+    hp, model = job.hp, job.task.build(spec)
     if start.initial and not start.state:
-        go_on_from(detector, start.initial)
+        go_on_from(model, start.initial)
     elif hp.use_pretrained_model and not start.state:
-        log.info(load_pretrained(detector, spec.name, start.pretrained))
+        log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        log.info(freeze(detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
-    return detector
+        log.info(freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
+    return model
 
 
 def _assemble(
-    data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start
+    data: DataSet, job: JobContext, spec: ModelSpec, model: VisionModel, start: Start
 ) -> tuple[Trainer, TrainState]:
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
@@ -165,12 +165,12 @@ def _assemble(
         planner=planner,
         factors=size_factors(hp, spec),
         distributed=distributed,
-        pinned=next(detector.parameters()).device.type == "cuda",
+        pinned=next(model.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
-    train_step = TrainStep(detector, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
+    train_step = TrainStep(model, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
     dtype, reason = train_step.precision
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 

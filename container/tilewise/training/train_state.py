@@ -12,7 +12,7 @@ import torch
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import Progress
 from tilewise.training.job.best_model import write_model_files
@@ -44,7 +44,7 @@ FIXED = (
     "pyramid_scales",
     "pyramid_ranges",
 )
-"""These make the detector what it is, its views, and what the optimizer remembers: they cannot change."""
+"""These make the model what it is, its views, and what the optimizer remembers: they cannot change."""
 
 
 class Stateful(Protocol):
@@ -72,7 +72,7 @@ class TrainState:
     def __init__(
         self,
         job: JobContext,
-        spec: DetectorSpec,
+        spec: ModelSpec,
         classes: Sequence[str],
         progress: Progress,
         parts: Mapping[str, Stateful],
@@ -164,8 +164,8 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"][0])
 
 
-def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str]) -> DetectorSpec:
-    """The detector of a checkpoint, when it is the one that this job trains.
+def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str]) -> ModelSpec:
+    """The model of a checkpoint, when it is the one that this job trains.
 
     What was fitted to the data is taken from the checkpoint, not fitted anew.
 
@@ -190,7 +190,7 @@ def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str
             "not as they were when the checkpoint was written: %s; what they are now counts from here on",
             "; ".join(known.values()),
         )
-    return DetectorSpec.from_json(json.loads(state["spec"]))
+    return ModelSpec.from_json(json.loads(state["spec"]))
 
 
 def with_batch_size_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:

@@ -235,5 +235,5 @@ def test_go_on_from__the_models_own_anchors_and_weights(
     assert "the anchors are those of the model in channel model: the published ones" in caplog.text
     detector = build_detector(spec)
     go_on_from(detector, initial)
-    state, expected = detector.network.state_dict(), initial.detector.network.state_dict()
+    state, expected = detector.network.state_dict(), initial.model.network.state_dict()
     assert all(torch.equal(state[key], expected[key]) for key in expected)

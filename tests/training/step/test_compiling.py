@@ -65,7 +65,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
         train_step.begin_epoch()
         losses = [train_step.learn(Batch.of(BATCH)) for _ in range(3)]
         results.append(
-            (losses, dict(train_step.detector.state_dict()), dict(train_step.evaluated.state_dict()))
+            (losses, dict(train_step.model.state_dict()), dict(train_step.evaluated.state_dict()))
         )
     assert list(results[0][1]) == list(results[1][1]) == list(results[1][2])
     torch.testing.assert_close(results[0], results[1])

@@ -15,8 +15,8 @@ from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.machine import available_memory
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
 from tilewise.models.totals import counting_alone
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
@@ -40,8 +40,8 @@ TRANSIENT = 2.0
 
 def with_batch_size(
     hp: Hyperparameters,
-    detector: Detector,
-    spec: DetectorSpec,
+    model: VisionModel,
+    spec: ModelSpec,
     train: RecordSource,
     distributed: DistributedContext,
 ) -> Hyperparameters:
@@ -50,13 +50,13 @@ def with_batch_size(
         return hp
     objects = int(train.sample.object_counts.max(initial=0))
     return resolve_batch_size(
-        hp, detector, spec.scaling, size_factors(hp, spec), train.expected_images, objects, distributed
+        hp, model, spec.scaling, size_factors(hp, spec), train.expected_images, objects, distributed
     )
 
 
 def resolve_batch_size(
     hp: Hyperparameters,
-    detector: Detector,
+    model: VisionModel,
     scaling: Scaling,
     factors: Sequence[float],
     views: int,
@@ -66,12 +66,12 @@ def resolve_batch_size(
     """The hyperparameters with a number in place of ``training_batch_size=auto``; the log says why.
 
     On a GPU the job's own step is tried with 1, 2, 4, … of the largest views that it can meet, on a copy of
-    the detector. On a CPU, which would swap or be killed where a GPU says no, what the forward pass of one
+    the model. On a CPU, which would swap or be killed where a GPU says no, what the forward pass of one
     batch keeps is added up.
 
     Args:
         hp: the job's.
-        detector: on the device to train on.
+        model: on the device to train on.
         scaling: of its views.
         factors: that a batch's views are scaled by; see :func:`size_factors`.
         views: of an epoch, or about so many.
@@ -79,7 +79,7 @@ def resolve_batch_size(
         distributed: the processes that train together; they take what fits in all of them.
 
     """
-    device = next(detector.parameters()).device
+    device = next(model.parameters()).device
     limit = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
     enough_steps = views // (STEPS_AN_EPOCH * distributed.size)
     most = max(1, min(limit, enough_steps))
@@ -87,7 +87,7 @@ def resolve_batch_size(
     with _undisturbed(device):
         make = partial(synthetic_batch, side=side, objects=objects)
         cuda = device.type == "cuda"
-        fits = _fits_gpu(detector, hp, make) if cuda else _fits_cpu(detector, make, distributed.local_size)
+        fits = _fits_gpu(model, hp, make) if cuda else _fits_cpu(model, make, distributed.local_size)
         size = 1
         while 2 * size <= most and fits(2 * size):
             size *= 2
@@ -163,17 +163,17 @@ def synthetic_batch(count: int, side: tuple[int, int], objects: int) -> list[Sam
 Make = Callable[[int], list[Sample]]
 
 
-def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
+def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
     """By trial: two steps of a job like this one, the second with the optimizer's state in place."""
 
     def fits(count: int) -> bool:
-        device = next(detector.parameters()).device
+        device = next(model.parameters()).device
         trial = hp.model_copy(
             update={"training_batch_size": count, "gradient_accumulation_step": 1, "compile": False}
         )
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            train_step = TrainStep(copy.deepcopy(detector), trial, 1, (1, 1))
+            train_step = TrainStep(copy.deepcopy(model), trial, 1, (1, 1))
             train_step.begin_epoch()
             for _ in range(2):
                 train_step.learn(Batch.of(make(count)))
@@ -188,9 +188,9 @@ def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
     return fits
 
 
-def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int], bool]:
+def _fits_cpu(model: VisionModel, make: Make, processes: int) -> Callable[[int], bool]:
     """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
-    trial = copy.deepcopy(detector).train()
+    trial = copy.deepcopy(model).train()
     batch = make(1)
     storage_bytes: dict[int, int] = {}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tilewise.evaluation.analysis import Scored
 from tilewise.inference.artifact import DESCRIPTION, Artifact, remove_others, write_file
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.early_stopping import BestScore
 from tilewise.training.step.train_step import TrainStep
@@ -35,7 +35,7 @@ class BestModel:
 
     """
 
-    def __init__(self, job: JobContext, spec: DetectorSpec, classes: tuple[str, ...], train_step: TrainStep):
+    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], train_step: TrainStep):
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None

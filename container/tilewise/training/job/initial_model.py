@@ -13,8 +13,8 @@ from pathlib import Path
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
 from tilewise.models.build import published_anchor_sizes
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -110,12 +110,12 @@ def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
         ) from None
 
 
-def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str]) -> None:
+def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str]) -> None:
     """Refuse a model that a job cannot go on from.
 
     Args:
         initial: that model.
-        spec: the job's detector.
+        spec: the job's model.
         classes: the job's.
 
     Raises:
@@ -141,13 +141,13 @@ def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str])
         )
 
 
-def go_on_from(detector: Detector, initial: Artifact) -> None:
+def go_on_from(model: VisionModel, initial: Artifact) -> None:
     """Take over the weights of an earlier model, which :func:`check_initial` let pass."""
-    detector.network.load_state_dict(initial.detector.network.state_dict())
+    model.network.load_state_dict(initial.model.network.state_dict())
     log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
 
 
-def _feature_maps(spec: DetectorSpec) -> int | None:
+def _feature_maps(spec: ModelSpec) -> int | None:
     """How many there are, where the size of the image may decide."""
     sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
     return len(sizes) if sizes else None
