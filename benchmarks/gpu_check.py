@@ -113,7 +113,8 @@ def evaluate(base: Path, device: str = "cpu", endpoint: Sequence[str] = ()) -> d
     channel = base / "input" / "data" / "validation"
     command = [sys.executable, "-m", "tilewise", "evaluate", f"{channel}/annotations.json", str(channel)]
     command += [*endpoint, "--model", str(base / "model")]
-    environ = os.environ | {"PYTHONPATH": str(ROOT / "container")}
+    path = filter(None, [str(ROOT / "container"), os.environ.get("PYTHONPATH")])
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     if device == "cpu":
         environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}
     run = subprocess.run(command, env=environ, capture_output=True, text=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.stop import StopToken
-from tilewise.tasks.detection import DetectionTask
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.tasks.registry import make_task
 from tilewise.tasks.task import Evaluation, Gather
 from tilewise.training.job.context import JobContext
@@ -107,5 +107,5 @@ def make_job(
     task = make_task(hp)
     if detector is not None or evaluate_as is not None:
         built = (lambda: detector) if isinstance(detector, Detector) else detector
-        task = StandInTask(hp.validation_metric_type, hp.validation_iou_threshold, built, evaluate_as)
+        task = replace(StandInTask.of_job(hp), detector=built, evaluate_as=evaluate_as)
     return JobContext(hp, task, MetricLines("algo-1"), model_dir, **more)

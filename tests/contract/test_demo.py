@@ -20,7 +20,7 @@ from tilewise.commands import evaluate
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.targets import Targets
-from tilewise.training.job.choose_tiling import choose_tiling
+from tilewise.tasks.detection.choose_tiling import choose_tiling
 from tilewise.views.view import Scaling
 
 ROOT = Path(__file__).resolve().parents[2]

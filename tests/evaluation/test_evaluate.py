@@ -17,7 +17,8 @@ from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
-from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.detections import Prediction
+from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets

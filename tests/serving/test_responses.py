@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tilewise.instances import Instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.detection.answers import answer_detection
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 ANNOTATION = Form("application/json", annotation=True)
 LINES = Form("application/jsonlines")

@@ -11,7 +11,7 @@ from tilewise.errors import UserError
 from tilewise.serving.served_model import BusyError, Predicts, ServedModel
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 ANSWER = cast("Prediction", SimpleNamespace(width=1, height=1, detections=()))
 

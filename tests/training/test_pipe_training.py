@@ -25,7 +25,7 @@ from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
-from tilewise.training.job.fit_spec import fit_spec
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.job.validation import test as score_test
 from tilewise.training.train import train
 from torch import Tensor, nn

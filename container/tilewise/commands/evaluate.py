@@ -12,6 +12,7 @@ from tilewise.data.classes import in_classes
 from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import read_coco
 from tilewise.evaluation.evaluate import metrics
+from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.artifact import read_classes
 
 
@@ -31,4 +32,4 @@ def run(arguments: argparse.Namespace) -> None:
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.read()).detections for record in records]
-    print(json.dumps(metrics(records, detections, classes, arguments.iou), indent=2))
+    print(json.dumps(metrics(records, detections, classes, VocMetric(arguments.iou)), indent=2))

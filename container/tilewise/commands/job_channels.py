@@ -82,9 +82,11 @@ def check_model_channel(channels: Mapping[str, platform.JobChannel], hp: Hyperpa
 
     """
     channel = channels.get("model")
-    if hp.checkpoint_run_id and not channel:
+    for name in ("checkpoint_run_id", "checkpoint_dataset_id", "checkpoint_filename"):
+        if not getattr(hp, name) or channel:
+            continue
         raise UserError(
-            f"checkpoint_run_id={hp.checkpoint_run_id}: there are no runs of Azure here: give the model to "
+            f"{name}={getattr(hp, name)}: there are no runs of Azure here: give the model to "
             "go on from, a job's model.tar.gz, in the channel model"
         )
     if channel and channel.input_mode == "Pipe":

@@ -13,7 +13,8 @@ from tilewise.data.decode import decode_image
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes
-from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.detections import Prediction
+from tilewise.inference.predictor import Predictor
 from tilewise.inference.tile_options import read_tile_options
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.tiling.spec import AS_TRAINED

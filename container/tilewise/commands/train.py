@@ -258,7 +258,7 @@ def _train(
         result = replace(result, test=figures)
         if figures:
             task = context.task
-            context.lines.test(task.score_name, task.test_score(figures), task.describe("test", figures))
+            context.lines.test(task.test_scores(figures), task.describe("test", figures))
     write_outputs(result, data, context, platform.output_data_dir())
     if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())

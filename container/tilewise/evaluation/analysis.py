@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from tilewise.arrays import Int64
@@ -14,7 +16,7 @@ from tilewise.evaluation.confusion import (
     match,
     outcome,
 )
-from tilewise.evaluation.curves import Curve, ap_by_size, curves
+from tilewise.evaluation.curves import Curve, curves
 from tilewise.instances import Instances
 
 BACKGROUND = "(background)"
@@ -22,10 +24,17 @@ BACKGROUND = "(background)"
 
 @dataclass(frozen=True)
 class Scored:
-    """ParsedChannel images, and what a model found in each."""
+    """Annotated images, and what a model found in each."""
 
     records: Records
     detections: list[Instances]
+
+    @classmethod
+    def interleaved(cls, parts: Sequence[Scored]) -> Scored:
+        """The images of several processes, of which each one takes every n-th, in their order."""
+        pairs = [zip(part.records, part.detections, strict=True) for part in parts]
+        merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+        return cls(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Analysis:
         total: the curve of all detections.
         by_class: the curve of each class.
         confusion: see :func:`~tilewise.evaluation.confusion.confusion_matrix`.
-        by_size: see :func:`~tilewise.evaluation.curves.ap_by_size`; None where it was left out.
+        by_size: ``AP_by_size`` of :func:`~tilewise.evaluation.coco.coco_metrics`.
 
     """
 
@@ -51,7 +60,7 @@ class Analysis:
     total: Curve
     by_class: list[Curve]
     confusion: Int64
-    by_size: dict[str, dict[str, Any]] | None
+    by_size: dict[str, dict[str, Any]]
 
     def rates(self, label: int | None = None) -> dict[str, float | None]:
         """Precision, recall and F1 at the score threshold, of a class or of all; None where undefined."""
@@ -97,13 +106,13 @@ class Analysis:
         }
 
 
-def analyse(scored: Scored, classes: tuple[str, ...], *, sizes: bool = True) -> Analysis:
+def analyse(scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
     """Compare detections with the ground truth.
 
     Args:
         scored: detections best score first.
         classes: names by label.
-        sizes: whether AP by size is wanted; it takes as long as one validation's figures.
+        metrics: :func:`~tilewise.evaluation.evaluate.metrics` of the same.
 
     """
     records, detections = scored.records, scored.detections
@@ -122,7 +131,7 @@ def analyse(scored: Scored, classes: tuple[str, ...], *, sizes: bool = True) -> 
         total=total,
         by_class=by_class,
         confusion=confusion_matrix(zip(records, outcomes, strict=True), len(classes)),
-        by_size=ap_by_size(records, detections, classes) if sizes else None,
+        by_size=metrics.get("AP_by_size", {}),
     )
 
 

@@ -1,18 +1,14 @@
-"""Precision and recall of each class over the score, the score that suits best, and AP by size of object."""
+"""Precision and recall of each class over the score, and the score that suits best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
-from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.data.records import Records
-from tilewise.evaluation.coco import mean_precision, score
 from tilewise.evaluation.confusion import NOT_COUNTED
 from tilewise.instances import Instances
 
@@ -87,26 +83,3 @@ def curves(
     own = [labels == label for label in range(num_classes)]
     by_class = [Curve(int(objects[label]), scores[mine], hits[mine]) for label, mine in enumerate(own)]
     return by_class, Curve(int(objects.sum()), scores, hits)
-
-
-def ap_by_size(
-    records: Records, detections: Sequence[Instances], classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """COCO's AP and AP50 over the objects of each of the size classes of :data:`SIZE_NAMES`.
-
-    Returns:
-        By size class ``objects``, ``AP`` and ``AP50``, None where there is no object of that size.
-
-    """
-    limits = [0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), 1e10]
-    ranges = dict(zip(SIZE_NAMES, pairwise(limits), strict=True))
-    precision = score(records, detections, classes, ranges).eval["precision"][..., 0]
-    size_of = np.digitize(records.object_sizes[~records.targets.ignored], SIZE_LIMITS)
-    return {
-        name: {
-            "objects": int((size_of == index).sum()),
-            "AP": mean_precision(precision[..., index]),
-            "AP50": mean_precision(precision[0, ..., index]),
-        }
-        for index, name in enumerate(SIZE_NAMES)
-    }

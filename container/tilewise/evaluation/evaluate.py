@@ -1,32 +1,25 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import coco_metrics
-from tilewise.evaluation.voc import voc_metrics
+from tilewise.evaluation.predicting import predict_records
+from tilewise.evaluation.slow import say_if_slow
+from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
-from tilewise.machine import available_cores
 from tilewise.stop import NEVER, StopToken
-
-READ_AHEAD = 4
-"""Images that are decoded, or being decoded, while one is looked at."""
 
 
 def evaluate(
     predictor: Predictor,
     records: Iterable[Record],
     issues: ChannelIssues,
-    iou_threshold: float,
+    voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
     stop: StopToken = NEVER,
     keep: Callable[[Scored], object] = lambda scored: None,
     gather: Callable[[Scored | None], Scored | None] = lambda scored: scored,
@@ -37,7 +30,7 @@ def evaluate(
         predictor: takes the path that the endpoint takes.
         records: the ground truth; each is asked for once, and its image is not kept.
         issues: damaged images are noted there and left out.
-        iou_threshold: of the VOC metric.
+        voc: how VOC's figures are computed.
         stop: looked at after each image.
         keep: gets the detections that the figures are of, with their ground truth.
         gather: puts together what several processes have found in their parts of the records; None for what
@@ -50,77 +43,31 @@ def evaluate(
         UserError: too many images are damaged.
 
     """
-    scored = gather(_find(predictor, records, issues, stop))
+    with say_if_slow("looking at the images"):
+        found = _find(predictor, records, issues, stop)
+    with say_if_slow("gathering what the processes found"):
+        scored = gather(found)
     if scored is None:
         return None
     keep(scored)
-    return metrics(scored.records, scored.detections, predictor.classes, iou_threshold)
+    return metrics(scored.records, scored.detections, predictor.classes, voc)
 
 
 def _find(
     predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, stop: StopToken
 ) -> Scored | None:
-    decoded_records: list[Record] = []
-    images = decoded(predictor, records, issues, decoded_records)
-    detections: list[Instances] = []
-    for prediction in predictor.predict_all(images):
-        detections.append(prediction.detections)
-        if stop.requested:
-            return None
-    if stop.requested:  # while it waited for a pipe
-        return None
-    issues.finish_pass()
-    return Scored(Records(decoded_records), detections)
+    predicted = predict_records(predictor, records, issues, stop)
+    return Scored(predicted[0], [each.detections for each in predicted[1]]) if predicted else None
 
 
 def metrics(
-    records: Records, detections: list[Instances], classes: tuple[str, ...], iou_threshold: float
+    records: Records,
+    detections: list[Instances],
+    classes: tuple[str, ...],
+    voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
     """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
-    return {
-        **coco_metrics(records, detections, classes),
-        "VOC": {**voc_metrics(records, detections, classes, iou_threshold), "iou_threshold": iou_threshold},
-    }
-
-
-def decoded(
-    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, decoded_records: list[Record]
-) -> Iterator[DecodedImage]:
-    """The records' images, a few decoded ahead; ``decoded_records`` gets each record whose image could be.
-
-    Raises:
-        UserError: too many images are damaged.
-
-    """
-
-    def decode(record: Record) -> DecodedImage | str:
-        try:
-            return predictor.decode(record.read())
-        except (DecodeError, OSError) as error:
-            return str(error)
-
-    with ThreadPoolExecutor(_decoders(predictor.device)) as pool:
-        for record, image in _ahead(pool, decode, records):
-            if isinstance(image, str):
-                issues.leave_out(record.key, image)
-            else:
-                decoded_records.append(replace(record, encoded=None))
-                yield image
-
-
-def _decoders(device: torch.device) -> int:
-    """Threads that decode: a CPU that looks at images is slower than one, a GPU faster."""
-    return max(1, min(READ_AHEAD, available_cores() - 1)) if device.type == "cuda" else 1
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, decode: Callable[[Record], DecodedImage | str], records: Iterable[Record]
-) -> Iterator[tuple[Record, DecodedImage | str]]:
-    waiting: list[tuple[Record, Any]] = []
-    for record in records:
-        waiting.append((record, pool.submit(decode, record)))
-        if len(waiting) > READ_AHEAD:
-            first, future = waiting.pop(0)
-            yield first, future.result()
-    for first, future in waiting:
-        yield first, future.result()
+    with say_if_slow("COCO's figures"):
+        coco = coco_metrics(records, detections, classes)
+    with say_if_slow("VOC's figures"):
+        return {**coco, "VOC": voc_metrics(records, detections, classes, voc)}

@@ -1,8 +1,10 @@
-"""Pascal VOC's mean average precision, as SageMaker's built-in algorithm (mxnet-ssd) computes it."""
+"""Pascal VOC's mean average precision, as SageMaker's built-in algorithm and as Azure AutoML compute it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,24 +14,43 @@ from tilewise.data.records import Records
 from tilewise.instances import Instances
 
 
+@dataclass(frozen=True)
+class VocMetric:
+    """How VOC's figures are computed.
+
+    Attributes:
+        iou_threshold: a detection is a hit where its IoU exceeds this.
+        points: at which recalls the precision is averaged: at 0, 0.1, …, 1 (``11``, VOC 2007's way and
+            mxnet-ssd's, whose figure the built-in Object Detection logs), or at each (``all``, the area under
+            the curve: VOC 2010's way and Azure AutoML's).
+
+    """
+
+    iou_threshold: float = 0.5
+    points: Literal["11", "all"] = "11"
+
+
 def voc_metrics(
-    records: Records, detections: Sequence[Instances], classes: Sequence[str], iou_threshold: float = 0.5
-) -> dict[str, float | dict[str, float | None]]:
-    """VOC07's 11-point average precision.
+    records: Records,
+    detections: Sequence[Instances],
+    classes: Sequence[str],
+    metric: VocMetric = VocMetric(),  # it is frozen
+) -> dict[str, Any]:
+    """Average precision at one IoU.
 
     Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU
     exceeds the threshold (strictly) and the object is not taken, else a false alarm. Ignored objects are
-    neither. A class counts in the mean when it occurs among the objects or the detections. Unlike there,
-    false positives in images without objects count too.
+    neither. A class counts in the mean when it occurs among the objects or the detections. Unlike in
+    mxnet-ssd, false positives in images without objects count too.
 
     Args:
         records: the ground truth.
         detections: one a record, in its pixels, best score first.
         classes: names by label.
-        iou_threshold: see above.
+        metric: see there.
 
     Returns:
-        ``mAP``, and ``AP_class`` by name (None for a class that does not occur).
+        ``mAP``, ``AP_class`` by name (None for a class that does not occur), ``iou_threshold`` and ``points``.
 
     """
     scores: list[list[np.ndarray]] = [[] for _ in classes]
@@ -40,7 +61,7 @@ def voc_metrics(
         for label in np.union1d(truth.labels, instances.labels.numpy()).tolist():
             own = truth.select(truth.labels == label)
             mine = instances.select(instances.labels == label)
-            hit = _match(mine, torch.from_numpy(own.boxes), own.ignored, iou_threshold)
+            hit = _match(mine, torch.from_numpy(own.boxes), own.ignored, metric.iou_threshold)
             counted = hit >= 0
             scores[label].append(mine.scores.numpy()[counted])
             hits[label].append(hit[counted])
@@ -48,9 +69,16 @@ def voc_metrics(
     for label, name in enumerate(classes):
         one_scores, one_hits = np.concatenate([[], *scores[label]]), np.concatenate([[], *hits[label]])
         occurs = objects[label] > 0 or len(one_scores)
-        by_class[name] = _average_precision(one_scores, one_hits, int(objects[label])) if occurs else None
+        by_class[name] = (
+            _average_precision(one_scores, one_hits, int(objects[label]), metric) if occurs else None
+        )
     known = [value for value in by_class.values() if value is not None]
-    return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
+    return {
+        "mAP": float(np.mean(known)) if known else 0.0,
+        "AP_class": by_class,
+        "iou_threshold": metric.iou_threshold,
+        "points": metric.points,
+    }
 
 
 def _match(
@@ -73,13 +101,16 @@ def _match(
     return result
 
 
-def _average_precision(scores: np.ndarray, hits: np.ndarray, objects: int) -> float:
-    """The mean over recalls 0, 0.1, …, 1 of the best precision at that recall or a higher one."""
+def _average_precision(scores: np.ndarray, hits: np.ndarray, objects: int, metric: VocMetric) -> float:
+    """The mean, over the recalls of the metric, of the best precision at that recall or a higher one."""
     if not objects or not len(scores):
         return 0.0
     hits = hits[np.argsort(-scores, kind="stable")]
     true = np.cumsum(hits)
     recall, precision = true / objects, true / np.arange(1, len(hits) + 1)
+    if metric.points == "all":
+        best_beyond = np.maximum.accumulate(precision[::-1])[::-1]
+        return float(best_beyond @ np.diff(recall, prepend=0.0))
     levels = np.linspace(0, 1, 11)
     # recall is a quotient of whole numbers: a level that it meets exactly must not be lost to rounding
     best = [precision[recall >= level - 1e-9].max(initial=0.0) for level in levels]

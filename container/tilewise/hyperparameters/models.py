@@ -14,6 +14,7 @@ LATER_MODELS = (
 )
 LATER_SCALING: InputScaling = "sides"
 
+YOLOV5 = "yolov5"
 # What Azure AutoML's model_name=yolov5 stands for, by its model_size.
 YOLOV5_SIZES = {"small": "yolox_s", "medium": "yolox_m", "large": "yolox_l", "extra_large": "yolox_x"}
 

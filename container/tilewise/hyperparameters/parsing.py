@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5_SIZES
-from tilewise.hyperparameters.table import AZURE_SHORT_NAMES, ROWS, Dialect, Hyperparameters
+from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5, YOLOV5_SIZES
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
@@ -16,6 +16,8 @@ from tilewise.registry import ModelFamily, families, family_of, model_names
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
+_NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
+"""Enumerations of Azure's REST interface where ``None`` stands for the default."""
 _SCALED_BY = {
     "square": "image_size, the side of its square input",
     "sides": "min_size and max_size, its shorter and longer side",
@@ -37,10 +39,12 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     """
     texts = {name: _as_text(value) for name, value in raw.items()}
     task = decide_task(texts)
-    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}))
+    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}), task)
     _check_required(reader)
     _check_schedule(reader)
     _check_classes(reader)
+    _check_augmentations(reader)
+    _check_metric(reader)
     check_views(reader.entries, reader.refuse)
     model = _resolve_model(reader)
     if model is not None:
@@ -65,7 +69,8 @@ class _Entry(NamedTuple):
 class _Reader:
     """What the user gave: the names as written, the entries by canonical name, the problems by name."""
 
-    def __init__(self, raw: Mapping[str, str]) -> None:
+    def __init__(self, raw: Mapping[str, str], task: str) -> None:
+        self.task = task
         self.names: list[str] = []
         self.entries: dict[str, _Entry] = {}
         self.problems: dict[str, list[str]] = {name: [] for name in raw}
@@ -91,7 +96,7 @@ class _Reader:
             return
         canonical, values = _SPELLINGS[name]
         try:
-            value = values.read(text) if text else None
+            value = None if not text or _is_unset(canonical, text) else values.read(text)
         except ValueError as error:
             self.names.append(name)
             self.refuse(name, f"{name}={shown(text)}: {error}")
@@ -113,10 +118,17 @@ def _spellings() -> dict[str, tuple[str, Values]]:
     for name, row in ROWS.items():
         if row.alias and row.alias != name:
             spellings[row.alias] = (name, Values(row.alias_type) if row.alias_type else spellings[name][1])
-    return spellings | {short: spellings[name] for short, name in AZURE_SHORT_NAMES.items()}
+    return spellings | {short: spellings[name] for short, name in AZURE_OTHER_NAMES.items()}
 
 
 _SPELLINGS = _spellings()
+
+
+def _is_unset(name: str, text: str) -> bool:
+    """Whether ``none`` stands for the default: where that is no value."""
+    row = ROWS[name]
+    unset = {row.azure, row.builtin} & {None, ()} or name in _NONE_IN_REST
+    return text.lower() in ("none", "null") and bool(unset)
 
 
 def _as_text(value: object) -> str:
@@ -160,24 +172,40 @@ def _check_classes(reader: _Reader) -> None:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 
+def _check_augmentations(reader: _Reader) -> None:
+    """Azure's switch for random windows, among its advanced settings, is ours."""
+    settings, windows = reader.entries.get("advanced_settings"), reader.entries.get("random_windows")
+    wanted = settings.value.get("apply_automl_train_augmentations") if settings else None
+    if settings and windows and wanted is not None and wanted != windows.value:
+        reader.refuse_both(settings, windows)
+
+
+def _check_metric(reader: _Reader) -> None:
+    kind, primary = reader.entries.get("validation_metric_type"), reader.entries.get("primary_metric")
+    if kind and kind.value == "none" and primary:
+        reader.refuse(primary.name, f"{primary}: {kind} computes no figures; leave out one")
+
+
 def _resolve_model(reader: _Reader) -> str | None:
     """The model that is meant, available or not; None where there is no such model."""
     entry = reader.entries.get("model_name")
     size = reader.entries.get("model_size")
     model: str = entry.value if entry else ROWS["model_name"].default(reader.dialect)
-    if model == "yolov5":
+    available = model_names(reader.task)
+    if model.lower() in (*available, *LATER_MODELS, YOLOV5):
+        model = model.lower()
+    if model == YOLOV5:
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
         reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
-    if entry and model not in model_names():
-        reader.refuse(entry.name, _why_not(entry, model))
-    return model if model in model_names() + LATER_MODELS else None
+    if entry and model not in available:
+        reader.refuse(entry.name, _why_not(entry, model, available))
+    return model if model in available + LATER_MODELS else None
 
 
-def _why_not(entry: _Entry, model: str) -> str:
-    available = model_names()
+def _why_not(entry: _Entry, model: str, available: tuple[str, ...]) -> str:
     if model not in LATER_MODELS:
-        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, "yolov5"))
+        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, YOLOV5))
         return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
     if entry.name == "base_network":
         available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in available)
@@ -240,6 +268,11 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     values = _defaults(reader, model)
     values |= {name: entry.value for name, entry in reader.entries.items()}
     values["model_name"] = model
+    named = reader.entries.get("model_name")
+    if named and named.value.lower() == YOLOV5:
+        values["model_size"] = values["model_size"] or "medium"
+    settings = values["advanced_settings"] or {}
+    values["random_windows"] &= settings.get("apply_automl_train_augmentations", True)
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
     values["training_views"] = training_views(values)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tilewise.hyperparameters.models import BASE_NETWORKS
 from tilewise.hyperparameters.values import (
+    AdvancedSettings,
     BatchSize,
     ClassMap,
     Count,
@@ -17,11 +18,14 @@ from tilewise.hyperparameters.values import (
     Fraction,
     Grid,
     MergeName,
+    ModelSize,
     Natural,
     Overlap,
     Pattern,
+    PrimaryMetric,
     Ranges,
     Scales,
+    Share,
     Steps,
     Workers,
 )
@@ -73,13 +77,29 @@ class Row:
         return self.azure if dialect == "azure" or self.builtin is ... else self.builtin
 
 
-AZURE_SHORT_NAMES = {
-    "box_score_thresh": "box_score_threshold",
-    "nms_iou_thresh": "nms_iou_threshold",
+AZURE_OTHER_NAMES = {
+    "amsgrad": "ams_gradient",
     "box_detections_per_img": "box_detections_per_image",
+    "box_nms_thresh": "nms_iou_threshold",
+    "box_score_thresh": "box_score_threshold",
+    "grad_accumulation_step": "gradient_accumulation_step",
+    "img_size": "image_size",
+    "lr_scheduler": "learning_rate_scheduler",
+    "nms_iou_thresh": "nms_iou_threshold",
+    "number_of_workers": "num_workers",
+    "random_seed": "seed",
     "tile_predictions_nms_thresh": "tile_predictions_nms_threshold",
+    "validation_size": "validation_data_size",
 }
-"""Azure AutoML's names from before its second SDK: jobs of that time still have them."""
+"""Azure AutoML's names from before its second SDK, and those that only its SDK has: jobs still have them."""
+
+WITHOUT_EFFECT = (
+    "distributed",
+    "enable_onnx_normalization",
+    "log_training_metrics",
+    "log_validation_loss",
+)
+"""Azure AutoML's settings that are read and change nothing."""
 
 _BaseNetwork = Annotated[Literal["vgg-16", "resnet-50"], AfterValidator(BASE_NETWORKS.__getitem__)]
 
@@ -95,7 +115,7 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Annotated[
-        Literal["detection"],
+        str,
         Row(
             "Model",
             "What the model is for; Azure AutoML's `image-object-detection` is read, too.",
@@ -115,7 +135,7 @@ class Hyperparameters(BaseModel):
         ),
     ]
     model_size: Annotated[
-        Literal["small", "medium", "large", "extra_large"] | None,
+        ModelSize,
         Row(
             "Model",
             "The size of `model_name=yolov5`: `yolox_s`, `_m`, `_l` or `_x`.",
@@ -194,8 +214,13 @@ class Hyperparameters(BaseModel):
         ),
     ]
     layers_to_freeze: Annotated[
-        Count | None,
-        Row("Model", "How many stages of the backbone to freeze, counted from its input.", azure=None),
+        Natural | None,
+        Row(
+            "Model",
+            "How many stages of the backbone to freeze, counted from its input"
+            " ([which they are](models.md#stages-of-the-backbones)).",
+            azure=None,
+        ),
     ]
     freeze_layer_pattern: Annotated[
         Pattern,
@@ -248,6 +273,23 @@ class Hyperparameters(BaseModel):
             azure=None,
             unset="any",
             alias="label_width",
+        ),
+    ]
+    validation_data_size: Annotated[
+        Share,
+        Row(
+            "Data",
+            "The share of the training images that validates where there is no channel `validation`.",
+            azure=0.2,
+        ),
+    ]
+    target_column_name: Annotated[
+        Literal["label"] | None,
+        Row(
+            "Data",
+            "Azure's name of the column with the labels; it is called `label`.",
+            azure=None,
+            unset="label",
         ),
     ]
     num_workers: Annotated[
@@ -311,6 +353,20 @@ class Hyperparameters(BaseModel):
             azure=None,
             builtin="dist_sync",
             alias="kv_store",
+        ),
+    ]
+
+    distributed: Annotated[
+        Flag | None,
+        Row("Training", "Accepted; all GPUs of all hosts train.", azure=None),
+    ]
+    advanced_settings: Annotated[
+        AdvancedSettings,
+        Row(
+            "Training",
+            "`apply_automl_train_augmentations=false` is `random_windows=0`. The others are accepted: there"
+            " is no mosaic, and input mode FastFile streams.",
+            azure=None,
         ),
     ]
 
@@ -388,8 +444,7 @@ class Hyperparameters(BaseModel):
     ]
 
     learning_rate: Annotated[
-        float,
-        Field(gt=0, le=1),
+        Fraction,
         Row(
             "Learning rate",
             "The highest learning rate.",
@@ -426,7 +481,8 @@ class Hyperparameters(BaseModel):
         ),
     ]
     step_lr_step_size: Annotated[
-        Count | None, Row("Learning rate", "Epochs between steps; `step` only.", azure=5, builtin=None)
+        Natural | None,
+        Row("Learning rate", "Epochs between steps, 0 for none; `step` only.", azure=5, builtin=None),
     ]
     lr_scheduler_step: Annotated[
         Steps,
@@ -463,7 +519,8 @@ class Hyperparameters(BaseModel):
         Count,
         Row(
             "Early stopping",
-            "Epochs before it may stop.",
+            "Epochs before improvement is tracked: it stops after this and `early_stopping_patience` at the"
+            " earliest. As `early_stopping_min_epochs`: epochs before it may stop.",
             azure=5,
             builtin=10,
             alias="early_stopping_min_epochs",
@@ -479,7 +536,7 @@ class Hyperparameters(BaseModel):
         ),
     ]
     checkpoint_frequency: Annotated[
-        Count | None,
+        Natural | None,
         Row(
             "Checkpoints",
             "Epochs between checkpoints, where the job has a `CheckpointConfig`.",
@@ -496,10 +553,30 @@ class Hyperparameters(BaseModel):
         ),
     ]
 
+    checkpoint_dataset_id: Annotated[
+        str | None, Row("Checkpoints", "As `checkpoint_run_id`, in Azure's first SDK.", azure=None)
+    ]
+    checkpoint_filename: Annotated[
+        str | None, Row("Checkpoints", "As `checkpoint_run_id`, in Azure's first SDK.", azure=None)
+    ]
+
     evaluation_frequency: Annotated[Count, Row("Evaluation", "Epochs between validations.", azure=1)]
     validation_metric_type: Annotated[
         Literal["none", "coco", "voc", "coco_voc"],
-        Row("Evaluation", "The figures of validation.", azure="voc"),
+        Row(
+            "Evaluation",
+            "Whose mAP is `validation:mAP`; `none` does not validate. VOC's is the area under the curve, in a"
+            " built-in job the mean at 11 recalls.",
+            azure="voc",
+        ),
+    ]
+    primary_metric: Annotated[
+        PrimaryMetric,
+        Row(
+            "Evaluation",
+            "The figure that chooses the best epoch; `mean_average_precision` is `validation:mAP`.",
+            azure="mean_average_precision",
+        ),
     ]
     validation_iou_threshold: Annotated[
         float,
@@ -510,6 +587,12 @@ class Hyperparameters(BaseModel):
             azure=0.5,
             alias="overlap_threshold",
         ),
+    ]
+    log_training_metrics: Annotated[
+        Literal["enable", "disable"] | None, Row("Evaluation", "Accepted; losses are logged.", azure=None)
+    ]
+    log_validation_loss: Annotated[
+        Literal["enable", "disable"] | None, Row("Evaluation", "Accepted; it is not computed.", azure=None)
     ]
 
     box_score_threshold: Annotated[
@@ -530,11 +613,16 @@ class Hyperparameters(BaseModel):
         Count,
         Row(
             "Detections",
-            "Most boxes of an image, or of each view of it where there are several, the best first.",
+            "Most boxes of an image, the best first, counted after its views are merged. Without effect on"
+            " `model_name=yolov5`, as in Azure.",
             azure=100,
             builtin=400,
             alias="nms_topk",
         ),
+    ]
+
+    enable_onnx_normalization: Annotated[
+        Flag | None, Row("Detections", "Accepted; models normalise their input themselves.", azure=None)
     ]
 
     training_views: Annotated[
@@ -648,6 +736,11 @@ class Hyperparameters(BaseModel):
     dialect: Dialect
     batch_unit: Literal["gpu", "machine"]
     given: tuple[str, ...]
+
+    @property
+    def azure_yolov5(self) -> bool:
+        """Whether the model was named ``yolov5``: Azure's limits and stages are those of YOLOv5."""
+        return self.model_size is not None
 
     def spelling(self, name: str) -> str:
         """The name of a hyperparameter as this job writes it, or would."""

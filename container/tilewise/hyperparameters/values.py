@@ -54,10 +54,6 @@ def _check_pattern(pattern: str | None) -> str | None:
     return pattern
 
 
-def _read_class_map(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
 def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
     if names is None:
         return None
@@ -96,6 +92,20 @@ def _read_batch_size(value: object) -> object:
     if not int(value.partition(".")[0]):
         raise ValueError("an empty batch")
     return value
+
+
+def _read_json(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _read_model_size(value: object) -> object:
+    """``xlarge`` is what Azure's first SDK called it."""
+    return "extra_large" if isinstance(value, str) and _plain(value) == "xlarge" else value
+
+
+def _plain(text: str) -> str:
+    """A word as snake, kebab and Pascal case have it in common."""
+    return re.sub(r"[\s_-]", "", text).lower()
 
 
 def _unset_by(word: str) -> BeforeValidator:
@@ -142,10 +152,40 @@ BatchSize = Annotated[
     BeforeValidator(_read_batch_size),
     Field(description="a whole number, at least 1, or auto"),
 ]
+Share = Annotated[float, Field(gt=0, lt=1)]
+ModelSize = Annotated[
+    Literal["small", "medium", "large", "extra_large"] | None, BeforeValidator(_read_model_size)
+]
+PrimaryMetric = Literal[
+    "mean_average_precision",
+    "AP",
+    "AP50",
+    "AP75",
+    "AP_very_tiny",
+    "AP_small",
+    "AP_medium",
+    "AP_large",
+    "AR",
+    "AR_small",
+    "AR_medium",
+    "AR_large",
+]
+AdvancedSettings = Annotated[
+    dict[
+        Literal["apply_automl_train_augmentations", "apply_mosaic_for_yolo", "stream_image_files"],
+        Flag,
+    ]
+    | None,
+    BeforeValidator(_read_json),
+    Field(
+        description="JSON text with flags apply_automl_train_augmentations, apply_mosaic_for_yolo and "
+        'stream_image_files, such as {"apply_automl_train_augmentations": false}'
+    ),
+]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 ClassMap = Annotated[
     dict[Natural, Annotated[str, Field(min_length=1)]] | None,
-    BeforeValidator(_read_class_map),
+    BeforeValidator(_read_json),
     AfterValidator(_check_class_map),
     Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
 ]
@@ -181,6 +221,8 @@ class Values:
     def read(self, text: str) -> Any:
         """Read a stripped, non-empty text; "none" and "null" in any case are None where none is allowed.
 
+        One of several words may be in snake case (Azure's YAML), or in Pascal case (its REST interface).
+
         Raises:
             ValueError: the text is not one of the values; the message says what it must be.
 
@@ -189,6 +231,8 @@ class Values:
             if self.optional:
                 return None
             text = "none"
+        plain = _plain(text)
+        text = next((choice for choice in self._choices if _plain(choice) == plain), text)
         try:
             return self._adapter.validate_python(text)
         except ValidationError:

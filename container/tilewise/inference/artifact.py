@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 import tilewise
 from tilewise.errors import UserError
 from tilewise.models.detector import VisionModel
-from tilewise.models.spec import ModelSpec
 from tilewise.registry import DEFAULT_TASK, find_task
 
 FORMAT = 1
@@ -31,7 +30,7 @@ class Artifact:
 
     Attributes:
         model: in evaluation mode, on the CPU when it was loaded.
-        spec: what it was built from.
+        spec: what it was built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
         hyperparameters: those of the job, for the record.
         metrics: those of the validation that chose these weights, for the record.
@@ -41,7 +40,7 @@ class Artifact:
     """
 
     model: VisionModel
-    spec: ModelSpec
+    spec: Any
     classes: tuple[str, ...]
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -58,8 +57,7 @@ class Artifact:
         """
         weights = f"{name}.safetensors"
         tensors = {
-            key: tensor.detach().cpu().contiguous()
-            for key, tensor in self.model.network.state_dict().items()
+            key: tensor.detach().cpu().contiguous() for key, tensor in self.model.network.state_dict().items()
         }
         write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {

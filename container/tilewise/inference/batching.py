@@ -12,7 +12,6 @@ from tilewise.inference.backend import Backend
 from tilewise.tiling.spec import Tiling
 from tilewise.views.view import View
 
-
 Merge = Callable[[Sequence[tuple[View, Any]], int, int, Tiling], Any]
 """Makes one answer of what a model says of an image's views.
 

@@ -29,9 +29,17 @@ class Prediction:
 
 
 def merge_instances(
-    shown: Sequence[tuple[View, Instances]], width: int, height: int, tiling: Tiling
+    shown: Sequence[tuple[View, Instances]],
+    width: int,
+    height: int,
+    tiling: Tiling,
+    *,
+    limit: int | None = None,
 ) -> Prediction:
-    """What was found in all views of an image, as one answer: a :data:`tilewise.inference.batching.Merge`."""
+    """What was found in all views of an image, as one answer: a :data:`tilewise.inference.batching.Merge`.
+
+    So many as ``limit`` are kept at most.
+    """
     parts, views, cuts = [], [], []
     for number, (view, instances) in enumerate(shown):
         cut = cut_sides(instances.boxes, view, width, height)
@@ -47,4 +55,4 @@ def merge_instances(
         )
     else:
         detections = detections.select(detections.scores.argsort(descending=True, stable=True))
-    return Prediction(width, height, detections)
+    return Prediction(width, height, detections.select(slice(limit)))

@@ -66,7 +66,7 @@ class Predictor:
         backend = TorchBackend.on_best_device(artifact.model, batch_size)
         plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
         log.info("each image is seen as %s", plan.tiling)
-        return Predictor(backend, plan, artifact.classes, find_task(artifact.task).merge)
+        return Predictor(backend, plan, artifact.classes, find_task(artifact.task)().merger(artifact.spec))
 
     @property
     def device(self) -> torch.device:

@@ -52,7 +52,7 @@ class TorchBackend:
         return self._detect(views)
 
     def _detect(self, views: Sequence[Tensor]) -> list[Any]:
-        """What the model says of each view, in two halves where all do not fit into a GPU's memory at once."""
+        """In two halves, where all views do not fit into a GPU's memory at once."""
         try:
             return self.model.detect(views)
         except torch.OutOfMemoryError:

@@ -25,7 +25,7 @@ Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
 """Turns a network's outputs and the targets into named losses in float32, whose sum is learnt from."""
 
 Postprocess = Callable[[Any, Sequence[tuple[int, int]]], list[Any]]
-"""Turns a network's outputs and each view's (height, width) into what is said of it; a detector's into instances."""
+"""Turns a network's outputs and each view's (height, width) into what is said of it."""
 
 
 class BatchImages(nn.Module):
@@ -60,8 +60,8 @@ class BatchImages(nn.Module):
 class VisionModel(nn.Module):
     """A network between the views that it looks at and what is made of its outputs, whatever its task.
 
-    In training ``model(images, targets) -> dict of losses``; in evaluation ``model(images)`` is a list of what
-    the network says of each view.
+    In training ``model(images, targets) -> dict of losses``; in evaluation ``model(images)`` is a list of
+    what the network says of each view.
 
     Args:
         network: normalised batch (B, 3, H, W) -> :class:`Outputs`. Its parameters are all that is learnt.
@@ -127,7 +127,7 @@ class VisionModel(nn.Module):
 
 
 class Detector(VisionModel):
-    """A model that finds objects: of each view it says its :class:`Instances`, in its pixels, labels 0-based."""
+    """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
     def detect(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views, on the CPU."""

@@ -9,14 +9,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tilewise.errors import UserError
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.names import summary
 from tilewise.registry import find_model
 
 SHOWN = 5
 
 
-def freeze(detector: Detector, name: str, layers: int | None, pattern: str | None) -> str:
+def freeze(
+    detector: VisionModel, name: str, layers: int | None, pattern: str | None, *, azure: bool = False
+) -> str:
     """Freeze the first stages of the backbone, and the parameters whose names match a pattern.
 
     Batch normalisation all of whose parameters are frozen keeps its statistics, too: it stays in evaluation
@@ -28,6 +30,7 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
         layers: how many stages; see :func:`stages_of`.
         pattern: a regular expression that matches from the beginning of a parameter's name; either the name
             that it has here, or the one that the built-in algorithm has for it (:func:`builtin_names`).
+        azure: whether the job calls the model by Azure's name, ``yolov5``.
 
     Returns:
         A sentence for the log that says what is frozen.
@@ -38,7 +41,7 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
     """
     network = detector.network
     every = [key for key, _ in network.named_parameters()]
-    frozen = {*_in_stages(network, name, layers or 0), *_matching(network, name, pattern)}
+    frozen = {*_in_stages(network, name, layers or 0, azure=azure), *_matching(network, name, pattern)}
     if frozen == set(every):
         raise UserError(f"{_given(layers, pattern)} freezes all of {name}: nothing is left to train")
     for key, parameter in network.named_parameters():
@@ -56,16 +59,18 @@ def freeze(detector: Detector, name: str, layers: int | None, pattern: str | Non
     )
 
 
-def stages_of(network: nn.Module, name: str) -> list[tuple[str, ...]]:
+def stages_of(network: nn.Module, name: str, *, azure: bool = False) -> list[tuple[str, ...]]:
     """The stages of a model's backbone, from the image on, each as the names of its modules.
 
     The registry says what they are (:class:`tilewise.registry.Backbone`): a ResNet has five, its first
     convolution and ``layer1`` to ``layer4`` (in ``ssd_resnet50`` to ``layer3``). A VGG has its five blocks of
-    convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to ``dark5``.
+    convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to ``dark5``; as Azure's ``yolov5`` each
+    of the ten layers of these counts.
     """
     backbone = find_model(name).backbone
     stages: list[tuple[str, ...]] = []
-    for stage in backbone.stages if backbone else ():
+    kept = (azure and backbone.azure_stages) or backbone.stages if backbone else ()
+    for stage in kept:
         if any("*" in module for module in stage):
             patterns = "|".join(re.escape(module).replace(r"\*", r"[^.]*") for module in stage)
             stages += [(key,) for key, _ in network.named_modules() if re.fullmatch(patterns, key)]
@@ -83,8 +88,8 @@ def builtin_names(network: nn.Module, name: str) -> dict[str, str]:
     return {key: theirs for key, theirs in names.items() if theirs is not None}
 
 
-def _in_stages(network: nn.Module, name: str, layers: int) -> list[str]:
-    stages = stages_of(network, name) if layers else []
+def _in_stages(network: nn.Module, name: str, layers: int, *, azure: bool) -> list[str]:
+    stages = stages_of(network, name, azure=azure) if layers else []
     if layers > len(stages):
         stage_names = ", ".join(" + ".join(stage) for stage in stages)
         raise UserError(

@@ -42,6 +42,7 @@ class DetectorSpec:
         score_threshold: detections below it are not returned.
         nms_iou_threshold: of two overlapping detections of a class the lower is dropped above this IoU.
         detections_per_view: how many detections of a view are kept at most.
+        detections_per_image: how many of an image are, when those of its views are merged; None for all.
         tiling: the views of an image that it looks at, and how what it finds there is merged.
         stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
 
@@ -56,6 +57,7 @@ class DetectorSpec:
     detections_per_view: int
     tiling: Tiling = WHOLE_IMAGE
     stride_4_level: bool = False
+    detections_per_image: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -83,4 +83,8 @@ VGG_16 = Backbone(
     from_classifier="tilewise.models.pretrained:vgg_of",
     builtin_name=_vgg_in_mxnet,
 )
-CSP_DARKNET = Backbone(stages=(("backbone.backbone.stem",), ("backbone.backbone.dark*",)))
+CSP_DARKNET = Backbone(
+    stages=(("backbone.backbone.stem",), ("backbone.backbone.dark*",)),
+    # the layers of YOLOv5's backbone, model.0 to model.9
+    azure_stages=(("backbone.backbone.stem",), ("backbone.backbone.dark*.*",)),
+)

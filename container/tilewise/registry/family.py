@@ -43,6 +43,7 @@ class Backbone:
     Attributes:
         stages: what ``layers_to_freeze`` counts, from the image on: of each stage the names of its modules. A
             ``*`` stands for any part of a name between two dots; each module that matches is a stage.
+        azure_stages: what it counts in a job that calls the model by Azure's name, where these are others.
         weights: the files of its classifier, the best start first.
         from_classifier: what turns such a file's tensors into those of the network: the ``module:name`` of a
             function ``(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]``, where
@@ -52,6 +53,7 @@ class Backbone:
     """
 
     stages: tuple[tuple[str, ...], ...]
+    azure_stages: tuple[tuple[str, ...], ...] = ()
     weights: tuple[Weights, ...] = ()
     from_classifier: str | None = None
     builtin_name: Callable[[str], str | None] | None = None

@@ -1,4 +1,4 @@
-"""The tasks that a model can be trained for: where each one's class is, as a text, so that nothing is imported."""
+"""The tasks that a model can be trained for: of each one where its class is, so that none is imported."""
 
 from __future__ import annotations
 

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 Answer = Callable[[Any, bool], dict[str, Any]]
-"""The content of an answer, as plain JSON types: what a model says of an image, and whether as in the annotations."""
+"""The content of an answer, as plain JSON types.
+
+It takes what a model says of an image, and whether the answer is to be as in the annotations.
+"""
 
 
 def answer_of(model_dir: Path) -> Answer:
-    """The answer of the model in a folder, by its task; the folder is read when the first answer is asked for."""
+    """The answer of the model in a folder, by its task; it is read when the first answer is asked for."""
 
     @cache
     def task() -> Any:

@@ -28,14 +28,13 @@ from tilewise.training.dataloading.loader import default_workers, make_loader
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
-from tilewise.training.job.choose_tiling import make_planner, size_factors
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
-from tilewise.training.job.fit_spec import fit_spec
-from tilewise.training.job.initial_model import check_initial, go_on_from
+from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.validation import Validator
+from tilewise.training.job.view_plans import make_planner, size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -93,12 +92,15 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
             "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
+    one_host = job.distributed.hosts == 1  # else each may have a part of the data
+    if data.validation and data.validation.supports_random_access and one_host:
+        job.task.check_validation(data.validation.sample)
     device = _prepare_process(job)
     if start.state and job.hp.training_batch_size == AUTO_BATCH:
         job = replace(job, hp=with_batch_size_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job.hp, model, spec, data.train, job.distributed))
+    job = replace(job, hp=with_batch_size(job, model, spec, data.train))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
@@ -127,12 +129,14 @@ def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     if start.state:
         return agreed_spec(start.state, job, data.classes)
     initial = start.initial
+    if initial:
+        check_task(initial, job.task)
     leads = job.distributed.is_main_process
-    own = fit_spec(job.hp, data, initial.spec if initial else None) if leads else None
-    spec = job.distributed.broadcast(own)
+    own = job.task.fit_spec(job.hp, data, initial.spec if initial else None) if leads else None
+    spec: ModelSpec | None = job.distributed.broadcast(own)
     assert spec is not None
     if initial:
-        check_initial(initial, spec, data.classes)
+        check_initial(initial, spec, data.classes, job.task)
     return spec
 
 
@@ -144,7 +148,8 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     elif hp.use_pretrained_model and not start.state:
         log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        log.info(freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern))
+        frozen = freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5)
+        log.info(frozen)
     return model
 
 
@@ -176,7 +181,7 @@ def _assemble(
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
-        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes)
+        return Predictor(backend, ViewPlan(spec.scaling, spec.tiling), data.classes, job.task.merger(spec))
 
     progress = Progress()
     history = History(progress)

@@ -19,8 +19,9 @@ from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.models.build import build_detector
 from tilewise.targets import Targets
+from tilewise.tasks.detection.fit_spec import fit_spec
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job import initial_model
-from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.initial_model import check_initial, go_on_from, read_initial_model
 
 
@@ -206,7 +207,7 @@ def test_check__another_detector_is_refused(
     initial = Artifact.load(model_folder)
     hp = parse_hyperparameters({"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320} | given)
     with pytest.raises(UserError) as error:
-        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes)
+        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, DetectionTask())
     assert str(error.value).startswith(f"channel model: this job has {words}. Set them alike")
 
 
@@ -216,10 +217,10 @@ def test_check__image_size_counts_where_the_layout_depends_on_it(model_folder: P
     spec = fit_spec(hp, data_of("ant", "bee"))
     smaller = dataclasses.replace(spec, scaling=dataclasses.replace(spec.scaling, square=320))
     with pytest.raises(UserError, match="image_size 512, but that model 320, which has another number"):
-        check_initial(dataclasses.replace(initial, spec=smaller), spec, ("ant", "bee"))
-    check_initial(dataclasses.replace(initial, spec=spec), spec, ("ant", "bee"))
+        check_initial(dataclasses.replace(initial, spec=smaller), spec, ("ant", "bee"), DetectionTask())
+    check_initial(dataclasses.replace(initial, spec=spec), spec, ("ant", "bee"), DetectionTask())
     lite = dataclasses.replace(initial.spec, scaling=dataclasses.replace(initial.spec.scaling, square=640))
-    check_initial(initial, lite, ("ant", "bee"))
+    check_initial(initial, lite, ("ant", "bee"), DetectionTask())
 
 
 def test_go_on_from__the_models_own_anchors_and_weights(

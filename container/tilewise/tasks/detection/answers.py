@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from tilewise.inference.detections import Prediction
 
 
-def answer_detection(prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
+def answer_detection(prediction: Prediction, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
     """The objects in the forms of SageMaker's built-in Object Detection algorithm.
 
     Follows the developer guide's "Object Detection Request and Response Formats": rows of

@@ -6,13 +6,19 @@ import logging
 
 from tilewise.data.channel import DataSet
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.table import ROWS
 from tilewise.models.build import anchor_sizes_for
 from tilewise.models.spec import DetectorSpec
-from tilewise.tiling.spec import WHOLE_IMAGE
-from tilewise.training.job.choose_tiling import choose_tiling, object_sizes
+from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
+from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
+
+YOLOV5_DETECTIONS = 300
+"""So many of a view YOLOv5 keeps, whatever its job says."""
+
+_OF_AN_IMAGE = {"box_detections_per_image", "box_detections_per_img", "nms_topk"}
 
 
 def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = None) -> DetectorSpec:
@@ -35,11 +41,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     elif anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
-    cap = hp.box_detections_per_image
-    most_objects = int(data.train.sample.object_counts.max(initial=0))
-    if 2 * most_objects > cap and not {"box_detections_per_image", "nms_topk"} & set(hp.given):
-        cap = 2 * most_objects
-        log.info("an image has up to %d objects: at most %d detections an image are kept", most_objects, cap)
+    per_view, per_image = _caps(hp, int(data.train.sample.object_counts.max(initial=0)), tiling)
     return DetectorSpec(
         name=hp.model_name,
         num_classes=len(data.classes),
@@ -47,7 +49,30 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         anchor_sizes=anchors,
         score_threshold=hp.box_score_threshold,
         nms_iou_threshold=hp.nms_iou_threshold,
-        detections_per_view=cap,
+        detections_per_view=per_view,
         tiling=tiling,
         stride_4_level=hp.stride_4_level,
+        detections_per_image=per_image,
     )
+
+
+def _caps(hp: Hyperparameters, most_objects: int, tiling: Tiling) -> tuple[int, int | None]:
+    """How many detections of a view and of an image are kept at most.
+
+    A view of several keeps some that its neighbours will remove: as many as if the job gave no limit.
+    """
+    default = ROWS["box_detections_per_image"].default(hp.dialect)
+    if hp.azure_yolov5:
+        if hp.box_detections_per_image != default:
+            log.warning(
+                "box_detections_per_image=%d has no effect on model_name=yolov5, as in Azure AutoML: name the "
+                "model %s for a limit",
+                hp.box_detections_per_image,
+                hp.model_name,
+            )
+        return max(YOLOV5_DETECTIONS, 2 * most_objects), None
+    cap = hp.box_detections_per_image
+    if 2 * most_objects > cap and not _OF_AN_IMAGE & set(hp.given):
+        cap = 2 * most_objects
+        log.info("an image has up to %d objects: at most %d detections an image are kept", most_objects, cap)
+    return cap if tiling == WHOLE_IMAGE else max(cap, default), cap

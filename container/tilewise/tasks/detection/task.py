@@ -2,25 +2,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
 
+import torch
+from torch import Tensor
+
+from tilewise.arrays import Float32
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record
+from tilewise.data.channel import DataSet
+from tilewise.data.records import Record, Records
+from tilewise.data.statistics import channel_statistics
+from tilewise.errors import UserError
 from tilewise.evaluation.analysis import Analysis, Scored, analyse
+from tilewise.evaluation.coco import FIGURES, SIZES
 from tilewise.evaluation.evaluate import evaluate
-from tilewise.inference.predictor import Prediction, Predictor
-from tilewise.models.build import build_detector
+from tilewise.evaluation.report_content import ReportContent
+from tilewise.evaluation.voc import VocMetric
+from tilewise.hyperparameters import Hyperparameters
+from tilewise.inference.batching import Merge
+from tilewise.inference.detections import Prediction, merge_instances
+from tilewise.inference.predictor import Predictor
+from tilewise.models.build import build_detector, published_anchor_sizes
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
 from tilewise.stop import StopToken
-from tilewise.tasks.answers import answer_detection
+from tilewise.targets import Targets
+from tilewise.tasks.detection.answers import answer_detection
+from tilewise.tasks.detection.false_positives import false_positives
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.tasks.task import Evaluation, Gather
-
-if TYPE_CHECKING:
-    from tilewise.evaluation.report import ReportContent
-
-FIGURES = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 
 
 @dataclass(frozen=True)
@@ -28,21 +40,58 @@ class DetectionTask:
     """Object detection: a box, a class and a score for each object.
 
     Attributes:
-        metric: whose mAP chooses the best epoch: COCO's, else VOC's.
-        iou_threshold: of the VOC metric.
+        metric: whose mAP is the job's: COCO's, else VOC's.
+        voc: how VOC's is computed.
+        primary: the figure that chooses the best epoch, one of
+            :data:`~tilewise.evaluation.coco.FIGURES`; None for the mAP.
 
     """
 
     metric: Literal["none", "coco", "voc", "coco_voc"] = "voc"
-    iou_threshold: float = 0.5
+    voc: VocMetric = VocMetric()  # noqa: RUF009  # it is frozen
+    primary: str | None = None
 
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
-    score_name: ClassVar[str] = "mAP"
+
+    @classmethod
+    def of_job(cls, hp: Hyperparameters) -> Self:
+        """With the job's choice of metrics."""
+        voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
+        primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
+        return cls(hp.validation_metric_type, voc, primary)
+
+    def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> DetectorSpec:
+        """See :func:`tilewise.tasks.detection.fit_spec.fit_spec`."""
+        return fit_spec(hp, data, initial)
+
+    def spec_from_json(self, content: dict[str, Any]) -> DetectorSpec:
+        """See :class:`~tilewise.models.spec.DetectorSpec`."""
+        return DetectorSpec.from_json(content)
+
+    def differences(self, spec: DetectorSpec, initial: DetectorSpec) -> list[str]:
+        """Another architecture, or another number of feature maps."""
+        differs = []
+        if spec.name != initial.name:
+            differs.append(f"model_name {spec.name}, but that model {initial.name}")
+        if spec.stride_4_level != initial.stride_4_level:
+            differs.append(
+                f"stride_4_level {spec.stride_4_level:d}, but that model {initial.stride_4_level:d}"
+            )
+        if not differs and _feature_maps(spec) != _feature_maps(initial):
+            differs.append(
+                f"image_size {spec.scaling.square}, but that model {initial.scaling.square}, "
+                "which has another number of feature maps"
+            )
+        return differs
 
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
         return build_detector(spec)
+
+    def merger(self, spec: DetectorSpec) -> Merge:
+        """See :func:`tilewise.inference.detections.merge_instances`."""
+        return partial(merge_instances, limit=spec.detections_per_image)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
         """The built-in algorithm's two: ``cross_entropy`` of what there is, ``smooth_l1`` of where it is."""
@@ -50,6 +99,20 @@ class DetectionTask:
         classification_loss = sum(value for name, value in means.items() if name in asked)
         box_loss = sum(means.values()) - classification_loss
         return {"cross_entropy": classification_loss, "smooth_l1": box_loss}
+
+    def synthetic_targets(
+        self, size: tuple[int, int], objects: int, generator: torch.Generator
+    ) -> Targets[Tensor]:
+        """As many small boxes as there may be."""
+        limits = 0.8 * torch.tensor(size)
+        corner = torch.rand(max(1, objects), 2, generator=generator) * limits
+        boxes = torch.cat([corner, corner + 0.1 * limits], dim=1)
+        labels = torch.zeros(len(boxes), dtype=torch.int64)
+        return Targets(boxes, labels, torch.zeros(len(boxes), dtype=torch.bool))
+
+    def false_positives(self, prediction: Prediction, record: Record) -> Float32:
+        """See :func:`tilewise.tasks.detection.false_positives.false_positives`."""
+        return false_positives(prediction.detections, record)
 
     def evaluate(
         self,
@@ -61,16 +124,30 @@ class DetectionTask:
     ) -> Evaluation | None:
         """The figures of COCO and VOC; see :func:`tilewise.evaluation.evaluate.evaluate`."""
         scored: list[Scored] = []
-        metrics = evaluate(predictor, records, issues, self.iou_threshold, stop, scored.append, gather)
+        metrics = evaluate(predictor, records, issues, self.voc, stop, scored.append, gather)
         return None if metrics is None else Evaluation(metrics, scored[0])
 
-    def score(self, metrics: Mapping[str, Any]) -> float:
-        """COCO's mAP if the job chose it, else VOC's."""
-        return float(metrics["AP"] or 0.0) if self.metric == "coco" else self.test_score(metrics)
+    def check_validation(self, records: Records) -> None:
+        """Refuse a choice by objects of a size of which there are none."""
+        size = (self.primary or "").partition("_")[2]
+        if size:
+            least, end = SIZES[size]
+            areas = records.object_sizes[~records.targets.ignored] ** 2
+            if not ((areas >= least) & (areas < end)).any():
+                raise UserError(
+                    f"primary_metric={self.primary}: the validation images have no object of that size, "
+                    f"√area {least**0.5:g} to {end**0.5:g} px, so it cannot choose the best epoch: give "
+                    "another, or validate on images that have some"
+                )
 
-    def test_score(self, metrics: Mapping[str, Any]) -> float:
-        """VOC's mAP."""
-        return float(metrics["VOC"]["mAP"])
+    def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """``mAP``, COCO's if the job chose it, else VOC's, and the figure that the job chose instead."""
+        scores = {"mAP": float(metrics["AP"] or 0.0)} if self.metric == "coco" else self.test_scores(metrics)
+        return scores | ({self.primary: float(metrics[self.primary] or 0.0)} if self.primary else {})
+
+    def test_scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """VOC's ``mAP``."""
+        return {"mAP": float(metrics["VOC"]["mAP"])}
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """The mean figures, and each class's."""
@@ -83,18 +160,24 @@ class DetectionTask:
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The mean figures, and each class's, as far as they are defined."""
-        scalars = {f"validation/{name}": metrics.get(name) for name in (*FIGURES, "AR")}
+        scalars = {f"validation/{name}": metrics.get(name) for name in FIGURES}
         scalars["validation/VOC_mAP"] = metrics.get("VOC", {}).get("mAP")
         for name, value in metrics.get("AP_class", {}).items():
             scalars[f"validation_AP_of/{name}"] = value
         return {name: value for name, value in scalars.items() if value is not None}
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], *, sizes: bool) -> Analysis:
+    def channel_statistics(
+        self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
+    ) -> dict[str, Any]:
+        """See :func:`tilewise.data.statistics.channel_statistics`."""
+        return channel_statistics(records, issues, classes, whole=whole)
+
+    def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
-        return analyse(scored, classes, sizes=sizes)
+        return analyse(scored, classes, metrics)
 
     def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
-        """See :func:`tilewise.tasks.answers.answer_detection`."""
+        """See :func:`tilewise.tasks.detection.answers.answer_detection`."""
         return answer_detection(prediction, as_annotation=as_annotation)
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
@@ -103,6 +186,12 @@ class DetectionTask:
         from tilewise.evaluation.report import report_page
 
         return report_page(content, pictures=not stop.requested, stop=stop)
+
+
+def _feature_maps(spec: DetectorSpec) -> int | None:
+    """How many there are, where the size of the image may decide."""
+    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
+    return len(sizes) if sizes else None
 
 
 def _figure(value: float | None) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.evaluation.analysis import Scored
 from tilewise.inference.artifact import DESCRIPTION, Artifact, remove_others, write_file
 from tilewise.models.spec import ModelSpec
+from tilewise.tasks.task import Scored
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.early_stopping import BestScore
 from tilewise.training.step.train_step import TrainStep
@@ -39,7 +39,12 @@ class BestModel:
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None
-        self.score = BestScore(patience, hp.early_stopping_delay, hp.early_stopping_tolerance)
+        self.score = BestScore(
+            patience,
+            hp.early_stopping_delay,
+            hp.early_stopping_tolerance,
+            waits_first=hp.spelling("early_stopping_delay") == "early_stopping_delay",
+        )
         self.metrics: dict[str, Any] = {}
         self.scored: Scored | None = None
         self.saved = False
@@ -47,10 +52,11 @@ class BestModel:
     def offer(self, epoch: int, metrics: dict[str, Any], scored: Scored | None) -> None:
         """Log how good the model is after an epoch, and keep it if none was better."""
         task, lines = self.job.task, self.job.lines
-        score = task.score(metrics)
-        lines.validation(epoch, task.score_name, score, task.describe("validation", metrics))
-        if self.score.update(score):
-            lines.best(task.score_name, score)
+        scores = task.scores(metrics)
+        lines.validation(epoch, scores, task.describe("validation", metrics))
+        name, score = list(scores.items())[-1]
+        if self.score.update(score, epoch + 1):
+            lines.best(name, score)
             self.metrics, self.scored = metrics, scored
             self.save(epoch, {"epoch": epoch, **metrics})
 
@@ -65,6 +71,7 @@ class BestModel:
                 self.job.hp.model_dump(mode="json"),
                 metrics,
                 self.job.environment,
+                self.job.task.name,
             )
             artifact.save(self.job.model_dir, f"model-{epoch:04d}")
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
-from tilewise.models.build import published_anchor_sizes
 from tilewise.models.detector import VisionModel
 from tilewise.models.spec import ModelSpec
+from tilewise.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -110,30 +110,36 @@ def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
         ) from None
 
 
-def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str]) -> None:
-    """Refuse a model that a job cannot go on from.
+def check_task(initial: Artifact, task: Task) -> None:
+    """Refuse a model of another task than the job's.
+
+    Raises:
+        UserError: it is.
+
+    """
+    if initial.task != task.name:
+        raise UserError(
+            f"channel model: this job has task {task.name}, but that model {initial.task}: leave the "
+            "channel out, or give it a model of this task"
+        )
+
+
+def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], task: Task) -> None:
+    """Refuse a model of the job's task that it cannot go on from all the same.
 
     Args:
         initial: that model.
         spec: the job's model.
         classes: the job's.
+        task: the job's.
 
     Raises:
         UserError: architecture or classes are others; the message shows both.
 
     """
-    before = initial.spec
-    comparisons = (
-        ("model_name", spec.name, before.name),
-        ("stride_4_level", int(spec.stride_4_level), int(before.stride_4_level)),
-        ("the classes", _list(classes), _list(initial.classes)),
-    )
-    differs = [
-        f"{name} {ours}, but that model {theirs}" for name, ours, theirs in comparisons if ours != theirs
-    ]
-    if not differs and _feature_maps(spec) != _feature_maps(before):
-        ours, theirs = spec.scaling.square, before.scaling.square
-        differs = [f"image_size {ours}, but that model {theirs}, which has another number of feature maps"]
+    differs = task.differences(spec, initial.spec)
+    if tuple(classes) != initial.classes:
+        differs.append(f"the classes {_list(classes)}, but that model {_list(initial.classes)}")
     if differs:
         raise UserError(
             f"channel model: this job has {'; '.join(differs)}. Set them alike (the order of the classes "
@@ -145,12 +151,6 @@ def go_on_from(model: VisionModel, initial: Artifact) -> None:
     """Take over the weights of an earlier model, which :func:`check_initial` let pass."""
     model.network.load_state_dict(initial.model.network.state_dict())
     log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
-
-
-def _feature_maps(spec: ModelSpec) -> int | None:
-    """How many there are, where the size of the image may decide."""
-    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
-    return len(sizes) if sizes else None
 
 
 def _list(names: Sequence[str]) -> str:

@@ -48,15 +48,18 @@ class MetricLines:
             f"#throughput_metric: host={self.host}, train throughput={records_per_second:.2f} records/second"
         )
 
-    def validation(self, epoch: int, name: str, score: float, figures: Iterable[str]) -> None:
-        """The score that chooses the model, then lines with all figures."""
-        start = f"#quality_metric: host={self.host}, epoch={epoch}, validation"
-        self._print(f"{start} {name} <score>=({score:.6f})")
+    def validation(self, epoch: int, scores: Mapping[str, float], figures: Iterable[str]) -> None:
+        """The scores that metric definitions read, then lines with all figures."""
+        for name, score in scores.items():
+            self._print(
+                f"#quality_metric: host={self.host}, epoch={epoch}, validation {name} <score>=({score:.6f})"
+            )
         self._print_all(figures)
 
-    def test(self, name: str, score: float, figures: Iterable[str]) -> None:
-        """The score of the saved model on the test channel, then lines with all figures."""
-        self._print(f"#quality_metric: host={self.host}, test {name} <score>=({score:.6f})")
+    def test(self, scores: Mapping[str, float], figures: Iterable[str]) -> None:
+        """The scores of the saved model on the test channel, then lines with all figures."""
+        for name, score in scores.items():
+            self._print(f"#quality_metric: host={self.host}, test {name} <score>=({score:.6f})")
         self._print_all(figures)
 
     def best(self, name: str, score: float) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from tilewise.models.detector import VisionModel, Outputs
+from tilewise.models.detector import Outputs, VisionModel
 from tilewise.targets import Targets
 
 
