@@ -10,6 +10,7 @@ from typing import Any
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
+from tilewise.evaluation.coco import FIGURES
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
@@ -58,9 +59,8 @@ class StandInTask(DetectionTask):
 
 def figures_of(score: float) -> dict[str, Any]:
     """All figures of a validation; VOC's mAP is the score, COCO's half of it."""
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR")
     return {
-        **dict.fromkeys(names, score / 2),
+        **dict.fromkeys(FIGURES, score / 2),
         "AP_class": {"dot": score / 2},
         "VOC": {"mAP": score},
     }
