@@ -16,6 +16,10 @@ from typing import Any
 import boto3
 
 LOSS = r"#quality_metric: host=\S+, epoch=\S+, batch=\S+ train {} <loss>=\((\S+)\)"
+FIGURES = (
+    *("AP", "AP50", "AP75", "AP_very_tiny", "AP_small", "AP_medium", "AP_large"),
+    *("AR", "AR_small", "AR_medium", "AR_large"),
+)
 METRIC_DEFINITIONS = [  # SageMaker attaches these to its own algorithm, and none to an image of yours
     {
         "Name": "validation:mAP",
@@ -28,6 +32,7 @@ METRIC_DEFINITIONS = [  # SageMaker attaches these to its own algorithm, and non
         "Name": "train:throughput",
         "Regex": r"#throughput_metric: host=\S+, train throughput=(\S+) records/second",
     },
+    *({"Name": f"validation:{name}", "Regex": f"validation: (?:.*, )?{name} ([0-9.]+)"} for name in FIGURES),
 ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from create_training_job import hyperparameters_of, parser, training_definition
+from create_training_job import METRIC_DEFINITIONS, hyperparameters_of, parser, training_definition
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 from tilewise.hyperparameters.table import ROWS  # needs pydantic
@@ -46,6 +46,10 @@ def main() -> int:
     command = parser(__doc__)
     command.add_argument("--jobs", type=int, default=20, help="in all (default 20)")
     command.add_argument("--parallel", type=int, default=2, help="at a time (default 2)")
+    objectives = [each["Name"] for each in METRIC_DEFINITIONS if each["Name"].startswith("validation:")]
+    command.add_argument(
+        "--objective", choices=objectives, default="validation:mAP", help="the figure to maximize"
+    )
     command.add_argument("--search", nargs="+", choices=sorted(TUNABLE), default=["learning_rate"])
     arguments = command.parse_intermixed_args()
     fixed = hyperparameters_of(arguments)
@@ -53,11 +57,13 @@ def main() -> int:
     if both:
         command.error(f"{', '.join(both)} cannot be both fixed and searched")
 
+    if arguments.objective != "validation:mAP":  # then it chooses the best epoch, too
+        fixed.setdefault("primary_metric", arguments.objective.partition(":")[2])
     definition = training_definition(arguments)
     definition["StaticHyperParameters"] = fixed
     config = {
         "Strategy": "Bayesian",
-        "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "validation:mAP"},
+        "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": arguments.objective},
         "ResourceLimits": {
             "MaxNumberOfTrainingJobs": arguments.jobs,
             "MaxParallelTrainingJobs": arguments.parallel,

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from reference_coco import pycocotools_evaluation
+from tilewise.data.channel_table import SIZE_NAMES
 from tilewise.data.records import Record, Records
-from tilewise.evaluation.coco import coco_metrics
+from tilewise.evaluation.analysis import Scored
+from tilewise.evaluation.coco import (
+    FIGURES,
+    accumulate,
+    coco_metrics,
+)
+from tilewise.hyperparameters.values import PrimaryMetric
 from tilewise.instances import Instances
 from tilewise.targets import Targets
 
@@ -64,42 +69,7 @@ def random_case(seed: int, images: int = 12) -> tuple[Records, list[Instances]]:
 
 
 def pycocotools_stats(records: Records, detections: list[Instances]) -> list[float]:
-    """What pycocotools itself says, from COCO's own JSON."""
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    for number, (record, found) in enumerate(zip(records, detections, strict=True)):
-        for box, label, ignored in zip(
-            record.targets.boxes.tolist(), record.targets.labels, record.targets.ignored, strict=True
-        ):
-            x0, y0, x1, y1 = box
-            annotations.append(
-                {
-                    "id": 1 + len(annotations),
-                    "image_id": number,
-                    "category_id": int(label),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": (x1 - x0) * (y1 - y0),
-                    "iscrowd": int(ignored),
-                }
-            )
-        for (x0, y0, x1, y1), score, label in zip(
-            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        ):
-            bbox = [x0, y0, x1 - x0, y1 - y0]
-            results.append({"image_id": number, "category_id": label, "bbox": bbox, "score": score})
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = {
-            "images": [{"id": number} for number in range(len(records))],
-            "categories": [{"id": label, "name": name} for label, name in enumerate(CLASSES)],
-            "annotations": annotations,
-        }
-        truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [float(value) for value in evaluation.stats]
+    return [float(value) for value in pycocotools_evaluation(records, detections, CLASSES).stats]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -110,8 +80,60 @@ def test_metrics__are_pycocotools_own(seed: int) -> None:
     stats = pycocotools_stats(records, detections)
     names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
     assert [ours[name] for name in names] == pytest.approx(stats[:6], abs=1e-6)
-    assert ours["AR"] == pytest.approx(stats[8], abs=1e-6)
-    assert 0.05 < ours["AP"] < 0.95
+    recalls = ("AR", "AR_small", "AR_medium", "AR_large")
+    assert [ours[name] for name in recalls] == pytest.approx(stats[8:], abs=1e-6)
+    assert 0.05 < ours["AP"] < ours["AR"] < 0.95
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_accumulate__is_pycocotools_own_to_the_last_digit(
+    seed: int, random_scored: Callable[[int], Scored]
+) -> None:
+    scored = random_scored(seed)
+    ranges = {"all": (0.0, 1e10), "very_tiny": (0.0, 64.0), "tiny": (64.0, 256.0)}
+    evaluation = pycocotools_evaluation(scored.records, scored.detections, CLASSES, ranges)
+    ours = accumulate(scored.records, scored.detections, CLASSES, ranges)
+    for name in ("precision", "recall"):
+        assert ours[name] == pytest.approx(evaluation.eval[name], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_metrics__by_size_and_iou_agree_with_the_means(
+    seed: int, random_scored: Callable[[int], Scored]
+) -> None:
+    scored = random_scored(seed)
+    metrics = coco_metrics(scored.records, scored.detections, CLASSES)
+    by_size = metrics["AP_by_size"]
+    assert list(by_size) == list(SIZE_NAMES)
+    assert by_size["very tiny, < 8"]["AP"] == metrics["AP_very_tiny"]
+    assert by_size["medium, 32 to 96"]["AP"] == metrics["AP_medium"]
+    assert by_size["large, ≥ 96"]["AP"] == metrics["AP_large"]
+    assert sum(row["objects"] for row in by_size.values()) == int((~scored.records.targets.ignored).sum())
+    values = [row["AP"] for row in by_size.values()]
+    assert values[0] < values[-1]  # the same pixels beside their place matter more to small ones
+    curves = metrics["recall_by_IoU"]
+    assert list(curves) == ["all", "small", "medium", "large"]
+    for size, curve in curves.items():
+        assert curve == sorted(curve, reverse=True)
+        name = "AR" if size == "all" else f"AR_{size}"
+        assert np.mean(curve) == pytest.approx(metrics[name], abs=1e-6)
+
+
+def test_metrics__find_only_one_size() -> None:
+    sides = [4.0, 12.0, 20.0, 50.0, 200.0]
+    boxes = [[300 * i, 0, 300 * i + side, side] for i, side in enumerate(sides)]
+    found = make_detections(boxes[1:2], [0.9], [0])
+    metrics = coco_metrics(Records([make_record(boxes, [0] * 5)]), [found], ("ant",))
+    assert [row["AP"] for row in metrics["AP_by_size"].values()] == [0, 1, 0, 0, 0]
+    assert [row["objects"] for row in metrics["AP_by_size"].values()] == [1] * 5
+    assert (metrics["AP_very_tiny"], metrics["AR_small"], metrics["AR_large"]) == (0, pytest.approx(1 / 3), 0)
+    empty = coco_metrics(Records([make_record([], [])]), [NOTHING], ("ant",))
+    assert [(row["AP"], row["objects"]) for row in empty["AP_by_size"].values()] == [(None, 0)] * 5
+    assert empty["recall_by_IoU"]["all"] == [None] * 10
+
+
+def test_figures__are_the_choices_of_primary_metric() -> None:
+    assert get_args(PrimaryMetric) == ("mean_average_precision", *FIGURES)
 
 
 def test_metrics__of_classes_average_to_the_whole() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference_coco import pycocotools_evaluation
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Scored, analyse
-from tilewise.evaluation.coco import score
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, confusion_matrix, match, outcome
 from tilewise.instances import Instances
 from tilewise.targets import Targets
@@ -191,13 +191,13 @@ def test_match__is_that_of_one_detection_after_the_other(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_match__is_pycocotools_own(seed: int, random_scored: Callable[[int], Scored]) -> None:
     scored = random_scored(seed)
-    evaluation = score(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
+    evaluation = pycocotools_evaluation(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
     theirs = {label: [0, 0, 0] for label in range(3)}  # hits, false positives, detections that do not count
     for one in evaluation.evalImgs:
         if one is not None:
             counted = ~one["dtIgnore"][0]
             hit = one["dtMatches"][0] > 0
-            sums = theirs[one["category_id"] - 1]
+            sums = theirs[one["category_id"]]
             for index, which in enumerate((hit & counted, ~hit & counted, ~counted)):
                 sums[index] += int(which.sum())
     ours = {label: [0, 0, 0] for label in range(3)}
@@ -216,7 +216,7 @@ def test_confusion__counts_each_object_and_each_detection_once(
     seed: int, random_scored: Callable[[int], Scored]
 ) -> None:
     scored = random_scored(seed)
-    analysis = analyse(scored, CLASSES, sizes=False)
+    analysis = analyse(scored, CLASSES, {})
     counted = scored.records.targets.labels[~scored.records.targets.ignored]
     assert analysis.confusion[:-1].sum(axis=1).tolist() == np.bincount(counted, minlength=3).tolist()
     shown = sum(int((one.object_of != NOT_COUNTED).sum()) for one in analysis.outcomes)

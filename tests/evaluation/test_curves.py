@@ -1,18 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tilewise.data.channel_table import SIZE_NAMES
-from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored, analyse
-from tilewise.evaluation.coco import coco_metrics, score
-from tilewise.evaluation.curves import Curve, ap_by_size
-from tilewise.instances import Instances
-from tilewise.targets import Targets
+from tilewise.evaluation.coco import accumulate, coco_metrics
+from tilewise.evaluation.curves import Curve
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -20,9 +14,9 @@ CLASSES = ("ant", "bee", "cat")
 @pytest.mark.parametrize("seed", range(4))
 def test_precision__is_pycocotools_own(seed: int, random_scored: Callable[[int], Scored]) -> None:
     scored = random_scored(seed)
-    analysis = analyse(scored, CLASSES, sizes=False)
-    evaluation = score(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
-    theirs = evaluation.eval["precision"][0, :, :, 0, 0]
+    analysis = analyse(scored, CLASSES, {})
+    accumulated = accumulate(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
+    theirs = accumulated["precision"][0, :, :, 0, 0]
     assert 0.1 < theirs[:, 0].mean() < 0.95
     for label in (0, 1):
         assert analysis.by_class[label].precision == pytest.approx(theirs[:, label], abs=1e-12)
@@ -58,30 +52,3 @@ def test_curve__of_nothing(objects: int, scores: list[float]) -> None:
     assert not curve.f1.any()
     assert (curve.precision is None) == (objects == 0)
     assert curve.precision is None or not curve.precision.any()
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_ap_by_size__is_that_of_pycocotools(seed: int, random_scored: Callable[[int], Scored]) -> None:
-    scored = random_scored(seed)
-    by_size = ap_by_size(scored.records, scored.detections, CLASSES)
-    assert list(by_size) == list(SIZE_NAMES)
-    metrics = coco_metrics(scored.records, scored.detections, CLASSES)
-    assert by_size["medium, 32 to 96"]["AP"] == metrics["AP_medium"]
-    assert by_size["large, ≥ 96"]["AP"] == metrics["AP_large"]
-    assert sum(row["objects"] for row in by_size.values()) == int((~scored.records.targets.ignored).sum())
-    values = [row["AP"] for row in by_size.values()]
-    assert values[0] < values[-1]  # the same pixels beside their place matter more to small ones
-
-
-def test_ap_by_size__finds_only_one_size() -> None:
-    sides = [4.0, 12.0, 20.0, 50.0, 200.0]
-    boxes = np.array([[300 * i, 0, 300 * i + side, side] for i, side in enumerate(sides)], np.float32)
-    record = Record("a", Path("a"), 2000, 300, Targets(boxes, np.zeros(5, np.int64), np.zeros(5, np.bool_)))
-    found = Instances(torch.from_numpy(boxes[1:2]), torch.tensor([0.9]), torch.zeros(1, dtype=torch.int64))
-    by_size = ap_by_size(Records([record]), [found], ("ant",))
-    assert [row["AP"] for row in by_size.values()] == [0, 1, 0, 0, 0]
-    assert [row["objects"] for row in by_size.values()] == [1] * 5
-    nothing = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    empty = Record("a", Path("a"), 9, 9, Targets(boxes[:0], np.zeros(0, np.int64), np.zeros(0, np.bool_)))
-    by_size = ap_by_size(Records([empty]), [nothing], ("ant",))
-    assert [(row["AP"], row["objects"]) for row in by_size.values()] == [(None, 0)] * 5

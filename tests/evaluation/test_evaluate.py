@@ -17,11 +17,14 @@ from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.evaluation import evaluate as evaluating
 from tilewise.evaluation.evaluate import evaluate
+from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.detections import Prediction
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
+
+VOC = VocMetric(0.5)
 
 
 class Oracle:
@@ -82,22 +85,22 @@ def test_evaluate__beside_a_gpu_several_threads_decode(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluating, "available_cores", lambda: 4)
-    metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), iou_threshold=0.75)
+    metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), VocMetric(0.75))
     assert metrics is not None and metrics["AP"] == 1  # each with its own objects
 
 
 def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
-    metrics = evaluate(oracle(), records, ChannelIssues("validation", 12), iou_threshold=0.75)
+    metrics = evaluate(oracle(), records, ChannelIssues("validation", 12), VocMetric(0.75))
     assert metrics is not None
     assert metrics["AP"] == metrics["AP_class"]["dot"] == 1
-    assert metrics["VOC"] == {"mAP": 1, "AP_class": {"dot": 1}, "iou_threshold": 0.75}
+    assert metrics["VOC"] == {"mAP": 1, "AP_class": {"dot": 1}, "iou_threshold": 0.75, "points": "11"}
 
 
 def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     records[5].path.unlink()
     issues = ChannelIssues("validation", images=100)
-    metrics = evaluate(oracle(), records, issues, iou_threshold=0.5)
+    metrics = evaluate(oracle(), records, issues, VOC)
     assert metrics is not None
     assert metrics["AP"] == 1
     assert list(issues.left_out) == ["3.png", "5.png"]
@@ -106,7 +109,7 @@ def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
 def test_evaluate__too_many_damaged_images_are_an_error(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"channel validation: 1 of 12 images cannot be used.*3\.png"):
-        evaluate(oracle(), records, ChannelIssues("validation", images=12), iou_threshold=0.5)
+        evaluate(oracle(), records, ChannelIssues("validation", images=12), VOC)
 
 
 def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
@@ -118,7 +121,7 @@ def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
 
     issues = ChannelIssues("validation", expected=1000)
     issues.images = 12
-    metrics = evaluate(oracle(), stream(), issues, iou_threshold=0.75)
+    metrics = evaluate(oracle(), stream(), issues, VocMetric(0.75))
     assert metrics is not None
     assert metrics["AP"] == 1
     assert issues.expected == 0
@@ -128,7 +131,7 @@ def test_evaluate__few_images_came_and_many_are_damaged(records: Records) -> Non
     issues = ChannelIssues("validation", images=12, expected=1000)
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"1 of 12 images cannot be used"):
-        evaluate(oracle(), records, issues, iou_threshold=0.5)
+        evaluate(oracle(), records, issues, VOC)
 
 
 def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
@@ -139,7 +142,7 @@ def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
         stop.append(True)
 
     assert (
-        evaluate(oracle(), stream(), ChannelIssues("validation", 12), 0.5, StopWhen(lambda: bool(stop)))
+        evaluate(oracle(), stream(), ChannelIssues("validation", 12), VOC, StopWhen(lambda: bool(stop)))
         is None
     )
 
@@ -148,7 +151,7 @@ def test_evaluate__stops_on_request(records: Records) -> None:
     predictor = oracle()
     asked = iter([False, False, True])
     assert (
-        evaluate(predictor, records, ChannelIssues("validation", 12), 0.5, StopWhen(lambda: next(asked)))
+        evaluate(predictor, records, ChannelIssues("validation", 12), VOC, StopWhen(lambda: next(asked)))
         is None
     )
     assert cast(Oracle, predictor).asked == 3

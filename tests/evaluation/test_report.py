@@ -93,7 +93,7 @@ def make_run(
         for name, one in zip(names, truth, strict=True)
     )
     scored = Scored(records, [found(*(one if detections else [])) for one in rows])
-    best = metrics(records, scored.detections, classes, 0.5)
+    best = metrics(records, scored.detections, classes)
     epoch: dict[str, Any] = {"records": 4, "seconds": 2.0, "learning_rate": 0.1}
     epochs = [
         {**epoch, "epoch": 0, "losses": {"classification": 2.0, "bbox_regression": 1.0}},
@@ -110,7 +110,7 @@ def make_run(
             "train": channel_statistics(records, report, classes),
             "validation": channel_statistics(records, ChannelIssues("validation"), classes),
         },
-        analysis=analyse(scored, classes),
+        analysis=analyse(scored, classes, best),
     )
 
 
@@ -230,7 +230,7 @@ def test_report__says_which_images_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_best_and_worst__are_ranked_by_f1(random_scored: Callable[[int], Scored]) -> None:
-    analysis = analyse(random_scored(0), ("ant", "bee", "cat"), sizes=False)
+    analysis = analyse(random_scored(0), ("ant", "bee", "cat"), {})
     best, worst = best_and_worst(analysis, 4)
     f1 = [one.f1 for one in analysis.outcomes]
     known = [value for value in f1 if value is not None]
@@ -245,7 +245,7 @@ def test_picture__is_reduced_with_boxes_where_the_objects_are(tmp_path: Path) ->
     Image.new("RGB", (3600, 1800), "grey").save(path)
     boxes = np.array([[400, 800, 1200, 1200], [2000, 400, 2008, 408]], np.float32)
     record = Record("large", path, 3600, 1800, Targets(boxes, np.array([0, 0]), np.zeros(2, np.bool_)))
-    analysis = analyse(Scored(Records([record]), [found(([400.0, 800, 1200, 1200], 0.9, 0))]), ("ant",))
+    analysis = analyse(Scored(Records([record]), [found(([400.0, 800, 1200, 1200], 0.9, 0))]), ("ant",), {})
     picture = make_picture(record, analysis.outcomes[0], ("ant",))
     data = re.search(r'base64,([^"]*)"', picture.svg)
     assert data
@@ -263,7 +263,7 @@ def test_picture__of_tiny_objects_has_a_closer_look(tmp_path: Path) -> None:
     Image.new("RGB", (3600, 1800), "grey").save(path)
     boxes = np.array([[3000 + 30 * i, 1700, 3010 + 30 * i, 1710] for i in range(5)], np.float32)
     record = Record("large", path, 3600, 1800, Targets(boxes, np.zeros(5, np.int64), np.zeros(5, np.bool_)))
-    analysis = analyse(Scored(Records([record]), [found()]), ("ant",))
+    analysis = analyse(Scored(Records([record]), [found()]), ("ant",), {})
     picture = make_picture(record, analysis.outcomes[0], ("ant",))
     assert picture.close_up.count("missed: ant") == 5
     missed = dict(re.findall(r'<g class="(\w+)">(.*?)</g>', picture.close_up))["missed"]

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tilewise.data.records import Record, Records
-from tilewise.evaluation.voc import voc_metrics
+from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.instances import Instances
 from tilewise.targets import Targets
 
@@ -40,7 +40,7 @@ def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None
 
 
 def score(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
-    return voc_metrics(Records([record]), [found], CLASSES, iou_threshold)
+    return voc_metrics(Records([record]), [found], CLASSES, VocMetric(iou_threshold))
 
 
 def average_precision(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
@@ -55,6 +55,15 @@ def test_ap__everything_found() -> None:
 def test_ap__half_found_meets_six_of_eleven_levels() -> None:
     record = make_record([BOX, AWAY], [0, 0])
     assert average_precision(record, find([BOX], [0.9])) == pytest.approx(6 / 11)
+
+
+def test_ap__all_points_is_the_area_under_the_curve() -> None:
+    record = make_record([BOX, AWAY, [80, 80, 90, 90]], [0, 0, 0])
+    # a hit, a false alarm, a hit: precision 1 up to recall 1/3, then 2/3 up to 2/3; the third is never found
+    found = find([BOX, [30, 30, 40, 40], AWAY], [0.9, 0.8, 0.7])
+    metrics = voc_metrics(Records([record]), [found], CLASSES, VocMetric(points="all"))
+    assert metrics["mAP"] == pytest.approx(1 / 3 + 2 / 3 / 3)
+    assert voc_metrics(Records([record]), [found], CLASSES)["mAP"] == pytest.approx((4 + 3 * 2 / 3) / 11)
 
 
 def test_ap__a_false_positive_first_halves_the_precision() -> None:

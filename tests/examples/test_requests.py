@@ -10,6 +10,8 @@ from typing import Any
 
 import boto3
 import pytest
+from tilewise.evaluation.coco import FIGURES
+from tilewise.tasks.detection import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -25,11 +27,17 @@ def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -
     lines = MetricLines("algo-1")
     lines.losses(0, 24, {"cross_entropy": 1.5, "smooth_l1": 0.5})
     lines.throughput(115.2)
-    lines.validation(0, "mAP", 0.5, [])
+    figures = {name: number / 100 for number, name in enumerate(FIGURES)}
+    metrics = {**figures, "AP_class": {}, "VOC": {"mAP": 0.5}}
+    lines.validation(0, {"mAP": 0.5}, DetectionTask().describe("validation", metrics))
     lines.progress(1, 30)
     log = capsys.readouterr().out
     for definition in METRIC_DEFINITIONS:
-        assert re.search(definition["Regex"], log), definition["Name"]
+        captured = re.findall(definition["Regex"], log)
+        assert len(captured) == 1, definition["Name"]
+        name = definition["Name"].partition(":")[2]
+        assert name not in figures or float(captured[0]) == figures[name]
+    assert {f"validation:{name}" for name in FIGURES} < {each["Name"] for each in METRIC_DEFINITIONS}
 
 
 def client(aws: dict[str, str]) -> Any:
@@ -91,6 +99,14 @@ def test_tune__ranges_are_the_tables(aws: dict[str, str]) -> None:
     (optimizer,) = ranges["CategoricalParameterRanges"]
     assert optimizer == {"Name": "optimizer", "Values": ["sgd", "adam", "rmsprop", "adadelta"]}
     assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["num_classes"] == "2"
+
+
+def test_tune__for_another_figure(aws: dict[str, str]) -> None:
+    run(aws, "tune.py", "small", *JOB, "--objective", "validation:AR_small", "num_classes=2")
+    tuning = client(aws).describe_hyper_parameter_tuning_job(HyperParameterTuningJobName="small")
+    objective = tuning["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
+    assert objective == {"Type": "Maximize", "MetricName": "validation:AR_small"}
+    assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["primary_metric"] == "AR_small"
 
 
 def test_tune__every_range_of_the_table_is_sent(aws: dict[str, str]) -> None:

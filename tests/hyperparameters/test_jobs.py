@@ -149,6 +149,6 @@ def test_checkpoints__as_azure_writes_them() -> None:
     parsed = parse_hyperparameters({"checkpoint_frequency": "2", "checkpoint_run_id": "a1"})
     assert (parsed.checkpoint_frequency, parsed.checkpoint_run_id) == (2, "a1")
     assert parse_hyperparameters({"checkpoint_frequency": "None"}).checkpoint_frequency is None
-    assert problems({"checkpoint_frequency": "0"}) == (
-        "checkpoint_frequency=0: must be a whole number, at least 1"
-    )
+    assert parse_hyperparameters({"checkpoint_frequency": "0"}).checkpoint_frequency == 0  # the best alone
+    older = {"checkpoint_dataset_id": "d1", "checkpoint_filename": "model.pt"}
+    assert parse_hyperparameters(older).checkpoint_filename == "model.pt"

@@ -29,8 +29,8 @@ def test_model__base_network(network: str, model: str) -> None:
 
 
 def test_model__base_network_unknown() -> None:
-    assert problems(BUILTIN | {"base_network": "vgg16"}) == (
-        "base_network='vgg16': must be one of vgg-16, resnet-50 (did you mean vgg-16?)"
+    assert problems(BUILTIN | {"base_network": "vgg19"}) == (
+        "base_network='vgg19': must be one of vgg-16, resnet-50 (did you mean vgg-16?)"
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from raw_hyperparameters import BUILTIN, problems
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.hyperparameters.table import AZURE_SHORT_NAMES
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES
 
 
 @pytest.mark.parametrize(
@@ -27,13 +27,66 @@ def test_alias__is_read_as_the_canonical_name(alias: str, text: str, name: str, 
     assert alias in parsed.given
 
 
-@pytest.mark.parametrize(("short", "name"), AZURE_SHORT_NAMES.items())
-def test_alias__azures_older_names(short: str, name: str) -> None:
-    text = "7" if name == "box_detections_per_image" else "0.4"
-    extra = {"tile_grid_size": "3x2"}
-    assert getattr(parse_hyperparameters({short: text, **extra}), name) == float(text)
+OTHER_NAMES = {
+    "amsgrad": ("True", True, "0"),
+    "box_detections_per_img": ("7", 7, "8"),
+    "box_nms_thresh": ("0.4", 0.4, "0.9"),
+    "box_score_thresh": ("0.4", 0.4, "0.9"),
+    "grad_accumulation_step": ("2", 2, "4"),
+    "img_size": ("512", 512, "640"),
+    "lr_scheduler": ("step", "step", "warmup_cosine"),
+    "nms_iou_thresh": ("0.4", 0.4, "0.9"),
+    "number_of_workers": ("3", 3, "4"),
+    "random_seed": ("7", 7, "8"),
+    "tile_predictions_nms_thresh": ("0.4", 0.4, "0.9"),
+    "validation_size": ("0.4", 0.4, "0.9"),
+}
+"""Azure's other name -> a value as text and as read, and another one."""
+
+
+@pytest.mark.parametrize("other", AZURE_OTHER_NAMES)
+def test_alias__azures_other_names(other: str) -> None:
+    name, (text, value, different) = AZURE_OTHER_NAMES[other], OTHER_NAMES[other]
+    extra = {"tile_grid_size": "3x2", "model_name": "yolox_s"}
+    assert getattr(parse_hyperparameters({other: text, **extra}), name) == value
     with pytest.raises(UserError, match=name):
-        parse_hyperparameters({short: text, name: "0.9" if "." in text else "8", **extra})
+        parse_hyperparameters({other: text, name: different, **extra})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("optimizer", "Sgd", "sgd"),
+        ("optimizer", "Adamw", "adamw"),
+        ("optimizer", "None", "sgd"),
+        ("learning_rate_scheduler", "WarmupCosine", "warmup_cosine"),
+        ("learning_rate_scheduler", "None", "warmup_cosine"),
+        ("validation_metric_type", "CocoVoc", "coco_voc"),
+        ("validation_metric_type", "None", "none"),
+        ("primary_metric", "MeanAveragePrecision", "mean_average_precision"),
+        ("log_training_metrics", "Enable", "enable"),
+        ("kv_store", "DIST-SYNC", "dist_sync"),
+    ],
+)
+def test_values__as_azures_rest_interface_spells_them(name: str, text: str, value: str) -> None:
+    assert getattr(parse_hyperparameters({name: text}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("size", "model"),
+    [
+        ("ExtraLarge", "yolox_x"),
+        ("extra_large", "yolox_x"),
+        ("xlarge", "yolox_x"),
+        ("XLarge", "yolox_x"),
+        ("Small", "yolox_s"),
+        ("None", "yolox_m"),
+    ],
+)
+def test_values__sizes_of_yolov5(size: str, model: str) -> None:
+    parsed = parse_hyperparameters({"model_name": "YOLOv5", "model_size": size})
+    assert (parsed.model_name, parsed.azure_yolov5) == (model, True)
+    assert not parse_hyperparameters({"model_name": model}).azure_yolov5
 
 
 def test_alias__in_an_azure_job() -> None:

@@ -80,7 +80,7 @@ def test_hyperparameters__round_trip_through_json(raw: dict[str, str]) -> None:
 
 def test_problems__all_at_once_in_order() -> None:
     raw = {
-        "checkpoint_frequency": "0",
+        "early_stopping_delay": "0",
         "learning_rate": "3",
         "epoch": "5",
         "number_of_epochs": "5",
@@ -90,8 +90,8 @@ def test_problems__all_at_once_in_order() -> None:
         "num_training_samples": "9",
     }
     assert problems(raw).split("; ") == [
-        "checkpoint_frequency=0: must be a whole number, at least 1",
-        "learning_rate=3: must be greater than 0 and at most 1",
+        "early_stopping_delay=0: must be a whole number, at least 1",
+        "learning_rate=3: must be at least 0 and at most 1",
         "epoch=5: unknown hyperparameter (did you mean epochs?)",
         "number_of_epochs=5 and epochs=6 disagree: give one of them",
         "num_classes is required in a job with num_training_samples and no model_name"

@@ -60,11 +60,9 @@ def test_float__as_text_or_number(text: object) -> None:
     assert parse_hyperparameters({"learning_rate": text}).learning_rate == 0.001
 
 
-@pytest.mark.parametrize("text", ["3", "0", "-0.1", "nan", "inf", "1e999"])
+@pytest.mark.parametrize("text", ["3", "-0.1", "nan", "inf", "1e999"])
 def test_float__refused(text: str) -> None:
-    assert problems({"learning_rate": text}) == (
-        f"learning_rate={text}: must be greater than 0 and at most 1"
-    )
+    assert problems({"learning_rate": text}) == (f"learning_rate={text}: must be at least 0 and at most 1")
 
 
 @pytest.mark.parametrize("name", ["tile_overlap_ratio", "validation_iou_threshold", "momentum"])
@@ -133,4 +131,50 @@ def test_seed__fits_in_32_bits() -> None:
     assert parse_hyperparameters({"seed": "4294967295"}).seed == 4294967295
     assert problems({"seed": "4294967296"}) == (
         "seed=4294967296: must be a whole number, at least 0 and less than 4294967296"
+    )
+
+
+UNSET = [name for name, row in ROWS.items() if {row.azure, row.builtin} & {None, ()}]
+
+
+@pytest.mark.parametrize("name", UNSET)
+@pytest.mark.parametrize("text", ["none", "None", "null"])
+def test_value__none_where_the_default_is_no_value(name: str, text: str) -> None:
+    for names in {name, ROWS[name].alias or name}:
+        assert parse_hyperparameters({names: text}) == parse_hyperparameters({})
+
+
+def test_value__zero_is_a_learning_rate_and_freezes_nothing() -> None:
+    parsed = parse_hyperparameters({"learning_rate": "0", "layers_to_freeze": "0", "step_lr_step_size": "0"})
+    assert (parsed.learning_rate, parsed.layers_to_freeze, parsed.step_lr_step_size) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"apply_automl_train_augmentations": false, "stream_image_files": true}',
+        {"apply_automl_train_augmentations": False},
+        '{"apply_automl_train_augmentations": "False"}',
+    ],
+)
+def test_advanced_settings__switch_off_random_windows(written: object) -> None:
+    assert parse_hyperparameters({"advanced_settings": written}).random_windows is False
+    message = problems({"advanced_settings": written, "random_windows": "1"})
+    assert message.endswith("and random_windows=1 disagree: give one of them")
+
+
+def test_advanced_settings__others_change_nothing() -> None:
+    parsed = parse_hyperparameters({"advanced_settings": '{"apply_mosaic_for_yolo": true}'})
+    assert parsed.random_windows is True
+
+
+@pytest.mark.parametrize("written", ["[]", '{"apply_mosaik": true}', '{"apply_mosaic_for_yolo": 3}', "true"])
+def test_advanced_settings__refused(written: str) -> None:
+    start = f"advanced_settings={shown(written)}: must be JSON text with flags"
+    assert problems({"advanced_settings": written}).startswith(start)
+
+
+def test_primary_metric__needs_figures() -> None:
+    assert problems({"validation_metric_type": "none", "primary_metric": "AP_small"}) == (
+        "primary_metric='AP_small': validation_metric_type='none' computes no figures; leave out one"
     )

@@ -54,6 +54,33 @@ def test_stages__of_each_backbone(name: str, count: int, first: tuple[str], last
     assert (len(stages), stages[0], stages[-1]) == (count, first, last)
 
 
+@pytest.mark.parametrize("name", ["yolox_nano", "yolox_s"])
+def test_stages__of_azures_yolov5_are_the_layers_of_yolov5s_backbone(name: str) -> None:
+    network = make_detector(name).network
+    stages = stages_of(network, name, azure=True)
+    dark = [(f"backbone.backbone.dark{n}.{layer}",) for n in (2, 3, 4) for layer in (0, 1)]
+    last = [(f"backbone.backbone.dark5.{layer}",) for layer in (0, 1, 2)]
+    assert stages == [("backbone.backbone.stem",), *dark, *last]
+    assert len(stages) == 10  # model.0 to model.9
+    both = [[m for stage in stages_of(network, name, azure=azure) for m in stage] for azure in (True, False)]
+    parameters = [
+        sum(p.numel() for module in modules for p in network.get_submodule(module).parameters())
+        for modules in both
+    ]
+    assert parameters[0] == parameters[1]
+
+
+def test_layers__of_azures_yolov5() -> None:
+    detector = make_detector("yolox_nano")
+    freeze(detector, "yolox_nano", 2, None, azure=True)
+    frozen = {key for key, parameter in detector.network.named_parameters() if not parameter.requires_grad}
+    assert frozen and all(
+        key.startswith(("backbone.backbone.stem.", "backbone.backbone.dark2.0.")) for key in frozen
+    )
+    with pytest.raises(UserError, match="layers_to_freeze=11: the backbone of yolox_nano has 10 stages"):
+        freeze(make_detector("yolox_nano"), "yolox_nano", 11, None, azure=True)
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_stages__exist_and_are_the_backbone_without_its_pyramid(name: str) -> None:
     network = make_detector(name).network

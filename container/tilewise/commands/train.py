@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
     from tilewise.training.checkpointing.checkpoints import Checkpoints
     from tilewise.training.distributed.context import DistributedContext
+    from tilewise.training.train import Start
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ def run_job(
     # Imported here: wrong hyperparameters should not have to wait for torch.
     from tilewise.data.channel import read_data_set
     from tilewise.data.pipe.fifo import StopWaiting
+    from tilewise.data.places import in_places_of
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
     distributed = distributed or SINGLE_PROCESS
@@ -116,6 +118,7 @@ def run_job(
     _warn_of_long_warmup(hp)
     check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, distributed)
+    initial = None if state else initial_model(job.channels)
     channels = data_channels(job, hp, state, distributed)
     try:
         data = read_data_set(
@@ -137,7 +140,17 @@ def run_job(
     with closing(_with_classes_of_leader(data, distributed)) as data:
         if data.train.known_length:
             _warn_of_wrong_count(hp, data.train.expected_images)
-        _train(job, hp, data, stop, distributed, checkpoints, state)
+        if distributed.any(stop.requested):
+            _leave_model_of(state, "before the first step", distributed)
+            return
+        # Imported here: to wait for a pipe takes no model.
+        from tilewise.training.train import Start
+
+        if "model" in job.channels:
+            earlier = state["classes"] if state else initial.classes if initial else ()
+            data = in_places_of(data, earlier)
+        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state)
+        _train(job, hp, data, stop, distributed, start)
 
 
 def _with_classes_of_leader(data: DataSet, distributed: DistributedContext) -> DataSet:
@@ -216,20 +229,15 @@ def _train(
     data: DataSet,
     stop: platform.StopRequest,
     distributed: DistributedContext,
-    checkpoints: Checkpoints | None,
-    state: dict[str, Any] | None,
+    start: Start,
 ) -> None:
-    if distributed.any(stop.requested):
-        _leave_model_of(state, "before the first step", distributed)
-        return
-    # Imported here: to wait for a pipe takes no model.
     from tilewise.tasks.registry import make_task
     from tilewise.training.job.context import JobContext
     from tilewise.training.job.environment import describe_environment
     from tilewise.training.job.metric_lines import MetricLines
     from tilewise.training.job.outputs import write_outputs
     from tilewise.training.job.validation import test
-    from tilewise.training.train import Start, train
+    from tilewise.training.train import train
 
     environment = describe_environment(job.hosts)
     log.info("Environment: %s", json.dumps(environment))
@@ -243,12 +251,6 @@ def _train(
         stop=stop,
         name=platform.job_name(),
         environment=environment,
-    )
-    start = Start(
-        pretrained_folder(job.channels, hp),
-        None if state else initial_model(job.channels),
-        checkpoints,
-        state,
     )
     result = train(data, context, start)
     if not distributed.is_main_process:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tilewise.arrays import Int64
 from tilewise.data.annotations import (
     ChannelIssues,
     ChannelSource,
@@ -105,6 +106,10 @@ class Split(RecordSource):
     def part(self) -> Iterable[Record]:
         """The records of this process's shard."""
         return islice(self.records, self.shard.index, None, self.shard.count)
+
+    def relabel(self, labels: Int64) -> Split:
+        """These records, with other labels."""
+        return replace(self, records=self.records.relabel(labels))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import copy
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -135,6 +136,12 @@ class Records(Sequence[Record]):
     def object_sizes(self) -> Float64:
         """(N,) √area in pixels of all objects, record by record."""
         return size_of_sides(self.object_sides)
+
+    def relabel(self, labels: Int64) -> Records:
+        """These records, with ``labels[label]`` in place of each ``label``."""
+        other = copy.copy(self)
+        other.targets = replace(self.targets, labels=labels[self.targets.labels])
+        return other
 
     def select(self, indices: Iterable[int]) -> Records:
         """The records at ``indices``, in that order."""

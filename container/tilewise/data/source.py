@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 
+from tilewise.arrays import Int64
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
@@ -48,6 +49,10 @@ class RecordSource(ABC):
     @abstractmethod
     def batches(self, maker: BatchMaker[Batches_co]) -> Batches_co:
         """The batches of an epoch, as ``maker`` has them for a source of this kind."""
+
+    @abstractmethod
+    def relabel(self, labels: Int64) -> Self:
+        """These records, with ``labels[label]`` in place of each ``label``."""
 
     def finish_pass(self) -> None:  # noqa: B027  # files have nothing to do here
         """Look back at a whole pass, when all of its images have been used.

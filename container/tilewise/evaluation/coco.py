@@ -26,9 +26,12 @@ SIZES = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, LARGEST),
 }
-"""Least and greatest area, in pixels of the image, of the objects of a size class: COCO's, and AI-TOD's smallest."""
+"""Least and greatest area, in pixels of the image, of the objects of a size class: COCO's and AI-TOD's."""
 
 COCO_SIZES = ("small", "medium", "large")
+
+IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+"""From which IoU on a detection is a hit, in the order of ``recall_by_IoU``."""
 
 FIGURES = (
     "AP",
@@ -61,7 +64,7 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
         The :data:`FIGURES`: means over the classes, ``AP`` and ``AR`` also over IoU 0.50 to 0.95.
         ``AP_class``, a dict by class name. ``AP_by_size``, by size class of :data:`SIZE_NAMES` its
         ``objects``, ``AP`` and ``AP50``. ``recall_by_IoU``, for all objects and the :data:`COCO_SIZES` the
-        recall at the ten IoUs. None where there is no object to find.
+        recall at each of the :data:`IOUS`. None where there is no object to find.
 
     """
     evaluation = accumulate(records, detections, classes, _RANGES)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from tilewise.data.annotations import ChannelIssues
@@ -66,8 +67,8 @@ def metrics(
     classes: tuple[str, ...],
     voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
-    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics`."""
+    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind."""
     with say_if_slow("COCO's figures"):
         coco = coco_metrics(records, detections, classes)
     with say_if_slow("VOC's figures"):
-        return {**coco, "VOC": voc_metrics(records, detections, classes, voc)}
+        return {**coco, "VOC": {**voc_metrics(records, detections, classes, voc), **asdict(voc)}}

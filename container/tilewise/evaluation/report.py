@@ -16,6 +16,7 @@ import tilewise
 from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.evaluation.analysis import BACKGROUND, Analysis
 from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_chart
+from tilewise.evaluation.coco import IOUS
 from tilewise.evaluation.curves import RECALL_LEVELS
 from tilewise.evaluation.pictures import COUNT, Picture, best_and_worst, make_picture
 from tilewise.evaluation.report_content import ReportContent
@@ -28,7 +29,7 @@ MAX_REASONS = 50
 """So many images left out and boxes dropped are named on the page."""
 
 
-CHARTS = ("loss", "score", "precision_recall", "by_size", "sizes")
+CHARTS = ("loss", "score", "precision_recall", "recall_iou", "by_size", "sizes")
 
 
 def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = NEVER) -> str:
@@ -120,6 +121,7 @@ def _charts(run: ReportContent) -> dict[str, Markup | None]:
         )
     if run.analysis:
         charts |= _analysis_charts(run.analysis)
+    charts["recall_iou"] = _recall_over_iou(run.best)
     bars = [(name, _bars(statistics)) for name, statistics in run.data.items() if statistics["boxes"]]
     if bars:
         text = "How large the objects are: shares of each channel's objects over the √ of their area"
@@ -178,6 +180,21 @@ def _analysis_charts(analysis: Analysis) -> dict[str, Markup]:
         )
         charts["by_size"] = bar_chart(groups, bars, text)
     return charts
+
+
+def _recall_over_iou(metrics: Mapping[str, Any]) -> Markup | None:
+    """How the recall falls with the IoU that is asked for; None where it is not known."""
+    lines = []
+    for size, recalls in metrics.get("recall_by_IoU", {}).items():
+        points = [(iou, recall) for iou, recall in zip(IOUS, recalls, strict=True) if recall is not None]
+        mean = metrics.get("AR" if size == "all" else f"AR_{size}")
+        if points:
+            lines.append(Line(f"{size} (AR {figure(mean, 2)})", points))
+    if not lines:
+        return None
+    text = f"Recall over IoU: {', '.join(line.name for line in lines)}"
+    label = "IoU from which on an object is found"
+    return line_chart(lines, text, label, y_max=1, x_range=(IOUS[0], IOUS[-1]))
 
 
 def _class_rows(run: ReportContent) -> list[dict[str, Any]]:

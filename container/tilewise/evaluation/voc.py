@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def voc_metrics(
     detections: Sequence[Instances],
     classes: Sequence[str],
     metric: VocMetric = VocMetric(),  # it is frozen
-) -> dict[str, Any]:
+) -> dict[str, float | dict[str, float | None]]:
     """Average precision at one IoU.
 
     Of an image and class, detections take in score order the object of highest IoU: a hit where the IoU
@@ -50,7 +50,7 @@ def voc_metrics(
         metric: see there.
 
     Returns:
-        ``mAP``, ``AP_class`` by name (None for a class that does not occur), ``iou_threshold`` and ``points``.
+        ``mAP``, and ``AP_class`` by name (None for a class that does not occur).
 
     """
     scores: list[list[np.ndarray]] = [[] for _ in classes]
@@ -73,12 +73,7 @@ def voc_metrics(
             _average_precision(one_scores, one_hits, int(objects[label]), metric) if occurs else None
         )
     known = [value for value in by_class.values() if value is not None]
-    return {
-        "mAP": float(np.mean(known)) if known else 0.0,
-        "AP_class": by_class,
-        "iou_threshold": metric.iou_threshold,
-        "points": metric.points,
-    }
+    return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
 def _match(

@@ -287,7 +287,7 @@ class Hyperparameters(BaseModel):
         Literal["label"] | None,
         Row(
             "Data",
-            "Azure's name of the column with the labels; it is called `label`.",
+            "Azure's name of the column with the labels.",
             azure=None,
             unset="label",
         ),

@@ -64,8 +64,8 @@ def stages_of(network: nn.Module, name: str, *, azure: bool = False) -> list[tup
 
     The registry says what they are (:class:`tilewise.registry.Backbone`): a ResNet has five, its first
     convolution and ``layer1`` to ``layer4`` (in ``ssd_resnet50`` to ``layer3``). A VGG has its five blocks of
-    convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to ``dark5``; as Azure's ``yolov5`` each
-    of the ten layers of these counts.
+    convolutions, a MobileNet its blocks, YOLOX ``stem`` and ``dark2`` to ``dark5``. Azure's ``yolov5`` has
+    ten, which are the layers of these.
     """
     backbone = find_model(name).backbone
     stages: list[tuple[str, ...]] = []

@@ -39,6 +39,33 @@ def test_spec__finds_twice_the_objects_of_the_fullest_image(
     assert spec.detections_per_view == cap
 
 
+@pytest.mark.parametrize(
+    ("objects", "given", "per_view", "per_image"),
+    [
+        (10, {}, 100, 100),
+        (300, {}, 600, 600),
+        (10, {"box_detections_per_image": 5}, 5, 5),
+        (10, {"box_detections_per_image": 5, "tile_grid_size": "3x2"}, 100, 5),
+        (10, {"box_detections_per_img": 150, "tile_size": 50}, 150, 150),
+        (10, {"model_name": "yolov5", "box_detections_per_image": 5}, 300, None),
+        (10, {"model_name": "yolov5", "tile_grid_size": "3x2"}, 300, None),
+        (400, {"model_name": "yolov5"}, 800, None),
+        (10, {"model_name": "yolox_m", "box_detections_per_image": 5}, 5, 5),
+    ],
+)
+def test_spec__limits_what_is_found_in_an_image(
+    objects: int,
+    given: dict[str, object],
+    per_view: int,
+    per_image: int | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = fit_spec(plain_hp(**given), crowded(objects))
+    assert (spec.detections_per_view, spec.detections_per_image) == (per_view, per_image)
+    no_effect = "yolov5" in str(given) and "box_detections_per_image" in given
+    assert ("has no effect on model_name=yolov5" in caplog.text) == no_effect
+
+
 def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
     # 60 pixels of 200 x 100 are 28.8 x 57.6 in a square of 96: 0.42 of its side
     assert fit_spec(plain_hp(), crowded(1)).anchor_sizes is None

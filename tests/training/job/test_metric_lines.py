@@ -26,9 +26,14 @@ METRICS: dict[str, Any] = {
     "AP": 0.25,
     "AP50": 0.5,
     "AP75": 0.125,
+    "AP_very_tiny": None,
     "AP_small": 0.25,
     "AP_medium": None,
     "AP_large": None,
+    "AR": 0.75,
+    "AR_small": 0.625,
+    "AR_medium": None,
+    "AR_large": None,
     "AP_class": {"ant": 0.25, "bee": None},
     "VOC": {"mAP": 0.5},
 }
@@ -63,11 +68,13 @@ def test_progress__matches_its_definition(capsys: pytest.CaptureFixture[str]) ->
 
 def test_validation__matches_its_definition_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = MetricLines("algo-1")
-    lines.validation(0, "mAP", 0.125, DetectionTask().describe("validation", METRICS))
+    lines.validation(0, {"mAP": 0.125, "AP_small": 0.25}, DetectionTask().describe("validation", METRICS))
     lines.best("mAP", 0.125)
     text = capsys.readouterr().out
     assert captured(text) == {"validation:mAP": ["0.125000"]}
-    assert "AP 0.2500, AP50 0.5000, AP75 0.1250, AP_small 0.2500, AP_medium none, AP_large none" in text
+    assert "validation AP_small <score>=(0.250000)" in text
+    figures = "AP 0.2500, AP50 0.5000, AP75 0.1250, AP_very_tiny none, AP_small 0.2500, AP_medium none"
+    assert f"validation: {figures}, AP_large none, AR 0.7500, AR_small 0.6250" in text
     assert "ant 0.2500, bee none" in text
 
 

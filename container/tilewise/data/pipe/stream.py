@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tilewise.arrays import Int64
 from tilewise.data.annotations import ChannelIssues, check_example
 from tilewise.data.classes import ClassIds
 from tilewise.data.pipe.buffer import Pipe
@@ -58,6 +59,7 @@ class Stream(RecordSource):
         self.names: dict[int, str] = {}
         self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
         self._passes = 0
+        self._labels: Int64 | None = None
         ahead = [self._check(pipe.buffer.get()) for _ in first_items(pipe)]
         self._ahead = [waiting for waiting in ahead if waiting is not None]
         self.sample = Records(waiting.record for waiting in self._ahead)
@@ -143,6 +145,20 @@ class Stream(RecordSource):
             )
         self._expected = self.issues.images
 
+    def relabel(self, labels: Int64) -> Stream:
+        """Itself, which from now on gives its records other labels."""
+        self._labels, self.sample = labels, self.sample.relabel(labels)
+        self._ahead = [
+            _BufferedRecord(self._relabelled(waiting.record), waiting.size) for waiting in self._ahead
+        ]
+        return self
+
+    def _relabelled(self, record: Record) -> Record:
+        if self._labels is None:
+            return record
+        targets = replace(record.targets, labels=self._labels[record.targets.labels])
+        return replace(record, targets=targets)
+
     def close(self) -> None:
         """Close the pipe, in the middle of a pass if need be."""
         self.pipe.close()
@@ -171,7 +187,7 @@ class Stream(RecordSource):
             self.pipe.buffer.release(arrival.size)
             self.issues.check()
             return None
-        return _BufferedRecord(record, arrival.size)
+        return _BufferedRecord(self._relabelled(record), arrival.size)
 
 
 class StreamElsewhere(RecordSource):
@@ -199,6 +215,10 @@ class StreamElsewhere(RecordSource):
     def batches(self, maker: BatchMaker[Batches_co]) -> Batches_co:
         """Those that the process sends which reads the pipe."""
         return maker.from_reader(self.channel)
+
+    def relabel(self, labels: Int64) -> StreamElsewhere:
+        """Itself: it has no record."""
+        return self
 
     def one_pass(self) -> Iterator[Record]:
         """Nothing."""

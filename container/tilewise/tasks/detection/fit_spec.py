@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from tilewise.data.channel import DataSet
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.table import ROWS
-from tilewise.models.build import anchor_sizes_for
+from tilewise.models.build import anchor_sizes_for, published_anchor_sizes
 from tilewise.models.spec import DetectorSpec
 from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
@@ -24,7 +25,7 @@ _OF_AN_IMAGE = {"box_detections_per_image", "box_detections_per_img", "nms_topk"
 def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = None) -> DetectorSpec:
     """A job's detector: its scaling and views, anchors fitted to the training boxes, a cap that suffices.
 
-    Where it goes on from an ``initial`` one, it keeps its anchors.
+    Where it goes on from an ``initial`` one, it keeps its anchors, if it has as many feature maps.
     """
     scaling = (
         Scaling(square=hp.image_size)
@@ -35,7 +36,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     training_tiling = tiling if hp.training_views != "whole" else WHOLE_IMAGE
     sizes = object_sizes(data.train.sample, scaling, training_tiling)
     anchors = anchor_sizes_for(hp.model_name, scaling, sizes, stride_4_level=hp.stride_4_level)
-    if initial:
+    if initial and _feature_maps(initial) == _feature_maps(replace(initial, scaling=scaling)):
         anchors = initial.anchor_sizes
         log.info("the anchors are those of the model in channel model: %s", anchors or "the published ones")
     elif anchors:
@@ -56,6 +57,12 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     )
 
 
+def _feature_maps(spec: DetectorSpec) -> int | None:
+    """How many there are, where the size of the image may decide."""
+    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
+    return len(sizes) if sizes else None
+
+
 def _caps(hp: Hyperparameters, most_objects: int, tiling: Tiling) -> tuple[int, int | None]:
     """How many detections of a view and of an image are kept at most.
 
@@ -65,8 +72,8 @@ def _caps(hp: Hyperparameters, most_objects: int, tiling: Tiling) -> tuple[int, 
     if hp.azure_yolov5:
         if hp.box_detections_per_image != default:
             log.warning(
-                "box_detections_per_image=%d has no effect on model_name=yolov5, as in Azure AutoML: name the "
-                "model %s for a limit",
+                "box_detections_per_image=%d has no effect on model_name=yolov5, as in Azure AutoML: for a "
+                "limit, name the model %s",
                 hp.box_detections_per_image,
                 hp.model_name,
             )

@@ -23,7 +23,7 @@ from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.batching import Merge
 from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.inference.predictor import Predictor
-from tilewise.models.build import build_detector, published_anchor_sizes
+from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
@@ -70,18 +70,13 @@ class DetectionTask:
         return DetectorSpec.from_json(content)
 
     def differences(self, spec: DetectorSpec, initial: DetectorSpec) -> list[str]:
-        """Another architecture, or another number of feature maps."""
+        """Another architecture."""
         differs = []
         if spec.name != initial.name:
             differs.append(f"model_name {spec.name}, but that model {initial.name}")
         if spec.stride_4_level != initial.stride_4_level:
             differs.append(
                 f"stride_4_level {spec.stride_4_level:d}, but that model {initial.stride_4_level:d}"
-            )
-        if not differs and _feature_maps(spec) != _feature_maps(initial):
-            differs.append(
-                f"image_size {spec.scaling.square}, but that model {initial.scaling.square}, "
-                "which has another number of feature maps"
             )
         return differs
 
@@ -186,12 +181,6 @@ class DetectionTask:
         from tilewise.evaluation.report import report_page
 
         return report_page(content, pictures=not stop.requested, stop=stop)
-
-
-def _feature_maps(spec: DetectorSpec) -> int | None:
-    """How many there are, where the size of the image may decide."""
-    sizes = published_anchor_sizes(spec.name, spec.scaling, stride_4_level=spec.stride_4_level)
-    return len(sizes) if sizes else None
 
 
 def _figure(value: float | None) -> str:

@@ -10,9 +10,13 @@ import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
 from tilewise.models.detector import VisionModel
+from tilewise.models.names import summary
 from tilewise.models.spec import ModelSpec
 from tilewise.tasks.task import Task
 
@@ -125,7 +129,9 @@ def check_task(initial: Artifact, task: Task) -> None:
 
 
 def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], task: Task) -> None:
-    """Refuse a model of the job's task that it cannot go on from all the same.
+    """Refuse a model of the job's task that a job cannot go on from.
+
+    Image size and names of the classes may be others.
 
     Args:
         initial: that model.
@@ -134,23 +140,41 @@ def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], ta
         task: the job's.
 
     Raises:
-        UserError: architecture or classes are others; the message shows both.
+        UserError: the network or the number of classes is another; the message shows both.
 
     """
     differs = task.differences(spec, initial.spec)
-    if tuple(classes) != initial.classes:
+    if len(classes) != len(initial.classes):
         differs.append(f"the classes {_list(classes)}, but that model {_list(initial.classes)}")
     if differs:
         raise UserError(
-            f"channel model: this job has {'; '.join(differs)}. Set them alike (the order of the classes "
-            "counts; class_map names class ids), or leave the channel out"
+            f"channel model: this job has {'; '.join(differs)}. Set them alike, or leave the channel out"
         )
 
 
 def go_on_from(model: VisionModel, initial: Artifact) -> None:
-    """Take over the weights of an earlier model, which :func:`check_initial` let pass."""
-    model.network.load_state_dict(initial.model.network.state_dict())
-    log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
+    """Take over the weights of an earlier model, which :func:`check_initial` let pass.
+
+    A model of another image size may have other feature maps: what does not fit stays as it was initialised.
+    """
+    own, theirs = model.network.state_dict(), initial.model.network.state_dict()
+    fitting = {name: tensor for name, tensor in theirs.items() if _shape(own.get(name)) == tensor.shape}
+    model.network.load_state_dict(own | fitting)
+    fresh = [name for name in own if name not in fitting]
+    if fresh:
+        log.warning(
+            "channel model: image_size is another, and with it the feature maps: of %d tensors %d are that "
+            "model's; these begin anew: %s",
+            len(own),
+            len(fitting),
+            summary(fresh, list(own)),
+        )
+    else:
+        log.info("channel model: all weights are those of that model; no pretrained ones are loaded")
+
+
+def _shape(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _list(names: Sequence[str]) -> str:
