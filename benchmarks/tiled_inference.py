@@ -46,7 +46,7 @@ Predict = Callable[[Path], Instances]
 class AsTorchvisions(nn.Module):
     """A detector of square views behind torchvision's convention and its transform, which resizes them."""
 
-    def __init__(self, detector: Detector, side: int):
+    def __init__(self, detector: VisionModel, side: int):
         super().__init__()
         transform: Any = detector.transform
         mean, std = ((values.flatten() / 255).tolist() for values in (transform.mean, transform.std))

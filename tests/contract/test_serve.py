@@ -5,98 +5,16 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from endpoint_process import STARTUP_S, Answer, EndpointProcess, serving
 from PIL import Image
-
-SERVE = Path(__file__).resolve().parents[2] / "serve"
-STARTUP_S = 60.0
-NAMES = ("SAGEMAKER_", "MODEL_SERVER_", "TILEWISE_")
-
-Answer = tuple[int, str, bytes]
-
-
-class Server:
-    """A ``serve`` process, its log, and a client for it."""
-
-    def __init__(self, model_folder: Path, workspace: Path, **variables: str) -> None:
-        base = workspace / "ml"
-        base.mkdir()
-        (base / "model").symlink_to(model_folder)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(NAMES)}
-        environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
-        environ["OMP_NUM_THREADS"] = "1"  # more would wait for each other on a machine that is busy
-        environ["SAGEMAKER_MODEL_SERVER_WORKERS"] = "1"  # also where there are many cores
-        environ |= {"SAGEMAKER_BASE_DIR": str(base), "SAGEMAKER_BIND_TO_PORT": str(self.port)} | variables
-        self.log_path = workspace / "log"
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen([SERVE], env=environ, cwd=workspace, stdout=log, stderr=log)
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    def request(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        try:
-            connection.request(method, path, body=body, headers=named)  # type: ignore[arg-type]
-            response = connection.getresponse()
-            return response.status, response.headers.get_content_type(), response.read()
-        finally:
-            connection.close()
-
-    def invoke(self, body: bytes, content_type: str = "application/x-image", accept: str = "*/*") -> Answer:
-        return self.request("POST", "/invocations", body, Content_Type=content_type, Accept=accept)
-
-    def page_faults(self) -> int:
-        """Of the worker, since it began: pages of memory that it got."""
-        pid = self.process.pid
-        (worker,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[7])
-
-    def wait_until_ready(self) -> list[int]:
-        """Ping until 200. Returns what the pings before it got, 0 for a refused connection."""
-        statuses: list[int] = []
-        deadline = time.monotonic() + STARTUP_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                status = self.request("GET", "/ping")[0]
-            except ConnectionError:
-                status = 0
-            if status == 200:
-                return statuses
-            statuses.append(status)
-            time.sleep(0.1)
-        raise AssertionError(f"the server is not ready:\n{self.log}")
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def serving(model_folder: Path, workspace: Path, **variables: str) -> Iterator[Server]:
-    server = Server(model_folder, workspace, **variables)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def encoded(image_format: str, width: int = 400, height: int = 300) -> bytes:
@@ -107,7 +25,7 @@ def encoded(image_format: str, width: int = 400, height: int = 300) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
     with serving(model_folder, tmp_path_factory.mktemp("serve")) as running:
         statuses = running.wait_until_ready()
         assert set(statuses) <= {0, 503}
@@ -115,14 +33,14 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         assert "Traceback" not in running.log
 
 
-def test_ping__empty_body(server: Server) -> None:
+def test_ping__empty_body(server: EndpointProcess) -> None:
     status, _, body = server.request("GET", "/ping")
     assert (status, body) == (200, b"")
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
 @pytest.mark.parametrize("content_type", ["application/x-image", "image/jpeg"])
-def test_invocations__default_answer(server: Server, image_format: str, content_type: str) -> None:
+def test_invocations__default_answer(server: EndpointProcess, image_format: str, content_type: str) -> None:
     status, kind, body = server.invoke(encoded(image_format), content_type)
     assert (status, kind) == (200, "application/json")
     rows = json.loads(body)["prediction"]
@@ -132,7 +50,7 @@ def test_invocations__default_answer(server: Server, image_format: str, content_
     assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
 
 
-def test_invocations__the_same_as_the_library(server: Server, model_folder: Path) -> None:
+def test_invocations__the_same_as_the_library(server: EndpointProcess, model_folder: Path) -> None:
     from tilewise.inference.predictor import Predictor
 
     image = encoded("PNG")
@@ -142,7 +60,7 @@ def test_invocations__the_same_as_the_library(server: Server, model_folder: Path
     assert np.abs(rows[:, 2:] * [400, 300, 400, 300] - expected.boxes.numpy()).max() < 0.05
 
 
-def test_invocations__annotation(server: Server) -> None:
+def test_invocations__annotation(server: EndpointProcess) -> None:
     status, kind, body = server.invoke(encoded("JPEG"), accept="application/json;annotation=1")
     assert (status, kind) == (200, "application/json")
     answer = json.loads(body)
@@ -151,7 +69,7 @@ def test_invocations__annotation(server: Server) -> None:
 
 
 @pytest.mark.parametrize("accept", ["application/jsonlines", "application/jsonlines;annotation=1"])
-def test_invocations__json_lines(server: Server, accept: str) -> None:
+def test_invocations__json_lines(server: EndpointProcess, accept: str) -> None:
     status, kind, body = server.invoke(encoded("JPEG"), accept=accept)
     assert (status, kind) == (200, "application/jsonlines")
     assert body.endswith(b"\n") and body.count(b"\n") == 1
@@ -172,7 +90,7 @@ def test_invocations__json_lines(server: Server, accept: str) -> None:
     ],
 )
 def test_invocations__refused(
-    server: Server, body: bytes, content_type: str, accept: str, expected: int
+    server: EndpointProcess, body: bytes, content_type: str, accept: str, expected: int
 ) -> None:
     status, kind, answer = server.invoke(body, content_type, accept)
     assert (status, kind) == (expected, "application/json")
@@ -180,12 +98,12 @@ def test_invocations__refused(
     assert 0 < len(reason) < 300 and "/" + "opt" not in reason
 
 
-def test_invocations__chunks_over_the_limit(server: Server) -> None:
+def test_invocations__chunks_over_the_limit(server: EndpointProcess) -> None:
     chunks = (bytes(1024 * 1024) for _ in range(30))
     assert server.request("POST", "/invocations", chunks, Content_Type="image/jpeg")[0] == 413
 
 
-def test_invocations__use_memory_again(server: Server) -> None:
+def test_invocations__use_memory_again(server: EndpointProcess) -> None:
     image = encoded("JPEG", 1600, 1200)
     for _ in range(3):
         server.invoke(image)
@@ -195,7 +113,7 @@ def test_invocations__use_memory_again(server: Server) -> None:
     assert server.page_faults() - before < 10 * 500
 
 
-def test_other_paths__small_json(server: Server) -> None:
+def test_other_paths__small_json(server: EndpointProcess) -> None:
     assert server.request("GET", "/models")[:2] == (404, "application/json")
     assert server.request("GET", "/invocations")[:2] == (405, "application/json")
     parameters = json.loads(server.request("GET", "/execution-parameters")[2])
@@ -206,7 +124,7 @@ def test_other_paths__small_json(server: Server) -> None:
     }
 
 
-def test_ping__answers_during_invocations(server: Server) -> None:
+def test_ping__answers_during_invocations(server: EndpointProcess) -> None:
     large = encoded("JPEG", 4000, 3000)
     answers: list[Answer] = []
     threads = [threading.Thread(target=lambda: answers.append(server.invoke(large))) for _ in range(4)]
@@ -221,7 +139,7 @@ def test_ping__answers_during_invocations(server: Server) -> None:
     assert max(waits) < 2
 
 
-def test_log__a_line_for_invocations_none_for_pings(server: Server) -> None:
+def test_log__a_line_for_invocations_none_for_pings(server: EndpointProcess) -> None:
     server.invoke(encoded("JPEG"))
     assert '"POST /invocations HTTP/1.1" 200' in server.log
     assert "/ping" not in server.log

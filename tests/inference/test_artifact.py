@@ -94,6 +94,23 @@ def test_folder__holds_two_files_and_the_newer_model(
     assert_same_weights(Artifact.load(folder), artifacts[1])
 
 
+def test_files__everybody_may_read_them(folder: Path) -> None:
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["model.json", "model-0000.safetensors"])
+def test_load__a_file_that_may_not_be_read(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *args: Any, **more: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **more)
+
+    opened = Path.open  # root may read everything, so that no mode would do
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=rf"{name} may not be read by user \d+: make it readable"):
+        Artifact.load(folder)
+
+
 def test_description__is_readable_json(folder: Path) -> None:
     content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert content["classes"] == ["ant", "bée"]

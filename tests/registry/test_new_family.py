@@ -20,6 +20,7 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.registry import register, unregister
 from tilewise.serving.app import create_app
+from tilewise.serving.compute import ComputeThread
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopWhen
@@ -109,7 +110,8 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     assert artifact.spec.name == "dots_s" and artifact.classes == ("dot",)
     assert read_initial_model(model).spec == artifact.spec
 
-    served = ServedModel(lambda: Predictor.load(model), 30, lambda: None, lambda: None)
+    thread = ComputeThread(30, 60, lambda: None)
+    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
     served.start()
     while not served.ready:
         time.sleep(0.01)

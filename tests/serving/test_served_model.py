@@ -3,12 +3,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from tilewise.errors import UserError
-from tilewise.serving.served_model import BusyError, Predicts, ServedModel
+from tilewise.serving.compute import BusyError, ClientLeftError, ComputeThread
+from tilewise.serving.served_model import Predicts, ServedModel, Timings
+from tilewise.tiling.spec import TileOptions
 
 if TYPE_CHECKING:
     from tilewise.inference.detections import Prediction
@@ -17,7 +20,10 @@ ANSWER = cast("Prediction", SimpleNamespace(width=1, height=1, detections=()))
 
 
 class FakePredictor:
+    classes = ("ant",)
+
     def __init__(self) -> None:
+        self.backend: Any = None
         self.broken = False
         self.warm_ups = 0
         self.threads: set[int] = set()
@@ -32,7 +38,13 @@ class FakePredictor:
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def predict(self, image: bytes) -> Prediction:
+    def seen_as(self, options: TileOptions) -> FakePredictor:
+        return self
+
+    def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        return (ANSWER for _ in images)
+
+    def decode(self, image: bytes) -> Any:
         self.inside += 1
         self.threads.add(threading.get_ident())
         self.most_inside = max(self.most_inside, self.inside)
@@ -44,22 +56,25 @@ class FakePredictor:
             raise UserError("not an image")
         if image == b"odd":
             raise RuntimeError("odd")
-        return ANSWER
+        return image
 
 
 class Calls:
     """A served model, and what became of its worker."""
 
-    def __init__(self, predictor: FakePredictor | Exception, patience_s: float = 10) -> None:
+    def __init__(
+        self, predictor: FakePredictor | Exception, patience_s: float = 10, silence_s: float = 60
+    ) -> None:
         self.stopped = 0
         self.retired = 0
         self.predictor = predictor
-        self.model = ServedModel(self.load, patience_s, self.stop, self.retire)
+        thread = ComputeThread(patience_s, silence_s, self.retire)
+        self.model = ServedModel(self.load, thread, self.stop, self.retire)
 
     def load(self) -> Predicts:
         if isinstance(self.predictor, Exception):
             raise self.predictor
-        return self.predictor
+        return cast(Predicts, self.predictor)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -179,3 +194,60 @@ def test_served_model__lasting_failure_retires_the_worker() -> None:
     with pytest.raises(BusyError):
         model.predict(b"image")
     assert calls.retired == 1
+
+
+def test_served_model__nobody_waits_any_more() -> None:
+    predictor = FakePredictor()
+    predictor.gate.clear()
+    model = started(Calls(predictor))
+    first = threading.Thread(target=model.predict, args=(b"image",))
+    first.start()
+    while not predictor.inside:
+        time.sleep(0.001)
+    left = threading.Event()
+    left.set()
+    with pytest.raises(ClientLeftError):
+        model.predict(b"image", client_left=left)
+    predictor.gate.set()
+    first.join(10)
+    assert predictor.most_inside == 1
+
+
+def test_served_model__silence_retires_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    predictor = FakePredictor()
+    predictor.gate.clear()
+    calls = Calls(predictor, silence_s=0.1)
+    model = started(calls)
+    with pytest.raises(BusyError, match="replaced"):
+        model.predict(b"image")
+    assert calls.retired == 1
+    assert not model.ready
+    assert "has not moved" in caplog.text
+    predictor.gate.set()
+
+
+def test_served_model__timings() -> None:
+    timings = Timings()
+    started(Calls(FakePredictor())).predict(b"image", timings=timings)
+    assert timings.sizes == [(1, 1)]
+    assert timings.wait_s >= 0 and timings.decode_s >= 0 and timings.merge_s >= 0
+
+
+def test_compute_thread__refuses_what_would_come_too_late() -> None:
+    thread = ComputeThread(0.1, 60, lambda: None)
+    thread.start()
+    thread.do(lambda: time.sleep(0.3))
+    inside, gate = threading.Event(), threading.Event()
+
+    def hold() -> bool:
+        inside.set()
+        return gate.wait(10)
+
+    first = threading.Thread(target=thread.do, args=(hold,))
+    first.start()
+    assert inside.wait(10)
+    with pytest.raises(BusyError, match="waiting") as refused:
+        thread.do(lambda: None)
+    assert refused.value.retry_after_s >= 1
+    gate.set()
+    first.join(10)

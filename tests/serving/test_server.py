@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tilewise.errors import UserError
 from tilewise.serving import server
-from tilewise.serving.gunicorn_config import AccessLogger, Worker
+from tilewise.serving.logs import ServerLogger
 from tilewise.serving.settings import Settings
+from tilewise.serving.worker import Worker
 
 
 def test_server__master_does_not_load_torch() -> None:
@@ -19,12 +22,12 @@ def test_server__master_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_server__settings_reach_gunicorn() -> None:
-    application = server.Server(Settings(port=9000, workers=2))
+def test_server__settings_reach_gunicorn(tmp_path: Path) -> None:
+    application = server.Server(Settings(port=9000, workers=2), tmp_path)
     assert application.cfg.address == [("0.0.0.0", 9000)]
     assert application.cfg.workers == 2
     assert application.cfg.worker_class is Worker
-    assert application.cfg.logger_class is AccessLogger
+    assert application.cfg.logger_class is ServerLogger
 
 
 def test_main__wrong_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,10 +40,18 @@ def test_main__wrong_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err.startswith("SAGEMAKER_BIND_TO_PORT must be")
 
 
-def test_access_logger__no_line_for_ping(tmp_path: Path) -> None:
-    application = server.Server(Settings())
+def test_make_folder__no_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    with pytest.raises(UserError, match="--tmpfs /tmp"):
+        server.make_folder()
+
+
+def test_server_logger__no_line_for_ping(tmp_path: Path) -> None:
+    application = server.Server(Settings(), tmp_path)
     application.cfg.set("accesslog", str(tmp_path / "log"))
-    logger = AccessLogger(application.cfg)
+    logger = ServerLogger(application.cfg)
     for path in ("/ping", "/invocations"):
         environ = {
             "PATH_INFO": path,

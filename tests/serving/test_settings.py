@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tilewise.errors import UserError
-from tilewise.serving import gunicorn_config, settings
+from tilewise.serving import settings
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.responses import Form
 from tilewise.serving.settings import Settings, default_workers, read_settings, thread_caps
@@ -27,12 +27,26 @@ def test_read_settings__everything_set() -> None:
             "SAGEMAKER_MODEL_SERVER_TIMEOUT": "120",
             "TILEWISE_MAX_PAYLOAD_MB": "6",
             "TILEWISE_MAX_IN_FLIGHT": "4",
+            "TILEWISE_VIEW_TIMEOUT": "30",
+            "TILEWISE_MAX_REQUESTS": "0",
+            "TILEWISE_LOG": "json",
             "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT": "application/jsonlines;annotation=1",
             "SAGEMAKER_CONTAINER_LOG_LEVEL": "10",
         }
     )
     lines = Form("application/jsonlines", annotation=True)
-    assert read == Settings(9000, 3, 120, 6, 4, lines, logging.DEBUG)
+    assert read == Settings(
+        port=9000,
+        workers=3,
+        timeout_s=120,
+        max_payload_mb=6,
+        max_in_flight=4,
+        view_timeout_s=30,
+        max_requests=0,
+        log_as_json=True,
+        default_form=lines,
+        log_level=logging.DEBUG,
+    )
     assert read.max_payload_bytes == 6 * 1024 * 1024
 
 
@@ -112,8 +126,9 @@ def test_thread_caps__leave_what_the_user_set() -> None:
     assert caps["MKL_NUM_THREADS"] == "8"
 
 
-def test_gunicorn_options__follow_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = gunicorn_options(Settings(port=9000, workers=3, timeout_s=1, log_level=logging.WARNING))
+def test_gunicorn_options__follow_the_settings(tmp_path: Path) -> None:
+    settings = Settings(port=9000, workers=3, timeout_s=1, log_level=logging.WARNING)
+    options = gunicorn_options(settings, tmp_path)
     assert options["bind"] == "0.0.0.0:9000"
     assert options["workers"] == 3
     assert options["threads"] > Settings.max_in_flight
@@ -121,13 +136,7 @@ def test_gunicorn_options__follow_the_settings(monkeypatch: pytest.MonkeyPatch) 
     assert options["graceful_timeout"] < 30
     assert options["loglevel"] == "warning"
     assert not options["preload_app"]
-    assert gunicorn_options(Settings(timeout_s=300))["timeout"] == 300
-
-
-def test_gunicorn_options__without_shared_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gunicorn_config, "SHARED_MEMORY", str(tmp_path / "missing"))
-    monkeypatch.setattr(gunicorn_config.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert gunicorn_options(Settings())["worker_tmp_dir"] == str(tmp_path)
+    assert gunicorn_options(Settings(timeout_s=300), tmp_path)["timeout"] == 300
 
 
 def test_read_settings__tiles() -> None:

@@ -39,6 +39,7 @@ from tilewise.registry import (
     unregister_task,
 )
 from tilewise.serving.app import create_app
+from tilewise.serving.compute import ComputeThread
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopToken, StopWhen
@@ -311,7 +312,8 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     assert Artifact.load(model).spec == PresenceSpec("glance", 1, Scaling(square=64))
     assert read_initial_model(model).task == "presence"
 
-    served = ServedModel(lambda: Predictor.load(model), 30, lambda: None, lambda: None)
+    thread = ComputeThread(30, 60, lambda: None)
+    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
     served.start()
     while not served.ready:
         time.sleep(0.01)

@@ -99,8 +99,10 @@ class Artifact:
             classes = tuple(content["classes"])
             weights = folder / Path(content["weights"]).name
             model = task.build(spec)
-            if not weights.is_file():
+            if not weights.exists():
                 raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
+            with weights.open("rb"):
+                pass  # safetensors says of a file that may not be read that it does not exist
             model.network.load_state_dict(load_file(weights))
             return Artifact(
                 model.eval(),
@@ -111,6 +113,11 @@ class Artifact:
                 content.get("environment", {}),
                 task.name,
             )
+        except PermissionError as error:
+            raise UserError(
+                f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or "
+                "run as its owner"
+            ) from None
         except FileNotFoundError:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
@@ -155,6 +162,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}{_WRITING}")
     try:
         write(temporary)
+        temporary.chmod(0o644)  # safetensors leaves files that only their owner can read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -68,6 +68,11 @@ class Predictor:
         log.info("each image is seen as %s", plan.tiling)
         return Predictor(backend, plan, artifact.classes, find_task(artifact.task)().merger(artifact.spec))
 
+    def seen_as(self, options: TileOptions) -> Predictor:
+        """The same model with other tiles."""
+        plan = ViewPlan(self.plan.scaling, options.change(self.plan.tiling))
+        return Predictor(self.backend, plan, self.classes, self.merge)
+
     @property
     def device(self) -> torch.device:
         """Where it looks at images."""

@@ -18,6 +18,14 @@ ACCEPTED = f"{JSON}, {JSON};annotation=1, {JSON_LINES}, {JSON_LINES};annotation=
 _ANYTHING = ("*/*", "application/*")
 
 
+def error_body(reason: str, retry_after_s: int | None = None) -> str:
+    """The body of an error, as JSON: what is wrong, and after how many seconds to try again."""
+    content: dict[str, object] = {"error": reason}
+    if retry_after_s is not None:
+        content["retry_after"] = retry_after_s
+    return json.dumps(content)
+
+
 class NotAcceptableError(UserError):
     """An Accept header asks only for forms that the server does not make."""
 

@@ -1,102 +1,196 @@
-"""The one model of a worker process: loaded in the background, asked one image at a time."""
+"""The model of an endpoint: loaded in the background, asked one image at a time."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tilewise.errors import UserError
+from tilewise.serving.compute import NEVER, BusyError, ClientLeftError, ComputeThread
+from tilewise.tiling.spec import AS_TRAINED, TileOptions
+
+if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
+    from tilewise.data.decode import DecodedImage
+    from tilewise.inference.backend import Backend
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Predicts(Protocol):
     """What is served: :class:`tilewise.inference.predictor.Predictor`, or a stand-in."""
 
-    def predict(self, image: bytes) -> Any:
-        """What the model says of one encoded image."""
+    backend: Backend
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+
+    def decode(self, image: bytes) -> DecodedImage:
+        """The pixels of an encoded image."""
+
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
+        """What the model says of each image."""
+
+    def seen_as(self, options: TileOptions) -> Predicts:
+        """The same model with other tiles."""
 
     def warm_up(self) -> None:
         """Prove by one prediction that the model answers."""
 
 
-class BusyError(Exception):
-    """The model's turn did not come in time."""
+@dataclass
+class Timings:
+    """How long an answer took, in seconds, by what it was spent on.
+
+    Attributes:
+        wait_s: for the turn.
+        decode_s: from bytes to pixels.
+        compute_s: in the network.
+        merge_s: the rest: cutting views and putting together what was found in them.
+        batches: views of each batch.
+        sizes: width and height of each image, in pixels.
+
+    """
+
+    wait_s: float = 0.0
+    decode_s: float = 0.0
+    compute_s: float = 0.0
+    merge_s: float = 0.0
+    batches: list[int] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+
+class WatchedBackend:
+    """A backend that tells of each batch of views that it has looked at, and how many seconds that took."""
+
+    def __init__(self, backend: Backend, tell: Callable[[int, float], None]):
+        self._backend, self._tell = backend, tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def detect(self, views: Sequence[Any]) -> Any:
+        """As :meth:`tilewise.inference.backend.Backend.detect`."""
+        started = time.perf_counter()
+        found = self._backend.detect(views)
+        self._tell(len(views), time.perf_counter() - started)
+        return found
 
 
 class ServedModel:
-    """A predictor on a thread of its own, which loads it and then takes one image after the other.
-
-    A predictor is not thread-safe. Threads do not share it under a lock, because each one that computes would
-    have its own pool of OpenMP threads and its own treatment of denormal numbers.
+    """A predictor that a thread loads, and then asks one image after the other.
 
     Args:
         load: makes the predictor; called on the thread, so that its imports happen there too.
-        patience_s: how long :meth:`predict` waits for its turn.
+        thread: computes; other models may share it.
         on_load_failure: called when there is nothing to serve, after the log has the reason.
         on_breakdown: called when a model that did answer no longer does.
+
+    Attributes:
+        classes: names by label, when it is ready.
 
     """
 
     def __init__(
         self,
         load: Callable[[], Predicts],
-        patience_s: float,
+        thread: ComputeThread,
         on_load_failure: Callable[[], None],
         on_breakdown: Callable[[], None],
     ) -> None:
         self._load = load
-        self._patience_s = patience_s
+        self._thread = thread
         self._on_load_failure = on_load_failure
         self._on_breakdown = on_breakdown
-        self._ready = threading.Event()
-        self._queue: SimpleQueue[tuple[bytes, Future[Any]]] = SimpleQueue()
+        self._predictor: Predicts | None = None
+        self._loaded = thread.submit(self._load_and_warm_up)  # before all that is asked
+        self._timings = Timings()
+        self.classes: tuple[str, ...] = ()
 
     def start(self) -> None:
         """Begin to load; :attr:`ready` tells when it is done."""
-        threading.Thread(target=self._run, name="model", daemon=True).start()
+        self._thread.start()
+        self._loaded.add_done_callback(lambda loaded: loaded.result() or self._on_load_failure())
 
     @property
     def ready(self) -> bool:
         """Whether the model has answered its warm-up prediction, and answers still."""
-        return self._ready.is_set()
+        return self._predictor is not None and not self._thread.broken
 
-    def predict(self, image: bytes) -> Any:
+    def predict(
+        self,
+        image: bytes,
+        *,
+        tiles: TileOptions = AS_TRAINED,
+        client_left: threading.Event = NEVER,
+        timings: Timings | None = None,
+    ) -> Any:
         """What the model says of one encoded image, when the requests before it are done.
+
+        Args:
+            image: its bytes.
+            tiles: in place of the model's own.
+            client_left: set when nobody waits for the answer any more.
+            timings: are added to.
 
         Raises:
             BusyError: the model was not loaded, or its turn did not come, in time.
+            ClientLeftError: the client has left.
             DecodeError: the bytes are not an image that can be decoded.
             Exception: whatever goes wrong in the model.
 
         """
-        turn: Future[Any] = Future()
-        self._queue.put((image, turn))
+        timings = timings or Timings()
+        asked = time.perf_counter()
+
+        def work() -> Any:
+            timings.wait_s += time.perf_counter() - asked
+            return self._predict(image, tiles, timings)
+
         try:
-            return turn.result(self._patience_s)
-        except TimeoutError:
-            if turn.cancel():
-                reason = "too many requests are waiting" if self.ready else "the model is not ready"
-                raise BusyError(reason) from None
-            return turn.result()  # it has its turn: let it finish
+            return self._thread.do(work, client_left)
+        except BusyError as error:
+            if self.ready or self._thread.broken:
+                raise
+            raise BusyError("the model is not ready", error.retry_after_s) from None
 
-    def _run(self) -> None:
-        predictor = self._load_and_warm_up()
+    def _predict(self, image: bytes, tiles: TileOptions, timings: Timings) -> Any:
+        predictor = self._predictor
         if predictor is None:
-            self._on_load_failure()
-            return
-        self._ready.set()
-        while True:
-            image, turn = self._queue.get()
-            if turn.set_running_or_notify_cancel():
-                self._answer(predictor, image, turn)
+            raise BusyError("the model is not ready")
+        if tiles != AS_TRAINED:
+            predictor = predictor.seen_as(tiles)
+        self._timings = timings
+        try:
+            started = time.perf_counter()
+            decoded = predictor.decode(image)
+            decode_s = time.perf_counter() - started
+            timings.decode_s += decode_s
+            self._thread.pulse()
+            in_network = timings.compute_s
+            prediction = next(iter(predictor.predict_all([decoded])))
+        except (UserError, ClientLeftError):
+            raise
+        except Exception:
+            self._check(predictor)
+            raise
+        spent = time.perf_counter() - started
+        timings.merge_s += spent - decode_s - (timings.compute_s - in_network)
+        timings.sizes.append((prediction.width, prediction.height))
+        return prediction
 
-    def _load_and_warm_up(self) -> Predicts | None:
+    def _batch_done(self, views: int, seconds: float) -> None:
+        self._timings.compute_s += seconds
+        self._timings.batches.append(views)
+        self._thread.pulse()
+
+    def _load_and_warm_up(self) -> bool:
+        """Whether there is something to serve."""
         started = time.monotonic()
         try:
             predictor = self._load()
@@ -107,26 +201,17 @@ class ServedModel:
             logger.exception("the model cannot be served: it failed to load or to answer a first image")
         else:
             logger.info("the model is ready after %.1f s", time.monotonic() - started)
-            return predictor
-        return None
-
-    def _answer(self, predictor: Predicts, image: bytes, turn: Future[Any]) -> None:
-        if not self.ready:  # it broke down while this request waited
-            turn.set_exception(BusyError("the model is not ready"))
-            return
-        try:
-            turn.set_result(predictor.predict(image))
-        except UserError as error:
-            turn.set_exception(error)
-        except Exception as error:
-            self._check(predictor)
-            turn.set_exception(error)
+            predictor.backend = WatchedBackend(predictor.backend, self._batch_done)
+            self.classes = predictor.classes
+            self._predictor = predictor
+            return True
+        return False
 
     def _check(self, predictor: Predicts) -> None:
         """After an unexpected failure: some, like a lost CUDA context, stay until the process ends."""
         try:
             predictor.warm_up()
         except Exception:
-            self._ready.clear()
+            self._thread.give_up()
             logger.exception("the model no longer answers: this worker is replaced")
             self._on_breakdown()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import threading
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 from flask import Flask
@@ -18,36 +22,39 @@ from tilewise import platform
 from tilewise.errors import UserError
 from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory
 from tilewise.serving.app import create_app
+from tilewise.serving.compute import ComputeThread
 from tilewise.serving.gunicorn_config import gunicorn_options
+from tilewise.serving.logs import configure_logging, label_native_lines
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
 from tilewise.tasks.answers import answer_of
 from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
+SHARED_MEMORY = "/dev/shm"
+LAST_WORDS_S = 3.0
+"""For a worker that is replaced to answer what it holds."""
 
 
 class Server(BaseApplication):
     """Gunicorn with Tilewise's app and settings; it reads no configuration file and no command line."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
+        self.folder = folder
         super().__init__()
 
     def load_config(self) -> None:
         """Take the settings, but for those that this version of gunicorn does not have."""
-        for name, value in gunicorn_options(self.settings).items():
+        for name, value in gunicorn_options(self.settings, self.folder).items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
         """The app of one worker; called after the fork."""
-        model = ServedModel(
-            partial(load_predictor, self.settings.tiles),
-            patience_s=self.settings.timeout_s,
-            on_load_failure=stop_server,
-            on_breakdown=retire_worker,
-        )
+        thread = ComputeThread(self.settings.timeout_s, self.settings.view_timeout_s, retire_worker)
+        load = partial(load_predictor, self.settings.tiles)
+        model = ServedModel(load, thread, on_load_failure=stop_server, on_breakdown=retire_worker)
         model.start()
         return create_app(model, self.settings, answer_of(platform.model_dir()))
 
@@ -71,8 +78,14 @@ def stop_server() -> None:
 
 
 def retire_worker() -> None:
-    """Let this worker finish what it holds and end; gunicorn forks another."""
+    """Let this worker answer what it holds and end; gunicorn forks another.
+
+    It ends also where its model never returns.
+    """
     os.kill(os.getpid(), signal.SIGTERM)
+    end = threading.Timer(LAST_WORDS_S, os._exit, (1,))
+    end.daemon = True
+    end.start()
 
 
 def main() -> int:
@@ -87,27 +100,40 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         settings = read_settings(os.environ)
+        folder = make_folder()
     except UserError as error:
         print(error, file=sys.stderr)
         return USAGE_ERROR
     os.environ.update(thread_caps(os.environ, settings.workers, available_cores()))
     keep_freed_memory(OF_VIEWS, one_heap=True)
-    _configure_logging(settings.log_level)
+    master = os.getpid()
+    label_native_lines()
+    configure_logging(settings.log_level, as_json=settings.log_as_json)
     try:
-        Server(settings).run()
+        Server(settings, folder).run()
     except HaltServer as halt:  # a second worker failed to boot while gunicorn stopped for the first
         return int(halt.exit_status)
+    finally:
+        if os.getpid() == master:  # workers, which are forked, pass here too
+            shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def _configure_logging(level: int) -> None:
-    """Ours at the level that the user chose; other libraries' only from warnings on."""
-    logging.basicConfig(
-        level=max(level, logging.WARNING),
-        format="%(asctime)s [%(process)d] [%(levelname)s] %(message)s",
-        datefmt="[%Y-%m-%d %H:%M:%S %z]",
-    )
-    logging.getLogger("tilewise").setLevel(level)
+def make_folder() -> Path:
+    """A folder for the few small files of the running server: in memory, if it can be.
+
+    Raises:
+        UserError: there is no place for it.
+
+    """
+    shared = os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    try:
+        return Path(tempfile.mkdtemp(prefix="tilewise-", dir=SHARED_MEMORY if shared else None))
+    except OSError:
+        raise UserError(
+            "the server needs a folder for a few small files, and neither /dev/shm nor /tmp can be written: "
+            "start the container with --tmpfs /tmp, or name a folder in TMPDIR"
+        ) from None
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,11 @@ class Settings:
         workers: processes, each with a model of its own.
         timeout_s: how long a request may wait for its turn, and a worker be silent before it is replaced.
         max_payload_mb: the largest request body, in 1024 * 1024 bytes.
-        max_in_flight: invocations that one worker holds, the one being computed included.
+        max_in_flight: invocations that one worker holds at most, the one being computed included; those that
+            would wait for longer than ``timeout_s`` are refused before.
+        view_timeout_s: how long the model may look at one batch of views before its worker is replaced.
+        max_requests: after so many a worker is recycled; 0 for never.
+        log_as_json: a line of JSON for each request, and for all else.
         default_form: the answer's form when a request leaves it open.
         log_level: of :mod:`logging`.
         tiles: in place of the model's own.
@@ -39,7 +43,10 @@ class Settings:
     workers: int = 1
     timeout_s: int = 60
     max_payload_mb: int = DEFAULT_MAX_PAYLOAD_MB
-    max_in_flight: int = 32
+    max_in_flight: int = 256
+    view_timeout_s: int = 60
+    max_requests: int = 10_000
+    log_as_json: bool = False
     default_form: Form = DEFAULT_FORM
     log_level: int = logging.INFO
     tiles: TileOptions = AS_TRAINED
@@ -66,6 +73,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         timeout_s=_integer(environ, "SAGEMAKER_MODEL_SERVER_TIMEOUT", Settings.timeout_s, 1, 86400),
         max_payload_mb=_max_payload_mb(environ),
         max_in_flight=_integer(environ, "TILEWISE_MAX_IN_FLIGHT", Settings.max_in_flight, 1, 512),
+        view_timeout_s=_integer(environ, "TILEWISE_VIEW_TIMEOUT", Settings.view_timeout_s, 1, 86400),
+        max_requests=_integer(environ, "TILEWISE_MAX_REQUESTS", Settings.max_requests, 0, 1_000_000),
+        log_as_json=_choice(environ, "TILEWISE_LOG", ("text", "json")) == "json",
         default_form=_default_form(environ),
         log_level=_log_level(environ),
         tiles=read_tile_options({name: environ.get(_variable(name), "") for name in TILE_OPTIONS}, _variable),
@@ -97,6 +107,14 @@ def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high
     if text.isdecimal() and len(text) < 10 and low <= int(text) <= high:
         return int(text)
     raise UserError(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+
+
+def _choice(environ: Mapping[str, str], name: str, values: Sequence[str]) -> str:
+    """One of the values; the first where nothing is given."""
+    text = environ.get(name, "").strip().lower() or values[0]
+    if text not in values:
+        raise UserError(f"{name} must be one of {', '.join(values)}, not {text!r}")
+    return text
 
 
 def _max_payload_mb(environ: Mapping[str, str]) -> int:

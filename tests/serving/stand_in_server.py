@@ -1,0 +1,67 @@
+"""``serve`` with a model that does as the image says: a real server, without torch, that starts at once.
+
+An image begins like a JPEG, and words may follow: ``views=3`` for how many it has, ``seconds=0.5`` for each
+of them, ``odd`` for a fault of the model.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from tilewise.serving import server
+
+JPEG = b"\xff\xd8\xff"
+
+
+class Backend:
+    def detect(self, views: Sequence[bytes]) -> list[bytes]:
+        time.sleep(sum(float(_word(view, b"seconds", b"0")) for view in views))
+        return list(views)
+
+
+class Predictor:
+    """Finds an object of each class in every view."""
+
+    classes = ("ant", "bee")
+
+    def __init__(self) -> None:
+        self.backend: Any = Backend()
+
+    def seen_as(self, options: object) -> Predictor:
+        return self
+
+    def decode(self, image: bytes) -> bytes:
+        if not image.startswith(JPEG):
+            from tilewise.data.decode import DecodeError
+
+            raise DecodeError("these bytes are not an image in a known format")
+        if b"odd" in image:
+            raise RuntimeError("/opt/ml/model/secret")
+        return image
+
+    def predict_all(self, images: Iterable[bytes]) -> Iterator[Any]:
+        for image in images:
+            found = []
+            for view in range(int(_word(image, b"views", b"1"))):
+                self.backend.detect([image])
+                left = 10.0 * view
+                found += [([left, 20.0, left + 20, 60.0], 0.5 - 0.2 * label, label) for label in (0, 1)]
+            yield SimpleNamespace(width=100, height=200, detections=found)
+
+    def warm_up(self) -> None:
+        list(self.predict_all([JPEG]))
+
+
+def _word(image: bytes, name: bytes, default: bytes) -> bytes:
+    found = re.search(name + rb"=([0-9.]+)", image)
+    return found[1] if found else default
+
+
+if __name__ == "__main__":
+    server.load_predictor = lambda *_: Predictor()  # type: ignore[assignment]
+    sys.exit(server.main())
