@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tilewise.serving import server
+from tilewise.tasks.detection.answers import answer_detection
 
 JPEG = b"\xff\xd8\xff"
 
@@ -64,4 +65,5 @@ def _word(image: bytes, name: bytes, default: bytes) -> bytes:
 
 if __name__ == "__main__":
     server.load_predictor = lambda *_: Predictor()  # type: ignore[assignment]
+    server.answer_of = lambda *_: answer_detection
     sys.exit(server.main())

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # an endpoint needs little of it
+    import torch
+    from torch import Tensor
 
-from tilewise.arrays import Float32
-from tilewise.data.annotations import ChannelIssues
-from tilewise.data.channel import DataSet
-from tilewise.data.records import Record, Records
-from tilewise.evaluation.report_content import ReportContent
-from tilewise.hyperparameters import Hyperparameters
-from tilewise.inference.batching import Merge
-from tilewise.inference.predictor import Predictor
-from tilewise.models.detector import VisionModel
-from tilewise.stop import StopToken
-from tilewise.targets import Targets
+    from tilewise.arrays import Float32
+    from tilewise.data.annotations import ChannelIssues
+    from tilewise.data.channel import DataSet
+    from tilewise.data.records import Record, Records
+    from tilewise.evaluation.report_content import ReportContent
+    from tilewise.hyperparameters import Hyperparameters
+    from tilewise.inference.batching import Merge
+    from tilewise.inference.predictor import Predictor
+    from tilewise.models.detector import VisionModel
+    from tilewise.stop import StopToken
+    from tilewise.targets import Targets
 
 
 class Scored(Protocol):

@@ -3,36 +3,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
 
-from tilewise.arrays import Float32
-from tilewise.data.annotations import ChannelIssues
-from tilewise.data.channel import DataSet
-from tilewise.data.records import Record, Records
-from tilewise.data.statistics import channel_statistics
 from tilewise.errors import UserError
-from tilewise.evaluation.analysis import Analysis, Scored, analyse
-from tilewise.evaluation.coco import FIGURES, SIZES
-from tilewise.evaluation.evaluate import evaluate
-from tilewise.evaluation.report_content import ReportContent
 from tilewise.evaluation.voc import VocMetric
-from tilewise.hyperparameters import Hyperparameters
-from tilewise.inference.batching import Merge
 from tilewise.inference.detections import Prediction, merge_instances
-from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
-from tilewise.stop import StopToken
 from tilewise.targets import Targets
 from tilewise.tasks.detection.answers import answer_detection
-from tilewise.tasks.detection.false_positives import false_positives
-from tilewise.tasks.detection.fit_spec import fit_spec
-from tilewise.tasks.task import Evaluation, Gather
+from tilewise.tasks.task import Evaluation
+
+# What an endpoint does not need is imported where it is used: it would start later by it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tilewise.arrays import Float32
+    from tilewise.data.annotations import ChannelIssues
+    from tilewise.data.channel import DataSet
+    from tilewise.data.records import Record, Records
+    from tilewise.evaluation.analysis import Analysis, Scored
+    from tilewise.evaluation.report_content import ReportContent
+    from tilewise.hyperparameters import Hyperparameters
+    from tilewise.inference.batching import Merge
+    from tilewise.inference.predictor import Predictor
+    from tilewise.models.detector import Detector
+    from tilewise.stop import StopToken
+    from tilewise.tasks.task import Gather
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class DetectionTask:
 
     def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> DetectorSpec:
         """See :func:`tilewise.tasks.detection.fit_spec.fit_spec`."""
+        from tilewise.tasks.detection.fit_spec import fit_spec
+
         return fit_spec(hp, data, initial)
 
     def spec_from_json(self, content: dict[str, Any]) -> DetectorSpec:
@@ -107,6 +109,8 @@ class DetectionTask:
 
     def false_positives(self, prediction: Prediction, record: Record) -> Float32:
         """See :func:`tilewise.tasks.detection.false_positives.false_positives`."""
+        from tilewise.tasks.detection.false_positives import false_positives
+
         return false_positives(prediction.detections, record)
 
     def evaluate(
@@ -118,12 +122,16 @@ class DetectionTask:
         gather: Gather,
     ) -> Evaluation | None:
         """The figures of COCO and VOC; see :func:`tilewise.evaluation.evaluate.evaluate`."""
+        from tilewise.evaluation.evaluate import evaluate
+
         scored: list[Scored] = []
         metrics = evaluate(predictor, records, issues, self.voc, stop, scored.append, gather)
         return None if metrics is None else Evaluation(metrics, scored[0])
 
     def check_validation(self, records: Records) -> None:
         """Refuse a choice by objects of a size of which there are none."""
+        from tilewise.evaluation.coco import SIZES
+
         size = (self.primary or "").partition("_")[2]
         if size:
             least, end = SIZES[size]
@@ -146,6 +154,8 @@ class DetectionTask:
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """The mean figures, and each class's."""
+        from tilewise.evaluation.coco import FIGURES
+
         figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in FIGURES)
         by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
         return [
@@ -155,6 +165,8 @@ class DetectionTask:
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The mean figures, and each class's, as far as they are defined."""
+        from tilewise.evaluation.coco import FIGURES
+
         scalars = {f"validation/{name}": metrics.get(name) for name in FIGURES}
         scalars["validation/VOC_mAP"] = metrics.get("VOC", {}).get("mAP")
         for name, value in metrics.get("AP_class", {}).items():
@@ -165,10 +177,14 @@ class DetectionTask:
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
     ) -> dict[str, Any]:
         """See :func:`tilewise.data.statistics.channel_statistics`."""
+        from tilewise.data.statistics import channel_statistics
+
         return channel_statistics(records, issues, classes, whole=whole)
 
     def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
+        from tilewise.evaluation.analysis import analyse
+
         return analyse(scored, classes, metrics)
 
     def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
@@ -177,7 +193,6 @@ class DetectionTask:
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.evaluation.report.report_page`."""
-        # Imported here: a job that fails early should not have to wait for it.
         from tilewise.evaluation.report import report_page
 
         return report_page(content, pictures=not stop.requested, stop=stop)
