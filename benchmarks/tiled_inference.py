@@ -34,6 +34,7 @@ from tilewise.inference.artifact import Artifact  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
+from tilewise.models.detector import VisionModel  # noqa: E402
 from tilewise.tiling.spec import TileOptions  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torchvision.models.detection.transform import GeneralizedRCNNTransform  # noqa: E402

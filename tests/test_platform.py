@@ -220,3 +220,30 @@ def test_checkpoint_dir__only_where_the_job_wants_checkpoints(base: Path) -> Non
     config.unlink()
     (base / "checkpoints").mkdir()
     assert platform.checkpoint_dir() == base / "checkpoints"
+
+
+def test_read_job__by_a_user_who_may_not_make_the_code_folder(base: Path) -> None:
+    configure(base, hyperparameters={"num_classes": "2"})
+    code = (
+        "import os\n"
+        "make = os.makedirs\n"
+        "def refuse(path, *rest, **more):\n"
+        "    if str(path).endswith('code'): raise PermissionError(13, 'Permission denied', path)\n"
+        "    make(path, *rest, **more)\n"
+        "os.makedirs = refuse\n"
+        "from tilewise.platform import read_job\n"
+        "print(read_job().hyperparameters, os.makedirs is refuse)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "{'num_classes': 2} True"
+    assert not (base / "code").exists()
+
+
+def test_remove_failure__of_an_earlier_run(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    platform.remove_failure()
+    platform.write_failure("ClientError: an earlier one")
+    platform.remove_failure()
+    assert not (base / "output" / "failure").exists()
+    (base / "output" / "failure").mkdir()
+    platform.remove_failure()
+    assert "of an earlier run, cannot be removed" in caplog.text

@@ -158,6 +158,9 @@ class Job:
             output, _ = process.communicate(timeout=300)
         return process.returncode, output
 
+    def write_failure(self, sentence: str) -> None:
+        (self.base / "output" / "failure").write_text(sentence)
+
     @property
     def failure(self) -> str:
         path = self.base / "output" / "failure"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from unittest.mock import patch
 
 from tilewise.errors import UserError
 
@@ -108,10 +109,7 @@ def read_job() -> Job:
             f"{config} does not exist: run this in a SageMaker training job, mount a folder with its layout "
             "at /opt/ml, or name such a folder in SAGEMAKER_BASE_DIR"
         )
-    # Imported here: it takes boto3 with it, and it makes folders where it finds no /opt/ml.
-    from sagemaker_training import environment
-
-    logging.getLogger("sagemaker-training-toolkit").setLevel(logging.WARNING)
+    environment = _toolkit()
     hyperparameters = _read(config / "hyperparameters.json", environment.read_hyperparameters)
     channels = _read(config / "inputdataconfig.json", environment.read_input_data_config)
     resources = _read(config / "resourceconfig.json", environment.read_resource_config)
@@ -122,6 +120,18 @@ def read_job() -> Job:
         current_host=resources.get("current_host") or "algo-1",
         network_interface=resources.get("network_interface_name") or "eth0",
     )
+
+
+def _toolkit() -> Any:
+    """sagemaker-training's environment; its import makes ``/opt/ml/code``, which no job needs."""
+    # Imported here: it takes boto3 with it, and it makes folders where it finds no /opt/ml.
+    logging.getLogger("sagemaker-training-toolkit").setLevel(logging.WARNING)
+    try:
+        from sagemaker_training import environment
+    except OSError:  # a user who is not root, or a read-only /opt/ml
+        with patch("os.makedirs"):
+            from sagemaker_training import environment
+    return environment
 
 
 def _read(path: Path, reader: Any) -> dict[str, Any]:
@@ -176,6 +186,15 @@ def failure_sentence(error: BaseException) -> str:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
     return sentence.encode("utf-8", "backslashreplace").decode()
+
+
+def remove_failure() -> None:
+    """Remove what an earlier run in the same folder left: SageMaker would take it for this run's."""
+    path = base_dir() / "output" / "failure"
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s, of an earlier run, cannot be removed (%s)", path, error.strerror)
 
 
 def write_failure(sentence: str) -> str:

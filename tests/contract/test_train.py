@@ -173,6 +173,20 @@ def test_sigterm__leaves_with_0_and_a_whole_model_or_none(job: Job, moment: str)
         assert "stopped on request" in (job.base / "output" / "data" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("moment", ["Final configuration", "smooth_l1 <loss>"], ids=["start", "mid_training"])
+def test_ctrl_c__is_no_fault_of_ours(job: Job, moment: str) -> None:
+    job.write_failure("ClientError: of an earlier run")
+    hyperparameters = QUICK | {"number_of_epochs": "500", "early_stopping": "0", "num_workers": "1"}
+    with job.start(hyperparameters, fresh=True) as process:
+        seen = wait_for(process, moment)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, seen + rest
+    assert rest.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in rest and "AlgorithmError" not in rest
+    assert job.failure == ""
+
+
 def _add_box_outside(job: Job) -> None:
     job.annotate("train", "image 03.jpg", [(500, 500, 20, 20, 0), (110, 80, 40, 40, 1)])
 
@@ -237,9 +251,19 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "learning_rate_3": (
         {"learning_rate": "3"},
         lambda job: None,
-        "learning_rate=3: must be greater than 0 and at most 1",
+        "learning_rate=3: must be at least 0 and at most 1",
     ),
     "missing_channel": ({}, _without_train, "the channel train is missing"),
+    "channel_training": (
+        {},
+        lambda job: job.channel("training"),
+        "channel training: there is no such channel: call it train (the channels are",
+    ),
+    "channel_val": (
+        {},
+        lambda job: job.channel("val"),
+        "channel val: there is no such channel: call it validation",
+    ),
     "annotation_without_image": ({}, _remove_images, "its image image 00.jpg is not in the image channel"),
     "class_id_out_of_range": (
         {"num_classes": "2"},

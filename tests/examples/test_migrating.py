@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ import numpy as np
 import pytest
 from forked import Forked
 from PIL import Image
+from tilewise.boxes import intersection
+from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
+from tilewise.training.job.choose_tiling import choose_tiling, make_planner
+from tilewise.views.view import Scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "migrating.md"
@@ -44,6 +51,50 @@ def test_migrating__azure_job_is_azures_default_model_for_15_epochs() -> None:
     hp = parse_hyperparameters(request_of("azure")["HyperParameters"])
     assert (hp.dialect, hp.model_name, hp.number_of_epochs) == ("azure", "fasterrcnn_resnet50_fpn", 15)
     assert hp.min_size == 600
+
+
+def azures_tiles(record: Record, grid: tuple[int, int], overlap: float) -> list[tuple[int, ...]]:
+    """The image, and each of Azure's tiles that shares a whole pixel with a box; by columns."""
+    found = [(0, 0, record.width, record.height)]
+    tile = np.array([record.width, record.height]) / (overlap + (1 - overlap) * np.array(grid))
+    for column, row in product(*map(range, grid)):
+        start = (1 - overlap) * tile * (column, row)
+        window = np.concatenate([start, start + tile]).round().astype(int)
+        if (intersection(record.targets.boxes.astype(float), window).astype(int) > 0).any():
+            found.append(tuple(window.tolist()))
+    return found
+
+
+def scattered_record(seed: int) -> Record:
+    """Four small boxes anywhere in an image of 1200 x 800 px."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, (1140, 740), (4, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(4, 60, (4, 2))], axis=1).astype(np.float32)
+    return Record("a", Path("a"), 1200, 800, Targets(boxes, np.zeros(4, np.int64), np.zeros(4, np.bool_)))
+
+
+def test_migrating__four_settings_are_azures_way() -> None:
+    """Merge rule, whole image, empty tiles, cut boxes, checkpoints."""
+    settings = request_of("azure-exactly")
+    assert len(settings) == 4
+    hp = parse_hyperparameters(request_of("azure")["HyperParameters"] | settings)
+    records = Records(map(scattered_record, range(20)))
+    scaling = Scaling(min_size=hp.min_size, max_size=hp.max_size)
+    tiling = choose_tiling(hp, records, scaling)
+    assert (tiling.merge, tiling.whole_from) == ("nms", 0)
+    planner = make_planner(hp, DetectorSpec(hp.model_name, 1, scaling, None, 0.3, 0.5, 100, tiling))
+    assert planner is not None
+    drawn = planner.draw(records, np.random.default_rng(0))
+    assert isinstance(hp.tile_grid_size, tuple)
+    for record, views in zip(records, drawn, strict=True):
+        windows = sorted(view.window for view in views)
+        assert windows == sorted(azures_tiles(record, hp.tile_grid_size, hp.tile_overlap_ratio))
+        for view in views:  # a box is an object, however little of it is seen
+            assert not record.targets.crop(view.window, view.size, planner.min_visibility).ignored.any()
+    assert hp.checkpoint_frequency == 0  # no epoch but the best is kept
+    default = parse_hyperparameters(request_of("azure")["HyperParameters"])
+    own = make_planner(default, DetectorSpec(hp.model_name, 1, scaling, None, 0.3, 0.5, 100, tiling))
+    assert own is not None and own.draw(records, np.random.default_rng(0)) != drawn
 
 
 def lay_out(base: Path, request: dict[str, Any]) -> dict[str, Path]:

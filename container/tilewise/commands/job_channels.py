@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 DATA_CHANNELS = ("train", "validation", "test")
 WEIGHTS_CHANNELS = ("pretrained", "model")
+SDK_CHANNELS = ("code", "sm_drivers", "recipe")
+"""What ModelTrainer of the SageMaker Python SDK v3 adds to a job for its own scripts."""
+
 CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
 
@@ -36,7 +41,7 @@ def data_channels(
         distributed: the processes that train together.
 
     Raises:
-        UserError: an input mode does not exist.
+        UserError: an input mode does not exist, or a channel has a name that is none.
 
     """
     from tilewise.data.channel import ChannelFolder
@@ -45,9 +50,11 @@ def data_channels(
 
     sources: dict[str, ChannelFolder | ChannelPipe] = {}
     for name, channel in job.channels.items():
-        if name not in CHANNELS:
-            log.warning("channel %s is not used: the channels are %s", name, ", ".join(CHANNELS))
+        if name in SDK_CHANNELS:
+            log.warning("channel %s is not used: it belongs to the SageMaker SDK", name)
             continue
+        if name not in CHANNELS:
+            raise UserError(_unknown(name))
         if name in WEIGHTS_CHANNELS:
             continue
         if channel.input_mode == "Pipe":
@@ -72,6 +79,29 @@ def data_channels(
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
     return sources
+
+
+_OTHER_WORDS = {
+    "train": ("training", "trn"),
+    "validation": ("val", "valid", "validate", "dev", "eval", "evaluation"),
+    "test": ("testing", "tst"),
+    "pretrained": ("weights", "pretrain"),
+    "model": ("checkpoint", "checkpoints"),
+}
+_ANNOTATIONS = re.compile(r"(annotations?|annots?|anns?|labels?)$")
+
+
+def _unknown(name: str) -> str:
+    """Why there is no channel of such a name, and the name that is probably meant."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    base = _ANNOTATIONS.sub("", plain)
+    meant = next((own for own, words in _OTHER_WORDS.items() if base in (own, *words)), None)
+    if meant in DATA_CHANNELS and base != plain:
+        meant = f"{meant}_annotation"
+    near = difflib.get_close_matches(name.lower(), CHANNELS, n=1)
+    meant = meant or (near[0] if near else None)
+    cure = f"call it {meant}" if meant else "leave it out"
+    return f"channel {name}: there is no such channel: {cure} (the channels are {', '.join(CHANNELS)})"
 
 
 def check_model_channel(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import sys
 import traceback
 from contextlib import closing
@@ -37,13 +38,19 @@ def main(stop: platform.StopRequest) -> int:
     With several GPUs or hosts it starts itself once more for each GPU, and waits for them.
 
     0: done, or stopped by SIGTERM. 2: the user can fix it. 1: we can. Both leave ``/opt/ml/output/failure``.
+    130: Ctrl-C, which leaves nothing.
     """
     rank = os.environ.get("RANK")
     _log(rank)
     try:
+        if rank is None:
+            platform.remove_failure()
         job = platform.read_job()
         hp = parse_hyperparameters(job.hyperparameters)
         failure = _run_together(job, hp, stop) if rank else _run(job, hp, stop)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except BaseException as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
@@ -88,6 +95,8 @@ def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopReq
     try:
         run_job(job, hp, stop, distributed)
         distributed.barrier()  # for what the leader writes
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:
         own = platform.failure_sentence(error)
         first = report_failure(connect_store(), own)
@@ -109,9 +118,11 @@ def run_job(
     from tilewise.data.channel import read_data_set
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.data.places import in_places_of
+    from tilewise.inference.device import require_supported_gpus
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
     distributed = distributed or SINGLE_PROCESS
+    require_supported_gpus()
     platform.require_writable(platform.model_dir())
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))

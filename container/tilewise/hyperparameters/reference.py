@@ -8,7 +8,7 @@ from string import Template
 from typing import Any, get_type_hints
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5_SIZES
-from tilewise.hyperparameters.table import ROWS, Hyperparameters, Row
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Hyperparameters, Row
 from tilewise.hyperparameters.values import Values
 from tilewise.registry import families, family_of, model_names
 
@@ -19,8 +19,8 @@ _INTRODUCTION = """\
 
 Tilewise reads two dialects: Azure AutoML's names for small object detection, and the names of SageMaker's
 built-in Object Detection algorithm. Either may be used, also side by side; the same hyperparameter given
-under both names with different values is an error. Azure's older names `box_score_thresh`, `nms_iou_thresh`,
-`box_detections_per_img` and `tile_predictions_nms_thresh` are read too.
+under both names with different values is an error. Azure's names of other times and places are read too
+([below](#azures-other-names)).
 
 **Which defaults hold.** A job that names no `model_name` but gives `num_training_samples` or `base_network`
 is a *built-in job*: it trains the built-in's model, an SSD, with the built-in's defaults, and has to give
@@ -29,7 +29,8 @@ those marked *yolox* if its model is a YOLOX.
 
 **How to write values.** SageMaker passes every value as a string. A flag is `0`, `1`, `true` or `false` in
 any case; a whole number may be written `16` or `16.0`; an empty value stands for the default, and so does
-`none` where the default is no value. Values that are quoted as JSON are read too. An unknown name is an
+`none` where the default is no value. One of several words may be written as Azure's REST interface does:
+`WarmupCosine`, `CocoVoc`, `ExtraLarge`. Values that are quoted as JSON are read too. An unknown name is an
 error that names the nearest known ones; names that start with `_` or `sagemaker_` belong to the platform
 and are ignored. A job with several mistakes is told all of them at once, before training starts.
 """
@@ -41,7 +42,7 @@ def as_markdown() -> str:
     parts = [_INTRODUCTION]
     for group, names in groupby(ROWS, key=lambda name: ROWS[name].group):
         parts += [f"## {group}\n", _group(names, types)]
-    return "\n".join([*parts, _tuning(), _models()])
+    return "\n".join([*parts, _other_names(), _tuning(), _models()])
 
 
 def _group(names: Iterable[str], types: dict[str, Any]) -> str:
@@ -74,6 +75,15 @@ def _help(row: Row) -> str:
     return Template(row.help).substitute(names)
 
 
+def _other_names() -> str:
+    rows = ((f"`{other}`", f"`{name}`") for other, name in AZURE_OTHER_NAMES.items())
+    return (
+        "## Azure's other names\n\n"
+        "From before its second SDK, and of its SDK alone. `model_size=xlarge` is `extra_large`.\n\n"
+        + _table(("Name", "Read as"), rows)
+    )
+
+
 def _tuning() -> str:
     rows = []
     for name, row in ROWS.items():
@@ -83,8 +93,8 @@ def _tuning() -> str:
             rows.append((f"`{row.alias or name}`", searched, scale))
     return (
         "## Tuning\n\n"
-        "The ranges that a tuning job may search, to maximize the objective `validation:mAP`.\n\n"
-        + _table(("Name", "Range", "Scale"), rows)
+        "The ranges that a tuning job may search, to maximize the objective `validation:mAP`, or another of "
+        "[the figures](training.md#metrics).\n\n" + _table(("Name", "Range", "Scale"), rows)
     )
 
 

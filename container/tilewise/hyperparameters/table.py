@@ -539,7 +539,8 @@ class Hyperparameters(BaseModel):
         Natural | None,
         Row(
             "Checkpoints",
-            "Epochs between checkpoints, where the job has a `CheckpointConfig`.",
+            "Epochs between checkpoints, where the job has a `CheckpointConfig`; 0: only at the end, and when"
+            " the job is stopped.",
             azure=None,
             unset="1",
         ),

@@ -12,7 +12,7 @@ from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend
 from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
-from tilewise.inference.device import tune_device
+from tilewise.inference.device import require_supported_gpus, tune_device
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.registry import find_task
@@ -58,9 +58,10 @@ class Predictor:
             batch_size: views that go through the network at once; None for what suits the device.
 
         Raises:
-            UserError: the folder holds no model that can be used.
+            UserError: the folder holds no model that can be used, or the GPU is too old.
 
         """
+        require_supported_gpus()
         tune_device()
         artifact = Artifact.load(Path(model_dir))
         backend = TorchBackend.on_best_device(artifact.model, batch_size)

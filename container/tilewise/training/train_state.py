@@ -115,11 +115,11 @@ class Checkpointer:
     def __init__(self, job: JobContext, checkpoints: Checkpoints | None, state: TrainState):
         self.checkpoints, self.state = checkpoints, state
         self.wanted = job.distributed.any(checkpoints is not None)
-        self.every = job.hp.checkpoint_frequency or 1
+        self.every = 1 if job.hp.checkpoint_frequency is None else job.hp.checkpoint_frequency
 
     def due(self, epochs: int) -> bool:
-        """Whether there is to be a checkpoint after so many epochs."""
-        return epochs % self.every == 0
+        """Whether there is to be a checkpoint after so many epochs; a frequency of 0 wants none."""
+        return bool(self.every) and epochs % self.every == 0
 
     def save(self) -> None:
         """Write a checkpoint; all processes must call it."""

@@ -130,6 +130,22 @@ def test_hosts__one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
         launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
 
 
+def test_hosts__the_limit_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
+    monkeypatch.setenv("TILEWISE_MEET_MINUTES", "0.01")
+    with pytest.raises(UserError, match=r"host algo-2 did not join within 0\.01 minutes: the hosts"):
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
+    monkeypatch.setenv("TILEWISE_MEET_MINUTES", "soon")
+    with pytest.raises(UserError, match="TILEWISE_MEET_MINUTES is 'soon': it must be a number"):
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
+
+
+def test_hosts__stopped_while_the_leader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
+    asked = iter([False, False, True])
+    assert launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, StopWhen(lambda: next(asked))) is None
+
+
 def test_hosts__stopped_while_they_meet() -> None:
     assert launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, StopWhen(lambda: True)) is None
 

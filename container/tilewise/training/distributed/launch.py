@@ -38,6 +38,9 @@ PROCESSES = "TILEWISE_PROCESSES"
 MEET_SECONDS = 1800.0
 """So long a host waits for the others: their images may have to be pulled first."""
 
+MEET_MINUTES = "TILEWISE_MEET_MINUTES"
+"""The environment variable that sets it otherwise."""
+
 GRACE_SECONDS = 15.0
 """After a failure the other processes have so long to notice it; then they are killed."""
 
@@ -96,7 +99,9 @@ def launch(
         return None
     host = list(hosts).index(current_host)
     try:
-        _check_alike(store, hosts, host, processes)
+        if not _all_came(store, hosts, host, processes, stop):
+            log.info("stopped before the other hosts came: there is no model yet")
+            return None
         with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
             common = _environment(hosts, interface, processes) | {
                 "WORLD_SIZE": f"{processes * len(hosts)}",
@@ -141,13 +146,13 @@ def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dis
         except RuntimeError as error:
             raise UserError(f"port {PORT} of {current_host} cannot be used: {error}") from None
         return store, "127.0.0.1", PORT
-    give_up = time.monotonic() + MEET_SECONDS
+    give_up = time.monotonic() + _meet_seconds()
     while not stop.requested:
         try:
             address = str(socket.getaddrinfo(hosts[0], PORT, type=socket.SOCK_STREAM)[0][4][0])
             with socket.create_connection((address, PORT), timeout=5):
                 pass
-            timeout = timedelta(seconds=MEET_SECONDS)
+            timeout = timedelta(seconds=_meet_seconds())
             return dist.TCPStore(address, PORT, is_master=False, timeout=timeout), address, PORT
         except OSError as error:  # its name is not known yet, or it does not listen yet
             if time.monotonic() > give_up:
@@ -160,29 +165,56 @@ def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dis
     return None, "", 0
 
 
-def _check_alike(store: dist.TCPStore, hosts: Sequence[str], host: int, processes: int) -> None:
-    """Wait for all hosts.
+def _all_came(store: dist.TCPStore, hosts: Sequence[str], host: int, processes: int, stop: StopToken) -> bool:
+    """Wait for all hosts; returns whether they came before ``stop`` said so.
 
     Raises:
         UserError: one does not come, or has another number of processes.
 
     """
-    store.set_timeout(timedelta(seconds=MEET_SECONDS))
-    store.set(f"processes/{host}", f"{processes}")
-    counts = {}
-    for number, name in enumerate(hosts):
-        try:
-            counts[name] = int(store.get(f"processes/{number}"))
-        except RuntimeError:
-            raise UserError(
-                f"host {name} did not join within {MEET_SECONDS / 60:.0f} minutes: all hosts of "
-                "resourceconfig.json must run this image"
-            ) from None
+    give_up, said = time.monotonic() + _meet_seconds(), False
+    try:
+        store.set(f"processes/{host}", f"{processes}")
+        while missing := [
+            name for place, name in enumerate(hosts) if not store.check([f"processes/{place}"])
+        ]:
+            if stop.requested:
+                return False
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"host {', '.join(missing)} did not join within {_meet_seconds() / 60:g} minutes: the "
+                    "hosts must reach each other (security groups, network isolation), and all must run this "
+                    "image"
+                )
+            if not said:
+                log.info("waiting for the other hosts: %s", ", ".join(missing))
+                said = True
+            time.sleep(POLL_SECONDS)
+        counts = {name: int(store.get(f"processes/{place}")) for place, name in enumerate(hosts)}
+    except RuntimeError as error:
+        raise UserError(f"host {hosts[0]}, which leads, has ended, or cannot be reached: {error}") from None
     if len(set(counts.values())) > 1:
         gpu_counts = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UserError(
             f"all hosts must have the same number of GPUs, but have: {gpu_counts}; use one instance type"
         )
+    return True
+
+
+def _meet_seconds() -> float:
+    """How long a host waits for the others.
+
+    Raises:
+        UserError: the environment variable that says so is no number.
+
+    """
+    text = os.environ.get(MEET_MINUTES)
+    if text is None:
+        return MEET_SECONDS
+    try:
+        return 60 * float(text)
+    except ValueError:
+        raise UserError(f"the environment variable {MEET_MINUTES} is '{text}': it must be a number") from None
 
 
 def _environment(hosts: Sequence[str], interface: str, processes: int) -> dict[str, str]:
