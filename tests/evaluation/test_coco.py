@@ -154,6 +154,17 @@ def test_metrics__count_more_than_100_detections_an_image() -> None:
     assert pycocotools_stats(records, [found])[0] < 0.7
 
 
+def test_metrics__of_3000_objects_in_one_image() -> None:
+    """All are found, and 800 false alarms have lower scores: with pycocotools this takes minutes."""
+    boxes = [[number % 150 * 4.0, number // 150 * 4.0] for number in range(3000)]
+    boxes = [[x, y, x + 3, y + 3] for x, y in boxes]
+    away = [[x, y + 200, x1, y1 + 200] for x, y, x1, y1 in boxes[:800]]
+    found = make_detections([*boxes, *away], np.linspace(1, 0.1, 3800).tolist(), [0] * 3800)
+    metrics = coco_metrics(Records([make_record(boxes, [0] * 3000)]), [found], ("car",))
+    assert [metrics[name] for name in ("AP", "AP_very_tiny", "AP_small", "AR", "AR_small")] == [1] * 5
+    assert metrics["AP_by_size"]["very tiny, < 8"] == {"objects": 3000, "AP": 1, "AP50": 1}
+
+
 def test_metrics__are_none_where_there_is_no_object() -> None:
     small = [10.0, 10, 20, 20]
     metrics = coco_metrics(

@@ -339,6 +339,23 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
     assert [row[2] * 280 for row in rows] == pytest.approx(outline.boxes[:, 0].tolist(), abs=1e-4)
 
 
+@pytest.mark.parametrize("most", [1, 3, 4, None])
+def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None:
+    """Four objects, one in each tile, which the whole image shows, too."""
+    boxes = [(10, 10, 30, 30), (220, 20, 250, 40), (30, 210, 60, 240), (200, 200, 260, 260)]
+    image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
+
+    def detections(most: int | None) -> Instances:
+        plan = ViewPlan(Scaling(square=280), replace(GRID, merge="nms"), most)
+        return next(Predictor(TorchBackend(Blobs()), plan, ("blob",)).predict_all([image])).detections
+
+    every, best = detections(None), detections(most)
+    assert len(every) == 4
+    assert len(best) == (most or 4)
+    torch.testing.assert_close(best.boxes, every.boxes[:most])
+    torch.testing.assert_close(best.scores, every.scores[:most])
+
+
 def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
     predictor = Predictor(

@@ -22,6 +22,7 @@ from tilewise.commands.job_channels import (
 )
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters.table import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
@@ -127,6 +128,8 @@ def run_job(
     platform.require_writable(platform.output_data_dir())
     log.info("Final configuration: %s", json.dumps(hp.model_dump(mode="json")))
     _warn_of_long_warmup(hp)
+    if without_effect := [name for name in WITHOUT_EFFECT if name in hp.given]:
+        log.info("accepted, and without effect here: %s", ", ".join(without_effect))
     check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, distributed)
     initial = None if state else initial_model(job.channels)

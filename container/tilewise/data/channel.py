@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -107,7 +108,7 @@ class Split(RecordSource):
         """The records of this process's shard."""
         return islice(self.records, self.shard.index, None, self.shard.count)
 
-    def relabel(self, labels: Int64) -> Split:
+    def relabel(self, labels: Int64) -> Self:
         """These records, with other labels."""
         return replace(self, records=self.records.relabel(labels))
 

@@ -46,7 +46,12 @@ FIGURES = (
 _FINE_SIZES = dict(
     zip(SIZE_NAMES, pairwise([0.0, *(float(limit) ** 2 for limit in SIZE_LIMITS), LARGEST]), strict=True)
 )
-_RANGES = {"all": (0.0, LARGEST), **SIZES, **_FINE_SIZES}
+RANGES = {
+    "all": (0.0, LARGEST),
+    **SIZES,
+    **{name: limits for name, limits in _FINE_SIZES.items() if limits not in SIZES.values()},
+}
+"""All that figures are computed for, in one pass."""
 
 
 def coco_metrics(records: Records, detections: Sequence[Instances], classes: Sequence[str]) -> dict[str, Any]:
@@ -67,8 +72,9 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
         recall at each of the :data:`IOUS`. None where there is no object to find.
 
     """
-    evaluation = accumulate(records, detections, classes, _RANGES)
-    place = {name: index for index, name in enumerate(_RANGES)}
+    evaluation = accumulate(records, detections, classes, RANGES)
+    place = {name: index for index, name in enumerate(RANGES)}
+    of_limits = {limits: index for index, limits in enumerate(RANGES.values())}
     # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
     precision, recall = evaluation["precision"][..., 0], evaluation["recall"][..., 0]
     size_of = np.digitize(records.object_sizes[~records.targets.ignored], SIZE_LIMITS)
@@ -83,8 +89,8 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
         "AP_by_size": {
             name: {
                 "objects": int((size_of == index).sum()),
-                "AP": _mean(precision[..., place[name]]),
-                "AP50": _mean(precision[0, ..., place[name]]),
+                "AP": _mean(precision[..., of_limits[_FINE_SIZES[name]]]),
+                "AP50": _mean(precision[0, ..., of_limits[_FINE_SIZES[name]]]),
             }
             for index, name in enumerate(SIZE_NAMES)
         },

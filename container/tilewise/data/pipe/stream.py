@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -145,7 +146,7 @@ class Stream(RecordSource):
             )
         self._expected = self.issues.images
 
-    def relabel(self, labels: Int64) -> Stream:
+    def relabel(self, labels: Int64) -> Self:
         """Itself, which from now on gives its records other labels."""
         self._labels, self.sample = labels, self.sample.relabel(labels)
         self._ahead = [
@@ -216,7 +217,7 @@ class StreamElsewhere(RecordSource):
         """Those that the process sends which reads the pipe."""
         return maker.from_reader(self.channel)
 
-    def relabel(self, labels: Int64) -> StreamElsewhere:
+    def relabel(self, labels: Int64) -> Self:
         """Itself: it has no record."""
         return self
 

@@ -136,17 +136,28 @@ class DetectionTask:
         if size:
             least, end = SIZES[size]
             areas = records.object_sizes[~records.targets.ignored] ** 2
-            if not ((areas >= least) & (areas < end)).any():
-                raise UserError(
-                    f"primary_metric={self.primary}: the validation images have no object of that size, "
-                    f"√area {least**0.5:g} to {end**0.5:g} px, so it cannot choose the best epoch: give "
-                    "another, or validate on images that have some"
-                )
+            if not ((areas >= least) & (areas <= end)).any():  # as COCO counts them
+                raise self._undefined()
+
+    def _undefined(self) -> UserError:
+        return UserError(
+            f"primary_metric={self.primary}: the validation images have no object of that size, so it cannot "
+            "choose the best epoch: choose by another figure, or validate on images with such objects"
+        )
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """``mAP``, COCO's if the job chose it, else VOC's, and the figure that the job chose instead."""
+        """``mAP``, COCO's if the job chose it, else VOC's, and the figure that the job chose instead.
+
+        Raises:
+            UserError: that figure is not defined on the validation images.
+
+        """
         scores = {"mAP": float(metrics["AP"] or 0.0)} if self.metric == "coco" else self.test_scores(metrics)
-        return scores | ({self.primary: float(metrics[self.primary] or 0.0)} if self.primary else {})
+        if self.primary:
+            if metrics[self.primary] is None and metrics["AP"] is not None:
+                raise self._undefined()
+            scores[self.primary] = float(metrics[self.primary] or 0.0)
+        return scores
 
     def test_scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """VOC's ``mAP``."""

@@ -14,6 +14,7 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
     SGD, Adam and AdamW change all weights in one pass over them ("fused"), and on a GPU know by themselves
     when a step is to be skipped.
     """
+    _keep_from_dynamo()
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups: list[dict[str, Any]] = [
@@ -38,6 +39,17 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
             return torch.optim.RMSprop(groups, rate, momentum=hp.momentum)
         case "adadelta":
             return torch.optim.Adadelta(groups, rate)
+
+
+def _keep_from_dynamo() -> None:
+    """Let an optimizer begin without torch._dynamo, which takes over a second to import.
+
+    PyTorch wraps these methods so that ``torch.compile`` leaves them out; nobody compiles an optimizer here.
+    """
+    for method in (torch.optim.Optimizer.add_param_group, torch.optim.Optimizer.zero_grad):
+        plain = getattr(method, "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)
 
 
 def _with_momentum(optimizer: torch.optim.SGD) -> torch.optim.SGD:
