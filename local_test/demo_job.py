@@ -1,4 +1,4 @@
-"""What demo.sh chooses: hyperparameters that fit a time budget, and the image to show."""
+"""What demo.sh chooses: hyperparameters, and the image to show."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from lay_out import lay_out_job, write_config
-from pixels import pixels_of_an_epoch
-from tilewise.data.annotations import ChannelIssues, make_records
-from tilewise.data.folder import Folder
-from tilewise.data.formats.coco import read_coco
-from tilewise.data.records import Records
+from lay_out import lay_out_job
 from tilewise.errors import UserError
+from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.registry import family_of, model_names
 
-PIXELS_A_MINUTE = 1350 * 320 * 320
-"""Of training views, with YOLOX-tiny on two cores."""
-
-PIXEL_BUDGET = 4 * PIXELS_A_MINUTE
+MINUTES = "4"
 
 HYPERPARAMETERS = {
     "model_name": "yolox_tiny",
@@ -36,52 +29,33 @@ HYPERPARAMETERS = {
 }
 
 
-def demo_hyperparameters(records: Records, chosen: dict[str, str]) -> tuple[dict[str, str], int]:
-    """The demo's hyperparameters for these training images, with those that the user has chosen.
-
-    And the pixels of all epochs' views.
+def demo_hyperparameters(chosen: dict[str, str]) -> dict[str, str]:
+    """The demo's hyperparameters, with those that the user has chosen.
 
     There are tiles where the objects are too small for whole images, unless the user chose what to look at.
-    The number of epochs, where it is not chosen, fills :data:`PIXEL_BUDGET`; there are at most five
-    validations. A model that scales by its sides, such as Faster R-CNN, gets ``image_size`` for both.
-
-    Raises:
-        UserError: a hyperparameter is wrong.
-
+    The job plans its epochs by its minutes, unless the user chose them. A model that scales by its sides,
+    such as Faster R-CNN, gets ``image_size`` for both.
     """
     raw = HYPERPARAMETERS | chosen
+    if chosen.keys().isdisjoint(("minutes", "number_of_epochs", "epochs")):
+        raw = {"minutes": MINUTES} | raw
     if chosen.keys().isdisjoint(("training_views", "tile_size")):
         raw = {"tile_grid_size": "auto"} | raw
     if raw["model_name"] in model_names() and family_of(raw["model_name"]).scaling == "sides":
         raw = {"min_size": raw["image_size"], "max_size": raw.pop("image_size")} | raw
-    pixels = pixels_of_an_epoch(records, raw)
-    epochs = int(chosen.get("number_of_epochs", max(1, round(PIXEL_BUDGET / pixels))))
-    budget = {
-        "number_of_epochs": str(epochs),
-        "warmup_cosine_lr_warmup_epochs": str(max(1, epochs // 12)),
-        "evaluation_frequency": str(max(1, -(-epochs // 5))),
-    }
-    return budget | raw, epochs * pixels
+    return raw
 
 
 def lay_out_demo(data: Path, base: Path, chosen: dict[str, str]) -> None:
-    """Lay out the demo's job, and say how long it will train; see :func:`lay_out_job`.
+    """Lay out the demo's job; see :func:`lay_out_job`.
 
     Raises:
         UserError: a hyperparameter or the training file is wrong.
 
     """
-    lay_out_job(data, base, chosen)
-    channel = base / "input" / "data" / "train"
-    records = make_records(
-        read_coco(channel / "annotations.json", Folder(channel)).examples, ChannelIssues("train")
-    )
-    raw, pixels = demo_hyperparameters(records, chosen)
-    write_config(base, "hyperparameters", raw)
-    print(
-        f"number_of_epochs={raw['number_of_epochs']}: {pixels / 1e6:.0f} million pixels of views, "
-        f"with yolox_tiny some {max(1, round(pixels / PIXELS_A_MINUTE))} min on two CPU cores"
-    )
+    raw = demo_hyperparameters(chosen)
+    parse_hyperparameters(raw)
+    lay_out_job(data, base, raw)
 
 
 def busiest_image(base: Path) -> Path:

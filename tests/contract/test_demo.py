@@ -17,17 +17,12 @@ import pytest
 from forked import Forked
 from PIL import Image
 from tilewise.commands import evaluate
-from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.targets import Targets
-from tilewise.tasks.detection.choose_tiling import choose_tiling
-from tilewise.views.view import Scaling
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local_test"))
 
-from demo_job import PIXEL_BUDGET, demo_hyperparameters, lay_out_demo  # noqa: E402
-from pixels import pixels_of_an_epoch  # noqa: E402
+from demo_job import demo_hyperparameters, lay_out_demo  # noqa: E402
 from wait_for_ping import wait_for_ping  # noqa: E402
 
 DEMO = ROOT / "local_test" / "demo.sh"
@@ -61,28 +56,6 @@ def free_port() -> int:
     return port
 
 
-def make_records(images: int, side: int) -> Records:
-    """Images of 1000 x 800 pixels, each with a square object."""
-    box = np.array([[500, 400, 500 + side, 400 + side]], np.float32)
-    label, ignored = np.zeros(1, np.int64), np.zeros(1, np.bool_)
-    paths = [Path(f"{number}.png") for number in range(images)]
-    return Records([Record(path.name, path, 1000, 800, Targets(box, label, ignored)) for path in paths])
-
-
-@pytest.mark.parametrize(("side", "grid"), [(200, None), (50, (3, 2))])
-def test_demo_hyperparameters__fill_the_budget_whether_there_are_tiles_or_not(
-    side: int, grid: tuple[int, int] | None
-) -> None:
-    records = make_records(100, side)
-    raw, of_all_epochs = demo_hyperparameters(records, {})
-    pixels = pixels_of_an_epoch(records, raw)
-    assert of_all_epochs == int(raw["number_of_epochs"]) * pixels
-    assert int(raw["number_of_epochs"]) * pixels == pytest.approx(PIXEL_BUDGET, abs=pixels / 2)
-    assert (pixels == 100 * 320 * 320) == (grid is None)
-    tiling = choose_tiling(parse_hyperparameters(raw), records, Scaling(square=320))
-    assert tiling.grid == grid
-
-
 @pytest.mark.parametrize(
     ("chosen", "views"),
     [({}, "grid"), ({"training_views": "whole"}, "whole"), ({"tile_size": "300"}, "fixed")],
@@ -90,14 +63,23 @@ def test_demo_hyperparameters__fill_the_budget_whether_there_are_tiles_or_not(
 def test_demo_hyperparameters__what_to_look_at_is_the_users_choice(
     chosen: dict[str, str], views: str
 ) -> None:
-    hp = parse_hyperparameters(demo_hyperparameters(make_records(100, 50), chosen)[0])
+    hp = parse_hyperparameters(demo_hyperparameters(chosen))
     assert (hp.training_views, hp.tile_grid_size) == (views, "auto" if views == "grid" else None)
 
 
 def test_demo_hyperparameters__a_model_that_scales_by_its_sides() -> None:
     chosen = {"model_name": "gfl_resnet18_fpn", "image_size": "384", "max_size": "500"}
-    hp = parse_hyperparameters(demo_hyperparameters(make_records(205, 200), chosen)[0])
-    assert (hp.image_size, hp.min_size, hp.max_size, hp.number_of_epochs) == (None, 384, 500, 15)
+    hp = parse_hyperparameters(demo_hyperparameters(chosen))
+    assert (hp.image_size, hp.min_size, hp.max_size) == (None, 384, 500)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "minutes"), [({}, 4), ({"minutes": "20"}, 20), ({"number_of_epochs": "3"}, None)]
+)
+def test_demo_hyperparameters__minutes_unless_epochs_are_chosen(
+    chosen: dict[str, str], minutes: float | None
+) -> None:
+    assert parse_hyperparameters(demo_hyperparameters(chosen)).minutes == minutes
 
 
 def run_demo(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -135,10 +117,6 @@ def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map(
     chosen |= {"number_of_epochs": "10", "evaluation_frequency": "10"}
     base = tmp_path / "ml"
     lay_out_demo(tmp_path / "data", base, chosen)
-    assert (
-        "number_of_epochs=10: 11 million pixels of views, with yolox_tiny some 1 min on two CPU cores"
-        in capsys.readouterr().out
-    )
     port = free_port()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environ = os.environ | {

@@ -56,7 +56,7 @@ def test_migrating__azure_job_is_azures_default_model_for_15_epochs() -> None:
 
 def azures_tiles(record: Record, grid: tuple[int, int], overlap: float) -> list[tuple[int, ...]]:
     """The image, and each of Azure's tiles that shares a whole pixel with a box; by columns."""
-    found = [(0, 0, record.width, record.height)]
+    found: list[tuple[int, ...]] = [(0, 0, record.width, record.height)]
     tile = np.array([record.width, record.height]) / (overlap + (1 - overlap) * np.array(grid))
     for column, row in product(*map(range, grid)):
         start = (1 - overlap) * tile * (column, row)

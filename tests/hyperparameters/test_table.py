@@ -16,6 +16,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "label_width": (None, None, None),
     "class_map": (None, None, None),
     "number_of_epochs": (15, 30, 30),
+    "minutes": (None, None, None),
     "ema_decay": (0, 0.9998, 0),
     "precision": ("auto", "auto", "auto"),
     "compile": (False, False, False),

@@ -346,8 +346,12 @@ def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None
     image = DecodedImage.whole(white_rectangles(280, 280, *boxes))
 
     def detections(most: int | None) -> Instances:
-        plan = ViewPlan(Scaling(square=280), replace(GRID, merge="nms"), most)
-        return next(Predictor(TorchBackend(Blobs()), plan, ("blob",)).predict_all([image])).detections
+        plan = ViewPlan(Scaling(square=280), replace(GRID, merge="nms"))
+        merge = partial(merge_instances, limit=most)
+        prediction: Prediction = next(
+            Predictor(TorchBackend(Blobs()), plan, ("blob",), merge).predict_all([image])
+        )
+        return prediction.detections
 
     every, best = detections(None), detections(most)
     assert len(every) == 4

@@ -177,7 +177,7 @@ class PresenceTask:
         return {"cross_entropy": means["presence"]}
 
     def synthetic_targets(
-        self, size: tuple[int, int], objects: int, generator: torch.Generator
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
     ) -> Targets[Tensor]:
         return Targets.none().to("cpu")
 

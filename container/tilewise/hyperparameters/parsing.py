@@ -164,6 +164,9 @@ def _check_schedule(reader: _Reader) -> None:
         reader.refuse_both(steps, scheduler)
     if steps and step_size:
         reader.refuse_both(steps, step_size)
+    epochs, minutes = reader.entries.get("number_of_epochs"), reader.entries.get("minutes")
+    if epochs and minutes:
+        reader.refuse_both(epochs, minutes)
 
 
 def _check_classes(reader: _Reader) -> None:

@@ -22,6 +22,7 @@ from tilewise.hyperparameters.values import (
     Natural,
     Overlap,
     Pattern,
+    Positive,
     PrimaryMetric,
     Ranges,
     Scales,
@@ -310,6 +311,15 @@ class Hyperparameters(BaseModel):
     number_of_epochs: Annotated[
         Count,
         Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
+    ]
+    minutes: Annotated[
+        Positive | None,
+        Row(
+            "Training",
+            "In place of `number_of_epochs`: about how long to train, by the speed that is measured at the"
+            " start. Sets `evaluation_frequency` (for five validations) and the warm-up (a twelfth), too.",
+            azure=None,
+        ),
     ]
     training_batch_size: Annotated[
         BatchSize,

@@ -115,6 +115,7 @@ def _unset_by(word: str) -> BeforeValidator:
 Flag = Annotated[bool, BeforeValidator(_read_flag)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlap = Annotated[float, Field(ge=0, lt=1)]
 MergeName = Literal["fragment", "nms", "wbf"]

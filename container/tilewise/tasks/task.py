@@ -112,13 +112,13 @@ class Task(Protocol):
         """The figures that the log has of the mean losses of an epoch of a model, by their name there."""
 
     def synthetic_targets(
-        self, size: tuple[int, int], objects: int, generator: torch.Generator
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
     ) -> Targets[Tensor]:
         """Targets such as a view of so many pixels may have, to measure what a step needs.
 
         Args:
+            objects: so many.
             size: (width, height).
-            objects: of the training image that has the most.
             generator: of the random numbers.
 
         """

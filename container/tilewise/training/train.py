@@ -12,7 +12,6 @@ import torch
 
 from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
-from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
@@ -25,14 +24,17 @@ from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
+from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
+from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.validation import Validator
 from tilewise.training.job.view_plans import make_planner, size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
@@ -43,7 +45,7 @@ from tilewise.training.train_state import (
     TrainState,
     agreed_spec,
     say_where,
-    with_batch_size_of,
+    with_choices_of,
 )
 from tilewise.training.trainer import Trainer
 
@@ -95,18 +97,20 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     one_host = job.distributed.hosts == 1  # else each may have a part of the data
     if data.validation and data.validation.supports_random_access and one_host:
         job.task.check_validation(data.validation.sample)
+    refuse_pipe(job.hp, data.train)
     device = _prepare_process(job)
-    if start.state and job.hp.training_batch_size == AUTO_BATCH:
-        job = replace(job, hp=with_batch_size_of(start.state, job.hp))
+    if start.state:
+        job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     job = replace(job, hp=with_batch_size(job, model, spec, data.train))
+    job, compute = calibrate(job, model, spec, data.train, resumed=bool(start.state))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
     # what is drawn in a step is of this process's images
     torch.manual_seed(job.hp.seed + job.distributed.rank)
-    trainer, state = _assemble(data, job, spec, model, start)
+    trainer, state = _assemble(data, job, spec, model, start, compute)
     if start.state:
         say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
         state.load_state_dict(start.state)
@@ -153,13 +157,28 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     return model
 
 
+def _plan_minutes(
+    data: DataSet, job: JobContext, spec: ModelSpec, planner: ViewPlanner | None, compute: Compute
+) -> JobContext:
+    """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
+    if job.hp.minutes is None:
+        return job
+    images = data.train.sample
+    pixels = pixels_of_views(images, spec, planner, job.hp.seed)
+    validated = 0 if data.validation is None else data.validation.expected_images
+    planned = plan_epochs(job, pixels, pixels * validated // max(1, len(images)), compute.pixels_per_second)
+    return replace(job, hp=job.distributed.broadcast(planned.hp))
+
+
 def _assemble(
-    data: DataSet, job: JobContext, spec: ModelSpec, model: VisionModel, start: Start
+    data: DataSet, job: JobContext, spec: ModelSpec, model: VisionModel, start: Start, compute: Compute
 ) -> tuple[Trainer, TrainState]:
+    planner = make_planner(job.hp, spec)
+    if not start.state:
+        job = _plan_minutes(data, job, spec, planner, compute)
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    planner = make_planner(hp, spec)
     batches = make_loader(
         data.train,
         spec.scaling,
@@ -192,6 +211,7 @@ def _assemble(
         "best_model": best,
         "history": history,
         "false_positives": false_positives,
+        "compute": compute,
     }
     state = TrainState(job, spec, data.classes, progress, parts)
     trainer = Trainer(
@@ -199,6 +219,7 @@ def _assemble(
         loader=loader,
         false_positives=false_positives,
         train_step=train_step,
+        threads=ThreadTuner(compute),
         validator=Validator(job, data.validation, train_step, predictor),
         best=best,
         progress=progress,

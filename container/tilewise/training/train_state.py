@@ -13,6 +13,7 @@ import torch
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.fixed import FIXED
+from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import Progress
@@ -169,11 +170,20 @@ def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str
     return spec
 
 
-def with_batch_size_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:
-    """The hyperparameters with the batch size that the interrupted run found for ``auto``."""
+def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:
+    """The hyperparameters with what the interrupted run found out where they leave it to the job."""
     was = json.loads(state["hyperparameters"])
-    sizes = {name: was[name] for name in ("training_batch_size", "validation_batch_size")}
-    return hp.model_copy(update=sizes)
+    names: list[str] = []
+    if hp.training_batch_size == AUTO_BATCH:
+        names += ["training_batch_size", "validation_batch_size"]
+    if hp.precision == "auto" and not hp.deterministic:
+        names += ["precision"]
+    if hp.minutes is None:
+        return hp.model_copy(update={name: was[name] for name in names})
+    names += ["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"]
+    epochs = was["number_of_epochs"]
+    planned = max(1, round(epochs * hp.minutes / was["minutes"])) if was["minutes"] else epochs
+    return hp.model_copy(update={"number_of_epochs": planned} | {name: was[name] for name in names})
 
 
 def progress_in(state: Mapping[str, Any]) -> Progress:

@@ -15,6 +15,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.best_model import BestModel
+from tilewise.training.job.calibration import ThreadTuner
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.validation import Validator
@@ -35,6 +36,7 @@ class Trainer:
     loader: EpochLoader
     false_positives: FalsePositives
     train_step: TrainStep
+    threads: ThreadTuner
 
     # which model is kept
     validator: Validator
@@ -98,7 +100,8 @@ class Trainer:
                 break
             batch = self.loader.read(sent)
             done.batches += 1
-            losses.add(self.train_step.learn(batch))
+            with self.threads.step(batch.area):
+                losses.add(self.train_step.learn(batch))
             done.records += len(batch)
             done.pixels += batch.area
             lines.batches(epoch, done.batches, done.records, time.monotonic() - start)

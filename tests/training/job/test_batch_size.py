@@ -43,7 +43,7 @@ def make_detector() -> Detector:
 
 
 def five_objects(size: tuple[int, int], generator: torch.Generator) -> Targets[torch.Tensor]:
-    return DetectionTask().synthetic_targets(size, 5, generator)
+    return DetectionTask().synthetic_targets(5, size, generator)
 
 
 def resolved(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 import torch
@@ -17,9 +18,7 @@ from tilewise.training.step.compiling import compile_convolutions
 from tilewise.training.step.train_step import TrainStep
 from torch import Tensor, nn
 
-BATCH = synthetic_batch(
-    2, (16, 16), lambda size, generator: DetectionTask().synthetic_targets(size, 3, generator)
-)
+BATCH = synthetic_batch(2, (16, 16), partial(DetectionTask().synthetic_targets, 3))
 # PyTorch's own compiler looks at gradients in a way that its tensors warn of.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 

@@ -98,7 +98,7 @@ class DetectionTask:
         return {"cross_entropy": classification_loss, "smooth_l1": box_loss}
 
     def synthetic_targets(
-        self, size: tuple[int, int], objects: int, generator: torch.Generator
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
     ) -> Targets[Tensor]:
         """As many small boxes as there may be."""
         limits = 0.8 * torch.tensor(size)

@@ -49,10 +49,7 @@ def with_batch_size(
     hp, objects = job.hp, int(train.sample.object_counts.max(initial=0))
     if hp.training_batch_size != AUTO_BATCH:
         return hp
-
-    def targets(size: tuple[int, int], generator: torch.Generator) -> Targets[Tensor]:
-        return job.task.synthetic_targets(size, objects, generator)
-
+    targets = partial(job.task.synthetic_targets, objects)
     factors, views = size_factors(hp, spec), train.expected_images
     return resolve_batch_size(hp, model, spec.scaling, factors, views, targets, job.distributed)
 

@@ -15,12 +15,13 @@ def tune_cpu(processes: int = 1) -> None:
 
     Freed memory is kept. And there are as many threads as the container may use cores: PyTorch starts
     as many as the machine has, of which a quota (``docker run --cpus``) stops most at any time.
-    ``OMP_NUM_THREADS`` goes before.
+    ``OMP_NUM_THREADS`` goes before, for all libraries: set alone, it leaves MKL and PyTorch at theirs.
 
     Args:
         processes: of this machine that train, and share its cores.
 
     """
     keep_freed_memory(LARGEST_KEPT)
-    if not os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(max(1, available_cores() // processes))
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    own = max(1, available_cores() // processes)
+    torch.set_num_threads(int(chosen) if chosen.isdecimal() and int(chosen) else own)

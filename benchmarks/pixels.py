@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.tasks.detection.fit_spec import fit_spec
+from tilewise.training.job.minutes import pixels_of_views
 from tilewise.training.job.view_plans import make_planner
 
 
@@ -26,10 +26,4 @@ def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
     """
     hp = parse_hyperparameters(raw)
     spec = fit_spec(hp, DataSet(("object",), Split(records, ChannelIssues("train")), None))
-    planner = make_planner(hp, spec)
-    if planner is None:
-        sizes = [spec.scaling.size_of(*size) for size in records.sizes.tolist()]
-    else:
-        drawn = planner.draw(records, np.random.default_rng((hp.seed, 0)))
-        sizes = [view.size for views in drawn for view in views]
-    return sum(width * height for width, height in sizes)
+    return pixels_of_views(records, spec, make_planner(hp, spec), hp.seed)

@@ -1,0 +1,346 @@
+"""Precision and threads of a training on a CPU, by trial: which are fastest differs from CPU to CPU."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from tilewise.data.source import RecordSource
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
+from tilewise.models.totals import counting_alone
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.job.batch_size import synthetic_batch, training_batch_size
+from tilewise.training.job.context import JobContext
+from tilewise.training.step.amp import has_bf16_instructions
+from tilewise.training.step.train_step import TrainStep
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+log = logging.getLogger(__name__)
+
+WORTH_IT = 200
+"""Steps of a training from which on a trial pays; a shorter one has it where ``minutes`` need its figure."""
+
+STEP_SECONDS = 0.4
+"""About what a tried step takes: the number of its views, then their size, follow from it."""
+
+CLEARLY = 1.03
+"""So many times as fast fewer threads must be to be taken."""
+
+
+class Setting(NamedTuple):
+    """What a training computes with on a CPU."""
+
+    precision: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.precision} on {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass
+class Compute:
+    """What a training computes with, and how fast that was in the trial; a part of a checkpoint.
+
+    Attributes:
+        threads: of this process, on a CPU.
+        fixed: whether they may not change: the user chose them, or asked for ``deterministic=1``.
+        pixels_per_second: of training views, at the start; 0 where nothing was tried.
+
+    """
+
+    threads: int = field(default_factory=torch.get_num_threads)
+    fixed: bool = False
+    pixels_per_second: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"threads": self.threads}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the threads of the interrupted run again, as far as there are so many here."""
+        if not self.fixed:
+            self.threads = min(self.threads, state["threads"])
+            torch.set_num_threads(self.threads)
+
+
+def threads_are_fixed(job: JobContext) -> bool:
+    """Whether the number of threads is not the job's to choose."""
+    return job.hp.deterministic or bool(os.environ.get("OMP_NUM_THREADS"))
+
+
+def timed(step: TrainStep, batch: list[Sample]) -> float:
+    """Seconds that a step needs."""
+    start = time.perf_counter()
+    losses = step.learn(Batch.of(batch))
+    for loss in losses.values():
+        float(loss)  # waits for a GPU
+    return time.perf_counter() - start
+
+
+Timer = Callable[[TrainStep, list[Sample]], float]
+
+
+def calibrate(
+    job: JobContext,
+    model: VisionModel,
+    spec: ModelSpec,
+    train: RecordSource,
+    *,
+    resumed: bool = False,
+    timer: Timer = timed,
+) -> tuple[JobContext, Compute]:
+    """Choose what this process computes with, and set its threads; the log says what was tried.
+
+    Some steps of the job's own model decide, in under five seconds on a CPU that is not too slow. All
+    processes try at the same time, as they will train, and the leader's choice holds for all. Nothing is
+    tried on a GPU (its precision follows from its kind), under ``deterministic=1``, in a job that goes on
+    from a checkpoint (it keeps what it has chosen), or in one that is too short to gain by it.
+
+    Args:
+        job: the training job, with a number for its batch size.
+        model: on the device to train on; it stays as it is.
+        spec: of the model.
+        train: what it learns from.
+        resumed: whether the job goes on from a checkpoint.
+        timer: does a step; returns its seconds.
+
+    Returns:
+        The job with its ``precision``, and what was chosen.
+
+    """
+    hp, fixed = job.hp, threads_are_fixed(job)
+    compute = Compute(fixed=fixed)
+    device = next(model.parameters()).device
+    batch_size = training_batch_size(hp, job.distributed.local_size)
+    steps = hp.number_of_epochs * train.expected_images // (batch_size * job.distributed.size)
+    if resumed or (hp.minutes is None and (hp.deterministic or device.type == "cuda" or steps < WORTH_IT)):
+        return job, compute
+    precisions: list[str] = [hp.precision]
+    if hp.precision == "auto" and device.type == "cpu" and not hp.deterministic:
+        precisions = ["fp32", "bf16"][: 1 + has_bf16_instructions()]
+    chosen = Setting(precisions[0], compute.threads)
+    if hp.minutes is not None or len(precisions) > 1 or (compute.threads > 1 and not fixed):
+        with _undisturbed(device):
+            view = _typical_view(spec.scaling, train)
+            trial = Trial(job, model, view, _typical_objects(train), timer)
+            rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
+        chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
+        if device.type == "cpu":
+            say_what_was_tried(rates, chosen, trial.pixels)
+    if not fixed:
+        torch.set_num_threads(chosen.threads)
+    compute = replace(compute, threads=chosen.threads)
+    environment = {**job.environment, "threads": chosen.threads} if job.environment else job.environment
+    return replace(
+        job, hp=hp.model_copy(update={"precision": chosen.precision}), environment=environment
+    ), compute
+
+
+def say_what_was_tried(rates: dict[Setting, float], chosen: Setting, view_pixels: float) -> None:
+    """Log the settings of a trial in views a second."""
+    tried = ", ".join(f"{setting} {rate / view_pixels:.1f} images/s" for setting, rate in rates.items())
+    log.info("calibration: %s: training in %s", tried, chosen)
+
+
+class Trial:
+    """A few steps of a job on made-up views, with other settings in turn.
+
+    Args:
+        job: the training job.
+        model: is copied.
+        view: (width, height) of a typical view in pixels.
+        objects: of a typical view.
+        timer: does a step; returns its seconds.
+
+    Attributes:
+        pixels: of a view at its full size.
+
+    """
+
+    def __init__(
+        self, job: JobContext, model: VisionModel, view: tuple[int, int], objects: int, timer: Timer
+    ):
+        self.job, self.model, self.timer = job, model, timer
+        self.batch_size = training_batch_size(job.hp, job.distributed.local_size)
+        self.view, self.pixels = view, view[0] * view[1]
+        self._make = partial(synthetic_batch, targets=partial(job.task.synthetic_targets, objects))
+
+    def run(
+        self, precisions: list[str], threads: int, *, fewer: bool
+    ) -> tuple[dict[Setting, float], Setting]:
+        """Pixels of views a second by setting, and the best one.
+
+        Args:
+            precisions: to try, with all threads.
+            threads: that there are.
+            fewer: whether to halve them with the best precision, for as long as that is faster.
+
+        """
+        steps = {precision: self._steps(precision) for precision in precisions}
+        batch = self._batch_for(steps[precisions[0]], {threads, 1} if fewer else {threads})
+        measure = partial(self._measure, batch=batch)
+        rates = {Setting(each, threads): measure(step, threads) for each, step in steps.items()}
+        best = max(rates, key=lambda setting: rates[setting])
+        while fewer and best.threads > 1:
+            less = Setting(best.precision, best.threads // 2)
+            rates[less] = measure(steps[best.precision], less.threads)
+            if rates[less] < CLEARLY * rates[best]:
+                break
+            best = less
+        return rates, best
+
+    def _steps(self, precision: str) -> TrainStep:
+        hp = self.job.hp.model_copy(
+            update={"precision": precision, "gradient_accumulation_step": 1, "compile": False}
+        )
+        step = TrainStep(copy.deepcopy(self.model), hp, 1, self.view)
+        step.begin_epoch()
+        return step
+
+    def _batch_for(self, step: TrainStep, threads: set[int]) -> list[Sample]:
+        """Views for a step of about :data:`STEP_SECONDS`: fewer than the job's, where these take longer.
+
+        Tried on several threads and on one: beside other work several may take ten times as long.
+        """
+        one = self._make(1, self.view)
+        self.timer(step, one)  # the first one also sets up what the others use
+        rates = [self._rate(step, each, one) for each in threads]
+        seconds = math.prod(self.view) / max(rates)
+        count = max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
+        shrink = max(1.0, (seconds / (2 * STEP_SECONDS)) ** 0.5)
+        width, height = (max(32, round(side / shrink)) for side in self.view)
+        return self._make(count, (width, height))
+
+    def _measure(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
+        """Pixels a second of the faster of two steps, after one that does not count."""
+        return max([self._rate(step, threads, batch) for _ in range(3)][1:])
+
+    def _rate(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        seconds = self.timer(step, batch)
+        return sum(math.prod(sample.pixels.shape[1:]) for sample in batch) / seconds
+
+
+def _typical_view(scaling: Scaling, train: RecordSource) -> tuple[int, int]:
+    """Of the median image; views of tiles have the same scaling."""
+    sizes = sorted(train.sample.sizes.tolist(), key=math.prod)
+    width, height = sizes[len(sizes) // 2] if sizes else (4, 3)
+    return scaling.size_of(width, height)
+
+
+def _typical_objects(train: RecordSource) -> int:
+    counts = train.sample.object_counts
+    return max(1, round(float(counts.mean()))) if len(counts) else 1
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Random numbers and sums over processes are afterwards what they were."""
+    with counting_alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+class ThreadTuner:
+    """Takes fewer threads while other work keeps this machine's cores busy.
+
+    A step that computes on several threads waits for the slowest, and one of them has no core of its own
+    while another process runs there. Where steps have become much slower than they were, half the threads
+    are tried for a while, and kept if they are faster; later twice as many are tried again. Each trial that
+    changes nothing doubles the wait for the next one.
+
+    Args:
+        compute: its threads are what there is at most; they are changed, so that a checkpoint has them.
+        clock: seconds.
+        set_threads: PyTorch's.
+
+    """
+
+    WINDOW = 5.0
+    """Seconds of steps that are compared."""
+    SLOWER = 1.3
+    """Times the seconds of before: what is much slower."""
+    FASTER = 1.05
+    WAIT, LONGEST_WAIT = 30.0, 600.0
+
+    def __init__(
+        self,
+        compute: Compute,
+        clock: Callable[[], float] = time.perf_counter,
+        set_threads: Callable[[int], None] = torch.set_num_threads,
+    ):
+        self._compute, self._clock, self._set_threads = compute, clock, set_threads
+        self._most = compute.threads
+        self._active = not compute.fixed and self._most > 1
+        self._best = 0.0
+        self._before = self._most
+        self._rates: dict[int, float] = {}  # of a trial, by threads
+        self._untried: list[int] = []
+        self._pixels, self._seconds = 0, 0.0
+        self._wait, self._next_trial = self.WAIT, 0.0
+
+    @contextmanager
+    def step(self, pixels: int) -> Iterator[None]:
+        """Around a step that learns from so many pixels of views."""
+        if not self._active:
+            yield
+            return
+        start = self._clock()
+        yield
+        now = self._clock()
+        self._pixels += pixels
+        self._seconds += now - start
+        if self._seconds >= self.WINDOW:
+            self._judge(self._pixels / self._seconds, now)
+            self._pixels, self._seconds = 0, 0.0
+
+    def _judge(self, rate: float, now: float) -> None:
+        """Of a window that is over: it may be part of a trial, or begin one."""
+        threads = self._compute.threads
+        if self._untried or self._rates:
+            self._rates[threads] = rate
+            if self._untried:
+                self._use(self._untried.pop())
+            else:
+                self._end_trial(now)
+            return
+        self._best = max(self._best, rate)
+        more = [min(self._most, 2 * threads)] if threads < self._most else []
+        fewer = [threads // 2] if threads > 1 and rate * self.SLOWER < self._best else []
+        if (more or fewer) and now >= self._next_trial:
+            self._before, self._rates, self._untried = threads, {threads: rate}, fewer + more
+            self._use(self._untried.pop())
+
+    def _end_trial(self, now: float) -> None:
+        rates, self._rates, before = self._rates, {}, self._before
+        fastest = max(rates, key=lambda threads: rates[threads])
+        gain = rates[fastest] / rates[before]
+        if gain > self.FASTER:
+            log.info(
+                "steps are %.1f times as fast on %d threads as on %d, beside what else this machine does",
+                gain,
+                fastest,
+                before,
+            )
+            self._use(fastest)
+            self._wait = self.WAIT
+        else:
+            self._use(before)
+            self._wait = min(self.LONGEST_WAIT, 2 * self._wait)
+        self._next_trial = now + self._wait
+
+    def _use(self, threads: int) -> None:
+        self._compute.threads = threads
+        self._set_threads(threads)

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from stand_ins import make_hp, make_job
+from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel import Split
+from tilewise.data.records import Record, Records
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
+from tilewise.training.distributed.context import DistributedContext
+from tilewise.training.job import calibration
+from tilewise.training.job.calibration import Compute, Setting, ThreadTuner, calibrate
+from tilewise.training.job.context import JobContext
+from tilewise.training.step.train_step import TrainStep
+from tilewise.views.sample import Sample
+from tilewise.views.view import Scaling
+
+SPEC = DetectorSpec("yolox_nano", 1, Scaling(square=64), None, 0.1, 0.5, 100)
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+@pytest.fixture(autouse=True)
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of four cores that has instructions for bfloat16, and a user who asks for nothing."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(calibration, "has_bf16_instructions", lambda: True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_detector() -> Detector:
+    torch.manual_seed(0)
+    return build_detector(SPEC)
+
+
+def images(count: int = 1000) -> Split:
+    corners = np.array([[5, 5, 20, 20]], np.float32)
+    labels, ignored = np.zeros(1, np.int64), np.zeros(1, np.bool_)
+    records = Records(
+        [Record(f"{n}", Path(f"{n}"), 100, 80, Targets(corners, labels, ignored)) for n in range(count)]
+    )
+    return Split(records, ChannelIssues("train"))
+
+
+class Machine:
+    """Needs so many seconds for a view of 64 px, by precision and threads."""
+
+    def __init__(self, seconds: dict[tuple[str, int], float]):
+        self.seconds, self.tried = seconds, list[Setting]()
+
+    def __call__(self, step: TrainStep, batch: list[Sample]) -> float:
+        setting = Setting(NAMES[step.precision.dtype], torch.get_num_threads())
+        if setting not in self.tried:
+            self.tried.append(setting)
+        height, width = batch[0].pixels.shape[1:]
+        return self.seconds[setting] * len(batch) * height * width / 64**2
+
+
+def job_of(**given: object) -> JobContext:
+    return make_job(make_hp(model_name="yolox_nano", image_size=64, **given), Path("model"))
+
+
+FAST_IN_FP32 = {("fp32", 4): 0.1, ("bf16", 4): 0.2, ("fp32", 2): 0.15, ("fp32", 1): 0.3}
+BUSY = {("fp32", 4): 0.9, ("fp32", 1): 0.4, ("bf16", 4): 0.6, ("bf16", 2): 0.3, ("bf16", 1): 0.2}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen", "tried"),
+    [
+        (FAST_IN_FP32, ("fp32", 4), [("fp32", 4), ("bf16", 4), ("fp32", 2)]),
+        (BUSY, ("bf16", 1), [("fp32", 4), ("bf16", 4), ("bf16", 2), ("bf16", 1)]),
+        # what is hardly faster does not take fewer threads
+        (FAST_IN_FP32 | {("fp32", 2): 0.099}, ("fp32", 4), [("fp32", 4), ("bf16", 4), ("fp32", 2)]),
+    ],
+)
+def test_calibrate__takes_the_fastest_and_says_what_was_tried(
+    seconds: dict[tuple[str, int], float],
+    chosen: tuple[str, int],
+    tried: list[tuple[str, int]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    machine = Machine(seconds)
+    job = replace(job_of(), environment={"threads": 4})
+    job, compute = calibrate(job, make_detector(), SPEC, images(), timer=machine)
+    assert (job.hp.precision, compute.threads, torch.get_num_threads()) == (*chosen, chosen[1])
+    assert job.environment["threads"] == chosen[1]
+    one_thread = Setting("fp32", 1)  # only to see how much a step can hold
+    assert [setting for setting in machine.tried if setting != one_thread] == tried
+    assert compute.pixels_per_second == pytest.approx(64 * 64 / seconds[chosen])
+    assert all(f"{Setting(*each)} {1 / seconds[each]:.1f} images/s" in caplog.text for each in tried)
+    assert f"training in {Setting(*chosen)}" in caplog.text
+
+
+def test_calibrate__leaves_detector_and_random_numbers_as_they_are() -> None:
+    detector = make_detector()
+    before = copy.deepcopy(detector.state_dict())
+    state = torch.get_rng_state()
+    calibrate(job_of(), detector, SPEC, images())
+    assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
+    assert all(parameter.grad is None for parameter in detector.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [({"deterministic": 1}, 1000), ({"number_of_epochs": 2}, 300), ({}, 20)]
+)
+def test_calibrate__nothing_is_tried_where_it_may_not_or_does_not_pay(
+    given: dict[str, object], count: int
+) -> None:
+    machine = Machine({})
+    job, compute = calibrate(job_of(**given), make_detector(), SPEC, images(count), timer=machine)
+    assert not machine.tried
+    assert (job.hp.precision, compute.threads) == ("auto", 4)
+
+
+def test_calibrate__a_resumed_job_keeps_what_it_had() -> None:
+    machine = Machine({})
+    _, compute = calibrate(job_of(), make_detector(), SPEC, images(), resumed=True, timer=machine)
+    compute.load_state_dict({"threads": 2})
+    assert not machine.tried
+    assert (compute.threads, torch.get_num_threads()) == (2, 2)
+    compute.load_state_dict({"threads": 16})  # of a larger machine
+    assert compute.threads == 2
+
+
+def test_calibrate__what_the_user_chose_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    machine = Machine(BUSY)
+    job, compute = calibrate(job_of(), make_detector(), SPEC, images(), timer=machine)
+    assert machine.tried == [("fp32", 4), ("bf16", 4)]
+    assert (job.hp.precision, compute.threads) == ("bf16", 4)
+    machine = Machine({})
+    job, _ = calibrate(job_of(precision="fp32"), make_detector(), SPEC, images(), timer=machine)
+    assert not machine.tried and job.hp.precision == "fp32"
+    compute.load_state_dict({"threads": 1})
+    assert torch.get_num_threads() == 4
+
+
+class Follower(DistributedContext):
+    """A process whose leader has chosen otherwise."""
+
+    def broadcast(self, value: object) -> object:  # type: ignore[override]
+        return Setting("bf16", 2), 123.0
+
+
+def test_calibrate__the_leader_decides() -> None:
+    job = replace(job_of(), distributed=Follower())
+    job, compute = calibrate(job, make_detector(), SPEC, images(), timer=Machine(FAST_IN_FP32))
+    assert (job.hp.precision, compute.threads, compute.pixels_per_second) == ("bf16", 2, 123.0)
+
+
+def test_calibrate__slow_steps_have_fewer_and_smaller_views() -> None:
+    """A step of ten seconds is tried with less: all trials together are to take some seconds."""
+    sizes = []
+
+    def slow(step: TrainStep, batch: list[Sample]) -> float:
+        height, width = batch[0].pixels.shape[1:]
+        sizes.append((len(batch), height * width))
+        return 10.0 * len(batch) * height * width / 64**2
+
+    calibrate(job_of(training_batch_size=8), make_detector(), SPEC, images(), timer=slow)
+    assert sizes[0] == (1, 64 * 64)
+    assert {count for count, _ in sizes} == {1}
+    assert sizes[-1][1] <= 64 * 64 / 4
+
+
+class Load:
+    """Steps on a machine where other work may run: their seconds by threads."""
+
+    def __init__(self, compute: Compute):
+        self.seconds = {4: 1.0, 2: 1.8, 1: 3.5}
+        self.now, self.threads = 0.0, compute.threads
+        self.tuner = ThreadTuner(compute, clock=lambda: self.now, set_threads=self.use)
+
+    def use(self, threads: int) -> None:
+        self.threads = threads
+
+    def run(self, seconds: float) -> list[int]:
+        """Train for so long; returns the threads of each step."""
+        used, end = [], self.now + seconds
+        while self.now < end:
+            with self.tuner.step(1000):
+                used.append(self.threads)
+                self.now += self.seconds[self.threads]
+        return used
+
+
+BESIDE_OTHERS = {4: 5.0, 2: 2.0, 1: 3.6}
+
+
+def test_tuner__takes_fewer_threads_beside_other_work_and_more_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    load = Load(Compute(threads=4))
+    assert set(load.run(60)) == {4}
+    load.seconds = BESIDE_OTHERS
+    load.run(60)
+    assert set(load.run(20)) == {2}
+    assert "2.5 times as fast on 2 threads as on 4" in caplog.text
+    load.seconds = {4: 1.0, 2: 1.8, 1: 3.5}
+    load.run(120)
+    assert load.run(30)[-10:] == [4] * 10
+
+
+def test_tuner__trials_without_success_become_rare() -> None:
+    """Slow for another reason than threads: most steps keep what they had."""
+    load = Load(Compute(threads=4))
+    load.run(30)
+    load.seconds = {4: 2.0, 2: 3.6, 1: 7.0}
+    used = load.run(3000)
+    assert 0 < used.count(2) < len(used) / 50
+
+
+@pytest.mark.parametrize("compute", [Compute(threads=4, fixed=True), Compute(threads=1)])
+def test_tuner__threads_that_are_fixed_stay(compute: Compute) -> None:
+    load = Load(compute)
+    load.run(60)
+    load.seconds = {threads: 10 * seconds for threads, seconds in BESIDE_OTHERS.items()}
+    assert len(set(load.run(600))) == 1
+
+
+def test_tuner__a_checkpoint_has_its_threads() -> None:
+    compute = Compute(threads=4)
+    load = Load(compute)
+    load.run(30)
+    load.seconds = BESIDE_OTHERS
+    load.run(60)
+    assert compute.state_dict() == {"threads": 2}
