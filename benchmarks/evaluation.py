@@ -68,8 +68,8 @@ def scored(truth: list[tuple[int, int, np.ndarray]], more: float) -> Scored:
         near = np.concatenate([boxes, boxes[: int(more * len(boxes))]])
         near = rng.permutation(near + rng.normal(0, 0.5, near.shape))
         scores = np.sort(rng.random(len(near)))[::-1].copy()
-        labels = torch.zeros(len(near), dtype=torch.int64)
-        instances = Instances(torch.from_numpy(near).float(), torch.from_numpy(scores).float(), labels)
+        labels = np.zeros(len(near), np.int64)
+        instances = Instances(near.astype(np.float32), scores.astype(np.float32), labels)
         detections.append(instances)
     return Scored(Records(records), detections)
 

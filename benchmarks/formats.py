@@ -38,7 +38,18 @@ from tilewise.data.pipe.channel import ChannelPipe  # noqa: E402
 from tilewise.data.records import Record  # noqa: E402
 from tilewise.data.writers.recordio import write_record  # noqa: E402
 
-WRITTEN = ("recordio", "image-json", "coco", "manifest", "yolo", "voc")
+WRITTEN = (
+    "recordio",
+    "image-json",
+    "coco",
+    "manifest",
+    "yolo",
+    "voc",
+    "label-studio",
+    "cvat",
+    "labelme",
+    "via",
+)
 Row = dict[str, Any]
 Known = dict[str, Record]
 """SHA-256 of an image's bytes -> the reference's record of it."""

@@ -9,6 +9,7 @@ seed. Prints as JSON how many inputs each has taken and how many exceptions esca
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib
 import io
 import json
@@ -40,14 +41,82 @@ MANIFEST = {
     "boxes": LABEL,
     "boxes-metadata": {"class-map": {"0": "ant"}, "type": "groundtruth/object-detection"},
 }
+OUTLINES = {
+    "images": [{"id": "7", "file_name": "C:\\set\\a.png?x=1"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": "3", "segmentation": [[1, 2, 9, 2, 9, 12]], "bbox": None},
+        {"id": 2, "image_id": 7, "category_id": 3, "segmentation": {"size": [30, 40], "counts": "n03L3N2"}},
+        {"id": 3, "image_id": 7, "category_id": 3, "segmentation": {"size": [3, 4], "counts": [1, 5, 6]}},
+    ],
+    "categories": [
+        {"id": 0, "name": "ant", "supercategory": "none"},
+        {"id": 3, "name": "ant", "supercategory": "ant"},
+    ],
+}
+ADJUSTED = {**MANIFEST, "more": LABEL, "more-metadata": {"adjustment-status": "adjusted", "class-map": {}}}
 AZURE = {
     "image_url": "azureml://datastores/images/a.png",
     "image_details": {"format": "png", "width": "40px", "height": "30px"},
     "label": [{"label": "ant", "topX": 0.1, "topY": 0.2, "bottomX": 0.5, "bottomY": 0.9, "isCrowd": "false"}],
 }
+POLYGON = {**AZURE, "label": [{"label": "ant", "polygon": [[0.1, 0.2, 0.5, 0.2, 0.5, 0.9]]}]}
 VOC = """<annotation><filename>a.png</filename><size><width>40</width><height>30</height></size>
 <object><name>ant</name><difficult>0</difficult>
 <bndbox><xmin>2</xmin><ymin>3</ymin><xmax>11</xmax><ymax>14</ymax></bndbox></object></annotation>"""
+
+
+LABELME = {
+    "shapes": [{"label": "ant", "points": [[1, 2], [11, 14]], "group_id": 1, "shape_type": "rectangle"}],
+    "imagePath": "a.png",
+    "imageHeight": 30,
+    "imageWidth": 40,
+}
+LABELME_XML = """<annotation><filename>a.png</filename><source><sourceImage/></source>
+<imagesize><nrows>30</nrows><ncols>40</ncols></imagesize><object><name>ant</name><deleted>0</deleted>
+<polygon><pt><x>1</x><y>2</y></pt><pt><x>11</x><y>2</y></pt><pt><x>9</x><y>14</y></pt></polygon></object>
+</annotation>"""
+CVAT = """<annotations><meta><task><labels><label><name>ant</name></label></labels></task></meta>
+<image id="0" name="a.png" width="40" height="30">
+<box label="ant" xtl="1.5" ytl="2" xbr="11" ybr="14" rotation="30"/>
+<polygon label="ant" points="1,2;11,2;9,14" group_id="1"/></image></annotations>"""
+CVAT_VIDEO = """<annotations><meta><original_size><width>40</width><height>30</height></original_size></meta>
+<track id="0" label="ant"><box frame="0" outside="0" xtl="1" ytl="2" xbr="11" ybr="14"/>
+<box frame="3" outside="1" xtl="1" ytl="2" xbr="11" ybr="14"/></track></annotations>"""
+STUDIO_BOX = {"x": 1, "y": 2, "width": 9, "height": 9, "rectanglelabels": ["ant"]}
+STUDIO = {
+    "id": 1,
+    "data": {"image": "/data/upload/0123abcd-a.png"},
+    "annotations": [
+        {
+            "result": [
+                {
+                    "id": "x",
+                    "type": "rectanglelabels",
+                    "original_width": 40,
+                    "original_height": 30,
+                    "value": STUDIO_BOX | {"rotation": 5},
+                }
+            ]
+        }
+    ],
+}
+STUDIO_MIN = {
+    "image": "a.png",
+    "box": [STUDIO_BOX],
+    "annotation_id": 1,
+    "annotator": 1,
+}
+VIA_RECT = {"name": "rect", "x": 1, "y": 2, "width": 10, "height": 12}
+VIA = {
+    "a.png1": {
+        "filename": "a.png",
+        "regions": [{"shape_attributes": VIA_RECT, "region_attributes": {"class": "ant"}}],
+        "file_attributes": {},
+    }
+}
+VIA_CSV = """filename,region_count,region_id,region_shape_attributes,region_attributes
+a.png,1,0,"{""name"":""circle"",""cx"":9,""cy"":9,""r"":5}","{""class"":""ant""}"
+"""
 
 
 def picture(format: str) -> bytes:
@@ -78,11 +147,24 @@ def as_json(content: object) -> bytes:
 PARSERS: dict[str, tuple[bytes, str]] = {
     "recordio": (image_record(), "train/a.rec"),
     "coco": (as_json(COCO), "train/coco.json"),
+    "coco_outlines": (as_json(OUTLINES), "train/images/coco.json"),
     "image_json": (as_json({"file": "a.png", **LABEL}), "train_annotation/a.json"),
     "manifest": (as_json(MANIFEST) + b"\n", "train/a.manifest"),
+    "manifest_array": (as_json([ADJUSTED]), "train/manifest"),
+    "manifest_utf_16": (json.dumps(MANIFEST).encode("utf-16"), "train/a.manifest"),
+    "manifest_gzip": (gzip.compress(as_json(MANIFEST)), "train/a.manifest.gz"),
+    "azure_polygons": (as_json(POLYGON), "train/a.jsonl"),
     "azure_jsonl": (as_json(AZURE) + b"\n", "train/a.jsonl"),
     "voc": (VOC.encode(), "train/a.xml"),
     "yolo": (b"0 0.5 0.5 0.25 0.25\n", "train/a.txt"),
+    "labelme": (as_json(LABELME), "train/a.json"),
+    "labelme_xml": (LABELME_XML.encode(), "train/a.xml"),
+    "cvat": (CVAT.encode(), "train/a.xml"),
+    "cvat_video": (CVAT_VIDEO.encode(), "train/a.xml"),
+    "label_studio": (as_json([STUDIO]), "train/a.json"),
+    "label_studio_min": (as_json([STUDIO_MIN]), "train/a.json"),
+    "via": (as_json(VIA), "train/a.json"),
+    "via_csv": (VIA_CSV.encode(), "train/a.csv"),
     "image": (picture("JPEG"), ""),
     "pipe": (image_record() * 2, ""),
     "pipe_manifest": (record(picture("PNG")) + record(as_json(LABEL)), ""),
@@ -103,8 +185,10 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     for channel in {"train", Path(name or "train").parts[0]}:
         (folder / channel).mkdir()
         folders[channel] = ChannelFolder(folder / channel)
+    (folder / name).parent.mkdir(exist_ok=True)
     if name and parser != "recordio":
-        (folder / "train" / "a.png").write_bytes(picture("PNG"))
+        image = "frame_000000.png" if parser == "cvat_video" else "a.png"
+        (folder / "train" / image).write_bytes(picture("PNG"))
 
     def parse(data: bytes) -> None:
         try:

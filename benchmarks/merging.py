@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "tests")]
 
 from scattered import scattered_detections  # noqa: E402
+from tilewise.arrays import Bool, Int64  # noqa: E402
 from tilewise.boxes import area, intersection  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
 from tilewise.tiling.merge import cut_sides, merge_detections  # noqa: E402
@@ -52,7 +53,7 @@ REPEATS = 3
 SMALLEST_SEEN = 8.0
 """√area in pixels of a view below which the simulated detector sees nothing."""
 
-Raw = tuple[Instances, Tensor, Tensor]
+Raw = tuple[Instances, Int64, Bool]
 Merge = Callable[[Raw], Instances]
 
 
@@ -85,7 +86,7 @@ def border_scene(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     return found[apart], labels[apart]
 
 
-def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Instances, Tensor]:
+def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Instances, Bool]:
     """What a detector of middling quality finds in a view; its boxes that are cut, by side."""
     whole = torch.from_numpy(view.boxes_from_image(boxes.numpy()))
     limits = torch.tensor([*view.size, *view.size], dtype=torch.float32)
@@ -99,30 +100,30 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
     found = torch.minimum((clipped + noise).clamp(min=0), limits)[seen]
     quality = (0.35 + 0.5 * share.sqrt() * (size / 60).clamp(max=1))[seen]
     scores = (quality + torch.from_numpy(rng.normal(0, 0.1, len(found))).float()).clamp(0.05, 0.99)
-    cut = cut_sides(found, view, WIDTH, HEIGHT)
-    in_image = torch.from_numpy(view.boxes_to_image(found.numpy()))
-    return Instances(in_image, scores, labels[seen]), cut
+    cut = cut_sides(found.numpy(), view, WIDTH, HEIGHT)
+    return Instances(view.boxes_to_image(found.numpy()), scores.numpy(), labels[seen].numpy()), cut
 
 
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:
     """The detections of all views of a scene."""
     parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)]
     found = Instances.cat([part for part, _ in parts])
-    views = torch.cat([torch.full((len(part),), number) for number, (part, _) in enumerate(parts)])
-    return found, views, torch.cat([cut for _, cut in parts])
+    views = np.concatenate([np.full(len(part), number) for number, (part, _) in enumerate(parts)])
+    return found, views, np.concatenate([cut for _, cut in parts])
 
 
 def judge(found: Instances, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[int, int, float]:
     """Objects that stand more than once, those that were seen (IoU 0.5) but are lost, and the mean IoU."""
 
     def overlaps(detections: Instances) -> Tensor:
-        overlap: Tensor = box_iou(detections.boxes, boxes) * (detections.labels[:, None] == labels)
+        same_class = torch.from_numpy(detections.labels)[:, None] == labels
+        overlap: Tensor = box_iou(torch.from_numpy(detections.boxes), boxes) * same_class
         return overlap
 
     matched = torch.full((len(boxes),), -1)
     ious = []
     iou = overlaps(found)
-    for number in found.scores.argsort(descending=True, stable=True).tolist():
+    for number in np.argsort(-found.scores, kind="stable").tolist():
         free = iou[number] * (matched < 0)
         best = int(free.argmax())
         if free[best] >= 0.5:
@@ -132,9 +133,10 @@ def judge(found: Instances, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[in
     lost = int((seen & (matched < 0)).sum())
     extra = torch.ones(len(found), dtype=torch.bool)
     extra[matched[matched >= 0]] = False
-    common = intersection(found.boxes[:, None], boxes)
+    found_boxes, found_labels = torch.from_numpy(found.boxes), torch.from_numpy(found.labels)
+    common = intersection(found_boxes[:, None], boxes)
     on_object = (
-        (common / area(found.boxes)[:, None] > 0.5) & (found.labels[:, None] == labels) & (matched >= 0)
+        (common / area(found_boxes)[:, None] > 0.5) & (found_labels[:, None] == labels) & (matched >= 0)
     )
     doubled = int((extra & on_object.any(dim=1)).sum())
     return doubled, lost, float(np.mean(ious))
@@ -159,9 +161,9 @@ def by_sahi(postprocess: Callable[[list[Any]], list[Any]], raw: Raw) -> Instance
     """One of SAHI's ways, to its objects and back."""
     predictions = postprocess(predictions_of(raw[0]))
     return Instances(
-        torch.tensor([prediction.bbox.to_xyxy() for prediction in predictions]).reshape(-1, 4),
-        torch.tensor([float(prediction.score.value) for prediction in predictions]),
-        torch.tensor([prediction.category.id for prediction in predictions], dtype=torch.int64),
+        np.array([prediction.bbox.to_xyxy() for prediction in predictions], np.float32).reshape(-1, 4),
+        np.array([float(prediction.score.value) for prediction in predictions], np.float32),
+        np.array([prediction.category.id for prediction in predictions], np.int64),
     )
 
 
@@ -209,11 +211,10 @@ def many_boxes(count: int) -> Raw:
         0, 2, (count, 2)
     )
     sides = np.repeat(np.exp(rng.normal(3.5, 0.5, (count // 4 + 1, 2))), 4, axis=0)[:count]
-    boxes = torch.from_numpy(np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)).float()
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], axis=1).astype(np.float32)
     labels = np.repeat(rng.integers(0, CLASSES, count // 4 + 1), 4)[:count]
-    found = Instances(boxes, torch.from_numpy(rng.random(count)).float(), torch.from_numpy(labels))
-    cut = torch.from_numpy(rng.random((count, 4)) < 0.05)
-    return found, torch.arange(count) % 4, cut
+    found = Instances(boxes, rng.random(count).astype(np.float32), labels)
+    return found, np.arange(count) % 4, rng.random((count, 4)) < 0.05
 
 
 def measured(work: Callable[[], object], limit_s: float) -> dict[str, float | None]:

@@ -86,7 +86,9 @@ def detect(reference: Reference, records: Records, score: float) -> list[Instanc
         for record in records:
             (answer,) = model([decode_image(record.read()).to(reference.device) / 255])
             kept = answer["scores"] >= score
-            boxes, scores, labels = (answer[name][kept].cpu() for name in ("boxes", "scores", "labels"))
+            boxes, scores, labels = (
+                answer[name][kept].cpu().numpy() for name in ("boxes", "scores", "labels")
+            )
             found.append(Instances(boxes, scores, labels - 1))  # 0 is its background
     return found
 

@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.classes import in_classes  # noqa: E402
@@ -35,6 +36,7 @@ from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
 from tilewise.models.detector import VisionModel  # noqa: E402
+from tilewise.models.postprocess import detections_of  # noqa: E402
 from tilewise.tiling.spec import TileOptions  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torchvision.models.detection.transform import GeneralizedRCNNTransform  # noqa: E402
@@ -57,8 +59,13 @@ class AsTorchvisions(nn.Module):
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Images of values from 0 to 1 -> what is found in each, labels from 1."""
         batch, _ = self.transform(images)
-        found = self.postprocess(self.network(batch.tensors), batch.image_sizes)
-        results = [{"boxes": x.boxes, "scores": x.scores, "labels": x.labels + 1} for x in found]
+        candidates = self.postprocess(self.network(batch.tensors), batch.image_sizes)
+        found = [vars(each) for each in detections_of(candidates, self.postprocess.limits)]
+        results = [
+            {key: torch.from_numpy(one[key]) for key in ("boxes", "scores", "labels")} for one in found
+        ]
+        for result in results:
+            result["labels"] = result["labels"] + 1
         sizes = [tuple(each.shape[-2:]) for each in images]
         scaled: list[dict[str, Tensor]] = self.transform.postprocess(results, batch.image_sizes, sizes)
         return scaled
@@ -72,7 +79,7 @@ def keep_from(detector: Any, score_threshold: float) -> None:
 
 def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
     """Tilewise's own way."""
-    predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP))
+    predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP), backend="eager")
     if score_threshold is not None:
         assert isinstance(predictor.backend, TorchBackend)
         keep_from(predictor.backend.model, score_threshold)
@@ -110,10 +117,10 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
                 overlap_width_ratio=OVERLAP,
                 verbose=0,
             ).object_prediction_list
-        scores = torch.tensor([float(one.score.value) for one in found])
-        boxes = torch.tensor([one.bbox.to_xyxy() for one in found], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([one.category.id - 1 for one in found], dtype=torch.int64)
-        order = scores.argsort(descending=True, stable=True)
+        scores = np.array([float(one.score.value) for one in found], np.float32)
+        boxes = np.array([one.bbox.to_xyxy() for one in found], np.float32).reshape(-1, 4)
+        labels = np.array([one.category.id - 1 for one in found], np.int64)
+        order = np.argsort(-scores, kind="stable")
         return Instances(boxes, scores, labels).select(order)
 
     return predict

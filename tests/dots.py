@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tilewise.instances import Instances
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.matching import split_ignored
+from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import Backbone, Model, ModelFamily
 from tilewise.targets import Targets
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 STRIDE = 8
 WIDTHS = {"dots_s": 8, "dots_m": 16}
@@ -65,19 +64,17 @@ def criterion(outputs: Outputs, targets: Sequence[Targets[Tensor]]) -> dict[str,
 
 class Postprocess:
     def __init__(self, spec: DetectorSpec) -> None:
-        self.spec = spec
+        self.limits = spec.limits(candidates=200)
 
-    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        return [self._of_view(cells) for cells in outputs.cells]
-
-    def _of_view(self, cells_KHW: Tensor) -> Instances:
-        spec, scores = self.spec, cells_KHW[4:].sigmoid()
-        labels, y, x = torch.nonzero(scores > spec.score_threshold, as_tuple=True)
-        centre, sides = torch.stack([x, y], dim=1) + 0.5, cells_KHW[:4, y, x].T
-        boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], dim=1) * STRIDE
-        found = scores[labels, y, x]
-        kept = batched_nms(boxes, found, labels, spec.nms_iou_threshold)[: spec.detections_per_view]
-        return Instances(boxes[kept], found[kept], labels[kept])
+    def __call__(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        height, width = outputs.cells.shape[2:]
+        cells = outputs.cells.flatten(2).transpose(1, 2)
+        best = best_scores(cells[..., 4:].sigmoid(), self.limits.candidates)
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        centre = torch.stack([x.flatten(), y.flatten()], dim=1).to(cells.device) + 0.5
+        sides, centre = best.of(cells[..., :4]), centre[best.priors]
+        boxes = torch.cat([centre - sides[..., :2], centre + sides[..., 2:]], dim=2) * STRIDE
+        return Candidates(clip(boxes, sizes), best.scores, best.classes)
 
 
 def build_dots(spec: DetectorSpec) -> Detector:

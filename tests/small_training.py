@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from stand_ins import make_hp, make_job
 from tilewise.data.channel import DataSet
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.instances import Instances
 from tilewise.models.detector import Criterion, Detector
+from tilewise.models.postprocess import Candidates
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from tilewise.training.history import TrainResult
 from tilewise.training.train import train
@@ -43,9 +44,14 @@ def error_of_the_count(found: Tensor, targets: Sequence[Targets[Tensor]]) -> dic
     return {"classification": (found - counts).square().mean()}
 
 
-def nothing(found: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-    empty = Instances(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    return [empty for _ in sizes]
+class Nothing:
+    """A postprocess without candidates."""
+
+    limits = Limits(0.5, 0.5, 0, 0)
+
+    def __call__(self, outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        none = torch.zeros(len(sizes), 0)
+        return Candidates(none[..., None].expand(-1, -1, 4), none, none.long())
 
 
 class StandIn(Detector):
@@ -56,7 +62,7 @@ class StandIn(Detector):
         transform: Callable[[Sequence[Tensor]], ImageList] = mean_colours,
         criterion: Criterion = error_of_the_count,
     ) -> None:
-        super().__init__(nn.Linear(3, 1), transform, criterion, nothing)
+        super().__init__(nn.Linear(3, 1), transform, criterion, Nothing())
         nn.init.zeros_(self.network.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
 

@@ -10,7 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
-    {"arrays", "boxes", "errors", "fields", "instances", "registry", "startup", "stop", "targets"},
+    {
+        "arrays",
+        "boxes",
+        "errors",
+        "fields",
+        "instances",
+        "registry",
+        "startup",
+        "stop",
+        "suppression",
+        "targets",
+    },
     {"hyperparameters", "machine", "platform", "tiling", "views"},
     {"data", "augment", "models"},
     {"evaluation", "inference"},

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from tilewise import __version__
-from tilewise.commands import convert, evaluate, inspect, predict
+from tilewise.commands import convert, evaluate, export, inspect, predict
 from tilewise.errors import UserError
 from tilewise.hyperparameters import as_markdown
 
@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tilewise", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (inspect, convert, predict, evaluate):
+    for module in (inspect, convert, predict, evaluate, export):
         name = module.__name__.rsplit(".", 1)[-1]
         command = commands.add_parser(name, help=module.__doc__)
         module.add_arguments(command)

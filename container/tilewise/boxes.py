@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tilewise.arrays import Array, Int64
 from tilewise.fields import Corners
 
+if TYPE_CHECKING:  # an endpoint may do without it
+    from torch import Tensor
+
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-Rows = TypeVar("Rows", Array, Tensor)
+Rows = TypeVar("Rows", Array, "Tensor")
 
 
 def crop_boxes(boxes_N4: Rows, window: Corners | Int64, size: Size | Int64) -> Rows:
@@ -101,11 +102,11 @@ def intersection(boxes: Rows, others: Rows) -> Rows:
 
     Pair by pair as they are; all with all as ``boxes[:, None]`` and ``others``.
     """
-    if isinstance(boxes, Tensor):
-        start = torch.maximum(boxes[..., :2], others[..., :2])
-        return area_of_sides((torch.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
-    start = np.maximum(boxes[..., :2], others[..., :2])
-    return area_of_sides((np.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
+    if isinstance(boxes, np.ndarray):
+        start = np.maximum(boxes[..., :2], others[..., :2])
+        return area_of_sides((np.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
+    start = boxes[..., :2].maximum(others[..., :2])
+    return area_of_sides((boxes[..., 2:].minimum(others[..., 2:]) - start).clip(min=0))
 
 
 def paired_iou(boxes: Rows, others: Rows) -> Rows:
@@ -126,7 +127,7 @@ def intersection_and_union(boxes: Rows, others: Rows) -> tuple[Rows, Rows]:
 
 def row_like(boxes_N4: Rows, numbers: Sequence[float | Array]) -> Rows:
     """One row of numbers of the type of the boxes; of four (V, 1) arrays a row for each view: (V, 1, 4)."""
-    if isinstance(boxes_N4, Tensor):
+    if not isinstance(boxes_N4, np.ndarray):
         return boxes_N4.new_tensor(numbers)
     row = np.array(numbers, boxes_N4.dtype)
     return row if row.ndim == 1 else row.transpose(1, 2, 0)

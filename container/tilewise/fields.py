@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tilewise.arrays import Array
 
-Index = Tensor | Array | slice
+if TYPE_CHECKING:  # an endpoint may do without it
+    import torch
+    from torch import Tensor
+
+Index: TypeAlias = "Tensor | Array | slice"
 """Which objects: a slice, numbers, or a mask; on the CPU, or where the tensors are that it chooses from."""
 
 Corners = tuple[float, float, float, float]
@@ -67,9 +69,10 @@ class Rows:
 
     def select(self, index: Index) -> Rows:
         """Some of the rows."""
-        if isinstance(self.values, np.ndarray) and isinstance(index, Tensor):
-            index = index.numpy()
-        return Rows(self.values[index])
+        rows: Any = index
+        if isinstance(self.values, np.ndarray) and not isinstance(index, slice):
+            rows = np.asarray(index)
+        return Rows(self.values[rows])
 
     def flip(self, width: float) -> Rows:
         """The same rows."""
@@ -91,11 +94,17 @@ class Rows:
 
 def cat_rows(parts: Sequence[Any]) -> Any:
     """The rows of all parts, arrays or tensors, of which there is at least one."""
-    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(list(parts))
 
 
 def to_device(values: Array | Tensor, device: torch.device | str) -> Tensor:
     """A tensor on a device. It goes to a GPU from pinned memory, so that nothing waits for the copy."""
+    import torch
+
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     to_gpu = torch.device(device).type == "cuda"
     if to_gpu and tensor.device.type == "cpu":

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from tilewise.arrays import Float32, Int64
 from tilewise.boxes import clip_boxes, crop_boxes, flip_boxes
 from tilewise.fields import Corners, Field, Index, cat_fields
 
@@ -22,7 +21,7 @@ class Instance(NamedTuple):
 
 @dataclass(frozen=True)
 class Instances:
-    """What a detector finds in one view or one image, best score first.
+    """What a detector finds in one view or one image, best score first; arrays, whatever has found it.
 
     All that moves, chooses or joins instances does so with their fields, so that what a detector says of each
     one beside these three, such as its mask, reaches whoever asks for an image's instances.
@@ -39,9 +38,9 @@ class Instances:
 
     """
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    boxes: Float32
+    scores: Float32
+    labels: Int64
     fields: Mapping[str, Field] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -69,10 +68,10 @@ class Instances:
         fields = {name: each.crop(window, size) for name, each in self.fields.items()}
         return replace(self, boxes=clip_boxes(crop_boxes(self.boxes, window, size), size), fields=fields)
 
-    def to(self, device: torch.device | str) -> Instances:
-        """On a device."""
-        fields = {name: each.to(device) for name, each in self.fields.items()}
-        return Instances(self.boxes.to(device), self.scores.to(device), self.labels.to(device), fields)
+    @staticmethod
+    def none() -> Instances:
+        """Of a view that shows nothing."""
+        return Instances(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     @classmethod
     def cat(cls, parts: Sequence[Instances]) -> Instances:
@@ -86,17 +85,8 @@ class Instances:
         """
         with_instances = [part for part in parts if len(part)] or parts[:1]
         return cls(
-            torch.cat([part.boxes for part in parts]),
-            torch.cat([part.scores for part in parts]),
-            torch.cat([part.labels for part in parts]),
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.labels for part in parts]),
             cat_fields([part.fields for part in with_instances]),
         )
-
-
-def on_cpu(batch: Sequence[Instances]) -> list[Instances]:
-    """What was found in several views, from a GPU in one copy of each kind: it is waited for each time."""
-    if not batch:
-        return []
-    together = Instances.cat(batch).to("cpu")
-    ends = torch.tensor([0, *map(len, batch)]).cumsum(0).tolist()
-    return [together.select(slice(start, end)) for start, end in pairwise(ends)]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from itertools import takewhile
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+DEVICES = Path("/dev")
 MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
 
 OF_VIEWS = 256 * 1024 * 1024
@@ -44,6 +46,19 @@ def cpu_fact(name: str) -> str:
         return ""
     fields = (line.partition(":") for line in lines)
     return next((value.strip() for label, _, value in fields if label.strip() == name), "")
+
+
+def visible_gpus() -> list[str]:
+    """NVIDIA's GPUs that there are to use, as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Asked of /dev, since PyTorch takes seconds to load, and must not be in a process that forks.
+    """
+    present = [str(number) for number in range(len([*DEVICES.glob("nvidia[0-9]*")]))]
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None or not present:
+        return present
+    names = [name.strip() for name in chosen.split(",")]
+    return list(takewhile(lambda name: name not in ("", "-1"), names))  # as CUDA reads it
 
 
 def memory_limit() -> int:

@@ -67,12 +67,33 @@ def test_convert__there_and_back(tilewise: Any, source: Path, tmp_path: Path, fo
     )
     assert code == 0, errors
     content = json.loads((tmp_path / "back" / "coco.json").read_text())
-    marks = form in ("recordio", "voc")
+    marks = form in ("recordio", "voc", "cvat", "labelme")
     assert [one["bbox"] for one in content["annotations"]] == [[8, 12, 16, 24]] * (23 if marks else 22)
     assert {one["category_id"] for one in content["annotations"]} == {2}
     assert sum(one["iscrowd"] for one in content["annotations"]) == (1 if marks else 0)
     images = {(tmp_path / "back" / "images" / one["file_name"]).read_bytes() for one in content["images"]}
     assert images == {path.read_bytes() for path in source.glob("*.png")}
+
+
+def test_convert__some_classes_and_some_images(tilewise: Any, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(source / f"{number}.png")
+        (source / f"{number}.txt").write_text("0 0.2 0.5 0.1 0.1\n1 0.5 0.5 0.1 0.1\n2 0.8 0.5 0.1 0.1\n")
+    (source / "classes.txt").write_text("ant\nbee\ncat\n")
+    options = ("--only", "cat", "ant", "--other-classes", "ignore", "--max-images", 4, "--seed", 1)
+    code, output, errors = tilewise("convert", source, tmp_path / "out", "--to", "coco", *options)
+    assert code == 0, errors
+    content = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [one["name"] for one in content["categories"]] == ["cat", "ant"] and len(content["images"]) == 4
+    first = [one for one in content["annotations"] if one["image_id"] == content["images"][0]["id"]]
+    kinds = sorted((one["category_id"], one["iscrowd"], round(one["bbox"][0])) for one in first)
+    ids = [one["id"] for one in content["categories"]]
+    assert kinds == sorted([(ids[0], 0, 48), (ids[1], 0, 10), (ids[0], 1, 29), (ids[1], 1, 29)])
+    assert "4 images" in output and "classes: 0 cat, 1 ant" in output
+    code, _, errors = tilewise("convert", source, tmp_path / "no", "--to", "coco", "--max-images", 0)
+    assert code == 2 and "--max-images is 0: it must be at least 1" in errors
 
 
 def test_convert__annotations_elsewhere(tilewise: Any, source: Path, tmp_path: Path) -> None:
@@ -92,13 +113,41 @@ def test_convert__annotations_elsewhere(tilewise: Any, source: Path, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("form", ["manifest", "label-studio", "cvat", "via"])
+def test_convert__annotations_in_one_file_elsewhere(
+    tilewise: Any, source: Path, tmp_path: Path, form: str
+) -> None:
+    tilewise("convert", source, tmp_path / "there", "--to", form)
+    (file,) = (
+        path for path in (tmp_path / "there").iterdir() if path.is_file() and path.name != "config.xml"
+    )
+    file = file.rename(tmp_path / file.name)
+    code, _, errors = tilewise(
+        "convert", tmp_path / "there", tmp_path / "back", "--annotations", file, "--to", "coco"
+    )
+    assert code == 0, errors
+    assert len(json.loads((tmp_path / "back" / "coco.json").read_text())["annotations"]) >= 22
+
+
+def test_convert__label_studio_with_images_in_s3(tilewise: Any, source: Path, tmp_path: Path) -> None:
+    options = ["--to", "label-studio", "--s3-prefix", "s3://bucket/path/"]
+    code, _, errors = tilewise("convert", source, tmp_path / "out", *options)
+    assert code == 0, errors
+    tasks = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert tasks[0]["data"]["image"].startswith("s3://bucket/path/images/")
+    assert (tmp_path / "out" / "config.xml").read_text().count("<Label value=") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["{source}", "{source}/out"], "which would then hold two formats"),
         (["{source}", "{full}"], "is there already: give a new folder, or an empty one"),
         (["{source}", "{out}", "--name", "a/b"], "it must be a plain name"),
-        (["{source}", "{out}", "--s3-prefix", "s3://b"], "--s3-prefix goes with --to manifest only"),
+        (
+            ["{source}", "{out}", "--s3-prefix", "s3://b"],
+            "--s3-prefix goes with --to manifest or label-studio only",
+        ),
         (["{source}", "{out}", "--classes", "ant"], "does not know: --classes has (ant)"),
         (["{source}", "{out}", "--classes", "ant", "ant"], "--classes names a class twice"),
         (["{full}", "{out}"], "channel train holds no images"),

@@ -55,6 +55,12 @@ def test_inspect__table_and_picture_of_two_channels(tilewise: Any, tmp_path: Pat
     assert {(0x22, 0xC5, 0x5E), (0x2F, 0x7B, 0xFF)} <= colours  # of the two classes
 
 
+def test_inspect__without_objects_shows_all_and_complains(tilewise: Any, tmp_path: Path) -> None:
+    code, output, errors = tilewise("inspect", channel(tmp_path / "train", 1), "--out", tmp_path / "out")
+    assert code == 2 and "channel train: no image has an object to learn" in errors
+    assert "exact repetitions" in output and (tmp_path / "out" / "inspect.png").is_file()
+
+
 def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -> None:
     folder = channel(tmp_path / "data", 4)
     code, output, errors = tilewise("inspect", folder, "--out", tmp_path, "--json", "--scale", 50)

@@ -18,6 +18,8 @@ from forked import Forked
 from PIL import Image
 from tilewise.commands import evaluate
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.inference.artifact import Artifact
+from tilewise.inference.export import write_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "local_test"))
@@ -108,7 +110,7 @@ def test_demo__users_data_to_a_picture_and_the_endpoint_gives_the_logged_map(tmp
     assert (tmp_path / "run" / "model.tar.gz").stat().st_size > 1_000_000
 
 
-def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map(
+def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map_on_any_backend(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As demo.sh goes the way, but in processes that have imported PyTorch already."""
@@ -133,20 +135,25 @@ def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map(
     model = json.loads((base / "model" / "model.json").read_text())
     assert model["detector"]["tiling"]["grid"] == [3, 2]
 
-    with Forked(ROOT / "serve", environ, tmp_path) as serve:
-        url = f"http://127.0.0.1:{port}"
-        assert wait_for_ping(url, serve.pid), serve.communicate(timeout=1)
-        parser = ArgumentParser()
-        evaluate.add_arguments(parser)
-        channel = str(base / "input" / "data" / "validation")
-        asked = [f"{channel}/annotations.json", channel, "--endpoint", url, "--model", str(base / "model")]
-        evaluate.run(parser.parse_args(asked))
-        serve.send_signal(signal.SIGTERM)
-    assert serve.returncode == 0
-    answered = json.loads(capsys.readouterr().out)
-    for name in ("AP", "AP50"):
-        assert answered[name] == pytest.approx(model["metrics"][name], abs=0.005), name
-    assert answered["AP50"] > 0.1, "the detector has learnt nothing, so the figures say little"
+    # on a busy machine the job may have found its graph too slow
+    artifact = Artifact.load(base / "model")
+    graph = (base / "model" / model["weights"]).with_suffix(".onnx")
+    write_onnx(artifact.model, artifact.spec.scaling, graph)
+    for backend in ("onnx", "pytorch", "eager"):
+        with Forked(ROOT / "serve", environ | {"TILEWISE_BACKEND": backend}, tmp_path) as serve:
+            url = f"http://127.0.0.1:{port}"
+            assert wait_for_ping(url, serve.pid), serve.communicate(timeout=1)
+            parser = ArgumentParser()
+            evaluate.add_arguments(parser)
+            channel = str(base / "input" / "data" / "validation")
+            asked = [f"{channel}/annotations.json", channel, "--endpoint", url]
+            evaluate.run(parser.parse_args([*asked, "--model", str(base / "model")]))
+            serve.send_signal(signal.SIGTERM)
+        assert serve.returncode == 0
+        answered = json.loads(capsys.readouterr().out)
+        for name in ("AP", "AP50"):
+            assert answered[name] == pytest.approx(model["metrics"][name], abs=0.001), (backend, name)
+        assert answered["AP50"] > 0.1, "the detector has learnt nothing, so the figures say little"
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def test_invocations__the_same_as_the_library(server: EndpointProcess, model_fol
     image = encoded("PNG")
     expected = Predictor.load(model_folder).predict(image).detections
     rows = np.array(json.loads(server.invoke(image)[2])["prediction"])
-    assert np.abs(rows[:, 1] - expected.scores.numpy()).max() < 1e-4
-    assert np.abs(rows[:, 2:] * [400, 300, 400, 300] - expected.boxes.numpy()).max() < 0.05
+    assert np.abs(rows[:, 1] - expected.scores).max() < 1e-4
+    assert np.abs(rows[:, 2:] * [400, 300, 400, 300] - expected.boxes).max() < 0.05
 
 
 def test_invocations__annotation(server: EndpointProcess) -> None:
@@ -145,6 +145,34 @@ def test_log__a_line_for_invocations_none_for_pings(server: EndpointProcess) -> 
     assert "/ping" not in server.log
 
 
+@pytest.fixture(scope="module")
+def graph_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with its graph."""
+    from tilewise.inference.artifact import Artifact
+    from tilewise.inference.export import write_onnx
+
+    folder, artifact = tmp_path_factory.mktemp("graph"), Artifact.load(model_folder)
+    artifact.save(folder, "model")
+    write_onnx(artifact.model, artifact.spec.scaling, folder / "model.onnx")
+    return folder
+
+
+def test_graph__is_served_without_pytorch_as_the_model_is(
+    server: EndpointProcess, graph_folder: Path, tmp_path: Path
+) -> None:
+    image = encoded("JPEG")
+    expected = np.array(json.loads(server.invoke(image)[2])["prediction"])
+    with serving(graph_folder, tmp_path, CUDA_VISIBLE_DEVICES="") as graph:
+        graph.wait_until_ready()
+        rows = np.array(json.loads(graph.invoke(image)[2])["prediction"])
+        assert "the model runs in ONNX Runtime: model.onnx holds its graph" in graph.log
+        (worker,) = graph.workers
+        assert "libtorch" not in Path(f"/proc/{worker}/maps").read_text()
+        resident = int(Path(f"/proc/{worker}/statm").read_text().split()[1]) * 4096
+        assert resident < 400e6
+    assert np.abs(rows[:, 1] - expected[:, 1]).max() < 1e-4
+
+
 def test_sigterm__answers_what_it_holds(model_folder: Path, tmp_path: Path) -> None:
     image = encoded("JPEG")
     with serving(model_folder, tmp_path, SAGEMAKER_MODEL_SERVER_WORKERS="2") as server:
@@ -196,7 +224,13 @@ def test_broken_model__one_sentence_and_the_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "variable", ["SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_MODEL_SERVER_WORKERS", "TILEWISE_MAX_PAYLOAD_MB"]
+    "variable",
+    [
+        "SAGEMAKER_BIND_TO_PORT",
+        "SAGEMAKER_MODEL_SERVER_WORKERS",
+        "TILEWISE_MAX_PAYLOAD_MB",
+        "TILEWISE_BACKEND",
+    ],
 )
 def test_wrong_variable__exit_2(tmp_path: Path, variable: str) -> None:
     with serving(tmp_path, tmp_path, **{variable: "many"}) as server:

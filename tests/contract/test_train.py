@@ -246,6 +246,11 @@ def _remove_images(job: Job) -> None:
         path.unlink()
 
 
+def _empty(job: Job) -> None:
+    for path in job.channel("train").iterdir():
+        job.annotate("train", path.name, [])
+
+
 FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "unknown_hyperparameter": ({"learnig_rate": "0.1"}, lambda job: None, "learning_rate"),
     "learning_rate_3": (
@@ -273,6 +278,8 @@ FAILURES: dict[str, tuple[dict[str, str], Callable[[Job], object], str]] = {
     "truncated_images": ({}, _truncate(3), "images cannot be used, more than 5%"),
     "recordio_without_files": ({}, _declare_recordio, "application/x-recordio, which stands for RecordIO"),
     "unwritable_model_folder": ({}, _block_model, "is not a folder that this user can write to"),
+    "no_objects": ({"num_classes": "2"}, _empty, "channel train: no image has an object to learn"),
+    "class_that_is_not_there": ({"classes": "red,green"}, lambda job: None, "the data does not have 'green'"),
     "empty_model_channel": ({}, lambda job: job.channel("model"), "channel model holds no model of Tilewise"),
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
+from written_channel import WrittenChannel
 
 Image = dict[str, Any]
 Row = tuple[str, list[float]]
@@ -21,6 +22,11 @@ Images = list[tuple[Image, list[Row]]]
 
 Compare = Callable[..., DataSet]
 """See :func:`_compare`."""
+
+
+@pytest.fixture
+def channel(tmp_path: Path) -> WrittenChannel:
+    return WrittenChannel(tmp_path)
 
 
 @pytest.fixture(params=["bccd", "nuclei"])

@@ -87,8 +87,8 @@ def test_boxes__clipped_and_counted(image: Path, caplog: pytest.LogCaptureFixtur
         ((50, 5, 60, 10), "the box from (50, 5) to (60, 10) lies outside the image"),
         ((-9, 5, 0, 10), "the box from (-9, 5) to (0, 10) lies outside the image"),
         ((5, 5, 5, 10), "the box from (5, 5) to (5, 10) has no area"),
-        ((5, 10, 9, 3), "the box from (5, 10) to (9, 3) has no area"),
-        ((9, 9, 3, 3), "the box from (9, 9) to (3, 3) has no area"),
+        ((5, 10, 9, 3), "the box from (5, 10) to (9, 3) has no area: it ends before it begins"),
+        ((9, 9, 3, 3), "the box from (9, 9) to (3, 3) has no area: it ends before it begins"),
         ((NAN, 1, 9, 9), "the box from (nan, 1) to (9, 9) is not finite"),
         ((1, 1, INF, 9), "the box from (1, 1) to (inf, 9) is not finite"),
         ((-INF, -INF, INF, INF), "the box from (-inf, -inf) to (inf, inf) is not finite"),
@@ -108,8 +108,9 @@ def test_boxes__dropped_and_named(
 
 def test_boxes__many_dropped_are_counted(image: Path, caplog: pytest.LogCaptureFixture) -> None:
     issues = ChannelIssues("train")
-    make_records([example(image, *[(5.0, 5.0, 5.0, 5.0)] * 1000)], issues)
-    assert len(issues.dropped) == 1000
+    fine = [(0.01 * number, 0.0, 20.0, 20.0) for number in range(1000)]
+    make_records([example(image, *fine * 3, *[(5.0, 5.0, 5.0, 5.0)] * 120)], issues)
+    assert len(issues.dropped) == 120 and issues.boxes == 3120
     assert len(caplog.messages) == MAX_WARNINGS
     assert caplog.messages[-1].endswith("further ones are only counted")
 

@@ -135,12 +135,12 @@ def test_image_json__id_out_of_range(channels: Channels, channel: str) -> None:
 def test_image_json__negative_id(channels: Channels) -> None:
     channels.image_json("train", [[0], [-1]])
     text = channels.message(validates=False)
-    assert "train1.json: " in text and "class_id -1 is not 0, 1, 2, …" in text
+    assert "train1.json: " in text and "class_id -1 (number) is not 0, 1, 2, …" in text
 
 
 def test_image_json__no_objects_at_all(channels: Channels) -> None:
     channels.image_json("train", [[], []])
-    assert channels.message(validates=False) == "no image has an object: give num_classes if that is meant"
+    assert channels.message(validates=False).startswith("channel train: no image has an object to learn")
     assert labels(channels.read(num_classes=2, validates=False)) == [[[], []]]
 
 
@@ -263,12 +263,22 @@ def test_channels__empty(channels: Channels) -> None:
 def test_channels__images_without_annotations(channels: Channels) -> None:
     channels.images("train", 3)
     assert channels.message(validates=False).startswith(
-        "channel train holds 3 images, but no annotations of a known form: give "
+        "channel train holds 3 images (train0.png, train1.png, train2.png), but no annotations of a known "
     )
     channels.folder("train_annotation")
     assert channels.message(validates=False).startswith(
-        "channel train holds 3 images, but no annotations of a known form (nor does train_annotation): give "
+        "channel train holds 3 images (train0.png, train1.png, train2.png), but no annotations of a known "
+        "form (nor does train_annotation): give "
     )
+
+
+def test_channels__images_of_other_names(channels: Channels) -> None:
+    channels.coco("train", [[1]] * 7, {1: "ant"})
+    for file in channels.folders["train"].path.glob("*.png"):
+        file.rename(file.with_name(f"x_{file.name}"))
+    text = channels.message(validates=False)
+    assert "7 of 7 images cannot be used, more than 5% (the image files in it are x_train0.png, x_" in text
+    assert "x_train4.png, …); fix or remove them, starting with: train0.png: its image file is not in" in text
 
 
 def test_channels__annotations_without_images(channels: Channels) -> None:
@@ -332,7 +342,7 @@ def test_split__of_too_few(channels: Channels, count: int) -> None:
 
 
 def test_log__table_of_what_was_found(channels: Channels, caplog: pytest.LogCaptureFixture) -> None:
-    channels.coco("train", [[1, 1, 2], []], {1: "ant", 2: "bumblebee"})
+    channels.coco("train", [[1, 2], []], {1: "ant", 2: "bumblebee"})
     channels.coco("validation", [[2]], {2: "bumblebee"})
     with caplog.at_level(logging.INFO, "tilewise"):
         channels.read()

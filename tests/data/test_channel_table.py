@@ -53,6 +53,7 @@ boxes                                     2           1
   ignored (crowd, difficult)              0           0
   clipped to their image                  1           0
   dropped                                 1           0
+    exact repetitions                     0           0
   class: ant                              2           0
   class: bee                              0           1
   √area in px: very tiny, < 8             1           0

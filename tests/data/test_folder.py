@@ -5,6 +5,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.folder import Folder
 
 
@@ -52,6 +54,14 @@ def folder(tmp_path: Path) -> Folder:
         ("/", None),
         ("\0", None),
         ("x" * 5000, None),
+        ("images\\in.png", "images/in.png"),
+        ("C:\\Users\\me\\deep\\er.JPG", "images/deep/er.JPG"),
+        ("c/top.jpg?sv=2024&sig=x%3D", "top.jpg"),
+        ("mit%20Raum/gr%C3%B6%C3%9Fe%20%E6%9C%A8.jpeg", "mit Raum/größe 木.jpeg"),
+        ("mit+Raum/größe+木.jpeg", "mit Raum/größe 木.jpeg"),
+        ("IMAGES/In.PNG", "images/in.png"),
+        ("a\\..\\..\\outside.jpg", None),
+        ("%2e%2e/outside.jpg", None),
     ],
 )
 def test_find__by_name(folder: Folder, name: str, found: str | None) -> None:
@@ -104,3 +114,23 @@ def test_folder__name_that_is_not_utf_8(tmp_path: Path) -> None:
     (path,) = Folder(tmp_path).images.values()
     assert path == tmp_path / os.fsdecode(b"caf\xe9.jpg")
     assert path.is_file()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF"])
+def test_images__whatever_they_are_called(tmp_path: Path, format: str) -> None:
+    for name in ("000", "001.v2", "002.DAT"):
+        Image.new("RGB", (40, 30)).save(tmp_path / name, format)
+    for name in ("notes", "b.v2", "BMW cars", "P6 list"):
+        (tmp_path / name).write_text(f"{name}: 1, 2, 3 and many more words that are no image")
+    folder = Folder(tmp_path)
+    assert list(folder.images) == ["000", "001.v2", "002.DAT"]
+    assert sorted(folder.unnamed) == ["BMW cars", "P6 list", "b.v2", "notes"]
+    assert folder.find_image_like("labels/001.v2.txt") == "001.v2" and folder.find_image("x/000") == "000"
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc"])
+def test_heic__is_named_with_the_way_to_convert_it(tmp_path: Path, brand: bytes) -> None:
+    (tmp_path / "a").write_bytes(b"\0\0\0\x18ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(40))
+    assert list(Folder(tmp_path).images) == ["a"]
+    with pytest.raises(DecodeError, match="it is a HEIC image, which is not supported: convert it to JPEG"):
+        read_header((tmp_path / "a").read_bytes())

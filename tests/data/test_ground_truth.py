@@ -34,18 +34,30 @@ def test_parse_label__empty() -> None:
     ("label", "reason"),
     [
         ({}, "the key 'annotations' is missing"),
-        ([], "list indices must be"),
-        ({"annotations": 3}, "'int' object is not iterable"),
+        ([], "it is [] (list), not an object with annotations"),
+        ({"annotations": 3}, "annotations is 3 (number), not a list"),
         ({"annotations": [annotation(), {"class_id": 0, "left": 3}]}, "annotations[1]: the key 'top' is"),
-        ({"annotations": [annotation("dog")]}, "annotations[0]: class_id dog is not 0, 1, 2, …"),
-        ({"annotations": [annotation(-1)]}, "annotations[0]: class_id -1 is not 0, 1, 2, …"),
-        ({"annotations": [annotation("0.5")]}, "annotations[0]: class_id 0.5 is not 0, 1, 2, …"),
-        ({"annotations": [annotation(2**31)]}, "annotations[0]: class_id 2147483648 is not 0, 1, 2, …"),
-        ({"annotations": [annotation(float("nan"))]}, "annotations[0]: class_id nan is not 0, 1, 2, …"),
-        ({"annotations": [annotation(0, 1, 2, None, 3)]}, "annotations[0]: float() argument must be"),
-        ({"annotations": [annotation(0, 10**400, 2, 3, 3)]}, "annotations[0]: int too large to convert"),
-        ({"annotations": [], "image_size": [{"width": 3}]}, "image_size: the key 'height' is missing"),
-        ({"annotations": [], "image_size": [{"width": 1e999, "height": 3}]}, "image_size: cannot convert"),
+        ({"annotations": [annotation("dog")]}, 'annotations[0]: class_id "dog" (text) is not 0, 1, 2, …'),
+        ({"annotations": [annotation(-1)]}, "annotations[0]: class_id -1 (number) is not 0, 1, 2, …"),
+        ({"annotations": [annotation("0.5")]}, 'annotations[0]: class_id "0.5" (text) is not 0, 1, 2, …'),
+        (
+            {"annotations": [annotation(2**31)]},
+            "annotations[0]: class_id 2147483648 (number) is not",
+        ),
+        (
+            {"annotations": [annotation(float("nan"))]},
+            "annotations[0]: class_id NaN (number) is not 0",
+        ),
+        ({"annotations": [annotation(0, 1, 2, None, 3)]}, "annotations[0]: its width is null, not a number"),
+        ({"annotations": [annotation(0, 10**400, 2, 3, 3)]}, "annotations[0]: its left is 1000000"),
+        (
+            {"annotations": [], "image_size": [{"width": 3}]},
+            'image_size is [{"width": 3}] (list), without width and height in pixels',
+        ),
+        (
+            {"annotations": [], "image_size": [{"width": 1e999, "height": 3}]},
+            'image_size is [{"width": Infinity',
+        ),
     ],
 )
 def test_parse_label__what_is_wrong_is_named(label: Any, reason: str) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
-from tilewise.instances import Instances
 from tilewise.targets import Targets
 
 
@@ -28,7 +28,7 @@ def _random_scored(seed: int, images: int = 15) -> Scored:
         scores = torch.from_numpy(np.sort(rng.random(len(near)))[::-1].copy()).float()
         found = np.where(rng.random(len(near)) < 0.8, np.repeat(labels, 3), rng.integers(3, size=len(near)))
         order = torch.from_numpy(rng.permutation(len(near)))
-        detections.append(Instances(near[order], scores, torch.from_numpy(found)[order]))
+        detections.append(make_instances(near[order], scores, torch.from_numpy(found)[order]))
     return Scored(Records(records), detections)
 
 

@@ -7,6 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from reference_coco import pycocotools_evaluation
 from tilewise.data.channel_table import SIZE_NAMES
 from tilewise.data.records import Record, Records
@@ -38,7 +39,9 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
 
 
 def make_detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Instances:
-    return Instances(torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long())
+    return make_instances(
+        torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(labels).long()
+    )
 
 
 NOTHING = make_detections([], [], [])

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from reference_coco import pycocotools_evaluation
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Scored, analyse
@@ -41,7 +42,7 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
 def found(*rows: tuple[list[float], float, int]) -> Instances:
     boxes = torch.tensor([row[0] for row in rows]).reshape(-1, 4)
     labels = torch.tensor([row[2] for row in rows], dtype=torch.int64)
-    return Instances(boxes, torch.tensor([row[1] for row in rows]), labels)
+    return make_instances(boxes, torch.tensor([row[1] for row in rows]), labels)
 
 
 def matrix(record: Record, detections: Instances, threshold: float = 0.0) -> list[list[int]]:
@@ -176,10 +177,10 @@ def test_match__is_that_of_one_detection_after_the_other(seed: int) -> None:
     beside = objects[rng.integers(12, size=30)] + rng.normal(0, 2, (30, 4))
     scores = np.sort(rng.random(30))[::-1]
     detections = found(*((box.tolist(), float(one), ANT) for box, one in zip(beside, scores, strict=True)))
-    low = np.maximum(detections.boxes.numpy()[:, None, :2], objects[None, :, :2]).astype(np.float64)
-    high = np.minimum(detections.boxes.numpy()[:, None, 2:], objects[None, :, 2:]).astype(np.float64)
+    low = np.maximum(detections.boxes[:, None, :2], objects[None, :, :2]).astype(np.float64)
+    high = np.minimum(detections.boxes[:, None, 2:], objects[None, :, 2:]).astype(np.float64)
     shared = np.clip(high - low, 0, None).prod(axis=2)
-    boxes = detections.boxes.numpy().astype(np.float64)
+    boxes = detections.boxes.astype(np.float64)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     exact = objects.astype(np.float64)  # of a box that lies in two objects only rounding says which is best
     iou = shared / (areas[:, None] + (exact[:, 2:] - exact[:, :2]).prod(axis=1) - shared)
@@ -202,7 +203,7 @@ def test_match__is_pycocotools_own(seed: int, random_scored: Callable[[int], Sco
                 sums[index] += int(which.sum())
     ours = {label: [0, 0, 0] for label in range(3)}
     for record, detections in zip(scored.records, scored.detections, strict=True):
-        which, labels = match(record, detections), detections.labels.numpy()
+        which, labels = match(record, detections), detections.labels
         for label in range(3):
             mine = which[labels == label]
             for index, number in enumerate(((mine >= 0).sum(), (mine == -1).sum(), (mine == -2).sum())):

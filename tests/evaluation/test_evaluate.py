@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
-import torch
+from made_instances import make_instances
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.decode import DecodedImage, decode_image
@@ -20,7 +21,6 @@ from tilewise.evaluation.evaluate import evaluate
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.detections import Prediction
 from tilewise.inference.predictor import Predictor
-from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
 
@@ -31,20 +31,19 @@ class Oracle:
     """Reads from an image's first pixel where its object is."""
 
     classes = ("dot",)
-    device = torch.device("cpu")
+    backend = SimpleNamespace(on_gpu=False)
 
     def __init__(self) -> None:
         self.asked = 0
 
     def decode(self, image: bytes) -> DecodedImage:
-        return DecodedImage.whole(decode_image(image))
+        return DecodedImage.whole(decode_image(image).numpy())
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         for image in images:
             self.asked += 1
             x = float(image.pixels[0, 0, 0])
-            box = torch.tensor([[x, 0, x + 10, 10]])
-            found = Instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+            found = make_instances([[x, 0, x + 10, 10]], [1], [0])
             yield Prediction(image.width, image.height, found)
 
 
@@ -68,7 +67,7 @@ def oracle() -> Predictor:
 class Slow(Oracle):
     """On a GPU, with four cores; decodes an image when three are being decoded, and the later the sooner."""
 
-    device = torch.device("cuda")
+    backend = SimpleNamespace(on_gpu=True)
 
     def __init__(self) -> None:
         super().__init__()

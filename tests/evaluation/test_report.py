@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
@@ -73,7 +74,7 @@ def make_record(folder: Path, name: str, boxes: list[list[float]], labels: list[
 def found(*rows: tuple[list[float], float, int]) -> Instances:
     boxes = torch.tensor([row[0] for row in rows]).reshape(-1, 4)
     labels = torch.tensor([row[2] for row in rows], dtype=torch.int64)
-    return Instances(boxes, torch.tensor([row[1] for row in rows]), labels)
+    return make_instances(boxes, torch.tensor([row[1] for row in rows]), labels)
 
 
 def make_run(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_instances import make_instances
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.instances import Instances
@@ -32,7 +33,7 @@ def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] 
 
 
 def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> Instances:
-    return Instances(
+    return make_instances(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(scores),
         torch.tensor(labels or [0] * len(boxes), dtype=torch.int64),

@@ -30,6 +30,39 @@ def test_class_map__agrees_with_num_classes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("car,person", ("car", "person")),
+        (" car , traffic light ", ("car", "traffic light")),
+        ('["a, b", "c"]', ("a, b", "c")),
+        (["a", "b"], ("a", "b")),
+        ("3", ("3",)),
+        ("", ()),
+    ],
+)
+def test_classes__names(text: object, names: tuple[str, ...]) -> None:
+    assert parse_hyperparameters({"classes": text}).classes == names
+
+
+@pytest.mark.parametrize("text", ["a,a", "a,,b", '["a"', "[1]"])
+def test_classes__faulty(text: str) -> None:
+    assert "must be different names such as car,person, or as JSON" in problems({"classes": text})
+
+
+def test_classes__may_be_what_num_classes_counts() -> None:
+    names = {"class_map": '{"0": "a", "7": "b", "9": "c"}', "classes": "c,a"}
+    assert parse_hyperparameters({"num_classes": "2", **names}).num_classes == 2
+    assert problems({"num_classes": "1", **names}) == "class_map has 3 classes, but num_classes=1"
+
+
+def test_choices__that_need_another_one() -> None:
+    assert problems({"other_classes": "ignore", "class_balance_threshold": "0.1"}) == (
+        "other_classes='ignore': applies only with classes; give it, or leave this out; "
+        "class_balance_threshold=0.1: applies only with class_balance; give it, or leave this out"
+    )
+
+
 @pytest.mark.parametrize("text", ["1", "true", "True", "TRUE", '"true"', " true ", True, 1])
 def test_flag__true(text: object) -> None:
     assert parse_hyperparameters({"ams_gradient": text}).ams_gradient is True

@@ -5,13 +5,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from tilewise.instances import Instances
 from tilewise.models.detector import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BatchImages,
     Detector,
 )
+from tilewise.models.postprocess import Candidates
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from torch import Tensor, nn
 
@@ -52,19 +53,22 @@ class Spy(nn.Module):
         return SimpleNamespace(features={"0": batch}, means=batch.mean(dim=(1, 2, 3)))
 
 
+class WholeViews:
+    """Candidates as large as their views."""
+
+    limits = Limits(0.0, 0.5, 1, 1)
+
+    def __call__(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        boxes = torch.tensor([[[0, 0, width, height]] for height, width in sizes]).float()
+        return Candidates(boxes, outputs.means[:, None], torch.zeros(len(boxes), 1, dtype=torch.int64))
+
+
 def make_detector(seen: list[Any]) -> Detector:
     def criterion(outputs: Any, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         seen.append((outputs, targets))
         return {"classification": outputs.means.sum()}
 
-    def postprocess(outputs: Any, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        boxes = torch.tensor([[0, 0, width, height] for height, width in sizes]).float()
-        labels = torch.zeros(len(boxes), dtype=torch.int64)
-        return [
-            Instances(*(each[None] for each in row)) for row in zip(boxes, outputs.means, labels, strict=True)
-        ]
-
-    return Detector(Spy(), BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=8), criterion, postprocess)
+    return Detector(Spy(), BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=8), criterion, WholeViews())
 
 
 def ones(height: int, width: int) -> Tensor:

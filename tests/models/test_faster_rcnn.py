@@ -8,10 +8,11 @@ from tilewise.instances import Instances
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.faster_rcnn import FasterRCNNOutputs, FasterRCNNPostprocess
-from tilewise.models.postprocess import Limits
+from tilewise.models.postprocess import detections_of
 from tilewise.models.roi_heads import RegionOutputs, RoIHeads, region_losses
 from tilewise.models.rpn import RPN, AnchorSample, Sampler, draw, rpn_losses
 from tilewise.models.spec import DetectorSpec
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
@@ -85,7 +86,9 @@ def test_resnet50__is_torchvisions() -> None:
         assert (other.labels + 1).tolist() == one["labels"].tolist()
         for name in ("boxes", "scores"):
             # RoIAlign adds up in another order
-            torch.testing.assert_close(getattr(other, name), one[name], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                torch.from_numpy(getattr(other, name)), one[name], rtol=1e-4, atol=1e-4
+            )
 
 
 def test_resnet50__its_first_weights_are_torchvisions() -> None:
@@ -265,13 +268,15 @@ def test_detections__are_torchvisions(threshold: float) -> None:
     sizes = [(96, 96), (50, 50), (80, 64)]
     postprocess = FasterRCNNPostprocess(Limits(threshold, 0.5, 1000, 100))
     first: Any = None
-    found = postprocess(
+    candidates = postprocess(
         FasterRCNNOutputs({}, first, RegionOutputs(proposals, logits, regression, None)), sizes
     )
+    found = detections_of(candidates, postprocess.limits)
     theirs = torchvisions_heads(threshold)
     expected = theirs.postprocess_detections(logits, regression, proposals, sizes)
     for one, boxes, scores, labels in zip(found, *expected, strict=True):
-        torch.testing.assert_close((one.boxes, one.scores), (boxes, scores))
+        ours = torch.from_numpy(one.boxes), torch.from_numpy(one.scores)
+        torch.testing.assert_close(ours, (boxes, scores))
         assert (one.labels + 1).tolist() == labels.tolist()
     assert [len(each) > 20 for each in found] == [threshold < 0.5, False, threshold < 0.5]
 

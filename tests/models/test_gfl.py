@@ -17,9 +17,10 @@ from tilewise.models.gfl import (
     distribution_focal_loss,
     quality_focal_loss,
 )
-from tilewise.models.postprocess import Limits
+from tilewise.models.postprocess import detections_of
 from tilewise.models.priors import Priors, make_priors
 from tilewise.models.spec import DetectorSpec
+from tilewise.suppression import Limits
 from tilewise.views.view import Scaling
 
 
@@ -145,10 +146,11 @@ def test_postprocess__decodes_the_priors_that_were_chosen() -> None:
     logits[0, 9, 2] = 1.0
     logits[0, 64 + 5, 0] = 2.0
     outputs = GFLOutputs({}, logits, distances.flatten(2), priors_64())
-    (found,) = GFLPostprocess(Limits(0.05, 0.6, 1000, 100))(outputs, [(64, 64)])
+    postprocess = GFLPostprocess(Limits(0.05, 0.6, 1000, 100))
+    (found,) = detections_of(postprocess(outputs, [(64, 64)]), postprocess.limits)
     assert found.labels.tolist() == [0, 2]
-    torch.testing.assert_close(found.scores, torch.tensor([2.0, 1.0]).sigmoid())
-    torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0, 32, 32], [0, 0, 16, 16]]))
+    torch.testing.assert_close(torch.from_numpy(found.scores), torch.tensor([2.0, 1.0]).sigmoid())
+    assert found.boxes.tolist() == [[0, 0, 32, 32], [0, 0, 16, 16]]
 
 
 @pytest.mark.parametrize(("stride_4_level", "sides"), [(False, [8, 4, 2, 1, 1]), (True, [16, 8, 4, 2, 1, 1])])

@@ -140,7 +140,9 @@ def normalised_alike(theirs: torch.nn.Module, ours: Detector, side: int) -> None
     assert len(found) > 10
     assert (found.labels + 1).tolist() == expected["labels"].tolist()
     for name in ("boxes", "scores"):
-        torch.testing.assert_close(getattr(found, name), expected[name], rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(
+            torch.from_numpy(getattr(found, name)), expected[name], rtol=1e-3, atol=1e-2
+        )
 
 
 def test_ssd300__is_torchvisions() -> None:

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from ground_truth import make_targets
 from tilewise.models.build import build_detector
-from tilewise.models.postprocess import Limits
+from tilewise.models.postprocess import detections_of
 from tilewise.models.priors import Priors, make_priors
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.yolox import YOLOX, YOLOXCriterion, YOLOXOutputs, YOLOXPostprocess, decode
+from tilewise.suppression import Limits
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -204,7 +205,8 @@ def test_postprocess__scores_are_the_best_class_times_objectness() -> None:
     outputs = YOLOXOutputs({}, raw, classes, objects, priors_64())
     outputs.objects[0, 9] = 1.0
     outputs.classes[0, 9] = torch.tensor([0.2, 2.0, 1.0])
-    (found,) = YOLOXPostprocess(Limits(0.1, 0.5, 1000, 100))(outputs, [(64, 64)])
+    postprocess = YOLOXPostprocess(Limits(0.1, 0.5, 1000, 100))
+    (found,) = detections_of(postprocess(outputs, [(64, 64)]), postprocess.limits)
     assert found.labels.tolist() == [1]
-    assert float(found.scores) == pytest.approx(float(torch.tensor([1.0, 2.0]).sigmoid().prod()))
+    assert float(found.scores[0]) == pytest.approx(float(torch.tensor([1.0, 2.0]).sigmoid().prod()))
     assert found.boxes.tolist() == [[4, 4, 12, 12]]

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
-import torch
 from flask.testing import FlaskClient
+from made_instances import make_instances
 from tilewise.data.decode import DecodedImage, DecodeError, ImageTooLargeError
-from tilewise.instances import Instances
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.responses import Form
@@ -56,10 +56,10 @@ class FakePredictor:
             raise RuntimeError("/opt/ml/model/secret")
         if not image.startswith(b"\xff\xd8\xff"):
             raise DecodeError("these bytes are not an image in a known format")
-        return DecodedImage.whole(torch.zeros((3, 200, 100), dtype=torch.uint8))
+        return DecodedImage.whole(np.zeros((3, 200, 100), np.uint8))
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
-        found = Instances(torch.tensor([[10.0, 20, 30, 60]]), torch.tensor([0.5]), torch.tensor([1]))
+        found = make_instances([[10, 20, 30, 60]], [0.5], [1])
         for image in images:
             yield cast(
                 "Prediction", SimpleNamespace(width=image.width, height=image.height, detections=found)

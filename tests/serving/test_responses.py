@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tilewise.instances import Instances
+from made_instances import make_instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
 from tilewise.tasks.detection.answers import answer_detection
 
@@ -22,7 +22,7 @@ LINES = Form("application/jsonlines")
 def prediction(
     boxes: list[list[float]], scores: list[float], labels: list[int], width: int = 500, height: int = 400
 ) -> Prediction:
-    detections = Instances(
+    detections = make_instances(
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor(scores, dtype=torch.float32),
         torch.tensor(labels, dtype=torch.int64),

@@ -251,3 +251,94 @@ def test_compute_thread__refuses_what_would_come_too_late() -> None:
     assert refused.value.retry_after_s >= 1
     gate.set()
     first.join(10)
+
+
+def until_ready(model: ServedModel) -> None:
+    while not model.ready:
+        time.sleep(0.01)
+
+
+class Batching(FakePredictor):
+    """Looks at up to four images together, as a GPU's backend does; notes which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backend = SimpleNamespace(batch_size=4)
+        self.batches: list[list[bytes]] = []
+
+    def predict_all(self, images: Iterable[Any]) -> Iterator[Prediction]:
+        self.batches.append(list(images))
+        for image in self.batches[-1]:
+            yield cast("Prediction", SimpleNamespace(width=len(image), height=1, detections=(image,)))
+
+
+def ask_all(model: ServedModel, images: list[bytes], **more: Any) -> list[Any]:
+    """What becomes of requests that wait together, in their order."""
+    results: list[Any] = [None] * len(images)
+
+    def ask(index: int) -> None:
+        try:
+            results[index] = model.predict(images[index], **more).detections
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(len(images))]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)  # in their order
+    predictor = cast(Any, model)._predictor
+    predictor.gate.set()
+    for thread in threads:
+        thread.join(10)
+    return results
+
+
+def test_batches__images_that_wait_go_through_a_gpu_together() -> None:
+    predictor = Batching()
+    calls = Calls(predictor)
+    calls.model.start()
+    until_ready(calls.model)
+    predictor.gate.clear()
+    images = [bytes([65 + index]) * (index + 1) for index in range(6)]
+    # the first is being decoded while the others come
+    assert ask_all(calls.model, images) == [(image,) for image in images]
+    assert predictor.batches == [images[:1], images[1:5], images[5:]]
+
+
+def test_batches__a_damaged_image_is_its_own_clients_alone() -> None:
+    predictor = Batching()
+    calls = Calls(predictor)
+    calls.model.start()
+    until_ready(calls.model)
+    predictor.gate.clear()
+    results = ask_all(calls.model, [b"a", b"b", b"text", b"c"])
+    assert results[:2] == [(b"a",), (b"b",)] and results[3] == (b"c",)
+    assert isinstance(results[2], UserError)
+    assert predictor.batches == [[b"a"], [b"b", b"c"]]
+
+
+def test_batches__wait_for_company_as_long_as_they_may() -> None:
+    predictor = Batching()
+    thread = ComputeThread(10, 60, lambda: None)
+    model = ServedModel(lambda: cast(Predicts, predictor), thread, print, print, batch_delay_s=5.0)
+    model.start()
+    started = time.monotonic()
+    assert ask_all(model, [b"a", b"b", b"c", b"d"]) == [(b"a",), (b"b",), (b"c",), (b"d",)]
+    assert predictor.batches == [[b"a", b"b", b"c", b"d"]] and time.monotonic() - started < 5
+
+
+def test_batches__images_with_other_tiles_go_alone() -> None:
+    predictor = Batching()
+    calls = Calls(predictor)
+    calls.model.start()
+    until_ready(calls.model)
+    predictor.gate.clear()
+    other = threading.Thread(target=lambda: calls.model.predict(b"x", tiles=TileOptions(tiled=False)))
+    first = threading.Thread(target=lambda: calls.model.predict(b"a"))
+    for asking in (first, other):
+        asking.start()
+        time.sleep(0.02)
+    ask_all(calls.model, [b"b"])
+    for asking in (first, other):
+        asking.join(10)
+    assert sorted(predictor.batches) == [[b"a"], [b"b"], [b"x"]]

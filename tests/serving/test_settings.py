@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ from tilewise.errors import UserError
 from tilewise.serving import settings
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.responses import Form
-from tilewise.serving.settings import Settings, default_workers, read_settings, thread_caps
+from tilewise.serving.settings import MEGABYTE, Settings, default_workers, read_settings, thread_caps
 from tilewise.tiling.spec import TileOptions
 
 
 def test_read_settings__defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: 2)
+    monkeypatch.setattr(settings, "available_cores", lambda: 1)
     assert read_settings({}) == Settings()
     assert read_settings({"SAGEMAKER_BIND_TO_PORT": "", "TILEWISE_MAX_IN_FLIGHT": " "}) == Settings()
 
@@ -103,16 +104,64 @@ def test_read_settings__log_level(text: str, level: int) -> None:
     assert read_settings({"SAGEMAKER_CONTAINER_LOG_LEVEL": text}).log_level == level
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (7, 1), (8, 2), (32, 8)])
-def test_default_workers__cpu(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: cores)
-    assert default_workers({"CUDA_VISIBLE_DEVICES": ""}) == workers
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Lets the machine have so many cores and GiB of memory, and no GPU."""
+
+    def has(cores: int, gib: float) -> None:
+        monkeypatch.setattr(settings, "available_cores", lambda: cores)
+        monkeypatch.setattr(settings, "memory_limit", lambda: int(gib * 1024**3))
+        monkeypatch.setattr(settings, "visible_gpus", lambda: [])
+
+    return has
 
 
-def test_default_workers__one_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "available_cores", lambda: 32)
-    monkeypatch.setattr(settings, "_has_gpu", lambda environ: True)
-    assert default_workers({}) == 1
+@pytest.fixture
+def graph_folder(tmp_path: Path) -> Path:
+    """A model of 100 MiB with its graph."""
+    (tmp_path / "model-0001.onnx").touch()
+    with (tmp_path / "model-0001.safetensors").open("wb") as file:
+        file.truncate(100 * MEGABYTE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("environ", "cores", "gib", "workers"),
+    [
+        ({}, 1, 16, 1),
+        ({}, 8, 64, 8),
+        ({}, 8, 2, 2),  # a worker needs 400 MB, and three times the weights
+        ({}, 2, 0.5, 1),
+        ({"TILEWISE_BACKEND": "pytorch"}, 8, 4, 2),
+        ({"OMP_NUM_THREADS": "2"}, 8, 64, 4),
+        ({"OMP_NUM_THREADS": "16"}, 8, 64, 1),
+    ],
+)
+def test_default_workers__one_a_core_as_far_as_the_memory_goes(
+    machine: Callable[[int, float], None],
+    graph_folder: Path,
+    environ: dict[str, str],
+    cores: int,
+    gib: float,
+    workers: int,
+) -> None:
+    machine(cores, gib)
+    assert default_workers(environ, graph_folder) == workers
+
+
+def test_default_workers__one_a_gpu(monkeypatch: pytest.MonkeyPatch, graph_folder: Path) -> None:
+    monkeypatch.setattr(settings, "visible_gpus", lambda: ["0", "1", "3"])
+    monkeypatch.setattr(settings, "available_cores", lambda: 2)
+    assert default_workers({}, graph_folder) == 3
+    assert default_workers({"TILEWISE_BACKEND": "onnx"}, graph_folder) == 2
+
+
+def test_backend__is_one_that_there_is() -> None:
+    assert read_settings({"TILEWISE_BACKEND": "ONNX"}).backend == "onnx"
+    with pytest.raises(
+        UserError, match="TILEWISE_BACKEND must be one of auto, onnx, pytorch, eager, not 'tf'"
+    ):
+        read_settings({"TILEWISE_BACKEND": "tf"})
 
 
 def test_thread_caps__share_the_cores() -> None:
@@ -121,9 +170,9 @@ def test_thread_caps__share_the_cores() -> None:
 
 
 def test_thread_caps__leave_what_the_user_set() -> None:
-    caps = thread_caps({"OMP_NUM_THREADS": "3"}, workers=1, cores=8)
-    assert "OMP_NUM_THREADS" not in caps
-    assert caps["MKL_NUM_THREADS"] == "8"
+    caps = thread_caps({"OMP_NUM_THREADS": "3,1", "NUMEXPR_NUM_THREADS": "5"}, workers=1, cores=8)
+    # set alone, it holds for all
+    assert caps == {"MKL_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "3"}
 
 
 def test_gunicorn_options__follow_the_settings(tmp_path: Path) -> None:

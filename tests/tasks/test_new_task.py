@@ -24,7 +24,7 @@ from tilewise.errors import UserError
 from tilewise.evaluation.predicting import predict_records
 from tilewise.evaluation.report_content import ReportContent
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
-from tilewise.inference.artifact import Artifact, read_task
+from tilewise.inference.artifact import Artifact
 from tilewise.inference.batching import Merge
 from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import BatchImages, VisionModel
@@ -126,7 +126,7 @@ class Probabilities:
 def best_of_views(
     shown: Sequence[tuple[View, Tensor]], width: int, height: int, tiling: Tiling
 ) -> Probabilities:
-    best = torch.stack([result.cpu() for _, result in shown]).amax(dim=0)
+    best = torch.stack([result for _, result in shown]).amax(dim=0)
     return Probabilities(width, height, tuple(best.tolist()))
 
 
@@ -308,7 +308,7 @@ def test_outputs__are_its_own(data: DataSet, tmp_path: Path) -> None:
 def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     job, _ = run(data, tmp_path, "kept")
     model = job.model_dir
-    assert json.loads((model / "model.json").read_text())["task"] == read_task(model) == "presence"
+    assert json.loads((model / "model.json").read_text())["task"] == "presence"
     assert Artifact.load(model).spec == PresenceSpec("glance", 1, Scaling(square=64))
     assert read_initial_model(model).task == "presence"
 

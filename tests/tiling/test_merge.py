@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_instances import make_instances
 from scattered import scattered_detections
+from tilewise.arrays import Bool, Floats, Int64
 from tilewise.instances import Instances
 from tilewise.tiling import merge as merge_module
 from tilewise.tiling import neighbours
@@ -15,7 +17,6 @@ from tilewise.tiling.merge import cut_sides, merge_detections
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
 from tilewise.views.view import View
-from torch import Tensor
 from torchvision.ops import box_iou
 
 Row = tuple[tuple[float, float, float, float], float, int, int]  # box, score, label, view
@@ -27,13 +28,13 @@ def merged(
 ) -> Instances:
     """``cut``: the number of a row -> the sides at which it is cut, some of "ltrb"."""
     sides = torch.tensor([[side in (cut or {}).get(row, "") for side in "ltrb"] for row in range(len(rows))])
-    found = Instances(
+    found = make_instances(
         torch.tensor([row[0] for row in rows], dtype=torch.float32).reshape(-1, 4),
         torch.tensor([row[1] for row in rows], dtype=torch.float32),
         torch.tensor([row[2] for row in rows], dtype=torch.int64),
     )
     views = torch.tensor([row[3] for row in rows], dtype=torch.int64)
-    return merge_detections(found, views, sides.reshape(-1, 4), rule, threshold)
+    return merge_detections(found, views.numpy(), sides.reshape(-1, 4).numpy(), rule, threshold)
 
 
 A = (0.0, 0.0, 10.0, 10.0)
@@ -121,7 +122,7 @@ def test_wbf__fragments_do_not_move_the_box() -> None:
 def test_cut_sides__inner_borders_only() -> None:
     # the tile lies at the left border of a 200 x 100 image; a pixel of it is 4 pixels of the view
     view = View((0, 20, 100, 60), (400, 160))
-    boxes = torch.tensor(
+    boxes = np.array(
         [
             [0.0, 50, 20, 80],  # at the image's border: whole
             [380, 50, 400, 80],
@@ -129,7 +130,8 @@ def test_cut_sides__inner_borders_only() -> None:
             [380, 50, 396, 80],
             [50, 0, 80, 160],
             [1, 2, 399, 158],
-        ]
+        ],
+        np.float32,
     )
     sides = cut_sides(boxes, view, 200, 100)
     names = ["".join(side for side, cut in zip("ltrb", row, strict=True) if cut) for row in sides.tolist()]
@@ -139,12 +141,18 @@ def test_cut_sides__inner_borders_only() -> None:
     assert not cut_sides(boxes, View((-5, -5, 300, 300), (400, 160)), 200, 100).any()
 
 
-def removed_one_by_one(found: Instances, views: Tensor, cut: Tensor, rule: str, threshold: float) -> set[int]:
+def iou_of(boxes: Floats) -> Floats:
+    """All with all, by torchvision."""
+    iou: Floats = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
+    return iou
+
+
+def removed_one_by_one(found: Instances, views: Int64, cut: Bool, rule: str, threshold: float) -> set[int]:
     """The rules, written as plain loops over all pairs: the indices that remain."""
-    fragment = cut.any(dim=1) if rule != "nms" else torch.zeros(len(found), dtype=torch.bool)
-    weights = torch.where(fragment, found.scores.double() / 2, found.scores.double()).tolist()
-    boxes = found.boxes.double()
-    iou = box_iou(boxes, boxes).tolist()
+    fragment = np.any(cut, axis=1) & (rule != "nms")
+    scores, boxes = found.scores.astype(np.float64), found.boxes.astype(np.float64)
+    weights = np.where(fragment, scores / 2, scores).tolist()
+    iou = iou_of(boxes).tolist()
     kept: list[int] = []
     for one in sorted(range(len(found)), key=lambda index: (-weights[index], index)):
         x0, y0, x1, y1 = boxes[one].tolist()
@@ -187,18 +195,18 @@ def test_merge__as_plain_loops_over_all_pairs(
 def test_merge__invariants(seed: int, count: int, rule: MergeRule) -> None:
     found, views, cut = scattered_detections(seed, count, 300.0)
     result = merge_detections(found, views, cut, rule, 0.25)
-    assert (result.scores.diff() <= 0).all()
+    assert (np.diff(result.scores) <= 0).all()
     assert len(result) <= count and (len(result) > 0) == (count > 0)
     again = merge_detections(found, views, cut, rule, 0.25)
-    assert torch.equal(again.boxes, result.boxes)
+    assert np.array_equal(again.boxes, result.boxes)
     # class by class gives the same: nothing is merged across classes
     for label in range(2):
         of = found.labels == label
         alone = merge_detections(found.select(of), views[of], cut[of], rule, 0.25)
-        torch.testing.assert_close(alone.boxes, result.boxes[result.labels == label])
+        np.testing.assert_allclose(alone.boxes, result.boxes[result.labels == label])
     # what overlaps nothing stays as it is
-    iou = box_iou(found.boxes, found.boxes) * (found.labels[:, None] == found.labels)
-    lonely = found.boxes[(iou > 0).sum(dim=1) == 1].tolist()
+    iou = iou_of(found.boxes) * (found.labels[:, None] == found.labels)
+    lonely = found.boxes[(iou > 0).sum(axis=1) == 1].tolist()
     assert all(box in result.boxes.tolist() for box in lonely)
 
 
@@ -206,11 +214,11 @@ def test_merge__invariants(seed: int, count: int, rule: MergeRule) -> None:
 @given(st.integers(0, 2**32), st.integers(1, 120), st.sampled_from(["nms", "fragment"]))
 def test_merge__of_what_is_merged_changes_nothing(seed: int, count: int, rule: MergeRule) -> None:
     found, views, cut = scattered_detections(seed, count, 200.0)
-    views = views * 1000 + torch.arange(count)  # each box of a view of its own
+    views = views * 1000 + np.arange(count)  # each box of a view of its own
     once = merge_detections(found, views, cut, rule, 0.25)
     rows = [found.boxes.tolist().index(box) for box in once.boxes.tolist()]
     twice = merge_detections(once, views[rows], cut[rows], rule, 0.25)
-    assert torch.equal(twice.boxes, once.boxes) and torch.equal(twice.scores, once.scores)
+    assert np.array_equal(twice.boxes, once.boxes) and np.array_equal(twice.scores, once.scores)
 
 
 def test_merge__nothing() -> None:
@@ -231,7 +239,7 @@ def test_merge__a_chain_is_resolved_box_by_box(rounds: int, monkeypatch: pytest.
 def test_near_pairs__finds_each_overlapping_pair_once(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "CHUNK", chunk)
     found, _, _ = scattered_detections(5, 150, 100.0)
-    boxes, labels = found.boxes.numpy().astype(np.float64), found.labels.numpy()
+    boxes, labels = found.boxes.astype(np.float64), found.labels
     for threshold in (0.0, 0.3):
         pairs = [
             (min(pair), max(pair))
@@ -240,8 +248,7 @@ def test_near_pairs__finds_each_overlapping_pair_once(chunk: int, monkeypatch: p
         ]
         assert len(pairs) == len(set(pairs))
         assert all(labels[one] == labels[other] for one, other in pairs)
-        iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
-        wanted = np.argwhere(np.triu(iou > threshold, 1) & (labels[:, None] == labels))
+        wanted = np.argwhere(np.triu(iou_of(boxes) > threshold, 1) & (labels[:, None] == labels))
         assert {(one, other) for one, other in wanted.tolist()} <= set(pairs)
 
 

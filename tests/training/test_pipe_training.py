@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from made_instances import make_instances
 from PIL import Image
 from pipe_platform import PipePlatform, image_record, manifest
 from small_training import plain_hp
@@ -51,8 +51,7 @@ class Steady(Detector):
         found = []
         for image in images:
             x = float(image[0, 0, 0])
-            box = torch.tensor([[x, 0, x + 20, 20]])
-            found.append(Instances(box, torch.ones(1), torch.zeros(1, dtype=torch.int64)))
+            found.append(make_instances([[x, 0, x + 20, 20]], [1], [0]))
         return found
 
 

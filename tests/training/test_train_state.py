@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from pipe_platform import PipePlatform, image_record
 from squares import squares_split
 from stand_ins import make_hp, make_job
@@ -53,7 +54,7 @@ class Noisy(Detector):
         if targets is None:
             corner = torch.tensor([[0.0, 0, 30, 30]])
             one = torch.ones(1)
-            return [Instances(corner + 20 * x.detach().sigmoid(), one, (one - 1).long()) for x in found]
+            return [make_instances(corner + 20 * x.detach().sigmoid(), one, one - 1) for x in found]
         counts = torch.tensor([[len(each)] for each in targets]).float()
         return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
 

@@ -12,6 +12,7 @@ from small_training import SIDE, StandIn, Steady, description, plain_hp, run, sa
 from stand_ins import Script
 from tilewise.data.channel import DataSet
 from tilewise.evaluation.evaluate import evaluate
+from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.predictor import Predictor
 from tilewise.stop import StopToken
 from tilewise.training.dataloading import dataset
@@ -50,7 +51,7 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
 
     assert data.validation is not None
     predictor = Predictor.load(model_dir)
-    metrics = evaluate(predictor, data.validation.sample, data.validation.issues)
+    metrics = evaluate(predictor, data.validation.sample, data.validation.issues, VocMetric(points="all"))
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert metrics["VOC"]["mAP"] > 0
@@ -165,7 +166,7 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     predictor = Predictor.load(model_dir, batch_size=hp.validation_batch_size)
     assert predictor.plan.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
     assert data.validation is not None
-    metrics = evaluate(predictor, data.validation.one_pass(), data.validation.issues)
+    metrics = evaluate(predictor, data.validation.one_pass(), data.validation.issues, VocMetric(points="all"))
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from tilewise.views.view import FILL, Scaling, View, whole_image
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -244,9 +245,34 @@ def test_pixels__large_windows_scaled_in_bands_are_the_same(
     view = View(window, (width, height))
     at_once = view.pixels_from_image(image)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tilewise.views.view.BAND_BYTES", band)
+        patch.setattr("tilewise.views.tensors.BAND_BYTES", band)
         in_bands = view.pixels_from_image(image)
     assert (in_bands.int() - at_once.int()).abs().max() <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_windows(), st.integers(2, 40), st.integers(2, 40))
+def test_pixels__of_an_array_are_those_of_a_tensor(
+    window: tuple[int, int, int, int], width: int, height: int
+) -> None:
+    """What serves without PyTorch sees what training sees: both scale as Pillow does."""
+    image = picture(16, 24)
+    view = View(window, (width, height))
+    expected, array = view.pixels_from_image(image).numpy(), image.numpy()
+    pixels = view.pixels_from_image(array)
+    assert pixels.dtype == np.uint8 and pixels.shape == expected.shape == (3, height, width)
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+    assert not np.shares_memory(pixels, array)
+
+
+def test_pixels__of_an_array_are_pillows() -> None:
+    photograph = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8))
+    photograph = photograph.resize((400, 300))
+    for size in ((320, 320), (100, 77), (640, 640)):
+        pixels = View((0, 0, 400, 300), size).pixels_from_image(np.asarray(photograph).transpose(2, 0, 1))
+        expected = np.asarray(photograph.resize(size, Image.Resampling.BILINEAR))
+        difference = np.abs(pixels.transpose(1, 2, 0).astype(int) - expected)
+        assert difference.max() <= 1 and difference.mean() < 0.05
 
 
 def test_pixels__have_memory_of_their_own() -> None:

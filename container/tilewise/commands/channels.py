@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
+from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.records import Records
 from tilewise.errors import UserError
@@ -40,7 +41,12 @@ def chosen_classes(channels: Mapping[str, ParsedChannel], names: Sequence[str] |
 
 
 def checked_records(
-    channel: ParsedChannel, classes: tuple[str, ...], issues: ChannelIssues, whose: str
+    channel: ParsedChannel,
+    classes: tuple[str, ...],
+    issues: ChannelIssues,
+    whose: str,
+    choice: DataChoice = EVERYTHING_OF_IT,
 ) -> Records:
-    """A channel's records with labels into ``classes``; ``whose`` these are, for messages."""
-    return make_records(in_classes(channel, classes, f"channel {issues.channel}", whose), issues)
+    """A channel's chosen records with labels into those of ``classes``; ``whose`` these are, for messages."""
+    examples = in_classes(channel, classes, f"channel {issues.channel}", whose)
+    return make_records(choice.of_examples(examples, classes, issues.channel), issues)

@@ -8,23 +8,40 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues
+from tilewise.data.choice import DataChoice, OtherClasses
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
+from tilewise.data.writers.cvat import write_cvat
 from tilewise.data.writers.image_json import write_image_json
+from tilewise.data.writers.label_studio import write_label_studio
+from tilewise.data.writers.labelme import write_labelme
 from tilewise.data.writers.manifest import write_manifest
 from tilewise.data.writers.output import Output, new_folder
 from tilewise.data.writers.recordio import write_recordio
+from tilewise.data.writers.via import write_via
 from tilewise.data.writers.voc import write_voc
 from tilewise.data.writers.yolo import write_yolo
 from tilewise.errors import UserError
 
-FORMATS = ("recordio", "image-json", "coco", "manifest", "yolo", "voc")
+FORMATS = (
+    "recordio",
+    "image-json",
+    "coco",
+    "manifest",
+    "yolo",
+    "voc",
+    "label-studio",
+    "cvat",
+    "labelme",
+    "via",
+)
 
 SECONDS_BETWEEN_LINES = 10
 """How often a line says how far it is, where no terminal shows a bar."""
@@ -38,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that is not there yet, or empty")
     parser.add_argument("--to", required=True, choices=FORMATS)
     parser.add_argument(
-        "--annotations", type=Path, help="the folder of the annotations, or a COCO file, if it is not SRC"
+        "--annotations",
+        type=Path,
+        help="the folder of the annotations, or one file with all, if it is not SRC",
     )
     parser.add_argument(
         "--name", default="train", help="the channel's name, and the name of .rec and .manifest"
@@ -46,10 +65,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
     )
+    parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="these classes only")
+    parser.add_argument(
+        "--other-classes",
+        choices=get_args(OtherClasses),
+        default="drop",
+        help="what the objects of classes become that --only leaves out (drop)",
+    )
+    parser.add_argument("--max-images", type=int, metavar="N", help="at most N images, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="draws them")
+    parser.add_argument(
+        "--label-attribute", metavar="NAME", help="the label attribute of a manifest that has several"
+    )
     parser.add_argument("--with-size", action="store_true", help="recordio: labels hold the image's size too")
     parser.add_argument("--skip-empty", action="store_true", help="recordio: no images without objects")
     parser.add_argument(
-        "--s3-prefix", default="", metavar="s3://BUCKET/PATH", help="manifest: where DST will lie in S3"
+        "--s3-prefix",
+        default="",
+        metavar="s3://BUCKET/PATH",
+        help="manifest, label-studio: where DST will lie in S3",
     )
 
 
@@ -64,11 +98,13 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
+    choice = DataChoice(tuple(arguments.only), arguments.other_classes, arguments.max_images, arguments.seed)
     with new_folder(target) as folder:
-        channel = read_annotated(name, source, arguments.annotations)
-        classes = chosen_classes({name: channel}, arguments.classes)
+        channel = read_annotated(name, source, arguments.annotations, arguments.label_attribute)
+        known = chosen_classes({name: channel}, arguments.classes)
+        classes = choice.of_classes(known)
         issues = ChannelIssues(name)
-        records = checked_records(channel, classes, issues, "--classes")
+        records = checked_records(channel, known, issues, "--classes", choice)
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
@@ -90,10 +126,16 @@ def _check_options(arguments: argparse.Namespace) -> None:
             f"{arguments.target} lies in {arguments.source}, which would then hold two formats: write it "
             "elsewhere"
         )
-    format_of = {"with_size": "recordio", "skip_empty": "recordio", "s3_prefix": "manifest"}
-    for option, form in format_of.items():
-        if getattr(arguments, option) and arguments.to != form:
-            raise UserError(f"--{option.replace('_', '-')} goes with --to {form} only")
+    if arguments.max_images is not None and arguments.max_images < 1:
+        raise UserError(f"--max-images is {arguments.max_images}: it must be at least 1")
+    formats_of = {
+        "with_size": ("recordio",),
+        "skip_empty": ("recordio",),
+        "s3_prefix": ("manifest", "label-studio"),
+    }
+    for option, forms in formats_of.items():
+        if getattr(arguments, option) and arguments.to not in forms:
+            raise UserError(f"--{option.replace('_', '-')} goes with --to {' or '.join(forms)} only")
 
 
 def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
@@ -107,11 +149,16 @@ def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
         )
     if arguments.to == "manifest":
         return partial(write_manifest, name=arguments.name, s3_prefix=arguments.s3_prefix)
+    if arguments.to == "label-studio":
+        return partial(write_label_studio, s3_prefix=arguments.s3_prefix)
     writers: dict[str, _Write] = {
         "image-json": write_image_json,
         "coco": write_coco,
         "yolo": write_yolo,
         "voc": write_voc,
+        "cvat": write_cvat,
+        "labelme": write_labelme,
+        "via": write_via,
     }
     return writers[arguments.to]
 

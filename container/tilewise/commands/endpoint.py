@@ -5,7 +5,7 @@ import json
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-import torch
+import numpy as np
 
 from tilewise.data.decode import read_header
 from tilewise.errors import UserError
@@ -41,7 +41,11 @@ def ask_endpoint(url: str, image: bytes) -> Prediction:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{url} answers something else than a prediction: {error}") from None
     header = read_header(image)
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 6)
-    sides = torch.tensor([header.width, header.height] * 2)
-    detections = Instances((table[:, 2:] * sides).float(), table[:, 1].float(), table[:, 0].long())
+    table = np.array(rows, np.float64).reshape(-1, 6)
+    sides = np.array([header.width, header.height] * 2)
+    detections = Instances(
+        (table[:, 2:] * sides).astype(np.float32),
+        table[:, 1].astype(np.float32),
+        table[:, 0].astype(np.int64),
+    )
     return Prediction(header.width, header.height, detections)

@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewise.arrays import Array, Float64
 from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.annotations import ChannelIssues, check_objects
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "channels", nargs="+", type=Path, help="folders; the first one is train, whose classes count"
     )
     parser.add_argument(
-        "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder, or a COCO file"
+        "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder or file"
     )
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for inspect.png")
     parser.add_argument(
@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(_as_json(data_by_channel, classes, damaged), indent=2, ensure_ascii=False))
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
+    check_objects(first, not records[first].targets.ignored.all())
 
 
 def _folders(channels: list[Path], annotations: list[Path] | None) -> dict[str, tuple[Path, Path | None]]:
@@ -143,8 +144,10 @@ def _as_json(
                 "boxes_ignored": int(records.targets.ignored.sum()),
                 "boxes_clipped": issues.clipped,
                 "boxes_dropped": issues.dropped,
+                "boxes_repeated": issues.repeated,
                 "boxes_by_class": _by_class(records, classes),
                 "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
+                "doubts": issues.faults + issues.doubts,
                 "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
             }
             for name, (records, issues) in channels.items()

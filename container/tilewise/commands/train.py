@@ -116,7 +116,9 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
+    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.choice import DataChoice
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.data.places import in_places_of
     from tilewise.inference.device import require_supported_gpus
@@ -144,6 +146,9 @@ def run_job(
             class_map=hp.class_map,
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
+            choice=DataChoice(
+                hp.classes, hp.other_classes, hp.max_images, hp.seed, label_attribute=hp.label_attribute
+            ),
         )
     except StopWaiting:
         data = None
@@ -153,6 +158,8 @@ def run_job(
     assert data is not None
     with closing(_with_classes_of_leader(data, distributed)) as data:
         if data.train.known_length:
+            # of all processes: where each host has other files, one of them may have none
+            check_objects("train", distributed.any(not data.train.sample.targets.ignored.all()))
             _warn_of_wrong_count(hp, data.train.expected_images)
         if distributed.any(stop.requested):
             _leave_model_of(state, "before the first step", distributed)
@@ -277,10 +284,23 @@ def _train(
             task = context.task
             context.lines.test(task.test_scores(figures), task.describe("test", figures))
     write_outputs(result, data, context, platform.output_data_dir())
+    if not result.stopped and not stop.requested:
+        _add_graph()
     if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:
         log.info("done; the model is in %s", platform.model_dir())
+
+
+def _add_graph() -> None:
+    """Make the model's graph, which an endpoint without a GPU runs; the model is whole without it."""
+    # Imported here: a job that is stopped has no time for it.
+    from tilewise.inference.export import add_graph
+
+    try:
+        add_graph(platform.model_dir())
+    except Exception:
+        log.warning("the model has no graph for ONNX Runtime, which could not be made", exc_info=True)
 
 
 def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tilewise.arrays import Array, Float32, Int64
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
+from tilewise.data.plausibility import implausible
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
 from tilewise.targets import Targets
@@ -24,10 +25,16 @@ from tilewise.targets import Targets
 log = logging.getLogger(__name__)
 
 MAX_LEFT_OUT = 0.05
-"""A channel may lose this share of its images to damage before the job stops."""
+"""A channel may lose this share of its images, or of its boxes, to damage before the job stops."""
 
 MAX_FRACTION = 2
 """A careless box may reach beyond its image, but not that far: then it is in pixels."""
+
+MAX_NAMED = 5
+"""So many images that are missing are named."""
+
+REVERSED, REPEATED = "has no area: it ends before it begins", "repeats another one of its image exactly"
+"""Reasons why a box is not used."""
 
 MAX_WARNINGS = 100
 """So many images left out, and so many boxes dropped, are named in the log of a channel."""
@@ -46,6 +53,7 @@ class RawExample:
         offset: where the image's record begins in a RecordIO file.
         fractions: whether the targets are in fractions.
         encoded: the image itself, where it came through a pipe.
+        unread: why some of its boxes could not be read, each as a message says it.
 
     """
 
@@ -57,6 +65,7 @@ class RawExample:
     offset: int = WHOLE_FILE
     fractions: bool = False
     encoded: bytes | None = None
+    unread: tuple[str, ...] = ()
 
     def with_labels(self, labels: Int64) -> RawExample:
         """The example with other labels of its objects."""
@@ -72,6 +81,8 @@ class ParsedChannel:
         classes: the classes' names where labels are indices into them; None where labels are mere numbers.
         names: what some of these numbers are called.
         ids: the numbers that ``classes`` have in the files, ascending, where they have any.
+        groups: those of ``classes`` that have no object and seem to stand for a group of others.
+        image_files: the first few image files that lie in the channel, for messages.
 
     """
 
@@ -79,6 +90,8 @@ class ParsedChannel:
     classes: tuple[str, ...] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
     ids: tuple[int, ...] = ()
+    groups: frozenset[str] = frozenset()
+    image_files: tuple[str, ...] = ()
 
     @cached_property
     def used(self) -> frozenset[int]:
@@ -115,6 +128,7 @@ class ChannelSource:
         images: its own folder.
         annotations: that of its annotation channel; the same folder where there is none.
         annotation_name: the name of the channel that ``annotations`` belongs to.
+        label_attribute: of an augmented manifest, the one to train on, where the job says which.
 
     """
 
@@ -122,6 +136,7 @@ class ChannelSource:
     images: Folder
     annotations: Folder
     annotation_name: str
+    label_attribute: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,13 @@ class ChannelIssues:
         images: how many the annotations name, or have come through a pipe so far.
         expected: how many there will be, where they are still coming; 0 when they are all there.
         left_out: key -> reason, for the images that cannot be used.
+        boxes: how many the annotations have, or have come through a pipe so far.
         clipped: boxes that reached beyond their image and were cut at its border.
-        dropped: record and reason of each box that could not be used.
+        dropped: record and reason of each box that is not used.
+        repeated: how many of these only repeat another one of their image.
+        doubts: what is not plausible in the channel as a whole.
+        faults: the same, where it is so bad that nothing could be learnt.
+        image_files: see :class:`ParsedChannel`.
 
     """
 
@@ -160,6 +180,11 @@ class ChannelIssues:
     clipped: int = 0
     dropped: list[str] = field(default_factory=list)
     expected: int = 0
+    boxes: int = 0
+    repeated: int = 0
+    doubts: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    image_files: tuple[str, ...] = ()
 
     def leave_out(self, key: str, reason: str) -> None:
         """Note an image that cannot be used, and stop the job when there are too many.
@@ -178,7 +203,7 @@ class ChannelIssues:
             self._warn(len(self.left_out), f"{key} is left out: {reason}")
 
     def note_dropped(self, key: str, reason: str) -> None:
-        """Note a box that cannot be used."""
+        """Note a box that is not used."""
         self.dropped.append(f"{key}: {reason}")
         self._warn(len(self.dropped), f"{key}: {reason}; it is dropped")
 
@@ -190,6 +215,7 @@ class ChannelIssues:
     def begin_pass(self, expected: int) -> None:
         """Start counting again, for a pipe's next pass."""
         self.images, self.clipped, self.expected = 0, 0, expected
+        self.boxes = self.repeated = 0
         self.left_out.clear()
         self.dropped.clear()
 
@@ -197,41 +223,76 @@ class ChannelIssues:
         """Note that no more images come.
 
         Raises:
-            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used, or none can.
+            UserError: as :meth:`check`, or no image can be used.
 
         """
         self.expected = 0
         self.check()
         if self.left_out and len(self.left_out) == self.images:
-            raise UserError(f"channel {self.channel} holds no image that can be used")
+            raise UserError(self.nothing_left())
 
     def check(self) -> None:
-        """Stop the job when too many images cannot be used.
+        """Stop the job when too much cannot be used.
 
         Raises:
-            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images cannot be used.
+            UserError: more than :data:`MAX_LEFT_OUT` of the channel's images or, where all have been seen, of
+                its boxes cannot be used, or there are :attr:`faults`.
 
         """
+        if not self.expected:
+            self.check_boxes()
         if len(self.left_out) > MAX_LEFT_OUT * max(self.images, self.expected):
             so_far = " so far" if self.expected else ""
-            first = "; ".join(f"{key}: {reason}" for key, reason in list(self.left_out.items())[:3])
+            missing = sum("not in the" in reason for reason in self.left_out.values())
+            there = f" (the image files in it are {some(self.image_files, MAX_NAMED)})"
+            there = there if self.image_files and missing > len(self.left_out) / 2 else ""
             raise UserError(
                 f"channel {self.channel}: {len(self.left_out)} of {self.images} images{so_far} cannot be "
-                f"used, more than {MAX_LEFT_OUT:.0%}; fix or remove them, starting with: {first}"
+                f"used, more than {MAX_LEFT_OUT:.0%}{there}; fix or remove them, starting with: "
+                f"{self._first()}"
             )
+
+    def check_boxes(self) -> None:
+        """The part of :meth:`check` that concerns boxes.
+
+        Raises:
+            UserError: see there.
+
+        """
+        for fault in self.faults:
+            raise UserError(f"channel {self.channel}: {fault}")
+        unusable = len(self.dropped) - self.repeated
+        if unusable > max(1, MAX_LEFT_OUT * self.boxes):  # a single one is an accident
+            first = "; ".join(islice((each for each in self.dropped if not each.endswith(REPEATED)), 3))
+            reversed_ = sum(REVERSED in each for each in self.dropped) > unusable / 2
+            hint = " (are they x, y, width, height, where two corners are expected?)" if reversed_ else ""
+            raise UserError(
+                f"channel {self.channel}: {unusable} of {self.boxes} boxes cannot be used, more than "
+                f"{MAX_LEFT_OUT:.0%}{hint}; fix or remove them, starting with: {first}"
+            )
+
+    def nothing_left(self) -> str:
+        """That no image of the channel can be used, and why."""
+        more = f": {self._first(MAX_NAMED)}" if self.left_out else ""
+        return f"channel {self.channel} holds no image that can be used{more}"
+
+    def _first(self, count: int = 3) -> str:
+        return "; ".join(f"{key}: {reason}" for key, reason in islice(self.left_out.items(), count))
 
 
 def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Records:
     """Check examples against their images and pack them.
 
     The images' headers are read, not their pixels. Boxes are clipped to the image; those with nothing left
-    are dropped. Images that cannot be used are noted in the issues.
+    are dropped, and those that repeat another one exactly. Images that cannot be used, and images that lost
+    all their boxes, are noted in the issues. Boxes that can only be fractions of their image are read so.
 
     Raises:
-        UserError: too many images cannot be used, or none is left.
+        UserError: too many images or boxes cannot be used, none is left, or they are not plausible.
 
     """
     issues.images = len(examples)
+    examples = _as_fractions(examples, issues.channel)
     chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
     with ThreadPoolExecutor(8) as pool:
         infos = chain.from_iterable(pool.map(_read_image_infos, chunks))
@@ -239,10 +300,60 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
         records = Records(record for pair in pairs if (record := check_example(*pair, issues)))
     issues.check()
     if not len(records):
-        raise UserError(f"channel {issues.channel} holds no image that can be used")
+        issues.check_boxes()
+        raise UserError(issues.nothing_left())
+    note_implausible(records, issues)
+    issues.check()
     return records
 
 
+def note_implausible(records: Records, issues: ChannelIssues) -> None:
+    """Note what is not plausible in records as a whole, and warn of it; a fault is for :meth:`check`."""
+    issues.faults, issues.doubts = implausible(records, issues.clipped)
+    for doubt in issues.doubts:
+        log.warning("channel %s: %s", issues.channel, doubt)
+
+
+def _as_fractions(examples: Sequence[RawExample], channel: str) -> Sequence[RawExample]:
+    """Examples whose boxes are given as pixels, but are all fractions of their image: marked as such.
+
+    Some tools write what Azure's labelling tool does, COCO's form with fractions.
+    """
+    in_pixels = [one.targets.boxes for one in examples if not one.fractions]
+    boxes = np.concatenate([*in_pixels, np.zeros((0, 4), np.float32)])
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    if not len(boxes) or boxes.max() > 1 + _ROUNDING or boxes.min() < -_ROUNDING:
+        return examples
+    if (boxes == np.round(boxes)).all():
+        return examples
+    log.warning(
+        "channel %s: all %d boxes lie between 0 and 1: they are read as fractions of their images, although "
+        "the format has pixels",
+        channel,
+        len(boxes),
+    )
+    return [replace(one, fractions=True) for one in examples]
+
+
+def check_objects(channel: str, objects: bool) -> None:  # noqa: FBT001  # the value that is checked
+    """Refuse to train on a channel where there is nothing to learn.
+
+    Args:
+        channel: its name.
+        objects: whether any of its images has an object that is not ignored.
+
+    Raises:
+        UserError: none has.
+
+    """
+    if not objects:
+        raise UserError(
+            f"channel {channel}: no image has an object to learn (crowds, difficult and ignored ones are "
+            "none): give images with annotated objects"
+        )
+
+
+_ROUNDING = 0.01  # a fraction may be so much beyond its image
 _CHUNK = 256  # examples that a thread takes at once: a hundred thousand single jobs cost more than their work
 
 ImageInfo = tuple[ImageHeader, int]
@@ -270,8 +381,9 @@ def read_image_info(example: RawExample) -> ImageInfo | str:
 def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIssues) -> Record | None:
     """Check an example against its image; None, and a note in the issues, where it cannot be used.
 
-    Boxes are clipped to the image; those with nothing left are dropped.
+    Boxes are clipped to the image; those with nothing left are dropped, and those that repeat another one.
     """
+    issues.boxes += len(example.targets) + len(example.unread)
     if isinstance(info, str):
         issues.note_left_out(example.key, info)
         return None
@@ -285,46 +397,87 @@ def check_example(example: RawExample, info: ImageInfo | str, issues: ChannelIss
         )
         return None
     assert example.path is not None
+    targets, dropped = _clean(example, header, issues)
+    if dropped and not len(targets):
+        # it shows objects, wherever they are: as an image without any it would teach that they are background
+        issues.note_left_out(example.key, f"none of its boxes can be used: {dropped[0]}")
+        return None
     return Record(
         key=example.key,
         path=example.path,
         width=header.width,
         height=header.height,
-        targets=_clean(example, header, issues),
+        targets=targets,
         offset=example.offset,
         length=length,
         encoded=example.encoded,
     )
 
 
-def _clean(example: RawExample, header: ImageHeader, issues: ChannelIssues) -> Targets[Array]:
-    """Targets in pixels, with boxes clipped to the image; those with nothing left are gone."""
-    size = header.width, header.height
-    sides = np.asarray((*size, *size), np.float32)
-    targets = example.targets
-    if example.fractions:
-        fields = {name: each.crop((0, 0, 1, 1), size) for name, each in targets.fields.items()}
-        targets = replace(targets, boxes=targets.boxes * sides, fields=fields)
-    boxes = targets.boxes
+def _clean(
+    example: RawExample, header: ImageHeader, issues: ChannelIssues
+) -> tuple[Targets[Array], Sequence[str]]:
+    """Targets in pixels, with boxes clipped to the image, and why some of the boxes are gone."""
+    targets = _in_pixels(example, header)
+    boxes, sides = targets.boxes, np.asarray((header.width, header.height) * 2, np.float32)
     starts, ends = boxes[:, :2], boxes[:, 2:]
-    if (starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all():
-        return targets
-    finite = np.isfinite(boxes).all(axis=1)
-    clipped = np.clip(np.nan_to_num(boxes), 0, sides)
-    usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
-    # Half a pixel beyond the border is rounding, not worth a line in the log.
-    issues.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
-    for box in boxes[~usable].tolist():
-        issues.note_dropped(example.key, _fault(box))
-    return replace(targets, boxes=clipped).select(usable)
+    dropped = list(example.unread)
+    if not ((starts >= 0).all() and (ends <= sides[:2]).all() and (starts < ends).all()):
+        finite = np.isfinite(boxes).all(axis=1)
+        clipped = np.clip(np.nan_to_num(boxes), 0, sides)
+        usable = finite & (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+        # Half a pixel beyond the border is rounding, not worth a line in the log.
+        issues.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
+        dropped += [_fault(box) for box in boxes[~usable].tolist()]
+        targets = replace(targets, boxes=clipped).select(usable)
+    for reason in dropped:
+        issues.note_dropped(example.key, reason)
+    return _without_repeated(targets, example.key, issues), dropped
+
+
+def _in_pixels(example: RawExample, header: ImageHeader) -> Targets[Array]:
+    if not example.fractions:
+        return example.targets
+    size = header.width, header.height
+    fields = {name: each.crop((0, 0, 1, 1), size) for name, each in example.targets.fields.items()}
+    boxes = example.targets.boxes * np.asarray((*size, *size), np.float32)
+    return replace(example.targets, boxes=boxes, fields=fields)
+
+
+def _without_repeated(targets: Targets[Array], key: str, issues: ChannelIssues) -> Targets[Array]:
+    """Without the objects that have box and label of an earlier one: they would count twice.
+
+    Those that are ignored do not count at all.
+    """
+    as_bytes = np.ascontiguousarray(targets.boxes).view("V16").ravel().tolist() if len(targets) > 1 else []
+    if len(set(as_bytes)) == len(as_bytes):
+        return targets  # of a million images hardly one goes on from here
+    rows = [(*box, label) for box, label in zip(targets.boxes.tolist(), targets.labels.tolist(), strict=True)]
+    first: set[tuple[float, ...]] = set()
+    kept = []
+    for index, (row, ignored) in enumerate(zip(rows, targets.ignored.tolist(), strict=True)):
+        if ignored or row not in first:
+            kept.append(index)
+        else:
+            issues.repeated += 1
+            issues.note_dropped(key, f"{_corners(row[:4])} {REPEATED}")
+        if not ignored:
+            first.add(row)
+    return targets.select(np.asarray(kept, np.int64))
 
 
 def _fault(box: Sequence[float]) -> str:
     x0, y0, x1, y1 = box
-    corners = f"the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
     if not np.isfinite(box).all():
-        return f"{corners} is not finite"
-    return f"{corners} {'has no area' if x1 <= x0 or y1 <= y0 else 'lies outside the image'}"
+        return f"{_corners(box)} is not finite"
+    if x1 < x0 or y1 < y0:
+        return f"{_corners(box)} {REVERSED}"
+    return f"{_corners(box)} {'has no area' if x1 <= x0 or y1 <= y0 else 'lies outside the image'}"
+
+
+def _corners(box: Sequence[float]) -> str:
+    x0, y0, x1, y1 = box
+    return f"the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
 
 
 def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ import numpy as np
 
 from tilewise.arrays import Int64
 from tilewise.data.annotations import (
+    MAX_NAMED,
     ChannelIssues,
     ChannelSource,
     DetectedFormat,
@@ -22,13 +24,20 @@ from tilewise.data.annotations import (
     some,
 )
 from tilewise.data.channel_table import table
+from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
+from tilewise.data.exports import name_foreign
 from tilewise.data.folder import Folder
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.coco import find_coco
+from tilewise.data.formats.cvat import find_cvat
 from tilewise.data.formats.image_json import find_image_json
+from tilewise.data.formats.label_studio import find_label_studio
+from tilewise.data.formats.labelme import find_labelme
+from tilewise.data.formats.labelme_xml import find_labelme_xml
 from tilewise.data.formats.manifest import find_manifest
 from tilewise.data.formats.recordio import find_recordio
+from tilewise.data.formats.via import find_via
 from tilewise.data.formats.voc import find_voc
 from tilewise.data.formats.yolo import find_yolo
 from tilewise.data.json_lines import AZURE, MANIFEST
@@ -53,6 +62,11 @@ FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_image_json,
     find_voc,
     find_yolo,
+    find_labelme,
+    find_labelme_xml,
+    find_cvat,
+    find_label_studio,
+    find_via,
 )
 """Each looks for one format in a channel."""
 
@@ -158,6 +172,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     class_map: ClassMap | None = None,
     stop: StopToken = NEVER,
     reads_pipes: bool = True,
+    choice: DataChoice = EVERYTHING_OF_IT,
 ) -> DataSet:
     """Read ``train``, ``validation`` and ``test`` with their annotation channels, where they have any.
 
@@ -172,6 +187,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         class_map: which class ids there are and what they are called, where the job says so.
         stop: looked at while a pipe has to be waited for.
         reads_pipes: whether this process reads the channels in Pipe mode; one of each host does.
+        choice: which of the data is used.
 
     Raises:
         UserError: a channel is missing or empty, holds no known format, or the classes do not agree.
@@ -182,7 +198,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     folders = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelFolder)}
     piped = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelPipe)}
     for name, channel in piped.items():
-        check_pipe(name, channel, knows_classes=bool(num_classes or class_map))
+        check_pipe(name, channel, knows_classes=bool(num_classes or class_map), max_images=choice.max_images)
     with ExitStack() as stack:
         pipes = {
             name: stack.enter_context(closing(open_pipe(name, channel, stop)))
@@ -190,7 +206,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             if reads_pipes
         }
         parsed_channels = {
-            name: parse_channel(name, folders)
+            name: parse_channel(name, folders, choice.label_attribute)
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
@@ -198,11 +214,14 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             for name in SPLITS
             if name in channels
         }
-        classes = agreed_classes(parsed_channels, num_classes, class_map)
-        ids = ClassIds(len(classes), class_map or {})
-        splits = _splits(parsed_channels, classes, ids, piped)
+        if class_map or not piped:  # what comes through a pipe does not say how many there are
+            num_classes = choice.num_classes_of_data(num_classes)
+        known = agreed_classes(parsed_channels, num_classes, class_map)
+        classes = choice.of_classes(known)
+        ids = ClassIds(len(known), class_map or {})
+        splits = _splits(parsed_channels, known, ids, piped, choice)
         streams: dict[str, RecordSource] = {
-            name: Stream(name, pipes[name], ids, channel.images)
+            name: Stream(name, pipes[name], ids, channel.images, partial(choice.of_objects, known=known))
             if reads_pipes
             else StreamElsewhere(name, channel.images)
             for name, channel in piped.items()
@@ -243,6 +262,7 @@ def _splits(
     classes: tuple[str, ...],
     ids: ClassIds,
     pipes: Collection[str],
+    choice: DataChoice,
 ) -> dict[str, Split]:
     """Of the channels that are no pipes."""
     examples = {
@@ -252,19 +272,22 @@ def _splits(
         for name, channel in parsed_channels.items()
         if name not in pipes
     }
-    issues_by_channel = {name: ChannelIssues(name) for name in examples}
+    issues_by_channel = {
+        name: ChannelIssues(name, image_files=parsed_channels[name].image_files) for name in examples
+    }
     return {
-        name: Split(make_records(examples[name], issues), issues)
+        name: Split(make_records(choice.of_examples(examples[name], classes, name), issues), issues)
         for name, issues in issues_by_channel.items()
     }
 
 
-def parse_channel(name: str, folders: Channels) -> ParsedChannel:
+def parse_channel(name: str, folders: Channels, label_attribute: str | None = None) -> ParsedChannel:
     """Find out which format a channel holds, and read it.
 
     Args:
         name: the channel's; ``<name>_annotation`` among the folders is its annotation channel.
         folders: channel name -> folder and content type.
+        label_attribute: the one of augmented manifests to read, where the job says which.
 
     Raises:
         UserError: it holds no format, or several.
@@ -276,13 +299,13 @@ def parse_channel(name: str, folders: Channels) -> ParsedChannel:
             raise UserError(f"the folder of channel {part} is not there: {folders[part].path}")
     images = Folder(folders[name].path)
     source = (
-        ChannelSource(name, images, Folder(folders[other].path), other)
+        ChannelSource(name, images, Folder(folders[other].path), other, label_attribute)
         if other in folders
-        else ChannelSource(name, images, images, name)
+        else ChannelSource(name, images, images, name, label_attribute)
     )
     detected_format = _only_format(source, folders[name].content_type)
     log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
-    return detected_format.read()
+    return replace(detected_format.read(), image_files=tuple(islice(images.images, MAX_NAMED + 1)))
 
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
@@ -309,13 +332,19 @@ def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
 
 def _nothing(source: ChannelSource) -> str:
     images = source.images.images
-    what = f"{len(images)} images, but" if images else "no images, and"
+    what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
+    start = f"channel {source.name} holds {what} no annotations of a known form{where}"
+    if foreign := name_foreign(source.annotations):
+        return f"{start}: {foreign}"
+    folders = {id(one): one for one in (source.images, source.annotations)}.values()
+    others = [name for folder in folders for name in folder.files if name not in folder.images]
+    beside = f"; the other files are {some(others, MAX_NAMED)}" if others else ""
     return (
-        f"channel {source.name} holds {what} no annotations of a known form{where}: give RecordIO files "
-        f"(.rec), or images and a COCO JSON file, an augmented manifest, Azure JSON lines, or for each image "
-        f"one JSON file (in the channel {source.name}_annotation), Pascal VOC XML or YOLO text file; "
-        "docs/data_formats.md shows each"
+        f"{start}{beside}: give RecordIO files (.rec), or images and a COCO JSON file, an augmented "
+        "manifest, Azure JSON lines, or for each image one JSON file (in the channel "
+        f"{source.name}_annotation), Pascal VOC XML or YOLO text file, or an export of CVAT, Label Studio, "
+        "LabelMe or the VGG Image Annotator; docs/data_formats.md shows each"
     )
 
 

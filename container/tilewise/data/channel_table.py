@@ -10,6 +10,7 @@ import numpy as np
 
 from tilewise.arrays import Int64
 from tilewise.data.annotations import ChannelIssues, some
+from tilewise.data.plausibility import spelt_alike
 from tilewise.data.records import Record, Records
 
 SIZE_LIMITS = (8, 16, 32, 96)
@@ -79,6 +80,7 @@ def table(
         "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
         "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
         "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
+        "    exact repetitions": [f"{issues.repeated}" for _, issues in both],
         **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
         **_count_rows("√area in px:", SIZE_NAMES, [size_histogram(records) for records, _ in both]),
     }
@@ -86,6 +88,7 @@ def table(
     lines = [" " * width + "".join(f"  {name:>10}" for name in channels)]
     lines += [name.ljust(width) + "".join(f"  {cell:>10}" for cell in cells) for name, cells in rows.items()]
     lines += [line for name, (_, issues) in channels.items() for line in _reasons(name, issues)]
+    lines += spelt_alike(classes)
     for name in channels:
         if name in streams:
             lines.append(f"{name}: these are the first images of its pipe; the others stream")
@@ -110,4 +113,5 @@ def _reasons(channel: str, issues: ChannelIssues) -> list[str]:
     """Why images and boxes cannot be used, a line each."""
     reasons = Counter(issues.left_out.values()).most_common(5)
     lines = [f"{channel}: {count} images left out: {reason}" for reason, count in reasons]
-    return lines + ([f"{channel}: boxes dropped: {some(issues.dropped)}"] if issues.dropped else [])
+    lines += [f"{channel}: boxes dropped: {some(issues.dropped)}"] if issues.dropped else []
+    return lines + [f"{channel}: {doubt}" for doubt in (*issues.faults, *issues.doubts)]

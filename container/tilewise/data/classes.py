@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilewise.data.annotations import ChannelIssues, ParsedChannel, RawExample, make_records
+from tilewise.data.annotations import ChannelIssues, ParsedChannel, RawExample, check_objects, make_records
+from tilewise.data.plausibility import spelt_alike
 from tilewise.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MAX_CLASSES = 100_000
 """More are taken for a mistake in the data."""
@@ -80,6 +84,15 @@ def agreed_classes(
         UserError: there are not that many, or some channels have names and others numbers.
 
     """
+    classes = _agreed(channels, num_classes, class_map)
+    for doubt in spelt_alike(classes):
+        log.warning("%s", doubt)
+    return classes
+
+
+def _agreed(
+    channels: Mapping[str, ParsedChannel], num_classes: int | None, class_map: ClassMap | None
+) -> tuple[str, ...]:
     first = next(iter(channels.values()))
     # A channel without objects has neither, and agrees with all; a pipe's, without examples yet, has numbers.
     counted = {name: one for name, one in channels.items() if one is first or one.used or not one.examples}
@@ -102,7 +115,14 @@ def agreed_classes(
     ids = {number for channel in channels.values() for number in channel.ids}
     if num_classes and len(first.classes) < num_classes and 0 < len(ids) and max(ids) < num_classes:
         return _with_gaps(channels.values(), num_classes)
-    return _named(first, num_classes)
+    return _named(first, num_classes, _groups(channels.values()))
+
+
+def _groups(channels: Iterable[ParsedChannel]) -> frozenset[str]:
+    """What stands for a group of classes in the first channel, and has no object in any."""
+    first, *others = channels
+    used = {one.classes[label] for one in others if one.classes for label in one.used}
+    return first.groups - used
 
 
 def _with_gaps(channels: Iterable[ParsedChannel], num_classes: int) -> tuple[str, ...]:
@@ -128,16 +148,24 @@ def _numbered(
     if not count:
         for name, channel in channels.items():
             make_records(channel.examples, ChannelIssues(name))  # raises where damaged files are the reason
-        raise UserError("no image has an object: give num_classes if that is meant")
+        check_objects(next(iter(channels)), objects=False)
     names_by_id = next(iter(channels.values())).names
     names = [names_by_id.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
 
 
-def _named(train: ParsedChannel, num_classes: int | None) -> tuple[str, ...]:
+def _named(train: ParsedChannel, num_classes: int | None, groups: frozenset[str]) -> tuple[str, ...]:
     classes = train.classes or ()
-    if num_classes is None or len(classes) == num_classes:
+    if len(classes) == num_classes:
         return classes
+    proper = tuple(name for name in classes if name not in groups) or classes
+    if num_classes in (None, len(proper)):
+        if len(proper) < len(classes):
+            log.info(
+                "left out of the classes, since they have no object and stand for a group of others: %s",
+                ", ".join(name for name in classes if name in groups),
+            )
+        return proper
     used = tuple(classes[index] for index in sorted(train.used))
     if len(used) != num_classes:
         raise UserError(
@@ -163,10 +191,12 @@ def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, whose
     own_classes = channel.classes
     if own_classes is None or own_classes == classes:
         return channel.examples
-    if not {own_classes[index] for index in channel.used} <= set(classes):
+    unknown = sorted({own_classes[index] for index in channel.used} - set(classes))
+    if unknown:
+        alike = " ".join(f"; {one}" for one in spelt_alike([*classes, *unknown]))
         raise UserError(
             f"{who} has objects of classes that {whose} does not know: {whose} has ({', '.join(classes)}), "
-            f"{who} has ({', '.join(own_classes)})"
+            f"{who} has ({', '.join(own_classes)}){alike}"
         )
     index_of = {name: index for index, name in enumerate(classes)}
     table = np.asarray([index_of.get(name, -1) for name in own_classes], dtype=np.int64)

@@ -7,20 +7,22 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from tilewise.arrays import Array
+from tilewise.data.image_starts import HEIC_HINT, starts_like_heic
 from tilewise.errors import UserError
+
+if TYPE_CHECKING:  # an endpoint may do without it
+    from torch import Tensor
 
 MAX_PIXELS = 500_000_000
 """Images with more pixels are refused before they are decoded (1.5 GB as RGB)."""
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
 """What is decoded: Pillow knows more formats, and some of them start other programs (EPS: Ghostscript)."""
 
 Image.MAX_IMAGE_PIXELS = None  # the cap above holds instead: Pillow's own only warns
@@ -29,7 +31,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _EXIF_ORIENTATION = 0x0112
 _TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
-_FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
+_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 _PNG_ORIENTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -61,6 +63,10 @@ def read_header(source: IO[bytes] | bytes, max_pixels: int = MAX_PIXELS) -> Imag
 
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
+    start = file.read(32)
+    file.seek(0)
+    if starts_like_heic(start):
+        raise DecodeError(HEIC_HINT)
     with _as_decode_error(), Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -106,23 +112,21 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Tensor:
         ImageTooLargeError: it has more than ``max_pixels``.
 
     """
-    return _decode(data, read_header(data, max_pixels))
+    import torch
+
+    return torch.from_numpy(_decode(data, read_header(data, max_pixels)))
 
 
-def _decode(data: bytes, header: ImageHeader) -> Tensor:
-    with _as_decode_error():
-        if header.format == "JPEG" and header.mode in ("RGB", "L"):
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
-        else:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.load()
-                pixels = torch.from_numpy(np.array(_to_rgb(image))).permute(2, 0, 1)
+def _decode(data: bytes, header: ImageHeader) -> Array:
+    """(3, H, W) uint8 RGB, writable, its memory with the colours last; no PyTorch is needed for it."""
+    with _as_decode_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        image.load()
+        pixels = np.array(_to_rgb(image))
     if header.orientation in _TRANSPOSING_ORIENTATIONS:
-        pixels = pixels.transpose(-2, -1)
+        pixels = pixels.transpose(1, 0, 2)
     if header.orientation in _FLIPS:
-        pixels = pixels.flip(_FLIPS[header.orientation])
-    return pixels
+        pixels = np.flip(pixels, _FLIPS[header.orientation])
+    return np.moveaxis(np.ascontiguousarray(pixels), 2, 0)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,13 @@ class DecodedImage:
 
     """
 
-    pixels: Tensor
+    pixels: Array
     width: int
     height: int
     factor: int = 1
 
     @staticmethod
-    def whole(pixels: Tensor) -> DecodedImage:
+    def whole(pixels: Array) -> DecodedImage:
         """Of an image's pixels, (3, H, W)."""
         return DecodedImage(pixels, pixels.shape[2], pixels.shape[1])
 
@@ -173,7 +177,7 @@ def decode_reduced(
         with _as_decode_error(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.draft(None, (max(1, header.width // factor), max(1, header.height // factor)))
             if image.size == size:
-                pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+                pixels = np.moveaxis(np.array(image.convert("RGB")), 2, 0)
                 return DecodedImage(pixels, header.width, header.height, factor)
     return DecodedImage.whole(_decode(data, header))
 

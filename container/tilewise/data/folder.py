@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, unquote_plus
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+from tilewise.data.image_starts import starts_like_image
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".heic", ".heif"),  # not decoded, but their message says how to convert them
+)
+"""How the names of images end; files of other names are looked into."""
+
+_NO_IMAGES = (
+    *(".json", ".jsonl", ".ndjson", ".manifest", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".names"),
+    *(".rec", ".idx", ".lst", ".tfrecord", ".parquet", ".zip", ".tar", ".tgz", ".md", ".html", ".log"),
+    *(".py", ".ipynb", ".npy", ".npz", ".mat", ".h5", ".pkl", ".pdf", ".cfg", ".ini", ".db", ".cache"),
+)
+_START = 32
 
 
 class Folder:
@@ -32,45 +50,106 @@ class Folder:
 
     @cached_property
     def images(self) -> dict[str, Path]:
-        """The image files."""
-        return self.with_suffix(*IMAGE_SUFFIXES)
+        """The image files: by their names, or with an unusual name or none by how they begin."""
+        unusual = self._unusual
+        return {
+            name: path
+            for name, path in self.files.items()
+            if unusual.get(name, name.lower().endswith(IMAGE_SUFFIXES))
+        }
+
+    @cached_property
+    def unnamed(self) -> dict[str, Path]:
+        """The files that are no images, and whose names do not say what else they are."""
+        return {name: self.files[name] for name, is_image in self._unusual.items() if not is_image}
+
+    @cached_property
+    def _unusual(self) -> dict[str, bool]:
+        """Of the files whose names do not say what they are, whether they are images."""
+        known = IMAGE_SUFFIXES + _NO_IMAGES
+        return {
+            name: _begins_like_image(path)
+            for name, path in self.files.items()
+            if not name.lower().endswith(known)
+        }
 
     @cached_property
     def _by_base_name(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for name in self.images:
-            names.setdefault(_base(name), []).append(name)
-        return names
+        return _grouped(self.images, _base)
 
     @cached_property
     def _by_base_stem(self) -> dict[str, list[str]]:
-        names: dict[str, list[str]] = {}
-        for name in self.images:
-            names.setdefault(_base(_stem(name)), []).append(name)
-        return names
+        return _grouped(self.images, lambda name: _base(_image_stem(name)))
 
-    def find_image(self, name: str) -> str | None:
+    def find_image(self, name: str, beside: str = "") -> str | None:
         """The image that an annotation names, or None when there is none or no single one; never one outside.
 
         Tried as a path below the folder, then below ``images/``. Then one path may be the tail of the other:
-        annotations name their files from another folder, or with no folder at all.
-        """
-        name = _composed(name)
-        for candidate in (name, f"images/{name}"):
-            if candidate in self.images:
-                return candidate
-        return _only([file for file in self._by_base_name.get(_base(name), []) if _is_tail(file, name)])
+        annotations name their files from another folder, or with no folder at all. What is not found so may
+        be a path on Windows, an address with a query (``?…``), URL-encoded, or in other letter case.
 
-    def find_image_called(self, base_name: str) -> str | None:
-        """The only image of a name, in whatever folder."""
-        return _only(self._by_base_name.get(_composed(base_name), []))
+        Args:
+            name: as the annotation has it.
+            beside: the folder of the annotation, relative to this one; an image there comes first.
+
+        """
+        for spelling in _spellings(_composed(name)):
+            found = self._find(spelling, beside)
+            if found is not None:
+                return found
+        return None
+
+    def _find(self, name: str, beside: str) -> str | None:
+        near = [f"{beside}/{name}"] if beside else []
+        for candidate in (*near, name, f"images/{name}"):
+            if candidate in self.files:
+                return candidate
+        alike = self._by_base_name.get(_base(name).casefold(), [])
+        exact = [file for file in alike if _is_tail(file, name)]
+        return _only(exact or [file for file in alike if _is_tail(file.casefold(), name.casefold())])
+
+    def find_image_called(self, name: str) -> str | None:
+        """The only image of a name, in whatever folder; of a path its last part counts."""
+        for spelling in _spellings(_composed(name)):
+            base = _base(spelling)
+            alike = self._by_base_name.get(base.casefold(), [])
+            exact = [file for file in alike if _base(file) == base]
+            if alike:
+                return _only(exact or alike)
+        return None
 
     def find_image_like(self, name: str) -> str | None:
         """The same for the image that is called like another file but for its suffix."""
         stem = _stem(_composed(name))
-        stems = {file: _stem(file) for file in self._by_base_stem.get(_base(stem), [])}
-        exact = [file for file, its_stem in stems.items() if its_stem in (stem, f"images/{stem}")]
-        return _only(exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, stem)])
+        alike = {file: _image_stem(file) for file in self._by_base_stem.get(_base(stem).casefold(), [])}
+        for same in (str, str.casefold):
+            stems = {file: same(its_stem) for file, its_stem in alike.items()}
+            wanted = same(stem)
+            exact = [file for file, its_stem in stems.items() if its_stem in (wanted, f"images/{wanted}")]
+            found = exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, wanted)]
+            if found:
+                return _only(found)
+        return None
+
+
+class OneFile(Folder):
+    """A folder of which one file counts."""
+
+    def __init__(self, path: Path):
+        super().__init__(path.parent)
+        self._path = path
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """That file."""
+        return {self._path.name: self._path}
+
+
+def temporary_folder() -> Path:
+    """A folder for images that no channel holds; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
@@ -84,6 +163,31 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
                 yield prefix + entry.name
 
 
+def _begins_like_image(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return starts_like_image(file.read(_START))
+    except OSError:
+        return False
+
+
+def _grouped(names: dict[str, Path], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """Names by a key, in whatever letter case."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name).casefold(), []).append(name)
+    return groups
+
+
+def _spellings(name: str) -> list[str]:
+    """What a name may mean, nearest first: itself, a path on Windows, an address, something URL-encoded."""
+    path = name.replace("\\", "/")
+    without_query = path.partition("?")[0]
+    return list(
+        dict.fromkeys([name, path, without_query, unquote(without_query), unquote_plus(without_query)])
+    )
+
+
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
@@ -94,6 +198,11 @@ def _base(name: str) -> str:
 
 def _stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _image_stem(name: str) -> str:
+    """Without its suffix; of a name that has none, what follows a dot belongs to it."""
+    return _stem(name) if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
 def _is_tail(file: str, name: str) -> bool:

@@ -13,9 +13,11 @@ import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.annotations import boxes_from_corner_and_size
+from tilewise.data.quoting import as_number, quoted
 from tilewise.targets import Targets
 
 MAX_CLASS_ID = 2**31
+_SIDES = ("left", "top", "width", "height")
 
 
 def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, int] | None]:
@@ -31,31 +33,39 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, 
         ValueError: it has another form; the message says where, in words that follow "its label: ".
 
     """
-    rows: list[tuple[float, float, float, float]] = []
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it is {quoted(content)}, not an object with annotations")
+    if "annotations" not in content:
+        raise ValueError("the key 'annotations' is missing")
+    annotations = content["annotations"]
+    if not isinstance(annotations, list):
+        raise ValueError(f"annotations is {quoted(annotations)}, not a list")
+    rows: list[list[float]] = []
     ids: list[int] = []
-    where = ""
-    try:
-        for index, annotation in enumerate(content["annotations"]):
-            where = f"annotations[{index}]: "
+    for index, annotation in enumerate(annotations):
+        try:
+            if not isinstance(annotation, dict):
+                raise ValueError(
+                    f"it is {quoted(annotation)}, not an object with class_id and {', '.join(_SIDES)}"
+                )
             ids.append(_class_id(annotation["class_id"]))
-            left, top = annotation["left"], annotation["top"]
-            rows.append((float(left), float(top), float(annotation["width"]), float(annotation["height"])))
-        where = "image_size: "
-        size = _size(content.get("image_size"))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{where}{what}") from None
+            rows.append([as_number(annotation[side], f"its {side} is") for side in _SIDES])
+        except KeyError as error:
+            raise ValueError(f"annotations[{index}]: the key {error} is missing") from None
+        except ValueError as error:
+            raise ValueError(f"annotations[{index}]: {error}") from None
+    size = _size(content.get("image_size"))
     boxes, labels = boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64)
     return Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size
 
 
 def _class_id(value: Any) -> int:
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+        number = as_number(value, "")
+    except ValueError:
         number = -1
     if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
-        raise ValueError(f"class_id {value} is not 0, 1, 2, …")
+        raise ValueError(f"class_id {quoted(value)} is not 0, 1, 2, …")
     return int(number)
 
 
@@ -63,7 +73,10 @@ def _size(sizes: Any) -> tuple[int, int] | None:
     if not sizes:
         return None
     first = sizes[0] if isinstance(sizes, list) else sizes
-    return int(first["width"]), int(first["height"])
+    try:
+        return int(first["width"]), int(first["height"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ValueError(f"image_size is {quoted(sizes)}, without width and height in pixels") from None
 
 
 def class_map(metadata: Any) -> dict[int, str]:
@@ -73,6 +86,6 @@ def class_map(metadata: Any) -> dict[int, str]:
     """
     names = metadata.get("class-map") if isinstance(metadata, dict) else None
     try:
-        return {_class_id(number): str(name) for number, name in names.items()} if names else {}
+        return {_class_id(each): str(name) for each, name in names.items()} if names else {}
     except (AttributeError, TypeError, ValueError, OverflowError):
         return {}

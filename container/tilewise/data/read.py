@@ -4,13 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
+from tilewise.data.annotations import ChannelIssues, ChannelSource, ParsedChannel, make_records
 from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
-from tilewise.data.folder import Folder
+from tilewise.data.folder import Folder, OneFile
+from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.coco import read_coco
+from tilewise.data.formats.cvat import find_cvat
+from tilewise.data.formats.label_studio import find_label_studio
+from tilewise.data.formats.manifest import find_manifest
+from tilewise.data.formats.via import find_via
 from tilewise.data.records import Records
 from tilewise.errors import UserError
+
+_OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_cvat, find_label_studio, find_via)
+"""Formats of one file with all annotations; what is none of them is read as COCO."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def read_channel(
 
     Args:
         folder: the images; RecordIO files; or images and annotations.
-        annotations: the folder of the annotations, or a COCO file, where they are not in ``folder``.
+        annotations: the folder or the file of the annotations, where they are not in ``folder``.
         classes: names by label, such as a model's; None for those of the data.
 
     Raises:
@@ -59,13 +67,16 @@ def read_channel(
     return Channel(make_records(examples, issues), known, issues)
 
 
-def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedChannel:
+def read_annotated(
+    name: str, folder: Path, annotations: Path | None, label_attribute: str | None = None
+) -> ParsedChannel:
     """Read a channel, before its classes are agreed with those of others.
 
     Args:
         name: the channel's, for messages.
         folder: its own.
-        annotations: the folder of its annotation channel, or one COCO file, or None.
+        annotations: the folder of its annotation channel, or one file with all of them, or None.
+        label_attribute: of an augmented manifest with several, the one to read.
 
     Raises:
         UserError: a folder is missing, or holds no format or several.
@@ -74,8 +85,10 @@ def read_annotated(name: str, folder: Path, annotations: Path | None) -> ParsedC
     if annotations is not None and annotations.is_file():
         if not folder.is_dir():
             raise UserError(f"the folder of channel {name} is not there: {folder}")
-        return read_coco(annotations, Folder(folder))
+        source = ChannelSource(name, Folder(folder), OneFile(annotations), annotations.name, label_attribute)
+        formats = [format for find in _OF_ONE_FILE if (format := find(source))]
+        return formats[0].read() if formats else read_coco(annotations, source.images)
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return parse_channel(name, folders)
+    return parse_channel(name, folders, label_attribute)

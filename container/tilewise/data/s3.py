@@ -5,17 +5,18 @@ Only S3 itself is asked, with the job's own role: no address of another kind is 
 
 from __future__ import annotations
 
-import atexit
 import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, unquote_plus
 
-from tilewise.data.folder import IMAGE_SUFFIXES
+from tilewise.data.annotations import MAX_NAMED, some
+from tilewise.data.folder import IMAGE_SUFFIXES, temporary_folder
+from tilewise.data.quoting import shortened
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -53,9 +54,9 @@ def fetch_images(addresses: Sequence[str], who: str) -> dict[str, Path | str]:
     """
     if not addresses:
         return {}
-    client = _client(f"{who}: {len(addresses)} images are not in the channel")
-    folder = Path(tempfile.mkdtemp(prefix="tilewise-images-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    named = some(map(shortened, addresses), MAX_NAMED)
+    client = _client(f"{who}: {len(addresses)} images are not in the channel ({named})")
+    folder = temporary_folder()
     log.info("%s: %d images are fetched from S3", who, len(addresses))
     jobs = [(address, folder / f"{number}{_suffix(address)}") for number, address in enumerate(addresses)]
     # The first one alone: what stops it for good, such as no network, would stop each of the others too.
@@ -128,7 +129,7 @@ def _download(client: Any, address: str, path: Path) -> None:
 
     bucket, _, key = address.removeprefix("s3://").partition("/")
     for attempt in range(1, ATTEMPTS + 1):
-        answer = client.get_object(Bucket=bucket, Key=key)
+        answer = _get(client, bucket, key)
         try:
             with path.open("wb") as file:
                 shutil.copyfileobj(answer["Body"], file)
@@ -136,6 +137,21 @@ def _download(client: Any, address: str, path: Path) -> None:
         except (HTTPClientError, IncompleteReadError):
             if attempt == ATTEMPTS:
                 raise
+
+
+def _get(client: Any, bucket: str, key: str) -> Any:
+    """An object by its key; where there is none, by the key that is meant if this one is URL-encoded."""
+    from botocore.exceptions import ClientError
+
+    keys = list(dict.fromkeys([key, unquote(key), unquote_plus(key)]))
+    for spelling in keys[:-1]:
+        try:
+            return client.get_object(Bucket=bucket, Key=spelling)
+        except ClientError as error:
+            # Without s3:ListBucket S3 says of a missing object that access is denied.
+            if error.response.get("Error", {}).get("Code", "") not in ("NoSuchKey", "AccessDenied"):
+                raise
+    return client.get_object(Bucket=bucket, Key=keys[-1])
 
 
 def _suffix(address: str) -> str:

@@ -41,6 +41,8 @@ def channel_statistics(
         "clipped": issues.clipped,
         "dropped_count": len(issues.dropped),
         "dropped": issues.dropped[:MAX_NAMED],
+        "repeated": issues.repeated,
+        "doubts": issues.doubts,
         "most_objects": int(records.object_counts.max(initial=0)),
         "image_sizes": _range(records),
         "classes": dict(zip(classes, counts, strict=True)),

@@ -15,13 +15,13 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from torchvision.transforms.v2 import functional as F
 
 from tilewise.arrays import Float32, Float64, Int64
 from tilewise.data.channel_table import SIZE_LIMITS
 from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
+from tilewise.views.arrays import cut_array
 
 _COLUMNS, _ROWS = 4, 3
 _TILE_PIXELS = 640
@@ -240,12 +240,12 @@ def _pixels(record: Record, window: tuple[int, int, int, int]) -> npt.NDArray[np
     picture = decode_reduced(record.read(), lambda width, height: factor_wanted)
     factor = picture.factor
     pixels = picture.pixels[:, y0 // factor : -(-y1 // factor), x0 // factor : -(-x1 // factor)]
-    reduction = max(pixels.shape[-2:]) / _TILE_PIXELS
+    height, width = pixels.shape[-2:]
+    reduction = max(height, width) / _TILE_PIXELS
     if reduction > 1:
-        size = [max(1, round(side / reduction)) for side in pixels.shape[-2:]]
-        pixels = F.resize(pixels, size, antialias=True)
-    array: npt.NDArray[np.uint8] = pixels.permute(1, 2, 0).numpy()
-    return array
+        size = max(1, round(width / reduction)), max(1, round(height / reduction))
+        pixels = cut_array(pixels, (0, 0, width, height), size)
+    return np.moveaxis(pixels, 0, 2)
 
 
 def _outlines(boxes: Float32, smallest: float) -> Any:

@@ -153,10 +153,8 @@ def _truth_rows(records: Records) -> list[dict[str, Any]]:
 
 def _detection_rows(detections: Sequence[Instances]) -> list[dict[str, Any]]:
     images = np.repeat(np.arange(len(detections)), [len(each) for each in detections])
-    boxes = np.concatenate(
-        [np.zeros((0, 4)), *(each.boxes.numpy().astype(np.float64) for each in detections)]
-    )
-    labels = np.concatenate([np.zeros(0, np.int64), *(each.labels.numpy() for each in detections)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(each.boxes.astype(np.float64) for each in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(each.labels for each in detections)])
     scores = [score for each in detections for score in each.scores.tolist()]
     rows = _rows(images, boxes, labels)
     return [{"score": score, **row} for row, score in zip(rows, scores, strict=True)]

@@ -37,9 +37,9 @@ def match(record: Record, detections: Instances, iou_threshold: float = IOU_THRE
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    truth, boxes = record.targets, detections.boxes.numpy().astype(np.float64)[:, None]
+    truth, boxes = record.targets, detections.boxes.astype(np.float64)[:, None]
     objects = truth.boxes.astype(np.float64)
-    same_class = detections.labels.numpy()[:, None] == truth.labels
+    same_class = detections.labels[:, None] == truth.labels
     result = _in_score_order(
         np.where(same_class & ~truth.ignored, paired_iou(boxes, objects), 0), iou_threshold
     )
@@ -113,7 +113,7 @@ def outcome(
     free_objects[object_of[right]] = False
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
-        boxes = confident.boxes.numpy().astype(np.float64)
+        boxes = confident.boxes.astype(np.float64)
         iou = paired_iou(boxes[false_positives, None], truth.boxes[objects].astype(np.float64))
         other = _in_score_order(iou, iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
@@ -135,7 +135,7 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
         counted = one.object_of != NOT_COUNTED
         # the label of FALSE_ALARM, index -1, is the background
         true = np.append(record.targets.labels, num_classes)[one.object_of[counted]]
-        np.add.at(matrix, (true, one.detections.labels.numpy()[counted]), 1)
+        np.add.at(matrix, (true, one.detections.labels[counted]), 1)
         matrix[:-1, num_classes] += np.bincount(record.targets.labels[one.missed], minlength=num_classes)
     return matrix
 

@@ -74,8 +74,8 @@ def curves(
 
     """
     which = np.concatenate([np.zeros(0, np.int64), *matches])
-    scores = np.concatenate([np.zeros(0), *(instances.scores.numpy() for instances in detections)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(instances.labels.numpy() for instances in detections)])
+    scores = np.concatenate([np.zeros(0), *(instances.scores for instances in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(instances.labels for instances in detections)])
     order = np.argsort(-scores, kind="stable")
     order = order[which[order] != NOT_COUNTED]
     scores, labels, hits = scores[order].astype(np.float64), labels[order], which[order] >= 0

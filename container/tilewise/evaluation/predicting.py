@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
@@ -66,7 +64,7 @@ def decoded(
         except (DecodeError, OSError) as error:
             return str(error)
 
-    with ThreadPoolExecutor(_decoders(predictor.device)) as pool:
+    with ThreadPoolExecutor(_decoders(on_gpu=predictor.backend.on_gpu)) as pool:
         for record, image in _ahead(pool, decode, records):
             if isinstance(image, str):
                 issues.leave_out(record.key, image)
@@ -75,9 +73,9 @@ def decoded(
                 yield image
 
 
-def _decoders(device: torch.device) -> int:
+def _decoders(*, on_gpu: bool) -> int:
     """Threads that decode: a CPU that looks at images is slower than one, a GPU faster."""
-    return max(1, min(READ_AHEAD, available_cores() - 1)) if device.type == "cuda" else 1
+    return max(1, min(READ_AHEAD, available_cores() - 1)) if on_gpu else 1
 
 
 def _ahead(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torchvision.ops import box_iou
 
+from tilewise.arrays import Float32
+from tilewise.boxes import paired_iou
 from tilewise.data.records import Records
 from tilewise.instances import Instances
 
@@ -58,12 +58,12 @@ def voc_metrics(
     objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=len(classes))
     for record, instances in zip(records, detections, strict=True):
         truth = record.targets
-        for label in np.union1d(truth.labels, instances.labels.numpy()).tolist():
+        for label in np.union1d(truth.labels, instances.labels).tolist():
             own = truth.select(truth.labels == label)
             mine = instances.select(instances.labels == label)
-            hit = _match(mine, torch.from_numpy(own.boxes), own.ignored, metric.iou_threshold)
+            hit = _match(mine, own.boxes, own.ignored, metric.iou_threshold)
             counted = hit >= 0
-            scores[label].append(mine.scores.numpy()[counted])
+            scores[label].append(mine.scores[counted])
             hits[label].append(hit[counted])
     by_class: dict[str, float | None] = {}
     for label, name in enumerate(classes):
@@ -76,14 +76,13 @@ def voc_metrics(
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
-def _match(
-    detections: Instances, boxes_M4: torch.Tensor, ignored: np.ndarray, iou_threshold: float
-) -> np.ndarray:
+def _match(detections: Instances, boxes_M4: Float32, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
     """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
     result = np.zeros(len(detections), dtype=np.int64)
     if not len(boxes_M4) or not len(detections):
         return result
-    best, which = box_iou(detections.boxes, boxes_M4).max(dim=1)
+    iou_NM = paired_iou(detections.boxes[:, None], boxes_M4)
+    best, which = iou_NM.max(axis=1), iou_NM.argmax(axis=1)
     claimed = np.zeros(len(boxes_M4), dtype=np.bool_)
     for row, (iou, index) in enumerate(zip(best.tolist(), which.tolist(), strict=True)):
         if iou <= iou_threshold:

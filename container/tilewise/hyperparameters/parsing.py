@@ -171,7 +171,13 @@ def _check_schedule(reader: _Reader) -> None:
 
 def _check_classes(reader: _Reader) -> None:
     class_map, count = reader.entries.get("class_map"), reader.entries.get("num_classes")
-    if class_map and count and len(class_map.value) != count.value:
+    chosen = reader.entries.get("classes")
+    counts_chosen = chosen and count and count.value == len(chosen.value)
+    for name, needed in (("other_classes", "classes"), ("class_balance_threshold", "class_balance")):
+        entry = reader.entries.get(name)
+        if entry and needed not in reader.entries:
+            reader.refuse(entry.name, f"{entry}: applies only with {needed}; give it, or leave this out")
+    if class_map and count and len(class_map.value) != count.value and not counts_chosen:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 

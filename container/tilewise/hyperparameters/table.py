@@ -19,6 +19,7 @@ from tilewise.hyperparameters.values import (
     Grid,
     MergeName,
     ModelSize,
+    Names,
     Natural,
     Overlap,
     Pattern,
@@ -253,6 +254,61 @@ class Hyperparameters(BaseModel):
             '`{"0": "dog", "5": "cat"}`; for formats whose classes are numbers.',
             azure=None,
             unset="ids from 0",
+        ),
+    ]
+    classes: Annotated[
+        Names,
+        Row(
+            "Data",
+            "Train on these classes only, with labels in this order; `num_classes` is then how many they"
+            " are, or how many the data has.",
+            azure=(),
+            unset="all",
+        ),
+    ]
+    other_classes: Annotated[
+        Literal["drop", "ignore"],
+        Row(
+            "Data",
+            "What the objects of classes that `classes` leaves out are: `drop`, background; `ignore`, neither"
+            " object nor background.",
+            azure="drop",
+        ),
+    ]
+    max_images: Annotated[
+        Count | None,
+        Row(
+            "Data",
+            "Use at most this many images of each channel, drawn with `seed`; input mode File only.",
+            azure=None,
+            unset="all",
+        ),
+    ]
+    class_balance: Annotated[
+        Literal["repeat_factor"] | None,
+        Row(
+            "Data",
+            "`repeat_factor` shows images of rare classes more often in an epoch, as LVIS does: by"
+            " √(threshold / the share of the images that have the class); input mode File only.",
+            azure=None,
+        ),
+    ]
+    class_balance_threshold: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Row(
+            "Data",
+            "Classes in a smaller share of the images than this are rare; `class_balance` only.",
+            azure=None,
+            unset="the median share of the classes, at least LVIS' 0.001",
+        ),
+    ]
+    label_attribute: Annotated[
+        str | None,
+        Row(
+            "Data",
+            "The label attribute of an augmented manifest to train on, where it has several.",
+            azure=None,
+            unset="the only one, or the one that corrects another",
         ),
     ]
     num_training_samples: Annotated[

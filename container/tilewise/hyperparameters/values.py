@@ -62,6 +62,21 @@ def _check_class_map(names: dict[int, str] | None) -> dict[int, str] | None:
     return dict(sorted(names.items()))
 
 
+def _read_names(value: object) -> object:
+    """``car,person``, or a JSON list where names hold commas."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        return json.loads(value)
+    return tuple(name.strip() for name in value.split(","))
+
+
+def _check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name twice")
+    return names
+
+
 def _read_scales(value: object) -> object:
     return value.strip("[]() ,").split(",") if isinstance(value, str) else value
 
@@ -189,6 +204,12 @@ ClassMap = Annotated[
     BeforeValidator(_read_json),
     AfterValidator(_check_class_map),
     Field(description='JSON text with a name of its own for each class id, such as {"0": "dog", "5": "cat"}'),
+]
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_read_names),
+    AfterValidator(_check_names),
+    Field(description='different names such as car,person, or as JSON ["car", "person"]'),
 ]
 Pattern = Annotated[
     str | None, _unset_by("false"), AfterValidator(_check_pattern), Field(description="a regular expression")

@@ -16,11 +16,16 @@ from safetensors.torch import load_file, save_file
 
 import tilewise
 from tilewise.errors import UserError
-from tilewise.models.detector import VisionModel
+from tilewise.inference.description import (
+    DESCRIPTION,
+    FORMAT,
+    GRAPH_SUFFIX,
+    ModelDescription,
+    graph_name,
+    not_readable,
+)
 from tilewise.registry import DEFAULT_TASK, find_task
 
-FORMAT = 1
-DESCRIPTION = "model.json"
 _WRITING = ".writing"
 
 
@@ -29,7 +34,8 @@ class Artifact:
     """A trained model with what is needed to use it.
 
     Attributes:
-        model: in evaluation mode, on the CPU when it was loaded.
+        model: of its task, a :class:`~tilewise.models.detector.VisionModel` in evaluation mode; on the CPU
+            when it was loaded.
         spec: what it was built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
         hyperparameters: those of the job, for the record.
@@ -39,7 +45,7 @@ class Artifact:
 
     """
 
-    model: VisionModel
+    model: Any
     spec: Any
     classes: tuple[str, ...]
     hyperparameters: Mapping[str, Any]
@@ -59,6 +65,7 @@ class Artifact:
         tensors = {
             key: tensor.detach().cpu().contiguous() for key, tensor in self.model.network.state_dict().items()
         }
+        (folder / graph_name(weights)).unlink(missing_ok=True)  # of weights of the same name
         write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
@@ -87,41 +94,28 @@ class Artifact:
             UserError: the folder holds none, or a damaged one; the message says which file and why.
 
         """
-        path = folder / DESCRIPTION
+        description = ModelDescription.read(folder)
+        weights = folder / description.weights
+        if not weights.exists():
+            raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise UserError(
-                    f"{path} has format {content['format']}, which this version of Tilewise does not know"
-                )
-            task = find_task(content.get("task", DEFAULT_TASK))()
-            spec = task.spec_from_json(content["detector"])
-            classes = tuple(content["classes"])
-            weights = folder / Path(content["weights"]).name
-            model = task.build(spec)
-            if not weights.exists():
-                raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
             with weights.open("rb"):
                 pass  # safetensors says of a file that may not be read that it does not exist
+            model = find_task(description.task)().build(description.spec)
             model.network.load_state_dict(load_file(weights))
-            return Artifact(
-                model.eval(),
-                spec,
-                classes,
-                content["hyperparameters"],
-                content["metrics"],
-                content.get("environment", {}),
-                task.name,
-            )
         except PermissionError as error:
-            raise UserError(
-                f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or "
-                "run as its owner"
-            ) from None
-        except FileNotFoundError:
-            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
+            raise not_readable(error) from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
+        return Artifact(
+            model.eval(),
+            description.spec,
+            description.classes,
+            description.hyperparameters,
+            description.metrics,
+            description.environment,
+            description.task,
+        )
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
@@ -131,29 +125,15 @@ def read_classes(folder: Path) -> tuple[str, ...]:
         UserError: it holds none.
 
     """
-    try:
-        return tuple(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["classes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
-
-
-def read_task(folder: Path) -> str:
-    """The task of the artifact in a folder; the first models name none.
-
-    Raises:
-        UserError: it holds none.
-
-    """
-    try:
-        return str(json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("task", DEFAULT_TASK))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} holds no model of Tilewise: {DESCRIPTION}: {error}") from None
+    return ModelDescription.read(folder).classes
 
 
 def remove_others(folder: Path, weights: str) -> None:
-    """Remove other weights from an artifact's folder, and what a process that was killed was writing."""
+    """Remove other weights and their graphs from an artifact's folder, and what was being written to it."""
+    kept = (weights, graph_name(weights))
     for path in folder.iterdir():
-        if path.name.endswith(_WRITING) or (path.suffix == ".safetensors" and path.name != weights):
+        of_a_model = path.suffix in (".safetensors", GRAPH_SUFFIX)
+        if path.name.endswith(_WRITING) or (of_a_model and path.name not in kept):
             path.unlink()
 
 

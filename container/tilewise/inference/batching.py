@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from tilewise.inference.backend import Backend
 from tilewise.tiling.spec import Tiling
 from tilewise.views.view import View
@@ -50,7 +48,7 @@ class PendingView:
 
     image: OpenImage
     view: View
-    pixels: Tensor
+    pixels: Any
 
 
 class ViewBatcher:
@@ -65,13 +63,13 @@ class ViewBatcher:
         self.backend = backend
         self._pending: list[PendingView] = []
 
-    def add(self, image: OpenImage, view: View, pixels: Tensor, factor: int) -> None:
+    def add(self, image: OpenImage, view: View, pixels: Any, factor: int) -> None:
         """Cut a view from its image, after those before it were looked at if they go without it.
 
         Args:
             image: gets what the view shows, sooner or later.
             view: the view, snapped to ``factor``.
-            pixels: (3, H, W) uint8, the image on the backend's device.
+            pixels: (3, H, W) uint8, the image as the backend has uploaded it.
             factor: by how much it has been reduced.
 
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from tilewise.instances import Instances
 from tilewise.tiling.merge import cut_sides, merge_detections
@@ -19,7 +19,7 @@ class Prediction:
 
     Attributes:
         width, height: pixels of the upright image.
-        detections: boxes in these pixels, best score first, on the CPU.
+        detections: boxes in these pixels, best score first.
 
     """
 
@@ -44,15 +44,15 @@ def merge_instances(
     for number, (view, instances) in enumerate(shown):
         cut = cut_sides(instances.boxes, view, width, height)
         detections = view.to_image(instances, width, height)
-        answered = torch.from_numpy(view.answers_for(detections.boxes.numpy()))
+        answered = view.answers_for(detections.boxes)
         parts.append(detections.select(answered))
         cuts.append(cut[answered])
-        views.append(torch.full((len(parts[-1]),), number))
+        views.append(np.full(len(parts[-1]), number))
     detections = Instances.cat(parts)
     if len(parts) > 1:
         detections = merge_detections(
-            detections, torch.cat(views), torch.cat(cuts), tiling.merge, tiling.merge_threshold
+            detections, np.concatenate(views), np.concatenate(cuts), tiling.merge, tiling.merge_threshold
         )
     else:
-        detections = detections.select(detections.scores.argsort(descending=True, stable=True))
+        detections = detections.select(np.argsort(-detections.scores, kind="stable"))
     return Prediction(width, height, detections.select(slice(limit)))

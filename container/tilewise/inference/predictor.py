@@ -3,17 +3,17 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from tilewise.data.decode import DecodedImage, decode_reduced
-from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend
 from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
-from tilewise.inference.device import require_supported_gpus, tune_device
-from tilewise.inference.torch_backend import TorchBackend
+from tilewise.inference.description import ModelDescription
+from tilewise.inference.load import BackendName, load_backend
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
@@ -48,7 +48,11 @@ class Predictor:
 
     @staticmethod
     def load(
-        model_dir: Path | str, options: TileOptions = AS_TRAINED, *, batch_size: int | None = None
+        model_dir: Path | str,
+        options: TileOptions = AS_TRAINED,
+        *,
+        batch_size: int | None = None,
+        backend: BackendName = "auto",
     ) -> Predictor:
         """Load the model in a folder, onto a GPU if there is one.
 
@@ -56,32 +60,28 @@ class Predictor:
             model_dir: what a training job left.
             options: tiles in place of the model's own.
             batch_size: views that go through the network at once; None for what suits the device.
+            backend: see :func:`tilewise.inference.load.load_backend`.
 
         Raises:
             UserError: the folder holds no model that can be used, or the GPU is too old.
 
         """
-        require_supported_gpus()
-        tune_device()
-        artifact = Artifact.load(Path(model_dir))
-        backend = TorchBackend.on_best_device(artifact.model, batch_size)
-        plan = ViewPlan(artifact.spec.scaling, options.change(artifact.spec.tiling))
+        description = ModelDescription.read(Path(model_dir))
+        spec = description.spec
+        loaded = load_backend(Path(model_dir), description, backend, batch_size)
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling))
         log.info("each image is seen as %s", plan.tiling)
-        return Predictor(backend, plan, artifact.classes, find_task(artifact.task)().merger(artifact.spec))
+        merge = find_task(description.task)().merger(spec)
+        return Predictor(loaded, plan, description.classes, merge)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
-        plan = ViewPlan(self.plan.scaling, options.change(self.plan.tiling))
+        plan = replace(self.plan, tiling=options.change(self.plan.tiling))
         return Predictor(self.backend, plan, self.classes, self.merge)
-
-    @property
-    def device(self) -> torch.device:
-        """Where it looks at images."""
-        return self.backend.device
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([DecodedImage.whole(torch.zeros((3, 64, 64), dtype=torch.uint8))]))
+        next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
 
     def predict(self, image: bytes) -> Any:
         """What the model says of an encoded image; a detector, its :class:`~.detections.Prediction`.
@@ -105,15 +105,15 @@ class Predictor:
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
         """What the model says of images, in their order.
 
-        An image's views are cut from it one after the other, on the backend's device: beside the image there
-        are never more pixels than those of one batch of views.
+        An image's views are cut from it one after the other, where the backend wants it: beside the image
+        there are never more pixels than those of one batch of views.
         """
         batcher = ViewBatcher(self.backend)
         open_images: deque[OpenImage] = deque()
         for image in images:
             views = [view.snapped(image.factor) for view in self.plan.views(image.width, image.height)]
             open_images.append(OpenImage(image.width, image.height, len(views)))
-            on_device, factor = image.pixels.to(self.device), image.factor
+            on_device, factor = self.backend.upload(image.pixels), image.factor
             for view in views:
                 batcher.add(open_images[-1], view, on_device, factor)
             del image, on_device

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tilewise.arrays import Array
 from tilewise.inference.device import best_device
 from tilewise.models.detector import VisionModel
+from tilewise.models.postprocess import Candidates, detections_of
 
 log = logging.getLogger(__name__)
 
@@ -22,16 +24,19 @@ class TorchBackend:
     Args:
         model: on the device to use; it is put into evaluation mode.
         batch_size: views that go through it at once. Halved where a GPU's memory does not suffice.
+        graph: the model traced and frozen, to be run in its place; see
+            :func:`tilewise.inference.export.trace`.
 
     Attributes:
-        model, batch_size: as given.
+        model, batch_size, graph: as given.
         device: where the model is.
 
     """
 
-    def __init__(self, model: VisionModel, batch_size: int = 1):
+    def __init__(self, model: VisionModel, batch_size: int = 1, graph: torch.jit.ScriptModule | None = None):
         self.model = model.eval()
         self.batch_size = batch_size
+        self.graph = graph
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -41,18 +46,33 @@ class TorchBackend:
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(model, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
 
+    @property
+    def on_gpu(self) -> bool:
+        """See :class:`~tilewise.inference.backend.Backend`."""
+        return self.device.type == "cuda"
+
+    def upload(self, pixels: Array) -> Any:
+        """See :class:`~tilewise.inference.backend.Backend`; an array unless it goes to a GPU."""
+        return torch.from_numpy(pixels).to(self.device) if self.on_gpu else pixels
+
     @torch.inference_mode()
-    def detect(self, views: Sequence[Tensor]) -> list[Any]:
+    def detect(self, views: Sequence[Any]) -> list[Any]:
         """As :meth:`tilewise.inference.backend.Backend.detect`.
 
         Raises:
             torch.OutOfMemoryError: not even one view fits into the GPU's memory.
 
         """
-        return self._detect(views)
+        if self.graph is not None:
+            limits, found = self.model.postprocess.limits, []
+            for view in views:
+                candidates = self.graph(torch.as_tensor(view).permute(1, 2, 0))
+                found += detections_of(Candidates(*(each[None] for each in candidates)), limits)
+            return found
+        return self._detect([torch.as_tensor(view) for view in views])
 
     def _detect(self, views: Sequence[Tensor]) -> list[Any]:
-        """In two halves, where all views do not fit into a GPU's memory at once."""
+        """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
         try:
             return self.model.detect(views)
         except torch.OutOfMemoryError:

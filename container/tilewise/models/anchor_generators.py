@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from tilewise.models.layers import pieces
+
 
 class _Kept(nn.Module):
     """To be named before a generator of torchvision's whose anchors depend on sizes alone."""
@@ -23,6 +25,9 @@ class _Kept(nn.Module):
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """Of each image of a batch its anchors, (A, 4) float32 in pixels: one tensor, not to be changed."""
+        if torch.jit.is_tracing():  # of views of any size
+            anchors: list[Tensor] = super().forward(image_list, feature_maps)
+            return anchors
         batch, device = image_list.tensors, feature_maps[0].device
         sizes = (tuple(batch.shape[2:]), *(tuple(each.shape[2:]) for each in feature_maps), device)
         if self._last is None or self._last[0] != sizes:
@@ -40,8 +45,7 @@ class _Kept(nn.Module):
         counts = [
             each.shape[2] * each.shape[3] * count for each, count in zip(feature_maps, per_cell, strict=True)
         ]
-        split: tuple[Tensor, ...] = anchors.split(counts)
-        return split
+        return tuple(pieces(anchors, counts))
 
 
 class Anchors(_Kept, AnchorGenerator):

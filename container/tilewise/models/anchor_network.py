@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from tilewise.models.layers import pieces
+
 
 class AnchorOutputs(NamedTuple):
     """What a head of torchvision's says of each of A anchors.
@@ -26,8 +28,8 @@ class AnchorOutputs(NamedTuple):
 
     def by_level(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
         """Of each feature map these heads, and its anchors."""
-        counts = [len(each) for each in self.anchors]
-        split = (self.heads[name].split(counts, dim=1) for name in names)
+        counts = [each.shape[0] for each in self.anchors]
+        split = (pieces(self.heads[name], counts, dim=1) for name in names)
         return zip(*split, self.anchors, strict=True)
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from tilewise.instances import Instances, on_cpu
+from tilewise.instances import Instances
+from tilewise.models.postprocess import Candidates, Postprocess, detections_of
 from tilewise.targets import Targets
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,9 +24,6 @@ class Outputs(Protocol):
 
 Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
 """Turns a network's outputs and the targets into named losses in float32, whose sum is learnt from."""
-
-Postprocess = Callable[[Any, Sequence[tuple[int, int]]], list[Any]]
-"""Turns a network's outputs and each view's (height, width) into what is said of it."""
 
 
 class BatchImages(nn.Module):
@@ -61,25 +59,27 @@ class VisionModel(nn.Module):
     """A network between the views that it looks at and what is made of its outputs, whatever its task.
 
     In training ``model(images, targets) -> dict of losses``; in evaluation ``model(images)`` is a list of
-    what the network says of each view.
+    what the network says of each view, on the CPU.
 
     Args:
         network: normalised batch (B, 3, H, W) -> :class:`Outputs`. Its parameters are all that is learnt.
         transform: uint8 views -> batch.
         criterion: outputs and targets -> losses.
-        postprocess: outputs and the views' sizes -> what is said of each view.
+        postprocess: outputs and the views' sizes -> what is said of each view, or what may be.
 
     Attributes:
         frozen_norms: normalisation layers that stay in evaluation mode when the model is trained.
 
     """
 
+    postprocess: Any
+
     def __init__(
         self,
         network: nn.Module,
         transform: Callable[[Sequence[Tensor]], ImageList],
         criterion: Criterion,
-        postprocess: Postprocess,
+        postprocess: Callable[[Any, Sequence[tuple[int, int]]], Any],
     ):
         super().__init__()
         self.network = network
@@ -100,8 +100,13 @@ class VisionModel(nn.Module):
         if self.training:
             assert targets is not None
             return self.outputs_and_losses(images, targets)[1]
+        return self.results(images)
+
+    def results(self, images: Sequence[Tensor]) -> list[Any]:
+        """What the network says of each of the views."""
         batch = self.transform(images)
-        return self.postprocess(self.outputs(batch), batch.image_sizes)
+        results: list[Any] = self.postprocess(self.outputs(batch), batch.image_sizes)
+        return results
 
     def outputs_and_losses(
         self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]
@@ -120,7 +125,7 @@ class VisionModel(nn.Module):
         return outputs
 
     def detect(self, images: Sequence[Tensor]) -> list[Any]:
-        """What the model, in evaluation mode, says of each of the views, on the CPU."""
+        """What the model, in evaluation mode, says of each of the views."""
         results = self(images)
         assert isinstance(results, list)
         return results
@@ -129,6 +134,13 @@ class VisionModel(nn.Module):
 class Detector(VisionModel):
     """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
-    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
-        """The instances in each of the views, on the CPU."""
-        return on_cpu(super().detect(images))
+    postprocess: Postprocess
+
+    def results(self, images: Sequence[Tensor]) -> list[Instances]:
+        """The instances in each of the views."""
+        return detections_of(self.candidates(images), self.postprocess.limits)
+
+    def candidates(self, images: Sequence[Tensor]) -> Candidates:
+        """What each of the views may show, before suppression, on the detector's device."""
+        batch = self.transform(images)
+        return self.postprocess(self.outputs(batch), batch.image_sizes)

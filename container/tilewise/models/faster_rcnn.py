@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
-from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.matching import BoxCoder, split_ignored
-from tilewise.models.postprocess import Candidates, Limits, suppress
+from tilewise.models.postprocess import Candidates, clip
 from tilewise.models.roi_align import RoIAlign
 from tilewise.models.roi_heads import (
     BOX_WEIGHTS,
@@ -26,6 +26,7 @@ from tilewise.models.roi_heads import (
 )
 from tilewise.models.rpn import RPN, RPNOutputs, SinglePrecisionRPNHead, rpn_losses
 from tilewise.models.spec import DetectorSpec
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
@@ -110,22 +111,27 @@ class FasterRCNNCriterion:
 
 
 class FasterRCNNPostprocess:
-    """As torchvision's, for the whole batch at once; all scores above the threshold are candidates."""
+    """As torchvision's, for the whole batch at once; all classes of all regions are candidates."""
 
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
 
-    def __call__(self, outputs: FasterRCNNOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
+    def __call__(self, outputs: FasterRCNNOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
         regions, logits, deltas, _ = outputs.roi_heads
-        scores = logits.softmax(dim=1)[:, 1:]
-        rows, classes = torch.nonzero(scores > self.limits.score_threshold, as_tuple=True)
-        counts = torch.tensor([len(each) for each in regions])
-        images = torch.arange(len(counts)).repeat_interleave(counts).to(rows.device, non_blocking=True)
-        class_deltas = deltas.unflatten(1, (-1, 4))[rows, classes + 1]
-        boxes = self.box_coder.decode_single(class_deltas, torch.cat(regions)[rows])
-        candidates = Candidates(images[rows], rows, classes, scores[rows, classes])
-        return suppress([candidates], [boxes], sizes, self.limits, SMALLEST_SIDE)
+        scores = _by_view(logits.softmax(dim=1)[:, 1:], regions)
+        boxes = self.box_coder.decode_single(deltas, torch.cat(regions)).unflatten(1, (-1, 4))[:, 1:]
+        boxes = clip(_by_view(boxes, regions).flatten(1, 2), sizes)
+        large = ((boxes[..., 2:] - boxes[..., :2]) >= SMALLEST_SIDE).all(dim=2)
+        labels = torch.arange(scores.shape[2], device=scores.device).expand_as(scores)
+        return Candidates(boxes, scores.flatten(1).where(large, 0), labels.flatten(1))
+
+
+def _by_view(values: Tensor, regions: list[Tensor]) -> Tensor:
+    """What belongs to the regions of a batch, (R, …) -> (B, most regions of a view, …), padded with 0."""
+    if len(regions) == 1:
+        return values[None]
+    return pad_sequence(list(values.split([len(each) for each in regions])), batch_first=True)
 
 
 def published_sizes(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
@@ -155,11 +161,6 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     box_predictor = SinglePrecisionPredictor(REGION_FEATURES, spec.num_classes + 1)
     pool = RoIAlign(["0", "1", "2", "3"], output_size=REGION_SIDE, sampling_ratio=2)
     network = FasterRCNN(backbone, RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor))
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=proposals * spec.num_classes,
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(proposals * spec.num_classes)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return TwoStageDetector(network, transform, FasterRCNNCriterion(), FasterRCNNPostprocess(limits))

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
-from tilewise.instances import Instances
 from tilewise.models.atss import atss
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.matching import Target, split_ignored
-from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
+from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import (
     Priors,
     gather_objects,
@@ -26,6 +25,7 @@ from tilewise.models.priors import (
 )
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -175,18 +175,19 @@ class GFLPostprocess:
     def __init__(self, limits: Limits):
         self.limits = limits
 
-    def __call__(self, outputs: GFLOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
+    def __call__(self, outputs: GFLOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
         priors = outputs.priors
-        candidates, boxes = [], []
+        levels = []
         for height, width, _, first in priors.levels:
-            level = outputs.classes[:, first : first + height * width]
-            best = candidates_of(level, logit(self.limits.score_threshold), self.limits.candidates)
-            place = best.priors + first
-            candidates.append(best._replace(priors=place, scores=best.scores.sigmoid()))
-            distribution = outputs.distances[best.images, place].unflatten(1, (4, BINS))
-            boxes.append(decode(distribution, priors.points[place], priors.strides[place, None]))
-        return suppress(candidates, boxes, sizes, self.limits)
+            best = best_scores(outputs.classes[:, first : first + height * width], self.limits.candidates)
+            best = best._replace(priors=best.priors + first)
+            place = best.priors.flatten()
+            distribution = best.of(outputs.distances).view(-1, 4, BINS)
+            boxes = decode(distribution, priors.points[place], priors.strides[place, None])
+            boxes = clip(boxes.view(*best.scores.shape, 4), sizes)
+            levels.append(Candidates(boxes, best.scores.sigmoid(), best.classes))
+        return Candidates.cat(levels)
 
 
 def decode(distribution_K4b: Tensor, points_K2: Tensor, strides_K1: Tensor) -> Tensor:
@@ -219,12 +220,7 @@ def distribution_focal_loss(distribution_K4b: Tensor, distances_K4: Tensor) -> T
 
 def build_gfl(spec: DetectorSpec) -> Detector:
     """GFL with the ResNet that the name says."""
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(1000, spec.detections_per_view))
     resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
     network = GFL(resnet, spec.num_classes, stride_4_level=spec.stride_4_level)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)

@@ -13,7 +13,6 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 
-from tilewise.instances import Instances
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
@@ -28,10 +27,11 @@ from tilewise.models.matching import (
     on_ignored,
     split_ignored,
 )
-from tilewise.models.postprocess import Limits, candidates_of, logit, suppress
+from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import paired_giou
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
@@ -82,15 +82,17 @@ class RetinaNetPostprocess:
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
 
-    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
-        candidates, boxes = [], []
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
+        levels = []
         for logits, deltas, anchors in outputs.by_level("cls_logits", "bbox_regression"):
-            best = candidates_of(logits, logit(self.limits.score_threshold), self.limits.candidates)
-            candidates.append(best._replace(scores=best.scores.sigmoid()))
-            best_deltas = deltas[best.images, best.priors]
-            boxes.append(self.box_coder.decode_single(best_deltas, anchors[best.priors]))
-        return suppress(candidates, boxes, sizes, self.limits)
+            best = best_scores(logits, self.limits.candidates)
+            boxes = self.box_coder.decode_single(
+                best.of(deltas).flatten(0, 1), anchors[best.priors].flatten(0, 1)
+            )
+            boxes = clip(boxes.view(*best.scores.shape, 4), sizes)
+            levels.append(Candidates(boxes, best.scores.sigmoid(), best.classes))
+        return Candidates.cat(levels)
 
 
 class FCOSCriterion:
@@ -169,17 +171,16 @@ class FCOSPostprocess:
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxLinearCoder(normalize_by_size=True)
 
-    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
-        candidates, boxes = [], []
-        levels = outputs.by_level("cls_logits", "bbox_ctrness", "bbox_regression")
-        for logits, centerness, distances, anchors in levels:
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
+        levels = []
+        heads = outputs.by_level("cls_logits", "bbox_ctrness", "bbox_regression")
+        for logits, centerness, distances, anchors in heads:
             scores = torch.sqrt(logits.sigmoid() * centerness.sigmoid())
-            best = candidates_of(scores, self.limits.score_threshold, self.limits.candidates)
-            candidates.append(best)
-            best_distances = distances[best.images, best.priors]
-            boxes.append(self.box_coder.decode(best_distances, anchors[best.priors]))
-        return suppress(candidates, boxes, sizes, self.limits)
+            best = best_scores(scores, self.limits.candidates)
+            boxes = self.box_coder.decode(best.of(distances), anchors[best.priors])
+            levels.append(Candidates(clip(boxes, sizes), best.scores, best.classes))
+        return Candidates.cat(levels)
 
 
 def _centre_in_any(anchors_N4: Tensor, boxes_M4: Tensor) -> Tensor:
@@ -218,9 +219,4 @@ def _transform() -> BatchImages:
 
 
 def _limits(spec: DetectorSpec) -> Limits:
-    return Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    return spec.limits(max(1000, spec.detections_per_view))

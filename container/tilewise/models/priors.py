@@ -47,7 +47,7 @@ def make_priors(
         points.append(grid.reshape(-1, 2).float())
         sizes.append(torch.full((height * width,), float(stride), device=device))
         levels.append((height, width, stride, first))
-        first += height * width
+        first = first + height * width  # a traced number must not be changed in place
     return Priors(torch.cat(points), torch.cat(sizes), tuple(levels))
 
 

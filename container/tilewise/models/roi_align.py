@@ -30,9 +30,9 @@ class RoIAlign(MultiScaleRoIAlign):
     ) -> Tensor:
         """As torchvision's: (K, C, 7, 7) of K boxes, those of all images."""
         maps = [features for name, features in x.items() if name in self.featmap_names]
-        if not sum(map(len, boxes)):
-            no_regions: Tensor = super().forward(x, boxes, image_shapes)
-            return no_regions
+        if torch.jit.is_tracing() or not sum(map(len, boxes)):  # a graph has torchvision's operator
+            found: Tensor = super().forward(x, boxes, image_shapes)
+            return found
         if self.scales is None or self.map_levels is None:
             self.scales, self.map_levels = _setup_scales(
                 maps, image_shapes, self.canonical_scale, self.canonical_level

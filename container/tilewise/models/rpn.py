@@ -7,13 +7,21 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, _topk_min
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.ops import nms
 
+from tilewise.models.layers import pieces
 from tilewise.models.matching import BoxCoder, Matcher, Target, on_ignored
-from tilewise.models.postprocess import Candidates, Limits, suppress
+from tilewise.models.postprocess import clip, edges_of
 from tilewise.models.totals import mean_over_processes
+
+NMS_BOXES = {"cpu": 256, "cuda": 4096}
+"""About so many proposals go through one suppression; whole levels of images, so it may be more.
+
+A CPU takes time by the square of their number, a GPU for each call.
+"""
 
 
 class SinglePrecisionRPNHead(RPNHead):
@@ -125,7 +133,7 @@ class RPN(RegionProposalNetwork):
         maps = list(features.values())
         by_level = self.head(maps)
         anchors = self.anchor_generator(images, maps)
-        counts = [each[0].numel() for each in by_level[0]]
+        counts = [each.shape[1] * each.shape[2] * each.shape[3] for each in by_level[0]]
         objectness, deltas = concat_box_prediction_layers(*by_level)
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
         proposals, _ = self.filter_proposals(boxes, objectness, images.image_sizes, counts)
@@ -146,22 +154,52 @@ class RPN(RegionProposalNetwork):
         image_shapes: list[tuple[int, int]],
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's: the best of each level, suppressed within it, and the best of those."""
+        """As torchvision's: the best of each level, suppressed within it, and the best of those.
+
+        It suppresses image by image and level by level. Here these are moved apart, in double precision, in
+        which coordinates stay exact: what is proposed in an image does not depend on its neighbours.
+        """
+        if torch.jit.is_tracing():
+            return self._traced_proposals(proposals, objectness, image_shapes[0], num_anchors_per_level)
         images, device = len(proposals), proposals.device
         logits = objectness.detach().reshape(images, -1)
         best = self._get_top_n_idx(logits, num_anchors_per_level)
         kept = torch.tensor([min(self.pre_nms_top_n(), count) for count in num_anchors_per_level])
         levels = torch.arange(len(kept)).repeat_interleave(kept).to(device, non_blocking=True)
-        candidates = Candidates(
-            images=torch.arange(images, device=device)[:, None].expand_as(best).flatten(),
-            priors=best.flatten(),
-            classes=levels.expand_as(best).flatten(),
-            scores=logits.gather(1, best).sigmoid().flatten(),
-        )
-        boxes = proposals[candidates.images, candidates.priors]
-        limits = Limits(self.score_thresh, self.nms_thresh, len(best), self.post_nms_top_n())
-        best_proposals = suppress([candidates], [boxes], image_shapes, limits, self.min_size)
-        return [each.boxes for each in best_proposals], [each.scores for each in best_proposals]
+        rows = torch.arange(images, device=device)[:, None].expand_as(best).flatten()
+        scores = logits.gather(1, best).sigmoid().flatten()
+        boxes = proposals[rows, best.flatten()]
+        boxes = torch.minimum(boxes.clamp(min=0), edges_of(image_shapes, boxes)[rows])
+        groups = rows * len(kept) + levels.expand_as(best).flatten()
+        large = torch.nonzero(((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(dim=1)).flatten()
+        rows, groups, scores, boxes = (each[large] for each in (rows, groups, scores, boxes))
+        moved = boxes.double() + groups[:, None].double() * (2 * max(map(max, image_shapes)) + 1)
+        exact = scores.double()
+        chosen = [
+            piece[nms(moved[piece], exact[piece], self.nms_thresh)]
+            for piece in _pieces(groups, NMS_BOXES.get(device.type, NMS_BOXES["cpu"]))
+        ]
+        place = torch.cat(chosen) if chosen else rows
+        place = place[best_of_each_group(scores[place], rows[place], self.post_nms_top_n())]
+        counts = torch.bincount(rows[place], minlength=images).tolist()
+        return list(boxes[place].split(counts)), list(scores[place].split(counts))
+
+    def _traced_proposals(
+        self, proposals: Tensor, objectness: Tensor, size: tuple[int, int], counts: list[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The same of a single view, in operations that an exported graph has for views of any size."""
+        scores, boxes = objectness.flatten().sigmoid(), clip(proposals, [size])[0]
+        chosen = []
+        for level_scores, level_boxes in zip(pieces(scores, counts), pieces(boxes, counts), strict=True):
+            best, index = level_scores.topk(_topk_min(level_scores, self.pre_nms_top_n(), 0))
+            candidates = level_boxes[index]
+            large = ((candidates[:, 2:] - candidates[:, :2]) >= self.min_size).all(dim=1)
+            best = best.where(large, 0)
+            place = nms(candidates, best, self.nms_thresh)
+            chosen.append((best[place], candidates[place]))
+        best, boxes = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+        best, index = best.topk(_topk_min(best, self.post_nms_top_n(), 0))
+        return [boxes[index]], [best]
 
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[Target]
@@ -171,6 +209,25 @@ class RPN(RegionProposalNetwork):
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & on_ignored(anchor, target["ignored"])] = -1
         return labels, boxes
+
+
+def best_of_each_group(scores_M: Tensor, groups_M: Tensor, most: int) -> Tensor:
+    """Indices of the ``most`` highest scores of each group, by group, then from the best."""
+    order = scores_M.argsort(descending=True, stable=True)
+    order = order[groups_M[order].argsort(stable=True)]
+    groups = groups_M[order]
+    first = torch.searchsorted(groups, groups)  # where the group of each begins
+    best: Tensor = order[torch.arange(len(groups), device=groups.device) - first < most]
+    return best
+
+
+def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
+    """Indices of the boxes of a few groups together, about ``boxes`` in a piece."""
+    counts = torch.bincount(groups_M)
+    piece_of_group = (counts.cumsum(0) - counts) // boxes
+    order = groups_M.argsort(stable=True)
+    sizes = torch.bincount(piece_of_group[groups_M]).tolist()
+    return [piece for piece in order.split(sizes) if len(piece)]
 
 
 def rpn_losses(objectness: Tensor, deltas: Tensor, sample: AnchorSample) -> dict[str, Tensor]:

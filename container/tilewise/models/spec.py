@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.view import Scaling
 
@@ -58,6 +59,10 @@ class DetectorSpec:
     tiling: Tiling = WHOLE_IMAGE
     stride_4_level: bool = False
     detections_per_image: int | None = None
+
+    def limits(self, candidates: int = 0) -> Limits:
+        """What is kept of a view's candidates, of which there are to be so many."""
+        return Limits(self.score_threshold, self.nms_iou_threshold, candidates, self.detections_per_view)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -17,15 +17,15 @@ from torchvision.models.detection.ssd import SSDFeatureExtractorVGG, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 
 from tilewise.errors import UserError
-from tilewise.instances import Instances
 from tilewise.models.anchor_generators import DefaultBoxes
 from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.layers import BatchNorm
 from tilewise.models.matching import BoxCoder, anchors_on_ignored, match, matched_objects, split_ignored
-from tilewise.models.postprocess import Limits, candidates_of, suppress
+from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 
@@ -87,13 +87,13 @@ class SSDPostprocess:
     def __init__(self, limits: Limits):
         self.limits, self.box_coder = limits, BoxCoder(BOX_WEIGHTS)
 
-    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
+    def __call__(self, outputs: AnchorOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
         scores = outputs.heads["cls_logits"].softmax(dim=2)[..., 1:]
-        candidates = candidates_of(scores, self.limits.score_threshold, self.limits.candidates, by_class=True)
-        deltas = outputs.heads["bbox_regression"][candidates.images, candidates.priors]
-        boxes = self.box_coder.decode_single(deltas, torch.cat(outputs.anchors)[candidates.priors])
-        return suppress([candidates], [boxes], sizes, self.limits)
+        best = best_scores(scores, self.limits.candidates, by_class=True)
+        deltas, anchors = best.of(outputs.heads["bbox_regression"]), torch.cat(outputs.anchors)[best.priors]
+        boxes = self.box_coder.decode_single(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        return Candidates(clip(boxes.view_as(deltas), sizes), best.scores, best.classes)
 
 
 class ResNetFeatures(nn.Module):
@@ -208,10 +208,5 @@ def _tap_stride_8(backbone: Any, block: int) -> None:
 
 
 def _detector(network: nn.Module, transform: BatchImages, spec: DetectorSpec) -> Detector:
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(400, spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(400, spec.detections_per_view))
     return Detector(network, transform, SSDCriterion(), SSDPostprocess(limits))

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
-from tilewise.instances import Instances
 from tilewise.models.csp_darknet import ConvBlock, PathAggregation, block_3x3
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.matching import Target, split_ignored
-from tilewise.models.postprocess import Limits, candidates_of, suppress
+from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points
 from tilewise.models.simota import simota
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 
 STRIDES = (8, 16, 32)
@@ -171,14 +171,13 @@ class YOLOXPostprocess:
     def __init__(self, limits: Limits):
         self.limits = limits
 
-    def __call__(self, outputs: YOLOXOutputs, sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """What is found in each view of these (height, width)."""
+    def __call__(self, outputs: YOLOXOutputs, sizes: Sequence[tuple[int, int]]) -> Candidates:
+        """The candidates of each view of these (height, width)."""
         scores, classes = outputs.classes.sigmoid().max(dim=2)
         scores = scores * outputs.objects.sigmoid()
-        best = candidates_of(scores[..., None], self.limits.score_threshold, self.limits.candidates)
-        candidates = best._replace(classes=classes[best.images, best.priors])
-        boxes = decode(outputs.boxes, outputs.priors)[best.images, best.priors]
-        return suppress([candidates], [boxes], sizes, self.limits)
+        best = best_scores(scores[..., None], self.limits.candidates)
+        boxes = best.of(decode(outputs.boxes, outputs.priors))
+        return Candidates(clip(boxes, sizes), best.scores, best.of(classes))
 
 
 def decode(raw_BP4: Tensor, priors: Priors) -> Tensor:
@@ -192,12 +191,7 @@ def decode(raw_BP4: Tensor, priors: Priors) -> Tensor:
 
 def build_yolox(spec: DetectorSpec) -> Detector:
     """YOLOX of the size that the name says."""
-    limits = Limits(
-        spec.score_threshold,
-        spec.nms_iou_threshold,
-        candidates=max(1000, 2 * spec.detections_per_view),
-        detections=spec.detections_per_view,
-    )
+    limits = spec.limits(max(1000, 2 * spec.detections_per_view))
     # pixels from 0 to 255, as the published weights want them
     transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
     network = YOLOX(SIZES[spec.name], spec.num_classes)

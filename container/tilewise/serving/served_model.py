@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tilewise.errors import UserError
@@ -82,14 +83,35 @@ class WatchedBackend:
         return found
 
 
+@dataclass(eq=False)
+class _Request:
+    """An image that waits for its answer, or has it."""
+
+    image: bytes
+    tiles: TileOptions
+    client_left: threading.Event
+    timings: Timings
+    asked: float = field(default_factory=time.perf_counter)
+    prediction: Any | None = None
+    error: UserError | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.prediction is not None or self.error is not None
+
+
 class ServedModel:
     """A predictor that a thread loads, and then asks one image after the other.
+
+    Where its backend takes several views at once, as a GPU does, images that wait go through it together.
+    Only views of one size share a batch, so that what is found in an image never depends on the others.
 
     Args:
         load: makes the predictor; called on the thread, so that its imports happen there too.
         thread: computes; other models may share it.
         on_load_failure: called when there is nothing to serve, after the log has the reason.
         on_breakdown: called when a model that did answer no longer does.
+        batch_delay_s: how long to wait for more images, where several go through the model together.
 
     Attributes:
         classes: names by label, when it is ready.
@@ -102,7 +124,12 @@ class ServedModel:
         thread: ComputeThread,
         on_load_failure: Callable[[], None],
         on_breakdown: Callable[[], None],
+        *,
+        batch_delay_s: float = 0.0,
     ) -> None:
+        self._batch_delay_s = batch_delay_s
+        self._asked = threading.Condition()
+        self._waiting: list[_Request] = []
         self._load = load
         self._thread = thread
         self._on_load_failure = on_load_failure
@@ -145,44 +172,82 @@ class ServedModel:
             Exception: whatever goes wrong in the model.
 
         """
-        timings = timings or Timings()
-        asked = time.perf_counter()
-
-        def work() -> Any:
-            timings.wait_s += time.perf_counter() - asked
-            return self._predict(image, tiles, timings)
-
+        request = _Request(image, tiles, client_left, timings or Timings())
+        with self._asked:
+            self._waiting.append(request)
+            self._asked.notify()
         try:
-            return self._thread.do(work, client_left)
+            return self._thread.do(partial(self._answer, request), client_left)
         except BusyError as error:
             if self.ready or self._thread.broken:
                 raise
             raise BusyError("the model is not ready", error.retry_after_s) from None
+        finally:
+            with self._asked:
+                self._waiting = [other for other in self._waiting if other is not request]
 
-    def _predict(self, image: bytes, tiles: TileOptions, timings: Timings) -> Any:
+    def _answer(self, request: _Request) -> Any:
+        """The answer to a request whose turn it is; another's turn may have brought it already."""
         predictor = self._predictor
         if predictor is None:
             raise BusyError("the model is not ready")
-        if tiles != AS_TRAINED:
-            predictor = predictor.seen_as(tiles)
-        self._timings = timings
-        try:
-            started = time.perf_counter()
-            decoded = predictor.decode(image)
-            decode_s = time.perf_counter() - started
-            timings.decode_s += decode_s
+        if not request.answered:
+            if request.tiles != AS_TRAINED:
+                predictor = predictor.seen_as(request.tiles)
+            try:
+                self._predict(predictor, self._together(request, predictor))
+            except ClientLeftError:
+                raise
+            except Exception:
+                self._check(predictor)
+                raise
+        if request.error is not None:
+            raise request.error
+        assert request.prediction is not None
+        return request.prediction
+
+    def _together(self, request: _Request, predictor: Predicts) -> list[_Request]:
+        """A request, and others that wait, as many as the backend gains from: a GPU does, a CPU does not."""
+        most = getattr(predictor.backend, "batch_size", 1)
+        if most == 1:
+            return [request]
+        with self._asked:
+            self._asked.wait_for(lambda: len(self._companions(request)) + 1 >= most, self._batch_delay_s)
+            return [request, *self._companions(request)][:most]
+
+    def _companions(self, request: _Request) -> list[_Request]:
+        return [
+            other
+            for other in self._waiting
+            if other is not request
+            and other.tiles == request.tiles
+            and not (other.answered or other.client_left.is_set())
+        ]
+
+    def _predict(self, predictor: Predicts, requests: list[_Request]) -> None:
+        """Answer requests; what fails in decoding is the fault of one, what fails later of all."""
+        started = time.perf_counter()
+        decoded = []
+        for request in requests:
+            request.timings.wait_s += started - request.asked
+            begun = time.perf_counter()
+            try:
+                decoded.append((request, predictor.decode(request.image)))
+            except UserError as error:
+                request.error = error
+            request.timings.decode_s += time.perf_counter() - begun
             self._thread.pulse()
-            in_network = timings.compute_s
-            prediction = next(iter(predictor.predict_all([decoded])))
-        except (UserError, ClientLeftError):
-            raise
-        except Exception:
-            self._check(predictor)
-            raise
-        spent = time.perf_counter() - started
-        timings.merge_s += spent - decode_s - (timings.compute_s - in_network)
-        timings.sizes.append((prediction.width, prediction.height))
-        return prediction
+        begun, self._timings = time.perf_counter(), Timings()
+        predictions = predictor.predict_all([image for _, image in decoded])
+        for (request, _), prediction in zip(decoded, predictions, strict=True):
+            request.prediction = prediction
+        spent, shared = time.perf_counter() - begun, self._timings
+        for request, _ in decoded:
+            assert request.prediction is not None
+            request.timings.compute_s += shared.compute_s
+            request.timings.merge_s += spent - shared.compute_s
+            request.timings.batches += shared.batches
+            request.timings.sizes.append((request.prediction.width, request.prediction.height))
 
     def _batch_done(self, views: int, seconds: float) -> None:
         self._timings.compute_s += seconds

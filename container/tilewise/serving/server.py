@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -10,17 +11,19 @@ import sys
 import tempfile
 import threading
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from tilewise import platform
 from tilewise.errors import UserError
-from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory
+from tilewise.machine import OF_VIEWS, available_cores, keep_freed_memory, visible_gpus
+from tilewise.platform import model_dir
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.gunicorn_config import gunicorn_options
@@ -28,7 +31,6 @@ from tilewise.serving.logs import configure_logging, label_native_lines
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
 from tilewise.tasks.answers import answer_of
-from tilewise.tiling.spec import TileOptions
 
 USAGE_ERROR = 2
 SHARED_MEMORY = "/dev/shm"
@@ -53,14 +55,44 @@ class Server(BaseApplication):
     def load(self) -> Flask:
         """The app of one worker; called after the fork."""
         thread = ComputeThread(self.settings.timeout_s, self.settings.view_timeout_s, retire_worker)
-        load = partial(load_predictor, self.settings.tiles)
-        model = ServedModel(load, thread, on_load_failure=stop_server, on_breakdown=retire_worker)
+        use_own_gpu(self.folder)
+        load = partial(load_predictor, self.settings)
+        model = ServedModel(
+            load,
+            thread,
+            on_load_failure=stop_server,
+            on_breakdown=retire_worker,
+            batch_delay_s=self.settings.batch_delay_s,
+        )
         model.start()
-        return create_app(model, self.settings, answer_of(platform.model_dir()))
+        return create_app(model, self.settings, answer_of(model_dir()))
 
 
-def load_predictor(tiles: TileOptions) -> Predicts:
-    """The predictor of the model folder, with the tiles that the settings ask for.
+def use_own_gpu(folder: Path) -> None:
+    """Let this worker see one GPU, the first that no other worker has; each has one before any has two.
+
+    A worker holds a lock for as long as it lives. To be called before PyTorch is loaded.
+    """
+    gpus = visible_gpus()
+    if len(gpus) < 2:
+        return
+    for number in count():
+        file = (folder / f"worker-{number}").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _own_locks.append(file)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        return
+
+
+_own_locks: list[IO[str]] = []
+
+
+def load_predictor(settings: Settings) -> Predicts:
+    """The predictor of the model folder, with the tiles and on the backend that the settings ask for.
 
     Raises:
         UserError: the folder holds no usable model.
@@ -68,7 +100,7 @@ def load_predictor(tiles: TileOptions) -> Predicts:
     """
     from tilewise.inference.predictor import Predictor
 
-    return Predictor.load(platform.model_dir(), tiles)
+    return Predictor.load(model_dir(), settings.tiles, backend=settings.backend)
 
 
 def stop_server() -> None:
@@ -99,7 +131,7 @@ def main() -> int:
     # As PID 1 a process without a handler ignores SIGTERM; gunicorn takes over once it has started.
     signal.signal(signal.SIGTERM, _leave)
     try:
-        settings = read_settings(os.environ)
+        settings = read_settings(os.environ, model_dir())
         folder = make_folder()
     except UserError as error:
         print(error, file=sys.stderr)

@@ -6,16 +6,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from tilewise.errors import UserError
+from tilewise.inference.description import GRAPH_SUFFIX
+from tilewise.inference.load import BACKENDS, BackendName
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
-from tilewise.machine import available_cores
+from tilewise.machine import available_cores, memory_limit, visible_gpus
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 MEGABYTE = 1024 * 1024
 DEFAULT_MAX_PAYLOAD_MB = 25
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+MEMORY_SHARE = 0.8
+GRAPH_WORKER_BYTES, TORCH_WORKER_BYTES = 400 * MEGABYTE, 1100 * MEGABYTE
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -36,6 +41,8 @@ class Settings:
         default_form: the answer's form when a request leaves it open.
         log_level: of :mod:`logging`.
         tiles: in place of the model's own.
+        backend: what runs the model.
+        batch_delay_s: how long a GPU waits for more images to look at together.
 
     """
 
@@ -50,6 +57,8 @@ class Settings:
     default_form: Form = DEFAULT_FORM
     log_level: int = logging.INFO
     tiles: TileOptions = AS_TRAINED
+    backend: BackendName = "auto"
+    batch_delay_s: float = 0.0
 
     @property
     def max_payload_bytes(self) -> int:
@@ -57,8 +66,12 @@ class Settings:
         return self.max_payload_mb * MEGABYTE
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
+def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> Settings:
     """Read the settings from environment variables; one that is empty counts as not set.
+
+    Args:
+        environ: the variables.
+        model_dir: the model's folder, whose size decides how many workers fit into the memory.
 
     Raises:
         UserError: a value is wrong; the message names the variable.
@@ -69,7 +82,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         workers_variable = "MODEL_SERVER_WORKERS"
     return Settings(
         port=_integer(environ, "SAGEMAKER_BIND_TO_PORT", Settings.port, 1, 65535),
-        workers=_integer(environ, workers_variable, 0, 1, 256) or default_workers(environ),
+        workers=_integer(environ, workers_variable, 0, 1, 256) or default_workers(environ, model_dir),
         timeout_s=_integer(environ, "SAGEMAKER_MODEL_SERVER_TIMEOUT", Settings.timeout_s, 1, 86400),
         max_payload_mb=_max_payload_mb(environ),
         max_in_flight=_integer(environ, "TILEWISE_MAX_IN_FLIGHT", Settings.max_in_flight, 1, 512),
@@ -79,6 +92,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         default_form=_default_form(environ),
         log_level=_log_level(environ),
         tiles=read_tile_options({name: environ.get(_variable(name), "") for name in TILE_OPTIONS}, _variable),
+        backend=read_backend(environ),
+        batch_delay_s=_integer(environ, "TILEWISE_BATCH_DELAY_MS", 0, 0, 1000) / 1000,
     )
 
 
@@ -86,18 +101,52 @@ def _variable(tile_option: str) -> str:
     return f"TILEWISE_{tile_option.upper()}"
 
 
-def default_workers(environ: Mapping[str, str]) -> int:
-    """One process where there is a GPU, else one for every four cores."""
-    return 1 if _has_gpu(environ) else max(1, available_cores() // 4)
+def read_backend(environ: Mapping[str, str]) -> BackendName:
+    """What is to run the model.
+
+    Raises:
+        UserError: there is no such backend.
+
+    """
+    return cast("BackendName", _choice(environ, "TILEWISE_BACKEND", BACKENDS))
+
+
+def default_workers(environ: Mapping[str, str], model_dir: Path | None = None) -> int:
+    """A process a GPU; without one a process a core, as far as the memory goes.
+
+    Several processes of one thread answer more requests than one of several threads, and go on when somebody
+    else takes a core (benchmarks/serving_speed.py). Where the user says how many threads compute together,
+    that is how many cores a process has.
+    """
+    gpus = len(visible_gpus())
+    if gpus and read_backend(environ) != "onnx":
+        return gpus
+    cores = max(1, available_cores() // (_given_threads(environ) or 1))
+    return max(1, min(cores, int(MEMORY_SHARE * memory_limit() / _worker_bytes(environ, model_dir))))
+
+
+def _worker_bytes(environ: Mapping[str, str], model_dir: Path | None) -> int:
+    """About what a worker needs: its libraries, the model, and an image of some 10 million pixels."""
+    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) if model_dir else 0
+    graph = model_dir is not None and any(model_dir.glob(f"*{GRAPH_SUFFIX}"))
+    without_torch = graph and read_backend(environ) in ("auto", "onnx")
+    return (GRAPH_WORKER_BYTES if without_torch else TORCH_WORKER_BYTES) + 3 * weights
 
 
 def thread_caps(environ: Mapping[str, str], workers: int, cores: int) -> dict[str, str]:
     """The variables that keep the workers' threads from fighting for the cores, unless the user set them.
 
-    They count only when they are set before torch is imported.
+    ``OMP_NUM_THREADS`` of the user's holds for all libraries. They count only when they are set before these
+    are loaded.
     """
-    threads = str(max(1, cores // workers))
+    threads = str(_given_threads(environ) or max(1, cores // workers))
     return {name: threads for name in _THREAD_VARIABLES if not environ.get(name)}
+
+
+def _given_threads(environ: Mapping[str, str]) -> int:
+    """What the user's ``OMP_NUM_THREADS`` says first, as it may be a list; 0 for nothing that is a number."""
+    first = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
 
 
 def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
@@ -146,10 +195,3 @@ def _log_level(environ: Mapping[str, str]) -> int:
     if level is None:
         raise UserError(f"{name} must be one of {', '.join([*levels, *numbers])}, not {text!r}")
     return int(level)
-
-
-def _has_gpu(environ: Mapping[str, str]) -> bool:
-    """Asked of /dev: the master process must not import torch, for its workers fork from it."""
-    if environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return False
-    return any(Path("/dev").glob("nvidia[0-9]*"))

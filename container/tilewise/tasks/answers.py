@@ -7,6 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tilewise.inference.description import ModelDescription
+from tilewise.registry import find_task
+
 Answer = Callable[[Any, bool], dict[str, Any]]
 """The content of an answer, as plain JSON types.
 
@@ -19,11 +22,7 @@ def answer_of(model_dir: Path) -> Answer:
 
     @cache
     def task() -> Any:
-        # Imported here: it takes torch with it, which is there by the time that a model has said something.
-        from tilewise.inference.artifact import read_task
-        from tilewise.registry import find_task
-
-        return find_task(read_task(model_dir))()
+        return find_task(ModelDescription.read(model_dir).task)()
 
     def answer(prediction: Any, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
         content: dict[str, Any] = task().answer(prediction, as_annotation=as_annotation)

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from tilewise.arrays import Bool, Float64, Int64
+from tilewise.arrays import Bool, Float64, Floats, Int64
 from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
 from tilewise.tiling.neighbours import near_pairs
@@ -25,7 +23,7 @@ FRAGMENT_WEIGHT = 0.5
 _ROUNDS = 32
 
 
-def cut_sides(boxes_N4: Tensor, view: View, width: int, height: int) -> Tensor:
+def cut_sides(boxes_N4: Floats, view: View, width: int, height: int) -> Bool:
     """Which sides of the boxes are cut by the view's window: they touch a border that lies inside the image.
 
     Args:
@@ -39,14 +37,15 @@ def cut_sides(boxes_N4: Tensor, view: View, width: int, height: int) -> Tensor:
 
     """
     x0, y0, x1, y1 = view.window
-    inner = boxes_N4.new_tensor([x0 > 0, y0 > 0, x1 < width, y1 < height], dtype=torch.bool)
-    far = boxes_N4.new_tensor(view.size)
-    touches = torch.cat([boxes_N4[:, :2] < TOUCH, boxes_N4[:, 2:] > far - TOUCH], dim=1)
-    return touches & inner
+    inner = np.array([x0 > 0, y0 > 0, x1 < width, y1 < height])
+    far = np.array(view.size, boxes_N4.dtype)
+    touches = np.concatenate([boxes_N4[:, :2] < TOUCH, boxes_N4[:, 2:] > far - TOUCH], axis=1)
+    cut: Bool = touches & inner
+    return cut
 
 
 def merge_detections(
-    detections: Instances, view_N: Tensor, cut_N4: Tensor, rule: MergeRule, threshold: float
+    detections: Instances, view_N: Int64, cut_N4: Bool, rule: MergeRule, threshold: float
 ) -> Instances:
     """Merge what the views of one image show into one list, in which each object stands once.
 
@@ -60,7 +59,7 @@ def merge_detections(
       show an object says nothing about it).
 
     Args:
-        detections: in pixels of the image, on the CPU, from all views.
+        detections: in pixels of the image, from all views.
         view_N: (N,) int64, the view that each comes from.
         cut_N4: (N, 4) bool, see :func:`cut_sides`.
         rule: see above.
@@ -72,11 +71,11 @@ def merge_detections(
     """
     if not len(detections):
         return detections
-    boxes, scores = detections.boxes.numpy().astype(np.float64), detections.scores.numpy().astype(np.float64)
-    cut = cut_N4.numpy() if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
+    boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
+    cut = cut_N4 if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
     weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
     order = np.argsort(-scores * weight, kind="stable")
-    ranked = _Ranked(boxes[order], detections.labels.numpy()[order], view_N.numpy()[order], cut[order])
+    ranked = _Ranked(boxes[order], detections.labels[order], view_N[order], cut[order])
     winners, losers = _overlaps(ranked, threshold)
     kept = ~_removed(winners, losers, len(order))
     merged = boxes
@@ -85,8 +84,7 @@ def merge_detections(
         merged[order] = _means(ranked, scores[order], winners, losers, kept)
     remaining = np.sort(order[kept])
     remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
-    boxes_M4 = torch.from_numpy(merged[remaining]).float()
-    return replace(detections.select(torch.from_numpy(remaining)), boxes=boxes_M4)
+    return replace(detections.select(remaining), boxes=merged[remaining].astype(np.float32))
 
 
 class _Ranked:

@@ -29,6 +29,7 @@ from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
+from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
@@ -94,10 +95,10 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
             "negative_views=false_alarms looks at the training images once more, and those of a pipe do not "
             "come when they are asked for: use input mode File or FastFile, or negative_views=background"
         )
+    refuse_pipe(job.hp, data.train)
     one_host = job.distributed.hosts == 1  # else each may have a part of the data
     if data.validation and data.validation.supports_random_access and one_host:
         job.task.check_validation(data.validation.sample)
-    refuse_pipe(job.hp, data.train)
     device = _prepare_process(job)
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
@@ -173,7 +174,9 @@ def _plan_minutes(
 def _assemble(
     data: DataSet, job: JobContext, spec: ModelSpec, model: VisionModel, start: Start, compute: Compute
 ) -> tuple[Trainer, TrainState]:
-    planner = make_planner(job.hp, spec)
+    planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
+    if planner:
+        planner.repeats = repeats
     if not start.state:
         job = _plan_minutes(data, job, spec, planner, compute)
     hp, distributed = job.hp, job.distributed
@@ -191,6 +194,7 @@ def _assemble(
         distributed=distributed,
         pinned=next(model.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
+        repeats=repeats,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

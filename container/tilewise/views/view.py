@@ -3,29 +3,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
-from tilewise.arrays import Bool, Floats
+from tilewise.arrays import Array, Bool, Floats
 from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
+from tilewise.views.arrays import FILL, Window, cut_array
 
-FILL = (123, 117, 104)
-"""RGB of what lies outside an image: the mean of ImageNet, as SSD's zoom-out has it."""
+if TYPE_CHECKING:  # an endpoint may do without it
+    from torch import Tensor
 
-Window = tuple[int, int, int, int]
-"""``x0, y0, x1, y1`` in whole pixels of the upright image."""
+__all__ = ["ANY_SIZE", "FILL", "Scaling", "SizeRange", "View", "Window", "objects_shown", "whole_image"]
+
+Pixels = TypeVar("Pixels", Array, "Tensor")
 
 SizeRange = tuple[float, float]
 """Object sizes, √area in pixels of the upright image: from the first up to, not including, the second."""
 
 ANY_SIZE: SizeRange = (0.0, math.inf)
-
-BAND_BYTES = 16 * 1024 * 1024
-"""Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,8 @@ class Scaling:
 class View:
     """What the model is to look at: a window of an image, and the size it is scaled to.
 
-    Boxes are arrays: to place the few of a view, tensors need three times as long. Pixels are tensors, on any
-    device.
+    Boxes are arrays: to place the few of a view, tensors need three times as long. Pixels are arrays, or
+    tensors on any device.
 
     Attributes:
         window: ``x0, y0, x1, y1`` in whole pixels of the upright image; it may reach beyond the image.
@@ -109,7 +106,7 @@ class View:
             height: pixels of the image.
 
         """
-        boxes = torch.from_numpy(clip_boxes(self.boxes_to_image(detections.boxes.numpy()), (width, height)))
+        boxes = clip_boxes(self.boxes_to_image(detections.boxes), (width, height))
         (x0, y0, _, _), (across, down) = self.window, self.scale
         image = (-x0 * across, -y0 * down, (width - x0) * across, (height - y0) * down)
         fields = {name: each.crop(image, (width, height)) for name, each in detections.fields.items()}
@@ -121,26 +118,25 @@ class View:
         sizes = object_size(boxes_N4)
         return np.asarray((sizes >= smallest) & (sizes < largest))
 
-    def pixels_from_image(self, image: Tensor, factor: int = 1) -> Tensor:
+    def pixels_from_image(self, image: Pixels, factor: int = 1) -> Pixels:
         """Cut the window out of an image and scale it.
 
         Args:
-            image: (3, H, W) uint8, on any device.
+            image: (3, H, W) uint8, an array, or a tensor on any device.
             factor: by how much the image has been reduced; the view must be :meth:`snapped` to it.
 
         Returns:
             (3, height, width) uint8 of :attr:`size`, memory of its own; what lies outside the image is
-            :data:`FILL`.
+            :data:`~tilewise.views.arrays.FILL`. Of an array an array: both scale as Pillow does, and differ
+            by 1 in some of a thousand values, where a sum lies on the border between two.
 
         """
         x0, y0, x1, y1 = (side // factor for side in self.window)
-        height, width = image.shape[-2:]
-        inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
-        if inside.shape[-2:] == (y1 - y0, x1 - x0):
-            return _scale(inside, *self.size)
-        # bilinear scaling goes along x and along y: rows of FILL need only the latter
-        rows = _scale(_amid_fill(inside, 2, max(-x0, 0), x1 - x0), self.size[0], inside.shape[1])
-        return _scale(_amid_fill(rows, 1, max(-y0, 0), y1 - y0), *self.size)
+        if isinstance(image, np.ndarray):
+            return cut_array(image, (x0, y0, x1, y1), self.size)
+        from tilewise.views.tensors import cut_tensor
+
+        return cut_tensor(image, (x0, y0, x1, y1), self.size)
 
     def _offset(self, like: Floats) -> Floats:
         x0, y0, _, _ = self.window
@@ -148,36 +144,6 @@ class View:
 
     def _factor(self, like: Floats) -> Floats:
         return np.array([*self.scale, *self.scale], like.dtype)
-
-
-def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
-    """``before`` times :data:`FILL`, the pixels, and more of it: of a length along an axis of (3, H, W)."""
-    shape = [*pixels.shape]
-    shape[axis] = length
-    _, height, width = shape
-    fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
-    # colours last, as images are decoded: so they are scaled several times as fast
-    canvas = fill.repeat(width, 1).repeat(height, 1, 1).permute(2, 0, 1)
-    canvas.narrow(axis, min(before, length), pixels.shape[axis]).copy_(pixels)
-    return canvas
-
-
-def _scale(pixels: Tensor, width: int, height: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, height, width), bilinear, antialiased, as Pillow does it: first x, then y."""
-    if pixels.shape[-2:] == (height, width):
-        return pixels.clone()
-    if pixels.numel() > BAND_BYTES:
-        rows = max(1, BAND_BYTES // (3 * pixels.shape[2]))
-        bands = [_resize(band, width, band.shape[1]) for band in pixels.split(rows, dim=1)]
-        pixels = torch.cat([band.permute(1, 2, 0) for band in bands]).permute(2, 0, 1)
-    return _resize(pixels, width, height)
-
-
-def _resize(pixels: Tensor, width: int, height: int) -> Tensor:
-    # a window's rows lie apart in its image's memory: PyTorch scales them twice as fast side by side
-    side_by_side = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    scaled: Tensor = F.resize(side_by_side, [height, width], antialias=True)
-    return scaled
 
 
 def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:

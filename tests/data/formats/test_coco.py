@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as masks
 from tilewise.data.annotations import ParsedChannel
 from tilewise.data.folder import Folder
 from tilewise.data.formats import coco
 from tilewise.data.formats.coco import find_coco_file, read_coco
+from tilewise.data.json_lines import MAX_CANDIDATES
 from tilewise.errors import UserError
 
 CATEGORIES = [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}]
@@ -141,6 +143,7 @@ def test_images__size_in_other_forms(folder: Path) -> None:
         ("x/y/b.jpg", "b.jpg"),
         ("b.png", "train2017/b.png"),
         ("images/mit Raum/größe 木.jpg", "mit Raum/größe 木.jpg"),
+        ("a.jpg", "/data/upload/1/0123abcd-a.jpg"),  # as Label Studio's converter leaves it
     ],
 )
 def test_images__found(folder: Path, on_disk: str, name: str) -> None:
@@ -168,34 +171,30 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
         ({"images": []}, "Object missing required field `categories`"),
         (content(categories=[]), "it has no categories"),
         (content(categories=[{"id": 1}]), "the key 'name' is missing"),
-        (content(categories=[{"id": "x", "name": "y"}]), "invalid literal for int"),
+        (
+            content(categories=[{"id": [], "name": "y"}]),
+            "categories[0] has the id [] (list), neither a number",
+        ),
         (
             content(categories=[*CATEGORIES, {"id": 2, "name": "c"}]),
-            "two of its categories have the same id, of 1, 2",
+            "two of the categories have the same id, 2 (number)",
         ),
         (
             content(categories=[*CATEGORIES, {"id": 3, "name": "ant"}]),
             "two of its categories have the same name, of ant, bee, ant",
         ),
-        (content([image(), image(1, "b.jpg")]), "two images have the id 1"),
+        (content([image(), image(1, "b.jpg")]), "two of the images have the same id, 1 (number)"),
         (content([image(), image(2, "x/a.jpg")]), "two images are the same file: a.jpg and x/a.jpg"),
         (content([{"id": 1}]), "the key 'file_name' is missing"),
         (content([{"file_name": "a.jpg"}]), "the key 'id' is missing"),
         (
             content(annotations=[annotation(8, 5)]),
-            "annotation 8 has image_id 5, which no image in the file has",
+            "annotation 8 has image_id 5 (number), which none of the images has: their ids are 1 (number)",
         ),
         (
             content(annotations=[annotation(8, 1, 3)]),
-            "annotation 8 has category_id 3, which is not among the categories' ids 1, 2",
+            "annotation 8 has category_id 3 (number), which none of the categories has: their",
         ),
-        (
-            content(annotations=[annotation(8, bbox=[1, 2, 3])]),
-            "annotation 8 has the bbox [1, 2, 3], not 4 numbers",
-        ),
-        (content(annotations=[annotation(8, bbox=[])]), "annotation 8 has the bbox [], not 4 numbers"),
-        (content(annotations=[annotation(8, bbox=None)]), "annotation 8 has the bbox None, not 4 numbers"),
-        (content(annotations=[annotation(8, bbox=[1, 2, 3, "x"])]), "could not convert string to float"),
         (
             content(annotations=[{"id": 8, "image_id": 1, "bbox": [1, 2, 3, 4]}]),
             "the key 'category_id' is missing",
@@ -203,8 +202,11 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
         (content(annotations=3), "Expected `array | null`, got `int` - at `$.annotations`"),
         (content(images=[3]), "Expected `object`, got `int` - at `$.images[0]`"),
         (content(annotations=[annotation(), 3]), "Expected `object`, got `int` at `$.annotations[1]`"),
-        (content(annotations=[annotation(8, [1])]), "unhashable type: 'list'"),
-        (content(annotations=[annotation(8, bbox=[1, 2, 3, 10**400])]), "int too large to convert to float"),
+        (
+            content(annotations=[annotation(8, [1])]),
+            "annotation 8 has image_id [1] (list), which none of",
+        ),
+        (content(annotations=[{**annotation(8), "iscrowd": "x"}]), 'annotation 8 has iscrowd "x" (text)'),
     ],
 )
 def test_read_coco__what_is_wrong_is_named(folder: Path, broken: Any, reason: str) -> None:
@@ -234,9 +236,9 @@ def test_read_coco__byte_order_mark(folder: Path) -> None:
 
 
 def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:
-    for name in ("train.json", "annotations/instances.json"):
+    for name in ("train.json", "annotations/instances.json", "images/a.json", "deep/er/coco.json", "labels"):
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         file.write_text(json.dumps(content()))
         assert find_coco_file(Folder(tmp_path)) == file
         file.unlink()
@@ -245,8 +247,6 @@ def test_find_coco_file__where_it_may_stand(tmp_path: Path) -> None:
 def test_find_coco_file__none(tmp_path: Path) -> None:
     assert find_coco_file(Folder(tmp_path)) is None
     (tmp_path / "folder.json").mkdir()
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    (tmp_path / "deep" / "er" / "coco.json").write_text(json.dumps(content()))
     (tmp_path / "a.json").write_text('{"file": "images/a.jpg", "annotations": [], "categories": []}')
     (tmp_path / "b.json").write_text('{"file": "b.jpg", "categories": [{"class_id": 0, "name": "images"}]}')
     (tmp_path / "c.json").write_text('{"file": "c.jpg", "image_id": 3, "file_name": "c.jpg"}')
@@ -303,7 +303,7 @@ def test_find_coco_file__among_many_small_ones(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(coco, "_looks_like_coco", counted)
     assert find_coco_file(Folder(tmp_path)) is None
-    assert len(looked) <= coco.MAX_CANDIDATES
+    assert len(looked) <= MAX_CANDIDATES
     (tmp_path / "zoo.json").write_text(json.dumps(content()))
     assert find_coco_file(Folder(tmp_path)) == tmp_path / "zoo.json"
 
@@ -316,3 +316,103 @@ def test_read_coco__real_data_sets(shared_data: Path) -> None:
         assert len(found.examples) == len(whole["images"])
         assert sum(len(example.targets.boxes) for example in found.examples) == len(whole["annotations"])
         assert all(example.path for example in found.examples), name
+
+
+SQUARE = [5, 6, 15, 6, 15, 26, 5, 26]
+MASK = np.zeros((30, 40), np.uint8, order="F")
+MASK[6:26, 5:15] = 1
+
+
+@pytest.mark.parametrize("bbox", [{}, {"bbox": None}, {"bbox": []}, {"bbox": [0, 0, 0, 0]}])
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [SQUARE],
+        SQUARE,
+        [SQUARE[:6], SQUARE[2:]],
+        {"size": [30, 40], "counts": masks.encode(MASK)["counts"].decode()},
+        {"size": [30, 40], "counts": [156, *[20, 10] * 9, 20, 30 * 40 - 156 - 20 * 10 - 10 * 9]},
+    ],
+)
+def test_outlines__where_there_is_no_bbox(folder: Path, bbox: dict[str, Any], segmentation: Any) -> None:
+    row = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": segmentation, **bbox}
+    for text in (json.dumps(content(annotations=[row])), json.dumps(content(annotations=[row])) + "\n"):
+        found = read(folder, text.encode())
+        assert found.examples[0].targets.boxes.tolist() == [[5, 6, 15, 26]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"bbox": None}, "has the bbox null, not 4 numbers"),
+        ({"bbox": [1, 2, 3]}, "has the bbox [1, 2, 3] (list), not 4 numbers"),
+        ({"bbox": [1, 2, 3, "x"]}, 'has the bbox [1, 2, 3, "x"] (list), not 4 numbers'),
+        ({"bbox": [1, 2, 3, 10**400]}, "has the bbox [1, 2, 3, 1000"),
+        ({"bbox": None, "segmentation": "x"}, 'has no bbox, and the segmentation "x" (text)'),
+        (
+            {"bbox": None, "segmentation": [[1, 2, 3]]},
+            "has no bbox, and a polygon [1, 2, 3] (list)",
+        ),
+        (
+            {"bbox": None, "segmentation": [[1, 2, 3, 4, 5, 6, 7]]},
+            "has no bbox, and a polygon [1, 2, 3, 4",
+        ),
+        ({"bbox": None, "segmentation": {"size": [0, 4], "counts": "n03"}}, "has no bbox, and the mask"),
+        ({"bbox": None, "segmentation": {"size": [3, 4], "counts": [1, 2]}}, "has no bbox, and the mask"),
+        ({"bbox": None, "segmentation": {"size": [3, 4], "counts": [-1, 13]}}, "has no bbox, and the mask"),
+    ],
+)
+def test_box__that_cannot_be_read_is_named(folder: Path, row: dict[str, Any], reason: str) -> None:
+    (example,) = read(folder, content(annotations=[annotation(7), {**annotation(8), **row}])).examples
+    assert len(example.targets) == 1 and len(example.unread) == 1
+    assert example.unread[0].startswith(f"annotation 8 {reason}")
+
+
+@pytest.mark.parametrize(
+    ("ids", "wanted"),
+    [(["1", "2"], [1, 2]), ([1, 2], ["1", " 2 "]), (["000000000007", "x"], [7, "x"]), ([1.0, 2], ["1", 2])],
+)
+def test_ids__as_text_or_as_numbers(folder: Path, ids: list[Any], wanted: list[Any]) -> None:
+    write_image(folder / "b.jpg")
+    rows = [annotation(number, image_id, str(1 + number)) for number, image_id in enumerate(wanted)]
+    first, second = read(folder, content([image(ids[0]), image(ids[1], "b.jpg")], rows)).examples
+    assert first.targets.labels.tolist() == [0] and second.targets.labels.tolist() == [1]
+
+
+def test_ids__that_clash_as_text_stay_apart(folder: Path) -> None:
+    write_image(folder / "b.jpg")
+    images = [image("1"), image(1, "b.jpg")]
+    first, second = read(folder, content(images, [annotation(0, 1), annotation(1, 1)])).examples
+    assert (len(first.targets), len(second.targets)) == (0, 2)
+    assert "annotation 2 has image_id 01" not in message(folder, content(images, [annotation(2, "01")]))
+
+
+@pytest.mark.parametrize(
+    ("categories", "classes", "groups"),
+    [
+        ([("car", "none"), ("car", "car")], ("car",), ()),
+        ([("car", ""), ("car", "car")], ("car",), ()),
+        ([("vehicles", "none"), ("car", "vehicles")], ("vehicles", "car"), ("vehicles",)),
+        ([("vehicles", None), ("car", "vehicles")], ("vehicles", "car"), ("vehicles",)),
+        ([("vehicles", "none"), ("car", "other")], ("vehicles", "car"), ("vehicles",)),
+        ([("bus", "none"), ("car", "none")], ("bus", "car"), ()),
+        ([("person", "person"), ("car", "vehicle")], ("person", "car"), ()),
+    ],
+)
+def test_categories__that_group_others(
+    folder: Path, categories: list[tuple[str, str]], classes: tuple[str, ...], groups: tuple[str, ...]
+) -> None:
+    rows = [{"id": index, "name": name, "supercategory": its} for index, (name, its) in enumerate(categories)]
+    found = read(folder, content(annotations=[annotation(category_id=1)], categories=rows))
+    assert found.classes == classes and found.groups == frozenset(groups)
+    assert found.examples[0].targets.labels.tolist() == [len(classes) - 1]
+
+
+def test_images__beside_the_file_come_first(folder: Path) -> None:
+    for name in ("train/a.jpg", "valid/a.jpg"):
+        write_image(folder / name)
+    (folder / "a.jpg").unlink()
+    file = folder / "valid" / "_annotations.coco.json"
+    file.write_text(json.dumps(content()))
+    (example,) = read_coco(file, Folder(folder)).examples
+    assert example.path == folder / "valid/a.jpg"

@@ -193,19 +193,22 @@ def test_objects__fractions_and_strings(folders: Folders) -> None:
         (content("a.jpg", {"left": 1}), "form: annotations[0]: the key 'class_id' is missing"),
         (
             content("a.jpg", {**annotation(), "class_id": "dog"}),
-            "form: annotations[0]: class_id dog is not 0, 1, 2, …",
+            'form: annotations[0]: class_id "dog" (text) is not 0, 1, 2, …',
         ),
-        (content("a.jpg", annotation(-1)), "form: annotations[0]: class_id -1 is not 0, 1, 2, …"),
-        (content("a.jpg", annotation(1.5)), "form: annotations[0]: class_id 1.5 is not 0, 1, 2, …"),
-        (content("a.jpg", annotation(None)), "form: annotations[0]: class_id None is not 0, 1, 2, …"),
+        (content("a.jpg", annotation(-1)), "form: annotations[0]: class_id -1 (number) is not 0, 1, 2, …"),
+        (content("a.jpg", annotation(1.5)), "form: annotations[0]: class_id 1.5 (number) is not 0, 1, 2, …"),
+        (content("a.jpg", annotation(None)), "form: annotations[0]: class_id null is not 0, 1, 2, …"),
         (
             content("a.jpg", annotation(0, ("a", 1, 1, 1))),
-            "form: annotations[0]: could not convert",
+            'form: annotations[0]: its left is "a" (text), not a number',
         ),
-        (content("a.jpg", image_size=[{"width": 3}]), "form: image_size: the key 'height' is missing"),
-        (content("a.jpg", image_size=["3x4"]), "form: image_size: string indices must be integers"),
-        ({"file": "a.jpg", "annotations": None}, "form: 'NoneType' object is not iterable"),
-        ({"file": "a.jpg", "annotations": [3]}, "form: annotations[0]: 'int' object is not subscriptable"),
+        (content("a.jpg", image_size=[{"width": 3}]), 'form: image_size is [{"width": 3}] (list), without'),
+        (content("a.jpg", image_size=["3x4"]), 'form: image_size is ["3x4"] (list), without'),
+        ({"file": "a.jpg", "annotations": None}, "form: annotations is null, not a list"),
+        (
+            {"file": "a.jpg", "annotations": [3]},
+            "annotations[0]: it is 3 (number), not an object with class_id",
+        ),
     ],
 )
 def test_json__broken_is_counted_once(folders: Folders, broken: Any, problem: str) -> None:

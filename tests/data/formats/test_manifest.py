@@ -177,11 +177,17 @@ def test_lines__other_line_ends_and_empty_ones(channel: Channel) -> None:
         ("{", "the line is not valid JSON: Expecting"),
         ("[" * 100_000, "the line is not valid JSON: maximum recursion"),
         ("3", "the line is not one JSON object, {…}"),
-        ({"boxes": {"annotations": []}}, "the line has no source-ref, or not a text"),
-        ({**line("a.jpg"), "source-ref": 3}, "the line has no source-ref, or not a text"),
-        ({"source": "aGFsbG8=", "boxes": {"annotations": []}}, "the line has no source-ref, or not a text"),
+        ({"boxes": {"annotations": []}}, "its source-ref is null, not the address of an image"),
+        ({**line("a.jpg"), "source-ref": 3}, "its source-ref is 3 (number), not the address"),
+        (
+            {"source": "aGFsbG8=", "boxes": {"annotations": []}},
+            "it holds its image itself (source: aGFsbG8=)",
+        ),
         (line("b.jpg", {"class_id": 1}), "its label boxes: annotations[0]: the key 'left' is missing"),
-        ({**line("b.jpg"), "boxes": {"annotations": None}}, "its label boxes: 'NoneType' object is not"),
+        (
+            {**line("b.jpg"), "boxes": {"annotations": None}},
+            "its label boxes: annotations is null",
+        ),
         ({"source-ref": "s3://x/b.jpg"}, "it has no label boxes"),
         (
             {"source-ref": "s3://x/b.jpg", "boxes-metadata": {"failure-reason": "ClientError: too large"}},
@@ -233,7 +239,7 @@ def test_images_in_the_lines(channel: Channel) -> None:
     channel.manifest(
         {**{key: value for key, value in line("x").items() if key != "source-ref"}, "source": "aGFsbG8="}
     )
-    assert channel.message().startswith("output.manifest line 1 holds its image itself (source): write the ")
+    assert "output.manifest line 1: it holds its image itself (source: aGFsbG8=): write" in channel.message()
 
 
 def test_label_attributes__several(channel: Channel) -> None:
@@ -242,10 +248,12 @@ def test_label_attributes__several(channel: Channel) -> None:
     label = {"annotations": [annotation(3)]}
     channel.manifest(line("a.jpg", more=label), line("b.jpg", more=label))
     assert channel.message() == (
-        "channel train: output.manifest has several label attributes (boxes, more): keep the one to train on"
+        "channel train: output.manifest has several label attributes (boxes, more): say which to train on "
+        "with the hyperparameter label_attribute, or keep one"
     )
-    channel.manifest(line("a.jpg", annotation(1), more=label), line("b.jpg"))
-    assert channel.read().used == {1}  # only boxes is in every line
+    channel.image("c.jpg")
+    channel.manifest(line("a.jpg", annotation(1), more=label), line("b.jpg"), line("c.jpg"))
+    assert channel.read().used == {1}  # only boxes is in every line, and more in few of them
 
 
 def test_label_attributes__none(channel: Channel) -> None:
@@ -260,15 +268,24 @@ def test_label_attributes__none(channel: Channel) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "reason"),
     [
-        ({"0": "dog"}, {"0": "cat"}, "class id 0 is dog in line 1, but cat in line 2"),
-        ({"0": "dog"}, {"1": "dog"}, "dog is class id 0 in line 1, but 1 in line 2"),
+        (
+            {"0": "dog"},
+            {"0": "cat"},
+            "class id 0 is dog in {0} line 1, but cat in {0} line 2",
+        ),
+        (
+            {"0": "dog"},
+            {"1": "dog"},
+            "dog is class id 0 in {0} line 1, but 1 in {0} line 2",
+        ),
     ],
 )
 def test_class_map__conflict(channel: Channel, first: Any, second: Any, reason: str) -> None:
     channel.manifest(line("a.jpg", names=first), line("b.jpg", names=second))
     assert (
         channel.message()
-        == f"channel train: output.manifest: {reason}: make the class-map of all lines agree"
+        == f"channel train: output.manifest: {reason.format('output.manifest')}: make the class-map of all "
+        "lines agree"
     )
 
 
@@ -317,7 +334,7 @@ def test_channel__two_manifests_or_two_formats(channel: Channel) -> None:
     channel.manifest(line("a.jpg", annotation()))
     channel.manifest(line("a.jpg", annotation()), name="copy.jsonl")
     assert (
-        "holds an augmented manifest in several files (copy.jsonl, output.manifest): keep"
+        "a.jpg (copy.jsonl line 1) and some/where/a.jpg (output.manifest line 1) annotate the same image"
         in channel.message()
     )
     (channel.root / "copy.jsonl").write_text('{"something": "else"}')
@@ -416,8 +433,9 @@ def test_s3__only_usable_lines_are_fetched(
 def test_s3__no_credentials(channel: Channel) -> None:
     channel.manifest(line("a.jpg"), line("b.jpg"))
     assert channel.message() == (
-        "channel train: output.manifest: 2 images are not in the channel, and without AWS credentials "
-        "(network isolation takes them away) they cannot be fetched from S3: put the images beside the "
+        "channel train: output.manifest: 2 images are not in the channel (s3://bucket/some/where/a.jpg, "
+        "s3://bucket/some/where/b.jpg), and without AWS credentials (network "
+        "isolation takes them away) they cannot be fetched from S3: put the images beside the "
         "manifest, or give the job's role s3:GetObject for them"
     )
 
@@ -465,7 +483,7 @@ def test_anything(tmp_path: Path, lines: list[bytes]) -> None:
     file = tmp_path / "a.manifest"
     file.write_bytes(b"\n".join(lines))
     try:
-        read_manifest(file, Folder(tmp_path), "train")
+        read_manifest({file.name: file}, Folder(tmp_path), "train")
     except UserError:
         pass
 

@@ -201,14 +201,17 @@ def test_xml__other_encoding(channel: WrittenChannel) -> None:
             "form: object 1: its ymin is missing",
         ),
         (annotation(thing(), thing(" ")), "form: object 2: its name is missing"),
-        (annotation(thing(box=(1, 2, 3, "x"))), "form: object 1: could not convert string to float: 'x'"),
+        (annotation(thing(box=(1, 2, 3, "x"))), 'form: object 1: its ymax is "x" (text), not a number'),
         (
             annotation(thing(box=(1, 2, 3, "nan"))),
             "form: object 1: its bndbox has the corners 1.0, 2.0, 3.0, nan",
         ),
-        (annotation(thing(more="<difficult>yes</difficult>")), "form: object 1: could not convert string"),
-        (annotation(size=("wide", 3)), "form: the width or height of its size is not a number"),
-        (annotation(size=("1e999", 3)), "form: the width or height of its size is not a number"),
+        (
+            annotation(thing(more="<difficult>yes</difficult>")),
+            'form: object 1: its difficult is "yes" (text), not a number',
+        ),
+        (annotation(size=("wide", 3)), 'form: the width of its size is "wide" (text), not a number'),
+        (annotation(size=("1e999", 3)), "form: the width or height of its size is not finite"),
     ],
 )
 def test_xml__broken_is_counted_once(channel: WrittenChannel, broken: str | bytes, problem: str) -> None:
@@ -256,7 +259,7 @@ def test_xml__deep(channel: WrittenChannel) -> None:
 def test_channel__other_xml_files_are_none(channel: WrittenChannel) -> None:
     channel.image("a.tif")
     channel.write("a.tif.aux.xml", "<PAMDataset></PAMDataset>")
-    channel.write("annotations.xml", "<annotations><version>1.1</version></annotations>")
+    channel.write("annotations.xml", "<notes><version>1.1</version></notes>")
     assert "no annotations of a known form" in channel.message()
 
 

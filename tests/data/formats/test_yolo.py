@@ -154,7 +154,7 @@ def test_names__in_several_files(channel: WrittenChannel) -> None:
         ("data.yaml", "names: []", "data.yaml has no class names"),
         ("classes.txt", "", "classes.txt has no class names"),
         ("classes.txt", "ant\n\nbee", "classes.txt has an empty class name"),
-        ("classes.txt", b"\xff\xfe", "classes.txt is not UTF-8 text: "),
+        ("classes.txt", b"ant\xff", "classes.txt is not UTF-8 text: "),
     ],
 )
 def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes, reason: str) -> None:
@@ -167,10 +167,10 @@ def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes,
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("ant 0.5 0.5 0.1 0.1", "could not convert string to float: b'ant'"),
-        ("-1 0.5 0.5 0.1 0.1", "the class -1 is not 0, 1, 2, …"),
-        ("0.5 0.5 0.5 0.1 0.1", "the class 0.5 is not 0, 1, 2, …"),
-        ("nan 0.5 0.5 0.1 0.1", "the class nan is not 0, 1, 2, …"),
+        ("ant 0.5 0.5 0.1 0.1", 'the class "ant" (text) is not 0, 1, 2, …'),
+        ("-1 0.5 0.5 0.1 0.1", 'the class "-1" (text) is not 0, 1, 2, …'),
+        ("0.5 0.5 0.5 0.1 0.1", 'the class "0.5" (text) is not 0, 1, 2, …'),
+        ("nan 0.5 0.5 0.1 0.1", 'the class "nan" (text) is not 0, 1, 2, …'),
         ("2 0.5 0.5 0.1 0.1", "the class 2 has no name: 2 classes from 0 to 1 have one"),
         (
             "0 0.5 0.5 0.1",
@@ -181,8 +181,8 @@ def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes,
             "it has 6 numbers, the last one a confidence as predictions have it: give the",
         ),
         ("0 0.5 0.5 0.1 0.1 0.9 0.5 0.5", "it has 8 numbers, but a box has 5"),
-        ("0 0.5 0.5 0.1 \xff", "could not convert string to float"),
-        ("0 0,5 0,5 0,1 0,1", "could not convert string to float: b'0,5'"),
+        ("0 0.5 0.5 0.1 \xff", 'it has "ÿ" (text), not a number'),
+        ("0 0,5 0,5 0,1 0,1", 'it has "0,5" (text), not a number: write decimals with a point'),
     ],
 )
 def test_lines__broken_ones_are_named(channel: WrittenChannel, line: str, problem: str) -> None:
@@ -219,10 +219,11 @@ def test_boxes__without_area_are_dropped(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write(
         "a.txt",
-        "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n",
+        "0 0.5 0.5 0 0.1\n0 0.5 0.5 inf 0.1\n0 0.5 0.5 nan 1\n"
+        + "".join(f"0 0.5 0.5 0.1 {0.1 + number / 100}\n" for number in range(60)),
     )
     data = channel.data()
-    assert len(data.train.sample[0].targets.boxes) == 1 and len(data.train.issues.dropped) == 3
+    assert len(data.train.sample[0].targets.boxes) == 60 and len(data.train.issues.dropped) == 3
 
 
 def test_channel__text_that_stands_for_no_image_is_none(channel: WrittenChannel) -> None:

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pipe_platform import PipePlatform, image_record, manifest, png
 from tilewise.data.channel import ChannelFolder, ChannelPipe, DataSet, read_data_set
+from tilewise.data.choice import DataChoice
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.stream import Stream
 from tilewise.errors import UserError
@@ -105,9 +107,9 @@ def test_table__says_that_the_rest_streams(
     ("facts", "num_classes", "words"),
     [
         (
-            {"content_type": "image/jpeg"},
+            {"content_type": "text/csv"},
             2,
-            "(content type application/x-recordio), not content type image/jpeg",
+            "(content type application/x-recordio, image/jpeg or image/png), not content type text/csv",
         ),
         ({}, None, "channel train: input mode Pipe needs num_classes (or class_map)"),
         ({"images": None}, 2, "channel train: input mode Pipe needs num_training_samples"),
@@ -120,6 +122,31 @@ def test_refused__before_anything_is_read(
     with pytest.raises(UserError) as error:
         read(stack, {"train": channel}, num_classes)
     assert words in str(error.value) and names_of_pipe_threads() == []
+
+
+@pytest.mark.parametrize("content_type", ["image/jpeg", "image/png", "application/x-image", ""])
+def test_manifest__content_types_of_the_built_in(stack: ExitStack, tmp_path: Path, content_type: str) -> None:
+    content = manifest(png(), [(0, 0, 0, 5, 5)]) + manifest(png(), [(1, 2, 2, 9, 9)])
+    channel = replace(pipe(stack, tmp_path / "train", content, 2), content_type=content_type)
+    assert len(read(stack, {"train": channel}).train.sample) == 2
+
+
+def test_choice__of_classes_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+    metadata = {"class-map": {"0": "dog", "1": "cat"}}
+    content = manifest(png(), [(0, 0, 0, 5, 5), (1, 2, 2, 9, 9)], metadata=metadata) * 2
+    data = read(stack, {"train": pipe(stack, tmp_path / "train", content, 2)}, 2, choice=DataChoice(("cat",)))
+    assert data.classes == ("cat",) and data.train.sample.targets.labels.tolist() == [0, 0]
+
+
+def test_refused__a_subset_of_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="input mode Pipe shows all images, one after the other: leave max_i"):
+        read(stack, {"train": ChannelPipe(tmp_path / "train", images=3)}, choice=DataChoice(max_images=2))
+
+
+def test_boxes__of_which_too_many_cannot_be_used(stack: ExitStack, tmp_path: Path) -> None:
+    content = image_record([2, 5, 1, 0.5, 0.5, 0.2, 0.1, 0, 0.1, 0.1, 0.5, 0.5], png()) * 4
+    with pytest.raises(UserError, match=r"4 of 8 boxes cannot be used, more than 5% \(are they x, y, width"):
+        read(stack, {"train": pipe(stack, tmp_path / "train", content, 4)})
 
 
 def test_refused__annotation_channel(stack: ExitStack, tmp_path: Path) -> None:

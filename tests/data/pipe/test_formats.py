@@ -75,7 +75,10 @@ def test_manifest__size_of_the_label() -> None:
         ([record_bytes(png()), record_bytes(b"{}")], "none of the 1 JSON texts after it has annotations"),
         ([record_bytes(png()), record_bytes(b"null")], "none of the 1 JSON texts"),
         ([manifest(png(), [], other={"annotations": []})], "2 of the 2 JSON texts after it has annotations"),
-        ([manifest(png(), [("x", 0, 0, 1, 1)])], "its label: annotations[0]: class_id x is not 0, 1, 2, …"),
+        (
+            [manifest(png(), [("x", 0, 0, 1, 1)])],
+            'its label: annotations[0]: class_id "x" (text) is not 0, 1, 2, …',
+        ),
         (
             [record_bytes(png()), record_bytes(b'{"annotations": [{}]}')],
             "its label: annotations[0]: the key 'class_id' is",
@@ -121,6 +124,12 @@ def test_kind__image_records(label: Any, image: bytes) -> None:
     ("content", "words"),
     [
         (b"", "train_0 ended without a record: is there any data"),
+        (
+            png(),
+            "train_0 holds bare images, without their labels and one after the other: set RecordWr",
+        ),
+        (encoded("JPEG"), "set RecordWrapperType to RecordIO for the channel"),
+        (b'{"source-ref": "s3://bucket/a.jpg"}', 'train_0 holds text ({"source-ref": "s3://bucket/a.jp)'),
         (
             record_bytes(b'{"annotations": []}') + record_bytes(png()),
             "list source-ref first in Attr",

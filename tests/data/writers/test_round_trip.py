@@ -16,10 +16,14 @@ from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco
+from tilewise.data.writers.cvat import write_cvat
 from tilewise.data.writers.image_json import write_image_json
+from tilewise.data.writers.label_studio import write_label_studio
+from tilewise.data.writers.labelme import write_labelme
 from tilewise.data.writers.manifest import write_manifest
 from tilewise.data.writers.output import Output, new_folder
 from tilewise.data.writers.recordio import write_recordio
+from tilewise.data.writers.via import write_via
 from tilewise.data.writers.voc import write_voc
 from tilewise.data.writers.yolo import write_yolo
 from tilewise.errors import UserError
@@ -31,9 +35,15 @@ WRITERS = {
     "manifest": write_manifest,
     "yolo": write_yolo,
     "voc": write_voc,
+    "label-studio": write_label_studio,
+    "cvat": write_cvat,
+    "labelme": write_labelme,
+    "via": write_via,
 }
 NO_SHRINKING = (Phase.explicit, Phase.generate)  # what fails is small enough, and files take time
-EXACT = ("image-json", "coco", "manifest", "voc")
+OF_OBJECTS = ("voc", "image-json", "label-studio", "labelme", "via")
+"""The classes that are read are those that objects have."""
+EXACT = ("image-json", "coco", "manifest", "voc", "cvat", "labelme", "via")
 
 
 def png(width: int, height: int) -> bytes:
@@ -103,19 +113,22 @@ def test_writers__read_back_the_same(
     stems = data.draw(st.lists(file_names, min_size=1, max_size=4, unique_by=lambda name: name.casefold()))
     classes = tuple(data.draw(st.lists(names, min_size=3, max_size=3, unique=True)))
     records = [
-        a_record(folder / "source", f"{stem}.png", data.draw(st.lists(boxes(), max_size=4))) for stem in stems
+        a_record(folder / "source", f"{stem}.png", data.draw(st.lists(boxes(), max_size=4, unique_by=tuple)))
+        for stem in stems
     ]
+    # Boxes that are all within a pixel would be read as fractions.
+    records.append(a_record(folder / "source", ".large.png", [[0, 1, 2, 300, 400]]))
     (folder / "out").mkdir()
     output = Output(folder / "out", folder / "source")
     WRITERS[form](records, classes, output)
-    if form in ("voc", "image-json") and not any(len(record.targets.labels) for record in records):
+    if form in OF_OBJECTS and not any(len(record.targets.labels) for record in records):
         return  # their classes are those that objects have
     back, their_classes = read_back(folder / "out")
     assert (output.images, output.boxes) == (
         len(records),
         sum(len(record.targets) for record in records),
     )
-    if form not in ("voc", "image-json"):
+    if form not in OF_OBJECTS:
         assert their_classes == classes
     found = by_content(list(back))
     assert found.keys() == by_content(records).keys()
@@ -133,7 +146,7 @@ def test_writers__read_back_the_same(
 
 
 @settings(max_examples=12, deadline=None)
-@given(rows=st.lists(boxes(), min_size=1, max_size=6), difficult=st.booleans())
+@given(rows=st.lists(boxes(), min_size=1, max_size=6, unique_by=tuple), difficult=st.booleans())
 def test_recordio__reads_back_the_same(
     rows: list[list[float]], difficult: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -155,7 +168,17 @@ def test_recordio__reads_back_the_same(
 
 @pytest.mark.parametrize(
     ("form", "kept"),
-    [("coco", True), ("voc", True), ("yolo", False), ("image-json", False), ("manifest", False)],
+    [
+        ("coco", True),
+        ("voc", True),
+        ("cvat", True),
+        ("labelme", True),
+        ("yolo", False),
+        ("image-json", False),
+        ("manifest", False),
+        ("label-studio", False),
+        ("via", False),
+    ],
 )
 def test_ignored_boxes__kept_or_counted(form: str, kept: bool, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import torch
+import numpy as np
 from tilewise.data.decode import DecodedImage
 from tilewise.training.dataloading.image_cache import ImageCache
 
@@ -13,7 +13,7 @@ def decoded(capacity: int, sides: list[tuple[str, int]]) -> list[str]:
 
         def decode(key: str = key, side: int = side) -> DecodedImage:
             keys.append(key)
-            return DecodedImage.whole(torch.zeros((3, side, side), dtype=torch.uint8))
+            return DecodedImage.whole(np.zeros((3, side, side), np.uint8))
 
         assert cache.get(key, decode).width == side
     return keys

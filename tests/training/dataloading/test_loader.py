@@ -192,7 +192,7 @@ def test_loader__whole_images_stay_decoded_where_all_fit(
 
     def decode(record: Record, factor: int) -> DecodedImage:
         calls.append(record.key)
-        return DecodedImage.whole(torch.zeros((3, 40, 60), dtype=torch.uint8))
+        return DecodedImage.whole(np.zeros((3, 40, 60), np.uint8))
 
     monkeypatch.setattr(dataset_module, "decode_record", decode)
     monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * images * 3 * 40 * 60)
@@ -212,7 +212,7 @@ def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
 
     def decode(record: Record, factor: int) -> DecodedImage:
         factors.append(factor)
-        pixels = torch.zeros((3, 400 // factor, 600 // factor), dtype=torch.uint8)
+        pixels = np.zeros((3, 400 // factor, 600 // factor), np.uint8)
         return DecodedImage(pixels, 600, 400, factor)
 
     monkeypatch.setattr(dataset_module, "decode_record", decode)

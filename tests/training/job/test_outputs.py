@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from made_instances import make_instances
 from PIL import Image
 from stand_ins import make_job
 from tensorboardX.proto.event_pb2 import Event
@@ -18,7 +19,6 @@ from tilewise.evaluation import report
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import metrics
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
 from tilewise.training.history import TrainResult
@@ -42,7 +42,7 @@ def make_data(folder: Path) -> DataSet:
 def make_trained(data: DataSet) -> TrainResult:
     """The ant was found, the bee was not."""
     assert data.validation is not None
-    found = Instances(torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([0.9]), torch.tensor([0]))
+    found = make_instances(torch.tensor([[0.0, 0, 20, 20]]), torch.tensor([0.9]), torch.tensor([0]))
     scored = Scored(data.validation.sample, [found])
     best = metrics(scored.records, [found], CLASSES)
     epoch: dict[str, Any] = {"records": 8, "seconds": 2.0, "learning_rate": 0.1}

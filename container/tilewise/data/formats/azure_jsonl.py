@@ -7,10 +7,10 @@ learning", sections "Object detection" and "Instance segmentation".
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 
@@ -22,11 +22,13 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     by_name,
     check_fractions,
+    some,
     two_for_one_image,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
+from tilewise.data.quoting import as_number, quoted, shortened
 from tilewise.targets import Targets
 
 _CORNERS = ("topX", "topY", "bottomX", "bottomY")
@@ -36,12 +38,14 @@ _FALSE = ("", "0", "false", "no", "none")
 
 def find_azure_jsonl(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds Azure's JSON lines: in its annotation channel, or beside its images."""
-    file = find_json_lines(source.annotations, AZURE)
-    return DetectedFormat(AZURE, file.name, partial(read_azure_jsonl, file, source.images)) if file else None
+    files = find_json_lines(source.annotations, AZURE)
+    return (
+        DetectedFormat(AZURE, some(files), partial(read_azure_jsonl, files, source.images)) if files else None
+    )
 
 
-def read_azure_jsonl(file: Path, folder: Folder) -> ParsedChannel:
-    """Read a file of such lines; classes are the labels' names in alphabetical order.
+def read_azure_jsonl(files: Mapping[str, Path], folder: Folder) -> ParsedChannel:
+    """Read files of such lines, as if they were one; classes are the labels' names in alphabetical order.
 
     Images are looked for in the folder by the path in their ``image_url``, which is never fetched. Crowds are
     kept as ignored boxes; of polygons the boxes around them are taken.
@@ -51,10 +55,7 @@ def read_azure_jsonl(file: Path, folder: Folder) -> ParsedChannel:
 
     """
     numbers: dict[str, int] = {}
-    examples = [
-        _example(f"{file.name} line {number}", content, folder, numbers)
-        for number, content in read_json_lines(file)
-    ]
+    examples = [_example(where, content, folder, numbers) for where, content in read_json_lines(files)]
     two_for_one_image(examples)
     return by_name(examples, list(numbers))
 
@@ -67,22 +68,26 @@ def _example(
         return unusable(where, None, content)
     address = content.get("image_url")
     if not isinstance(address, str) or not address:
-        return unusable(where, None, "the line has no image_url, or not a text")
+        return unusable(where, None, f"its image_url is {quoted(address)}, not the address of an image")
+    if address.startswith("data:"):
+        return unusable(
+            where, None, f"its image_url holds the image itself ({shortened(address)}): give files"
+        )
     name = _path(address)
-    key = f"{name} ({where})"
-    image_name = folder.find_image(name) or folder.find_image(unquote(name))
-    image_name = image_name or folder.find_image_called(name.rsplit("/", 1)[-1])
+    key = f"{shortened(name)} ({where})"
+    image_name = folder.find_image(name) or folder.find_image_called(name)
     if image_name is None:
-        return unusable(key, None, f"its image {name} is not in the channel, or not only once")
+        problem = f"its image {shortened(name)} is not in the channel, or not only once"
+        return unusable(key, None, problem)
     try:
         size = _size(content.get("image_details"))
         rows, names, crowds = _objects(content.get("label"))
         boxes = check_fractions(boxes_from_corners(rows))
     except ValueError as error:
-        return unusable(key, folder.images[image_name], str(error))
+        return unusable(key, folder.files[image_name], str(error))
     return RawExample(
         key=key,
-        path=folder.images[image_name],
+        path=folder.files[image_name],
         size=size,
         targets=Targets(
             boxes,
@@ -108,36 +113,72 @@ def _size(details: Any) -> tuple[int, int] | None:
         return None
     matches = [_PIXELS.fullmatch(str(side)) for side in sides]
     if not matches[0] or not matches[1]:
-        raise ValueError(f'image_details has the sides {sides[0]} and {sides[1]}, not pixels such as "640px"')
+        stated = " and ".join(map(quoted, sides))
+        raise ValueError(f'image_details has the sides {stated}, not pixels such as "640px"')
     return int(matches[0][1]), int(matches[1][1])
 
 
 def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool]]:
     if not isinstance(label, list):
-        raise ValueError("label is not a list of boxes: give the lines of an object detection task")
+        raise ValueError(
+            f"label is {quoted(label)}, not a list of boxes: give the lines of an object detection task"
+        )
     rows, names, crowds = [], [], []
     for index, item in enumerate(label):
         try:
+            if not isinstance(item, dict):
+                raise ValueError(
+                    f"it is {quoted(item)}, not an object with label, topX, topY, bottomX, bottomY"
+                )
             rows.append(_corners(item))
             names.append(_name(item["label"]))
             crowds.append(str(item.get("isCrowd")).strip().lower() not in _FALSE)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            what = f"the key {error} is missing" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"label[{index}]: {what}") from None
+        except KeyError as error:
+            raise ValueError(f"label[{index}]: the key {error} is missing") from None
+        except ValueError as error:
+            raise ValueError(f"label[{index}]: {error}") from None
     return rows, names, crowds
 
 
 def _corners(item: dict[str, Any]) -> list[float]:
     if "polygon" in item and "topX" not in item:
-        points = np.asarray([float(number) for part in item["polygon"] for number in part])
-        if len(points) < 6 or len(points) % 2:
-            raise ValueError(f"a polygon of {len(points)} numbers")
-        x, y = points[0::2], points[1::2]
-        return [float(x.min()), float(y.min()), float(x.max()), float(y.max())]
-    return [float(item[corner]) for corner in _CORNERS]
+        points = [point for segment in _segments(item["polygon"]) for point in segment]
+        return [*np.min(points, axis=0).tolist(), *np.max(points, axis=0).tolist()]
+    return [as_number(item[corner], f"its {corner} is") for corner in _CORNERS]
+
+
+def _segments(polygon: Any) -> list[list[tuple[float, float]]]:
+    """The points of each part of an outline.
+
+    Azure's form is a list of segments, each a flat list ``x1, y1, x2, y2, …``; one segment alone, and points
+    as pairs, cannot mean anything else and are read, too.
+    """
+    problem = f"its polygon is {quoted(polygon)}, not a list of segments [[x1, y1, x2, y2, x3, y3, …], …]"
+    if not isinstance(polygon, list) or not polygon:
+        raise ValueError(problem)
+    if not any(isinstance(part, list) for part in polygon) or all(map(_is_pair, polygon)):
+        polygon = [polygon]  # one segment
+    segments = []
+    for part in polygon:
+        if not isinstance(part, list):
+            raise ValueError(problem)
+        flat = [value for pair in part for value in pair] if part and all(map(_is_pair, part)) else part
+        if not all(isinstance(value, int | float | str) for value in flat):
+            raise ValueError(problem)
+        values = [as_number(value, "its polygon has") for value in flat]
+        if len(values) < 6 or len(values) % 2:
+            raise ValueError(
+                f"its polygon has a segment of {len(values)} numbers, not x and y of 3 points or more"
+            )
+        segments.append(list(zip(values[0::2], values[1::2], strict=True)))
+    return segments
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and not any(isinstance(each, list) for each in value)
 
 
 def _name(label: Any) -> str:
     if not isinstance(label, str) or not label.strip():
-        raise ValueError(f"its label {label} is not a name")
+        raise ValueError(f"its label is {quoted(label)}, not a name")
     return label.strip()

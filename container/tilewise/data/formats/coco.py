@@ -6,9 +6,12 @@ Specification: cocodataset.org, "Data format", section "Object Detection".
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,28 @@ import msgspec
 import numpy as np
 
 from tilewise.arrays import Array
-from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample
+from tilewise.data.addresses import STUDIO_ADDRESS, find_addressed
+from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, some
+from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
-from tilewise.data.json_lines import format_of_lines
+from tilewise.data.json_lines import format_of_lines, largest, largest_json
+from tilewise.data.quoting import as_number, quoted, shortened
+from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
-MAX_CANDIDATES = 10
+log = logging.getLogger(__name__)
+
 PEEK = 64 * 1024
-_COCO_PLACE = re.compile(r"(annotations/)?[^/]*\.json", re.IGNORECASE)
+_USUAL_PLACE = re.compile(r"(annotations/)?[^/]*", re.IGNORECASE)
+_NO_GROUP = "none"
+"""What Roboflow gives as the supercategory of a category that only groups the others."""
 
 
 class _Category(msgspec.Struct, gc=False):
     id: Any = msgspec.UNSET
     name: Any = msgspec.UNSET
+    supercategory: Any = None
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -47,6 +58,12 @@ class _CocoAnnotation(msgspec.Struct, gc=False):
     iscrowd: Any = None
 
 
+class _Outlined(_CocoAnnotation, gc=False):
+    """With its outline, which is decoded only where there is no box: it is most of a file."""
+
+    segmentation: Any = None
+
+
 class _Whole(msgspec.Struct):
     images: list[_Image]
     categories: list[_Category]
@@ -59,10 +76,60 @@ class _File(_Whole):
 
 
 class _PlainFile(_Whole):
-    annotations: list[_CocoAnnotation] | None = None
+    annotations: list[_Outlined] | None = None
 
 
 _decode = msgspec.json.Decoder(_CocoAnnotation).decode
+_decode_outlined = msgspec.json.Decoder(_Outlined).decode
+
+
+class _Ids:
+    """Which entry of a list has an id; a number and the text of it are the same where no two entries clash.
+
+    Args:
+        ids: of the entries, in their order.
+        what: what the entries are, for messages.
+
+    """
+
+    def __init__(self, ids: Sequence[Any], what: str):
+        self.what = what
+        self._index_of: dict[Any, int] = {}
+        for index, given in enumerate(ids):
+            if not _is_id(given):
+                raise ValueError(f"{what}[{index}] has the id {quoted(given)}, neither a number nor a text")
+            if self._index_of.setdefault(given, index) != index:
+                raise ValueError(f"two of the {what} have the same id, {quoted(given)}")
+        texts = {_as_text(given): index for given, index in self._index_of.items()}
+        self._index_of_text = texts if len(texts) == len(self._index_of) else {}
+
+    def find(self, given: Any, annotation: Any, key: str) -> int:
+        """The entry that an annotation means."""
+        found = self._index_of.get(given) if _is_id(given) else None
+        if found is None:
+            found = self._index_of_text.get(_as_text(given)) if _is_id(given) else None
+        if found is None:
+            known = some(map(quoted, self._index_of))
+            raise ValueError(
+                f"annotation {_name(annotation)} has {key} {quoted(given)}, which none of the "
+                f"{self.what} has: their ids are {known}"
+            )
+        return found
+
+
+def _name(annotation: Any) -> str:
+    """An annotation's id as messages name it."""
+    return shortened(str(annotation))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)
+
+
+def _as_text(value: Any) -> str:
+    """The text of an id, with no sign of how it was written."""
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 1000 else text
 
 
 class _Objects:
@@ -73,27 +140,20 @@ class _Objects:
         self.labels = array("i")
         self.ignored = bytearray()
         self.images = array("i")
+        self.unread: dict[int, list[str]] = {}
 
-    def add(self, row: _CocoAnnotation, positions: Mapping[Any, int], index_of: Mapping[int, int]) -> None:
+    def add(self, row: _CocoAnnotation, images: _Ids, categories: _Ids) -> None:
         """Check an annotation and append it."""
-        number, box = int(_given(row.category_id, "category_id")), row.bbox
-        if number not in index_of:
-            known = ", ".join(map(str, index_of))
-            who = f"annotation {row.id}"
-            raise ValueError(
-                f"{who} has category_id {number}, which is not among the categories' ids {known}"
-            )
-        if not isinstance(box, list) or len(box) != 4:
-            raise ValueError(f"annotation {row.id} has the bbox {box}, not 4 numbers")
-        image = positions.get(_given(row.image_id, "image_id"))
-        if image is None:
-            raise ValueError(
-                f"annotation {row.id} has image_id {row.image_id}, which no image in the file has"
-            )
-        x, y, width, height = map(float, box)
-        self.boxes.extend((x, y, x + width, y + height))
-        self.labels.append(index_of[number])
-        self.ignored.append(bool(int(row.iscrowd or 0)))
+        label = categories.find(_given(row.category_id, "category_id"), row.id, "category_id")
+        image = images.find(_given(row.image_id, "image_id"), row.id, "image_id")
+        try:
+            box = _box(row)
+        except ValueError as error:
+            self.unread.setdefault(image, []).append(f"annotation {_name(row.id)} {error}")
+            return
+        self.boxes.extend(box)
+        self.labels.append(label)
+        self.ignored.append(_flag(row))
         self.images.append(image)
 
     def by_image(self, count: int) -> tuple[Targets[Array], list[int]]:
@@ -107,6 +167,69 @@ class _Objects:
         return Targets(boxes, labels, ignored), ends
 
 
+def _flag(row: _CocoAnnotation) -> bool:
+    given = row.iscrowd or 0
+    try:
+        return bool(int(given))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"annotation {_name(row.id)} has iscrowd {quoted(given)}, not 0 or 1") from None
+
+
+def _box(row: _CocoAnnotation) -> tuple[float, float, float, float]:
+    """``xmin, ymin, xmax, ymax`` of an annotation's box, or where it has none, around its outline."""
+    if isinstance(row, _Outlined) and row.segmentation and _without_box(row):
+        return _around(row.segmentation)
+    if not isinstance(row.bbox, list) or len(row.bbox) != 4:
+        raise ValueError(f"has the bbox {quoted(row.bbox)}, not 4 numbers")
+    try:
+        x, y, width, height = map(float, row.bbox)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"has the bbox {quoted(row.bbox)}, not 4 numbers") from None
+    return x, y, x + width, y + height
+
+
+def _without_box(row: _CocoAnnotation) -> bool:
+    return not row.bbox or row.bbox == [0, 0, 0, 0]
+
+
+def _around(outline: Any) -> tuple[float, float, float, float]:
+    """The box around polygons, or around a mask as COCO packs it: compressed, or as a list of run lengths."""
+    if isinstance(outline, dict):
+        x, y, width, height = _around_mask(outline)
+        return x, y, x + width, y + height
+    if not isinstance(outline, list):
+        raise ValueError(f"has no bbox, and the segmentation {quoted(outline)}")
+    parts = outline if isinstance(outline[0], list) else [outline]
+    points: list[float] = []
+    for part in parts:
+        if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
+            raise ValueError(f"has no bbox, and a polygon {quoted(part)}, not x and y of 3 points or more")
+        points += [as_number(value, "has a polygon with") for value in part]
+    xs, ys = points[0::2], points[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _around_mask(mask: dict[str, Any]) -> list[float]:
+    # Imported here: few files need it.
+    from pycocotools import mask as masks
+
+    size: Any = mask.get("size")
+    counts: Any = mask.get("counts")
+    valid = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
+    if valid and isinstance(counts, list) and size[0] * size[1] < 2**32:
+        valid = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
+        packed = masks.frPyObjects(mask, *size) if valid else {}
+    else:
+        valid = valid and isinstance(counts, str) and bool(counts) and counts.isascii() and max(size) < 2**31
+        packed = {"size": size, "counts": counts.encode()} if valid else {}
+    if not valid:
+        raise ValueError(
+            f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
+        )
+    box: list[float] = masks.toBbox(packed).tolist()
+    return box
+
+
 def find_coco(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds a COCO file: in its annotation channel, or beside its images."""
     file = find_coco_file(source.annotations)
@@ -116,7 +239,7 @@ def find_coco(source: ChannelSource) -> DetectedFormat | None:
 
 
 def find_coco_file(folder: Folder) -> Path | None:
-    """The COCO file in a folder or in its ``annotations/``, or None.
+    """The COCO file in a folder or below it, or None.
 
     Of many ``.json`` files only the largest few are looked into, and of each only its beginning and its end.
 
@@ -124,24 +247,35 @@ def find_coco_file(folder: Folder) -> Path | None:
         UserError: there are several.
 
     """
-    files = [path for name, path in folder.with_suffix(".json").items() if _COCO_PLACE.fullmatch(name)]
-    files = sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
-    coco_files = sorted(path.relative_to(folder.root).as_posix() for path in files if _looks_like_coco(path))
+    candidates = largest_json(folder) | largest(folder.unnamed)
+    coco_files = sorted(
+        name for name, path in candidates.items() if not kind_of(path) and _looks_like_coco(path)
+    )
+    in_usual_place = [name for name in coco_files if _USUAL_PLACE.fullmatch(name)]
+    if len(coco_files) > 1 and len(in_usual_place) == 1:
+        others = ", ".join(name for name in coco_files if name not in in_usual_place)
+        log.warning("of the COCO files %s is read, and not %s", in_usual_place[0], others)
+        coco_files = in_usual_place
     if len(coco_files) > 1:
-        names = ", ".join(coco_files)
         raise UserError(
-            f"channel {folder.root.name} holds several COCO files ({names}): keep one in each channel"
+            f"channel {folder.root.name} holds several COCO files ({', '.join(coco_files)}): keep one in "
+            "each channel"
         )
-    return folder.root / coco_files[0] if coco_files else None
+    return candidates[coco_files[0]] if coco_files else None
 
 
 def _looks_like_coco(path: Path) -> bool:
     """By keys that an annotation file of one image does not have."""
-    with path.open("rb") as file:
-        content = file.read(PEEK)
-        size = path.stat().st_size
-        file.seek(max(PEEK, size - PEEK))
-        content += file.read()
+    try:
+        with open_text(path) as file:
+            content = file.read(PEEK)
+            if not content.lstrip().startswith(b"{"):
+                return False
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(PEEK, size - PEEK))
+            content += file.read()
+    except (OSError, UserError):
+        return False
     # Of a large file the key "images" itself may stand in the middle.
     keys = rb"images" if size <= 2 * PEEK else rb"images|image_id|file_name"
     if not re.search(rb'"(?:' + keys + rb')"\s*:', content):
@@ -150,25 +284,32 @@ def _looks_like_coco(path: Path) -> bool:
 
 
 def read_coco(file: Path, images: Folder) -> ParsedChannel:
-    """Read a COCO file; its images are looked for below ``images``.
+    """Read a COCO file; its images are looked for beside it, and then anywhere below ``images``.
 
-    Crowds are kept as ignored boxes. Boxes are float pixels ``x, y, width, height`` from the top left.
+    Crowds are kept as ignored boxes. Boxes are float pixels ``x, y, width, height`` from the top left; where
+    an annotation has none, the box around its polygons or mask is taken.
 
     Raises:
         UserError: the file is not JSON, not COCO, or contradicts itself; the message names file and entry.
 
     """
     try:
-        return _parse(_load(file), images)
+        return _parse(_load(file), images, _beside(file, images.root))
     except KeyError as error:
         raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
     except (TypeError, ValueError, AttributeError, OverflowError, msgspec.ValidationError) as error:
         raise UserError(f"{file.name} is not a COCO file: {error}") from None
 
 
+def _beside(file: Path, root: Path) -> str:
+    """The folder of a file, relative to the images' folder; "" where it lies elsewhere."""
+    folder = file.parent.relative_to(root).as_posix() if file.is_relative_to(root) else "."
+    return "" if folder == "." else folder
+
+
 def _load(file: Path) -> _File | _PlainFile:
     """Read with msgspec: a million annotations as Python's dictionaries would take a gigabyte."""
-    content = file.read_bytes()
+    content = read_text(file)
     try:
         return msgspec.json.decode(content, type=_File)
     except msgspec.ValidationError:
@@ -182,23 +323,37 @@ def _load(file: Path) -> _File | _PlainFile:
     return msgspec.convert(plain, type=_PlainFile)
 
 
-def _parse(content: _File | _PlainFile, folder: Folder) -> ParsedChannel:
-    classes, index_of = _classes(content.categories)
-    positions = _positions(content.images)
+def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedChannel:
+    if not content.categories:
+        raise ValueError("it has no categories")
+    categories = _in_order(content.categories)
+    category_ids = _Ids([_given(category.id, "id") for category in categories], "categories")
+    image_ids = _Ids([_given(image.id, "id") for image in content.images], "images")
     objects = _Objects()
     for annotation in _annotations(content):
-        objects.add(annotation, positions, index_of)
+        objects.add(annotation, image_ids, category_ids)
     targets, ends = objects.by_image(len(content.images))
     examples = []
-    for image, start, end in zip(content.images, [0, *ends], ends, strict=False):
+    for index, (image, start, end) in enumerate(zip(content.images, [0, *ends], ends, strict=False)):
         name = str(_given(image.file_name, "file_name"))
-        image_name = folder.find_image(name)
-        width, height = int(image.width or 0), int(image.height or 0)
-        path = folder.images[image_name] if image_name else None
-        size = (width, height) if width and height else None
-        examples.append(RawExample(name, path, size, targets.select(slice(start, end))))
+        image_name = folder.find_image(name, beside)
+        path = folder.files[image_name] if image_name else None
+        if path is None and name.startswith(STUDIO_ADDRESS):  # as Label Studio's converter leaves it
+            path = find_addressed(folder, name)
+        own = targets.select(slice(start, end))
+        unread = tuple(objects.unread.get(index, ()))
+        examples.append(RawExample(shortened(name), path, _size(image), own, unread=unread))
     _check_files(examples)
-    return ParsedChannel(examples, classes)
+    return _with_classes(examples, categories)
+
+
+def _size(image: _Image) -> tuple[int, int] | None:
+    """Width and height, where both are known."""
+    sides = [
+        as_number(side or 0, f"image {quoted(image.file_name)} has the {what}")
+        for side, what in ((image.width, "width"), (image.height, "height"))
+    ]
+    return (int(sides[0]), int(sides[1])) if all(sides) else None
 
 
 def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
@@ -210,34 +365,54 @@ def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
     rows.reverse()
     count = len(rows)
     while rows:
+        raw = rows.pop()
         try:
-            yield _decode(rows.pop())
+            row = _decode(raw)
+            yield _decode_outlined(raw) if _without_box(row) else row
         except msgspec.ValidationError as error:
             raise ValueError(f"{error} at `$.annotations[{count - len(rows) - 1}]`") from None
 
 
-def _classes(categories: list[_Category]) -> tuple[tuple[str, ...], dict[int, int]]:
-    """The names by id, and where each id is among them."""
-    ordered = sorted(categories, key=lambda category: int(_given(category.id, "id")))
-    classes = tuple(str(_given(category.name, "name")) for category in ordered)
-    index_of = {int(category.id): index for index, category in enumerate(ordered)}
-    if not ordered:
-        raise ValueError("it has no categories")
-    if len(index_of) < len(ordered):
-        raise ValueError(f"two of its categories have the same id, of {', '.join(map(str, index_of))}")
+def _in_order(categories: Sequence[_Category]) -> list[_Category]:
+    """By their ids, where these are numbers; ids that are other texts say nothing of an order."""
+    try:
+        return sorted(categories, key=lambda category: float(category.id))
+    except (TypeError, ValueError, OverflowError):
+        return list(categories)
+
+
+def _with_classes(examples: list[RawExample], categories: Sequence[_Category]) -> ParsedChannel:
+    """Classes by the names of the categories.
+
+    Roboflow's first category is the project, which is the others' supercategory and has no object. Where it
+    has the name of another one, it is left out; else whether it is a class shows when all channels are known.
+    """
+    names = [str(_given(category.name, "name")) for category in categories]
+    used = ParsedChannel(examples).used
+    parents = Counter(str(each.supercategory) for each in categories)
+    grouped = any(each.supercategory != _NO_GROUP for each in categories)
+    groups = {
+        index
+        for index, (name, own) in enumerate(
+            zip(names, [each.supercategory for each in categories], strict=True)
+        )
+        if index not in used and (parents[name] > (own == name) or (grouped and own == _NO_GROUP))
+    }
+    kept = [index for index in range(len(names)) if index not in groups or names.count(names[index]) == 1]
+    for index in sorted(set(range(len(names))) - set(kept)):
+        log.info(
+            "the category %r (id %s) is left out: it has no object, and the name of another one",
+            names[index],
+            categories[index].id,
+        )
+    classes = tuple(names[index] for index in kept)
     if len(set(classes)) < len(classes):
         raise ValueError(f"two of its categories have the same name, of {', '.join(classes)}")
-    return classes, index_of
-
-
-def _positions(images: list[_Image]) -> dict[Any, int]:
-    """Image id -> where it is in the list."""
-    positions: dict[Any, int] = {}
-    for index, image in enumerate(images):
-        number = _given(image.id, "id")
-        if positions.setdefault(number, index) != index:
-            raise ValueError(f"two images have the id {number}")
-    return positions
+    if len(kept) < len(names):
+        table = np.full(len(names), -1, np.int64)
+        table[kept] = np.arange(len(kept))
+        examples = [example.with_labels(table[example.targets.labels]) for example in examples]
+    return ParsedChannel(examples, classes, groups=frozenset(names[index] for index in groups & set(kept)))
 
 
 def _given(value: Any, key: str) -> Any:

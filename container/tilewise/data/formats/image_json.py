@@ -22,10 +22,14 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
+from tilewise.data.exports import has_json_export
 from tilewise.data.folder import Folder
-from tilewise.data.formats.coco import MAX_CANDIDATES, PEEK, find_coco_file
+from tilewise.data.formats.coco import find_coco_file
 from tilewise.data.ground_truth import parse_label
-from tilewise.data.json_lines import format_of_lines, largest_json
+from tilewise.data.json_lines import MAX_CANDIDATES, PEEK, format_of_lines, largest_json
+from tilewise.data.quoting import shortened
+from tilewise.data.text_files import open_text, read_text
+from tilewise.errors import UserError
 
 
 @dataclass
@@ -60,7 +64,7 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
 
     Other formats have JSON files too: one with all labels, or notes of the tool that wrote them.
     """
-    if find_coco_file(source.annotations):
+    if find_coco_file(source.annotations) or has_json_export(source.annotations):
         return None
     of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
     json_files = source.annotations.with_suffix(".json").items()
@@ -73,8 +77,11 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
 
 
 def _looks_like_image_json(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b'"annotations"' in file.read(PEEK)
+    try:
+        with open_text(path) as file:
+            return b'"annotations"' in file.read(PEEK)
+    except UserError:
+        return False
 
 
 def read_image_json(folder: Folder, files: Mapping[str, Path]) -> ParsedChannel:
@@ -109,12 +116,14 @@ def _without_json(examples: list[RawExample], folder: Folder) -> list[RawExample
 def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawExample:
     like = folder.find_image_like(key)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_text(path))
         if not isinstance(content, dict):
             raise TypeError("it must hold one JSON object, {…}")
         image = _find_image(content, key, folder) if content.get("file") else like
         targets, size = parse_label(content)
         used = set(targets.labels.tolist())
+    except UserError as error:
+        problem = str(error)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         problem = f"not valid JSON: {error}"
     except (TypeError, ValueError) as error:
@@ -122,11 +131,10 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
     else:
         categories.add(content.get("categories"), used)
         if image is None:
-            image_name = content.get("file") or f"{PurePosixPath(key).stem}.*"
-            return unusable(
-                key, None, f"its image {image_name} is not in the image channel, or not only once"
-            )
-        return RawExample(key, folder.images[image], size, targets)
+            wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
+            problem = f"its image {shortened(str(wanted))} is not in the image channel, or not only once"
+            return unusable(key, None, problem)
+        return RawExample(key, folder.files[image], size, targets)
     # With the image of its name, so that this one is not missed a second time.
     return unusable(key, folder.images[like] if like else None, problem)
 

@@ -6,8 +6,9 @@ and Ground Truth's "Bounding box job output".
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,19 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
+    some,
     two_for_one_image,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines
+from tilewise.data.quoting import quoted, shortened
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
 from tilewise.targets import Targets
+
+log = logging.getLogger(__name__)
 
 _Parsed = tuple[Targets[Array], tuple[int, int] | None]
 
@@ -39,38 +44,44 @@ class _Line:
     """A line of a manifest.
 
     Attributes:
-        number: counted from 1.
+        where: its file and number.
         image: its ``source-ref``.
         labels: what each label attribute says, or what is wrong with it.
         names: class id -> name, for each label attribute.
         failures: what each ``…-metadata`` gives as the reason why there is no label.
+        adjusted: the label attributes that a job wrote which corrects those of another one.
         fault: why the whole line cannot be used.
 
     """
 
-    number: int
+    where: str
     image: str
     labels: Mapping[str, _Parsed | str]
     names: Mapping[str, Mapping[int, str]]
     failures: Mapping[str, str]
+    adjusted: frozenset[str] = frozenset()
     fault: str = ""
 
 
 def find_manifest(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds an augmented manifest: in its annotation channel, or beside its images."""
-    file = find_json_lines(source.annotations, MANIFEST)
-    if file is None:
+    files = find_json_lines(source.annotations, MANIFEST)
+    if not files:
         return None
-    return DetectedFormat(MANIFEST, file.name, partial(read_manifest, file, source.images, source.name))
+    read = partial(read_manifest, files, source.images, source.name, source.label_attribute)
+    return DetectedFormat(MANIFEST, some(files), read)
 
 
-def read_manifest(file: Path, folder: Folder, channel: str) -> ParsedChannel:
-    """Read a manifest.
+def read_manifest(
+    files: Mapping[str, Path], folder: Folder, channel: str, attribute: str | None = None
+) -> ParsedChannel:
+    """Read a manifest, or several as if they were one.
 
     Args:
-        file: the manifest.
-        folder: where its images are looked for before they are fetched from S3.
-        channel: whose it is, for messages.
+        files: the manifests by name.
+        folder: where their images are looked for before they are fetched from S3.
+        channel: whose they are, for messages.
+        attribute: the label attribute to train on, where the job says which.
 
     Returns:
         Classes by name in the order of their ids where every id in use has a name, otherwise mere numbers;
@@ -81,30 +92,34 @@ def read_manifest(file: Path, folder: Folder, channel: str) -> ParsedChannel:
             needs images from S3 which nobody can fetch.
 
     """
-    who = f"channel {channel}: {file.name}"
-    lines = [_read_line(number, content, file.name) for number, content in read_json_lines(file)]
-    attribute = _label_attribute(lines, who)
+    who = f"channel {channel}: {some(files)}"
+    lines = [_read_line(where, content) for where, content in read_json_lines(files)]
+    attribute = _label_attribute(lines, attribute, who)
+    log.info("%s: the label attribute is %s", who, attribute)
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
-    examples = [_example(line, attribute, file.name, paths) for line in lines]
+    examples = [_example(line, attribute, paths) for line in lines]
     two_for_one_image(examples)
     return _with_classes(ParsedChannel(examples, names=names))
 
 
-def _read_line(number: int, content: dict[str, Any] | str, file: str) -> _Line:
+def _read_line(where: str, content: dict[str, Any] | str) -> _Line:
     if isinstance(content, str):
-        return _Line(number, "", {}, {}, {}, content)
+        return _broken(where, content)
     image = content.get("source-ref")
-    if image is None and "source" in content and number == 1:
-        raise UserError(
-            f"{file} line 1 holds its image itself (source): write the images to files and name them with "
-            "source-ref"
+    if image is None and "source" in content:
+        held = shortened(str(content["source"]))
+        return _broken(
+            where,
+            f"it holds its image itself (source: {held}): write it to a file and name it with source-ref",
         )
     if not isinstance(image, str) or not image:
-        return _Line(number, "", {}, {}, {}, "the line has no source-ref, or not a text")
+        return _broken(where, f"its source-ref is {quoted(image)}, not the address of an image")
+    if image.startswith("data:"):
+        return _broken(where, f"its source-ref holds the image itself ({shortened(image)}): give a file")
     if image.lower().endswith((".json", ".jsonl")):
         raise UserError(
-            f"{file} line {number} is of a video: its source-ref {image} names a sequence of frames; give a "
+            f"{where} is of a video: its source-ref {shortened(image)} names a sequence of frames; give a "
             "manifest with one image in each line"
         )
     labels = {
@@ -112,13 +127,27 @@ def _read_line(number: int, content: dict[str, Any] | str, file: str) -> _Line:
         for key, value in content.items()
         if isinstance(value, dict) and "annotations" in value
     }
-    metadata = {key: content.get(f"{key}-metadata") for key in labels}
-    failures = {
-        key.removesuffix("-metadata"): str(value["failure-reason"])
+    metadata = {
+        key.removesuffix("-metadata"): value
         for key, value in content.items()
-        if isinstance(value, dict) and "failure-reason" in value
+        if key.endswith("-metadata") and isinstance(value, dict)
     }
-    return _Line(number, image, labels, {key: class_map(metadata[key]) for key in labels}, failures)
+    return _Line(
+        where,
+        image,
+        labels,
+        {key: class_map(metadata.get(key)) for key in labels},
+        {
+            key: shortened(str(value["failure-reason"]))
+            for key, value in metadata.items()
+            if "failure-reason" in value
+        },
+        frozenset(key for key, value in metadata.items() if "adjustment-status" in value),
+    )
+
+
+def _broken(where: str, fault: str) -> _Line:
+    return _Line(where, "", {}, {}, {}, fault=fault)
 
 
 def _parse(label: dict[str, Any]) -> _Parsed | str:
@@ -128,39 +157,63 @@ def _parse(label: dict[str, Any]) -> _Parsed | str:
         return str(error)
 
 
-def _label_attribute(lines: Iterable[_Line], who: str) -> str:
-    """The only one, or the only one that every line has."""
+def _label_attribute(lines: Iterable[_Line], wanted: str | None, who: str) -> str:
+    """The label attribute to train on.
+
+    The one that the job names; else the only one, the only one that corrects another, or the only one that
+    nearly all lines have. A line whose labelling failed has the attribute that it failed for.
+    """
     good = [line for line in lines if not line.fault]
-    counts = Counter(attribute for line in good for attribute in line.labels)
-    if not counts and good:
+    labelled = Counter(attribute for line in good for attribute in line.labels)
+    if not labelled and good:
         raise UserError(
             f"{who} has no label attribute, an object with a list of annotations, in any of its lines: give "
             "the output of a bounding box job"
         )
-    everywhere = [attribute for attribute, count in counts.items() if count == len(good)]
-    choice = everywhere if len(everywhere) == 1 else list(counts)
-    if len(choice) > 1:
+    if wanted is not None:
+        if wanted not in labelled:
+            raise UserError(
+                f"{who} has no label attribute {wanted}: label_attribute must be one of {some(labelled, 10)}"
+            )
+        return wanted
+    if len(labelled) < 2:
+        return next(iter(labelled), "")
+    adjusted = sorted({attribute for line in good for attribute in line.adjusted} & set(labelled))
+    choice = adjusted if len(adjusted) == 1 else _of_nearly_all(good, labelled)
+    if len(choice) != 1:
         raise UserError(
-            f"{who} has several label attributes ({', '.join(sorted(choice))}): keep the one to train on"
+            f"{who} has several label attributes ({', '.join(sorted(labelled))}): say which to train on with "
+            "the hyperparameter label_attribute, or keep one"
         )
-    return choice[0] if choice else ""
+    others = ", ".join(sorted(set(labelled) - set(choice)))
+    why = "corrects another one" if choice == adjusted else "is the only one that all lines have"
+    log.warning("%s: %s is trained on, since it %s; %s is not used", who, choice[0], why, others)
+    return choice[0]
+
+
+def _of_nearly_all(lines: Sequence[_Line], labelled: Iterable[str]) -> list[str]:
+    """The only label attribute that all lines have, if each of the others is in less than half of them."""
+    had = Counter(attribute for line in lines for attribute in {*line.labels, *line.failures})
+    everywhere = [attribute for attribute in labelled if had[attribute] == len(lines)]
+    rare = all(had[attribute] < len(lines) / 2 for attribute in labelled if attribute not in everywhere)
+    return everywhere if rare else []
 
 
 def _class_names(lines: Iterable[_Line], attribute: str, who: str) -> dict[int, str]:
-    names: dict[int, tuple[str, int]] = {}
-    ids: dict[str, tuple[int, int]] = {}
+    names: dict[int, tuple[str, str]] = {}
+    ids: dict[str, tuple[int, str]] = {}
     for line in lines:
         for number, name in line.names.get(attribute, {}).items():
-            first, where = names.setdefault(number, (name, line.number))
+            first, where = names.setdefault(number, (name, line.where))
             if first != name:
                 raise UserError(
-                    f"{who}: class id {number} is {first} in line {where}, but {name} in line {line.number}: "
+                    f"{who}: class id {number} is {first} in {where}, but {name} in {line.where}: "
                     "make the class-map of all lines agree"
                 )
-            other, where = ids.setdefault(name, (number, line.number))
+            other, where = ids.setdefault(name, (number, line.where))
             if other != number:
                 raise UserError(
-                    f"{who}: {name} is class id {other} in line {where}, but {number} in line {line.number}: "
+                    f"{who}: {name} is class id {other} in {where}, but {number} in {line.where}: "
                     "make the class-map of all lines agree"
                 )
     return {number: name for number, (name, _) in sorted(names.items())}
@@ -175,11 +228,12 @@ def _find_images(lines: Iterable[_Line], attribute: str, folder: Folder, who: st
         name = path_in(image)
         base = name.rsplit("/", 1)[-1]
         # From another folder only where no other line may mean the same file.
-        its = folder.find_image(name) or (folder.find_image_called(base) if alike[base] == 1 else None)
+        its = folder.find_image(name) or (folder.find_image_called(name) if alike[base] == 1 else None)
         if its is not None:
-            image_paths[image] = folder.images[its]
+            image_paths[image] = folder.files[its]
         elif not is_s3(image):
-            image_paths[image] = f"its image {image} is not in the channel, or not only once, nor in S3"
+            problem = f"its image {shortened(image)} is not in the channel, or not only once, nor in S3"
+            image_paths[image] = problem
     return image_paths | fetch_images([image for image in addresses if image not in image_paths], who)
 
 
@@ -193,9 +247,8 @@ def _label(line: _Line, attribute: str) -> _Parsed | str:
     return f"its label {attribute}: {label}" if isinstance(label, str) else label
 
 
-def _example(line: _Line, attribute: str, file: str, paths: Mapping[str, Path | str]) -> RawExample:
-    where = f"{file} line {line.number}"
-    key = f"{path_in(line.image)} ({where})" if line.image else where
+def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str]) -> RawExample:
+    key = f"{shortened(path_in(line.image))} ({line.where})" if line.image else line.where
     label = _label(line, attribute)
     if isinstance(label, str):
         return unusable(key, None, label)

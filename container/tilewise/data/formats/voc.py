@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -30,8 +29,10 @@ from tilewise.data.annotations import (
     two_for_one_image,
     unusable,
 )
+from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
-from tilewise.errors import UserError
+from tilewise.data.quoting import as_number
+from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def find_voc(source: ChannelSource) -> DetectedFormat | None:
 
 def _looks_like_voc(path: Path) -> bool:
     with path.open("rb") as file:
-        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
+        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None and not kind_of(path)
 
 
 def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:
@@ -112,7 +113,7 @@ def _example(
 ) -> RawExample:
     """An example whose labels are the numbers that its names have by then."""
     image = _find_image(key, "" if isinstance(annotation, str) else annotation.filename, folder)
-    path = folder.images[image] if image else None
+    path = folder.files[image] if image else None
     if isinstance(annotation, str):
         return unusable(key, path, annotation)
     if path is None:
@@ -142,30 +143,13 @@ def _find_image(key: str, filename: str, folder: Folder) -> str | None:
 def _read(path: Path) -> _VocAnnotation | str:
     """A file's content, or what is wrong with it."""
     try:
-        root = _parse(path.read_bytes())
-    except (expat.ExpatError, UserError, ValueError, LookupError) as error:
+        root = parse_xml(path.read_bytes())
+    except ERRORS as error:
         return f"not valid XML: {error}"
     try:
         return _annotation(root)
     except ValueError as error:
         return f"not an annotation of Pascal VOC's form: {error}"
-
-
-def _parse(content: bytes) -> Element:
-    """Parse XML that may come from anywhere: entities, which can blow up or read other files, are refused."""
-    builder = TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(name: str, *_: object) -> None:
-        raise UserError(f"it declares the entity {name}, which is not supported")
-
-    parser.EntityDeclHandler = refuse
-    parser.Parse(content, True)  # noqa: FBT003  # it takes no keyword
-    return builder.close()
 
 
 def _annotation(root: Element) -> _VocAnnotation:
@@ -176,7 +160,7 @@ def _annotation(root: Element) -> _VocAnnotation:
         try:
             boxes.append(_box(item))
             names.append(_text(item, "name"))
-            difficult.append(bool(float(item.findtext("difficult") or 0)))
+            difficult.append(bool(as_number(item.findtext("difficult") or 0, "its difficult is")))
         except ValueError as error:
             raise ValueError(f"object {index}: {error}") from None
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -190,7 +174,7 @@ def _box(item: Element) -> list[float]:
         raise ValueError(
             "it has no bndbox" + (f", but a {others[0]}: only upright boxes count" if others else "")
         )
-    numbers = [float(_text(box, corner)) for corner in _CORNERS]
+    numbers = [as_number(_text(box, corner), f"its {corner} is") for corner in _CORNERS]
     if not np.isfinite(numbers).all():
         raise ValueError(f"its bndbox has the corners {', '.join(map(str, numbers))}")
     return numbers
@@ -208,9 +192,13 @@ def _size(root: Element) -> tuple[int, int] | None:
     size = root.find("size")
     try:
         width, height = (
-            int(float((size.findtext(side) if size is not None else None) or 0))
+            int(
+                as_number(
+                    (size.findtext(side) if size is not None else None) or 0, f"the {side} of its size is"
+                )
+            )
             for side in ("width", "height")
         )
-    except (ValueError, OverflowError):
-        raise ValueError("the width or height of its size is not a number") from None
+    except OverflowError:
+        raise ValueError("the width or height of its size is not finite") from None
     return (width, height) if width > 0 and height > 0 else None

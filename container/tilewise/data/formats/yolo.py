@@ -28,7 +28,10 @@ from tilewise.data.annotations import (
     some,
     unusable,
 )
+from tilewise.data.exports import MAX_CANDIDATES, kind_of
 from tilewise.data.folder import Folder
+from tilewise.data.quoting import as_number, quoted
+from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
@@ -44,6 +47,8 @@ def find_yolo(source: ChannelSource) -> DetectedFormat | None:
     if not any(images.values()):
         return None
     labelled = [name for name, image in images.items() if image]
+    if any(kind_of(source.annotations.files[name]) for name in labelled[:MAX_CANDIDATES]):
+        return None
     return DetectedFormat("YOLO text files", some(labelled), partial(read_yolo, source, images))
 
 
@@ -115,8 +120,10 @@ def _example(
     image: str, path: Path, label_file: str | None, source: ChannelSource, index_of: Mapping[int, int] | None
 ) -> RawExample:
     try:
-        content = source.annotations.files[label_file].read_bytes() if label_file else b""
+        content = read_text(source.annotations.files[label_file]) if label_file else b""
         targets = _targets(content, index_of)
+    except UserError as error:
+        return unusable(image, path, str(error))
     except ValueError as error:
         return unusable(image, path, f"{label_file} {error}")
     return RawExample(image, path, None, targets, fractions=True)
@@ -124,28 +131,38 @@ def _example(
 
 def _targets(content: bytes, index_of: Mapping[int, int] | None) -> Targets[Array]:
     rows, labels = [], []
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         words = line.split()
         if not words:
             continue
         try:
             labels.append(_label(words[0], index_of))
-            rows.append(_corners([float(word) for word in words[1:]]))
+            rows.append(_corners(_numbers(words[1:])))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
     return Targets(boxes_from_corners(rows), np.asarray(labels, np.int64), np.zeros(len(labels), np.bool_))
 
 
+def _numbers(words: Sequence[bytes]) -> list[float]:
+    try:
+        return [float(word) for word in words]
+    except ValueError:  # in words
+        return [as_number(word.decode(errors="replace"), "it has") for word in words]
+
+
 def _label(word: bytes, index_of: Mapping[int, int] | None) -> int:
-    number = float(word)
-    if not (0 <= number < MAX_CLASS_ID and number.is_integer()):
-        raise ValueError(f"the class {word.decode(errors='replace')} is not 0, 1, 2, …")
+    try:
+        given = float(word)
+    except ValueError:
+        given = -1
+    if not (0 <= given < MAX_CLASS_ID and given.is_integer()):
+        raise ValueError(f"the class {quoted(word.decode(errors='replace'))} is not 0, 1, 2, …")
     if index_of is None:
-        return int(number)
-    if int(number) not in index_of:
+        return int(given)
+    if int(given) not in index_of:
         known = f"{len(index_of)} classes from {min(index_of)} to {max(index_of)} have one"
-        raise ValueError(f"the class {int(number)} has no name: {known}")
-    return index_of[int(number)]
+        raise ValueError(f"the class {int(given)} has no name: {known}")
+    return index_of[int(given)]
 
 
 def _corners(numbers: Sequence[float]) -> tuple[float, float, float, float]:
@@ -192,7 +209,7 @@ def _class_names(source: ChannelSource) -> dict[int, str] | None:
 def _names_in(name: str, path: Path, channel: str) -> dict[int, str] | None:
     who = f"channel {channel}: {name}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{who} is not UTF-8 text: {error}") from None
     if path.suffix.lower() in (".yaml", ".yml"):

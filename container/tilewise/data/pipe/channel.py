@@ -15,7 +15,11 @@ from tilewise.stop import StopToken
 
 log = logging.getLogger(__name__)
 
-CONTENT_TYPES = ("", "application/x-recordio")
+CONTENT_TYPES = (
+    *("", "application/x-recordio", "application/jsonlines", "application/x-jsonlines"),
+    *("application/x-image", "image/jpeg", "image/jpg", "image/png"),
+)
+"""Those that the built-in algorithm takes for RecordIO files or an augmented manifest, and its lines' own."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ class ChannelPipe:
     shard: Shard = EVERYTHING
 
 
-def check_pipe(name: str, channel: ChannelPipe, *, knows_classes: bool) -> None:
+def check_pipe(
+    name: str, channel: ChannelPipe, *, knows_classes: bool, max_images: int | None = None
+) -> None:
     """Refuse what cannot come through a pipe.
 
     Args:
         name: the channel's.
         channel: what the job says of it.
         knows_classes: whether the job says how many classes there are.
+        max_images: how many images of each channel the job uses, where it does not use all.
 
     Raises:
         UserError: it cannot; the message says what to do.
@@ -54,7 +61,12 @@ def check_pipe(name: str, channel: ChannelPipe, *, knows_classes: bool) -> None:
         what = f"content type {channel.content_type}" if channel.content_type else "annotation channels"
         raise UserError(
             f"channel {name}: input mode Pipe takes RecordIO files or an augmented manifest (content type "
-            f"application/x-recordio), not {what}: use input mode File"
+            f"application/x-recordio, image/jpeg or image/png), not {what}: use input mode File"
+        )
+    if max_images is not None:
+        raise UserError(
+            f"channel {name}: input mode Pipe shows all images, one after the other: leave max_images out, "
+            "or use input mode File"
         )
     if not knows_classes:
         raise UserError(

@@ -11,25 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from tilewise.data.annotations import ImageInfo, RawExample, read_image_info
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import class_map, parse_label
+from tilewise.data.image_starts import starts_like_image
+from tilewise.data.quoting import shortened
 from tilewise.data.recordio import StreamRecord, read_stream, split_image_record
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
-_IMAGE_STARTS = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG",
-    b"GIF8",
-    b"II*\0",  # TIFF
-    b"MM\0*",
-    b"\0\0\0\x0cjP",  # JPEG 2000
-    b"\xff\x4f\xff\x51",
-)
+_START = 32
 _JSON_STARTS = tuple(bytes([start]) for start in b'{["-0123456789tfn')
 _NO_JSON = object()
 
@@ -79,7 +73,7 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
         UserError: the pipe is damaged, empty, or holds something else; the message names it.
 
     """
-    records = read_stream(stream, name)
+    records = read_stream(_checked(stream, name), name)
     first = list(islice(records, 2))
     if not first:
         raise UserError(f"{name} ended without a record: is there any data below the channel's S3 address?")
@@ -89,6 +83,35 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
     for example, names in examples(chain(first, records), name, turn):
         size = len(example.encoded or b"") + 64 * len(example.targets) + 2048
         yield StreamItem(example, read_image_info(example), names, size, format)
+
+
+class _Begun:
+    """A stream of which the first bytes have been read already."""
+
+    def __init__(self, start: bytes, rest: IO[bytes]):
+        self._start, self._rest = start, rest
+
+    def read(self, count: int) -> bytes:
+        """As many bytes as are asked for, fewer only at the end."""
+        first, self._start = self._start[:count], self._start[count:]
+        return first + self._rest.read(count - len(first)) if len(first) < count else first
+
+
+def _checked(stream: IO[bytes], name: str) -> IO[bytes]:
+    """The stream, unless it begins with what shows how the channel has to be set up instead."""
+    start = stream.read(_START)
+    if starts_like_image(start):
+        raise UserError(
+            f"{name} holds bare images, without their labels and one after the other: set RecordWrapperType "
+            "to RecordIO for the channel, with an augmented manifest (S3DataType AugmentedManifestFile)"
+        )
+    if start.lstrip().startswith((b"{", b"[")):
+        raise UserError(
+            f"{name} holds text ({shortened(start.decode(errors='replace'))}), not RecordIO: for an "
+            "augmented manifest set S3DataType to AugmentedManifestFile and RecordWrapperType to RecordIO; a "
+            "COCO file or JSON lines need input mode File"
+        )
+    return cast(IO[bytes], _Begun(start, stream))
 
 
 def _is_manifest(first: list[StreamRecord], name: str) -> bool:
@@ -103,7 +126,7 @@ def _is_manifest(first: list[StreamRecord], name: str) -> bool:
             f"{name}: its first record is JSON text, but an augmented manifest has the image first: list "
             "source-ref first in AttributeNames"
         )
-    if content.startswith(_IMAGE_STARTS) or _is_image(content):
+    if starts_like_image(content[:_START]) or _is_image(content):
         return True
     if any(_as_json(record.content) is not _NO_JSON for record in first[1:]):
         return True  # and its first image is damaged

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import ChannelIssues, check_example
+from tilewise.data.annotations import (
+    ChannelIssues,
+    RawExample,
+    check_example,
+    check_objects,
+    note_implausible,
+)
 from tilewise.data.classes import ClassIds
 from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting
@@ -45,6 +51,7 @@ class Stream(RecordSource):
         pipe: reads it.
         ids: the class ids that there are.
         expected: how many images a pass has, where the job says so.
+        choose: leaves of an example, whose labels are those of ``ids``, what is used.
 
     Attributes:
         issues: what became of the images and boxes of the present pass.
@@ -54,16 +61,25 @@ class Stream(RecordSource):
 
     known_length = supports_random_access = False
 
-    def __init__(self, channel: str, pipe: Pipe, ids: ClassIds, expected: int | None = None):
-        self.channel, self.pipe, self.ids = channel, pipe, ids
+    def __init__(
+        self,
+        channel: str,
+        pipe: Pipe,
+        ids: ClassIds,
+        expected: int | None = None,
+        choose: Callable[[RawExample], RawExample] = lambda example: example,
+    ):
+        self.channel, self.pipe, self.ids, self.choose = channel, pipe, ids, choose
         self._expected = expected
         self.names: dict[int, str] = {}
         self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
-        self._passes = 0
+        self._passes = self._objects = 0
         self._labels: Int64 | None = None
         ahead = [self._check(pipe.buffer.get()) for _ in first_items(pipe)]
         self._ahead = [waiting for waiting in ahead if waiting is not None]
         self.sample = Records(waiting.record for waiting in self._ahead)
+        note_implausible(self.sample, self.issues)
+        self.issues.check_boxes()
 
     @property
     def expected_images(self) -> int:
@@ -133,10 +149,12 @@ class Stream(RecordSource):
         """Look back at a whole pass, when all of its images have been used.
 
         Raises:
-            UserError: too many of them could not be used.
+            UserError: too many of them could not be used, or there is no object to learn.
 
         """
         self.issues.finish_pass()
+        if self.channel == "train":
+            check_objects(self.channel, self._objects > 0)
         if self._passes == 1 and self._expected not in (None, self.issues.images):
             log.warning(
                 "num_training_samples is %s, but the first pass of channel %s had %d images: these count",
@@ -182,12 +200,13 @@ class Stream(RecordSource):
         assert arrival is not None
         self.issues.images += 1
         self.names |= arrival.names
-        example = self.ids.to_labels(arrival.example, self.channel, self.names)
+        example = self.choose(self.ids.to_labels(arrival.example, self.channel, self.names))
         record = check_example(example, arrival.info, self.issues)
         if record is None:
             self.pipe.buffer.release(arrival.size)
             self.issues.check()
             return None
+        self._objects += int((~record.targets.ignored).sum())
         return _BufferedRecord(self._relabelled(record), arrival.size)
 
 

@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 
 from tilewise.data.records import Record
 from tilewise.data.writers.image_json import label_content
-from tilewise.data.writers.output import Output
-from tilewise.errors import UserError
+from tilewise.data.writers.output import Output, check_s3_prefix
 
 LABEL = "bounding-box"
 """The attribute that holds an image's boxes: the second of a job's ``AttributeNames``."""
@@ -39,10 +38,8 @@ def write_manifest(
         UserError: the prefix is no S3 URI.
 
     """
-    if s3_prefix and not (s3_prefix.startswith("s3://") and len(s3_prefix) > len("s3://")):
-        raise UserError(f"--s3-prefix is {s3_prefix}: it must be of the form s3://bucket/path")
+    prefix = check_s3_prefix(s3_prefix)
     (output.folder / "images").mkdir()
-    prefix = s3_prefix.rstrip("/") + "/" if s3_prefix else ""
     metadata = {
         "class-map": {str(index): name for index, name in enumerate(classes)},
         "type": "groundtruth/object-detection",

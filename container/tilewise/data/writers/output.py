@@ -178,6 +178,18 @@ def check_class_names(classes: tuple[str, ...], form: str) -> None:
             )
 
 
+def check_s3_prefix(prefix: str) -> str:
+    """What stands before a file's name there, "" for none.
+
+    Raises:
+        UserError: the prefix is no S3 URI.
+
+    """
+    if prefix and not (prefix.startswith("s3://") and len(prefix) > len("s3://")):
+        raise UserError(f"--s3-prefix is {prefix}: it must be of the form s3://bucket/path")
+    return prefix.rstrip("/") + "/" if prefix else ""
+
+
 def _safe(name: str) -> str:
     """A stem that every file system, URL, JSON and XML takes; never hidden."""
     name = unicodedata.normalize("NFC", name)

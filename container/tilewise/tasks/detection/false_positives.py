@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import torch
-from torchvision.ops import box_iou
-
 from tilewise.arrays import Float32
+from tilewise.boxes import paired_iou
 from tilewise.data.records import Record
 from tilewise.instances import Instances
 
@@ -17,7 +15,6 @@ def false_positives(detections: Instances, record: Record) -> Float32:
     """(M, 4) boxes of what a model took for objects of an image and are none, best score first."""
     boxes = detections.boxes[:MOST_FALSE_POSITIVES]
     if len(record.targets):
-        overlap = box_iou(boxes, torch.from_numpy(record.targets.boxes)).max(dim=1).values
+        overlap = paired_iou(boxes[:, None], record.targets.boxes).max(axis=1)
         boxes = boxes[overlap <= MAX_IOU]
-    false: Float32 = boxes.numpy()
-    return false
+    return boxes

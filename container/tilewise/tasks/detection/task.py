@@ -5,20 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-import torch
-
 from tilewise.errors import UserError
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.detections import Prediction, merge_instances
-from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
-from tilewise.targets import Targets
 from tilewise.tasks.detection.answers import answer_detection
 from tilewise.tasks.task import Evaluation
 
 # What an endpoint does not need is imported where it is used: it would start later by it.
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from tilewise.arrays import Float32
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from tilewise.inference.predictor import Predictor
     from tilewise.models.detector import Detector
     from tilewise.stop import StopToken
+    from tilewise.targets import Targets
     from tilewise.tasks.task import Gather
 
 
@@ -84,6 +82,8 @@ class DetectionTask:
 
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
+        from tilewise.models.build import build_detector
+
         return build_detector(spec)
 
     def merger(self, spec: DetectorSpec) -> Merge:
@@ -101,6 +101,10 @@ class DetectionTask:
         self, objects: int, size: tuple[int, int], generator: torch.Generator
     ) -> Targets[Tensor]:
         """As many small boxes as there may be."""
+        import torch
+
+        from tilewise.targets import Targets
+
         limits = 0.8 * torch.tensor(size)
         corner = torch.rand(max(1, objects), 2, generator=generator) * limits
         boxes = torch.cat([corner, corner + 0.1 * limits], dim=1)

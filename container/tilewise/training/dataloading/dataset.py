@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from tilewise.augment.transform import Draft, Transform
@@ -84,7 +85,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         except (DecodeError, OSError) as error:
             return record.key, str(error)
         return make_sample(
-            image.pixels,
+            torch.from_numpy(image.pixels),
             record.targets,
             view.snapped(image.factor),
             self.min_visibility,

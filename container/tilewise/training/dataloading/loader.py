@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from tilewise.arrays import Float64, Int64
 from tilewise.augment.augmentations import make_augmentations
 from tilewise.data.records import Records
 from tilewise.data.shard import Shard
@@ -24,6 +25,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
+from tilewise.training.dataloading.repeats import drawn_counts
 from tilewise.training.dataloading.view_order import Item, decoded_bytes, images_in, measure_order, pool_size
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -44,18 +46,29 @@ class ImageSampler(Sampler[list[Item]]):
     """Each epoch a new order of all records, filled up to whole batches from its own beginning.
 
     Every item carries a seed, so that an epoch's augmentation does not depend on the number of workers.
+
+    Args:
+        count: the number of records.
+        batch_size: of the batches.
+        seed: of the order.
+        repeats: how often to show each record, see :func:`repeat_factors`; None for once.
+
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, count: int, batch_size: int, seed: int, repeats: Float64 | None = None):
+        self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        shown = self.count if self.repeats is None else round(float(self.repeats.sum()))
+        return -(-shown // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = np.resize(rng.permutation(self.count), len(self) * self.batch_size)
+        shown: int | Int64 = self.count
+        if self.repeats is not None:
+            shown = np.repeat(np.arange(self.count), drawn_counts(self.repeats, rng))
+        order = np.resize(rng.permutation(shown), len(self) * self.batch_size)
         seeds = rng.integers(2**63, size=len(order))
         items: list[Item] = [
             (index, None, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)
@@ -142,6 +155,7 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
     distributed: DistributedContext = SINGLE_PROCESS,
     pinned: bool = False,
     random_windows: bool = True,
+    repeats: Float64 | None = None,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -157,10 +171,11 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
         distributed: the processes that train together: each takes as many batches in an epoch.
         pinned: whether batches come in pinned memory, for a GPU.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
+        repeats: how often an epoch shows each image of files, where there is no planner; None for once.
 
     """
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
-    maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed)
+    maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed, repeats)
     epoch = source.batches(maker)
     augmentations = make_augmentations(scaling, random_windows=random_windows)
     samples = TrainingDataset(epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes)
@@ -194,6 +209,7 @@ class _BatchMaker:
     planner: ViewPlanner | None
     factors: Sequence[float]
     distributed: DistributedContext
+    repeats: Float64 | None = None
 
     def from_files(self, records: Records, shard: Shard) -> _Batches:
         """All processes draw the same batches, and each takes those of its shard."""
@@ -202,7 +218,7 @@ class _BatchMaker:
         if once and not _stay_decoded(records, self.scaling, cache):
             cache = 0
         if self.planner is None:
-            images = ImageSampler(len(records), self.batch_size, self.seed)
+            images = ImageSampler(len(records), self.batch_size, self.seed, self.repeats)
             return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
         lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))

@@ -10,11 +10,12 @@ from typing import Literal
 import numpy as np
 from torch.utils.data import Sampler
 
-from tilewise.arrays import Float32
+from tilewise.arrays import Float32, Float64
 from tilewise.data.records import Record, Records
 from tilewise.tiling.chips import background_views, sniper_views
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading.repeats import drawn_counts
 from tilewise.training.dataloading.view_order import Item, spread
 from tilewise.views.view import Scaling, View, objects_shown, whole_image
 
@@ -33,6 +34,7 @@ class ViewPlanner:
         negative_ratio: views without objects for each view with some.
         min_visibility: a box of which a view shows a smaller share is not an object of it.
         false_positives: for some records' indices boxes that a model took for objects and are none.
+        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once.
 
     """
 
@@ -43,6 +45,7 @@ class ViewPlanner:
     negative_ratio: float = 0.0
     min_visibility: float = 0.0
     false_positives: Mapping[int, Float32] = field(default_factory=dict)
+    repeats: Float64 | None = None
 
     def draw(self, records: Sequence[Record], rng: np.random.Generator) -> list[list[View]]:
         """The views of each record.
@@ -62,7 +65,10 @@ class ViewPlanner:
             num_negatives = len(records)
         for index, view in self._negatives(records, empty, num_negatives, rng):
             views_by_image[index].append(view)
-        return views_by_image
+        if self.repeats is None:
+            return views_by_image
+        counts = drawn_counts(self.repeats, rng).tolist()
+        return [views * count for views, count in zip(views_by_image, counts, strict=True)]
 
     def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
         if self.views == "sniper":

@@ -117,4 +117,5 @@ def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
 
 def _load_saved(job: JobContext) -> Predictor:
     """The model that was kept, on one GPU, whose batches are those of a process that validates."""
-    return Predictor.load(job.model_dir, batch_size=validation_batch_size(job.hp, job.distributed.local_size))
+    size = validation_batch_size(job.hp, job.distributed.local_size)
+    return Predictor.load(job.model_dir, batch_size=size, backend="eager")

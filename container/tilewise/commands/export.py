@@ -1,0 +1,80 @@
+"""Make the graph of a model: for its endpoint, or for use without Tilewise."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``export``."""
+    parser.add_argument("model", type=Path, help="folder of an unpacked model.tar.gz")
+    parser.add_argument(
+        "--to",
+        choices=("onnx", "openvino", "torchscript"),
+        help="write a folder of its own: the graph, labels.json, facts.json, and for onnx an example; "
+        "without it the graph is put beside the model's weights, where an endpoint without a GPU finds it",
+    )
+    parser.add_argument("--out", type=Path, help="that folder (default: MODEL-FORMAT)")
+    quantised = parser.add_argument_group(
+        "8 bits", "convolutions in 8 bits, by ranges that images show; the loss of AP is printed (--to onnx)"
+    )
+    quantised.add_argument("--int8", action="store_true", help="write them so")
+    quantised.add_argument(
+        "--images", type=Path, help="a folder of annotated images, such as the validation's"
+    )
+    quantised.add_argument(
+        "--annotations", type=Path, help="their folder, or a COCO file, where not in there"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the graph."""
+    # Imported here: to print the help takes no PyTorch.
+    from tilewise.inference.artifact import Artifact
+    from tilewise.inference.export import add_graph
+    from tilewise.inference.package import write_package
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if arguments.int8 and (arguments.to != "onnx" or not arguments.images):
+        raise UserError("--int8 goes with --to onnx and --images, which says on what it is calibrated")
+    if arguments.to is None:
+        if arguments.out:
+            raise UserError("--out goes with --to: without it the graph is put beside the model's weights")
+        add_graph(arguments.model)
+        return
+    out = arguments.out or arguments.model.with_name(f"{arguments.model.resolve().name}-{arguments.to}")
+    artifact = Artifact.load(arguments.model)
+    write_package(artifact, arguments.to, out)
+    if arguments.int8:
+        _quantise(artifact, out / "model.onnx", arguments)
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
+    from tilewise.data.decode import decode_reduced
+    from tilewise.data.read import read_channel
+    from tilewise.evaluation.evaluate import evaluate
+    from tilewise.inference.int8 import quantise
+    from tilewise.inference.onnx_backend import OnnxBackend
+    from tilewise.inference.predictor import Predictor
+    from tilewise.inference.view_plan import ViewPlan
+    from tilewise.registry import find_task
+
+    channel = read_channel(arguments.images, arguments.annotations, classes=artifact.classes)
+    plan, limits = ViewPlan(artifact.spec.scaling, artifact.spec.tiling), artifact.spec.limits()
+    merge = find_task(artifact.task)().merger(artifact.spec)
+
+    def score() -> float:
+        predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes, merge)
+        figures = evaluate(predictor, channel.records, channel.issues)
+        return float(figures["AP"] or 0.0) if figures else 0.0
+
+    before = score()
+    quantise(path, plan, (decode_reduced(record.read(), plan.reduction) for record in channel.records))
+    after = score()
+    print(f"AP of {len(channel.records)} images: {before:.4f}, in 8 bits {after:.4f}: {after - before:+.4f}")

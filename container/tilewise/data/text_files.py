@@ -1,0 +1,50 @@
+"""Text files as users have them: packed with gzip, with a byte order mark, or in UTF-16."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tilewise.errors import UserError
+
+_GZIP = b"\x1f\x8b"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[bytes]]:
+    """A text file as a stream of UTF-8 bytes without a byte order mark; what is packed is unpacked.
+
+    Raises:
+        UserError: it is damaged, there or where it is read.
+
+    """
+    try:
+        with path.open("rb") as plain:
+            packed = plain.read(2) == _GZIP
+            plain.seek(0)
+            file: IO[bytes] = gzip.GzipFile(fileobj=plain) if packed else plain  # type: ignore[assignment]
+            start = file.read(4)
+            file.seek(0)
+            encoding = json.detect_encoding(start)
+            if encoding.startswith("utf-8"):
+                file.seek(len(_BYTE_ORDER_MARK) if start.startswith(_BYTE_ORDER_MARK) else 0)
+            else:
+                file = io.BytesIO(file.read().decode(encoding).encode())
+            yield file
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path.name} is damaged: it begins as a gzip file, but {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not text in {error.encoding}: {error.reason}") from None
+
+
+def read_text(path: Path) -> bytes:
+    """All of :func:`open_text`."""
+    with open_text(path) as file:
+        return file.read()

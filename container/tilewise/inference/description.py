@@ -1,0 +1,88 @@
+"""``model.json``: all that is known of a model but its weights, read without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilewise.errors import UserError
+from tilewise.registry import DEFAULT_TASK, find_task
+
+FORMAT = 1
+DESCRIPTION = "model.json"
+GRAPH_SUFFIX = ".onnx"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What ``model.json`` says.
+
+    Attributes:
+        spec: what the model is built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
+        classes: their names, by label.
+        weights: the name of their file, beside ``model.json``.
+        hyperparameters, metrics, environment, task: as in :class:`tilewise.inference.artifact.Artifact`.
+
+    """
+
+    spec: Any
+    classes: tuple[str, ...]
+    weights: str
+    hyperparameters: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    task: str = DEFAULT_TASK
+
+    @property
+    def graph(self) -> str:
+        """The name of the file of the graph that belongs to these weights; there may be none."""
+        return graph_name(self.weights)
+
+    @staticmethod
+    def read(folder: Path) -> ModelDescription:
+        """Read the description of the model in a folder.
+
+        Raises:
+            UserError: the folder holds none, or a damaged one; the message says which file and why.
+
+        """
+        path = folder / DESCRIPTION
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise UserError(
+                    f"{path} has format {content['format']}, which this version of Tilewise does not know"
+                )
+            task = find_task(content.get("task", DEFAULT_TASK))()
+            return ModelDescription(
+                spec=task.spec_from_json(content["detector"]),
+                classes=tuple(content["classes"]),
+                weights=os.path.basename(content["weights"]),
+                hyperparameters=content["hyperparameters"],
+                metrics=content["metrics"],
+                environment=content.get("environment", {}),
+                task=task.name,
+            )
+        except PermissionError as error:
+            raise not_readable(error) from None
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
+
+
+def graph_name(weights: str) -> str:
+    """The name of the graph of a file of weights."""
+    return str(Path(weights).with_suffix(GRAPH_SUFFIX))
+
+
+def not_readable(error: PermissionError) -> UserError:
+    """What to do about a file of a model that may not be read."""
+    return UserError(
+        f"{error.filename} may not be read by user {os.getuid()}: make it readable (chmod a+rX), or run "
+        "as its owner"
+    )

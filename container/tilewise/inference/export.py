@@ -1,0 +1,159 @@
+"""A detector as a graph of fixed operations: one view in, candidates out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from tilewise.inference.artifact import Artifact, write_file
+from tilewise.inference.description import ModelDescription
+from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.timing import milliseconds
+from tilewise.models.detector import BatchImages, Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.views.view import Scaling
+
+log = logging.getLogger(__name__)
+
+OPSET = 17
+TOLERANCE = 1e-3
+"""By so much scores may differ from PyTorch's."""
+
+
+class ViewNetwork(nn.Module):
+    """What a graph holds: normalisation, padding, network, decoding of boxes and the choice of the best.
+
+    Suppression is left to :func:`tilewise.suppression.suppress`.
+    """
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+        self.eval()
+
+    def forward(self, view_HW3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 RGB -> (K, 4) boxes in the view's pixels, (K,) scores and (K,) labels."""
+        transform = self.detector.transform
+        assert isinstance(transform, BatchImages)
+        batch = (view_HW3.permute(2, 0, 1) - transform.mean).div(transform.std)[None]
+        height, width = batch.shape[2:]
+        if transform.divisor > 1:
+            batch = F.pad(batch, (0, -width % transform.divisor, 0, -height % transform.divisor))
+        # as in training; a graph's runtime chooses its own
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        outputs = self.detector.outputs(ImageList(batch, [(height, width)]))
+        boxes, scores, labels = self.detector.postprocess(outputs, [(height, width)])
+        return boxes[0], scores[0], labels[0]
+
+
+def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
+    """The detector's graph in PyTorch's own form, with its weights folded in; on the CPU."""
+    with torch.no_grad(), _without_warnings():
+        traced = torch.jit.trace(ViewNetwork(detector), (_example(scaling),), check_trace=False)
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
+        return frozen
+
+
+def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
+    """Write the detector's graph as ONNX; for views of any size, unless all of its views are squares."""
+    axes = {name: {0: "candidates"} for name in OUTPUTS}
+    if scaling.square is None:
+        axes[INPUT] = {0: "height", 1: "width"}
+    with torch.no_grad(), _without_warnings():
+        torch.onnx.export(
+            ViewNetwork(detector),
+            (_example(scaling),),
+            str(path),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def frozen_if_faster(detector: Detector, scaling: Scaling) -> tuple[torch.jit.ScriptModule | None, str]:
+    """The detector traced and frozen, if it then says the same in less time; and how to call what runs."""
+    view = _example(scaling)
+    with torch.inference_mode():
+        try:
+            graph = trace(detector, scaling)
+            difference = _difference(graph(view), ViewNetwork(detector)(view))
+        except RuntimeError as error:  # whatever the tracer cannot do
+            return None, f"eager PyTorch, as it cannot be traced ({str(error).splitlines()[0]})"
+        if difference > TOLERANCE:
+            return None, f"eager PyTorch, as scores of the frozen one differ by {difference:.1g}"
+        image = [view.permute(2, 0, 1)]
+        frozen, eager = milliseconds(lambda: graph(view)), milliseconds(lambda: detector.candidates(image))
+    times = f"{frozen:.0f} ms a view; eager {eager:.0f} ms"
+    return (
+        (graph, f"frozen PyTorch ({times})") if frozen < eager else (None, f"eager PyTorch (frozen {times})")
+    )
+
+
+def add_graph(folder: Path) -> None:
+    """Put the graph of the model in a folder beside its weights, if it says the same and is the faster.
+
+    Raises:
+        UserError: the folder holds no model that can be used.
+
+    """
+    artifact = Artifact.load(folder)
+    detector, scaling = artifact.model, artifact.spec.scaling
+    path = folder / ModelDescription.read(folder).graph
+    write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
+    refusal = _why_not_kept(path, detector, artifact.spec)
+    if refusal:
+        path.unlink()
+        log.info("the model has no graph for ONNX Runtime: %s", refusal)
+
+
+def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
+    """Why a graph is not to be used; empty where it is."""
+    from tilewise.inference.onnx_backend import OnnxBackend
+
+    backend = OnnxBackend(path, spec.limits(), torch.get_num_threads())
+    view = _example(spec.scaling)
+    image = view.permute(2, 0, 1)
+    with torch.inference_mode():
+        expected = ViewNetwork(detector)(view)
+        found = tuple(map(torch.from_numpy, backend.candidates(image.numpy())))
+        difference = _difference(found, expected)
+        if difference > TOLERANCE:
+            return f"its scores differ by {difference:.1g}"
+        graph = milliseconds(lambda: backend.candidates(image.numpy()))
+        eager = milliseconds(lambda: detector.candidates([image]))
+    times = f"{graph:.0f} ms a view on {torch.get_num_threads()} threads, PyTorch {eager:.0f} ms"
+    if graph > eager:
+        return f"it would take {times}"
+    log.info("%s holds the model as a graph for ONNX Runtime: %s", path.name, times)
+    return ""
+
+
+def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    """By how much the best scores differ; boxes of equal scores may come in any order."""
+    best, other = (scores.sort(descending=True).values[:100] for _, scores, _ in (found, expected))
+    return float((best - other).abs().max()) if len(best) == len(other) else float("inf")
+
+
+def _example(scaling: Scaling) -> Tensor:
+    """A view to trace with; where sizes differ, one that needs padding on both sides."""
+    width, height = scaling.size_of(4, 3)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (height, width, 3), dtype=torch.uint8, generator=generator)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The tracer warns of every size that Python looks at, and of its own age; parity is tested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from tilewise.arrays import Array, Float32, Int64
+from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.instances import Instances
+from tilewise.machine import available_cores
+from tilewise.suppression import Limits, suppress
+
+
+class OnnxBackend:
+    """Runs an exported graph with ONNX Runtime on a CPU: a :class:`tilewise.inference.backend.Backend`.
+
+    Args:
+        path: the graph.
+        limits: what is kept of its candidates.
+        threads: that compute a view together; None for ``OMP_NUM_THREADS``, else for all cores there are.
+
+    Attributes:
+        batch_size: 1, since a CPU gains nothing by more.
+
+    """
+
+    on_gpu, batch_size = False, 1
+
+    def __init__(self, path: Path, limits: Limits, threads: int | None = None):
+        self.limits = limits
+        options = onnxruntime.SessionOptions()
+        given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        options.intra_op_num_threads = threads or (int(given) if given.isdecimal() else available_cores())
+        options.inter_op_num_threads = 1
+        # as PyTorch is set here, see tune_device
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        # threads that wait for work by spinning starve whoever shares the cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def upload(self, pixels: Array) -> Array:
+        """See :class:`~tilewise.inference.backend.Backend`."""
+        return pixels
+
+    def detect(self, views: Sequence[Array]) -> list[Instances]:
+        """See :class:`~tilewise.inference.backend.Backend`."""
+        return [suppress(*self.candidates(view), limits=self.limits) for view in views]
+
+    def candidates(self, view: Array) -> tuple[Float32, Float32, Int64]:
+        """Boxes, scores and labels of what a view, (3, h, w) uint8, may show."""
+        pixels = np.ascontiguousarray(np.moveaxis(view, 0, 2))
+        boxes, scores, labels = self._session.run(OUTPUTS, {INPUT: pixels})
+        return boxes, scores, labels

@@ -1,0 +1,81 @@
+"""A model for use without Tilewise: a graph, the classes, and what is to be done before and after it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tilewise.errors import UserError
+from tilewise.inference.artifact import Artifact
+from tilewise.inference.export import trace, write_onnx
+from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.models.spec import DetectorSpec
+from tilewise.views.view import FILL
+
+GraphFormat = Literal["onnx", "openvino", "torchscript"]
+FORMATS: tuple[GraphFormat, ...] = get_args(GraphFormat)
+
+
+def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -> None:
+    """Write a model's graph, ``labels.json`` and ``facts.json``, and for ONNX ``detect.py``, which uses them.
+
+    Args:
+        artifact: the model.
+        graph_format: ``onnx``: ``model.onnx``. ``openvino``: ``model.xml`` and ``model.bin``.
+            ``torchscript``: ``model.pt``.
+        folder: where to; it may be there already.
+
+    Raises:
+        UserError: a package is not installed.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    detector, scaling = artifact.model, artifact.spec.scaling
+    if graph_format == "torchscript":
+        trace(detector, scaling).save(str(folder / "model.pt"))
+    else:
+        write_onnx(detector, scaling, folder / "model.onnx")
+    if graph_format == "openvino":
+        _to_openvino(folder)
+    if graph_format == "onnx":
+        shutil.copyfile(Path(__file__).with_name("portable_example.py"), folder / "detect.py")
+    for name, content in (("labels", list(artifact.classes)), ("facts", facts(artifact.spec))):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def facts(spec: DetectorSpec) -> dict[str, Any]:
+    """What is to be done before and after the graph, as plain JSON types."""
+    side = spec.scaling.square
+    return {
+        "model": spec.name,
+        "input": {"name": INPUT, "shape": [side, side, 3], "dtype": "uint8", "colours": "RGB"},
+        "outputs": {
+            OUTPUTS[0]: "(K, 4) float32: xmin, ymin, xmax, ymax in pixels of the view",
+            OUTPUTS[1]: "(K,) float32",
+            OUTPUTS[2]: "(K,) int64: index into labels.json",
+        },
+        "normalised": "in the graph",
+        "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; "
+        "but an axis that shrinks before one that grows",
+        "scaling": asdict(spec.scaling),
+        "tiling": spec.tiling.to_json(),
+        "fill": list(FILL),
+        "score_threshold": spec.score_threshold,
+        "nms_iou_threshold": spec.nms_iou_threshold,
+        "detections_per_view": spec.detections_per_view,
+        "detections_per_image": spec.detections_per_image,
+    }
+
+
+def _to_openvino(folder: Path) -> None:
+    try:
+        import openvino
+    except ImportError:
+        raise UserError("--to openvino needs the package openvino: pip install openvino") from None
+    path = folder / "model.onnx"
+    openvino.save_model(openvino.convert_model(path), folder / "model.xml", compress_to_fp16=False)
+    path.unlink()
