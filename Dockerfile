@@ -42,7 +42,8 @@ FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="Tilewise" \
       org.opencontainers.image.description="Trains and serves detectors of small objects in large images on SageMaker" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true"
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
+      com.amazonaws.sagemaker.capabilities.multi-models="true"
 
 ARG UV_NO_CACHE=1
 ARG UV_CACHE_DIR=/uv-cache

@@ -69,8 +69,7 @@ def scored(truth: list[tuple[int, int, np.ndarray]], more: float) -> Scored:
         near = rng.permutation(near + rng.normal(0, 0.5, near.shape))
         scores = np.sort(rng.random(len(near)))[::-1].copy()
         labels = np.zeros(len(near), np.int64)
-        instances = Instances(near.astype(np.float32), scores.astype(np.float32), labels)
-        detections.append(instances)
+        detections.append(Instances(near.astype(np.float32), scores.astype(np.float32), labels))
     return Scored(Records(records), detections)
 
 

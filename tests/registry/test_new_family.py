@@ -21,6 +21,8 @@ from tilewise.inference.predictor import Predictor
 from tilewise.registry import register, unregister
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
+from tilewise.serving.model_card import ModelCard
+from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopWhen
@@ -112,10 +114,10 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
 
     thread = ComputeThread(30, 60, lambda: None)
     served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
-    served.start()
+    thread.start()
     while not served.ready:
         time.sleep(0.01)
-    http = create_app(served, Settings(), answer_detection).test_client()
+    http = create_app(Model(served, ModelCard.read(model), answer_detection), Settings()).test_client()
     assert isinstance(data.train, Split)
     record = data.train.records[3]
     answer = http.post("/invocations", data=record.read(), content_type="image/png")

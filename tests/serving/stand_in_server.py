@@ -1,22 +1,38 @@
 """``serve`` with a model that does as the image says: a real server, without torch, that starts at once.
 
 An image begins like a JPEG, and words may follow: ``views=3`` for how many it has, ``seconds=0.5`` for each
-of them, ``odd`` for a fault of the model.
+of them, ``odd`` for a fault of the model, ``complain`` for a line as libjpeg writes it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tilewise.errors import UserError
 from tilewise.serving import server
+from tilewise.serving.model_card import ModelCard
 from tilewise.tasks.detection.answers import answer_detection
 
 JPEG = b"\xff\xd8\xff"
+
+
+class Detections(list[tuple[list[float], float, int]]):
+    def select(self, indexes: Any) -> Detections:
+        return Detections(self[index] for index in indexes)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    width: int
+    height: int
+    detections: Detections
 
 
 class Backend:
@@ -28,10 +44,11 @@ class Backend:
 class Predictor:
     """Finds an object of each class in every view."""
 
-    classes = ("ant", "bee")
-
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.backend: Any = Backend()
+        self.classes = ModelCard.read(folder).classes or ("ant", "bee")
+        if "broken" in self.classes:
+            raise UserError("the model is broken")
 
     def seen_as(self, options: object) -> Predictor:
         return self
@@ -41,6 +58,8 @@ class Predictor:
             from tilewise.data.decode import DecodeError
 
             raise DecodeError("these bytes are not an image in a known format")
+        if b"complain" in image:
+            os.write(2, b"Corrupt JPEG data: premature end of data segment\n")
         if b"odd" in image:
             raise RuntimeError("/opt/ml/model/secret")
         return image
@@ -52,7 +71,7 @@ class Predictor:
                 self.backend.detect([image])
                 left = 10.0 * view
                 found += [([left, 20.0, left + 20, 60.0], 0.5 - 0.2 * label, label) for label in (0, 1)]
-            yield SimpleNamespace(width=100, height=200, detections=found)
+            yield Prediction(100, 200, Detections(sorted(found, key=lambda each: -each[1])))
 
     def warm_up(self) -> None:
         list(self.predict_all([JPEG]))
@@ -64,6 +83,6 @@ def _word(image: bytes, name: bytes, default: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    server.load_predictor = lambda *_: Predictor()  # type: ignore[assignment]
+    server.load_predictor = lambda folder, tiles: Predictor(folder)  # type: ignore
     server.answer_of = lambda *_: answer_detection
     sys.exit(server.main())

@@ -15,6 +15,8 @@ from made_instances import make_instances
 from tilewise.data.decode import DecodedImage, DecodeError, ImageTooLargeError
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
+from tilewise.serving.model_card import ModelCard
+from tilewise.serving.models import Model
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings
@@ -71,13 +73,15 @@ class Client:
 
     def __init__(self, settings: Settings, predictor: FakePredictor, start: bool = True) -> None:
         thread = ComputeThread(0.2, 60, _unexpected)
+        self.thread = thread
         self.model = ServedModel(lambda: cast(Predicts, predictor), thread, _unexpected, _unexpected)
+        model = Model(self.model, ModelCard(), answer_detection)
         if start:
             self.start()
-        self.http: FlaskClient = create_app(self.model, settings, answer_detection).test_client()
+        self.http: FlaskClient = create_app(model, settings).test_client()
 
     def start(self) -> None:
-        self.model.start()
+        self.thread.start()
         deadline = time.monotonic() + 10
         while not self.model.ready:
             assert time.monotonic() < deadline
@@ -126,7 +130,8 @@ def test_invocations__default_answer(client: Client) -> None:
     response = client.invoke(JPEG)
     assert response.status_code == 200
     assert response.mimetype == "application/json"
-    assert response.get_json() == {"prediction": [[1.0, 0.5, 0.1, 0.1, 0.3, 0.3]]}
+    rows = [[1.0, 0.5, 0.1, 0.1, 0.3, 0.3]]
+    assert response.get_json() == {"prediction": rows, "classes": ["ant", "bee"]}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,7 @@ def test_invocations__image_types(client: Client, predictor: FakePredictor, cont
 
 @pytest.mark.parametrize(
     "content_type",
-    ["text/csv", "application/json", "multipart/form-data; boundary=x", "application/zip"],
+    ["text/csv", "application/zip", "video/mp4"],
 )
 def test_invocations__other_types(client: Client, predictor: FakePredictor, content_type: str) -> None:
     assert "application/x-image" in refused(client.invoke(JPEG, content_type), 415)
@@ -164,6 +169,7 @@ def test_invocations__annotation(client: Client) -> None:
     assert response.get_json() == {
         "image_size": [{"width": 100, "height": 200, "depth": 3}],
         "annotations": [{"class_id": 1, "score": 0.5, "left": 10, "top": 20, "width": 20, "height": 40}],
+        "categories": [{"class_id": 0, "name": "ant"}, {"class_id": 1, "name": "bee"}],
     }
 
 
@@ -251,7 +257,7 @@ def test_execution_parameters__within_what_batch_transform_allows(
     }
 
 
-@pytest.mark.parametrize("path", ["/", "/models", "/ping/", "//ping", "/static/x", "/%2e%2e/etc/passwd"])
+@pytest.mark.parametrize("path", ["/models", "/ping/", "//ping", "/static/x", "/%2e%2e/etc/passwd"])
 def test_unknown_paths__404(client: Client, path: str) -> None:
     assert "/ping" in refused(client.http.get(path), 404)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_instances import make_instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
 from tilewise.tasks.detection.answers import answer_detection
+from tilewise.tasks.detection_forms import Answered
 
 if TYPE_CHECKING:
     from tilewise.inference.detections import Prediction
@@ -31,7 +32,7 @@ def prediction(
 
 
 def answer(found: Prediction, form: Form) -> str:
-    return render(answer_detection(found, form.annotation), form)
+    return render([Answered(found)], form, answer_detection)
 
 
 TWO = prediction([[111, 134, 172.4, 262], [50, 100, 250, 300]], [0.943, 0.25], [0, 4])
@@ -66,7 +67,7 @@ def test_render__json_lines_is_one_line() -> None:
 
 def test_render__nothing_found() -> None:
     nothing = prediction([], [], [])
-    assert json.loads(answer(nothing, DEFAULT_FORM)) == {"prediction": []}
+    assert json.loads(answer(nothing, DEFAULT_FORM)) == {"prediction": [], "classes": []}
     assert json.loads(answer(nothing, ANNOTATION))["annotations"] == []
 
 
@@ -118,7 +119,7 @@ def test_choose_form__accept_headers(accept: str | None, form: Form) -> None:
     assert choose_form(accept, DEFAULT_FORM) == form
 
 
-@pytest.mark.parametrize("accept", ["text/csv", "image/png, text/*", "application/json;q=0", "json"])
+@pytest.mark.parametrize("accept", ["text/csv", "image/webp, text/*", "application/json;q=0", "json"])
 def test_choose_form__nothing_that_we_make(accept: str) -> None:
     with pytest.raises(NotAcceptableError, match="application/jsonlines"):
         choose_form(accept, DEFAULT_FORM)

@@ -68,8 +68,8 @@ class Calls:
         self.stopped = 0
         self.retired = 0
         self.predictor = predictor
-        thread = ComputeThread(patience_s, silence_s, self.retire)
-        self.model = ServedModel(self.load, thread, self.stop, self.retire)
+        self.thread = ComputeThread(patience_s, silence_s, self.retire)
+        self.model = ServedModel(self.load, self.thread, self.stop, self.retire)
 
     def load(self) -> Predicts:
         if isinstance(self.predictor, Exception):
@@ -84,7 +84,7 @@ class Calls:
 
 
 def started(calls: Calls) -> ServedModel:
-    calls.model.start()
+    calls.thread.start()
     deadline = time.monotonic() + 10
     while not (calls.model.ready or calls.stopped):
         assert time.monotonic() < deadline
@@ -296,7 +296,6 @@ def ask_all(model: ServedModel, images: list[bytes], **more: Any) -> list[Any]:
 def test_batches__images_that_wait_go_through_a_gpu_together() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
     until_ready(calls.model)
     predictor.gate.clear()
     images = [bytes([65 + index]) * (index + 1) for index in range(6)]
@@ -308,7 +307,6 @@ def test_batches__images_that_wait_go_through_a_gpu_together() -> None:
 def test_batches__a_damaged_image_is_its_own_clients_alone() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
     until_ready(calls.model)
     predictor.gate.clear()
     results = ask_all(calls.model, [b"a", b"b", b"text", b"c"])
@@ -321,7 +319,6 @@ def test_batches__wait_for_company_as_long_as_they_may() -> None:
     predictor = Batching()
     thread = ComputeThread(10, 60, lambda: None)
     model = ServedModel(lambda: cast(Predicts, predictor), thread, print, print, batch_delay_s=5.0)
-    model.start()
     started = time.monotonic()
     assert ask_all(model, [b"a", b"b", b"c", b"d"]) == [(b"a",), (b"b",), (b"c",), (b"d",)]
     assert predictor.batches == [[b"a", b"b", b"c", b"d"]] and time.monotonic() - started < 5
@@ -330,7 +327,6 @@ def test_batches__wait_for_company_as_long_as_they_may() -> None:
 def test_batches__images_with_other_tiles_go_alone() -> None:
     predictor = Batching()
     calls = Calls(predictor)
-    calls.model.start()
     until_ready(calls.model)
     predictor.gate.clear()
     other = threading.Thread(target=lambda: calls.model.predict(b"x", tiles=TileOptions(tiled=False)))

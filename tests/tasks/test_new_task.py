@@ -40,6 +40,8 @@ from tilewise.registry import (
 )
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
+from tilewise.serving.model_card import ModelCard
+from tilewise.serving.models import Model as ServingModel
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopToken, StopWhen
@@ -314,10 +316,10 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
 
     thread = ComputeThread(30, 60, lambda: None)
     served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
-    served.start()
+    thread.start()
     while not served.ready:
         time.sleep(0.01)
-    http = create_app(served, Settings(), answer_of(model)).test_client()
+    http = create_app(ServingModel(served, ModelCard.read(model), answer_of(model)), Settings()).test_client()
     assert isinstance(data.train, Split)
     for index, shown in ((3, True), (4, False)):
         image = data.train.records[index].read()

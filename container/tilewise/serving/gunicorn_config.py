@@ -39,6 +39,7 @@ def gunicorn_options(settings: Settings, folder: Path) -> dict[str, Any]:
         "max_requests": settings.max_requests,
         "max_requests_jitter": settings.max_requests // 2,  # so that workers are not recycled all at once
         "worker_tmp_dir": str(folder),
+        "child_exit": forget_worker,
         "control_socket_disable": True,  # it would want a writable home
         "preload_app": False,
         "proc_name": "tilewise",
@@ -48,3 +49,11 @@ def gunicorn_options(settings: Settings, folder: Path) -> dict[str, Any]:
         "accesslog": "-",
         "access_log_format": '%(t)s "%(r)s" %(s)s %(B)s bytes %(M)s ms',
     }
+
+
+def forget_worker(_arbiter: object, worker: Any) -> None:
+    """A worker has ended: its memory is no longer to be counted."""
+    # Imported here: prometheus_client looks at the environment when it is imported.
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)

@@ -115,6 +115,7 @@ class ServedModel:
 
     Attributes:
         classes: names by label, when it is ready.
+        failure: why it could not be loaded.
 
     """
 
@@ -132,22 +133,31 @@ class ServedModel:
         self._waiting: list[_Request] = []
         self._load = load
         self._thread = thread
-        self._on_load_failure = on_load_failure
         self._on_breakdown = on_breakdown
         self._predictor: Predicts | None = None
-        self._loaded = thread.submit(self._load_and_warm_up)  # before all that is asked
         self._timings = Timings()
         self.classes: tuple[str, ...] = ()
+        self.failure = ""
+        self._loaded = thread.submit(self._load_and_warm_up)  # before all that is asked
+        self._loaded.add_done_callback(lambda loaded: None if loaded.result() else on_load_failure())
 
-    def start(self) -> None:
-        """Begin to load; :attr:`ready` tells when it is done."""
-        self._thread.start()
-        self._loaded.add_done_callback(lambda loaded: loaded.result() or self._on_load_failure())
+    def wait_until_loaded(self) -> bool:
+        """Wait for it. Returns whether there is something to serve."""
+        return self._loaded.result()
 
     @property
     def ready(self) -> bool:
         """Whether the model has answered its warm-up prediction, and answers still."""
         return self._predictor is not None and not self._thread.broken
+
+    def do(self, work: Callable[[], T], client_left: threading.Event = NEVER) -> T:
+        """Have something else done on the thread, such as drawing, when its turn comes.
+
+        Raises:
+            BusyError, ClientLeftError: as :meth:`predict`.
+
+        """
+        return self._thread.do(work, client_left)
 
     def predict(
         self,
@@ -261,8 +271,10 @@ class ServedModel:
             predictor = self._load()
             predictor.warm_up()
         except UserError as error:
+            self.failure = str(error)
             logger.error("the model cannot be served: %s", error)
         except Exception:
+            self.failure = "it failed to load or to answer a first image"
             logger.exception("the model cannot be served: it failed to load or to answer a first image")
         else:
             logger.info("the model is ready after %.1f s", time.monotonic() - started)

@@ -10,11 +10,12 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, cast
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
@@ -28,6 +29,8 @@ from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.logs import configure_logging, label_native_lines
+from tilewise.serving.model_card import ModelCard
+from tilewise.serving.models import Model, ModelRegistry, ModelSet
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
 from tilewise.tasks.answers import answer_of
@@ -54,18 +57,37 @@ class Server(BaseApplication):
 
     def load(self) -> Flask:
         """The app of one worker; called after the fork."""
+        # Imported here: prometheus_client looks at the environment when it is imported.
+        from tilewise.serving.metrics import Metrics
+
+        self.metrics = Metrics()
         thread = ComputeThread(self.settings.timeout_s, self.settings.view_timeout_s, retire_worker)
         use_own_gpu(self.folder)
-        load = partial(load_predictor, self.settings)
-        model = ServedModel(
+        thread.start()
+        return create_app(self.models(thread), self.settings, self.metrics)
+
+    def models(self, thread: ComputeThread) -> Model | ModelSet:
+        """What this worker serves."""
+        from tilewise import platform
+
+        if self.settings.multi_model:
+            registry = ModelRegistry(self.folder / "models")
+            return ModelSet(registry, thread, partial(self.load_model, thread), self.settings.workers)
+        return self.load_model(thread, platform.model_dir(), stop_server)
+
+    def load_model(self, thread: ComputeThread, folder: Path, on_failure: Callable[[], None]) -> Model:
+        """Begin to load the model in a folder."""
+        load = partial(load_predictor, folder, self.settings)
+        served = ServedModel(
             load,
             thread,
-            on_load_failure=stop_server,
+            on_failure,
             on_breakdown=retire_worker,
             batch_delay_s=self.settings.batch_delay_s,
         )
-        model.start()
-        return create_app(model, self.settings, answer_of(model_dir()))
+        card = ModelCard.read(folder)
+        self.metrics.model(folder=folder, card=card)
+        return Model(served, card, answer_of(folder))
 
 
 def use_own_gpu(folder: Path) -> None:
@@ -91,8 +113,8 @@ def use_own_gpu(folder: Path) -> None:
 _own_locks: list[IO[str]] = []
 
 
-def load_predictor(settings: Settings) -> Predicts:
-    """The predictor of the model folder, with the tiles and on the backend that the settings ask for.
+def load_predictor(folder: Path, settings: Settings) -> Predicts:
+    """The predictor of the model in a folder, with the tiles and on the backend that the settings ask for.
 
     Raises:
         UserError: the folder holds no usable model.
@@ -100,7 +122,7 @@ def load_predictor(settings: Settings) -> Predicts:
     """
     from tilewise.inference.predictor import Predictor
 
-    return Predictor.load(model_dir(), settings.tiles, backend=settings.backend)
+    return cast(Predicts, Predictor.load(folder, settings.tiles, backend=settings.backend))
 
 
 def stop_server() -> None:
@@ -138,6 +160,7 @@ def main() -> int:
         return USAGE_ERROR
     os.environ.update(thread_caps(os.environ, settings.workers, available_cores()))
     keep_freed_memory(OF_VIEWS, one_heap=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     master = os.getpid()
     label_native_lines()
     configure_logging(settings.log_level, as_json=settings.log_as_json)

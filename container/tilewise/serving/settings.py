@@ -13,6 +13,7 @@ from tilewise.inference.description import GRAPH_SUFFIX
 from tilewise.inference.load import BACKENDS, BackendName
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
 from tilewise.machine import available_cores, memory_limit, visible_gpus
+from tilewise.serving.addresses import KINDS
 from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
@@ -38,6 +39,9 @@ class Settings:
         view_timeout_s: how long the model may look at one batch of views before its worker is replaced.
         max_requests: after so many a worker is recycled; 0 for never.
         log_as_json: a line of JSON for each request, and for all else.
+        multi_model: whether models come and go, as SageMaker's multi-model endpoints have them.
+        fetched: kinds of addresses from which images are fetched that a request names: ``s3``, ``https``.
+        page: whether browsers get a page.
         default_form: the answer's form when a request leaves it open.
         log_level: of :mod:`logging`.
         tiles: in place of the model's own.
@@ -54,6 +58,9 @@ class Settings:
     view_timeout_s: int = 60
     max_requests: int = 10_000
     log_as_json: bool = False
+    multi_model: bool = False
+    fetched: frozenset[str] = frozenset()
+    page: bool = True
     default_form: Form = DEFAULT_FORM
     log_level: int = logging.INFO
     tiles: TileOptions = AS_TRAINED
@@ -89,6 +96,9 @@ def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> 
         view_timeout_s=_integer(environ, "TILEWISE_VIEW_TIMEOUT", Settings.view_timeout_s, 1, 86400),
         max_requests=_integer(environ, "TILEWISE_MAX_REQUESTS", Settings.max_requests, 0, 1_000_000),
         log_as_json=_choice(environ, "TILEWISE_LOG", ("text", "json")) == "json",
+        multi_model=_choice(environ, "SAGEMAKER_MULTI_MODEL", ("false", "true", "0", "1")) in ("true", "1"),
+        fetched=_fetched(environ),
+        page=_choice(environ, "TILEWISE_PAGE", ("on", "off")) == "on",
         default_form=_default_form(environ),
         log_level=_log_level(environ),
         tiles=read_tile_options({name: environ.get(_variable(name), "") for name in TILE_OPTIONS}, _variable),
@@ -156,6 +166,16 @@ def _integer(environ: Mapping[str, str], name: str, default: int, low: int, high
     if text.isdecimal() and len(text) < 10 and low <= int(text) <= high:
         return int(text)
     raise UserError(f"{name} must be a whole number from {low} to {high}, not {text!r}")
+
+
+def _fetched(environ: Mapping[str, str]) -> frozenset[str]:
+    name = "TILEWISE_FETCH"
+    kinds = frozenset(part.strip().lower() for part in environ.get(name, "").split(",") if part.strip())
+    if kinds - set(KINDS):
+        raise UserError(
+            f"{name} must be of {', '.join(KINDS)}, with commas between them, not {environ[name]!r}"
+        )
+    return kinds
 
 
 def _choice(environ: Mapping[str, str], name: str, values: Sequence[str]) -> str:

@@ -43,6 +43,8 @@ LINGER_S = 5.0
 STOP_S = 2.0
 """For connections without a whole head, when the worker is to stop."""
 CHECK_S = 0.25
+GIVE_UPS = 25
+"""At each check, so that hundreds of clients that time out at once do not hold up a ping."""
 OPEN_FILES = 65536
 SPARE_FILES = 200
 """That are no connections."""
@@ -307,6 +309,7 @@ class Worker(ThreadWorker):
     def refuse(self, connection: Connection, refusal: Refusal) -> None:
         """Answer what is not even a request."""
         self.log.refused(connection.client, refusal)
+        self.app.metrics.answered("", refusal.status)
         connection.sock.sendall(plain_response(refusal))
         connection.keep = False
         connection.state = "sending"
@@ -329,10 +332,12 @@ class Worker(ThreadWorker):
         if now < self.next_check:
             return
         self.next_check = now + CHECK_S
+        given_up = 0
         for connection in list(self.connections):
             if not self.alive and (connection.incoming.head is None or connection.state == "lingering"):
                 connection.deadline = min(connection.deadline, now + STOP_S)
-            if now >= connection.deadline and connection.state != "answering":
+            if now >= connection.deadline and connection.state != "answering" and given_up < GIVE_UPS:
+                given_up += 1
                 self.give_up(connection)
         self.recycle()
 

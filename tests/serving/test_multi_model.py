@@ -1,0 +1,108 @@
+"""SageMaker's "Container Contract for Multi-Model Endpoints", asked of a real server with two workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_process import EndpointProcess, standing_in
+from tilewise.serving.models import LoadedError, ModelRegistry, UnknownModelError
+
+JPEG = b"\xff\xd8\xff"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EndpointProcess]:
+    variables = {"SAGEMAKER_MULTI_MODEL": "true", "SAGEMAKER_MODEL_SERVER_WORKERS": "2"}
+    with standing_in(tmp_path, **variables) as running:
+        yield running
+
+
+def make_model(folder: Path, classes: list[str], size: int = 10) -> str:
+    folder.mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps({"classes": classes}))
+    (folder / "weights").write_bytes(bytes(size))
+    return str(folder)
+
+
+def send(server: EndpointProcess, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+    body = content if isinstance(content, bytes | None) else json.dumps(content).encode()
+    kind = "image/jpeg" if isinstance(content, bytes) else "application/json"
+    status, _, answer = server.request(method, path, body, Content_Type=kind)
+    return status, json.loads(answer) if answer else None
+
+
+def load(server: EndpointProcess, name: str, url: str) -> tuple[int, Any]:
+    return send(server, "POST", "/models", {"model_name": name, "url": url})
+
+
+def test_contract__load_list_get_invoke_unload(server: EndpointProcess, tmp_path: Path) -> None:
+    first = make_model(tmp_path / "models" / "a" / "model", ["ant", "bee"])
+    second = make_model(tmp_path / "models" / "b" / "model", ["cat", "dog"])
+    assert send(server, "GET", "/models") == (200, {"models": []})
+    assert load(server, "a", first)[0] == 200
+    assert load(server, "dir/b.tar.gz", second)[0] == 200
+    assert load(server, "a", first)[0] == 409
+    listed = [{"modelName": "a", "modelUrl": first}, {"modelName": "dir/b.tar.gz", "modelUrl": second}]
+    assert send(server, "GET", "/models") == (200, {"models": listed})
+    assert send(server, "GET", "/models/a") == (200, listed[0])
+    assert send(server, "GET", "/models/dir/b.tar.gz") == (200, listed[1])
+    for _ in range(10):  # whichever worker answers
+        assert send(server, "POST", "/models/a/invoke", JPEG)[1]["classes"] == ["ant", "bee"]
+        assert send(server, "POST", "/models/dir/b.tar.gz/invoke", JPEG)[1]["classes"] == ["cat", "dog"]
+    assert send(server, "DELETE", "/models/a")[0] == 200
+    for _ in range(10):
+        assert send(server, "POST", "/models/a/invoke", JPEG)[0] == 404
+    assert send(server, "DELETE", "/models/a")[0] == 404
+    assert send(server, "GET", "/models/a")[0] == 404
+    assert load(server, "a", second)[0] == 200
+    for _ in range(10):
+        assert send(server, "POST", "/models/a/invoke", JPEG)[1]["classes"] == ["cat", "dog"]
+    assert send(server, "POST", "/invocations", JPEG)[0] == 404
+
+
+def test_load__wrong_ones(server: EndpointProcess, tmp_path: Path) -> None:
+    assert load(server, "a", str(tmp_path / "nowhere"))[0] == 400
+    assert send(server, "POST", "/models", {"model_name": "a"})[0] == 400
+    broken = make_model(tmp_path / "broken", ["broken"])
+    status, answer = load(server, "broken", broken)
+    assert status == 400 and "cannot be used" in answer["error"]
+    assert send(server, "GET", "/models") == (200, {"models": []})
+
+
+def test_load__no_memory(server: EndpointProcess, tmp_path: Path) -> None:
+    url = make_model(tmp_path / "large", ["ant"])
+    with (Path(url) / "weights").open("wb") as file:
+        file.truncate(2**43)
+    status, answer = load(server, "large", url)
+    assert status == 507 and "memory" in answer["error"]
+    assert send(server, "GET", "/models/large")[0] == 404
+
+
+def test_list__in_pages(server: EndpointProcess, tmp_path: Path) -> None:
+    url = make_model(tmp_path / "model", ["ant"])
+    for number in range(101):
+        assert load(server, f"model-{number:03}", url)[0] == 200
+    first = send(server, "GET", "/models")[1]
+    assert len(first["models"]) == 100
+    rest = send(server, "GET", f"/models?next_page_token={first['nextPageToken']}")[1]
+    assert [each["modelName"] for each in rest["models"]] == ["model-100"]
+    assert "nextPageToken" not in rest
+    assert send(server, "GET", "/models?next_page_token=x")[0] == 400
+
+
+@pytest.mark.parametrize("name", ["a", "../../etc/passwd", "a/b", "ü", "%2e%2e", ".", "..", "x" * 1024])
+def test_registry__any_name(tmp_path: Path, name: str) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    registry.add(name, "/somewhere")
+    with pytest.raises(LoadedError):
+        registry.add(name, "/somewhere")
+    assert [(each.name, each.url) for each in registry.all()] == [(name, "/somewhere")]
+    assert registry.get(name).name == name
+    assert [path.parent for path in tmp_path.rglob("*.json")] == [tmp_path / "models"]
+    registry.remove(name)
+    with pytest.raises(UnknownModelError):
+        registry.get(name)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+from tilewise.errors import UserError
+from tilewise.serving.options import Options, check_names, read_attributes, read_options
+from tilewise.tiling.spec import TileOptions
+
+FORMS = ("coco", "png")
+
+
+def test_read_options__all() -> None:
+    texts = {
+        "threshold": "0.5",
+        "max_detections": "10",
+        "classes": "ant, 1",
+        "tile_grid_size": "3x2",
+        "overlap": "0.1",
+        "format": "coco",
+    }
+    options = read_options(texts, FORMS)
+    assert options == Options(0.5, 10, ("ant", "1"), TileOptions(grid=(3, 2), overlap=0.1), "coco")
+    assert options.labels(("ant", "bee")) == frozenset({0, 1})
+    assert read_options({"tile_size": "none"}, FORMS).tiles == TileOptions(tiled=False)
+    assert read_options({}, FORMS) == Options()
+
+
+def test_read_options__as_json_has_them() -> None:
+    options = read_options({"threshold": 0.5, "max_detections": 3, "classes": [0, "bee"]}, FORMS)
+    assert options == Options(0.5, 3, ("0", "bee"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        ({"threshold": "high"}, "threshold=high: it must be a number from 0 to 1"),
+        ({"threshold": "1.5"}, "from 0 to 1"),
+        ({"threshold": "nan"}, "from 0 to 1"),
+        ({"max_detections": "0"}, "from 1 to 100000"),
+        ({"max_detections": "2.5"}, "whole number"),
+        ({"tile_size": "8"}, "at least 32"),
+        ({"tile_size": "x"}, "tile_size='x'"),
+        ({"tile_grid_size": "100x100"}, "at most 1024"),
+        ({"tile_grid_size": "3x2", "tile_size": "640"}, "exclude each other"),
+        ({"overlap": "2"}, "overlap=2: must be at least 0"),
+        ({"format": "xml"}, "format=xml: possible are coco, png"),
+    ],
+)
+def test_read_options__wrong_values(texts: dict[str, str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        read_options(texts, FORMS)
+
+
+@pytest.mark.parametrize("name", ["wasp", "2", "-1"])
+def test_labels__a_class_that_there_is_not(name: str) -> None:
+    with pytest.raises(UserError, match="the model's classes are ant, bee"):
+        Options(classes=(name,)).labels(("ant", "bee"))
+
+
+def test_labels__a_number_as_a_name() -> None:
+    assert Options(classes=("1",)).labels(("1", "0")) == frozenset({0})
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", {}),
+        ("c000b4f9-df62-4c85-a0bf-7c525f9104a4", {}),
+        ("trace=1;threshold=0.5; classes = ant,bee", {"threshold": "0.5", "classes": "ant,bee"}),
+        ("threshold=0.5&tile_size=640", {"threshold": "0.5", "tile_size": "640"}),
+    ],
+)
+def test_read_attributes(header: str, expected: dict[str, str]) -> None:
+    assert read_attributes(header) == expected
+
+
+def test_read_attributes__misspelt() -> None:
+    with pytest.raises(UserError, match="threshold is meant"):
+        read_attributes("treshold=0.5")
+
+
+def test_check_names__the_possible_ones() -> None:
+    with pytest.raises(UserError, match="the query has 'treshold': possible are threshold, max_detections"):
+        check_names(["treshold"], "the query")

@@ -1,0 +1,139 @@
+"""The page that a browser gets, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_process import EndpointProcess, standing_in
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class Browser:
+    """Chromium with one page, told what to do by the DevTools protocol over a pipe."""
+
+    def __init__(self, folder: Path) -> None:
+        read_commands, self._commands = os.pipe()
+        self._answers, write_answers = os.pipe()
+        assert CHROMIUM is not None
+        # Chromium reads descriptor 3 and writes 4.
+        redirect = f'exec "$0" "$@" 3<&{read_commands} 4>&{write_answers}'
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        options += [f"--user-data-dir={folder}", "--remote-debugging-pipe", "--window-size=1200,800"]
+        self.process = subprocess.Popen(
+            ["bash", "-c", redirect, CHROMIUM, *options, "about:blank"],
+            pass_fds=(read_commands, write_answers),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read_commands)
+        os.close(write_answers)
+        self._buffer = b""
+        self._number = 0
+        self._session: str | None = None
+        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+
+    def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            piece = os.read(self._answers, 1 << 16)
+            assert piece, "the browser has ended"
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def run(self, script: str) -> Any:
+        answer = self.tell("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait_for(self, script: str) -> None:
+        deadline = time.monotonic() + 30
+        while not self.run(script):
+            assert time.monotonic() < deadline, self.run("document.body.innerText")
+            time.sleep(0.05)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        root = self.tell("DOM.getDocument")["root"]["nodeId"]
+        node = self.tell("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.tell("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._commands)
+        os.close(self._answers)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
+    with standing_in(tmp_path_factory.mktemp("paged")) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    running = Browser(tmp_path / "profile")
+    yield running
+    running.close()
+
+
+def test_page__of_one_file_and_only_for_browsers(server: EndpointProcess) -> None:
+    status, kind, body = server.request("GET", "/", Accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (status, kind) == (200, "text/html")
+    assert b"http://" not in body and b"https://" not in body and b"src=" not in body
+    assert server.request("GET", "/", Accept="*/*")[1] == "application/json"
+
+
+def test_page__can_be_switched_off(tmp_path: Path) -> None:
+    with standing_in(tmp_path, TILEWISE_PAGE="off") as server:
+        assert server.request("GET", "/", Accept="text/html")[1] == "application/json"
+
+
+def test_page__a_large_image_and_the_threshold(
+    server: EndpointProcess, browser: Browser, tmp_path: Path
+) -> None:
+    image = tmp_path / "large.jpg"
+    Image.new("RGB", (10_000, 10_000), "white").save(image)
+    browser.tell("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+    browser.wait_for("document.readyState === 'complete' && !!document.querySelector('#file')")
+    browser.choose_file("#file", image)
+    browser.wait_for("document.querySelector('#status').textContent.includes('10000 x 10000')")
+    move = "threshold.value = {}; threshold.dispatchEvent(new Event('input')); count.textContent"
+    move = move.replace("threshold.", "document.querySelector('#threshold').").replace(
+        "count.", "document.querySelector('#count')."
+    )
+    assert browser.run(move.format(0)) == "2"
+    assert browser.run(move.format(0.4)) == "1"
+    assert browser.run(move.format(0.9)) == "0"
+    browser.run(move.format(0))
+    for _ in range(5):
+        browser.run("zoomBy(2); new Promise(requestAnimationFrame)")
+    colours = "new Set(pen.getImageData(0, 0, canvas.width, canvas.height).data).size"
+    browser.run("fit(); new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert browser.run(colours) > 3, "boxes are drawn"
