@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container")]
 
 import torch  # noqa: E402
+from tilewise.inference.detections import merge_instances  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
 from tilewise.inference.view_plan import ViewPlan  # noqa: E402
@@ -43,7 +44,7 @@ def predict(path: Path, tile: int) -> dict[str, Any]:
     spec = DetectorSpec("ssdlite_mobilenet_v3_large", 2, Scaling(square=320), None, 0.4, 0.45, 100)
     detector = build_detector(spec)
     plan = ViewPlan(spec.scaling, Tiling("fixed", tile_size=tile))
-    predictor = Predictor(TorchBackend(detector), plan, ("a", "b"))
+    predictor = Predictor(TorchBackend(detector), plan, ("a", "b"), merge_instances)
     predictor.warm_up()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()

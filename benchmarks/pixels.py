@@ -8,9 +8,9 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Records
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.training.job.choose_tiling import make_planner
-from tilewise.training.job.fit_spec import fit_spec
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.job.minutes import pixels_of_views
+from tilewise.training.job.view_plans import make_planner
 
 
 def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:

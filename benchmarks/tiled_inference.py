@@ -35,7 +35,7 @@ from tilewise.inference.artifact import Artifact  # noqa: E402
 from tilewise.inference.predictor import Predictor  # noqa: E402
 from tilewise.inference.torch_backend import TorchBackend  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402
-from tilewise.models.detector import Detector  # noqa: E402
+from tilewise.models.detector import VisionModel  # noqa: E402
 from tilewise.models.postprocess import detections_of  # noqa: E402
 from tilewise.tiling.spec import TileOptions  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -48,7 +48,7 @@ Predict = Callable[[Path], Instances]
 class AsTorchvisions(nn.Module):
     """A detector of square views behind torchvision's convention and its transform, which resizes them."""
 
-    def __init__(self, detector: Detector, side: int):
+    def __init__(self, detector: VisionModel, side: int):
         super().__init__()
         transform: Any = detector.transform
         mean, std = ((values.flatten() / 255).tolist() for values in (transform.mean, transform.std))
@@ -82,7 +82,7 @@ def tilewise(model: Path, tile: int, score_threshold: float | None) -> Predict:
     predictor = Predictor.load(model, TileOptions(tile_size=tile, overlap=OVERLAP), backend="eager")
     if score_threshold is not None:
         assert isinstance(predictor.backend, TorchBackend)
-        keep_from(predictor.backend.detector, score_threshold)
+        keep_from(predictor.backend.model, score_threshold)
     return lambda path: predictor.predict(path.read_bytes()).detections
 
 
@@ -95,10 +95,10 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
     artifact = Artifact.load(model)
     if score_threshold is None:
         score_threshold = artifact.spec.score_threshold
-    keep_from(artifact.detector, score_threshold)
+    keep_from(artifact.model, score_threshold)
     side = artifact.spec.scaling.square
     assert side is not None
-    network = AsTorchvisions(artifact.detector, side).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = AsTorchvisions(artifact.model, side).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     detector = TorchVisionDetectionModel(
         model=network,
         confidence_threshold=score_threshold,

@@ -61,7 +61,7 @@ class TrainSpeed:
         self.trainer = make_trainer(data, job)
         torch.set_num_threads(threads)
         self.train_step = self.trainer.train_step
-        self.device, self.hp, self.detector = self.train_step.device, hp, self.train_step.detector
+        self.device, self.hp, self.detector = self.train_step.device, hp, self.train_step.model
         for _ in self.trainer.loader.batches(0):
             pass  # the first epoch is another one: images that stay decoded are decoded there
         self._learnt: list[Batch] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import FIGURES
-from tilewise.evaluation.voc import VocMetric
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.stop import StopToken
-from tilewise.tasks.detection import DetectionTask
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.tasks.registry import make_task
 from tilewise.tasks.task import Evaluation, Gather
 from tilewise.training.job.context import JobContext
@@ -81,7 +80,7 @@ class Script:
 
     def __call__(self, predictor: Predictor, stop: StopToken) -> float | None:
         assert isinstance(predictor.backend, TorchBackend)
-        state = predictor.backend.detector.network.state_dict()
+        state = predictor.backend.model.network.state_dict()
         self.seen.append({key: value.clone() for key, value in state.items()})
         return next(self._scores)
 
@@ -108,7 +107,5 @@ def make_job(
     task = make_task(hp)
     if detector is not None or evaluate_as is not None:
         built = (lambda: detector) if isinstance(detector, Detector) else detector
-        task = StandInTask(
-            hp.validation_metric_type, VocMetric(hp.validation_iou_threshold), None, built, evaluate_as
-        )
+        task = replace(StandInTask.of_job(hp), detector=built, evaluate_as=evaluate_as)
     return JobContext(hp, task, MetricLines("algo-1"), model_dir, **more)

@@ -33,6 +33,44 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = {"serving", "commands"}
 ONLY_IN = {"flask": {"serving"}, "gunicorn": {"serving"}, "sagemaker_training": {"platform"}}
 
+DETECTION = (
+    "evaluation.analysis",
+    "evaluation.coco",
+    "evaluation.confusion",
+    "evaluation.curves",
+    "evaluation.evaluate",
+    "evaluation.pictures",
+    "evaluation.report",
+    "evaluation.voc",
+    "data.statistics",
+    "inference.detections",
+    "instances",
+    "models.build",
+    "tasks.detection",
+    "tiling.auto",
+    "tiling.merge",
+)
+"""What only object detection needs; a part of a dotted name stands for all below it."""
+TASK_NEUTRAL = (
+    "evaluation.predicting",
+    "evaluation.report_content",
+    "inference.artifact",
+    "inference.backend",
+    "inference.batching",
+    "inference.description",
+    "inference.load",
+    "inference.predictor",
+    "inference.torch_backend",
+    "inference.view_plan",
+    "registry",
+    "serving",
+    "tasks.answers",
+    "tasks.registry",
+    "tasks.task",
+    "training",
+)
+"""What trains, keeps, loads and serves a model of any task."""
+
 MODULES = sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "__main__.py", PACKAGE / "__init__.py"})
 
 
@@ -79,6 +117,27 @@ def dotted(path: Path) -> str:
 
 
 NAMES = {dotted(path): path for path in MODULES}
+
+
+def is_in(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(f"{name}.".startswith(f"tilewise.{room}.") for room in rooms)
+
+
+@pytest.mark.parametrize("room", TASK_NEUTRAL)
+def test_task_neutral_rooms__import_nothing_of_detection(room: str) -> None:
+    within = {
+        name: path for name, path in NAMES.items() if is_in(name, (room,)) and not is_in(name, DETECTION)
+    }
+    assert within
+    for name, path in within.items():
+        wrong = [each for each in imported_modules(path) if is_in(each, DETECTION)]
+        assert not wrong, f"{name} imports {', '.join(wrong)}"
+
+
+def test_detection__is_all_there() -> None:
+    assert [
+        room for room in (*DETECTION, *TASK_NEUTRAL) if not any(is_in(name, (room,)) for name in NAMES)
+    ] == []
 
 
 def test_modules__import_each_other_in_no_circle() -> None:

@@ -120,7 +120,7 @@ class WeightedLoss(Detector):
     """A loss of targets' weights; it keeps the targets that it got."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
         self.got: list[Targets[Tensor]] = []
 
     def forward(

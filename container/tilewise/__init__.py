@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tilewise.data.records import Record, Records
     from tilewise.errors import UserError
     from tilewise.evaluation.evaluate import evaluate
-    from tilewise.inference.predictor import Prediction, Predictor
+    from tilewise.inference.detections import Prediction
+    from tilewise.inference.predictor import Predictor
     from tilewise.instances import Instance, Instances
     from tilewise.tiling.spec import TileOptions
 
@@ -39,7 +40,7 @@ _MODULES = {
     "Channel": "data.read",
     "Instance": "instances",
     "Instances": "instances",
-    "Prediction": "inference.predictor",
+    "Prediction": "inference.detections",
     "Predictor": "inference.predictor",
     "Record": "data.records",
     "Records": "data.records",

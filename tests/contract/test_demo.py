@@ -138,7 +138,7 @@ def test_azures_tiles__are_trained_with_and_the_endpoint_gives_the_logged_map_on
     # on a busy machine the job may have found its graph too slow
     artifact = Artifact.load(base / "model")
     graph = (base / "model" / model["weights"]).with_suffix(".onnx")
-    write_onnx(artifact.detector, artifact.spec.scaling, graph)
+    write_onnx(artifact.model, artifact.spec.scaling, graph)
     for backend in ("onnx", "pytorch", "eager"):
         with Forked(ROOT / "serve", environ | {"TILEWISE_BACKEND": backend}, tmp_path) as serve:
             url = f"http://127.0.0.1:{port}"

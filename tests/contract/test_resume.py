@@ -92,7 +92,7 @@ def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     assert state is not None
     momentum = state["parts"]["train_step"]["optimizer"].items()
     memory = {f"optimizer {index}": each["momentum_buffer"] for index, each in momentum}
-    return {**state["parts"]["train_step"]["detector"], **memory}
+    return {**state["parts"]["train_step"]["model"], **memory}
 
 
 def copy_of(job: Job, base: Path) -> Job:

@@ -153,7 +153,7 @@ def graph_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
     folder, artifact = tmp_path_factory.mktemp("graph"), Artifact.load(model_folder)
     artifact.save(folder, "model")
-    write_onnx(artifact.detector, artifact.spec.scaling, folder / "model.onnx")
+    write_onnx(artifact.model, artifact.spec.scaling, folder / "model.onnx")
     return folder
 
 

@@ -16,10 +16,11 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.decode import DecodedImage, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
-from tilewise.evaluation import evaluate as evaluating
+from tilewise.evaluation import predicting
 from tilewise.evaluation.evaluate import evaluate
 from tilewise.evaluation.voc import VocMetric
-from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.detections import Prediction
+from tilewise.inference.predictor import Predictor
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
 
@@ -84,7 +85,7 @@ class Slow(Oracle):
 def test_evaluate__beside_a_gpu_several_threads_decode(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluating, "available_cores", lambda: 4)
+    monkeypatch.setattr(predicting, "available_cores", lambda: 4)
     metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), VocMetric(0.75))
     assert metrics is not None and metrics["AP"] == 1  # each with its own objects
 

@@ -21,7 +21,8 @@ from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
-from tilewise.training.job.choose_tiling import choose_tiling, make_planner
+from tilewise.tasks.detection.choose_tiling import choose_tiling
+from tilewise.training.job.view_plans import make_planner
 from tilewise.views.view import Scaling
 
 ROOT = Path(__file__).resolve().parents[2]

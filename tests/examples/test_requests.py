@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from tilewise.evaluation.coco import FIGURES
-from tilewise.tasks.detection import DetectionTask
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -57,7 +57,7 @@ def folder(artifacts: tuple[Artifact, Artifact], tmp_path: Path) -> Path:
 
 
 def assert_same_weights(one: Artifact, other: Artifact) -> None:
-    state, other_state = one.detector.state_dict(), other.detector.state_dict()
+    state, other_state = one.model.state_dict(), other.model.state_dict()
     assert state.keys() == other_state.keys()
     assert all(torch.equal(state[key], other_state[key]) for key in state)
 
@@ -67,11 +67,11 @@ def test_artifact__loads_as_it_was_saved(artifacts: tuple[Artifact, Artifact], f
     assert (loaded.spec, loaded.classes) == (original.spec, original.classes)
     assert (loaded.hyperparameters, loaded.metrics) == (original.hyperparameters, original.metrics)
     assert loaded.environment == original.environment
-    assert not loaded.detector.training
+    assert not loaded.model.training
     assert_same_weights(loaded, original)
     image = torch.randint(256, (3, 96, 96), dtype=torch.uint8)
     with torch.inference_mode():
-        one, other = (each.detector.detect([image])[0] for each in (loaded, original))
+        one, other = (each.model.detect([image])[0] for each in (loaded, original))
     assert len(one)
     assert np.array_equal(one.boxes, other.boxes)
     assert np.array_equal(one.scores, other.scores)
@@ -82,7 +82,7 @@ def test_artifact__is_the_same_in_another_memory_format(
     artifacts: tuple[Artifact, Artifact], tmp_path: Path
 ) -> None:
     original = make_artifact(0)
-    original.detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    original.model.to(memory_format=torch.channels_last)
     original.save(tmp_path, "model")
     assert_same_weights(Artifact.load(tmp_path), artifacts[0])
 
@@ -214,7 +214,7 @@ def test_format_1__stays_readable(detector: str, record: str, spec: DetectorSpec
     assert loaded.hyperparameters == {"number_of_epochs": 4}
     assert loaded.environment == ({"gpus": [], "cores": 4} if record else {})
     assert read_classes(tmp_path) == ("ant", "bée")
-    state = loaded.detector.network.state_dict()
+    state = loaded.model.network.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in weights.items())
 
 

@@ -75,7 +75,7 @@ def test_graphs__say_what_the_detector_says(name: str, tmp_path: Path) -> None:
 def test_load__the_graph_without_pytorch(model_folder: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(model_folder)
     artifact.save(tmp_path, "model-0001")
-    write_onnx(artifact.detector, artifact.spec.scaling, tmp_path / "model-0001.onnx")
+    write_onnx(artifact.model, artifact.spec.scaling, tmp_path / "model-0001.onnx")
     code = f"""
 import sys
 from tilewise.inference.load import load_backend
@@ -93,7 +93,7 @@ assert len(found[0]) and "torch" not in sys.modules
 def test_graph__goes_with_its_weights(model_folder: Path, tmp_path: Path) -> None:
     artifact = Artifact.load(model_folder)
     artifact.save(tmp_path, "model-0001")
-    write_onnx(artifact.detector, artifact.spec.scaling, tmp_path / "model-0001.onnx")
+    write_onnx(artifact.model, artifact.spec.scaling, tmp_path / "model-0001.onnx")
     artifact.save(tmp_path, "model-0002")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-0002.safetensors", "model.json"]
     (tmp_path / "model-0002.onnx").touch()

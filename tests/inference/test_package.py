@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from tilewise.data.decode import DecodedImage
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.detections import merge_instances
 from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.package import write_package
 from tilewise.inference.predictor import Predictor
@@ -54,7 +56,9 @@ def test_example__finds_what_the_endpoint_finds(model_folder: Path, tmp_path: Pa
     assert json.loads((tmp_path / "labels.json").read_text()) == ["ant", "bee"]
     image = photograph(320, 240)
     backend = OnnxBackend(tmp_path / "model.onnx", artifact.spec.limits(), threads=1)
-    predictor = Predictor(backend, ViewPlan(spec.scaling, tiling, most), artifact.classes)
+    predictor = Predictor(
+        backend, ViewPlan(spec.scaling, tiling), artifact.classes, partial(merge_instances, limit=most)
+    )
     expected = next(predictor.predict_all([DecodedImage.whole(image.transpose(2, 0, 1))])).detections
     boxes, scores, labels = load_example(tmp_path).detect(image)
     assert len(expected) > 10 and labels.tolist() == expected.labels.tolist()
@@ -69,7 +73,7 @@ def test_torchscript__reads_without_tilewise(model_folder: Path, tmp_path: Path)
     view = torch.from_numpy(photograph(320, 320).copy())
     with torch.inference_mode():
         boxes, scores, labels = torch.jit.load(tmp_path / "model.pt")(view)
-        expected = artifact.detector.candidates([view.permute(2, 0, 1)])
+        expected = artifact.model.candidates([view.permute(2, 0, 1)])
     assert boxes.shape == (len(labels), 4)
     torch.testing.assert_close(scores.sort().values, expected.scores[0].sort().values)
 
@@ -83,5 +87,5 @@ def test_openvino__says_the_same(model_folder: Path, tmp_path: Path) -> None:
     view = photograph(320, 320)
     scores = compiled(view)["scores"]
     with torch.inference_mode():
-        expected = artifact.detector.candidates([torch.from_numpy(view.copy()).permute(2, 0, 1)])
+        expected = artifact.model.candidates([torch.from_numpy(view.copy()).permute(2, 0, 1)])
     np.testing.assert_allclose(np.sort(scores), np.sort(expected.scores[0].numpy()), atol=1e-3)

@@ -102,7 +102,7 @@ def test_pretrained__old_names_are_understood(folder: Path) -> None:
 
 
 def test_pretrained__file_missing(folder: Path) -> None:
-    sentence = load_pretrained(Detector(nn.Identity(), *3 * [nn.Identity()]), LITE)  # type: ignore[arg-type]
+    sentence = load_pretrained(Detector(nn.Identity(), *3 * [nn.Identity()]), LITE)
     assert sentence == (
         f"use_pretrained_model=1, but there is no {LITE_FILE}, mobilenet_v3_large-8738ca79.pth, "
         f"mobilenet_v3_large-5c1a4163.pth in {folder}: training from scratch"
@@ -111,7 +111,7 @@ def test_pretrained__file_missing(folder: Path) -> None:
 
 def test_pretrained__no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TILEWISE_WEIGHTS", raising=False)
-    sentence = load_pretrained(Detector(nn.Identity(), *3 * [nn.Identity()]), "yolox_s")  # type: ignore[arg-type]
+    sentence = load_pretrained(Detector(nn.Identity(), *3 * [nn.Identity()]), "yolox_s")
     assert sentence == (
         "use_pretrained_model=1, but there is no yolox_s.pth here (TILEWISE_WEIGHTS names no folder): "
         "training from scratch"
@@ -326,7 +326,7 @@ def test_pretrained__bad_file_is_the_users_to_fix(
     monkeypatch.chdir(folder)
     path = folder / LITE_FILE
     write_bad(kind, path)
-    detector = Detector(nn.Conv2d(1, 1, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
+    detector = Detector(nn.Conv2d(1, 1, 1), *3 * [nn.Identity()])
     with pytest.raises(UserError) as caught:
         load_pretrained(detector, LITE)
     assert str(path) in str(caught.value)
@@ -337,4 +337,4 @@ def test_pretrained__bad_file_is_the_users_to_fix(
 def test_pretrained__weights_of_another_model(folder: Path) -> None:
     publish(nn.Linear(2, 2), folder / LITE_FILE)
     with pytest.raises(UserError, match="weights of another model: none of its tensors fit ssdlite"):
-        load_pretrained(Detector(nn.Conv2d(1, 1, 1, bias=False).to(), *3 * [nn.Identity()]), LITE)  # type: ignore[arg-type]
+        load_pretrained(Detector(nn.Conv2d(1, 1, 1, bias=False).to(), *3 * [nn.Identity()]), LITE)

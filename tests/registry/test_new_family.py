@@ -26,7 +26,7 @@ from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopWhen
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.detection.answers import answer_detection
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import TrainResult
 from tilewise.training.job.initial_model import read_initial_model

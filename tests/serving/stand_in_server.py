@@ -18,6 +18,7 @@ from typing import Any
 from tilewise.errors import UserError
 from tilewise.serving import server
 from tilewise.serving.model_card import ModelCard
+from tilewise.tasks.detection.answers import answer_detection
 
 JPEG = b"\xff\xd8\xff"
 
@@ -83,4 +84,5 @@ def _word(image: bytes, name: bytes, default: bytes) -> bytes:
 
 if __name__ == "__main__":
     server.load_predictor = lambda folder, tiles: Predictor(folder)  # type: ignore
+    server.answer_of = lambda *_: answer_detection
     sys.exit(server.main())

@@ -20,12 +20,12 @@ from tilewise.serving.models import Model
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.detection.answers import answer_detection
 from tilewise.tiling.spec import TileOptions
 from werkzeug.test import TestResponse
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 JPEG = b"\xff\xd8\xff and so on"
 

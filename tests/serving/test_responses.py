@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_instances import make_instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.detection.answers import answer_detection
 from tilewise.tasks.detection_forms import Answered
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 ANNOTATION = Form("application/json", annotation=True)
 LINES = Form("application/jsonlines")

@@ -14,7 +14,7 @@ from tilewise.serving.served_model import Predicts, ServedModel, Timings
 from tilewise.tiling.spec import TileOptions
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 ANSWER = cast("Prediction", SimpleNamespace(width=1, height=1, detections=()))
 

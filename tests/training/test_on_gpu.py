@@ -15,6 +15,7 @@ from stand_ins import make_job
 from tilewise.data.channel import DataSet
 from tilewise.data.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.inference.detections import merge_instances
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
@@ -87,7 +88,9 @@ def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Instances]]:
         torch.manual_seed(1)  # Faster R-CNN draws the regions that it learns from
         losses = [{key: float(value) for key, value in train_step.learn(batch).items()} for _ in range(2)]
         train_step.end_epoch()
-        predictor = Predictor(TorchBackend(train_step.evaluated, 2), ViewPlan(scaling), ("ant", "bee"))
+        predictor = Predictor(
+            TorchBackend(train_step.evaluated, 2), ViewPlan(scaling), ("ant", "bee"), merge_instances
+        )
         found = list(predictor.predict_all(DecodedImage.whole(sample.pixels.numpy()) for sample in views))
     return losses, [each.detections for each in found]
 
@@ -122,10 +125,8 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
             with torch.autocast(
                 "cuda", train_step.precision.dtype, train_step.precision.dtype != torch.float32
             ):
-                losses = train_step.detector(
-                    [view.pixels for view in views], [view.targets for view in views]
-                )
-                boxes = train_step.detector.eval().detect([view.pixels for view in views])
+                losses = train_step.model([view.pixels for view in views], [view.targets for view in views])
+                boxes = train_step.model.eval().detect([view.pixels for view in views])
             assert isinstance(losses, dict)
             assert all(loss.dtype == torch.float32 for loss in losses.values())
             assert all(view.boxes.dtype == view.scores.dtype == torch.float32 for view in boxes)
@@ -172,7 +173,9 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
     for views in (2, 8):
         with fake_gpu() as gpu:
             train_step, scaling = make_learner("yolox_nano", gpu=True)
-            predictor = Predictor(TorchBackend(train_step.evaluated, 8), ViewPlan(scaling), ("ant", "bee"))
+            predictor = Predictor(
+                TorchBackend(train_step.evaluated, 8), ViewPlan(scaling), ("ant", "bee"), merge_instances
+            )
             images = [DecodedImage.whole(sample.pixels.numpy()) for sample in make_batch(128, views)]
             assert len(list(predictor.predict_all(images))) == views
         waits.append(Counter(wait.split()[1] for wait in gpu.waits))
@@ -189,11 +192,11 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
         )
         if precision == "fp16":  # some ten steps would pass before its scale is found
             train_step._scaler.load_state_dict(train_step._scaler.state_dict() | {"scale": 1.0})
-        before = [each.detach().clone().cpu() for each in train_step.detector.parameters()]
+        before = [each.detach().clone().cpu() for each in train_step.model.parameters()]
         for _ in range(4):
             train_step.learn(Batch.of(make_batch(128, 2)))
         train_step.end_epoch()
-        after = [each.detach().cpu() for each in train_step.detector.parameters()]
+        after = [each.detach().cpu() for each in train_step.model.parameters()]
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 

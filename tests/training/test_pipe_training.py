@@ -25,7 +25,7 @@ from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
-from tilewise.training.job.fit_spec import fit_spec
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.job.validation import test as score_test
 from tilewise.training.train import train
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Steady(Detector):
     """Its gradient is always 1 for the bias; it finds one object in an image, where its first pixel says."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
+        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
         self.batches: list[int] = []
 

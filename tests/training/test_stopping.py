@@ -56,6 +56,6 @@ def test_stop__during_a_validation(
     assert trained.stopped
     assert len(trained.epochs) == len(scores)
     torch.testing.assert_close(saved(model_dir), script.seen[0])
-    assert trained.best == ({} if scores[0] is None else {**trained.best, "VOC": {"mAP": 0.5}})
+    assert trained.best.get("VOC", {}).get("mAP") == scores[0]
     done = 25 * (len(scores) - 1)
     assert ("completed" in capsys.readouterr().out) == bool(done)

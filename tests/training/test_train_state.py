@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.inference import artifact
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
+from tilewise.models.spec import DetectorSpec
+from tilewise.registry import Model, ModelFamily, register, unregister
 from tilewise.stop import StopToken, StopWhen
 from tilewise.targets import Targets
 from tilewise.training.checkpointing.checkpoints import Checkpoints
@@ -42,7 +43,7 @@ class Noisy(Detector):
     """A linear function of the mean colours, with random numbers in its loss and statistics of batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])  # type: ignore[arg-type]
+        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])
 
     def forward(
         self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
@@ -64,14 +65,28 @@ def scored(predictor: Predictor, stop: StopToken) -> float | None:
         if stop.requested:
             return None
     assert isinstance(predictor.backend, TorchBackend)
-    state = predictor.backend.detector.state_dict().values()
+    state = predictor.backend.model.state_dict().values()
     return abs(float(sum(tensor.double().sum() for tensor in state))) % 1
 
 
+def build_noisy(spec: DetectorSpec) -> Detector:
+    return Noisy()
+
+
 @pytest.fixture(autouse=True)
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a saved model, which is read again for the report."""
-    monkeypatch.setattr(artifact, "build_detector", lambda spec: Noisy())
+def _registered() -> Iterator[None]:
+    """So that a saved model is read again for the report."""
+    family = ModelFamily(
+        name="noisy",
+        pattern="noisy",
+        builder=f"{__name__}:build_noisy",
+        scaling="square",
+        classification_losses=frozenset({"classification"}),
+        models=(Model("noisy"),),
+    )
+    register(family)
+    yield
+    unregister("noisy")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +102,7 @@ def data_of(images: list[Record]) -> DataSet:
 
 noisy_hp = partial(
     make_hp,
+    model_name="noisy",
     image_size=SIDE,
     number_of_epochs=3,
     warmup_cosine_lr_warmup_epochs=1,
@@ -113,8 +129,7 @@ class Job:
         job = make_job(
             hp,
             self.model_dir,
-            Noisy,
-            scored,
+            evaluate_as=scored,
             stop=StopWhen(should_stop),
             checkpoint_dir=self.checkpoints,
             name=self.name,
@@ -302,7 +317,7 @@ def test_resume__another_learning_rate_counts_from_here_on(images: list[Record],
     ("given", "words"),
     [
         ({"image_size": 96}, "image_size=64, now 96"),
-        ({"model_name": "ssd_resnet50"}, "model_name=ssdlite_mobilenet_v3_large, now ssd_resnet50"),
+        ({"model_name": "ssd_resnet50"}, "model_name=noisy, now ssd_resnet50"),
         ({"optimizer": "sgd"}, "optimizer=adam, now sgd"),
         ({"layers_to_freeze": 1}, "layers_to_freeze=None, now 1"),
         ({"tile_grid_size": "2x2"}, "tile_grid_size=None, now [2, 2]"),

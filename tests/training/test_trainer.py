@@ -13,8 +13,8 @@ from tilewise.errors import UserError
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Outputs
 from tilewise.targets import Targets
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
-from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.train import Start, make_trainer, train
 from torch import Tensor, nn

@@ -27,6 +27,8 @@ def flat(metrics: dict[str, Any]) -> dict[str, float | None]:
             value = {str(number): figure for number, figure in enumerate(value)}
         if isinstance(value, dict):
             found |= {f"{name}/{inner}": figure for inner, figure in flat(value).items()}
+        elif isinstance(value, list):
+            found |= {f"{name}/{place}": figure for place, figure in enumerate(value)}
         else:
             found[name] = value
     return found

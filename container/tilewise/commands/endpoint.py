@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewise.data.decode import read_header
 from tilewise.errors import UserError
-from tilewise.inference.predictor import Prediction
+from tilewise.inference.detections import Prediction
 from tilewise.instances import Instances
 
 TIMEOUT_SECONDS = 60

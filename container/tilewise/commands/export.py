@@ -63,13 +63,15 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
     from tilewise.inference.onnx_backend import OnnxBackend
     from tilewise.inference.predictor import Predictor
     from tilewise.inference.view_plan import ViewPlan
+    from tilewise.registry import find_task
 
     channel = read_channel(arguments.images, arguments.annotations, classes=artifact.classes)
     spec = artifact.spec
-    plan, limits = ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image), spec.limits()
+    plan, limits = ViewPlan(spec.scaling, spec.tiling, spec.rendering), spec.limits()
+    merge = find_task(artifact.task)().merger(spec)
 
     def score() -> float:
-        predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes)
+        predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes, merge)
         figures = evaluate(predictor, channel.records, channel.issues)
         return float(figures["AP"] or 0.0) if figures else 0.0
 

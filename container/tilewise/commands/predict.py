@@ -19,7 +19,8 @@ from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes, read_rendering
-from tilewise.inference.predictor import Prediction, Predictor
+from tilewise.inference.detections import Prediction
+from tilewise.inference.predictor import Predictor
 from tilewise.inference.tile_options import read_tile_options
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from tilewise.arrays import Int64
@@ -23,10 +24,17 @@ BACKGROUND = "(background)"
 
 @dataclass(frozen=True)
 class Scored:
-    """ParsedChannel images, and what a model found in each."""
+    """Annotated images, and what a model found in each."""
 
     records: Records
     detections: list[Instances]
+
+    @classmethod
+    def interleaved(cls, parts: Sequence[Scored]) -> Scored:
+        """The images of several processes, of which each one takes every n-th, in their order."""
+        pairs = [zip(part.records, part.detections, strict=True) for part in parts]
+        merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
+        return cls(Records(record for record, _ in merged), [detections for _, detections in merged])
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -20,6 +19,7 @@ from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_
 from tilewise.evaluation.coco import IOUS
 from tilewise.evaluation.curves import RECALL_LEVELS
 from tilewise.evaluation.pictures import COUNT, Picture, best_and_worst, make_picture
+from tilewise.evaluation.report_content import ReportContent
 from tilewise.stop import NEVER, StopToken
 
 MAX_MATRIX = 20
@@ -30,34 +30,6 @@ MAX_REASONS = 50
 
 
 CHARTS = ("loss", "score", "precision_recall", "recall_iou", "by_size", "sizes")
-
-
-@dataclass(frozen=True)
-class ReportContent:
-    """What a report tells of.
-
-    Attributes:
-        classes: names by label.
-        epochs: the history, a dict for each epoch as ``metrics.json`` has it.
-        best: the figures of the saved model on the validation images; empty without validation.
-        test: the same on the test channel.
-        stopped: whether the job was stopped on request.
-        hyperparameters: all of them.
-        given: name -> the user's spelling of it, for those that the user gave.
-        data: channel name -> facts; see :func:`tilewise.data.statistics.channel_statistics`.
-        analysis: of the saved model's detections in the validation images.
-
-    """
-
-    classes: tuple[str, ...]
-    epochs: Sequence[Mapping[str, Any]] = ()
-    best: Mapping[str, Any] = field(default_factory=dict)
-    test: Mapping[str, Any] | None = None
-    stopped: bool = False
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    given: Mapping[str, str] = field(default_factory=dict)
-    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    analysis: Analysis | None = None
 
 
 def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = NEVER) -> str:

@@ -39,7 +39,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     """
     texts = {name: _as_text(value) for name, value in raw.items()}
     task = decide_task(texts)
-    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}))
+    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}), task)
     _check_required(reader)
     _check_schedule(reader)
     _check_classes(reader)
@@ -69,7 +69,8 @@ class _Entry(NamedTuple):
 class _Reader:
     """What the user gave: the names as written, the entries by canonical name, the problems by name."""
 
-    def __init__(self, raw: Mapping[str, str]) -> None:
+    def __init__(self, raw: Mapping[str, str], task: str) -> None:
+        self.task = task
         self.names: list[str] = []
         self.entries: dict[str, _Entry] = {}
         self.problems: dict[str, list[str]] = {name: [] for name in raw}
@@ -199,19 +200,19 @@ def _resolve_model(reader: _Reader) -> str | None:
     entry = reader.entries.get("model_name")
     size = reader.entries.get("model_size")
     model: str = entry.value if entry else ROWS["model_name"].default(reader.dialect)
-    if model.lower() in (*model_names(), *LATER_MODELS, YOLOV5):
+    available = model_names(reader.task)
+    if model.lower() in (*available, *LATER_MODELS, YOLOV5):
         model = model.lower()
     if model == YOLOV5:
         model = YOLOV5_SIZES[size.value if size else "medium"]
     elif size:
         reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
-    if entry and model not in model_names():
-        reader.refuse(entry.name, _why_not(entry, model))
-    return model if model in model_names() + LATER_MODELS else None
+    if entry and model not in available:
+        reader.refuse(entry.name, _why_not(entry, model, available))
+    return model if model in available + LATER_MODELS else None
 
 
-def _why_not(entry: _Entry, model: str) -> str:
-    available = model_names()
+def _why_not(entry: _Entry, model: str, available: tuple[str, ...]) -> str:
     if model not in LATER_MODELS:
         suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, YOLOV5))
         return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"

@@ -120,7 +120,7 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Annotated[
-        Literal["detection"],
+        str,
         Row(
             "Model",
             "What the model is for; Azure AutoML's `image-object-detection` is read, too.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tilewise.errors import UserError
+from tilewise.registry import DEFAULT_TASK, task_names
 
-DETECTION = "detection"
+DETECTION = DEFAULT_TASK
 
 _SPELLINGS = {
     "detection": DETECTION,
@@ -35,6 +36,8 @@ def decide_task(texts: Mapping[str, str]) -> str:
 
     """
     name = texts.get("task", "")
+    if name in task_names():
+        return name
     if name:
         task = _SPELLINGS.get(name.lower().replace("_", "-"))
         if task is None:

@@ -24,9 +24,7 @@ from tilewise.inference.description import (
     graph_name,
     not_readable,
 )
-from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.registry import DEFAULT_TASK, find_task
 from tilewise.views.rendering import AS_STORED, Rendering
 
 _WRITING = ".writing"
@@ -34,24 +32,27 @@ _WRITING = ".writing"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained detector with what is needed to use it.
+    """A trained model with what is needed to use it.
 
     Attributes:
-        detector: in evaluation mode, on the CPU when it was loaded.
-        spec: what it was built from.
+        model: of its task, a :class:`~tilewise.models.detector.VisionModel` in evaluation mode; on the CPU
+            when it was loaded.
+        spec: what it was built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
         hyperparameters: those of the job, for the record.
         metrics: those of the validation that chose these weights, for the record.
         environment: what the job ran on, for the record; empty in models of older versions.
+        task: what it was trained for.
 
     """
 
-    detector: Detector
-    spec: DetectorSpec
+    model: Any
+    spec: Any
     classes: tuple[str, ...]
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    task: str = DEFAULT_TASK
 
     def save(self, folder: Path, name: str) -> None:
         """Write the artifact; at every moment the folder holds the old model or the new one, whole.
@@ -63,13 +64,13 @@ class Artifact:
         """
         weights = f"{name}.safetensors"
         tensors = {
-            key: tensor.detach().cpu().contiguous()
-            for key, tensor in self.detector.network.state_dict().items()
+            key: tensor.detach().cpu().contiguous() for key, tensor in self.model.network.state_dict().items()
         }
         (folder / graph_name(weights)).unlink(missing_ok=True)  # of weights of the same name
         write_file(folder / weights, lambda path: save_file(tensors, path))
         content = {
             "format": FORMAT,
+            "task": self.task,
             "weights": weights,
             "classes": list(self.classes),
             "detector": self.spec.to_json(),
@@ -101,19 +102,20 @@ class Artifact:
         try:
             with weights.open("rb"):
                 pass  # safetensors says of a file that may not be read that it does not exist
-            detector = build_detector(description.spec)
-            detector.network.load_state_dict(load_file(weights))
+            model = find_task(description.task)().build(description.spec)
+            model.network.load_state_dict(load_file(weights))
         except PermissionError as error:
             raise not_readable(error) from None
         except (ValueError, KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
         return Artifact(
-            detector.eval(),
+            model.eval(),
             description.spec,
             description.classes,
             description.hyperparameters,
             description.metrics,
             description.environment,
+            description.task,
         )
 
 

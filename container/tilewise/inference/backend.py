@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from tilewise.arrays import Array
-from tilewise.instances import Instances
 
 
 class Backend(Protocol):
-    """What runs a network at inference, and makes instances of its outputs.
+    """What runs a network at inference, and makes what its task wants of its outputs.
 
     A backend decides where pixels are: on the CPU they are arrays, so that one that needs no PyTorch never
     loads it. Candidates become instances in :func:`tilewise.suppression.suppress`, whatever has found them.
@@ -27,13 +26,13 @@ class Backend(Protocol):
     def upload(self, pixels: Array) -> Any:
         """An image, (3, H, W) uint8, to where its views are cut from it."""
 
-    def detect(self, views: Sequence[Any]) -> list[Instances]:
-        """What each view shows.
+    def detect(self, views: Sequence[Any]) -> list[Any]:
+        """What the model says of each view.
 
         Args:
             views: each (3, h, w) uint8, cut from what :meth:`upload` returned, all of one size.
 
         Returns:
-            For each view its instances in its pixels.
+            One for each view, on the CPU: a detector's are instances, in the view's pixels.
 
         """

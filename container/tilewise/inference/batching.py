@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tilewise.arrays import Bool, Int64
 from tilewise.inference.backend import Backend
-from tilewise.instances import Instances
-from tilewise.tiling.merge import cut_sides, merge_detections
 from tilewise.tiling.spec import Tiling
 from tilewise.views.view import View
+
+Merge = Callable[[Sequence[tuple[View, Any]], int, int, Tiling], Any]
+"""Makes one answer of what a model says of an image's views.
+
+It takes each view with what the model says of it, on the CPU and in the order of the plan, the image's width
+and height in pixels, and the tiling; what it returns is up to the task, a detector's is a
+:class:`tilewise.inference.detections.Prediction`.
+"""
 
 
 class OpenImage:
@@ -26,27 +30,16 @@ class OpenImage:
 
     def __init__(self, width: int, height: int, views: int):
         self.width, self.height, self.waiting = width, height, views
-        self._found: list[Instances] = []
-        self._view: list[Int64] = []
-        self._cut: list[Bool] = []
+        self._shown: list[tuple[View, Any]] = []
 
-    def add(self, view: View, instances: Instances) -> None:
-        """Take what was found in a view from its pixels to the image's."""
-        cut = cut_sides(instances.boxes, view, self.width, self.height)
-        detections = view.to_image(instances, self.width, self.height)
-        answered = view.answers_for(detections.boxes)
-        self._found.append(detections.select(answered))
-        self._cut.append(cut[answered])
-        self._view.append(np.full(len(self._found[-1]), self.waiting))
+    def add(self, view: View, result: Any) -> None:
+        """Take what the model says of a view."""
+        self._shown.append((view, result))
         self.waiting -= 1
 
-    def merged(self, tiling: Tiling) -> Instances:
-        """What was found in all views, as one answer, best score first."""
-        detections = Instances.cat(self._found)
-        if len(self._found) > 1:
-            view, cut = np.concatenate(self._view), np.concatenate(self._cut)
-            return merge_detections(detections, view, cut, tiling.merge, tiling.merge_threshold)
-        return detections.select(np.argsort(-detections.scores, kind="stable"))
+    def merged(self, merge: Merge, tiling: Tiling) -> Any:
+        """What the model says of the image."""
+        return merge(self._shown, self.width, self.height, tiling)
 
 
 @dataclass(frozen=True)
@@ -89,6 +82,6 @@ class ViewBatcher:
         """Look at the views that wait."""
         pending, self._pending = self._pending, []
         if pending:
-            detections = self.backend.detect([each.pixels for each in pending])
-            for each, instances in zip(pending, detections, strict=True):
-                each.image.add(each.view, instances)
+            results = self.backend.detect([each.pixels for each in pending])
+            for each, result in zip(pending, results, strict=True):
+                each.image.add(each.view, result)

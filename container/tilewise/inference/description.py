@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.errors import UserError
-from tilewise.models.spec import DetectorSpec
+from tilewise.registry import DEFAULT_TASK, find_task
 
 FORMAT = 1
 DESCRIPTION = "model.json"
@@ -22,19 +22,20 @@ class ModelDescription:
     """What ``model.json`` says.
 
     Attributes:
-        spec: what the detector is built from.
+        spec: what the model is built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
         weights: the name of their file, beside ``model.json``.
-        hyperparameters, metrics, environment: as in :class:`tilewise.inference.artifact.Artifact`.
+        hyperparameters, metrics, environment, task: as in :class:`tilewise.inference.artifact.Artifact`.
 
     """
 
-    spec: DetectorSpec
+    spec: Any
     classes: tuple[str, ...]
     weights: str
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
     environment: Mapping[str, Any]
+    task: str = DEFAULT_TASK
 
     @property
     def graph(self) -> str:
@@ -56,13 +57,15 @@ class ModelDescription:
                 raise UserError(
                     f"{path} has format {content['format']}, which this version of Tilewise does not know"
                 )
+            task = find_task(content.get("task", DEFAULT_TASK))()
             return ModelDescription(
-                spec=DetectorSpec.from_json(content["detector"]),
+                spec=task.spec_from_json(content["detector"]),
                 classes=tuple(content["classes"]),
                 weights=os.path.basename(content["weights"]),
                 hyperparameters=content["hyperparameters"],
                 metrics=content["metrics"],
                 environment=content.get("environment", {}),
+                task=task.name,
             )
         except PermissionError as error:
             raise not_readable(error) from None

@@ -107,7 +107,7 @@ def add_graph(folder: Path) -> None:
 
     """
     artifact = Artifact.load(folder)
-    detector, scaling = artifact.detector, artifact.spec.scaling
+    detector, scaling = artifact.model, artifact.spec.scaling
     path = folder / ModelDescription.read(folder).graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
     refusal = _why_not_kept(path, detector, artifact.spec)

@@ -68,13 +68,14 @@ def _load_torch(
     from tilewise.inference.artifact import Artifact
     from tilewise.inference.device import require_supported_gpus, tune_device
     from tilewise.inference.torch_backend import TorchBackend
+    from tilewise.models.detector import Detector
 
     require_supported_gpus()
     tune_device()
-    backend = TorchBackend.on_best_device(Artifact.load(folder).detector, batch_size)
-    if backend.on_gpu or not freeze:
+    backend = TorchBackend.on_best_device(Artifact.load(folder).model, batch_size)
+    if backend.on_gpu or not freeze or not isinstance(backend.model, Detector):
         return backend, f"eager PyTorch on the {'GPU' if backend.on_gpu else 'CPU'}"
     from tilewise.inference.export import frozen_if_faster
 
-    backend.graph, how = frozen_if_faster(backend.detector, description.spec.scaling)
+    backend.graph, how = frozen_if_faster(backend.model, description.spec.scaling)
     return backend, how

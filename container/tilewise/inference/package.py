@@ -33,7 +33,7 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    detector, scaling = artifact.detector, artifact.spec.scaling
+    detector, scaling = artifact.model, artifact.spec.scaling
     if graph_format == "torchscript":
         trace(detector, scaling).save(str(folder / "model.pt"))
     else:

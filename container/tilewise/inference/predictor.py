@@ -3,49 +3,36 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.inference.backend import Backend
-from tilewise.inference.batching import OpenImage, ViewBatcher
+from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.load import BackendName, load_backend
 from tilewise.inference.view_plan import ViewPlan
-from tilewise.instances import Instances
+from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What was found in one image.
-
-    Attributes:
-        width, height: pixels of the upright image.
-        detections: boxes in these pixels, best score first.
-
-    """
-
-    width: int
-    height: int
-    detections: Instances
-
-
 class Predictor:
-    """The one path from an image to its detections; validation and the endpoint both take it.
+    """The one path from an image to what a model says of it; validation and the endpoint both take it.
 
     Not safe for several threads at once.
 
     Args:
-        backend: runs the network. Only views of equal size share a batch, so that what is found in an image
+        backend: runs the network. Only views of equal size share a batch, so that what is said of an image
             never depends on its neighbours.
         plan: the views of an image, and how what they show is merged.
         classes: names by label.
+        merge: the task's: it makes one answer of what the model says of an image's views.
 
     Example:
         >>> predictor = Predictor.load("model")
@@ -54,10 +41,11 @@ class Predictor:
 
     """
 
-    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...]):
+    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...], merge: Merge):
         self.backend = backend
         self.plan = plan
         self.classes = classes
+        self.merge = merge
 
     @staticmethod
     def load(
@@ -82,21 +70,24 @@ class Predictor:
         description = ModelDescription.read(Path(model_dir))
         spec = description.spec
         loaded = load_backend(Path(model_dir), description, backend, batch_size)
-        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.detections_per_image, spec.rendering)
+        plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
-        return Predictor(loaded, plan, description.classes)
+        merge = find_task(description.task)().merger(spec)
+        return Predictor(loaded, plan, description.classes, merge)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
         plan = replace(self.plan, tiling=options.change(self.plan.tiling))
-        return Predictor(self.backend, plan, self.classes)
+        return Predictor(self.backend, plan, self.classes, self.merge)
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
         next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
 
-    def predict(self, image: bytes | Path) -> Prediction:
-        """Find the objects in an encoded image, or in the file of one that may be larger than memory.
+    def predict(self, image: bytes | Path) -> Any:
+        """What the model says of an encoded image, or of the file of one that may be larger than memory.
+
+        A detector says a :class:`~.detections.Prediction`.
 
         Raises:
             DecodeError: the bytes are no image, or a damaged one.
@@ -117,8 +108,8 @@ class Predictor:
             _say_once(remark)
         return decoded
 
-    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
-        """Find the objects in images, in their order.
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
+        """What the model says of images, in their order.
 
         An image's views are cut from it one after the other, where the backend wants it: beside the image
         there are never more pixels than those of one batch of views.
@@ -135,14 +126,10 @@ class Predictor:
                 del pixels
             del image, on_device
             while open_images and not open_images[0].waiting:
-                yield self._prediction(open_images.popleft())
+                yield open_images.popleft().merged(self.merge, self.plan.tiling)
         batcher.flush()
         for finished in open_images:
-            yield self._prediction(finished)
-
-    def _prediction(self, image: OpenImage) -> Prediction:
-        merged = image.merged(self.plan.tiling).select(slice(self.plan.most))
-        return Prediction(image.width, image.height, merged)
+            yield finished.merged(self.merge, self.plan.tiling)
 
 
 @cache

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tilewise.arrays import Array
 from tilewise.inference.device import best_device
-from tilewise.instances import Instances
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.postprocess import Candidates, detections_of
 
 log = logging.getLogger(__name__)
@@ -20,32 +19,32 @@ GPU_BATCH = 8
 
 
 class TorchBackend:
-    """Runs a detector with PyTorch: a :class:`tilewise.inference.backend.Backend`.
+    """Runs a model with PyTorch: a :class:`tilewise.inference.backend.Backend`.
 
     Args:
-        detector: on the device to use; it is put into evaluation mode.
+        model: on the device to use; it is put into evaluation mode.
         batch_size: views that go through it at once. Halved where a GPU's memory does not suffice.
-        graph: the detector traced and frozen, to be run in its place; see
+        graph: the model traced and frozen, to be run in its place; see
             :func:`tilewise.inference.export.trace`.
 
     Attributes:
-        detector, batch_size, graph: as given.
-        device: where the detector is.
+        model, batch_size, graph: as given.
+        device: where the model is.
 
     """
 
-    def __init__(self, detector: Detector, batch_size: int = 1, graph: torch.jit.ScriptModule | None = None):
-        self.detector = detector.eval()
+    def __init__(self, model: VisionModel, batch_size: int = 1, graph: torch.jit.ScriptModule | None = None):
+        self.model = model.eval()
         self.batch_size = batch_size
         self.graph = graph
-        self.device = next(detector.parameters()).device
+        self.device = next(model.parameters()).device
 
     @classmethod
-    def on_best_device(cls, detector: Detector, batch_size: int | None = None) -> TorchBackend:
-        """Move a detector to where it is fastest; where ``batch_size`` is None, it suits the device."""
+    def on_best_device(cls, model: VisionModel, batch_size: int | None = None) -> TorchBackend:
+        """Move a model to where it is fastest; where ``batch_size`` is None, it suits the device."""
         device = best_device()
-        detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(detector, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(model, batch_size or (GPU_BATCH if device.type == "cuda" else 1))
 
     @property
     def on_gpu(self) -> bool:
@@ -57,7 +56,7 @@ class TorchBackend:
         return torch.from_numpy(pixels).to(self.device) if self.on_gpu else pixels
 
     @torch.inference_mode()
-    def detect(self, views: Sequence[Any]) -> list[Instances]:
+    def detect(self, views: Sequence[Any]) -> list[Any]:
         """As :meth:`tilewise.inference.backend.Backend.detect`.
 
         Raises:
@@ -65,17 +64,17 @@ class TorchBackend:
 
         """
         if self.graph is not None:
-            limits, found = self.detector.postprocess.limits, []
+            limits, found = self.model.postprocess.limits, []
             for view in views:
                 candidates = self.graph(torch.as_tensor(view).permute(1, 2, 0))
                 found += detections_of(Candidates(*(each[None] for each in candidates)), limits)
             return found
         return self._detect([torch.as_tensor(view) for view in views])
 
-    def _detect(self, views: Sequence[Tensor]) -> list[Instances]:
+    def _detect(self, views: Sequence[Tensor]) -> list[Any]:
         """What each view shows, in two halves where all do not fit into a GPU's memory at once."""
         try:
-            return self.detector.detect(views)
+            return self.model.detect(views)
         except torch.OutOfMemoryError:
             if len(views) == 1:
                 raise

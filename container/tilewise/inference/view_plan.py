@@ -15,14 +15,12 @@ class ViewPlan:
     Attributes:
         scaling: how views are scaled.
         tiling: which views there are, and how what they show is merged.
-        most: so many detections of an image are kept, when those of its views are merged; None for all.
         rendering: which of an image's bands are seen, and over which range of values.
 
     """
 
     scaling: Scaling
     tiling: Tiling = WHOLE_IMAGE
-    most: int | None = None
     rendering: Rendering = AS_STORED
 
     def views(self, width: int, height: int) -> list[View]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -55,36 +55,38 @@ class BatchImages(nn.Module):
         return ImageList(batch.contiguous(memory_format=torch.channels_last), sizes)
 
 
-class Detector(nn.Module):
-    """A network between the views that it looks at and what is made of its outputs.
+class VisionModel(nn.Module):
+    """A network between the views that it looks at and what is made of its outputs, whatever its task.
 
-    In training ``detector(images, targets) -> dict of losses``; in evaluation
-    ``detector(images) -> list[Instances]``, arrays, each in its view's pixels, labels 0-based.
+    In training ``model(images, targets) -> dict of losses``; in evaluation ``model(images)`` is a list of
+    what the network says of each view, on the CPU.
 
     Args:
         network: normalised batch (B, 3, H, W) -> :class:`Outputs`. Its parameters are all that is learnt.
         transform: uint8 views -> batch.
         criterion: outputs and targets -> losses.
-        postprocess: outputs and the views' sizes -> candidates, what may have been found.
+        postprocess: outputs and the views' sizes -> what is said of each view, or what may be.
 
     Attributes:
-        frozen_norms: normalisation layers that stay in evaluation mode when the detector is trained.
+        frozen_norms: normalisation layers that stay in evaluation mode when the model is trained.
 
     """
+
+    postprocess: Any
 
     def __init__(
         self,
         network: nn.Module,
         transform: Callable[[Sequence[Tensor]], ImageList],
         criterion: Criterion,
-        postprocess: Postprocess,
+        postprocess: Callable[[Any, Sequence[tuple[int, int]]], Any],
     ):
         super().__init__()
         self.network = network
         self.transform, self.criterion, self.postprocess = transform, criterion, postprocess
         self.frozen_norms: list[nn.Module] = []
 
-    def train(self, mode: bool = True) -> Detector:  # noqa: FBT001, FBT002  # as nn.Module has it
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # as nn.Module has it
         """As PyTorch's, but what is frozen stays frozen."""
         super().train(mode)
         for norm in self.frozen_norms:
@@ -93,17 +95,18 @@ class Detector(nn.Module):
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        """See the class; ``images`` are (3, h, w) uint8 on the detector's device."""
+    ) -> dict[str, Tensor] | list[Any]:
+        """See the class; ``images`` are (3, h, w) uint8 on the model's device."""
         if self.training:
             assert targets is not None
             return self.outputs_and_losses(images, targets)[1]
-        return detections_of(self.candidates(images), self.postprocess.limits)
+        return self.results(images)
 
-    def candidates(self, images: Sequence[Tensor]) -> Candidates:
-        """What each of the views may show, before suppression, on the detector's device."""
+    def results(self, images: Sequence[Tensor]) -> list[Any]:
+        """What the network says of each of the views."""
         batch = self.transform(images)
-        return self.postprocess(self.outputs(batch), batch.image_sizes)
+        results: list[Any] = self.postprocess(self.outputs(batch), batch.image_sizes)
+        return results
 
     def outputs_and_losses(
         self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]
@@ -121,8 +124,23 @@ class Detector(nn.Module):
         outputs: Outputs = self.network(batch.tensors)
         return outputs
 
-    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
-        """Detections in each of the views, the detector being in evaluation mode."""
-        detections = self(images)
-        assert isinstance(detections, list)
-        return detections
+    def detect(self, images: Sequence[Tensor]) -> list[Any]:
+        """What the model, in evaluation mode, says of each of the views."""
+        results = self(images)
+        assert isinstance(results, list)
+        return results
+
+
+class Detector(VisionModel):
+    """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
+
+    postprocess: Postprocess
+
+    def results(self, images: Sequence[Tensor]) -> list[Instances]:
+        """The instances in each of the views."""
+        return detections_of(self.candidates(images), self.postprocess.limits)
+
+    def candidates(self, images: Sequence[Tensor]) -> Candidates:
+        """What each of the views may show, before suppression, on the detector's device."""
+        batch = self.transform(images)
+        return self.postprocess(self.outputs(batch), batch.image_sizes)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tilewise.errors import UserError
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.names import summary
 from tilewise.registry import find_model
 
@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 def freeze(
-    detector: Detector, name: str, layers: int | None, pattern: str | None, *, azure: bool = False
+    detector: VisionModel, name: str, layers: int | None, pattern: str | None, *, azure: bool = False
 ) -> str:
     """Freeze the first stages of the backbone, and the parameters whose names match a pattern.
 

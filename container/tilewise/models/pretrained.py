@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tilewise.errors import UserError
-from tilewise.models.detector import IMAGENET_STD, Detector
+from tilewise.models.detector import IMAGENET_STD, VisionModel
 from tilewise.models.names import summary
 from tilewise.registry import find_model, load
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
-def load_pretrained(detector: Detector, name: str, channel: Path | None = None) -> str:
+def load_pretrained(detector: VisionModel, name: str, channel: Path | None = None) -> str:
     """Start from published weights: of the whole detector where there are some, else of its backbone.
 
     They are looked for in the ``pretrained`` channel, or without one in the folder that ``TILEWISE_WEIGHTS``

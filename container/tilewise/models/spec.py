@@ -1,12 +1,38 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling
+
+
+class ModelSpec(Protocol):
+    """All that is needed to build a model again, whatever its task; ``model.json`` keeps it.
+
+    The names and the values of its dataclass are the task's own; these four are asked for everywhere.
+    """
+
+    @property
+    def name(self) -> str:
+        """The hyperparameter ``model_name``."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """How views are scaled for it."""
+
+    @property
+    def tiling(self) -> Tiling:
+        """The views of an image that it looks at, and how what it says of them becomes one answer."""
+
+    @property
+    def rendering(self) -> Rendering:
+        """Which bands of its images it sees, and over which range of values."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; the task's ``spec_from_json`` is the inverse."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,10 @@ from tilewise.registry.family import (
     load,
 )
 from tilewise.registry.lookup import families, family_of, find_model, model_names, register, unregister
+from tilewise.registry.tasks import DEFAULT_TASK, find_task, register_task, task_names, unregister_task
 
 __all__ = [
+    "DEFAULT_TASK",
     "SMALLEST_OBJECT_AT_STRIDE_4",
     "SOURCES",
     "Backbone",
@@ -32,8 +34,12 @@ __all__ = [
     "families",
     "family_of",
     "find_model",
+    "find_task",
     "load",
     "model_names",
     "register",
+    "register_task",
+    "task_names",
     "unregister",
+    "unregister_task",
 ]

@@ -17,7 +17,6 @@ from tilewise.tiling.spec import AS_TRAINED, TileOptions
 if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
     from tilewise.data.decode import DecodedImage
     from tilewise.inference.backend import Backend
-    from tilewise.inference.predictor import Prediction
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,8 +34,8 @@ class Predicts(Protocol):
     def decode(self, image: bytes) -> DecodedImage:
         """The pixels of an encoded image."""
 
-    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
-        """What is found in each image."""
+    def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
+        """What the model says of each image."""
 
     def seen_as(self, options: TileOptions) -> Predicts:
         """The same model with other tiles."""
@@ -93,7 +92,7 @@ class _Request:
     client_left: threading.Event
     timings: Timings
     asked: float = field(default_factory=time.perf_counter)
-    prediction: Prediction | None = None
+    prediction: Any | None = None
     error: UserError | MemoryError | None = None
 
     @property
@@ -167,8 +166,8 @@ class ServedModel:
         tiles: TileOptions = AS_TRAINED,
         client_left: threading.Event = NEVER,
         timings: Timings | None = None,
-    ) -> Prediction:
-        """The detections in one encoded image, when the requests before it are done.
+    ) -> Any:
+        """What the model says of one encoded image, when the requests before it are done.
 
         Args:
             image: its bytes.
@@ -197,7 +196,7 @@ class ServedModel:
             with self._asked:
                 self._waiting = [other for other in self._waiting if other is not request]
 
-    def _answer(self, request: _Request) -> Prediction:
+    def _answer(self, request: _Request) -> Any:
         """The answer to a request whose turn it is; another's turn may have brought it already."""
         predictor = self._predictor
         if predictor is None:

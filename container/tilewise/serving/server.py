@@ -40,7 +40,7 @@ from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model, ModelRegistry, ModelSet
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.answers import answer_of
 
 USAGE_ERROR = 2
 SHARED_MEMORY = "/dev/shm"
@@ -94,7 +94,7 @@ class Server(BaseApplication):
         )
         card = ModelCard.read(folder)
         self.metrics.model(folder=folder, card=card)
-        return Model(served, card, answer_detection)
+        return Model(served, card, answer_of(folder))
 
 
 def use_own_gpu(folder: Path) -> None:

@@ -1,55 +1,31 @@
-"""What an endpoint answers, by task. Without torch: a server answers /ping before that is loaded."""
+"""What an endpoint answers. Without torch: a server answers /ping before that is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+from tilewise.inference.description import ModelDescription
+from tilewise.registry import find_task
 
-Answer = Callable[["Prediction", bool], dict[str, Any]]
-"""The content of an answer, as plain JSON types: an image's prediction, and whether as in the annotations."""
+Answer = Callable[[Any, bool], dict[str, Any]]
+"""The content of an answer, as plain JSON types.
 
-
-def answer_detection(prediction: Prediction, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
-    """The objects in the forms of SageMaker's built-in Object Detection algorithm.
-
-    Follows the developer guide's "Object Detection Request and Response Formats": rows of
-    ``[class, score, xmin, ymin, xmax, ymax]``, all floats, corners as fractions of the upright image's own
-    size, best score first; or as the annotations have them, its size and integer
-    ``left, top, width, height``.
-    """
-    return _annotations(prediction) if as_annotation else _rows(prediction)
+It takes what a model says of an image, and whether the answer is to be as in the annotations.
+"""
 
 
-def _rows(prediction: Prediction) -> dict[str, Any]:
-    width, height = prediction.width, prediction.height
-    rows = []
-    for (left, top, right, bottom), score, label in prediction.detections:
-        corners = (left / width, top / height, right / width, bottom / height)
-        rows.append([float(label), _short(score), *map(_short, corners)])
-    return {"prediction": rows}
+def answer_of(model_dir: Path) -> Answer:
+    """The answer of the model in a folder, by its task; it is read when the first answer is asked for."""
 
+    @cache
+    def task() -> Any:
+        return find_task(ModelDescription.read(model_dir).task)()
 
-def _annotations(prediction: Prediction) -> dict[str, Any]:
-    annotations = []
-    for corners, score, label in prediction.detections:
-        left, top, right, bottom = map(round, corners)
-        annotations.append(
-            {
-                "class_id": label,
-                "score": _short(score),
-                "left": left,
-                "top": top,
-                "width": right - left,
-                "height": bottom - top,
-            }
-        )
-    size = {"width": prediction.width, "height": prediction.height, "depth": 3}
-    return {"image_size": [size], "annotations": annotations}
+    def answer(prediction: Any, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
+        content: dict[str, Any] = task().answer(prediction, as_annotation=as_annotation)
+        return content
 
-
-def _short(value: float) -> float:
-    """Without the digits that a float32 does not have: nine are enough to read the same float32 back."""
-    return float(f"{value:.9g}")
+    return answer

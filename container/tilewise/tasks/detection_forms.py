@@ -15,10 +15,10 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
 
-from tilewise.tasks.answers import answer_detection
+from tilewise.tasks.detection.answers import answer_detection
 
 if TYPE_CHECKING:
-    from tilewise.inference.predictor import Prediction
+    from tilewise.inference.detections import Prediction
 
 MODEL_VERSION = "tilewise"
 

@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record, Records
-from tilewise.evaluation.analysis import Analysis, Scored
-from tilewise.inference.predictor import Prediction, Predictor
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
-from tilewise.stop import StopToken
+if TYPE_CHECKING:  # an endpoint needs little of it
+    import torch
+    from torch import Tensor
 
-if TYPE_CHECKING:
-    from tilewise.evaluation.report import ReportContent
+    from tilewise.arrays import Float32
+    from tilewise.data.annotations import ChannelIssues
+    from tilewise.data.channel import DataSet
+    from tilewise.data.records import Record, Records
+    from tilewise.evaluation.report_content import ReportContent
+    from tilewise.hyperparameters import Hyperparameters
+    from tilewise.inference.batching import Merge
+    from tilewise.inference.predictor import Predictor
+    from tilewise.models.detector import VisionModel
+    from tilewise.stop import StopToken
+    from tilewise.targets import Targets
 
-Gather = Callable[[Scored | None], Scored | None]
-"""Puts together what several processes have found; see :func:`tilewise.evaluation.evaluate.evaluate`."""
+
+class Scored(Protocol):
+    """Annotated images, and what a model said of each."""
+
+    @property
+    def records(self) -> Records:
+        """The images."""
+
+    @classmethod
+    def interleaved(cls, parts: Sequence[Self]) -> Self:
+        """The images of several processes, of which each one takes every n-th, in their order."""
+
+
+Gather = Callable[[Any], Any]
+"""Puts together the :class:`Scored` of several processes, or None; see :meth:`Task.evaluate`."""
+
+
+class Details(Protocol):
+    """What a task has to say of a model beyond its metrics."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``details`` of ``metrics.json``."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +52,7 @@ class Evaluation:
 
     Attributes:
         metrics: the task's figures, as plain JSON types.
-        scored: what the model found, and the ground truth.
+        scored: what the model said, and the ground truth.
 
     """
 
@@ -38,8 +63,11 @@ class Evaluation:
 class Task(Protocol):
     """A kind of answer about an image. Loop, checkpoints, distribution and outputs know this, and no task.
 
+    A task is a class that :func:`tilewise.registry.register_task` names. Without arguments it makes the one
+    that an endpoint needs, which builds models and answers; :meth:`of_job` the one that trains.
+
     Attributes:
-        name: as the hyperparameter ``task`` has it.
+        name: as the hyperparameter ``task`` and ``model.json`` have it.
         target_fields: the optional fields of the ground truth that it learns from, beside boxes and labels.
 
     """
@@ -47,11 +75,66 @@ class Task(Protocol):
     name: ClassVar[str]
     target_fields: ClassVar[frozenset[str]]
 
-    def build(self, spec: DetectorSpec) -> Detector:
+    @classmethod
+    def of_job(cls, hp: Hyperparameters) -> Self:
+        """The task with a job's choices, such as its metrics."""
+
+    # the model
+
+    def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: Any) -> Any:
+        """A job's model, fitted to its data: a :class:`~tilewise.models.spec.ModelSpec`.
+
+        Args:
+            hp: the job's.
+            data: its data.
+            initial: the spec of the model that it goes on from, None where there is none.
+
+        """
+
+    def spec_from_json(self, content: dict[str, Any]) -> Any:
+        """The inverse of the spec's ``to_json``."""
+
+    def differences(self, spec: Any, initial: Any) -> list[str]:
+        """Why a job's model, of ``spec``, cannot take the weights of the ``initial`` one; empty if it can.
+
+        Such as ``model_name X, but that model Y``.
+        """
+
+    def build(self, spec: Any) -> VisionModel:
         """The model that ``spec`` describes, freshly initialised, on the CPU, in training mode."""
 
-    def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
+    def merger(self, spec: Any) -> Merge:
+        """Who makes one answer of what the model says of an image's views."""
+
+    # training
+
+    def loss_figures(self, means: Mapping[str, float], spec: Any) -> dict[str, float]:
         """The figures that the log has of the mean losses of an epoch of a model, by their name there."""
+
+    def synthetic_targets(
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Targets[Tensor]:
+        """Targets such as a view of so many pixels may have, to measure what a step needs.
+
+        Args:
+            objects: so many.
+            size: (width, height).
+            generator: of the random numbers.
+
+        """
+
+    def false_positives(self, prediction: Any, record: Record) -> Float32:
+        """(M, 4) boxes of what a model took for objects and are none, the most confident first."""
+
+    # evaluation
+
+    def check_validation(self, records: Records) -> None:
+        """Look at the ground truth before training.
+
+        Raises:
+            UserError: what is to choose the best epoch is not defined on it.
+
+        """
 
     def evaluate(
         self,
@@ -78,14 +161,6 @@ class Task(Protocol):
 
         """
 
-    def check_validation(self, records: Records) -> None:
-        """Look at the ground truth before training.
-
-        Raises:
-            UserError: what is to choose the best epoch is not defined on it.
-
-        """
-
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """What metric definitions read of a validation, by its name in the log.
 
@@ -101,11 +176,26 @@ class Task(Protocol):
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of a validation for TensorBoard, by their tag there."""
 
-    def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
-        """All that can be said of what a model found; ``metrics`` are its figures."""
+    # what a job leaves, and what an endpoint answers
 
-    def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
-        """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""
+    def channel_statistics(
+        self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
+    ) -> dict[str, Any]:
+        """The figures of a channel, for ``metrics.json`` and the report.
+
+        Args:
+            records: those that can be used.
+            issues: what became of the others.
+            classes: names by label.
+            whole: whether these are all its records; of a pipe only the first ones may be known.
+
+        """
+
+    def analyse(self, scored: Any, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Details:
+        """All that can be said of what a model said; ``metrics`` are its figures."""
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """The report of a training as one HTML page; without images when the job is to stop."""
+
+    def answer(self, prediction: Any, *, as_annotation: bool) -> dict[str, Any]:
+        """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from tilewise.evaluation.analysis import Scored
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.tasks.task import Scored
 
 
 @dataclass

@@ -17,10 +17,10 @@ from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers, make_loader
@@ -29,16 +29,15 @@ from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
-from tilewise.training.job.choose_tiling import make_planner, size_factors
 from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
-from tilewise.training.job.fit_spec import fit_spec
-from tilewise.training.job.initial_model import check_initial, go_on_from
+from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.validation import Validator
+from tilewise.training.job.view_plans import make_planner, size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -104,15 +103,15 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
-    detector = _make_detector(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job.hp, detector, spec, data.train, job.distributed))
-    job, compute = calibrate(job, detector, spec, data.train, resumed=bool(start.state))
+    model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    job = replace(job, hp=with_batch_size(job, model, spec, data.train))
+    job, compute = calibrate(job, model, spec, data.train, resumed=bool(start.state))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
     # what is drawn in a step is of this process's images
     torch.manual_seed(job.hp.seed + job.distributed.rank)
-    trainer, state = _assemble(data, job, spec, detector, start, compute)
+    trainer, state = _assemble(data, job, spec, model, start, compute)
     if start.state:
         say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
         state.load_state_dict(start.state)
@@ -130,37 +129,37 @@ def _prepare_process(job: JobContext) -> torch.device:
     return torch.device("cuda", job.distributed.local_rank) if on_gpu else torch.device("cpu")
 
 
-def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> DetectorSpec:
+def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     """The model to train: the checkpoint's, or the one that the leader fits to its data."""
     if start.state:
         return agreed_spec(start.state, job, data.classes)
     initial = start.initial
+    if initial:
+        check_task(initial, job.task)
     leads = job.distributed.is_main_process
-    own = fit_spec(job.hp, data, initial.spec if initial else None) if leads else None
-    spec = job.distributed.broadcast(own)
+    own = job.task.fit_spec(job.hp, data, initial.spec if initial else None) if leads else None
+    spec: ModelSpec | None = job.distributed.broadcast(own)
     assert spec is not None
     if initial:
-        check_initial(initial, spec, data.classes)
+        check_initial(initial, spec, data.classes, job.task)
     return spec
 
 
-def _make_detector(spec: DetectorSpec, job: JobContext, start: Start) -> Detector:
+def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     """The model with the weights that the job begins with."""
-    hp, detector = job.hp, job.task.build(spec)
+    hp, model = job.hp, job.task.build(spec)
     if start.initial and not start.state:
-        go_on_from(detector, start.initial)
+        go_on_from(model, start.initial)
     elif hp.use_pretrained_model and not start.state:
-        log.info(load_pretrained(detector, spec.name, start.pretrained))
+        log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        frozen = freeze(
-            detector, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5
-        )
+        frozen = freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5)
         log.info(frozen)
-    return detector
+    return model
 
 
 def _plan_minutes(
-    data: DataSet, job: JobContext, spec: DetectorSpec, planner: ViewPlanner | None, compute: Compute
+    data: DataSet, job: JobContext, spec: ModelSpec, planner: ViewPlanner | None, compute: Compute
 ) -> JobContext:
     """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
     if job.hp.minutes is None:
@@ -173,7 +172,7 @@ def _plan_minutes(
 
 
 def _assemble(
-    data: DataSet, job: JobContext, spec: DetectorSpec, detector: Detector, start: Start, compute: Compute
+    data: DataSet, job: JobContext, spec: ModelSpec, model: VisionModel, start: Start, compute: Compute
 ) -> tuple[Trainer, TrainState]:
     planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
     if planner:
@@ -193,24 +192,21 @@ def _assemble(
         planner=planner,
         factors=size_factors(hp, spec),
         distributed=distributed,
-        pinned=next(detector.parameters()).device.type == "cuda",
+        pinned=next(model.parameters()).device.type == "cuda",
         random_windows=hp.random_windows,
         repeats=repeats,
         rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
-    train_step = TrainStep(detector, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
+    train_step = TrainStep(model, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
     dtype, reason = train_step.precision
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
-        return Predictor(
-            backend,
-            ViewPlan(spec.scaling, spec.tiling, spec.detections_per_image, spec.rendering),
-            data.classes,
-        )
+        plan = ViewPlan(spec.scaling, spec.tiling, spec.rendering)
+        return Predictor(backend, plan, data.classes, job.task.merger(spec))
 
     progress = Progress()
     history = History(progress)

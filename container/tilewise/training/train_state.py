@@ -12,40 +12,15 @@ import torch
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.hyperparameters.fixed import FIXED
 from tilewise.hyperparameters.values import AUTO_BATCH
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import Progress
 from tilewise.training.job.best_model import write_model_files
 from tilewise.training.job.context import JobContext
 
 log = logging.getLogger(__name__)
-
-FIXED = (
-    "task",
-    "model_name",
-    "image_size",
-    "min_size",
-    "max_size",
-    "stride_4_level",
-    "layers_to_freeze",
-    "freeze_layer_pattern",
-    "optimizer",
-    "momentum",
-    "ams_gradient",
-    "box_score_threshold",
-    "nms_iou_threshold",
-    "box_detections_per_image",
-    "training_views",
-    "tile_grid_size",
-    "tile_size",
-    "tile_overlap_ratio",
-    "tile_merge",
-    "tile_predictions_nms_threshold",
-    "pyramid_scales",
-    "pyramid_ranges",
-)
-"""These make the detector what it is, its views, and what the optimizer remembers: they cannot change."""
 
 
 class Stateful(Protocol):
@@ -73,7 +48,7 @@ class TrainState:
     def __init__(
         self,
         job: JobContext,
-        spec: DetectorSpec,
+        spec: ModelSpec,
         classes: Sequence[str],
         progress: Progress,
         parts: Mapping[str, Stateful],
@@ -165,8 +140,8 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"][0])
 
 
-def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str]) -> DetectorSpec:
-    """The detector of a checkpoint, when it is the one that this job trains.
+def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str]) -> ModelSpec:
+    """The model of a checkpoint, when it is the one that this job trains.
 
     What was fitted to the data is taken from the checkpoint, not fitted anew.
 
@@ -191,7 +166,8 @@ def agreed_spec(state: Mapping[str, Any], job: JobContext, classes: Sequence[str
             "not as they were when the checkpoint was written: %s; what they are now counts from here on",
             "; ".join(known.values()),
         )
-    return DetectorSpec.from_json(json.loads(state["spec"]))
+    spec: ModelSpec = job.task.spec_from_json(json.loads(state["spec"]))
+    return spec
 
 
 def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparameters:

@@ -11,6 +11,8 @@ from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.job import batch_size
@@ -40,13 +42,17 @@ def make_detector() -> Detector:
     return build_detector(DetectorSpec("yolox_nano", 1, SCALING, None, 0.1, 0.5, 100))
 
 
+def five_objects(size: tuple[int, int], generator: torch.Generator) -> Targets[torch.Tensor]:
+    return DetectionTask().synthetic_targets(5, size, generator)
+
+
 def resolved(
     hp: Hyperparameters,
     views: int = 1000,
     factor: float = 1.0,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Hyperparameters:
-    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, 5, distributed)
+    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, five_objects, distributed)
 
 
 class Several(DistributedContext):
@@ -96,7 +102,7 @@ def test_auto__says_what_limits_a_gpu(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(batch_size, "_fits_gpu", lambda *_: lambda count: count <= most)
     with fake_gpu():
-        resolve_batch_size(auto_hp(), make_detector().to(GPU), SCALING, [1.0], views, 5)
+        resolve_batch_size(auto_hp(), make_detector().to(GPU), SCALING, [1.0], views, five_objects)
     assert f"({reason})" in caplog.text
 
 
@@ -104,7 +110,7 @@ def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
     detector = make_detector()
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     state = torch.random.get_rng_state()
-    resolve_batch_size(auto_hp(), detector, SCALING, [1.0], 1000, 5)
+    resolve_batch_size(auto_hp(), detector, SCALING, [1.0], 1000, five_objects)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
@@ -178,7 +184,7 @@ class NoMemory:
 
 
 def views(count: int, width: int, height: int) -> list[Sample]:
-    return synthetic_batch(count, (width, height), 1)
+    return synthetic_batch(count, (width, height), five_objects)
 
 
 def test_out_of_memory__says_what_did_it_and_about_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:

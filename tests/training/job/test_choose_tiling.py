@@ -9,8 +9,9 @@ from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
+from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
 from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
-from tilewise.training.job.choose_tiling import choose_tiling, make_planner, object_sizes, size_factors
+from tilewise.training.job.view_plans import make_planner, size_factors
 from tilewise.views.view import Scaling
 
 SCALING = Scaling(square=320)

@@ -9,8 +9,8 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
-from tilewise.training.job.choose_tiling import object_sizes
-from tilewise.training.job.fit_spec import fit_spec
+from tilewise.tasks.detection.choose_tiling import object_sizes
+from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.views.view import Scaling
 
 

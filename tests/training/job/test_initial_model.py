@@ -20,8 +20,9 @@ from tilewise.inference.artifact import Artifact
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
+from tilewise.tasks.detection.fit_spec import fit_spec
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job import initial_model
-from tilewise.training.job.fit_spec import fit_spec
 from tilewise.training.job.initial_model import check_initial, go_on_from, read_initial_model
 
 
@@ -205,7 +206,7 @@ def test_check__another_detector_is_refused(
     initial = Artifact.load(model_folder)
     hp = parse_hyperparameters({"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320} | given)
     with pytest.raises(UserError) as error:
-        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes)
+        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, DetectionTask())
     assert str(error.value).startswith(f"channel model: this job has {words}. Set them alike")
 
 
@@ -215,7 +216,7 @@ def test_check__names_of_classes_and_image_size_may_be_others(
 ) -> None:
     initial = Artifact.load(model_folder)
     hp = parse_hyperparameters({"model_name": "ssdlite_mobilenet_v3_large", "image_size": 640})
-    check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes)
+    check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, DetectionTask())
 
 
 @pytest.mark.parametrize(("before", "now"), [(300, 512), (512, 300)])
@@ -230,10 +231,10 @@ def test_go_on_from__what_fits_another_image_size(
 
     torch.manual_seed(0)
     earlier = build_detector(spec_of(before))
-    initial = dataclasses.replace(Artifact.load(model_folder), spec=spec_of(before), detector=earlier)
+    initial = dataclasses.replace(Artifact.load(model_folder), spec=spec_of(before), model=earlier)
     spec = spec_of(now, initial.spec)
     assert spec == spec_of(now)  # other feature maps: anchors of its own
-    check_initial(initial, spec, ("ant", "bee"))
+    check_initial(initial, spec, ("ant", "bee"), DetectionTask())
     detector = build_detector(spec)
     go_on_from(detector, initial)
     state, expected = detector.network.state_dict(), earlier.network.state_dict()
@@ -256,5 +257,5 @@ def test_go_on_from__the_models_own_anchors_and_weights(
     assert "the anchors are those of the model in channel model: the published ones" in caplog.text
     detector = build_detector(spec)
     go_on_from(detector, initial)
-    state, expected = detector.network.state_dict(), initial.detector.network.state_dict()
+    state, expected = detector.network.state_dict(), initial.model.network.state_dict()
     assert all(torch.equal(state[key], expected[key]) for key in expected)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tilewise.models.spec import DetectorSpec
-from tilewise.tasks.detection import DetectionTask
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job import metric_lines
 from tilewise.training.job.metric_lines import MetricLines
 from tilewise.views.view import Scaling

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.targets import Targets
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.batch_size import synthetic_batch
 from tilewise.training.step import compiling
@@ -18,7 +20,7 @@ from tilewise.training.step.compiling import compile_convolutions
 from tilewise.training.step.train_step import TrainStep
 from torch import Tensor, nn
 
-BATCH = synthetic_batch(2, (16, 16), 3)
+BATCH = synthetic_batch(2, (16, 16), partial(DetectionTask().synthetic_targets, 3))
 # PyTorch's own compiler looks at gradients in a way that its tensors warn of.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 
@@ -27,7 +29,7 @@ class Small(Detector):
     """A backbone and a head, as the models have them."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Module(), *3 * [nn.Identity()])  # type: ignore[arg-type]
+        super().__init__(nn.Module(), *3 * [nn.Identity()])
         self.network.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
         self.network.head = nn.Conv2d(4, 2, 1)
 
@@ -66,9 +68,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
         train_step = TrainStep(make_detector(), hp, 3, (4, 4))
         train_step.begin_epoch()
         losses = [train_step.learn(Batch.of(BATCH)) for _ in range(3)]
-        results.append(
-            (losses, dict(train_step.detector.state_dict()), dict(train_step.evaluated.state_dict()))
-        )
+        results.append((losses, dict(train_step.model.state_dict()), dict(train_step.evaluated.state_dict())))
     assert list(results[0][1]) == list(results[1][1]) == list(results[1][2])
     torch.testing.assert_close(results[0], results[1])
 

@@ -10,7 +10,7 @@ from torch import nn
 
 def make_detector() -> Detector:
     torch.manual_seed(0)
-    return Detector(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), *3 * [nn.Identity()])  # type: ignore[arg-type]
+    return Detector(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)), *3 * [nn.Identity()])
 
 
 def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
@@ -25,16 +25,16 @@ def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
     norm.num_batches_tracked.fill_(7)
     average.update()
     kept = 0.9998 * (1 - math.exp(-1 / 2000))
-    torch.testing.assert_close(average.detector.network[0].weight, first + (1 - kept))  # type: ignore[index]
+    torch.testing.assert_close(average.model.network[0].weight, first + (1 - kept))  # type: ignore[index]
     torch.testing.assert_close(
-        average.detector.network[1].running_mean,  # type: ignore[index]
+        average.model.network[1].running_mean,  # type: ignore[index]
         torch.full((2,), (1 - kept) * 3.0),
     )
-    assert average.detector.network[1].num_batches_tracked == 7  # type: ignore[index]
+    assert average.model.network[1].num_batches_tracked == 7  # type: ignore[index]
     average.steps = 10**6
-    before = average.detector.network[0].weight.clone()  # type: ignore[index]
+    before = average.model.network[0].weight.clone()  # type: ignore[index]
     average.update()
-    drift = (average.detector.network[0].weight - before) / (first + 1 - before)  # type: ignore[index]
+    drift = (average.model.network[0].weight - before) / (first + 1 - before)  # type: ignore[index]
     torch.testing.assert_close(drift, torch.full_like(drift, 0.0002), rtol=0.3, atol=0)
 
 
@@ -44,15 +44,15 @@ def test_average__takes_in_several_steps_at_once() -> None:
     average.steps = slow.steps = 10**6
     passes = 0
     for _ in range(4 * EVERY + 1):
-        before = average.state_dict()["detector"]["network.0.weight"].clone()
+        before = average.state_dict()["model"]["network.0.weight"].clone()
         with torch.no_grad():
             detector.network[0].weight.add_(0.01)  # type: ignore[index]
         average.update()
-        passes += not torch.equal(average.state_dict()["detector"]["network.0.weight"], before)
+        passes += not torch.equal(average.state_dict()["model"]["network.0.weight"], before)
         slow.update()
-        assert slow.detector.network[0].weight.isfinite().all()  # type: ignore[index]  # asked for after each
+        assert slow.model.network[0].weight.isfinite().all()  # type: ignore[index]  # asked for after each
     assert passes == 4
-    taken, exact = average.detector.network[0].weight, slow.detector.network[0].weight  # type: ignore[index]
+    taken, exact = average.model.network[0].weight, slow.model.network[0].weight  # type: ignore[index]
     lag = detector.network[0].weight - exact  # type: ignore[index]
     assert ((taken - exact).abs() < 0.4 * lag).all()
 
@@ -69,9 +69,9 @@ def test_average__goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
         if step == 1:
             resumed = ModelEMA(detector, 0.9)
             resumed.load_state_dict(average.state_dict())
-    torch.testing.assert_close(dict(average.detector.state_dict()), dict(resumed.detector.state_dict()))
+    torch.testing.assert_close(dict(average.model.state_dict()), dict(resumed.model.state_dict()))
 
 
 def test_average__is_not_trained() -> None:
     average = ModelEMA(make_detector(), 0.9)
-    assert not any(parameter.requires_grad for parameter in average.detector.parameters())
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())

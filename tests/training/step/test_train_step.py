@@ -28,7 +28,7 @@ class Brightness(Detector):
     """Its loss is the squared error of a linear function of the colours; ``script`` spoils some batches."""
 
     def __init__(self, script: Iterable[str] = ()) -> None:
-        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])  # type: ignore[arg-type]
+        super().__init__(nn.Linear(3, 1), *3 * [nn.Identity()])
         nn.init.constant_(self.network.weight, 0.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.network.bias)  # type: ignore[arg-type]
         self.script = iter(script)

@@ -28,7 +28,7 @@ class ViewPlanner:
 
     Attributes:
         views: the hyperparameter ``training_views``.
-        tiling: what the detector is validated with.
+        tiling: what the model is validated with.
         scaling: of its views.
         chip_size: of ``sniper``, see :func:`tilewise.tiling.chips.chip_of`.
         negative_ratio: views without objects for each view with some.

@@ -15,19 +15,23 @@ from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.machine import available_memory
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
 from tilewise.models.totals import counting_alone
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
-from tilewise.training.job.choose_tiling import size_factors
+from tilewise.training.job.context import JobContext
+from tilewise.training.job.view_plans import size_factors
 from tilewise.training.step.memory import MARGIN, BatchTooLargeError
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
+
+MakeTargets = Callable[[tuple[int, int], torch.Generator], Targets[Tensor]]
+"""The targets of a view of (width, height) pixels; the generator is of its random numbers."""
 
 MOST_ON_GPU, MOST_ON_CPU = 64, 16
 STEPS_AN_EPOCH = 8
@@ -39,55 +43,51 @@ TRANSIENT = 2.0
 
 
 def with_batch_size(
-    hp: Hyperparameters,
-    detector: Detector,
-    spec: DetectorSpec,
-    train: RecordSource,
-    distributed: DistributedContext,
+    job: JobContext, model: VisionModel, spec: ModelSpec, train: RecordSource
 ) -> Hyperparameters:
     """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
+    hp, objects = job.hp, int(train.sample.object_counts.max(initial=0))
     if hp.training_batch_size != AUTO_BATCH:
         return hp
-    objects = int(train.sample.object_counts.max(initial=0))
-    return resolve_batch_size(
-        hp, detector, spec.scaling, size_factors(hp, spec), train.expected_images, objects, distributed
-    )
+    targets = partial(job.task.synthetic_targets, objects)
+    factors, views = size_factors(hp, spec), train.expected_images
+    return resolve_batch_size(hp, model, spec.scaling, factors, views, targets, job.distributed)
 
 
 def resolve_batch_size(
     hp: Hyperparameters,
-    detector: Detector,
+    model: VisionModel,
     scaling: Scaling,
     factors: Sequence[float],
     views: int,
-    objects: int,
+    targets: MakeTargets,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Hyperparameters:
     """The hyperparameters with a number in place of ``training_batch_size=auto``; the log says why.
 
     On a GPU the job's own step is tried with 1, 2, 4, … of the largest views that it can meet, on a copy of
-    the detector. On a CPU, which would swap or be killed where a GPU says no, what the forward pass of one
+    the model. On a CPU, which would swap or be killed where a GPU says no, what the forward pass of one
     batch keeps is added up.
 
     Args:
         hp: the job's.
-        detector: on the device to train on.
+        model: on the device to train on.
         scaling: of its views.
         factors: that a batch's views are scaled by; see :func:`size_factors`.
         views: of an epoch, or about so many.
-        objects: of the fullest view.
+        targets: makes those of a view such as the fullest.
         distributed: the processes that train together; they take what fits in all of them.
 
     """
-    device = next(detector.parameters()).device
+    device = next(model.parameters()).device
     limit = MOST_ON_GPU if device.type == "cuda" else MOST_ON_CPU
     enough_steps = views // (STEPS_AN_EPOCH * distributed.size)
     most = max(1, min(limit, enough_steps))
     side = largest_views(scaling, max(factors))
     with _undisturbed(device):
-        make = partial(synthetic_batch, side=side, objects=objects)
+        make = partial(synthetic_batch, side=side, targets=targets)
         cuda = device.type == "cuda"
-        fits = _fits_gpu(detector, hp, make) if cuda else _fits_cpu(detector, make, distributed.local_size)
+        fits = _fits_gpu(model, hp, make) if cuda else _fits_cpu(model, make, distributed.local_size)
         size = 1
         while 2 * size <= most and fits(2 * size):
             size *= 2
@@ -142,38 +142,32 @@ def largest_views(scaling: Scaling, factor: float = 1.0) -> tuple[int, int]:
     return side, side
 
 
-def synthetic_batch(count: int, side: tuple[int, int], objects: int) -> list[Sample]:
-    """Noise with as many objects as there may be; on the CPU, as a loader's batches are."""
+def synthetic_batch(count: int, side: tuple[int, int], targets: MakeTargets) -> list[Sample]:
+    """Noise with targets as there may be; on the CPU, as a loader's batches are."""
     width, height = side
     generator = torch.Generator().manual_seed(0)
-    limits = torch.tensor([width * 0.8, height * 0.8])
     batch = []
     for _ in range(count):
-        corner = torch.rand(max(1, objects), 2, generator=generator) * limits
-        boxes = torch.cat([corner, corner + 0.1 * limits], dim=1)
-        labels, ignored = (
-            torch.zeros(len(boxes), dtype=torch.int64),
-            torch.zeros(len(boxes), dtype=torch.bool),
-        )
+        of_view = targets(side, generator)
         pixels = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-        batch.append(Sample(pixels, Targets(boxes, labels, ignored)))
+        batch.append(Sample(pixels, of_view))
     return batch
 
 
 Make = Callable[[int], list[Sample]]
 
 
-def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
+def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
     """By trial: two steps of a job like this one, the second with the optimizer's state in place."""
 
     def fits(count: int) -> bool:
-        device = next(detector.parameters()).device
+        device = next(model.parameters()).device
         trial = hp.model_copy(
             update={"training_batch_size": count, "gradient_accumulation_step": 1, "compile": False}
         )
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            train_step = TrainStep(copy.deepcopy(detector), trial, 1, (1, 1))
+            train_step = TrainStep(copy.deepcopy(model), trial, 1, (1, 1))
             train_step.begin_epoch()
             for _ in range(2):
                 train_step.learn(Batch.of(make(count)))
@@ -188,9 +182,9 @@ def _fits_gpu(detector: Detector, hp: Hyperparameters, make: Make) -> Callable[[
     return fits
 
 
-def _fits_cpu(detector: Detector, make: Make, processes: int) -> Callable[[int], bool]:
+def _fits_cpu(model: VisionModel, make: Make, processes: int) -> Callable[[int], bool]:
     """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
-    trial = copy.deepcopy(detector).train()
+    trial = copy.deepcopy(model).train()
     batch = make(1)
     storage_bytes: dict[int, int] = {}
 

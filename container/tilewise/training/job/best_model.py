@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.evaluation.analysis import Scored
 from tilewise.inference.artifact import DESCRIPTION, Artifact, remove_others, write_file
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
+from tilewise.tasks.task import Scored
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.early_stopping import BestScore
 from tilewise.training.step.train_step import TrainStep
@@ -35,7 +35,7 @@ class BestModel:
 
     """
 
-    def __init__(self, job: JobContext, spec: DetectorSpec, classes: tuple[str, ...], train_step: TrainStep):
+    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], train_step: TrainStep):
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None
@@ -71,6 +71,7 @@ class BestModel:
                 self.job.hp.model_dump(mode="json"),
                 metrics,
                 self.job.environment,
+                self.job.task.name,
             )
             artifact.save(self.job.model_dir, f"model-{epoch:04d}")
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from tilewise.data.source import RecordSource
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.detector import VisionModel
+from tilewise.models.spec import ModelSpec
 from tilewise.models.totals import counting_alone
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.batch_size import synthetic_batch, training_batch_size
@@ -94,8 +94,8 @@ Timer = Callable[[TrainStep, list[Sample]], float]
 
 def calibrate(
     job: JobContext,
-    detector: Detector,
-    spec: DetectorSpec,
+    model: VisionModel,
+    spec: ModelSpec,
     train: RecordSource,
     *,
     resumed: bool = False,
@@ -110,8 +110,8 @@ def calibrate(
 
     Args:
         job: the training job, with a number for its batch size.
-        detector: on the device to train on; it stays as it is.
-        spec: of the detector.
+        model: on the device to train on; it stays as it is.
+        spec: of the model.
         train: what it learns from.
         resumed: whether the job goes on from a checkpoint.
         timer: does a step; returns its seconds.
@@ -122,7 +122,7 @@ def calibrate(
     """
     hp, fixed = job.hp, threads_are_fixed(job)
     compute = Compute(fixed=fixed)
-    device = next(detector.parameters()).device
+    device = next(model.parameters()).device
     batch_size = training_batch_size(hp, job.distributed.local_size)
     steps = hp.number_of_epochs * train.expected_images // (batch_size * job.distributed.size)
     if resumed or (hp.minutes is None and (hp.deterministic or device.type == "cuda" or steps < WORTH_IT)):
@@ -134,7 +134,7 @@ def calibrate(
     if hp.minutes is not None or len(precisions) > 1 or (compute.threads > 1 and not fixed):
         with _undisturbed(device):
             view = _typical_view(spec.scaling, train)
-            trial = Trial(job, detector, view, _typical_objects(train), timer)
+            trial = Trial(job, model, view, _typical_objects(train), timer)
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
         chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
         if device.type == "cpu":
@@ -159,7 +159,7 @@ class Trial:
 
     Args:
         job: the training job.
-        detector: is copied.
+        model: is copied.
         view: (width, height) of a typical view in pixels.
         objects: of a typical view.
         timer: does a step; returns its seconds.
@@ -170,12 +170,12 @@ class Trial:
     """
 
     def __init__(
-        self, job: JobContext, detector: Detector, view: tuple[int, int], objects: int, timer: Timer
+        self, job: JobContext, model: VisionModel, view: tuple[int, int], objects: int, timer: Timer
     ):
-        self.job, self.detector, self.timer = job, detector, timer
+        self.job, self.model, self.timer = job, model, timer
         self.batch_size = training_batch_size(job.hp, job.distributed.local_size)
         self.view, self.pixels = view, view[0] * view[1]
-        self._make = partial(synthetic_batch, objects=objects)
+        self._make = partial(synthetic_batch, targets=partial(job.task.synthetic_targets, objects))
 
     def run(
         self, precisions: list[str], threads: int, *, fewer: bool
@@ -205,7 +205,7 @@ class Trial:
         hp = self.job.hp.model_copy(
             update={"precision": precision, "gradient_accumulation_step": 1, "compile": False}
         )
-        step = TrainStep(copy.deepcopy(self.detector), hp, 1, self.view)
+        step = TrainStep(copy.deepcopy(self.model), hp, 1, self.view)
         step.begin_epoch()
         return step
 

@@ -8,24 +8,16 @@ import numpy as np
 import torch
 
 from tilewise.arrays import Float32
-from tilewise.boxes import paired_iou
-from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record, Records
+from tilewise.data.records import Record
 from tilewise.data.source import RecordSource
-from tilewise.evaluation.evaluate import decoded
+from tilewise.evaluation.predicting import decoded
 from tilewise.inference.predictor import Predictor
-from tilewise.instances import Instances
-from tilewise.stop import StopToken
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.job.context import JobContext
 
 log = logging.getLogger(__name__)
 
 MOST_IMAGES = 2000
-MOST_FALSE_POSITIVES = 300
-"""Of an image, the best first (SNIPER: 300 proposals)."""
-MAX_IOU = 0.3
-"""A detection that overlaps an object by more is not quite false."""
 
 
 class FalsePositives:
@@ -58,9 +50,7 @@ class FalsePositives:
     def look(self) -> bool:
         """Look at the training images; returns False when the job is to stop instead."""
         assert self.planner and self.train.supports_random_access
-        false_positives = find_false_positives(
-            self.predictor(), self.train.sample, self.train.issues, self.job.hp.seed, self.job.stop
-        )
+        false_positives = self._find()
         if self.job.stopping():
             return False
         self.planner.false_positives = false_positives
@@ -76,36 +66,23 @@ class FalsePositives:
         if self.planner:
             self.planner.false_positives = {index: boxes.numpy() for index, boxes in state.items()}
 
+    def _find(self) -> dict[int, Float32]:
+        """Of at most :data:`MOST_IMAGES` images, by their index, (M, 4) boxes in their pixels.
 
-def find_false_positives(
-    predictor: Predictor, records: Records, issues: ChannelIssues, seed: int, stop: StopToken
-) -> dict[int, Float32]:
-    """Where a model sees objects in training images and there are none.
-
-    At most :data:`MOST_IMAGES` images are looked at, drawn with ``seed``; damaged ones are noted in
-    ``issues`` and left out.
-
-    Returns:
-        For each image that was looked at, by its index, (M, 4) boxes in its pixels.
-
-    """
-    indices = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_IMAGES]).tolist()
-    decoded_records: list[Record] = []
-    false_positives: dict[int, Float32] = {}
-    images = decoded(predictor, records.select(indices), issues, decoded_records)
-    index_of = {records[index].key: index for index in indices}
-    for number, prediction in enumerate(predictor.predict_all(images)):
-        record = decoded_records[number]
-        false_positives[index_of[record.key]] = _false(prediction.detections, record)
-        if stop.requested:
-            break
-    log.info("%d false alarms in %d images", sum(map(len, false_positives.values())), len(false_positives))
-    return false_positives
-
-
-def _false(detections: Instances, record: Record) -> Float32:
-    boxes = detections.boxes[:MOST_FALSE_POSITIVES]
-    if len(record.targets):
-        overlap = paired_iou(boxes[:, None], record.targets.boxes).max(axis=1)
-        boxes = boxes[overlap <= MAX_IOU]
-    return boxes
+        Damaged images are noted as such and left out.
+        """
+        records, predictor = self.train.sample, self.predictor()
+        order = np.random.default_rng(self.job.hp.seed).permutation(len(records))
+        indices = np.sort(order[:MOST_IMAGES]).tolist()
+        decoded_records: list[Record] = []
+        false_positives: dict[int, Float32] = {}
+        images = decoded(predictor, records.select(indices), self.train.issues, decoded_records)
+        index_of = {records[index].key: index for index in indices}
+        for number, prediction in enumerate(predictor.predict_all(images)):
+            record = decoded_records[number]
+            false_positives[index_of[record.key]] = self.job.task.false_positives(prediction, record)
+            if self.job.stop.requested:
+                break
+        count = sum(map(len, false_positives.values()))
+        log.info("%d false alarms in %d images", count, len(false_positives))
+        return false_positives

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.models.names import summary
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
+from tilewise.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -113,24 +114,36 @@ def _read(folder: Path, files: Sequence[Path], name: str) -> Artifact:
         ) from None
 
 
-def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str]) -> None:
-    """Refuse a model that a job cannot go on from. Image size and names of the classes may be others.
+def check_task(initial: Artifact, task: Task) -> None:
+    """Refuse a model of another task than the job's.
+
+    Raises:
+        UserError: it is.
+
+    """
+    if initial.task != task.name:
+        raise UserError(
+            f"channel model: this job has task {task.name}, but that model {initial.task}: leave the "
+            "channel out, or give it a model of this task"
+        )
+
+
+def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], task: Task) -> None:
+    """Refuse a model of the job's task that a job cannot go on from.
+
+    Image size and names of the classes may be others.
 
     Args:
         initial: that model.
-        spec: the job's detector.
+        spec: the job's model.
         classes: the job's.
+        task: the job's.
 
     Raises:
         UserError: the network or the number of classes is another; the message shows both.
 
     """
-    before = initial.spec
-    settings = (
-        ("model_name", spec.name, before.name),
-        ("stride_4_level", int(spec.stride_4_level), int(before.stride_4_level)),
-    )
-    differs = [f"{name} {ours}, but that model {theirs}" for name, ours, theirs in settings if ours != theirs]
+    differs = task.differences(spec, initial.spec)
     if len(classes) != len(initial.classes):
         differs.append(f"the classes {_list(classes)}, but that model {_list(initial.classes)}")
     if differs:
@@ -139,14 +152,14 @@ def check_initial(initial: Artifact, spec: DetectorSpec, classes: Sequence[str])
         )
 
 
-def go_on_from(detector: Detector, initial: Artifact) -> None:
+def go_on_from(model: VisionModel, initial: Artifact) -> None:
     """Take over the weights of an earlier model, which :func:`check_initial` let pass.
 
     A model of another image size may have other feature maps: what does not fit stays as it was initialised.
     """
-    own, theirs = detector.network.state_dict(), initial.detector.network.state_dict()
+    own, theirs = model.network.state_dict(), initial.model.network.state_dict()
     fitting = {name: tensor for name, tensor in theirs.items() if _shape(own.get(name)) == tensor.shape}
-    detector.network.load_state_dict(own | fitting)
+    model.network.load_state_dict(own | fitting)
     fresh = [name for name in own if name not in fitting]
     if fresh:
         log.warning(

@@ -11,7 +11,7 @@ from tilewise.data.records import Records
 from tilewise.data.source import RecordSource
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import ModelSpec
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.job.context import JobContext
 
@@ -81,7 +81,7 @@ def plan_epochs(
     return replace(job, hp=hp.model_copy(update=chosen))
 
 
-def pixels_of_views(records: Records, spec: DetectorSpec, planner: ViewPlanner | None, seed: int) -> int:
+def pixels_of_views(records: Records, spec: ModelSpec, planner: ViewPlanner | None, seed: int) -> int:
     """The pixels of the views of these images that an epoch has, by the job's own plan.
 
     Args:

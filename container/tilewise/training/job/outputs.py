@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.data.channel import DataSet
-from tilewise.data.statistics import channel_statistics
-from tilewise.evaluation.analysis import Analysis, Scored
+from tilewise.evaluation.report_content import ReportContent
 from tilewise.hyperparameters.table import ROWS
-from tilewise.tasks.task import Task
+from tilewise.tasks.task import Details, Scored, Task
 from tilewise.training.history import TrainResult
 from tilewise.training.job.context import JobContext
 
@@ -37,9 +36,9 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: P
     start = time.monotonic()
     statistics: dict[str, dict[str, Any]] = {}
     with _only_a_warning("the facts of the data"):
-        statistics = data_statistics(data, result.scored)
+        statistics = data_statistics(data, result.scored, job.task)
     analysis = None
-    with _only_a_warning("the analysis of the detections"):
+    with _only_a_warning("the details of the validation"):
         if result.scored is not None:
             analysis = job.task.analyse(result.scored, data.classes, result.best)
     write_metrics(result, data.classes, folder / "metrics.json", statistics, analysis)
@@ -58,8 +57,8 @@ def _only_a_warning(what: str) -> Iterator[None]:
         log.warning("%s could not be written; the model is not affected", what, exc_info=True)
 
 
-def data_statistics(data: DataSet, scored: Scored | None) -> dict[str, dict[str, Any]]:
-    """The figures of each channel; see :func:`tilewise.data.statistics.channel_statistics`.
+def data_statistics(data: DataSet, scored: Scored | None, task: Task) -> dict[str, dict[str, Any]]:
+    """The figures of each channel, as the task has them.
 
     Of a pipe only the first images are known, but those that were validated are all known.
     """
@@ -69,7 +68,7 @@ def data_statistics(data: DataSet, scored: Scored | None) -> dict[str, dict[str,
         if split is not None:
             whole = split.known_length or (name == "validation" and scored is not None)
             records = scored.records if name == "validation" and scored else split.sample
-            statistics[name] = channel_statistics(records, split.issues, data.classes, whole=whole)
+            statistics[name] = task.channel_statistics(records, split.issues, data.classes, whole=whole)
     return statistics
 
 
@@ -78,7 +77,7 @@ def write_metrics(
     classes: tuple[str, ...],
     path: Path,
     statistics: Mapping[str, Any] | None = None,
-    analysis: Analysis | None = None,
+    analysis: Details | None = None,
 ) -> None:
     """Leave all figures of a run as JSON."""
     content = {
@@ -129,12 +128,9 @@ def write_report(
     job: JobContext,
     path: Path,
     statistics: Mapping[str, Mapping[str, Any]],
-    analysis: Analysis | None,
+    analysis: Details | None,
 ) -> None:
     """Leave the report; without images when the job is to stop."""
-    # Imported here: a job that fails early should not have to wait for it.
-    from tilewise.evaluation.report import ReportContent
-
     hp = result.hp or job.hp
     content = ReportContent(
         classes=classes,

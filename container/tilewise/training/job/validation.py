@@ -6,14 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import zip_longest
 from typing import Any
 
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Records
 from tilewise.data.source import RecordSource
-from tilewise.evaluation.analysis import Scored
 from tilewise.inference.predictor import Predictor
+from tilewise.tasks.task import Scored
 from tilewise.training.distributed.context import DistributedContext
 from tilewise.training.job.batch_size import validation_batch_size
 from tilewise.training.job.context import JobContext
@@ -100,9 +98,7 @@ def gather(distributed: DistributedContext, issues: ChannelIssues, scored: Score
     for _, left_out in parts:
         for key, reason in left_out.items():
             issues.leave_out(key, reason)
-    pairs = [zip(part.records, part.detections, strict=True) for part in results]
-    merged = [pair for row in zip_longest(*pairs) for pair in row if pair is not None]
-    return Scored(Records(record for record, _ in merged), [detections for _, detections in merged])
+    return type(results[0]).interleaved(results)
 
 
 def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tilewise.errors import UserError
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 
 BACKEND = "inductor"
 
 
-def compile_convolutions(detector: Detector) -> None:
-    """Compile a detector's backbone and the convolutions of its head, for training.
+def compile_convolutions(model: VisionModel) -> None:
+    """Compile a model's backbone and the convolutions of its head, for training.
 
     In evaluation they stay as they are, so that validation computes what the endpoint will. The names of
     parameters do not change.
@@ -23,8 +23,8 @@ def compile_convolutions(detector: Detector) -> None:
         UserError: what compiling needs is not installed.
 
     """
-    _require_compiler(next(detector.parameters()).device)
-    network: Any = detector.network
+    _require_compiler(next(model.parameters()).device)
+    network: Any = model.network
     for part in (network.backbone, network.head):
         _compile_in_training(part)
 

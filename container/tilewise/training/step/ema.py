@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 
 WARM_UP_STEPS = 2000
 
@@ -16,7 +16,7 @@ EVERY = 4
 
 
 class ModelEMA:
-    """An exponential moving average of a detector's weights, and of its buffers: normalisation's statistics.
+    """An exponential moving average of a model's weights, and of its buffers: normalisation's statistics.
 
     After the n-th step the average keeps ``decay * (1 - exp(-n / 2000))`` of itself, as YOLOX has it
     (arXiv 2107.08430, its published code): a young average forgets where it began. Of :data:`EVERY` steps it
@@ -24,7 +24,7 @@ class ModelEMA:
     on the GPU, where reading it would stop the GPU.
 
     Args:
-        detector: to average, on its device; it is copied as it is.
+        model: to average, on its device; it is copied as it is.
         decay: the share that an old average keeps.
 
     Attributes:
@@ -32,28 +32,28 @@ class ModelEMA:
 
     """
 
-    def __init__(self, detector: Detector, decay: float):
-        self._detector = copy.deepcopy(detector).requires_grad_(requires_grad=False)
+    def __init__(self, model: VisionModel, decay: float):
+        self._model = copy.deepcopy(model).requires_grad_(requires_grad=False)
         self.decay, self.steps, self._waiting = decay, 0, 0
-        now = detector.state_dict()
-        pairs = [(average, now[key]) for key, average in self._detector.state_dict().items()]
+        now = model.state_dict()
+        pairs = [(average, now[key]) for key, average in self._model.state_dict().items()]
         # tensors that share memory with the weights, which training changes in place
         self._weights = [pair for pair in pairs if pair[0].is_floating_point()]
         self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]  # of normalisation
 
     @property
-    def detector(self) -> Detector:
+    def model(self) -> VisionModel:
         """The average of all steps until now."""
         self._take_in()
-        return self._detector
+        return self._model
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"detector": self._detector.state_dict(), "steps": self.steps, "waiting": self._waiting}
+        return {"model": self._model.state_dict(), "steps": self.steps, "waiting": self._waiting}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self._detector.load_state_dict(state["detector"])
+        self._model.load_state_dict(state["model"])
         self.steps, self._waiting = state["steps"], state.get("waiting", 0)
 
     def update(self) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from tilewise.models.detector import Detector, Outputs
+from tilewise.models.detector import Outputs, VisionModel
 from tilewise.targets import Targets
 
 
 class ExtraLoss(nn.Module):
-    """A loss beside the detector's own; distillation is one.
+    """A loss beside the model's own; distillation is one.
 
-    It may have parameters: they are learnt like the detector's and kept in checkpoints, and are no part of
+    It may have parameters: they are learnt like the model's and kept in checkpoints, and are no part of
     the model that a job leaves.
     """
 
@@ -23,32 +23,32 @@ class ExtraLoss(nn.Module):
         Args:
             outputs: what the network made of the batch: feature maps by name, and the family's raw heads.
             targets: of each view of the batch, on the device.
-            losses: the detector's own, by name.
+            losses: the model's own, by name.
 
         """
         raise NotImplementedError
 
 
 class WithExtraLosses(nn.Module):
-    """A detector and the losses beside its own as one module, as an optimizer and DDP want it.
+    """A model and the losses beside its own as one module, as an optimizer and DDP want it.
 
     Args:
-        detector: in training; its parameters come first.
+        model: in training; its parameters come first.
         extra_losses: may be none.
 
     """
 
-    def __init__(self, detector: Detector, extra_losses: Sequence[ExtraLoss]):
+    def __init__(self, model: VisionModel, extra_losses: Sequence[ExtraLoss]):
         super().__init__()
-        self.detector = detector
-        self.extra_losses = nn.ModuleList(extra_losses).to(next(detector.parameters()).device)
+        self.model = model
+        self.extra_losses = nn.ModuleList(extra_losses).to(next(model.parameters()).device)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """All losses by name."""
         if not self.extra_losses:
-            own_losses: dict[str, Tensor] = self.detector(images, targets)
+            own_losses: dict[str, Tensor] = self.model(images, targets)
             return own_losses
-        outputs, own_losses = self.detector.outputs_and_losses(images, targets)
+        outputs, own_losses = self.model.outputs_and_losses(images, targets)
         losses = dict(own_losses)
         for extra in self.extra_losses:
             losses |= extra(outputs, targets, own_losses)

@@ -1,4 +1,4 @@
-"""What one batch does to a detector: forward, backward, and the optimizer's step."""
+"""What one batch does to a model: forward, backward, and the optimizer's step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.models.detector import Detector
+from tilewise.models.detector import VisionModel
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -28,7 +28,7 @@ MAX_GRADIENT_NORM = 10.0
 
 
 class TrainStep:
-    """A detector in training, with its optimizer and its learning rate.
+    """A model in training, with its optimizer and its learning rate.
 
     A step whose loss or gradient is not finite changes no weight. Who finds that out depends on the device:
     :class:`ReadEachStep` does where that costs nothing, :class:`ReadLater` on a GPU.
@@ -37,12 +37,12 @@ class TrainStep:
     only where there is nothing left to scale down.
 
     Args:
-        detector: on the device to train on.
+        model: on the device to train on.
         hp: the job's hyperparameters.
         steps_per_epoch: of the optimizer, as many as are expected.
-        view_size: (width, height) of a view that the detector takes, for several processes.
+        view_size: (width, height) of a view that the model takes, for several processes.
         distributed: the processes that train together; gradients are averaged over them.
-        extra_losses: to learn from beside the detector's own; their parameters are learnt, too.
+        extra_losses: to learn from beside the model's own; their parameters are learnt, too.
         finite_check: see above; None for what suits device and job.
 
     Attributes:
@@ -52,7 +52,7 @@ class TrainStep:
 
     def __init__(
         self,
-        detector: Detector,
+        model: VisionModel,
         hp: Hyperparameters,
         steps_per_epoch: int,
         view_size: tuple[int, int],
@@ -61,12 +61,12 @@ class TrainStep:
         finite_check: type[ReadEachStep | ReadLater] | None = None,
     ):
         self.view_size = view_size
-        self.detector, self.hp, self.distributed = detector, hp, distributed
-        self.device = next(detector.parameters()).device
+        self.model, self.hp, self.distributed = model, hp, distributed
+        self.device = next(model.parameters()).device
         self.precision = choose_precision(hp.precision, self.device)
         if self.device.type == "cpu":
-            keep_depthwise_in_float32(detector)
-        self._learns = WithExtraLosses(detector, extra_losses)
+            keep_depthwise_in_float32(model)
+        self._learns = WithExtraLosses(model, extra_losses)
         self.optimizer = make_optimizer(self._learns, hp)
         self._parameters = list(self._learns.parameters())  # a walk through all takes a millisecond
         self.scheduler = LRScheduler(self.optimizer, hp, steps_per_epoch)
@@ -79,9 +79,9 @@ class TrainStep:
         self._check: FiniteCheck = check(
             NonFiniteSteps(hp.learning_rate), self._scaler, self.precision, alone=distributed.size == 1
         )
-        self._ema = ModelEMA(detector, hp.ema_decay) if hp.ema_decay else None
+        self._ema = ModelEMA(model, hp.ema_decay) if hp.ema_decay else None
         if hp.compile:
-            compile_convolutions(detector)
+            compile_convolutions(model)
         self._forward: nn.Module = self._learns
         if distributed.size > 1:
             # In each backward pass it averages all that has accumulated: batches may be added up as they are.
@@ -95,15 +95,15 @@ class TrainStep:
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
-    def evaluated(self) -> Detector:
-        """The detector to validate and to keep: the average of the weights, or the one in training."""
-        return self.detector if self._ema is None else self._ema.detector
+    def evaluated(self) -> VisionModel:
+        """The model to validate and to keep: the average of the weights, or the one in training."""
+        return self.model if self._ema is None else self._ema.model
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: all that the next step depends on, also between two batches of one step."""
         parameters = self._learns.named_parameters()
         return {
-            "detector": self.detector.state_dict(),
+            "model": self.model.state_dict(),
             "extra_losses": self._learns.extra_losses.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "scheduler": self.scheduler.state_dict(),
@@ -116,7 +116,7 @@ class TrainStep:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
-        self.detector.load_state_dict(state["detector"])
+        self.model.load_state_dict(state["model"])
         self._learns.extra_losses.load_state_dict(state["extra_losses"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
@@ -124,7 +124,7 @@ class TrainStep:
         if state["scaler"] and self._scaler.is_enabled():
             self._scaler.load_state_dict(state["scaler"])
         if self._ema:
-            self._ema.load_state_dict(state["average"] or {"detector": state["detector"], "steps": 0})
+            self._ema.load_state_dict(state["average"] or {"model": state["model"], "steps": 0})
         for name, parameter in self._learns.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(self.device)

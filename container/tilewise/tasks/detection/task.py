@@ -2,26 +2,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from tilewise.data.annotations import ChannelIssues
-from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
-from tilewise.evaluation.analysis import Analysis, Scored, analyse
-from tilewise.evaluation.coco import FIGURES, SIZES
-from tilewise.evaluation.evaluate import evaluate
 from tilewise.evaluation.voc import VocMetric
-from tilewise.inference.predictor import Prediction, Predictor
-from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
+from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
-from tilewise.stop import StopToken
-from tilewise.tasks.answers import answer_detection
-from tilewise.tasks.task import Evaluation, Gather
+from tilewise.tasks.detection.answers import answer_detection
+from tilewise.tasks.task import Evaluation
 
+# What an endpoint does not need is imported where it is used: it would start later by it.
 if TYPE_CHECKING:
-    from tilewise.evaluation.report import ReportContent
+    import torch
+    from torch import Tensor
+
+    from tilewise.arrays import Float32
+    from tilewise.data.annotations import ChannelIssues
+    from tilewise.data.channel import DataSet
+    from tilewise.data.records import Record, Records
+    from tilewise.evaluation.analysis import Analysis, Scored
+    from tilewise.evaluation.report_content import ReportContent
+    from tilewise.hyperparameters import Hyperparameters
+    from tilewise.inference.batching import Merge
+    from tilewise.inference.predictor import Predictor
+    from tilewise.models.detector import Detector
+    from tilewise.stop import StopToken
+    from tilewise.targets import Targets
+    from tilewise.tasks.task import Gather
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,43 @@ class DetectionTask:
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def of_job(cls, hp: Hyperparameters) -> Self:
+        """With the job's choice of metrics."""
+        voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
+        primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
+        return cls(hp.validation_metric_type, voc, primary)
+
+    def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> DetectorSpec:
+        """See :func:`tilewise.tasks.detection.fit_spec.fit_spec`."""
+        from tilewise.tasks.detection.fit_spec import fit_spec
+
+        return fit_spec(hp, data, initial)
+
+    def spec_from_json(self, content: dict[str, Any]) -> DetectorSpec:
+        """See :class:`~tilewise.models.spec.DetectorSpec`."""
+        return DetectorSpec.from_json(content)
+
+    def differences(self, spec: DetectorSpec, initial: DetectorSpec) -> list[str]:
+        """Another architecture."""
+        differs = []
+        if spec.name != initial.name:
+            differs.append(f"model_name {spec.name}, but that model {initial.name}")
+        if spec.stride_4_level != initial.stride_4_level:
+            differs.append(
+                f"stride_4_level {spec.stride_4_level:d}, but that model {initial.stride_4_level:d}"
+            )
+        return differs
+
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
+        from tilewise.models.build import build_detector
+
         return build_detector(spec)
+
+    def merger(self, spec: DetectorSpec) -> Merge:
+        """See :func:`tilewise.inference.detections.merge_instances`."""
+        return partial(merge_instances, limit=spec.detections_per_image)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
         """The built-in algorithm's two: ``cross_entropy`` of what there is, ``smooth_l1`` of where it is."""
@@ -53,6 +96,26 @@ class DetectionTask:
         classification_loss = sum(value for name, value in means.items() if name in asked)
         box_loss = sum(means.values()) - classification_loss
         return {"cross_entropy": classification_loss, "smooth_l1": box_loss}
+
+    def synthetic_targets(
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Targets[Tensor]:
+        """As many small boxes as there may be."""
+        import torch
+
+        from tilewise.targets import Targets
+
+        limits = 0.8 * torch.tensor(size)
+        corner = torch.rand(max(1, objects), 2, generator=generator) * limits
+        boxes = torch.cat([corner, corner + 0.1 * limits], dim=1)
+        labels = torch.zeros(len(boxes), dtype=torch.int64)
+        return Targets(boxes, labels, torch.zeros(len(boxes), dtype=torch.bool))
+
+    def false_positives(self, prediction: Prediction, record: Record) -> Float32:
+        """See :func:`tilewise.tasks.detection.false_positives.false_positives`."""
+        from tilewise.tasks.detection.false_positives import false_positives
+
+        return false_positives(prediction.detections, record)
 
     def evaluate(
         self,
@@ -63,12 +126,16 @@ class DetectionTask:
         gather: Gather,
     ) -> Evaluation | None:
         """The figures of COCO and VOC; see :func:`tilewise.evaluation.evaluate.evaluate`."""
+        from tilewise.evaluation.evaluate import evaluate
+
         scored: list[Scored] = []
         metrics = evaluate(predictor, records, issues, self.voc, stop, scored.append, gather)
         return None if metrics is None else Evaluation(metrics, scored[0])
 
     def check_validation(self, records: Records) -> None:
         """Refuse a choice by objects of a size of which there are none."""
+        from tilewise.evaluation.coco import SIZES
+
         size = (self.primary or "").partition("_")[2]
         if size:
             least, end = SIZES[size]
@@ -102,6 +169,8 @@ class DetectionTask:
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """The mean figures, and each class's."""
+        from tilewise.evaluation.coco import FIGURES
+
         figures = ", ".join(f"{name} {_figure(metrics[name])}" for name in FIGURES)
         by_class = ", ".join(f"{name} {_figure(value)}" for name, value in metrics["AP_class"].items())
         return [
@@ -111,23 +180,34 @@ class DetectionTask:
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The mean figures, and each class's, as far as they are defined."""
+        from tilewise.evaluation.coco import FIGURES
+
         scalars = {f"validation/{name}": metrics.get(name) for name in FIGURES}
         scalars["validation/VOC_mAP"] = metrics.get("VOC", {}).get("mAP")
         for name, value in metrics.get("AP_class", {}).items():
             scalars[f"validation_AP_of/{name}"] = value
         return {name: value for name, value in scalars.items() if value is not None}
 
+    def channel_statistics(
+        self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
+    ) -> dict[str, Any]:
+        """See :func:`tilewise.data.statistics.channel_statistics`."""
+        from tilewise.data.statistics import channel_statistics
+
+        return channel_statistics(records, issues, classes, whole=whole)
+
     def analyse(self, scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]) -> Analysis:
         """See :func:`tilewise.evaluation.analysis.analyse`."""
+        from tilewise.evaluation.analysis import analyse
+
         return analyse(scored, classes, metrics)
 
     def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
-        """See :func:`tilewise.tasks.answers.answer_detection`."""
+        """See :func:`tilewise.tasks.detection.answers.answer_detection`."""
         return answer_detection(prediction, as_annotation=as_annotation)
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.evaluation.report.report_page`."""
-        # Imported here: a job that fails early should not have to wait for it.
         from tilewise.evaluation.report import report_page
 
         return report_page(content, pictures=not stop.requested, stop=stop)

@@ -10,8 +10,8 @@ from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.table import ROWS
 from tilewise.models.build import anchor_sizes_for, published_anchor_sizes
 from tilewise.models.spec import DetectorSpec
+from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
-from tilewise.training.job.choose_tiling import choose_tiling, object_sizes
 from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""From a job's hyperparameters and data to the views it trains on and serves with."""
+"""From a job's hyperparameters and data to the views that its detector is validated and served with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import numpy as np
 from tilewise.arrays import Float64, Int64
 from tilewise.data.records import Records
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.models.spec import DetectorSpec
 from tilewise.registry import SMALLEST_OBJECT_AT_STRIDE_4, find_model
 from tilewise.tiling.auto import ObjectSizes, choose_grid, choose_tile_size
 from tilewise.tiling.grid import grid_tile
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
 from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
-from tilewise.training.dataloading.view_sampler import ViewPlanner
-from tilewise.views.multi_scale import multi_scale_sides
 from tilewise.views.view import Scaling, SizeRange
 
 log = logging.getLogger(__name__)
@@ -110,29 +107,6 @@ def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, smallest
     limits = np.sort(objects.sizes[is_cut])[rare : rare + 1]
     resolvable_from = smallest_object / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
     return round(float(min([resolvable_from, *limits])), 1)
-
-
-def make_planner(hp: Hyperparameters, spec: DetectorSpec) -> ViewPlanner | None:
-    """Who draws the views of a job's epochs; None where each image is seen once, as a whole, at one size."""
-    assert hp.training_views is not None
-    views = hp.training_views
-    if views != "whole" and spec.tiling.kind == "whole":  # tile_grid_size=auto found that no tiles are needed
-        views = "whole"
-    if views == "whole" and not hp.multi_scale:
-        return None
-    ratio, visibility = hp.negative_views_ratio, hp.min_box_visibility
-    return ViewPlanner(views, spec.tiling, spec.scaling, hp.chip_size, ratio, visibility)
-
-
-def size_factors(hp: Hyperparameters, spec: DetectorSpec) -> list[float]:
-    """What the size of a batch's views is multiplied by; 1 alone without ``multi_scale``."""
-    if not hp.multi_scale:
-        return [1.0]
-    nominal = spec.scaling.square or spec.scaling.min_size
-    assert nominal is not None
-    sides = multi_scale_sides(nominal, find_model(spec.name).smallest_view(nominal))
-    log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
-    return [side / nominal for side in sides]
 
 
 def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAGE) -> Float64:

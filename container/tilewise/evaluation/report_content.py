@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a report tells of.
+
+    Attributes:
+        classes: names by label.
+        epochs: the history, a dict for each epoch as ``metrics.json`` has it.
+        best: the figures of the saved model on the validation images; empty without validation.
+        test: the same on the test channel.
+        stopped: whether the job was stopped on request.
+        hyperparameters: all of them.
+        given: name -> the user's spelling of it, for those that the user gave.
+        data: channel name -> its figures, as the task has them.
+        analysis: what the task has to say of the saved model and the validation images; None without.
+
+    """
+
+    classes: tuple[str, ...]
+    epochs: Sequence[Mapping[str, Any]] = ()
+    best: Mapping[str, Any] = field(default_factory=dict)
+    test: Mapping[str, Any] | None = None
+    stopped: bool = False
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    analysis: Any = None

@@ -1,0 +1,58 @@
+"""What a detector says of an image: the instances of its views, as one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tilewise.instances import Instances
+from tilewise.tiling.merge import cut_sides, merge_detections
+from tilewise.tiling.spec import Tiling
+from tilewise.views.view import View
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found in one image.
+
+    Attributes:
+        width, height: pixels of the upright image.
+        detections: boxes in these pixels, best score first.
+
+    """
+
+    width: int
+    height: int
+    detections: Instances
+
+
+def merge_instances(
+    shown: Sequence[tuple[View, Instances]],
+    width: int,
+    height: int,
+    tiling: Tiling,
+    *,
+    limit: int | None = None,
+) -> Prediction:
+    """What was found in all views of an image, as one answer: a :data:`tilewise.inference.batching.Merge`.
+
+    So many as ``limit`` are kept at most.
+    """
+    parts, views, cuts = [], [], []
+    for number, (view, instances) in enumerate(shown):
+        cut = cut_sides(instances.boxes, view, width, height)
+        detections = view.to_image(instances, width, height)
+        answered = view.answers_for(detections.boxes)
+        parts.append(detections.select(answered))
+        cuts.append(cut[answered])
+        views.append(np.full(len(parts[-1]), number))
+    detections = Instances.cat(parts)
+    if len(parts) > 1:
+        detections = merge_detections(
+            detections, np.concatenate(views), np.concatenate(cuts), tiling.merge, tiling.merge_threshold
+        )
+    else:
+        detections = detections.select(np.argsort(-detections.scores, kind="stable"))
+    return Prediction(width, height, detections.select(slice(limit)))
