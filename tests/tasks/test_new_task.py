@@ -56,6 +56,7 @@ from tilewise.training.job.initial_model import read_initial_model
 from tilewise.training.job.outputs import write_outputs
 from tilewise.training.job.validation import test as score_test_channel
 from tilewise.training.train import Start, train
+from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling, View
 from torch import Tensor, nn
 
@@ -66,6 +67,7 @@ class PresenceSpec:
     num_classes: int
     scaling: Scaling
     tiling: Tiling = WHOLE_IMAGE
+    rendering: Rendering = AS_STORED
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "num_classes": self.num_classes, "scaling": asdict(self.scaling)}
