@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from tilewise.errors import UserError
-from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tilewise.data.records import Record, Records
     from tilewise.evaluation.analysis import Analysis, Scored
     from tilewise.evaluation.report_content import ReportContent
+    from tilewise.evaluation.voc import VocMetric
     from tilewise.hyperparameters import Hyperparameters
     from tilewise.inference.batching import Merge
     from tilewise.inference.predictor import Predictor
@@ -39,14 +39,14 @@ class DetectionTask:
 
     Attributes:
         metric: whose mAP is the job's: COCO's, else VOC's.
-        voc: how VOC's is computed.
+        voc: how VOC's is computed; None for the default.
         primary: the figure that chooses the best epoch, one of
             :data:`~tilewise.evaluation.coco.FIGURES`; None for the mAP.
 
     """
 
     metric: Literal["none", "coco", "voc", "coco_voc"] = "voc"
-    voc: VocMetric = VocMetric()  # noqa: RUF009  # it is frozen
+    voc: VocMetric | None = None
     primary: str | None = None
 
     name: ClassVar[str] = "detection"
@@ -55,6 +55,8 @@ class DetectionTask:
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
         """With the job's choice of metrics."""
+        from tilewise.evaluation.voc import VocMetric
+
         voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
         primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
         return cls(hp.validation_metric_type, voc, primary)
@@ -127,9 +129,10 @@ class DetectionTask:
     ) -> Evaluation | None:
         """The figures of COCO and VOC; see :func:`tilewise.evaluation.evaluate.evaluate`."""
         from tilewise.evaluation.evaluate import evaluate
+        from tilewise.evaluation.voc import VocMetric
 
         scored: list[Scored] = []
-        metrics = evaluate(predictor, records, issues, self.voc, stop, scored.append, gather)
+        metrics = evaluate(predictor, records, issues, self.voc or VocMetric(), stop, scored.append, gather)
         return None if metrics is None else Evaluation(metrics, scored[0])
 
     def check_validation(self, records: Records) -> None:
