@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib import import_module
 
 from tilewise import __version__
-from tilewise.commands import convert, evaluate, export, inspect, predict
 from tilewise.errors import UserError
 from tilewise.hyperparameters import as_markdown
+
+COMMANDS = {
+    "inspect": "Show what is in a channel: a table, and a picture.",
+    "convert": "Convert a channel to another format.",
+    "predict": "Find objects in images, and draw them.",
+    "evaluate": "Compare predictions with a COCO file's ground truth.",
+    "export": "Make the graph of a model: for its endpoint, or for use without Tilewise.",
+}
+"""What each does; its module is imported when it is asked for, since most load PyTorch."""
 
 
 def main() -> int:
@@ -16,11 +25,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tilewise", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (inspect, convert, predict, evaluate, export):
-        name = module.__name__.rsplit(".", 1)[-1]
-        command = commands.add_parser(name, help=module.__doc__)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    asked = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    for name, purpose in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose)
+        if name == asked:
+            module = import_module(f"tilewise.commands.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
     reference = commands.add_parser("hyperparameters", help="Print the table of hyperparameters as Markdown.")
     reference.set_defaults(run=lambda _: print(as_markdown(), end=""))
     arguments = parser.parse_args()
