@@ -176,3 +176,8 @@ def wait_for(process: Forked | subprocess.Popen[str], text: str) -> str:
         assert line, f"the process ended before it said {text!r}:\n{seen}"
         seen += line
     return seen
+
+
+def without_graph(model_dir: Path) -> set[str]:
+    """The names of a model's files but its graph's, which is kept only where it is fast on this machine."""
+    return {path.name for path in model_dir.iterdir() if path.suffix != ".onnx"}

@@ -98,6 +98,24 @@ def test_invocations__refused(
     assert 0 < len(reason) < 300 and "/" + "opt" not in reason
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG"])
+def test_invocations__the_image_drawn(server: EndpointProcess, image_format: str) -> None:
+    media_type = f"image/{image_format.lower()}"
+    status, kind, body = server.invoke(encoded("PNG"), accept=media_type)
+    assert (status, kind) == (200, media_type)
+    with Image.open(io.BytesIO(body)) as picture:
+        assert picture.format == image_format and picture.size == (400, 300)
+
+
+def test_invocations__tiles_of_a_request(server: EndpointProcess) -> None:
+    image = encoded("JPEG")
+    whole = json.loads(server.invoke(image)[2])["prediction"]
+    tiled = server.request("POST", "/invocations?tile_grid_size=2x2", image, Content_Type="image/jpeg")
+    assert tiled[0] == 200
+    assert json.loads(tiled[2])["prediction"] != whole
+    assert json.loads(server.invoke(image)[2])["prediction"] == whole
+
+
 def test_invocations__chunks_over_the_limit(server: EndpointProcess) -> None:
     chunks = (bytes(1024 * 1024) for _ in range(30))
     assert server.request("POST", "/invocations", chunks, Content_Type="image/jpeg")[0] == 413

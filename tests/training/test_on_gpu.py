@@ -129,7 +129,7 @@ def test_on_gpu__same_losses_in_mixed_precision(name: str, precision: str) -> No
                 boxes = train_step.model.eval().detect([view.pixels for view in views])
             assert isinstance(losses, dict)
             assert all(loss.dtype == torch.float32 for loss in losses.values())
-            assert all(view.boxes.dtype == view.scores.dtype == torch.float32 for view in boxes)
+            assert all(view.boxes.dtype == view.scores.dtype == np.float32 for view in boxes)
             found.append(sum(float(loss) for loss in losses.values()))
     assert found[1] == pytest.approx(found[0], rel=0.05)
     assert found[1] != found[0]

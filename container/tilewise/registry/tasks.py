@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewise.errors import UserError
 from tilewise.registry.family import load
 
 DEFAULT_TASK = "detection"
@@ -47,6 +46,9 @@ def find_task(name: str) -> Any:
 
     """
     if name not in _tasks:
+        # Imported here: docker/fetch_weights.py has nothing but the registry.
+        from tilewise.errors import UserError
+
         raise UserError(
             f"this version of Tilewise has no task {name}; the tasks are: {', '.join(sorted(_tasks))}"
         )

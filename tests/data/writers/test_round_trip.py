@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues, make_records
@@ -94,7 +94,9 @@ def boxes(draw: st.DrawFn) -> list[float]:
 
 
 printable = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12)
-names = printable.filter(lambda name: name.isprintable() and name == name.strip())
+names = printable.filter(
+    lambda name: name.isprintable() and name == name.strip() and name != "__ignore__"  # LabelMe's word
+)
 file_names = printable.filter(lambda name: name[0] != "." and len(name.encode()) < 200)
 
 
@@ -116,6 +118,9 @@ def test_writers__read_back_the_same(
         a_record(folder / "source", f"{stem}.png", data.draw(st.lists(boxes(), max_size=4, unique_by=tuple)))
         for stem in stems
     ]
+    # Where a quarter of the boxes is below a pixel, a channel is not plausible.
+    sides = np.concatenate([record.targets.boxes[:, 2:] - record.targets.boxes[:, :2] for record in records])
+    assume((sides < 1).any(axis=1).sum() < max(1, len(sides)) * 0.2)
     # Boxes that are all within a pixel would be read as fractions.
     records.append(a_record(folder / "source", ".large.png", [[0, 1, 2, 300, 400]]))
     (folder / "out").mkdir()

@@ -9,6 +9,7 @@ from typing import Any
 
 from tilewise.data.records import Record
 from tilewise.data.writers.output import Box, Output, check_class_names, number
+from tilewise.errors import UserError
 
 VERSION = "5.4.1"
 """Of the form of the files."""
@@ -20,10 +21,12 @@ def write_labelme(records: Iterable[Record], classes: tuple[str, ...], output: O
     The format has no list of classes: those without objects are lost.
 
     Raises:
-        UserError: a class's name has a line break or the like.
+        UserError: a class's name has a line break or the like, or a meaning of its own in LabelMe.
 
     """
     check_class_names(classes, "LabelMe")
+    if "__ignore__" in classes:
+        raise UserError("LabelMe takes objects of the class __ignore__ for none: give the class another name")
     used: set[int] = set()
     for record in records:
         name = output.put_image(record, ".")
