@@ -13,7 +13,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.registry import family_of, model_names
 
-MINUTES = "4"
+MINUTES = "5"
 
 HYPERPARAMETERS = {
     "model_name": "yolox_tiny",

@@ -76,7 +76,7 @@ def test_demo_hyperparameters__a_model_that_scales_by_its_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "minutes"), [({}, 4), ({"minutes": "20"}, 20), ({"number_of_epochs": "3"}, None)]
+    ("chosen", "minutes"), [({}, 5), ({"minutes": "20"}, 20), ({"number_of_epochs": "3"}, None)]
 )
 def test_demo_hyperparameters__minutes_unless_epochs_are_chosen(
     chosen: dict[str, str], minutes: float | None

@@ -53,6 +53,13 @@ def test_plan__what_the_user_chose_stays(caplog: pytest.LogCaptureFixture) -> No
     assert (hp.evaluation_frequency, hp.warmup_cosine_lr_warmup_epochs) == (120, 50)
 
 
+@pytest.mark.parametrize(("epochs", "warm_up"), [(1, 0), (3, 0), (4, 1), (18, 2), (60, 5)])
+def test_plan__few_epochs_have_no_warm_up(epochs: int, warm_up: int) -> None:
+    """A rate that only rises teaches little."""
+    hp = planned(epochs + 0.5, 60_000, 0, 1000 * LOADING)
+    assert (hp.number_of_epochs, hp.warmup_cosine_lr_warmup_epochs) == (epochs, warm_up)
+
+
 def test_minutes__and_epochs_disagree() -> None:
     with pytest.raises(UserError, match=r"epochs=3 and minutes=20 disagree: give one of them"):
         make_hp(epochs=3, minutes=20)

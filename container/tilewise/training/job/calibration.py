@@ -218,7 +218,9 @@ class Trial:
         self.timer(step, one)  # the first one also sets up what the others use
         rates = [self._rate(step, each, one) for each in threads]
         seconds = math.prod(self.view) / max(rates)
-        count = max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
+        # the whole batch, if that takes twice as long at most: fewer views are slower by the view
+        whole = self.batch_size * seconds <= 2 * STEP_SECONDS
+        count = self.batch_size if whole else max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
         shrink = max(1.0, (seconds / (2 * STEP_SECONDS)) ** 0.5)
         width, height = (max(32, round(side / shrink)) for side in self.view)
         return self._make(count, (width, height))

@@ -73,7 +73,8 @@ def plan_epochs(
     planned = {
         "number_of_epochs": epochs,
         "evaluation_frequency": -(-epochs // VALIDATIONS),
-        "warmup_cosine_lr_warmup_epochs": max(1, round(epochs * WARM_UP)),
+        # of one to three epochs a whole one would be too much: the rate would hardly fall
+        "warmup_cosine_lr_warmup_epochs": max(int(epochs >= 4), round(epochs * WARM_UP)),
     }
     chosen = {name: value for name, value in planned.items() if name not in hp.given}
     expected = (epochs * epoch_seconds + min(epochs, VALIDATIONS) * validation_seconds) / 60
