@@ -29,6 +29,7 @@ import numpy as np
 
 CONTAINER = Path(__file__).resolve().parents[1] / "container"
 sys.path.insert(0, str(CONTAINER))
+from tilewise.commands.convert import FORMATS  # noqa: E402
 from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.channel import ChannelFolder, read_data_set  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
@@ -38,18 +39,6 @@ from tilewise.data.pipe.channel import ChannelPipe  # noqa: E402
 from tilewise.data.records import Record  # noqa: E402
 from tilewise.data.writers.recordio import write_record  # noqa: E402
 
-WRITTEN = (
-    "recordio",
-    "image-json",
-    "coco",
-    "manifest",
-    "yolo",
-    "voc",
-    "label-studio",
-    "cvat",
-    "labelme",
-    "via",
-)
 Row = dict[str, Any]
 Known = dict[str, Record]
 """SHA-256 of an image's bytes -> the reference's record of it."""
@@ -157,7 +146,7 @@ def of_data_set(data: Path, work: Path) -> list[Row]:
     known = {digest(record): record for record in records}
     classes = found.classes or ()
     rows = [{"format": "coco, the reference", "records": len(known), "boxes": len(records.targets.labels)}]
-    for name in WRITTEN:
+    for name in FORMATS:
         target = work / name
         options = ["--annotations", str(data / "val.json"), "--to", name]
         command = [sys.executable, "-m", "tilewise", "convert", str(data), str(target), *options]

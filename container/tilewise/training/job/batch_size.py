@@ -84,7 +84,7 @@ def resolve_batch_size(
     enough_steps = views // (STEPS_AN_EPOCH * distributed.size)
     most = max(1, min(limit, enough_steps))
     side = largest_views(scaling, max(factors))
-    with _undisturbed(device):
+    with undisturbed(device):
         make = partial(synthetic_batch, side=side, targets=targets)
         cuda = device.type == "cuda"
         fits = _fits_gpu(model, hp, make) if cuda else _fits_cpu(model, make, distributed.local_size)
@@ -204,7 +204,7 @@ def _fits_cpu(model: VisionModel, make: Make, processes: int) -> Callable[[int],
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """A trial of this process alone; the state of the random numbers is afterwards what it was."""
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """For a trial of this process alone; the state of the random numbers is afterwards what it was."""
     with counting_alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

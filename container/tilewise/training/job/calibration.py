@@ -18,9 +18,8 @@ import torch
 from tilewise.data.source import RecordSource
 from tilewise.models.detector import VisionModel
 from tilewise.models.spec import ModelSpec
-from tilewise.models.totals import counting_alone
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.job.batch_size import synthetic_batch, training_batch_size
+from tilewise.training.job.batch_size import synthetic_batch, training_batch_size, undisturbed
 from tilewise.training.job.context import JobContext
 from tilewise.training.step.amp import has_bf16_instructions
 from tilewise.training.step.train_step import TrainStep
@@ -125,14 +124,17 @@ def calibrate(
     device = next(model.parameters()).device
     batch_size = training_batch_size(hp, job.distributed.local_size)
     steps = hp.number_of_epochs * train.expected_images // (batch_size * job.distributed.size)
-    if resumed or (hp.minutes is None and (hp.deterministic or device.type == "cuda" or steps < WORTH_IT)):
+    may_choose = not hp.deterministic and device.type == "cpu"
+    wanted = hp.minutes is not None or (may_choose and steps >= WORTH_IT)
+    if resumed or not job.distributed.any(wanted):  # hosts with parts of the data count other steps
         return job, compute
     precisions: list[str] = [hp.precision]
-    if hp.precision == "auto" and device.type == "cpu" and not hp.deterministic:
+    if hp.precision == "auto" and may_choose:
         precisions = ["fp32", "bf16"][: 1 + has_bf16_instructions()]
     chosen = Setting(precisions[0], compute.threads)
-    if hp.minutes is not None or len(precisions) > 1 or (compute.threads > 1 and not fixed):
-        with _undisturbed(device):
+    more_than_one = len(precisions) > 1 or (compute.threads > 1 and not fixed)
+    if job.distributed.any(hp.minutes is not None or more_than_one):  # their CPUs may differ, too
+        with undisturbed(device):
             view = _typical_view(spec.scaling, train)
             trial = Trial(job, model, view, _typical_objects(train), timer)
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
@@ -246,13 +248,6 @@ def _typical_view(scaling: Scaling, train: RecordSource) -> tuple[int, int]:
 def _typical_objects(train: RecordSource) -> int:
     counts = train.sample.object_counts
     return max(1, round(float(counts.mean()))) if len(counts) else 1
-
-
-@contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Random numbers and sums over processes are afterwards what they were."""
-    with counting_alone(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
 
 
 class ThreadTuner:
