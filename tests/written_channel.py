@@ -64,3 +64,13 @@ class WrittenChannel:
         with pytest.raises(UserError) as error:
             self.data()
         return str(error.value)
+
+
+def data_with_yolo_validation(channel: WrittenChannel, folder: Path, class_name: str) -> DataSet:
+    """The channel's data, validated on an image in YOLO's format with one object of the class."""
+    other = WrittenChannel(folder / "other")
+    other.image("b.jpg")
+    other.write("b.txt", "0 0.5 0.5 0.5 0.5\n")
+    other.write("classes.txt", f"{class_name}\n")
+    folders = channel.folders | {"validation": ChannelFolder(other.root)}
+    return read_data_set(folders, None, may_split=False, validates=True, seed=0)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
+from tilewise.data.channel import DataSet
 from tilewise.data.folder import Folder
 from tilewise.data.formats.cvat import read_cvat
 from tilewise.errors import UserError
-from written_channel import WrittenChannel
+from written_channel import WrittenChannel, data_with_yolo_validation
 
 
 def element(tag: str, inside: str = "", **attributes: Any) -> str:
@@ -384,12 +384,7 @@ def test_anything(tmp_path: Path, content: bytes) -> None:
 def test_validation__in_another_format(channel: WrittenChannel, tmp_path: Path) -> None:
     channel.image("a.jpg")
     channel.write("a.xml", file(image(box("bee"), box("ant"))))
-    other = WrittenChannel(tmp_path / "other")
-    other.image("b.jpg")
-    other.write("b.txt", "0 0.5 0.5 0.5 0.5\n")
-    other.write("classes.txt", "ant\n")
-    folders = channel.folders | {"validation": ChannelFolder(other.root)}
-    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    data = data_with_yolo_validation(channel, tmp_path, "ant")
     assert data.classes == ("bee", "ant") and data.validation is not None
     assert data.validation.sample[0].targets.labels.tolist() == [1]
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
+from tilewise.data.channel import DataSet
 from tilewise.data.folder import Folder
 from tilewise.data.formats import label_studio
 from tilewise.data.formats.label_studio import read_label_studio
 from tilewise.errors import UserError
-from written_channel import WrittenChannel
+from written_channel import WrittenChannel, data_with_yolo_validation
 
 BOX = {"x": 25, "y": 10, "width": 50, "height": 20, "rotation": 0}
 """In a 40 x 30 image from (10, 3) to (30, 9)."""
@@ -423,12 +423,7 @@ def test_anything(tmp_path: Path, content: bytes) -> None:
 def test_validation__in_another_format(channel: WrittenChannel, tmp_path: Path) -> None:
     channel.image("a.jpg")
     export(channel, task(annotation(region(label="bee"), region()), image="a.jpg"))
-    other = WrittenChannel(tmp_path / "other")
-    other.image("b.jpg")
-    other.write("b.txt", "0 0.5 0.5 0.5 0.5\n")
-    other.write("classes.txt", "bee\n")
-    folders = channel.folders | {"validation": ChannelFolder(other.root)}
-    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    data = data_with_yolo_validation(channel, tmp_path, "bee")
     assert data.classes == ("ant", "bee") and data.validation is not None
     assert data.validation.sample[0].targets.labels.tolist() == [1]
 

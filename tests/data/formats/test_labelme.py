@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
+from tilewise.data.channel import DataSet
 from tilewise.data.folder import Folder
 from tilewise.data.formats.labelme import read_labelme
-from written_channel import WrittenChannel
+from written_channel import WrittenChannel, data_with_yolo_validation
 
 
 def shape(label: Any = "ant", points: Any = ((1, 2), (11, 14)), kind: Any = "rectangle", **more: Any) -> Any:
@@ -292,12 +292,7 @@ def test_anything(tmp_path: Path, content: bytes) -> None:
 def test_validation__in_another_format(channel: WrittenChannel, tmp_path: Path) -> None:
     channel.image("a.jpg")
     channel.write("a.json", annotation(shape("bee"), shape("ant")))
-    other = WrittenChannel(tmp_path / "other")
-    other.image("b.jpg")
-    other.write("b.txt", "0 0.5 0.5 0.5 0.5\n")
-    other.write("classes.txt", "bee\n")
-    folders = channel.folders | {"validation": ChannelFolder(other.root)}
-    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    data = data_with_yolo_validation(channel, tmp_path, "bee")
     assert data.classes == ("ant", "bee") and data.validation is not None
     assert data.validation.sample[0].targets.labels.tolist() == [1]
 

@@ -240,3 +240,17 @@ def test_tuner__a_checkpoint_has_its_threads() -> None:
     load.seconds = BESIDE_OTHERS
     load.run(60)
     assert compute.state_dict() == {"threads": 2}
+
+
+class Agreeing(DistributedContext):
+    """Another process has more steps to train; all wait for the leader's choice."""
+
+    def any(self, flag: bool, /) -> bool:
+        return True
+
+
+def test_calibrate__all_processes_try_where_one_does() -> None:
+    """Else those that try would wait for ever for those that do not."""
+    machine = Machine(FAST_IN_FP32)
+    calibrate(replace(job_of(), distributed=Agreeing()), make_detector(), SPEC, images(20), timer=machine)
+    assert machine.tried
