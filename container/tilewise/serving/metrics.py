@@ -63,6 +63,7 @@ class Metrics:
             registry=registry,
             multiprocess_mode="liveall",
         )
+        self._memory.set(resident_bytes())
         self._held = Gauge(
             "tilewise_requests_in_progress",
             "Invocations that wait or are computed",
