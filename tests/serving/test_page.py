@@ -76,10 +76,14 @@ class Browser:
             assert time.monotonic() < deadline, self.run("document.body.innerText")
             time.sleep(0.05)
 
-    def choose_file(self, selector: str, path: Path) -> None:
-        root = self.tell("DOM.getDocument")["root"]["nodeId"]
-        node = self.tell("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.tell("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    def drop_file(self, selector: str, path: Path) -> None:
+        """As a hand that drags the file from a desktop and lets it go there."""
+        script = f"JSON.stringify(document.querySelector({selector!r}).getBoundingClientRect())"
+        box = json.loads(self.run(script))
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.tell("Input.dispatchDragEvent", type=kind, **place, data=dragged)
 
     def close(self) -> None:
         self.process.kill()
@@ -122,7 +126,7 @@ def test_page__a_large_image_and_the_threshold(
     Image.new("RGB", (10_000, 10_000), "white").save(image)
     browser.tell("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
     browser.wait_for("document.readyState === 'complete' && !!document.querySelector('#file')")
-    browser.choose_file("#file", image)
+    browser.drop_file("#view", image)
     browser.wait_for("document.querySelector('#status').textContent.includes('10000 x 10000')")
     move = "threshold.value = {}; threshold.dispatchEvent(new Event('input')); count.textContent"
     move = move.replace("threshold.", "document.querySelector('#threshold').").replace(
