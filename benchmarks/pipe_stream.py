@@ -78,11 +78,13 @@ def read(fifo: Path, batch_size: int, count: int, *, decode: bool) -> None:
 
     torch.set_num_threads(1)
     peaks = {"before": peak_megabytes()}
-    stream = Stream("train", Pipe(fifo.with_name("train"), 1, buffer_bytes() // 8 * 7), ClassIds(1), count)
+    stream = Stream(
+        "train", Pipe(fifo.with_name("train"), 1, buffer_bytes() // 8 * 7), ClassIds(1), expected=count
+    )
     workers = default_workers()
     scaling = Scaling(square=300)
     batches: Iterable[Any] = (
-        make_loader(stream, scaling, batch_size, workers, seed=0)
+        make_loader(stream, scaling, batch_size, workers=workers, seed=0)
         if decode
         else PipeSampler(stream, batch_size, seed=0)
     )

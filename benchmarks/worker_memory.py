@@ -71,7 +71,7 @@ def measure(image: Path, images: int, boxes: int, workers: int) -> dict[str, Any
     records = Records(simulated(image, images, boxes))
     gc.collect()
     loader = make_loader(
-        Split(records, ChannelIssues("train")), Scaling(square=320), BATCH_SIZE, workers, seed=0
+        Split(records, ChannelIssues("train")), Scaling(square=320), BATCH_SIZE, workers=workers, seed=0
     )
     facts: dict[str, Any] = {}
     for number, batch in enumerate(loader):

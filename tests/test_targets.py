@@ -150,10 +150,10 @@ def test_an_optional_field__comes_from_its_reader_to_the_loss(tmp_path: Path, wo
     split = Split(records, ChannelIssues("train", len(records)))
     hp = parse_hyperparameters({"learning_rate": 0.1, "precision": "fp32"})
     loader = make_loader(
-        split, Scaling(square=SIDE), 2, workers, seed=0, min_visibility=0.0, random_windows=False
+        split, Scaling(square=SIDE), 2, workers=workers, seed=0, min_visibility=0.0, random_windows=False
     )
     detector = WeightedLoss()
-    train_step = TrainStep(detector, hp, 3, (SIDE, SIDE))
+    train_step = TrainStep(detector, hp, 3, view_size=(SIDE, SIDE))
     train_step.begin_epoch()
     for batch in loader:
         train_step.learn(read_batch(batch))

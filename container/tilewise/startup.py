@@ -31,7 +31,7 @@ def _disable(function: Any, *_: Any, **__: Any) -> Any:
     return function
 
 
-_STAND_INS = {
+_STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
     # RoIAlign asks it before it compiles its deterministic form on a GPU.
     "torchvision.ops.roi_align": ("torch._dynamo.utils", {"is_compile_supported": _is_compile_supported}),
     # torchvision.transforms.v2 imports these.

@@ -159,7 +159,12 @@ def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch
 def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
     planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
     loader = make_loader(
-        Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers, 0, planner=planner
+        Split(records, ChannelIssues("train")),
+        Scaling(square=32),
+        3,
+        workers=workers,
+        seed=0,
+        planner=planner,
     )
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
@@ -198,7 +203,9 @@ def test_loader__whole_images_stay_decoded_where_all_fit(
     monkeypatch.setattr(dataset_module, "decode_record", decode)
     monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * images * 3 * 40 * 60)
     planner = ViewPlanner("whole", Tiling(), Scaling(square=32)) if planned else None
-    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, 0, 0, planner=planner)
+    loader = make_loader(
+        Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers=0, seed=0, planner=planner
+    )
     for epoch in range(3):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
         assert sum(len(read_batch(batch)) for batch in loader) == 6
@@ -218,7 +225,7 @@ def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
 
     monkeypatch.setattr(dataset_module, "decode_record", decode)
     split = Split(records, ChannelIssues("train"))
-    loader = make_loader(split, Scaling(square=48), 7, 0, 0, random_windows=False)
+    loader = make_loader(split, Scaling(square=48), 7, workers=0, seed=0, random_windows=False)
     for _ in range(2):
         assert [len(read_batch(batch)) for batch in loader] == [7]
     assert factors == [8] * 14
@@ -232,7 +239,9 @@ def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32))
     distributed = replace(SINGLE_PROCESS, local_size=processes)
     split = Split(records, ChannelIssues("train"))
-    loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed)
+    loader = make_loader(
+        split, Scaling(square=32), 3, workers=workers, seed=0, planner=planner, distributed=distributed
+    )
     assert isinstance(loader.dataset, TrainingDataset)
     assert loader.dataset.images.capacity == images * 3 * 40 * 60
 
@@ -253,7 +262,7 @@ def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, work
     seen: list[set[int]] = []
     for process in range(processes):
         split = Split(images, ChannelIssues("train"), Shard(process, processes))
-        loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner)
+        loader = make_loader(split, Scaling(square=32), 3, workers=workers, seed=0, planner=planner)
         batches: list[list[Item]] = list(loader.batch_sampler)  # type: ignore[arg-type]
         assert len(batches) == 56 // processes
         seen += [
@@ -277,7 +286,7 @@ def test_loader__all_processes_draw_the_same_order_on_unlike_hosts() -> None:
     orders: list[list[list[Item]]] = []
     for workers, distributed in ((1, Modest()), (2, Modest()), (2, SINGLE_PROCESS)):
         loader = make_loader(
-            split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed
+            split, Scaling(square=32), 3, workers=workers, seed=0, planner=planner, distributed=distributed
         )
         orders.append(list(loader.batch_sampler))  # type: ignore[arg-type]
     assert orders[0] == orders[1] != orders[2]

@@ -44,7 +44,7 @@ class Host:
         folder.mkdir(exist_ok=True)
         stack.enter_context(PipePlatform(folder / "train", passes))
         pipe = stack.enter_context(closing(Pipe(folder / "train", len(passes), 1 << 20)))
-        self.stream = Stream("train", pipe, ClassIds(2), None)
+        self.stream = Stream("train", pipe, ClassIds(2), expected=None)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_ranks__an_error_reaches_all(stack: ExitStack, tmp_path: Path) -> None:
     folder.mkdir()
     stack.enter_context(PipePlatform(folder / "train", [images(1200)], dies_after=120_000))
     pipe = stack.enter_context(closing(Pipe(folder / "train", 1, 1 << 20)))
-    stream = Stream("train", pipe, ClassIds(2), None)
+    stream = Stream("train", pipe, ClassIds(2), expected=None)
     batch_server = stack.enter_context(closing(BatchServer(address, 2)))
     with pytest.raises(UserError, match="train_0 is damaged in record") as error:
         list(PipeSampler(stream, 4, 0, batch_server=batch_server))
@@ -220,7 +220,7 @@ def test_hosts__take_the_same_number_of_steps(stack: ExitStack, tmp_path: Path) 
 def loaded(stack: ExitStack, folder: Path, workers: int) -> list[Batch]:
     bad = image_record(LABEL, png()[:-20] + b"damaged pixels", 99)
     stream = Host(stack, folder, [images(9) + bad] * 2).stream
-    loader = make_loader(stream, Scaling(square=32), 4, workers, seed=0)
+    loader = make_loader(stream, Scaling(square=32), 4, workers=workers, seed=0)
     found = []
     for epoch in range(2):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
@@ -246,7 +246,9 @@ def test_loader__views_of_a_pipes_images(stack: ExitStack, tmp_path: Path) -> No
     """One view of each image a pass, drawn anew in every pass, and of one size in a batch."""
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
     stream = Host(stack, tmp_path, [images(12)] * 2).stream
-    loader = make_loader(stream, Scaling(square=32), 4, 0, 0, planner=planner, factors=(1.0, 2.0))
+    loader = make_loader(
+        stream, Scaling(square=32), 4, workers=0, seed=0, planner=planner, factors=(1.0, 2.0)
+    )
     windows: set[tuple[int, ...]] = set()
     for epoch in range(2):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]

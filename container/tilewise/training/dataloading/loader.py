@@ -56,7 +56,7 @@ class ImageSampler(Sampler[list[Item]]):
 
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, repeats: Float64 | None = None):
+    def __init__(self, count: int, batch_size: int, seed: int, *, repeats: Float64 | None = None):
         self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
         self.epoch = 0
 
@@ -147,9 +147,9 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
     source: RecordSource,
     scaling: Scaling,
     batch_size: int,
+    *,
     workers: int,
     seed: int,
-    *,
     min_visibility: float = MIN_VISIBILITY,
     planner: ViewPlanner | None = None,
     factors: Sequence[float] = (1.0,),
@@ -182,7 +182,12 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
     epoch = source.batches(maker)
     augmentations = make_augmentations(scaling, random_windows=random_windows)
     samples = TrainingDataset(
-        epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes, rendering
+        epoch.records,
+        scaling,
+        augmentations,
+        min_visibility=min_visibility,
+        cache_bytes=epoch.cache_bytes,
+        rendering=rendering,
     )
     return loader_of(epoch.batches, samples, workers, pinned=pinned)
 
@@ -223,7 +228,7 @@ class _BatchMaker:
         if once and not _stay_decoded(records, self.scaling, cache):
             cache = 0
         if self.planner is None:
-            images = ImageSampler(len(records), self.batch_size, self.seed, self.repeats)
+            images = ImageSampler(len(records), self.batch_size, self.seed, repeats=self.repeats)
             return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
         lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))
@@ -239,7 +244,13 @@ class _BatchMaker:
         address = self._address(stream.channel)
         server = BatchServer(address, self.distributed.local_size) if address else None
         batches = PipeSampler(
-            stream, self.batch_size, self.seed, draw, self.factors, server, self.distributed.any_host
+            stream,
+            self.batch_size,
+            self.seed,
+            draw=draw,
+            factors=self.factors,
+            batch_server=server,
+            any_host_has_more=self.distributed.any_host,
         )
         return _Batches(batches, Records([]))
 
@@ -315,7 +326,15 @@ def _view_batches(
     seed: int,
 ) -> ViewSampler:
     cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
-    batches = ViewSampler(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
+    batches = ViewSampler(
+        records,
+        planner,
+        batch_size,
+        lanes=lanes,
+        pool=pool_size(batch_size, cached),
+        factors=factors,
+        seed=seed,
+    )
     figures = measure_order(batches.first, lanes, cached)
     log.info(
         "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",

@@ -35,7 +35,7 @@ class BestModel:
 
     """
 
-    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], train_step: TrainStep):
+    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], *, train_step: TrainStep):
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None
