@@ -23,7 +23,7 @@ from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
-from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.dataloading.loader import LoaderConfig, default_workers, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
@@ -188,18 +188,20 @@ def _assemble(
     batch_size = training_batch_size(hp, distributed.local_size)
     batches = make_loader(
         data.train,
-        spec.scaling,
-        batch_size,
-        workers=workers,
-        seed=hp.seed,
-        min_visibility=hp.min_box_visibility,
+        LoaderConfig(
+            scaling=spec.scaling,
+            batch_size=batch_size,
+            workers=workers,
+            seed=hp.seed,
+            min_visibility=hp.min_box_visibility,
+            factors=size_factors(hp, spec),
+            random_windows=hp.random_windows,
+            rendering=spec.rendering,
+            pinned=next(model.parameters()).device.type == "cuda",
+        ),
         planner=planner,
-        factors=size_factors(hp, spec),
         distributed=distributed,
-        pinned=next(model.parameters()).device.type == "cuda",
-        random_windows=hp.random_windows,
         repeats=repeats,
-        rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)

@@ -68,10 +68,10 @@ class BestModel:
                 self.train_step.evaluated,
                 self.spec,
                 self.classes,
-                self.job.hp.model_dump(mode="json"),
-                metrics,
-                self.job.environment,
-                self.job.task.name,
+                hyperparameters=self.job.hp.model_dump(mode="json"),
+                metrics=metrics,
+                environment=self.job.environment,
+                task=self.job.task.name,
             )
             artifact.save(self.job.model_dir, f"model-{epoch:04d}")
 
