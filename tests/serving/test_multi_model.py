@@ -117,7 +117,8 @@ def test_models__least_recently_used_goes_first(tmp_path: Path) -> None:
         asked.append(folder.name)
         thread = ComputeThread(1, 60, on_failure)
         thread.start()
-        return Model(ServedModel(lambda: LOADED, thread, on_failure, on_failure), ModelCard.read(folder))
+        served = ServedModel(lambda: LOADED, thread, on_failure, on_breakdown=on_failure)
+        return Model(served, ModelCard.read(folder))
 
     def free() -> int:
         taken = 400 + 300 * len(models._loaded) if models._loaded else 0  # libraries, and each with its work

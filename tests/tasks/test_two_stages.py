@@ -162,7 +162,7 @@ def test_two_stages__tiles_and_a_score_to_begin_with(folder: Path, model_folder:
 
 def test_two_stages__served(folder: Path) -> None:
     thread = ComputeThread(30, 60, lambda: None)
-    served = ServedModel(lambda: load_predictor(folder), thread, lambda: None, lambda: None)
+    served = ServedModel(lambda: load_predictor(folder), thread, lambda: None, on_breakdown=lambda: None)
     thread.start()
     while not served.ready:
         time.sleep(0.01)

@@ -151,6 +151,7 @@ class Task(Protocol):
         predictor: Predictor,
         records: Iterable[Record],
         issues: ChannelIssues,
+        *,
         stop: StopToken,
         gather: Gather,
     ) -> Evaluation | None:

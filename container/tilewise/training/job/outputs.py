@@ -21,7 +21,7 @@ from tilewise.training.job.context import JobContext
 log = logging.getLogger(__name__)
 
 
-def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: Path) -> None:
+def write_outputs(result: TrainResult, data: DataSet, job: JobContext, *, folder: Path) -> None:
     """Leave the figures of a run for people and for programs.
 
     The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
@@ -45,11 +45,13 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: P
     with _only_a_warning("the recommended thresholds"):
         if analysis is not None and (recommended := analysis.recommended()):
             add_to_description(job.model_dir, recommended)
-    write_metrics(result, data.classes, folder / "metrics.json", statistics, analysis)
+    write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
     with _only_a_warning("TensorBoard's events"):
         write_events(result, job.task, folder / "tensorboard")
     with _only_a_warning("the report"):
-        write_report(result, data.classes, job, folder / "report.html", statistics, analysis)
+        write_report(
+            result, data.classes, job, path=folder / "report.html", statistics=statistics, analysis=analysis
+        )
         log.info("the report is in %s (%.1f s)", folder / "report.html", time.monotonic() - start)
 
 
@@ -80,6 +82,7 @@ def write_metrics(
     result: TrainResult,
     classes: tuple[str, ...],
     path: Path,
+    *,
     statistics: Mapping[str, Any] | None = None,
     analysis: Details | None = None,
 ) -> None:
@@ -130,6 +133,7 @@ def write_report(
     result: TrainResult,
     classes: tuple[str, ...],
     job: JobContext,
+    *,
     path: Path,
     statistics: Mapping[str, Mapping[str, Any]],
     analysis: Details | None,
