@@ -141,13 +141,14 @@ def _check_one_image(form: Form, answers: Answers, count: int) -> None:
 
 def _choose(prediction: Any, options: Options, model: Model, *, shown: bool) -> Any:
     """What of a prediction is asked for; of a picture, where nothing is said, what the model recommends."""
-    labels = options.labels(model.card.classes or model.served.classes)
+    classes = model.card.classes or model.served.classes
+    labels = options.labels(classes)
     threshold = "recommended" if shown and options.threshold is None else options.threshold
     if threshold is None and labels is None and options.most is None:
         return prediction
     return model.answers.choose(
         prediction,
-        threshold=model.card.recommended() if threshold == "recommended" else threshold or 0.0,
+        threshold=model.card.recommended(classes) if threshold == "recommended" else threshold or 0.0,
         labels=labels,
         most=options.most,
     )

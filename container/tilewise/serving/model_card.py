@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,10 @@ class ModelCard:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ModelCard()
 
-    def recommended(self) -> list[float]:
-        """By label, the score from which on what the model says is worth showing."""
+    def recommended(self, classes: Sequence[str]) -> list[float]:
+        """For each class, the score from which on what the model says of it is worth showing."""
         total = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
-        return [self.thresholds.get(name, total) for name in self.classes]
+        return [self.thresholds.get(name, total) for name in classes]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
