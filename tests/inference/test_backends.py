@@ -66,7 +66,7 @@ def ground_truth(found: Prediction, seed: int) -> Record:
 
 def predictor(backend: Backend, spec: DetectorSpec) -> Predictor:
     plan = ViewPlan(spec.scaling, spec.tiling)
-    return Predictor(backend, plan, CLASSES, partial(merge_instances, limit=None))
+    return Predictor(backend, plan, CLASSES, merge=partial(merge_instances, limit=None))
 
 
 @pytest.mark.parametrize("runtime", ["frozen", "onnx", "openvino"])

@@ -132,7 +132,7 @@ class TwoStagePredictor(Predictor):
         classifies: ClassifiesCrops,
         stage: Stage,
     ):
-        super().__init__(detector.backend, detector.plan, classifier.classes, detector.merge)
+        super().__init__(detector.backend, detector.plan, classifier.classes, merge=detector.merge)
         self._classifier, self._finds, self._classifies, self._stage = classifier, finds, classifies, stage
 
     def seen_as(self, options: TileOptions) -> TwoStagePredictor:
