@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,8 +163,7 @@ def test_two_stages__served(folder: Path) -> None:
     thread = ComputeThread(30, 60, lambda: None)
     served = ServedModel(lambda: load_predictor(folder), thread, lambda: None, on_breakdown=lambda: None)
     thread.start()
-    while not served.ready:
-        time.sleep(0.01)
+    assert served.wait_until_loaded()
     http = create_app(Model(served, ModelCard.read(folder)), Settings()).test_client()
     assert http.get("/").get_json()["model"]["classes"] == [*COLOURS]
     answer = http.post("/invocations?classes=blue", data=halves()).get_json()
