@@ -19,7 +19,7 @@ MODELS = (
     "fasterrcnn_resnet18_fpn",
 )
 """Of every family and kind of head; each finds something everywhere."""
-_SIDES = {"ssd_resnet50": 288, "ssdlite_mobilenet_v3_large": 320}
+_SIDES = {"ssd_resnet50": 300, "ssdlite_mobilenet_v3_large": 320}
 
 
 def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
