@@ -34,4 +34,20 @@ def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+        if name == "ssd_resnet50":
+            _see_noise(detector, spec.scaling)
     return detector, spec
+
+
+def _see_noise(detector: Detector, scaling: Scaling) -> None:
+    """Give its layers of normalisation the statistics of noise: else its outputs are all alike, and huge."""
+    width, height = scaling.size_of(1, 1)
+    noise = torch.randint(256, (4, 3, height, width), dtype=torch.uint8)
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all that it sees
+    with torch.no_grad():
+        detector.outputs(detector.transform(list(noise)))
+    detector.eval()
