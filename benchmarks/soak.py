@@ -6,8 +6,8 @@ Serves a small SSDlite as a graph on one worker, which is never recycled, and se
 images of 48 to 4,000 pixels a side, more small than large ones, as JPEG, PNG, WebP and 16-bit TIFF;
 ``--broken`` percent of them end early, are damaged, are none, or claim to be far larger than they are.
 After ``--seconds`` it leaves the server running and writes where it is; the same command goes on with that
-server, until all requests are answered. The worker's resident memory counts from the first 5 % on, after
-which every size has come.
+server, until all requests are answered. Each image is sent once before they count; the worker's resident
+memory counts from the first 5 % on.
 """
 
 from __future__ import annotations
@@ -150,6 +150,9 @@ class Soak:
         started.wait_until_ready()
         (worker,) = started.workers
         self.state["server"] = {"port": started.port, "process": started.process.pid, "worker": worker}
+        for bodies, _ in self.bodies.values():
+            for _, body in bodies:
+                started.invoke(body)
 
     def run(self, seconds: float) -> bool:
         """Ask for so long; returns whether all requests have been answered."""
