@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_detectors import MODELS, make_detector
+from made_detectors import MODELS, make_detector, patches
 from PIL import Image
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
@@ -82,8 +82,6 @@ LAST_LAYERS = {
 
 def spread(detector: Detector, spec: DetectorSpec) -> None:
     """Let scores and boxes differ as a trained model's do; those of a fresh one are ranked by rounding."""
-    width, height = spec.scaling.size_of(4, 3)
-    noise = torch.randint(256, (3, height, width), dtype=torch.uint8)
     layers: dict[Any, float] = {}
     for name, module in detector.network.named_modules():
         for names, target in LAST_LAYERS.items():
@@ -99,7 +97,7 @@ def spread(detector: Detector, spec: DetectorSpec) -> None:
 
     hooks = [layer.register_forward_hook(scale) for layer in layers]
     with torch.no_grad():
-        detector.candidates([noise])
+        detector.candidates([patches(*spec.scaling.size_of(4, 3))])
     for hook in hooks:
         hook.remove()
 
