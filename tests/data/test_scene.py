@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from tilewise.data import decode, tiff
+from tilewise.data import decode, scene, tiff
 from tilewise.data.decode import DecodedImage, ImageTooLargeError, decode_image, decode_reduced, read_header
 from tilewise.data.geotiff import read_georeference
-from tilewise.data.scene import ScenePixels
+from tilewise.data.scene import AveragedPixels, ScenePixels
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import View
 
@@ -60,10 +60,30 @@ def test_scene__windows_are_those_of_the_whole_image(layout: str, tmp_path: Path
         pixels, factor = image.seen_by(view)
         assert factor == 1
         assert (view.pixels_from_image(pixels) == view.pixels_from_image(whole)).all()
-    averaged = np.moveaxis(pixels_of(image).averaged(7), 0, 2)
+    averaged = np.moveaxis(AveragedPixels(pixels_of(image), 7).read((0, 0, 58, 43)), 0, 2)
     rows = [whole[:, y : y + 7].astype(float) for y in range(0, HEIGHT, 7)]
     means = [[row[:, :, x : x + 7].mean(axis=(1, 2)) for x in range(0, WIDTH, 7)] for row in rows]
     assert np.abs(averaged - np.array(means)).max() <= 0.51
+    part = AveragedPixels(pixels_of(image), 7).read((9, 4, 58, 31))
+    assert (np.moveaxis(part, 0, 2) == averaged[4:31, 9:58]).all()
+
+
+def test_scene__large_windows_are_averaged_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, picture(), photometric="rgb", tile=(64, 48))
+    whole, image = decode_image(path.read_bytes()).numpy(), scene_of(path)
+    monkeypatch.setattr(scene, "_LARGE_WINDOW", 10_000)
+    monkeypatch.setattr(scene, "_BAND_BYTES", 5_000)
+    for window in ((0, 0, WIDTH, HEIGHT), (100, 40, 350, 290), (-40, -30, 300, 225)):
+        view = View(window, (50, 40))
+        pixels, factor = image.seen_by(view)
+        assert factor == (window[2] - window[0]) // 50
+        seen, expected = view.snapped(factor).pixels_from_image(pixels, factor), view.pixels_from_image(whole)
+        # squares of pixels were averaged before: a little other than the mean of all pixels at once
+        assert np.abs(seen.astype(int) - expected).mean() < 12
+        assert abs(float(seen.mean()) - float(expected.mean())) < 3
 
 
 def test_scene__tiles_on_the_files_tiles_are_decoded_once(tmp_path: Path) -> None:

@@ -6,11 +6,8 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
@@ -18,18 +15,13 @@ from tilewise.data.decode import decode_reduced
 from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
-from tilewise.inference.artifact import read_classes, read_rendering
+from tilewise.inference.description import ModelDescription
 from tilewise.inference.detections import Prediction
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.tile_options import read_tile_options
-from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.tiling.spec import AS_TRAINED
-from tilewise.views.rendering import AS_STORED, Rendering
-from tilewise.views.view import View
-
-PICTURE_SIDE = 8192
-"""Pixels of the longer side of a picture; larger images are reduced for it."""
+from tilewise.views.rendering import AS_STORED
 
 TILE_ARGUMENTS = {
     "tile_grid_size": ("3x2", "columns x rows, or none for the whole image alone"),
@@ -57,14 +49,22 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction]:
+def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[bytes | Path], Prediction]:
     """Who predicts: the endpoint or the model that the options name.
+
+    Args:
+        arguments: the options.
+        most: detections of an image; None for as many as the model was trained with, or the endpoint returns.
 
     Raises:
         UserError: they name neither, or tiles that cannot be had.
 
     """
     tiles = read_tile_options({name: getattr(arguments, name) for name in TILE_ARGUMENTS}, _option)
+    if arguments.endpoint and most is not None:
+        raise UserError(
+            "--max-detections goes with --model: an endpoint returns what its model was trained for"
+        )
     if arguments.endpoint and tiles != AS_TRAINED:
         raise UserError(
             "an endpoint has its own tiles: start it with TILEWISE_TILE_GRID_SIZE=3x2, for instance"
@@ -75,7 +75,10 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     keep_freed_memory(OF_VIEWS)
-    return Predictor.load(arguments.model, tiles).predict
+    predictor = Predictor.load(arguments.model, tiles)
+    if most is not None:
+        predictor.merge = partial(predictor.merge, limit=most)
+    return predictor.predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument(
         "--out", type=Path, default=Path("."), help="folder for the pictures and the JSON answers"
+    )
+    parser.add_argument(
+        "--max-detections", type=int, metavar="N", help="of an image; default: as the model was trained with"
     )
     parser.add_argument("--threshold", type=float, default=0.4, help="draw detections from this score on")
     add_source(parser)
@@ -101,18 +107,18 @@ def run(arguments: argparse.Namespace) -> None:
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
-    predict = source(arguments)
-    classes = read_classes(arguments.model) if arguments.model else None
-    rendering = read_rendering(arguments.model) if arguments.model else AS_STORED
+    predict = source(arguments, arguments.max_detections)
+    model = ModelDescription.read(arguments.model) if arguments.model else None
+    rendering = model.spec.rendering if model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
         detections = predict(path).detections
-        names = classes or tuple(
-            str(label) for label in range(max(detections.labels.tolist(), default=-1) + 1)
-        )
+        largest = max(detections.labels.tolist(), default=-1)
+        names = model.classes if model else tuple(str(label) for label in range(largest + 1))
         confident = detections.select(detections.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
-        draw_detections(*_picture_of(path, confident, rendering), names).save(picture)
+        image = decode_reduced(path, lambda *_: 1, rendering=rendering)
+        draw_detections(image, confident, names).save(picture)
         answer = {
             "image": path.name,
             "classes": names,
@@ -125,19 +131,10 @@ def run(arguments: argparse.Namespace) -> None:
         if reference:
             places = to_geojson(detections, names, reference)
             picture.with_suffix(".geojson").write_text(json.dumps(places), encoding="utf-8")
+        if model and len(detections) == model.spec.detections_per_image and arguments.max_detections is None:
+            print(
+                f"{path.name}: {len(detections)} detections, as many as the model keeps of an image: "
+                "--max-detections keeps more"
+            )
         summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
         print(f"{picture}: {summary}")
-
-
-def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Tensor, Instances]:
-    """An image's pixels, reduced to :data:`PICTURE_SIDE` where it is larger, and the detections in them."""
-    image = decode_reduced(path, lambda width, height: 1, rendering=rendering)
-    longer = max(image.width, image.height)
-    if longer <= PICTURE_SIDE and not image.scene:
-        return torch.from_numpy(image.pixels), detections
-    scale = min(1.0, PICTURE_SIDE / longer)
-    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    view = View((0, 0, image.width, image.height), size)
-    pixels, factor = image.seen_by(view)
-    shown = torch.from_numpy(view.snapped(factor).pixels_from_image(pixels, factor))
-    return shown, replace(detections, boxes=view.boxes_from_image(detections.boxes))

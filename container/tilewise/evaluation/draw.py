@@ -4,27 +4,35 @@ import colorsys
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from tilewise.data.decode import DecodedImage
 from tilewise.instances import Instances
+from tilewise.views.view import View
+
+MAX_SIDE = 8192
+"""Pixels of the longer side of a picture; larger images are reduced for it."""
 
 
-def draw_detections(image: Tensor, detections: Instances, classes: Sequence[str]) -> Image.Image:
+def draw_detections(image: DecodedImage, detections: Instances, classes: Sequence[str]) -> Image.Image:
     """An image with the boxes of its detections drawn, one colour a class, and a legend with counts.
 
     Args:
-        image: (3, H, W) uint8.
+        image: it is reduced where it is larger than :data:`MAX_SIDE`.
         detections: in the image's pixels; draw what passes a threshold, not all.
         classes: names by label.
 
     """
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    width = max(2, round(max(picture.size) / 640))
+    scale = min(1.0, MAX_SIDE / max(image.width, image.height))
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    view = View((0, 0, image.width, image.height), size)
+    picture = Image.fromarray(image.show(view))
+    width = max(2, round(max(size) / 640))
     canvas = ImageDraw.Draw(picture)
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
-    for box, _, label in detections:
+    boxes = view.boxes_from_image(detections.boxes).tolist()
+    for box, label in zip(boxes, detections.labels.tolist(), strict=True):
         canvas.rectangle(box, outline=colours[label], width=width)
-    font = ImageFont.load_default(size=max(14, round(max(picture.size) / 50)))
+    font = ImageFont.load_default(size=max(14, round(max(size) / 50)))
     top = 4.0
     for label, name in enumerate(classes):
         text = f" {name}: {int((detections.labels == label).sum())} "

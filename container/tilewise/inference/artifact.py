@@ -25,7 +25,6 @@ from tilewise.inference.description import (
     not_readable,
 )
 from tilewise.registry import DEFAULT_TASK, find_task
-from tilewise.views.rendering import AS_STORED, Rendering
 
 _WRITING = ".writing"
 
@@ -96,7 +95,7 @@ class Artifact:
 
         """
         description = ModelDescription.read(folder)
-        weights = folder / description.weights
+        weights = description.folder / description.weights
         if not weights.exists():
             raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
         try:
@@ -127,12 +126,6 @@ def read_classes(folder: Path) -> tuple[str, ...]:
 
     """
     return ModelDescription.read(folder).classes
-
-
-def read_rendering(folder: Path) -> Rendering:
-    """Which of an image's stored values the model in a folder sees."""
-    content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["detector"].get("rendering")
-    return Rendering.from_json(content) if content else AS_STORED
 
 
 def remove_others(folder: Path, weights: str) -> None:

@@ -173,12 +173,12 @@ class Endpoint:
         """The image with its objects drawn."""
 
         def draw() -> bytes:
-            # Imported here: torch comes with it, and is there by the time that something is to be drawn.
-            from tilewise.data.decode import decode_image
+            # Imported here: only few endpoints draw.
+            from tilewise.data.decode import decode_reduced
             from tilewise.evaluation.draw import draw_detections
 
-            detections = answered.prediction.detections
-            drawn = draw_detections(decode_image(image.content), detections, answered.classes)
+            decoded = decode_reduced(image.content, lambda *_: 1, rendering=model.card.rendering)
+            drawn = draw_detections(decoded, answered.prediction.detections, answered.classes)
             stream = io.BytesIO()
             drawn.save(stream, PICTURES[media_type], quality=90)
             return stream.getvalue()

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tilewise
+from tilewise.inference.description import model_in
+from tilewise.views.rendering import AS_STORED, Rendering
 
 DEFAULT_THRESHOLD = 0.4
 """From this score on objects are drawn, where the model recommends nothing."""
@@ -23,6 +25,7 @@ class ModelCard:
         tiling: which views of an image it sees.
         threshold: the score from which its objects are worth showing.
         trained_with: the version of Tilewise.
+        rendering: what of an image it sees.
 
     """
 
@@ -31,12 +34,13 @@ class ModelCard:
     tiling: dict[str, Any] = field(default_factory=dict)
     threshold: float = DEFAULT_THRESHOLD
     trained_with: str = ""
+    rendering: Rendering = AS_STORED
 
     @staticmethod
     def read(folder: Path) -> ModelCard:
         """The card of the model in a folder; an empty one where there is none, which others tell of."""
         try:
-            content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            content = json.loads((model_in(folder) / "model.json").read_text(encoding="utf-8"))
             spec = content.get("detector") or content.get("model") or {}
             threshold = content.get("recommended_threshold")
             return ModelCard(
@@ -45,6 +49,7 @@ class ModelCard:
                 tiling=spec.get("tiling", {}),
                 threshold=float(threshold) if threshold is not None else DEFAULT_THRESHOLD,
                 trained_with=str(content.get("versions", {}).get("tilewise", "")),
+                rendering=Rendering.from_json(spec.get("rendering") or {}),
             )
         except (OSError, ValueError, TypeError, AttributeError):
             return ModelCard()

@@ -47,7 +47,8 @@ def find_yolo(source: ChannelSource) -> DetectedFormat | None:
     if not any(images.values()):
         return None
     labelled = [name for name, image in images.items() if image]
-    if any(kind_of(source.annotations.files[name]) for name in labelled[:MAX_CANDIDATES]):
+    folder = source.annotations
+    if any(folder.ask(kind_of, folder.files[name]) for name in labelled[:MAX_CANDIDATES]):
         return None
     return DetectedFormat("YOLO text files", some(labelled), partial(read_yolo, source, images))
 
