@@ -74,17 +74,21 @@ def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -
     assert data["boxes_by_size"]["very tiny, < 8"] == 6  # 2.5 x 5 pixels of 50 x 50
 
 
-def test_inspect__by_bands_and_a_range(tilewise: Any, tmp_path: Path) -> None:
+def test_inspect__by_bands_and_a_range(
+    tilewise: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = channel(tmp_path / "data", 2)
     for number in range(2):
         pixels = np.full((100, 200, 4), 1000, np.uint16)
         path = folder / "images" / f"{number}.png"
         tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
     code, _, errors = tilewise("inspect", folder, "--out", tmp_path)
-    assert code == 0 and "4 bands of uint16: the first three are read as RGB" in errors
+    assert code == 0, errors
+    assert "4 bands of uint16: the first three are read as RGB" in caplog.text
+    caplog.clear()
     rendering = ("--bands", "4,3,2", "--pixel-range", "0,4000")
     code, _, errors = tilewise("inspect", folder, "--out", tmp_path, *rendering)
-    assert code == 0 and "bands of uint16" not in errors
+    assert code == 0 and "bands of uint16" not in caplog.text, errors
     with Image.open(tmp_path / "inspect.png") as picture:
         colours = {colour: count for count, colour in picture.convert("RGB").getcolors(1 << 24) or []}
     assert colours[64, 64, 64] > 10_000
