@@ -83,7 +83,7 @@ def test_predict__places_what_it_finds_in_a_geotiff(
         assert feature["properties"] == {"class": name, "label": label, "score": score}
         (ring,) = feature["geometry"]["coordinates"]
         assert ring[0] == ring[-1] and len(ring) == 5
-        west, south, east, north = (*ring[0], *ring[2])
+        (west, south), _, (east, north), *_ = ring
         expected = (1000 + x0 / 2, 9000 - y1 / 2, 1000 + x1 / 2, 9000 - y0 / 2)
         assert (west, south, east, north) == pytest.approx(expected)
         area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))

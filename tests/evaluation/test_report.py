@@ -263,7 +263,7 @@ def test_picture__shows_the_bands_and_the_range_of_the_model(
     pages = []
     for scene_pixels in (decode.SCENE_PIXELS, 1):  # as a whole, and by parts
         monkeypatch.setattr(decode, "SCENE_PIXELS", scene_pixels)
-        picture = make_picture(record, analysis.outcomes[0], ("ant",), rendering)
+        picture = make_picture(record, analysis.outcomes[0], ("ant",), rendering=rendering)
         pages.append(shown(picture.svg))
         for pixels in (pages[-1], shown(picture.close_up)):
             assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - (191, 19, 13)).max() < 4
@@ -318,9 +318,9 @@ def test_charts__escape_and_describe() -> None:
     charts = [
         line_chart([Line(EVIL, [(0, 1), (1, 2)]), Line("b", [(0, 0.5)])], EVIL, EVIL, mark=1),
         bar_chart([EVIL], [(EVIL, [0.5]), ("b", [None])], EVIL),
-        histogram([(EVIL, [(8.0, 3), (8 * 2**0.25, 1)]), ("b", [])], [8], EVIL, EVIL),
+        histogram([(EVIL, [(8.0, 3), (8 * 2**0.25, 1)]), ("b", [])], [8], EVIL, x_label=EVIL),
         line_chart([], "nothing", ""),
-        histogram([], [], "nothing", ""),
+        histogram([], [], "nothing", x_label=""),
     ]
     for chart in charts:
         assert "<script" not in chart

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     issues_by_channel = {name: _Patient(name, rendering=rendering) for name in channels}
     first = next(iter(channels))
     records = {
-        name: checked_records(one, classes, issues_by_channel[name], f"channel {first}")
+        name: checked_records(one, classes, issues_by_channel[name], whose=f"channel {first}")
         for name, one in channels.items()
     }
     scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     picture = arguments.out / "inspect.png"
     sides = {name: one.object_sizes for name, one in scaled.items()}
     damaged = draw_channels(
-        records, sides, classes, pixels, picture, seed=arguments.seed, rendering=rendering
+        records, sides, classes, title=pixels, path=picture, seed=arguments.seed, rendering=rendering
     )
     print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
     for key, reason in damaged.items():

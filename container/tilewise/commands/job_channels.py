@@ -31,7 +31,11 @@ CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *
 
 
 def data_channels(
-    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, distributed: DistributedContext
+    job: platform.Job,
+    hp: Hyperparameters,
+    state: Mapping[str, Any] | None,
+    *,
+    distributed: DistributedContext,
 ) -> dict[str, ChannelFolder | ChannelPipe]:
     """The channels with images and annotations, each with the part that is for this process.
 
@@ -71,8 +75,8 @@ def data_channels(
                 channel.distribution,
                 distributed.host,
                 distributed.hosts,
-                distributed.local_rank,
-                distributed.local_size,
+                process=distributed.local_rank,
+                processes=distributed.local_size,
             )
             sources[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:
@@ -148,8 +152,9 @@ def with_earlier_rendering(
         kept = {name: was.get(name) for name in _RENDERING if name not in hp.given}
         return hp.model_copy(update={name: numbers and tuple(numbers) for name, numbers in kept.items()})
     taken = {}
-    for name in _RENDERING if initial else ():
-        theirs, own = getattr(initial.spec.rendering, name), getattr(hp, name)
+    earlier = initial.spec.rendering if initial else hp.rendering
+    for name in _RENDERING:
+        theirs, own = getattr(earlier, name), getattr(hp, name)
         if name not in hp.given and theirs is not None:
             taken[name] = theirs
             log.info("channel model: %s=%s is that model's", name, _written(theirs))

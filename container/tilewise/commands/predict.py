@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
@@ -77,7 +78,8 @@ def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[
     keep_freed_memory(OF_VIEWS)
     predictor = Predictor.load(arguments.model, tiles)
     if most is not None:
-        predictor.merge = partial(predictor.merge, limit=most)
+        merge: Any = predictor.merge  # a detector's
+        predictor.merge = partial(merge, limit=most)
     return predictor.predict
 
 

@@ -53,7 +53,10 @@ def _with(records: Records, common: set[tuple[int, ...]]) -> list[Record]:
 
 def _hash(record: Record) -> bytes:
     with open_encoded(record.path, record.offset, record.encoded) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.digest()
 
 
 def table(

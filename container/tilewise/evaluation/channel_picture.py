@@ -40,9 +40,9 @@ def draw_channels(
     channels: Mapping[str, Records],
     sides: Mapping[str, Float64],
     classes: tuple[str, ...],
+    *,
     title: str,
     path: Path,
-    *,
     seed: int = 0,
     rendering: Rendering = AS_STORED,
 ) -> dict[str, str]:

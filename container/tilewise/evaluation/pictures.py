@@ -90,7 +90,7 @@ def _mistakes(one: Outcome) -> int:
 
 
 def make_picture(
-    record: Record, one: Outcome, classes: Sequence[str], rendering: Rendering = AS_STORED
+    record: Record, one: Outcome, classes: Sequence[str], *, rendering: Rendering = AS_STORED
 ) -> Picture:
     """Read an image, reduce it and draw its boxes."""
     objects = int((~record.targets.ignored).sum())

@@ -100,7 +100,10 @@ def _pictures(run: ReportContent, stop: StopToken) -> tuple[list[Picture], list[
             if stop.requested:
                 break
             outcome = analysis.outcomes[index]
-            pictures.append(make_picture(analysis.records[index], outcome, analysis.classes, run.rendering))
+            picture = make_picture(
+                analysis.records[index], outcome, analysis.classes, rendering=run.rendering
+            )
+            pictures.append(picture)
         return pictures
 
     best, worst = best_and_worst(analysis)
@@ -129,7 +132,7 @@ def _charts(run: ReportContent) -> dict[str, Markup | None]:
     if bars:
         text = "How large the objects are: shares of each channel's objects over the √ of their area"
         charts["sizes"] = histogram(
-            bars[:SERIES], SIZE_LIMITS, text, "√area of the object in pixels of its image"
+            bars[:SERIES], SIZE_LIMITS, text, x_label="√area of the object in pixels of its image"
         )
     return charts
 

@@ -157,6 +157,7 @@ class ModelSet:
         registry: ModelRegistry,
         thread: ComputeThread,
         load: Loader,
+        *,
         workers: int = 1,
         free_memory: Callable[[], int] = available_memory,
     ):
