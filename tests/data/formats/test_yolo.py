@@ -168,6 +168,10 @@ def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes,
     ("line", "problem"),
     [
         ("ant 0.5 0.5 0.1 0.1", 'the class "ant" (text) is not 0, 1, 2, …'),
+        (
+            "0;0.5;0.5;0.1;0.1",
+            'the class "0;0.5;0.5;0.1;0.1" (text) is not 0, 1, 2, …: separate values by blanks',
+        ),
         ("-1 0.5 0.5 0.1 0.1", 'the class "-1" (text) is not 0, 1, 2, …'),
         ("0.5 0.5 0.5 0.1 0.1", 'the class "0.5" (text) is not 0, 1, 2, …'),
         ("nan 0.5 0.5 0.1 0.1", 'the class "nan" (text) is not 0, 1, 2, …'),

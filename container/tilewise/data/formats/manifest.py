@@ -96,7 +96,8 @@ def read_manifest(
     who = f"channel {channel}: {some(files)}"
     lines = _read_labelled(files)
     attribute = _label_attribute(lines, attribute, who)
-    log.info("%s: the label attribute is %s", who, attribute)
+    if attribute:
+        log.info("%s: the label attribute is %s", who, attribute)
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
     examples = [_example(line, attribute, paths) for line in lines]

@@ -157,7 +157,8 @@ def _label(word: bytes, index_of: Mapping[int, int] | None) -> int:
     except ValueError:
         given = -1
     if not (0 <= given < MAX_CLASS_ID and given.is_integer()):
-        raise ValueError(f"the class {quoted(word.decode(errors='replace'))} is not 0, 1, 2, …")
+        hint = ": separate values by blanks" if re.search(rb"\d[,;]", word) else ""
+        raise ValueError(f"the class {quoted(word.decode(errors='replace'))} is not 0, 1, 2, …{hint}")
     if index_of is None:
         return int(given)
     if int(given) not in index_of:
