@@ -6,23 +6,33 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
 from tilewise.data.decode import decode_reduced
 from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
+from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.detections import Prediction
-from tilewise.inference.predictor import Predictor
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.inference.two_stages import load_predictor
+from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.tiling.spec import AS_TRAINED
-from tilewise.views.rendering import AS_STORED
+from tilewise.views.rendering import AS_STORED, Rendering
+from tilewise.views.view import View
+
+PICTURE_SIDE = 8192
+"""Pixels of the longer side of a picture; larger images are reduced for it."""
 
 TILE_ARGUMENTS = {
     "tile_grid_size": ("3x2", "columns x rows, or none for the whole image alone"),
@@ -76,7 +86,7 @@ def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     keep_freed_memory(OF_VIEWS)
-    predictor = Predictor.load(arguments.model, tiles)
+    predictor = load_predictor(arguments.model, tiles)
     if most is not None:
         merge: Any = predictor.merge  # a detector's
         predictor.merge = partial(merge, limit=most)
@@ -111,16 +121,17 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
     predict = source(arguments, arguments.max_detections)
     model = ModelDescription.read(arguments.model) if arguments.model else None
+    classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
         detections = predict(path).detections
         largest = max(detections.labels.tolist(), default=-1)
-        names = model.classes if model else tuple(str(label) for label in range(largest + 1))
+        names = classes or tuple(str(label) for label in range(largest + 1))
         confident = detections.select(detections.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
-        image = decode_reduced(path, lambda *_: 1, rendering=rendering)
-        draw_detections(image, confident, names).save(picture)
+        pixels, shown = _picture_of(path, confident, rendering)
+        draw_detections(pixels, shown, names).save(picture)
         answer = {
             "image": path.name,
             "classes": names,
@@ -140,3 +151,13 @@ def run(arguments: argparse.Namespace) -> None:
             )
         summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
         print(f"{picture}: {summary}")
+
+
+def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Array, Instances]:
+    """An image's pixels, reduced to :data:`PICTURE_SIDE` where it is larger, and the detections in them."""
+    image = decode_reduced(path, lambda *_: 1, rendering=rendering)
+    scale = min(1.0, PICTURE_SIDE / max(image.width, image.height))
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    view = View((0, 0, image.width, image.height), size)
+    shown = replace(detections, boxes=view.boxes_from_image(detections.boxes))
+    return np.moveaxis(image.show(view), 2, 0), shown

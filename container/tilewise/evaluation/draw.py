@@ -3,36 +3,29 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tilewise.data.decode import DecodedImage
+from tilewise.arrays import Array
 from tilewise.instances import Instances
-from tilewise.views.view import View
-
-MAX_SIDE = 8192
-"""Pixels of the longer side of a picture; larger images are reduced for it."""
 
 
-def draw_detections(image: DecodedImage, detections: Instances, classes: Sequence[str]) -> Image.Image:
+def draw_detections(image: Array, detections: Instances, classes: Sequence[str]) -> Image.Image:
     """An image with the boxes of its detections drawn, one colour a class, and a legend with counts.
 
     Args:
-        image: it is reduced where it is larger than :data:`MAX_SIDE`.
+        image: (3, H, W) uint8.
         detections: in the image's pixels; draw what passes a threshold, not all.
         classes: names by label.
 
     """
-    scale = min(1.0, MAX_SIDE / max(image.width, image.height))
-    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
-    view = View((0, 0, image.width, image.height), size)
-    picture = Image.fromarray(image.show(view))
-    width = max(2, round(max(size) / 640))
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, 2)))
+    width = max(2, round(max(picture.size) / 640))
     canvas = ImageDraw.Draw(picture)
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
-    boxes = view.boxes_from_image(detections.boxes).tolist()
-    for box, label in zip(boxes, detections.labels.tolist(), strict=True):
+    for box, _, label in detections:
         canvas.rectangle(box, outline=colours[label], width=width)
-    font = ImageFont.load_default(size=max(14, round(max(size) / 50)))
+    font = ImageFont.load_default(size=max(14, round(max(picture.size) / 50)))
     top = 4.0
     for label, name in enumerate(classes):
         text = f" {name}: {int((detections.labels == label).sum())} "

@@ -26,6 +26,7 @@ class ModelDescription:
         classes: their names, by label.
         folder: holds ``model.json``, and beside it what it names.
         weights: the name of their file.
+        classifier: the model for the crops of what this one finds, and how they are cut; None for none.
         hyperparameters, metrics, environment, task: as in :class:`tilewise.inference.artifact.Artifact`.
 
     """
@@ -38,6 +39,7 @@ class ModelDescription:
     metrics: Mapping[str, Any]
     environment: Mapping[str, Any]
     task: str = DEFAULT_TASK
+    classifier: Mapping[str, Any] | None = None
 
     @property
     def graph(self) -> str:
@@ -70,6 +72,7 @@ class ModelDescription:
                 metrics=content["metrics"],
                 environment=content.get("environment", {}),
                 task=task.name,
+                classifier=content.get("classifier"),
             )
         except PermissionError as error:
             raise not_readable(error) from None
