@@ -147,7 +147,7 @@ def test_processes__share_a_batch_and_the_validation(jobs: list[Job]) -> None:
     assert "batch=2 train" in output
     parts = ("train", "train_annotation", "validation", "validation_annotation")
     folders = {name: ChannelFolder(job.channel(name)) for name in parts}
-    validation = read_data_set(folders, None, may_split=False, validates=True, seed=0).validation
+    validation = read_data_set(folders, None, validates=True, seed=0).validation
     assert validation is not None and len(validation.sample) == 5
     # as each process computes: what it has hardly learnt hangs on rounding
     predictor = Predictor.load(job.base / "model", batch_size=3, backend="eager")

@@ -240,7 +240,7 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
                 path = tmp_path / f"{name}-{channel}"
                 stack.enter_context(PipePlatform(path, [content] * passes))
                 facts[channel] = ChannelPipe(path, "application/x-recordio", passes, IMAGES)
-            data = read_data_set(facts, 1, may_split=False, validates=True, seed=0)
+            data = read_data_set(facts, 1, validates=True, seed=0)
             stack.callback(data.close)
             return job, job.run(data, hp, stop_after)
 

@@ -21,7 +21,9 @@ from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
+from tilewise.hyperparameters.values import Bands, PixelRange, Values, shown
 from tilewise.targets import Targets
+from tilewise.views.rendering import Rendering
 
 
 class _Patient(ChannelIssues):
@@ -47,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
     )
     parser.add_argument("--seed", type=int, default=0, help="draws the images that are shown at random")
+    parser.add_argument("--bands", default="none", metavar="4,3,2", help="as the hyperparameter bands")
+    parser.add_argument(
+        "--pixel-range", default="none", metavar="LOW,HIGH", help="as the hyperparameter pixel_range"
+    )
     parser.add_argument(
         "--json", action="store_true", help="the facts as JSON; the table goes to standard error"
     )
@@ -65,7 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
     folders = _folders(arguments.channels, arguments.annotations)
     channels = {name: read_annotated(name, *places) for name, places in folders.items()}
     classes = chosen_classes(channels, arguments.classes)
-    issues_by_channel = {name: _Patient(name) for name in channels}
+    rendering = Rendering(_read(arguments, "bands", Bands), _read(arguments, "pixel_range", PixelRange))
+    issues_by_channel = {name: _Patient(name, rendering=rendering) for name in channels}
     first = next(iter(channels))
     records = {
         name: checked_records(one, classes, issues_by_channel[name], whose=f"channel {first}")
@@ -82,7 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     picture = arguments.out / "inspect.png"
     sides = {name: one.object_sizes for name, one in scaled.items()}
-    damaged = draw_channels(records, sides, classes, title=pixels, path=picture, seed=arguments.seed)
+    damaged = draw_channels(
+        records, sides, classes, title=pixels, path=picture, seed=arguments.seed, rendering=rendering
+    )
     print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
     for key, reason in damaged.items():
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
@@ -91,6 +100,14 @@ def run(arguments: argparse.Namespace) -> None:
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
     check_objects(first, not records[first].targets.ignored.all())
+
+
+def _read(arguments: argparse.Namespace, name: str, kind: Any) -> Any:
+    text = getattr(arguments, name)
+    try:
+        return Values(kind).read(text)
+    except ValueError as error:
+        raise UserError(f"--{name.replace('_', '-')}={shown(text)}: {error}") from None
 
 
 def _folders(channels: list[Path], annotations: list[Path] | None) -> dict[str, tuple[Path, Path | None]]:

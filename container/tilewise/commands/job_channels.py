@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,45 @@ def initial_model(channels: Mapping[str, platform.JobChannel]) -> Artifact | Non
 
     channel = channels.get("model")
     return read_initial_model(channel.path) if channel else None
+
+
+def with_earlier_rendering(
+    hp: Hyperparameters, initial: Artifact | None, state: Mapping[str, Any] | None
+) -> Hyperparameters:
+    """The job with the bands and the range of values of the model that it goes on from, where it gives none.
+
+    Args:
+        hp: the job.
+        initial: the model in the channel ``model``.
+        state: of the run that is resumed, which has taken them over already.
+
+    """
+    if state:
+        was = json.loads(state["hyperparameters"])
+        kept = {name: was.get(name) for name in _RENDERING if name not in hp.given}
+        return hp.model_copy(update={name: numbers and tuple(numbers) for name, numbers in kept.items()})
+    taken = {}
+    earlier = initial.spec.rendering if initial else hp.rendering
+    for name in _RENDERING:
+        theirs, own = getattr(earlier, name), getattr(hp, name)
+        if name not in hp.given and theirs is not None:
+            taken[name] = theirs
+            log.info("channel model: %s=%s is that model's", name, _written(theirs))
+        elif theirs != own:
+            log.warning(
+                "channel model: %s=%s, but that model learnt with %s: it has to learn the pixels anew",
+                name,
+                _written(own),
+                _written(theirs),
+            )
+    return hp.model_copy(update=taken)
+
+
+_RENDERING = ("bands", "pixel_range")
+
+
+def _written(numbers: Sequence[float] | None) -> str:
+    return "none" if numbers is None else ",".join(f"{number:g}" for number in numbers)
 
 
 def pretrained_folder(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> Path | None:
