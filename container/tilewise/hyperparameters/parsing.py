@@ -14,6 +14,17 @@ from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 from tilewise.registry import ModelFamily, families, family_of, model_names
 
+_ONLY_WITH = {
+    "other_classes": "classes",
+    "class_balance_threshold": "class_balance",
+    "copy_paste_repeats": "copy_paste",
+    "copy_paste_times": "copy_paste",
+    "copy_paste_max_size": "copy_paste",
+    "copy_paste_source": "copy_paste",
+    "copy_paste_balance": "copy_paste",
+}
+"""Hyperparameters that say something of another one, which must be given, too."""
+
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
 _NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
@@ -173,9 +184,9 @@ def _check_classes(reader: _Reader) -> None:
     class_map, count = reader.entries.get("class_map"), reader.entries.get("num_classes")
     chosen = reader.entries.get("classes")
     counts_chosen = chosen and count and count.value == len(chosen.value)
-    for name, needed in (("other_classes", "classes"), ("class_balance_threshold", "class_balance")):
-        entry = reader.entries.get(name)
-        if entry and needed not in reader.entries:
+    for name, needed in _ONLY_WITH.items():
+        entry, other = reader.entries.get(name), reader.entries.get(needed)
+        if entry and not (other and other.value):
             reader.refuse(entry.name, f"{entry}: applies only with {needed}; give it, or leave this out")
     if class_map and count and len(class_map.value) != count.value and not counts_chosen:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")

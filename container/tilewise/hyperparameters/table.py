@@ -15,6 +15,7 @@ from tilewise.hyperparameters.values import (
     ClassMap,
     Count,
     Decay,
+    Few,
     Flag,
     Fraction,
     Grid,
@@ -22,6 +23,7 @@ from tilewise.hyperparameters.values import (
     ModelSize,
     Names,
     Natural,
+    ObjectSize,
     Overlap,
     Pattern,
     PixelRange,
@@ -820,6 +822,60 @@ class Hyperparameters(BaseModel):
             "Boxes of which a view shows a smaller share of the area are ignored: neither object nor"
             " background.",
             azure=0.4,
+        ),
+    ]
+
+    copy_paste: Annotated[
+        Flag,
+        Row(
+            "Small objects",
+            "Each image with small objects comes once more in an epoch, and each of these objects is pasted"
+            " into it at a free place ([copy-paste](small_objects.md#copy-paste-of-small-objects)).",
+            azure=False,
+        ),
+    ]
+    copy_paste_repeats: Annotated[
+        Few,
+        Row(
+            "Small objects",
+            "How often such an image comes once more; `copy_paste` only.",
+            azure=1,
+            tuning=Tuning("Linear", 1, 3),
+        ),
+    ]
+    copy_paste_times: Annotated[
+        Few,
+        Row(
+            "Small objects",
+            "How often each of its small objects is pasted; `copy_paste` only.",
+            azure=1,
+            tuning=Tuning("Linear", 1, 3),
+        ),
+    ]
+    copy_paste_max_size: Annotated[
+        ObjectSize,
+        Row(
+            "Small objects",
+            "Objects below this √area, in pixels of the image, are small. `auto`: 32, or the smallest third"
+            " where under a tenth are below 32; `copy_paste` only.",
+            azure=32.0,
+        ),
+    ]
+    copy_paste_source: Annotated[
+        Literal["image", "any"],
+        Row(
+            "Small objects",
+            "Where pasted objects come from: the same `image`, or `any` of the training images;"
+            " `copy_paste` only.",
+            azure="image",
+        ),
+    ]
+    copy_paste_balance: Annotated[
+        Flag,
+        Row(
+            "Small objects",
+            "Paste objects of all classes alike, so that rare ones come more often; `copy_paste` only.",
+            azure=False,
         ),
     ]
 

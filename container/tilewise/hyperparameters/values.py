@@ -176,6 +176,12 @@ Ranges = Annotated[
     AfterValidator(_check_ranges),
     Field(description="ranges of pixels such as 120-,32-150,0-80, of which the first is open"),
 ]
+ObjectSize = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["auto"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    Field(description="a number of pixels, greater than 0, or auto"),
+]
+Few = Annotated[int, Field(ge=1, le=10)]
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
 ]

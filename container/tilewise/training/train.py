@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
@@ -22,8 +23,9 @@ from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.dataloading.copies import copies_per_image
 from tilewise.training.dataloading.epoch_loader import EpochLoader
-from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.dataloading.loader import default_workers
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
@@ -31,13 +33,14 @@ from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
+from tilewise.training.job.copy_paste import make_copy_paste
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.validation import Validator
-from tilewise.training.job.view_plans import make_planner, size_factors
+from tilewise.training.job.view_plans import load_views, make_planner
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -159,15 +162,22 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
 
 
 def _plan_minutes(
-    data: DataSet, job: JobContext, spec: ModelSpec, planner: ViewPlanner | None, compute: Compute
+    data: DataSet,
+    job: JobContext,
+    spec: ModelSpec,
+    planner: ViewPlanner | None,
+    copy_paste: CopyPaste | None,
+    compute: Compute,
 ) -> JobContext:
     """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
     if job.hp.minutes is None:
         return job
     images = data.train.sample
     pixels = pixels_of_views(images, spec, planner, job.hp.seed)
+    train_pixels = round(pixels * (1 + copies_per_image(copy_paste, images)))
     validated = 0 if data.validation is None else data.validation.expected_images
-    planned = plan_epochs(job, pixels, pixels * validated // max(1, len(images)), compute.pixels_per_second)
+    validation_pixels = pixels * validated // max(1, len(images))
+    planned = plan_epochs(job, train_pixels, validation_pixels, compute.pixels_per_second)
     return replace(job, hp=job.distributed.broadcast(planned.hp))
 
 
@@ -177,27 +187,25 @@ def _assemble(
     planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats
+    copy_paste = make_copy_paste(job.hp, data.train, job.distributed, spec.rendering)
     if not start.state:
-        job = _plan_minutes(data, job, spec, planner, compute)
+        job = _plan_minutes(data, job, spec, planner, copy_paste, compute)
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    batches = make_loader(
+    batches = load_views(
+        hp,
+        spec,
         data.train,
-        spec.scaling,
-        batch_size,
-        workers,
-        hp.seed,
-        min_visibility=hp.min_box_visibility,
         planner=planner,
-        factors=size_factors(hp, spec),
+        repeats=repeats,
+        copy_paste=copy_paste,
+        batch_size=batch_size,
+        workers=workers,
         distributed=distributed,
         pinned=next(model.parameters()).device.type == "cuda",
-        random_windows=hp.random_windows,
-        repeats=repeats,
-        rendering=spec.rendering,
     )
-    loader = EpochLoader(data.train, batches)
+    loader = EpochLoader(data.train, batches, copies_per_image(copy_paste, data.train.sample))
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
     train_step = TrainStep(model, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
     dtype, reason = train_step.precision

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import threading
 from collections import Counter
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from pipe_platform import PipePlatform, image_record, png
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.classes import ClassIds
 from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.stream import Stream
+from tilewise.data.records import Record
 from tilewise.errors import UserError
 from tilewise.stop import StopWhen
 from tilewise.tiling.spec import Tiling
@@ -24,6 +27,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.dataloading.loader import make_loader, read_batch
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
+from tilewise.training.dataloading.view_order import Copy
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.views.view import Scaling
 
@@ -256,3 +260,38 @@ def test_loader__views_of_a_pipes_images(stack: ExitStack, tmp_path: Path) -> No
             assert len({view.size for _, view, _ in batch}) == 1
             windows |= {view.window for _, view, _ in batch}
     assert len(windows) > 2
+
+
+SMALL = [2.0, 5.0, 1.0, 0.2, 0.2, 0.3, 0.35]
+
+
+@pytest.mark.parametrize("source", ["image", "any"])
+def test_copies__come_once_for_each_image_with_small_objects(
+    stack: ExitStack, tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images that have room come once more, some time after they came, in each pass."""
+    large = b"".join(image_record(LABEL, png(grey=index), index) for index in range(9, 12))
+    passed = b"".join(image_record(SMALL, png(grey=index), index) for index in range(9)) + large
+    stream = Host(stack, tmp_path, [passed] * 2).stream
+    batches = PipeSampler(stream, 3, 0, copy_paste=CopyPaste(of_others=source == "any"))
+    for epoch in range(2):
+        batches.epoch = epoch
+        with caplog.at_level(logging.INFO):
+            drawn = [image for batch in batches for image, _, _ in batch]
+        own = Counter(image.key for image in drawn if not isinstance(image, Copy))
+        copies = [image for image in drawn if isinstance(image, Copy)]
+        of = [copy.image.key for copy in copies if isinstance(copy.image, Record)]
+        assert len(own) == 12 and len(of) == 9 and len({*of}) == 9 and len(drawn) == 21
+        assert not {f"train_{epoch}#{index} (id {index})" for index in range(9, 12)} & {*of}
+        assert any(copy.donor for copy in copies) == (source == "any")
+    assert caplog.text.count("9 of 12 images of this pass came once more, with 9 objects pasted") == 2
+
+
+def test_copies__are_loaded_from_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+    passed = b"".join(image_record(SMALL, png(grey=index), index) for index in range(9))
+    stream = Host(stack, tmp_path, [passed]).stream
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 1)), Scaling(square=32))
+    copy_paste = CopyPaste(of_others=True)
+    loader = make_loader(stream, Scaling(square=32), 3, 0, 0, planner=planner, copy_paste=copy_paste)
+    batches = [read_batch(batch) for batch in loader]
+    assert sum(map(len, batches)) == 18 and not any(batch.damaged for batch in batches)

@@ -17,16 +17,25 @@ from torch.utils.data import DataLoader, Sampler
 
 from tilewise.arrays import Float64, Int64
 from tilewise.augment.augmentations import make_augmentations
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
 from tilewise.data.shard import Shard
 from tilewise.data.source import PipedRecords, RecordSource
 from tilewise.machine import available_cores, memory_limit
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
+from tilewise.training.dataloading.copies import Copies
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
 from tilewise.training.dataloading.repeats import drawn_counts
-from tilewise.training.dataloading.view_order import Item, decoded_bytes, images_in, measure_order, pool_size
+from tilewise.training.dataloading.view_order import (
+    Copy,
+    Item,
+    decoded_bytes,
+    images_in,
+    measure_order,
+    pool_size,
+)
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.rendering import AS_STORED, Rendering
@@ -53,29 +62,48 @@ class ImageSampler(Sampler[list[Item]]):
         batch_size: of the batches.
         seed: of the order.
         repeats: how often to show each record, see :func:`repeat_factors`; None for once.
+        copies: the records that come once more with objects pasted.
 
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, repeats: Float64 | None = None):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        repeats: Float64 | None = None,
+        copies: Copies | None = None,
+    ):
         self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
+        self.copies = copies
         self.epoch = 0
 
     def __len__(self) -> int:
         shown = self.count if self.repeats is None else round(float(self.repeats.sum()))
-        return -(-shown // self.batch_size)
+        return -(-(shown + len(self.copies or ())) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         shown: int | Int64 = self.count
         if self.repeats is not None:
             shown = np.repeat(np.arange(self.count), drawn_counts(self.repeats, rng))
+        if self.copies:
+            own = np.arange(self.count) if self.repeats is None else shown
+            shown = np.append(own, self.count + np.arange(len(self.copies)))
         order = np.resize(rng.permutation(shown), len(self) * self.batch_size)
         seeds = rng.integers(2**63, size=len(order))
         items: list[Item] = [
-            (index, None, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)
+            (self._image(number, seed), None, seed)
+            for number, seed in zip(order.tolist(), seeds.tolist(), strict=True)
         ]
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
+
+    def _image(self, number: int, seed: int) -> int | Copy:
+        if number < self.count:
+            return number
+        assert self.copies is not None
+        return Copy(self.copies.indices[number - self.count], seed)
 
 
 class ShardSampler(Sampler[list[Item]]):
@@ -158,6 +186,7 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
     random_windows: bool = True,
     repeats: Float64 | None = None,
     rendering: Rendering = AS_STORED,
+    copy_paste: CopyPaste | None = None,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -175,14 +204,17 @@ def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
         repeats: how often an epoch shows each image of files, where there is no planner; None for once.
         rendering: of the images.
+        copy_paste: how images come once more with objects pasted; None where none do.
 
     """
     random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
-    maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed, repeats)
+    maker = _BatchMaker(
+        scaling, batch_size, workers, seed, planner, factors, distributed, repeats, copy_paste
+    )
     epoch = source.batches(maker)
     augmentations = make_augmentations(scaling, random_windows=random_windows)
     samples = TrainingDataset(
-        epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes, rendering
+        epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes, rendering, copy_paste
     )
     return loader_of(epoch.batches, samples, workers, pinned=pinned)
 
@@ -215,6 +247,7 @@ class _BatchMaker:
     factors: Sequence[float]
     distributed: DistributedContext
     repeats: Float64 | None = None
+    copy_paste: CopyPaste | None = None
 
     def from_files(self, records: Records, shard: Shard) -> _Batches:
         """All processes draw the same batches, and each takes those of its shard."""
@@ -222,14 +255,22 @@ class _BatchMaker:
         once = self.planner is None or self.planner.views == "whole"
         if once and not _stay_decoded(records, self.scaling, cache):
             cache = 0
+        copies = Copies.of(self.copy_paste, records) if self.copy_paste else None
         if self.planner is None:
-            images = ImageSampler(len(records), self.batch_size, self.seed, self.repeats)
+            images = ImageSampler(len(records), self.batch_size, self.seed, self.repeats, copies)
             return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
         lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))
         of_several = 0 if once else cache
         views = _view_batches(
-            records, self.planner, self.batch_size, lanes, of_several, self.factors, self.seed
+            records,
+            self.planner,
+            self.batch_size,
+            lanes,
+            of_several,
+            self.factors,
+            self.seed,
+            copies,
         )
         return _Batches(_dealt(views, shard, self.distributed), records, cache)
 
@@ -239,7 +280,14 @@ class _BatchMaker:
         address = self._address(stream.channel)
         server = BatchServer(address, self.distributed.local_size) if address else None
         batches = PipeSampler(
-            stream, self.batch_size, self.seed, draw, self.factors, server, self.distributed.any_host
+            stream,
+            self.batch_size,
+            self.seed,
+            draw,
+            self.factors,
+            server,
+            self.distributed.any_host,
+            self.copy_paste,
         )
         return _Batches(batches, Records([]))
 
@@ -305,7 +353,7 @@ def loader_of(
     )
 
 
-def _view_batches(
+def _view_batches(  # noqa: PLR0913  # what the sampler takes
     records: Records,
     planner: ViewPlanner,
     batch_size: int,
@@ -313,14 +361,16 @@ def _view_batches(
     cache_bytes: int,
     factors: Sequence[float],
     seed: int,
+    copies: Copies | None,
 ) -> ViewSampler:
     cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
-    batches = ViewSampler(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
+    pool = pool_size(batch_size, cached)
+    batches = ViewSampler(records, planner, batch_size, lanes, pool, factors, seed, copies)
     figures = measure_order(batches.first, lanes, cached)
     log.info(
         "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",
         len(batches) * batch_size,
-        len(records),
+        len(records) + len(copies or ()),
         figures.decodes_per_view,
         figures.images_per_batch,
         batch_size,

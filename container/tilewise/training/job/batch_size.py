@@ -50,6 +50,8 @@ def with_batch_size(
     if hp.training_batch_size != AUTO_BATCH:
         return hp
     targets = partial(job.task.synthetic_targets, objects)
+    if hp.copy_paste:
+        objects *= 1 + hp.copy_paste_times
     factors, views = size_factors(hp, spec), train.expected_images
     return resolve_batch_size(hp, model, spec.scaling, factors, views, targets, job.distributed)
 

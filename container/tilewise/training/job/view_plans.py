@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import logging
 
+from torch.utils.data import DataLoader
+
+from tilewise.arrays import Float64
+from tilewise.augment.copy_paste import CopyPaste
+from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.loader import make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.multi_scale import multi_scale_sides
 
 log = logging.getLogger(__name__)
@@ -34,3 +42,35 @@ def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
     sides = multi_scale_sides(nominal, find_model(spec.name).smallest_view(nominal))
     log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
     return [side / nominal for side in sides]
+
+
+def load_views(  # noqa: PLR0913  # what the job has decided, given by name
+    hp: Hyperparameters,
+    spec: ModelSpec,
+    source: RecordSource,
+    *,
+    planner: ViewPlanner | None,
+    repeats: Float64 | None,
+    copy_paste: CopyPaste | None,
+    batch_size: int,
+    workers: int = 0,
+    distributed: DistributedContext = SINGLE_PROCESS,
+    pinned: bool = False,
+) -> DataLoader[Batch | bytes]:
+    """A job's training views in batches of one process, see :func:`make_loader`."""
+    return make_loader(
+        source,
+        spec.scaling,
+        batch_size,
+        workers,
+        hp.seed,
+        min_visibility=hp.min_box_visibility,
+        planner=planner,
+        factors=size_factors(hp, spec),
+        distributed=distributed,
+        pinned=pinned,
+        random_windows=hp.random_windows,
+        repeats=repeats,
+        rendering=spec.rendering,
+        copy_paste=copy_paste,
+    )
