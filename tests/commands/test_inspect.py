@@ -104,7 +104,7 @@ def test_inspect__augmented_views(tilewise: Any, tmp_path: Path) -> None:
     assert code == 0, errors
     with Image.open(tmp_path / "augmented.png") as picture:
         assert picture.size == (4 * 484, 3 * 484)
-    assert f"training views: {tmp_path / 'augmented.png'}" in output and "copy_paste: 4 of 5" in errors
+    assert f"training views: {tmp_path / 'augmented.png'}" in output
     code, _, errors = tilewise(*arguments, "copy_paste")
     assert code == 2 and "--augmented copy_paste: give hyperparameters as NAME=VALUE" in errors
     code, _, errors = tilewise(*arguments, "copy_past=1")

@@ -19,6 +19,7 @@ from tilewise.commands.job_channels import (
     data_channels,
     initial_model,
     pretrained_folder,
+    teachers,
 )
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
@@ -135,6 +136,7 @@ def run_job(
     check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, distributed)
     initial = None if state else initial_model(job.channels)
+    learnt_from = teachers(job.channels, hp)
     channels = data_channels(job, hp, state, distributed)
     try:
         data = read_data_set(
@@ -171,7 +173,7 @@ def run_job(
         if "model" in job.channels:
             earlier = state["classes"] if state else initial.classes if initial else ()
             data = in_places_of(data, earlier)
-        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state)
+        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state, teachers=learnt_from)
         _train(job, hp, data, stop, distributed, start)
 
 

@@ -21,5 +21,6 @@ FIXED = (
     "tile_predictions_nms_threshold",
     "pyramid_scales",
     "pyramid_ranges",
+    "distillation_maps",
 )
 """These make the model what it is, its views, and what the optimizer remembers: they cannot change."""

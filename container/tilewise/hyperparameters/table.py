@@ -825,6 +825,33 @@ class Hyperparameters(BaseModel):
         ),
     ]
 
+    distillation_maps: Annotated[
+        Literal["neck", "logits"],
+        Row(
+            "Small objects",
+            "What a student learns of the models in channel `teacher`: the feature maps that the heads "
+            "look at, or the logits of the classes on them ([distillation](small_objects.md#distillation)).",
+            azure="neck",
+        ),
+    ]
+    distillation_temperature: Annotated[
+        Positive,
+        Row(
+            "Small objects",
+            "Maps are divided by it before they become distributions; channel `teacher` only.",
+            azure=1.0,
+            tuning=Tuning("Logarithmic", 0.5, 8),
+        ),
+    ]
+    distillation_weight: Annotated[
+        Positive,
+        Row(
+            "Small objects",
+            "Weight of the loss; channel `teacher` only.",
+            azure=5.0,
+            tuning=Tuning("Logarithmic", 0.5, 50),
+        ),
+    ]
     copy_paste: Annotated[
         Flag,
         Row(

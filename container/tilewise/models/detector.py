@@ -21,6 +21,12 @@ class Outputs(Protocol):
     def features(self) -> dict[str, Tensor]:
         """(B, C, h, w) feature maps that the heads look at, by name, finest first."""
 
+    def class_maps(self) -> list[Tensor]:
+        """(B, classes, h, w) logits of each feature map; of several anchors of a cell the highest.
+
+        None where the network says of no cell what it shows.
+        """
+
 
 Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
 """Turns a network's outputs and the targets into named losses in float32, whose sum is learnt from."""
@@ -123,6 +129,11 @@ class VisionModel(nn.Module):
         """What the network makes of a batch; a one-stage network needs no targets for it."""
         outputs: Outputs = self.network(batch.tensors)
         return outputs
+
+    def feature_maps(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The feature maps of views that its heads look at, without what the heads make of them."""
+        maps: dict[str, Tensor] = self.network.features(self.transform(images).tensors)
+        return maps
 
     def detect(self, images: Sequence[Tensor]) -> list[Any]:
         """What the model, in evaluation mode, says of each of the views."""

@@ -50,6 +50,10 @@ class FasterRCNNOutputs(NamedTuple):
     rpn: RPNOutputs
     roi_heads: RegionOutputs
 
+    def class_maps(self) -> list[Tensor]:
+        """None: classes are said of regions, not of a map's cells."""
+        return []
+
 
 class FasterRCNN(nn.Module):
     """torchvision's Faster R-CNN without what surrounds it.
@@ -64,6 +68,11 @@ class FasterRCNN(nn.Module):
     def __init__(self, backbone: nn.Module, rpn: RPN, roi_heads: RoIHeads):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = backbone, rpn, roi_heads
+
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a normalised batch by name, finest first."""
+        maps: dict[str, Tensor] = self.backbone(batch_BCHW)
+        return maps
 
     def forward(
         self,
@@ -81,7 +90,7 @@ class FasterRCNN(nn.Module):
         """
         height, width = batch_BCHW.shape[2:]
         images = ImageList(batch_BCHW, list(sizes or [(height, width)] * len(batch_BCHW)))
-        features = self.backbone(batch_BCHW)
+        features = self.features(batch_BCHW)
         split = None if targets is None else split_ignored(targets, first_label=1)
         rpn = self.rpn(images, features, split)
         roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)

@@ -51,6 +51,10 @@ class GFLOutputs(NamedTuple):
     distances: Tensor
     priors: Priors
 
+    def class_maps(self) -> list[Tensor]:
+        """See :class:`~tilewise.models.detector.Outputs`."""
+        return self.priors.maps(self.classes)
+
 
 class GFLHead(nn.Module):
     """Four convolutions for the class and four for the box, the same on all feature maps."""
@@ -110,9 +114,14 @@ class GFL(nn.Module):
         self.backbone = resnet_pyramid(resnet, stride_4_level=stride_4_level)
         self.head = GFLHead(256, num_classes, len(self.strides))
 
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a normalised batch by name, finest first."""
+        maps: dict[str, Tensor] = self.backbone(batch_BCHW)
+        return maps
+
     def forward(self, batch_BCHW: Tensor) -> GFLOutputs:
         """Of a normalised batch."""
-        features = self.backbone(batch_BCHW)
+        features = self.features(batch_BCHW)
         maps = list(features.values())
         classes, distances = self.head(maps)
         shapes = [(each.shape[2], each.shape[3]) for each in maps]

@@ -177,7 +177,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         for convolution in head.modules():
             if isinstance(convolution, nn.Conv2d):
                 nn.init.normal_(convolution.weight, std=VGG_HEAD_STD)
-    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
+    return _detector(AnchorNetwork(backbone, anchors, head, background=True), normalise, spec)
 
 
 def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
@@ -191,7 +191,7 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1, norm_layer)
     normalise = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
-    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
+    return _detector(AnchorNetwork(backbone, anchors, head, background=True), normalise, spec)
 
 
 def _tap_stride_8(backbone: Any, block: int) -> None:

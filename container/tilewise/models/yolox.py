@@ -65,6 +65,10 @@ class YOLOXOutputs(NamedTuple):
     objects: Tensor
     priors: Priors
 
+    def class_maps(self) -> list[Tensor]:
+        """See :class:`~tilewise.models.detector.Outputs`."""
+        return self.priors.maps(self.classes)
+
 
 class YOLOXHead(nn.Module):
     """The decoupled head: classes on one branch, box and objectness on the other."""
@@ -120,10 +124,14 @@ class YOLOX(nn.Module):
         self.backbone = PathAggregation(base, depth, separable=size.separable)
         self.head = YOLOXHead(channels, int(256 * size.width), num_classes, separable=size.separable)
 
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a batch of pixels from 0 to 255 by name, finest first."""
+        return {str(level): each for level, each in enumerate(self.backbone(batch_BCHW))}
+
     def forward(self, batch_BCHW: Tensor) -> YOLOXOutputs:
         """Of a batch of pixels from 0 to 255."""
-        maps = self.backbone(batch_BCHW)
-        features = {str(level): each for level, each in enumerate(maps)}
+        features = self.features(batch_BCHW)
+        maps = list(features.values())
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         boxes, classes, objects = self.head(maps)
         priors = make_priors(shapes, STRIDES, 0.5, batch_BCHW.device)

@@ -39,6 +39,7 @@ from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
+from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
 from tilewise.training.job.view_plans import load_views, make_planner
 from tilewise.training.step.extra_losses import ExtraLoss
@@ -66,6 +67,7 @@ class Start:
         checkpoints: where the state of the training is kept, so that it can be resumed.
         state: of a training of the same job, to go on from there; it is emptied.
         extra_losses: to learn from beside the model's own.
+        teachers: trained models to learn from, see :mod:`tilewise.training.step.distillation`.
 
     """
 
@@ -74,6 +76,7 @@ class Start:
     checkpoints: Checkpoints | None = None
     state: dict[str, Any] | None = None
     extra_losses: Sequence[ExtraLoss] = ()
+    teachers: Sequence[Artifact] = ()
 
 
 def train(data: DataSet, job: JobContext, start: Start | None = None) -> TrainResult:
@@ -107,8 +110,11 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job, model, spec, data.train))
-    job, compute = calibrate(job, model, spec, data.train, resumed=bool(start.state))
+    taught = make_distillation(job.hp, job.task, model, spec, data.classes, start.teachers)
+    start = replace(start, extra_losses=(*start.extra_losses, *taught))
+    job = replace(job, hp=with_batch_size(job, model, spec, data.train, start.extra_losses))
+    resumed = bool(start.state)
+    job, compute = calibrate(job, model, spec, data.train, start.extra_losses, resumed=resumed)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic

@@ -281,10 +281,13 @@ def test_copies__come_once_for_each_image_with_small_objects(
         own = Counter(image.key for image in drawn if not isinstance(image, Copy))
         copies = [image for image in drawn if isinstance(image, Copy)]
         of = [copy.image.key for copy in copies if isinstance(copy.image, Record)]
-        assert len(own) == 12 and len(of) == 9 and len({*of}) == 9 and len(drawn) == 21
-        assert not {f"train_{epoch}#{index} (id {index})" for index in range(9, 12)} & {*of}
+        assert len(own) == 12 and len(of) == len({*of})
+        large_ones = {f"train_{epoch}#{index} (id {index})" for index in range(9, 12)}
+        assert len({*of} - large_ones) == 9
         assert any(copy.donor for copy in copies) == (source == "any")
-    assert caplog.text.count("9 of 12 images of this pass came once more, with 9 objects pasted") == 2
+        # another image's object finds room where the large one finds none
+        assert source == "any" or (len(of) == 9 and len(drawn) == 21)
+        assert f"{len(of)} of 12 images of this pass came once more, with {len(of)} objects" in caplog.text
 
 
 def test_copies__are_loaded_from_a_pipe(stack: ExitStack, tmp_path: Path) -> None:

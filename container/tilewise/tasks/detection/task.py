@@ -93,11 +93,15 @@ class DetectionTask:
         return partial(merge_instances, limit=spec.detections_per_image)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
-        """The built-in algorithm's two: ``cross_entropy`` of what there is, ``smooth_l1`` of where it is."""
+        """The built-in algorithm's two, ``cross_entropy`` of what there is and ``smooth_l1`` of where it is.
+
+        ``distillation`` stands apart, where there is a teacher.
+        """
         asked = family_of(spec.name).classification_losses
+        apart = {name: value for name, value in means.items() if name == "distillation"}
         classification_loss = sum(value for name, value in means.items() if name in asked)
-        box_loss = sum(means.values()) - classification_loss
-        return {"cross_entropy": classification_loss, "smooth_l1": box_loss}
+        box_loss = sum(means.values()) - classification_loss - sum(apart.values())
+        return {"cross_entropy": classification_loss, "smooth_l1": box_loss, **apart}
 
     def synthetic_targets(
         self, objects: int, size: tuple[int, int], generator: torch.Generator

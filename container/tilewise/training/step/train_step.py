@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import VisionModel
 from tilewise.targets import Targets
@@ -115,7 +116,18 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
+        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters.
+
+        Raises:
+            UserError: that training had other extra losses.
+
+        """
+        own = {name: each.shape for name, each in self._learns.extra_losses.state_dict().items()}
+        if own != {name: each.shape for name, each in state["extra_losses"].items()}:
+            raise UserError(
+                "the checkpoint is of a training with other losses beside the model's own: give the channel "
+                "teacher as it was, or delete the checkpoint"
+            )
         self.model.load_state_dict(state["model"])
         self._learns.extra_losses.load_state_dict(state["extra_losses"])
         groups = self.optimizer.state_dict()["param_groups"]
