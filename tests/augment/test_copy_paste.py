@@ -24,7 +24,7 @@ from tilewise.fields import Rows
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading.dataset import TrainingDataset
-from tilewise.training.dataloading.loader import make_loader, read_batch
+from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch
 from tilewise.training.dataloading.view_order import Copy
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.job.copy_paste import make_copy_paste
@@ -32,14 +32,14 @@ from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling, View
 
 
-def targets(*boxes: Sequence[float], ignored: Sequence[int] = (), labels: Sequence[int] = ()) -> Targets:  # type: ignore[type-arg]
+def targets(*boxes: Sequence[float], ignored: Sequence[int] = (), labels: Sequence[int] = ()) -> Targets:
     rows = np.array(boxes, np.float32).reshape(-1, 4)
     marks = np.isin(np.arange(len(rows)), ignored)
     return Targets(rows, np.array(labels or [0] * len(rows), np.int64), marks)
 
 
 @st.composite
-def crowded(draw: st.DrawFn) -> tuple[Targets, int, int]:  # type: ignore[type-arg]
+def crowded(draw: st.DrawFn) -> tuple[Targets, int, int]:
     width, height = draw(st.integers(60, 300)), draw(st.integers(60, 300))
     rng = np.random.default_rng(draw(st.integers(0, 1000)))
     count = draw(st.integers(1, 25))
@@ -52,7 +52,7 @@ def crowded(draw: st.DrawFn) -> tuple[Targets, int, int]:  # type: ignore[type-a
 @settings(max_examples=150, deadline=None)
 @given(crowded(), st.integers(0, 2**62), st.integers(1, 3))
 def test_plan__nothing_overlaps_and_all_lies_inside(
-    image: tuple[Targets, int, int],  # type: ignore[type-arg]
+    image: tuple[Targets, int, int],
     seed: int,
     times: int,
 ) -> None:
@@ -183,7 +183,7 @@ def split_of(*records: Record) -> Split:
     return Split(Records(records), ChannelIssues("train", images=len(records)))
 
 
-def blank(folder: Path, name: str, own: Targets, size: int = 100) -> Record:  # type: ignore[type-arg]
+def blank(folder: Path, name: str, own: Targets, size: int = 100) -> Record:
     Image.new("RGB", (size, size)).save(folder / name)
     return Record(name, folder / name, size, size, own)
 
@@ -208,16 +208,8 @@ def test_loader__counts(made: Split, repeats: int, tiled: bool, caplog: pytest.L
     scaling, copy_paste = Scaling(square=64), make_copy_paste(hp, made)
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 1)), scaling, negative_ratio=0.0) if tiled else None
     with caplog.at_level(logging.INFO):
-        loader = make_loader(
-            made,
-            scaling,
-            1,
-            0,
-            0,
-            planner=planner,
-            random_windows=False,
-            copy_paste=copy_paste,
-        )
+        config = LoaderConfig(scaling=scaling, batch_size=1, random_windows=False)
+        loader = make_loader(made, config, planner=planner, copy_paste=copy_paste)
         batches = [read_batch(batch) for batch in loader]
     assert "3 of 5 images hold small objects; 2 of them come" in caplog.text
     assert f"with some {3 * repeats} objects pasted, and in 1 nothing finds room" in caplog.text
@@ -233,7 +225,8 @@ def test_loader__workers_make_no_difference_and_epochs_differ(made: Split) -> No
     copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made)
 
     def epoch(workers: int, number: int) -> list[torch.Tensor]:
-        loader = make_loader(made, Scaling(square=64), 3, workers, 7, copy_paste=copy_paste)
+        config = LoaderConfig(scaling=Scaling(square=64), batch_size=3, workers=workers, seed=7)
+        loader = make_loader(made, config, copy_paste=copy_paste)
         loader.batch_sampler.epoch = number  # type: ignore[union-attr]
         return [read_batch(batch).targets.boxes for batch in loader]
 

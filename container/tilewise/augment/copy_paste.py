@@ -223,7 +223,7 @@ def _place(
         centres = rng.uniform(low, high, (PLACES, 2))
         places = np.concatenate([centres - covered, centres + covered], axis=1).astype(np.float32)
         apart = (places[:, None, 2:] <= taken_N4[:, :2]) | (places[:, None, :2] >= taken_N4[:, 2:])
-        free = apart.any(axis=2).all(axis=1)
+        free = np.asarray(apart.any(axis=2).all(axis=1))
         if free.any():
             break
     else:

@@ -39,6 +39,7 @@ def draw_channels(
     channels: Mapping[str, Records],
     sides: Mapping[str, Float64],
     classes: tuple[str, ...],
+    *,
     title: str,
     path: Path,
     seed: int = 0,

@@ -248,6 +248,16 @@ def _check_scaling(reader: _Reader, model: str) -> None:
             reader.refuse(compiled.name, f"{compiled}: {why}; leave it out")
         elif multi_scale and multi_scale.value:
             reader.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
+    assignment = reader.entries.get("assignment")
+    if (
+        assignment
+        and assignment.value != "default"
+        and assignment.value not in (family.assignments if family else ())
+    ):
+        kinds = ", ".join(each.pattern for each in families() if assignment.value in each.assignments)
+        reader.refuse(
+            assignment.name, f"{assignment}: it is not defined for {model}, only for {kinds}; leave it out"
+        )
     stride_4 = reader.entries.get("stride_4_level")
     if stride_4 and stride_4.value and not (family and family.stride_4_level):
         kinds = ", ".join(each.pattern for each in families() if each.stride_4_level)

@@ -825,6 +825,35 @@ class Hyperparameters(BaseModel):
         ),
     ]
 
+    small_object_loss_factor: Annotated[
+        Annotated[float, Field(gt=0, le=10)],
+        Row(
+            "Small objects",
+            "How often the overlap of a small object's box counts in its loss ([size-weighted"
+            " loss](small_objects.md#size-weighted-box-loss)); 1: as that of others.",
+            azure=1.0,
+            tuning=Tuning("Linear", 0.5, 3),
+        ),
+    ]
+    size_loss_exponent: Annotated[
+        Annotated[float, Field(ge=-2, le=2)],
+        Row(
+            "Small objects",
+            "Weigh the loss of a box by (mean area / its area) to this power, within a third and three; 0: "
+            "not.",
+            azure=0.0,
+            tuning=Tuning("Linear", -0.5, 0.5),
+        ),
+    ]
+    assignment: Annotated[
+        Literal["default", "nwd", "rfla"],
+        Row(
+            "Small objects",
+            "Which priors learn which object: as the model's paper has it; by the Wasserstein distance of "
+            "box and anchor ($nwd_models); or by receptive fields ($rfla_models).",
+            azure="default",
+        ),
+    ]
     distillation_maps: Annotated[
         Literal["neck", "logits"],
         Row(

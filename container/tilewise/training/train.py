@@ -110,11 +110,16 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    taught = make_distillation(job.hp, job.task, model, spec, data.classes, start.teachers)
+    taught = make_distillation(
+        job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers
+    )
     start = replace(start, extra_losses=(*start.extra_losses, *taught))
-    job = replace(job, hp=with_batch_size(job, model, spec, data.train, start.extra_losses))
-    resumed = bool(start.state)
-    job, compute = calibrate(job, model, spec, data.train, start.extra_losses, resumed=resumed)
+    job = replace(
+        job, hp=with_batch_size(job, model, spec, train=data.train, extra_losses=start.extra_losses)
+    )
+    job, compute = calibrate(
+        job, model, spec, train=data.train, extra_losses=start.extra_losses, resumed=bool(start.state)
+    )
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
@@ -150,7 +155,7 @@ def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     spec: ModelSpec | None = job.distributed.broadcast(own)
     assert spec is not None
     if initial:
-        check_initial(initial, spec, data.classes, job.task)
+        check_initial(initial, spec, data.classes, task=job.task)
     return spec
 
 
@@ -162,7 +167,9 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     elif hp.use_pretrained_model and not start.state:
         log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        frozen = freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5)
+        frozen = freeze(
+            model, spec.name, hp.layers_to_freeze, pattern=hp.freeze_layer_pattern, azure=hp.azure_yolov5
+        )
         log.info(frozen)
     return model
 
@@ -179,11 +186,15 @@ def _plan_minutes(
     if job.hp.minutes is None:
         return job
     images = data.train.sample
-    pixels = pixels_of_views(images, spec, planner, job.hp.seed)
+    pixels = pixels_of_views(images, spec, planner, seed=job.hp.seed)
     train_pixels = round(pixels * (1 + copies_per_image(copy_paste, images)))
     validated = 0 if data.validation is None else data.validation.expected_images
-    validation_pixels = pixels * validated // max(1, len(images))
-    planned = plan_epochs(job, train_pixels, validation_pixels, compute.pixels_per_second)
+    planned = plan_epochs(
+        job,
+        train_pixels,
+        pixels * validated // max(1, len(images)),
+        pixels_per_second=compute.pixels_per_second,
+    )
     return replace(job, hp=job.distributed.broadcast(planned.hp))
 
 
@@ -213,19 +224,26 @@ def _assemble(
     )
     loader = EpochLoader(data.train, batches, copies_per_image(copy_paste, data.train.sample))
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
-    train_step = TrainStep(model, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
+    train_step = TrainStep(
+        model,
+        hp,
+        steps,
+        view_size=spec.scaling.size_of(1, 1),
+        distributed=distributed,
+        extra_losses=start.extra_losses,
+    )
     dtype, reason = train_step.precision
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
         plan = ViewPlan(spec.scaling, spec.tiling, spec.rendering)
-        return Predictor(backend, plan, data.classes, job.task.merger(spec))
+        return Predictor(backend, plan, data.classes, merge=job.task.merger(spec))
 
     progress = Progress()
     history = History(progress)
-    best = BestModel(job, spec, data.classes, train_step)
-    false_positives = FalsePositives(job, planner, data.train, predictor)
+    best = BestModel(job, spec, data.classes, train_step=train_step)
+    false_positives = FalsePositives(job, planner, data.train, predictor=predictor)
     parts: dict[str, Stateful] = {
         "train_step": train_step,
         "best_model": best,
@@ -233,14 +251,14 @@ def _assemble(
         "false_positives": false_positives,
         "compute": compute,
     }
-    state = TrainState(job, spec, data.classes, progress, parts)
+    state = TrainState(job, spec, data.classes, progress=progress, parts=parts)
     trainer = Trainer(
         job=job,
         loader=loader,
         false_positives=false_positives,
         train_step=train_step,
         threads=ThreadTuner(compute),
-        validator=Validator(job, data.validation, train_step, predictor),
+        validator=Validator(job, data.validation, train_step, predictor=predictor),
         best=best,
         progress=progress,
         history=history,

@@ -92,6 +92,7 @@ class Trainer:
         """Learn from the batches of an epoch that are left; returns its figures."""
         done, lines = self.progress, self.job.lines
         self.train_step.begin_epoch(done.batches)
+        self.train_step.model.watch(on=epoch == 0)
         batches = self.loader.batches(epoch, done.batches)
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
@@ -104,13 +105,16 @@ class Trainer:
                 losses.add(self.train_step.learn(batch))
             done.records += len(batch)
             done.pixels += batch.area
-            lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
+            lines.batches(epoch, done.batches, done.records, seconds=time.monotonic() - start)
             if self.job.stopping():
                 break
         else:
             if not self._cut_short():
                 self.train_step.end_epoch()
                 done.trained = True
+        if epoch == 0:
+            for line in self.train_step.model.say_what_was_seen(self.job.distributed.gather):
+                log.info(line)
         done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
         done.seconds = time.monotonic() - start
         return self._figures(epoch)

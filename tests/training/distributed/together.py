@@ -76,17 +76,15 @@ def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
         sampler = getattr(module, "fg_bg_sampler", None)
         if isinstance(sampler, Sampler):
             sampler.batch_size_per_image = 1_000_000
+    view_size = scaling.size_of(1, 1)
     extra: list[ExtraLoss] = [Weighted()]
     if name in ("yolox_nano", "gfl_resnet18_fpn"):
         other = copy.deepcopy(detector).eval().requires_grad_(requires_grad=False)
         for parameter in other.parameters():
             parameter.mul_(1.1)
-        extra.append(
-            ChannelDistillation(
-                detector, [Teacher(other, ((0, 0), (1, 1)))], "neck", 1.0, 5.0, scaling.size_of(1, 1)
-            )
-        )
-    return TrainStep(detector, hp, 10, scaling.size_of(1, 1), distributed, extra)
+        of = Teacher(other, ((0, 0), (1, 1)))
+        extra.append(ChannelDistillation(detector, [of], maps="neck", view_size=view_size))
+    return TrainStep(detector, hp, 10, view_size=view_size, distributed=distributed, extra_losses=extra)
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:

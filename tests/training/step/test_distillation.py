@@ -51,7 +51,7 @@ def teacher(name: str, classes: Sequence[tuple[int, int]] = ((0, 0), (1, 1))) ->
 
 
 def distillation(student: Detector, *of: Teacher, maps: Maps = "neck") -> ChannelDistillation:
-    return ChannelDistillation(student, of, maps, 1.0, 5.0, (SIDE, SIDE))
+    return ChannelDistillation(student, of, maps=maps, view_size=(SIDE, SIDE))
 
 
 def views(count: int = 2) -> list[Tensor]:
@@ -63,7 +63,8 @@ def loss_of(extra: ChannelDistillation, student: Detector) -> Tensor:
     images = views()
     blank = [blank_sample(SIDE, SIDE).targets] * len(images)
     outputs, losses = student.train().outputs_and_losses(images, blank)
-    return extra(images, outputs, blank, losses)["distillation"]
+    loss: Tensor = extra(images, outputs, blank, losses)["distillation"]
+    return loss
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -147,10 +148,10 @@ def test_trial__copies_what_is_learnt_but_no_teacher() -> None:
 
 def test_yolox__learns_from_a_teacher_without_collapsing() -> None:
     """The divergence falls, and so do the student's own losses, side by side."""
-    hp = make_hp(model_name="yolox_nano", image_size=SIDE, learning_rate=0.02, learning_rate_scheduler="step")
+    hp = make_hp(model_name="yolox_nano", image_size=SIDE, optimizer="adam", learning_rate=0.003)
     student = detector("yolox_nano")
     extra = distillation(student, teacher("yolox_tiny"))
-    step = TrainStep(student, hp, 1000, (SIDE, SIDE), extra_losses=[extra])
+    step = TrainStep(student, hp, 1000, view_size=(SIDE, SIDE), extra_losses=[extra])
     step.begin_epoch()
     boxes = torch.tensor([[8.0, 8, 40, 40]])
     targets = Targets(boxes, torch.tensor([1]), torch.zeros(1, dtype=torch.bool))
@@ -204,7 +205,7 @@ def test_teacher__of_other_classes_task_or_family(
 
     def learn_from(by: Artifact, *classes: str, **more: object) -> list[ChannelDistillation]:
         hp = make_hp(**more)
-        return make_distillation(hp, make_task(hp), student, spec, classes, [by])
+        return make_distillation(hp, make_task(hp), student, spec=spec, classes=classes, teachers=[by])
 
     with pytest.raises(UserError, match=r"model 1 \(ssdlite.*\) knows none of the classes of this job \(cat"):
         learn_from(of, "cat")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tilewise.hyperparameters import Hyperparameters
     from tilewise.inference.batching import Merge
     from tilewise.inference.predictor import Predictor
+    from tilewise.models.box_learning import BoxLearning
     from tilewise.models.detector import Detector
     from tilewise.stop import StopToken
     from tilewise.targets import Targets
@@ -42,24 +43,29 @@ class DetectionTask:
         voc: how VOC's is computed; None for the default.
         primary: the figure that chooses the best epoch, one of
             :data:`~tilewise.evaluation.coco.FIGURES`; None for the mAP.
+        learning: what the job chooses of how boxes are learnt; None outside of a job.
 
     """
 
     metric: Literal["none", "coco", "voc", "coco_voc"] = "voc"
     voc: VocMetric | None = None
     primary: str | None = None
+    learning: BoxLearning | None = None
 
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
-        """With the job's choice of metrics."""
+        """With the job's choices of metrics, and of how boxes are learnt."""
         from tilewise.evaluation.voc import VocMetric
 
         voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
         primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
-        return cls(hp.validation_metric_type, voc, primary)
+        from tilewise.models.box_learning import BoxLearning
+
+        learning = BoxLearning(hp.small_object_loss_factor, hp.size_loss_exponent, hp.assignment)
+        return cls(hp.validation_metric_type, voc, primary, learning)
 
     def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> DetectorSpec:
         """See :func:`tilewise.tasks.detection.fit_spec.fit_spec`."""
@@ -84,9 +90,13 @@ class DetectionTask:
 
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
+        from tilewise.models.box_learning import SMALL
         from tilewise.models.build import build_detector
 
-        return build_detector(spec)
+        detector = build_detector(spec)
+        if self.learning:
+            detector.learn_boxes(replace(self.learning, object_size=spec.object_size or SMALL))
+        return detector
 
     def merger(self, spec: DetectorSpec) -> Merge:
         """See :func:`tilewise.inference.detections.merge_instances`."""
@@ -128,6 +138,7 @@ class DetectionTask:
         predictor: Predictor,
         records: Iterable[Record],
         issues: ChannelIssues,
+        *,
         stop: StopToken,
         gather: Gather,
     ) -> Evaluation | None:
@@ -136,7 +147,15 @@ class DetectionTask:
         from tilewise.evaluation.voc import VocMetric
 
         scored: list[Scored] = []
-        metrics = evaluate(predictor, records, issues, self.voc or VocMetric(), stop, scored.append, gather)
+        metrics = evaluate(
+            predictor,
+            records,
+            issues,
+            voc=self.voc or VocMetric(),
+            stop=stop,
+            keep=scored.append,
+            gather=gather,
+        )
         return None if metrics is None else Evaluation(metrics, scored[0])
 
     def check_validation(self, records: Records) -> None:

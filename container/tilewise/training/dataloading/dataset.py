@@ -20,7 +20,7 @@ from tilewise.training.dataloading.image_cache import ImageCache
 from tilewise.training.dataloading.pipe_sampler import PipeItem
 from tilewise.training.dataloading.view_order import Copy, Item
 from tilewise.views.rendering import AS_STORED, Rendering
-from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
+from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample, with_image_sizes
 from tilewise.views.view import Scaling, View, whole_image
 
 KEPT_COPIES = 64
@@ -66,6 +66,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         records: Records,
         scaling: Scaling,
         augmentations: Sequence[Transform] = (),
+        *,
         min_visibility: float = MIN_VISIBILITY,
         cache_bytes: int = 0,
         rendering: Rendering = AS_STORED,
@@ -144,7 +145,9 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         if isinstance(pixels, np.ndarray):
             pixels = torch.from_numpy(pixels)
         view = view.snapped(factor)
-        sample = make_sample(pixels, record.targets, view, self.min_visibility, factor)
+        sample = make_sample(
+            pixels, with_image_sizes(record.targets), view, min_visibility=self.min_visibility, factor=factor
+        )
         if shown.pastes:
             try:
                 self._paste(shown, image, sample, view)

@@ -52,11 +52,12 @@ class PipeSampler(Sampler[list[PipeItem]]):
 
     """
 
-    def __init__(  # noqa: PLR0913  # all that decides an epoch's views
+    def __init__(  # noqa: PLR0913  # all that decides what an epoch shows
         self,
         stream: PipedRecords,
         batch_size: int,
         seed: int,
+        *,
         draw: Callable[[Record, np.random.Generator], View | None] = one_view,
         factors: Sequence[float] = (1.0,),
         batch_server: BatchServer | None = None,
@@ -134,8 +135,8 @@ class PipeSampler(Sampler[list[PipeItem]]):
             for _ in range(copy_paste.repeats):
                 donor = None
                 if copy_paste.of_others and waiting:
-                    donor = waiting[int(rng.integers(len(waiting)))].image
-                    assert isinstance(donor, Record)
+                    other = waiting[int(rng.integers(len(waiting)))].image
+                    donor = other if isinstance(other, Record) else None
                 copy = Copy(record, int(rng.integers(2**63)), donor)
                 added = len(pasted(copy_paste, copy, record).targets) - len(record.targets)
                 if added:

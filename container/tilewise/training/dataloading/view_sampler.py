@@ -77,7 +77,13 @@ class ViewPlanner:
         if self.views == "sniper":
             boxes = record.targets.boxes[~record.targets.ignored]
             return sniper_views(
-                record.width, record.height, boxes, self.tiling.levels, self.scaling, self.chip_size, rng
+                record.width,
+                record.height,
+                boxes,
+                levels=self.tiling.levels,
+                scaling=self.scaling,
+                chip_size=self.chip_size,
+                rng=rng,
             )
         return _training_views(self.views, self.tiling, record.width, record.height, self.scaling)
 
@@ -106,12 +112,12 @@ class ViewPlanner:
                 record.width,
                 record.height,
                 record.targets.boxes,
-                self.tiling.levels,
-                self.scaling,
-                self.chip_size,
-                int(shares[index]),
-                rng,
-                self.false_positives.get(index),
+                levels=self.tiling.levels,
+                scaling=self.scaling,
+                chip_size=self.chip_size,
+                count=int(shares[index]),
+                rng=rng,
+                false_positives_M4=self.false_positives.get(index),
             )
             yield from ((index, view) for view in negatives)
 
@@ -129,7 +135,7 @@ def _training_views(
     """All views of an image of one size; the same for all of that size."""
     if views == "whole":
         return tuple(whole_image(width, height, scaling))
-    return tuple(plan_views(tiling, width, height, scaling, training=True))
+    return tuple(plan_views(tiling, width, height, scaling=scaling, training=True))
 
 
 class ViewSampler(Sampler[list[Item]]):
@@ -153,11 +159,12 @@ class ViewSampler(Sampler[list[Item]]):
 
     """
 
-    def __init__(  # noqa: PLR0913  # all that decides an epoch's views
+    def __init__(  # noqa: PLR0913  # all that decides what an epoch shows
         self,
         records: Records,
         planner: ViewPlanner,
         batch_size: int,
+        *,
         lanes: int,
         pool: int,
         factors: Sequence[float],
@@ -190,7 +197,7 @@ class ViewSampler(Sampler[list[Item]]):
             [(image, view, int(rng.integers(2**63))) for view in views]
             for image, views in zip(images, self.planner.draw(records, rng), strict=True)
         ]
-        batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
+        batches = spread(items, self.batch_size, self.lanes, pool=self.pool, rng=rng)
         if len(self.factors) == 1:
             return batches
         factors = rng.choice(self.factors, len(batches))

@@ -47,6 +47,7 @@ def with_batch_size(
     job: JobContext,
     model: VisionModel,
     spec: ModelSpec,
+    *,
     train: RecordSource,
     extra_losses: Sequence[ExtraLoss] = (),
 ) -> Hyperparameters:
@@ -58,13 +59,23 @@ def with_batch_size(
     if hp.copy_paste:
         objects *= 1 + hp.copy_paste_times
     factors, views = size_factors(hp, spec), train.expected_images
-    return resolve_batch_size(hp, model, spec.scaling, factors, views, targets, job.distributed, extra_losses)
+    return resolve_batch_size(
+        hp,
+        model,
+        spec.scaling,
+        factors=factors,
+        views=views,
+        targets=targets,
+        distributed=job.distributed,
+        extra_losses=extra_losses,
+    )
 
 
 def resolve_batch_size(  # noqa: PLR0913  # all that a step's memory depends on
     hp: Hyperparameters,
     model: VisionModel,
     scaling: Scaling,
+    *,
     factors: Sequence[float],
     views: int,
     targets: MakeTargets,
@@ -183,7 +194,7 @@ def _fits_gpu(
         torch.cuda.reset_peak_memory_stats(device)
         try:
             losses = [copy.deepcopy(each) for each in extra_losses]
-            train_step = TrainStep(copy.deepcopy(model), trial, 1, (1, 1), extra_losses=losses)
+            train_step = TrainStep(copy.deepcopy(model), trial, 1, view_size=(1, 1), extra_losses=losses)
             train_step.begin_epoch()
             for _ in range(2):
                 train_step.learn(Batch.of(make(count)))

@@ -96,9 +96,9 @@ def calibrate(
     job: JobContext,
     model: VisionModel,
     spec: ModelSpec,
+    *,
     train: RecordSource,
     extra_losses: Sequence[ExtraLoss] = (),
-    *,
     resumed: bool = False,
     timer: Timer = timed,
 ) -> tuple[JobContext, Compute]:
@@ -139,7 +139,8 @@ def calibrate(
     if job.distributed.any(hp.minutes is not None or more_than_one):  # their CPUs may differ, too
         with undisturbed(device):
             view = _typical_view(spec.scaling, train)
-            trial = Trial(job, model, view, _typical_objects(train), timer, extra_losses)
+            objects = _typical_objects(train)
+            trial = Trial(job, model, view, objects=objects, timer=timer, extra_losses=extra_losses)
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
         chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
         if device.type == "cpu":
@@ -180,6 +181,7 @@ class Trial:
         job: JobContext,
         model: VisionModel,
         view: tuple[int, int],
+        *,
         objects: int,
         timer: Timer,
         extra_losses: Sequence[ExtraLoss] = (),
@@ -218,7 +220,7 @@ class Trial:
             update={"precision": precision, "gradient_accumulation_step": 1, "compile": False}
         )
         losses = [copy.deepcopy(each) for each in self.extra_losses]
-        step = TrainStep(copy.deepcopy(self.model), hp, 1, self.view, extra_losses=losses)
+        step = TrainStep(copy.deepcopy(self.model), hp, 1, view_size=self.view, extra_losses=losses)
         step.begin_epoch()
         return step
 

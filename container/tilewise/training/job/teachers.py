@@ -49,6 +49,7 @@ def make_distillation(
     hp: Hyperparameters,
     task: Task,
     model: VisionModel,
+    *,
     spec: ModelSpec,
     classes: Sequence[str],
     teachers: Sequence[Artifact],
@@ -84,11 +85,11 @@ def make_distillation(
     loss = ChannelDistillation(
         model,
         learnt_from,
-        hp.distillation_maps,
-        hp.distillation_temperature,
-        hp.distillation_weight,
-        spec.scaling.size_of(1, 1),
-        hp.seed,
+        maps=hp.distillation_maps,
+        view_size=spec.scaling.size_of(1, 1),
+        temperature=hp.distillation_temperature,
+        weight=hp.distillation_weight,
+        seed=hp.seed,
     )
     for number, (teacher, strides) in enumerate(zip(teachers, loss.strides, strict=True)):
         _check_strides(hp, _name(number, teacher), spec, strides)

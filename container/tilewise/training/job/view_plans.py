@@ -13,7 +13,7 @@ from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.dataloading.loader import make_loader
+from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.multi_scale import multi_scale_sides
@@ -44,7 +44,7 @@ def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
     return [side / nominal for side in sides]
 
 
-def load_views(  # noqa: PLR0913  # what the job has decided, given by name
+def load_views(  # noqa: PLR0913  # what the job has decided
     hp: Hyperparameters,
     spec: ModelSpec,
     source: RecordSource,
@@ -58,19 +58,17 @@ def load_views(  # noqa: PLR0913  # what the job has decided, given by name
     pinned: bool = False,
 ) -> DataLoader[Batch | bytes]:
     """A job's training views in batches of one process, see :func:`make_loader`."""
-    return make_loader(
-        source,
-        spec.scaling,
-        batch_size,
-        workers,
-        hp.seed,
+    config = LoaderConfig(
+        scaling=spec.scaling,
+        batch_size=batch_size,
+        workers=workers,
+        seed=hp.seed,
         min_visibility=hp.min_box_visibility,
-        planner=planner,
         factors=size_factors(hp, spec),
-        distributed=distributed,
-        pinned=pinned,
         random_windows=hp.random_windows,
-        repeats=repeats,
         rendering=spec.rendering,
-        copy_paste=copy_paste,
+        pinned=pinned,
+    )
+    return make_loader(
+        source, config, planner=planner, distributed=distributed, repeats=repeats, copy_paste=copy_paste
     )

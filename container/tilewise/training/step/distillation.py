@@ -57,9 +57,9 @@ class ChannelDistillation(ExtraLoss):
         student: the model to train.
         teachers: on its device.
         maps: what is compared.
+        view_size: (width, height) of a view, by which maps of the same stride are found.
         temperature: above 1 the distributions are softer.
         weight: of the loss.
-        view_size: (width, height) of a view, by which maps of the same stride are found.
         seed: of the convolutions' first weights.
 
     Attributes:
@@ -71,10 +71,11 @@ class ChannelDistillation(ExtraLoss):
         self,
         student: VisionModel,
         teachers: Sequence[Teacher],
+        *,
         maps: Maps,
-        temperature: float,
-        weight: float,
         view_size: tuple[int, int],
+        temperature: float = 1.0,
+        weight: float = 5.0,
         seed: int = 0,
     ):
         super().__init__()
