@@ -222,8 +222,8 @@ def _place(
     for _ in range(TRIALS):
         centres = rng.uniform(low, high, (PLACES, 2))
         places = np.concatenate([centres - covered, centres + covered], axis=1).astype(np.float32)
-        apart = (places[:, None, 2:] <= taken_N4[:, :2]) | (places[:, None, :2] >= taken_N4[:, 2:])
-        free = np.asarray(apart.any(axis=2).all(axis=1))
+        apart: Array = (places[:, None, 2:] <= taken_N4[:, :2]) | (places[:, None, :2] >= taken_N4[:, 2:])
+        free: Array = np.all(apart.any(axis=2), axis=1)
         if free.any():
             break
     else:

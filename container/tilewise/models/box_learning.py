@@ -139,8 +139,8 @@ def nwd(boxes_M4: Tensor, anchors_A4: Tensor, object_size: float) -> Tensor:
     their centres plus that of their half sides; NWD is exp(-distance / ``object_size``). Unlike IoU it falls
     smoothly where a tiny object and an anchor hardly overlap.
     """
-    places = [
+    box_places, anchor_places = (
         torch.cat([(each[:, :2] + each[:, 2:]) / 2, sides(each) / 2], dim=1)
         for each in (boxes_M4, anchors_A4)
-    ]
-    return torch.exp(-torch.cdist(*places) / object_size)
+    )
+    return torch.exp(-torch.cdist(box_places, anchor_places) / object_size)

@@ -95,8 +95,8 @@ class FasterRCNN(nn.Module):
         split = None if targets is None else split_ignored(targets, first_label=1)
         learning = self.rpn.learning
         if split and targets and (learning.weighs or learning.counts):
-            for target, sizes in zip(split, image_sizes(targets), strict=True):
-                target["sizes"] = sizes
+            for target, of_image in zip(split, image_sizes(targets), strict=True):
+                target["sizes"] = of_image
         rpn = self.rpn(images, features, split)
         roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)
         return FasterRCNNOutputs(features, rpn, roi_heads)

@@ -27,6 +27,8 @@ from tilewise.models.matching import (
 from tilewise.models.postprocess import clip, edges_of
 from tilewise.models.totals import mean_over_processes
 
+PLAIN = BoxLearning()
+
 NMS_BOXES = {"cpu": 256, "cuda": 4096}
 """About so many proposals go through one suppression; whole levels of images, so it may be more.
 
@@ -267,7 +269,7 @@ def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
 
 
 def rpn_losses(
-    objectness: Tensor, deltas: Tensor, sample: AnchorSample, learning: BoxLearning
+    objectness: Tensor, deltas: Tensor, sample: AnchorSample, learning: BoxLearning = PLAIN
 ) -> dict[str, Tensor]:
     """Cross-entropy of the drawn anchors' objectness and smooth L1 of the objects' boxes.
 
