@@ -9,6 +9,7 @@ FIXED = (
     "freeze_layer_pattern",
     "optimizer",
     "momentum",
+    "backbone_learning_rate_factor",
     "ams_gradient",
     "box_score_threshold",
     "nms_iou_threshold",

@@ -175,6 +175,12 @@ def _check_schedule(reader: _Reader) -> None:
         reader.refuse_both(steps, scheduler)
     if steps and step_size:
         reader.refuse_both(steps, step_size)
+    warmup, in_epochs = (
+        reader.entries.get("warmup_steps"),
+        reader.entries.get("warmup_cosine_lr_warmup_epochs"),
+    )
+    if warmup and in_epochs:
+        reader.refuse_both(warmup, in_epochs)
     epochs, minutes = reader.entries.get("number_of_epochs"), reader.entries.get("minutes")
     if epochs and minutes:
         reader.refuse_both(epochs, minutes)
@@ -248,6 +254,12 @@ def _check_scaling(reader: _Reader, model: str) -> None:
             reader.refuse(compiled.name, f"{compiled}: {why}; leave it out")
         elif multi_scale and multi_scale.value:
             reader.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
+    for name in ("mosaic", "mixup"):
+        mixing = reader.entries.get(name)
+        if mixing and mixing.value and family and family.two_stages:
+            reader.refuse(
+                mixing.name, f"{mixing}: it is for models of one stage, and {model} has two; leave it out"
+            )
     assignment = reader.entries.get("assignment")
     if (
         assignment

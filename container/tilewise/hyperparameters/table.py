@@ -21,6 +21,7 @@ from tilewise.hyperparameters.values import (
     Grid,
     MergeName,
     ModelSize,
+    MultiScale,
     Names,
     Natural,
     ObjectSize,
@@ -195,11 +196,12 @@ class Hyperparameters(BaseModel):
         ),
     ]
     multi_scale: Annotated[
-        Flag,
+        MultiScale,
         Row(
             "Model",
-            "Draw the size of each training batch from ±50 % of `image_size`, or of `min_size` and"
-            " `max_size`, in multiples of 32; the first is the largest.",
+            "Draw the size of each training batch: from ±50 % of `image_size`, or of `min_size` and"
+            " `max_size`, in multiples of 32 (1); from these factors of it; or from factors that suit the "
+            "sizes of the objects (`auto`). The first is the largest.",
             azure=False,
         ),
     ]
@@ -389,6 +391,75 @@ class Hyperparameters(BaseModel):
         Row("Data", "Seed of shuffling, augmentation and initial weights.", azure=0),
     ]
 
+    orientation: Annotated[
+        Literal["upright", "any"],
+        Row(
+            "Augmentation",
+            "`any`: objects may stand in any way, as in aerial and microscope pictures; `vertical_flip` and"
+            " `quarter_turns` are on.",
+            azure="upright",
+        ),
+    ]
+    vertical_flip: Annotated[
+        Flag, Row("Augmentation", "Mirror half of the training views top to bottom.", azure=False)
+    ]
+    quarter_turns: Annotated[
+        Flag, Row("Augmentation", "Turn training views by 0, 90, 180 or 270°.", azure=False)
+    ]
+    rotation: Annotated[
+        Annotated[float, Field(ge=0, le=45)],
+        Row(
+            "Augmentation",
+            "Turn views by up to so many degrees to either side.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 30),
+        ),
+    ]
+    shear: Annotated[
+        Annotated[float, Field(ge=0, le=30)],
+        Row(
+            "Augmentation",
+            "Shear views by up to so many degrees.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 10),
+        ),
+    ]
+    degradation: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view is blurred, that it is noisy, and that it is compressed as JPEG.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 0.5),
+        ),
+    ]
+    mosaic: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view is made of parts of four, each at its own scale; no `fasterrcnn_*`.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 1),
+        ),
+    ]
+    mixup: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view shows another one in it; no `fasterrcnn_*`.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 1),
+        ),
+    ]
+    plain_epochs: Annotated[
+        Natural | None,
+        Row(
+            "Augmentation",
+            "So many of the last epochs have no `mosaic` and no `mixup`.",
+            azure=None,
+            unset="15 % of the epochs",
+        ),
+    ]
     number_of_epochs: Annotated[
         Count,
         Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
@@ -534,6 +605,10 @@ class Hyperparameters(BaseModel):
         Flag, Row("Optimizer", "The AMSGrad variant; `adam` and `adamw` only.", azure=False)
     ]
 
+    max_gradient_norm: Annotated[
+        Positive,
+        Row("Optimizer", "Gradients with a larger norm are scaled down to it.", azure=10.0),
+    ]
     learning_rate: Annotated[
         Fraction,
         Row(
@@ -543,6 +618,24 @@ class Hyperparameters(BaseModel):
             builtin=0.001,
             alias="learning_rate",
             tuning=Tuning("Logarithmic", 1e-6, 0.5),
+        ),
+    ]
+    backbone_learning_rate_factor: Annotated[
+        Fraction,
+        Row(
+            "Learning rate",
+            "The learning rate of the backbone, as a share of that of the rest.",
+            azure=1.0,
+            tuning=Tuning("Logarithmic", 0.01, 1),
+        ),
+    ]
+    warmup_steps: Annotated[
+        Natural | None,
+        Row(
+            "Learning rate",
+            "Steps of a linear warm-up, instead of `warmup_cosine_lr_warmup_epochs`; with `step`, too.",
+            azure=None,
+            unset="by epochs",
         ),
     ]
     learning_rate_scheduler: Annotated[

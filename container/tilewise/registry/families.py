@@ -65,6 +65,7 @@ FASTER_RCNN = ModelFamily(
     builder="tilewise.models.faster_rcnn:build_faster_rcnn",
     scaling="sides",
     anchors="tilewise.models.faster_rcnn:published_sizes",
+    two_stages=True,
     assignments=("nwd",),
     classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
     models=(

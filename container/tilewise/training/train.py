@@ -22,6 +22,7 @@ from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import ModelSpec
+from tilewise.registry import find_model
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.copies import copies_per_image
 from tilewise.training.dataloading.epoch_loader import EpochLoader
@@ -41,7 +42,7 @@ from tilewise.training.job.initial_model import check_initial, check_task, go_on
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
-from tilewise.training.job.view_plans import load_views, make_planner
+from tilewise.training.job.view_plans import load_views, make_planner, with_size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -109,6 +110,9 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
+    smallest = find_model(spec.name).smallest_object
+    chosen = with_size_factors(job.hp, spec, data.train.sample, smallest)
+    job = replace(job, hp=job.distributed.broadcast(chosen))
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     taught = make_distillation(
         job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers

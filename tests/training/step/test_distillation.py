@@ -148,7 +148,8 @@ def test_trial__copies_what_is_learnt_but_no_teacher() -> None:
 
 def test_yolox__learns_from_a_teacher_without_collapsing() -> None:
     """The divergence falls, and so do the student's own losses, side by side."""
-    hp = make_hp(model_name="yolox_nano", image_size=SIDE, optimizer="adam", learning_rate=0.003)
+    chosen = {"optimizer": "adam", "learning_rate": 0.003, "learning_rate_scheduler": "step"}
+    hp = make_hp(model_name="yolox_nano", image_size=SIDE, **chosen)
     student = detector("yolox_nano")
     extra = distillation(student, teacher("yolox_tiny"))
     step = TrainStep(student, hp, 1000, view_size=(SIDE, SIDE), extra_losses=[extra])

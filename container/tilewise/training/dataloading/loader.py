@@ -6,17 +6,18 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from tilewise.arrays import Float64, Int64
-from tilewise.augment.augmentations import make_augmentations
+from tilewise.augment.augmentations import Augmentations, make_augmentations
 from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
 from tilewise.data.shard import Shard
@@ -146,6 +147,45 @@ class ShardSampler(Sampler[list[Item]]):
                 next_number += self.shard.count
 
 
+class PlainLater(Sampler[list[Any]]):
+    """The batches of a sampler, whose items have negative seeds from an epoch on: see :data:`Item`.
+
+    Args:
+        batches: the sampler.
+        plain_from: that epoch.
+
+    """
+
+    def __init__(self, batches: Any, plain_from: int):
+        self.batches, self.plain_from = batches, plain_from
+
+    @property
+    def epoch(self) -> int:
+        """Set it before each epoch."""
+        return int(self.batches.epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    @property
+    def start(self) -> int:
+        """So many batches of the epoch are passed over."""
+        return int(self.batches.start)
+
+    @start.setter
+    def start(self, start: int) -> None:
+        self.batches.start = start
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        plain = self.epoch >= self.plain_from
+        for batch in self.batches:
+            yield [(image, view, ~seed) for image, view, seed in batch] if plain else batch
+
+
 def collate(items: list[Sample | tuple[str, str]]) -> Batch:
     """A batch of samples, and of key and reason of the images that could not be decoded."""
     samples = [item for item in items if isinstance(item, Sample)]
@@ -186,6 +226,8 @@ class LoaderConfig:
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
         rendering: of the images.
+        augmentations: what varies views beside their windows, mirroring and colours.
+        plain_from: the epoch from which on no view is made of several; None for never.
         pinned: whether batches come in pinned memory, for a GPU.
         memory: bytes of this host, of which decoded images take a part; None for its limit.
         small_shm: with less shared memory than these bytes, batches come through pipes.
@@ -200,6 +242,8 @@ class LoaderConfig:
     factors: Sequence[float] = (1.0,)
     random_windows: bool = True
     rendering: Rendering = AS_STORED
+    augmentations: Augmentations = field(default_factory=Augmentations)
+    plain_from: int | None = None
     pinned: bool = False
     memory: int | None = None
     small_shm: int = SMALL_SHM
@@ -227,7 +271,7 @@ def make_loader(
     """
     varied = config.random_windows and not (planner and planner.views in ("snip", "sniper"))
     epoch = source.batches(_BatchMaker(config, planner, distributed, repeats, copy_paste))
-    augmentations = make_augmentations(config.scaling, random_windows=varied)
+    augmentations = make_augmentations(config.scaling, random_windows=varied, more=config.augmentations)
     samples = TrainingDataset(
         epoch.records,
         config.scaling,
@@ -237,7 +281,10 @@ def make_loader(
         rendering=config.rendering,
         copy_paste=copy_paste,
     )
-    return loader_of(epoch.batches, samples, config)
+    batches = epoch.batches
+    if config.plain_from is not None and config.augmentations.mixes:
+        batches = PlainLater(batches, config.plain_from)
+    return loader_of(batches, samples, config)
 
 
 @dataclass(frozen=True)

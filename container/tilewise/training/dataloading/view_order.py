@@ -35,7 +35,10 @@ class Copy(NamedTuple):
 
 
 Item = tuple[int | Copy, View | None, int]
-"""A record's index, the view of it to train on (None: the whole image), and the seed of its augmentation."""
+"""A record's index, the view of it to train on (None: the whole image), and the seed of its augmentation.
+
+A negative seed, ``~seed``, leaves out what makes a sample of several.
+"""
 
 
 def index_of(image: int | Copy) -> int:

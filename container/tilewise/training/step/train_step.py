@@ -25,8 +25,6 @@ from tilewise.training.step.non_finite import FiniteCheck, NonFiniteSteps, ReadE
 from tilewise.training.step.optimizer import make_optimizer
 from tilewise.views.sample import Sample
 
-MAX_GRADIENT_NORM = 10.0
-
 
 class TrainStep:
     """A model in training, with its optimizer and its learning rate.
@@ -214,12 +212,13 @@ class TrainStep:
 
     def _clip(self, norm: Tensor) -> None:
         """Scale the gradients down to the norm that is allowed; a fused optimizer does so as it steps."""
-        small = self._check.is_at_most(norm, MAX_GRADIENT_NORM)
+        most = self.hp.max_gradient_norm
+        small = self._check.is_at_most(norm, most)
         if self.optimizer.defaults.get("fused"):
-            divisor = None if small else (norm / MAX_GRADIENT_NORM).clamp(min=1)
+            divisor = None if small else (norm / most).clamp(min=1)
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # as GradScaler sets it
         elif not small:
-            nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, most, norm)
 
 
 def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:
