@@ -137,7 +137,10 @@ class VisionModel(nn.Module):
     def feature_maps(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
         """The feature maps of views that its heads look at, without what the heads make of them."""
         network: Any = self.network
-        maps: dict[str, Tensor] = network.features(self.transform(images).tensors)
+        batch = self.transform(images)
+        if not hasattr(network, "features"):
+            return self.outputs(batch).features
+        maps: dict[str, Tensor] = network.features(batch.tensors)
         return maps
 
     def watch(self, *, on: bool) -> None:
@@ -162,7 +165,8 @@ class Detector(VisionModel):
     def learn_boxes(self, learning: BoxLearning) -> None:
         """Set what a job chooses of how boxes are learnt."""
         criterion: Any = self.criterion
-        criterion.learning = learning
+        if hasattr(criterion, "learning"):
+            criterion.learning = learning
 
     def watch(self, *, on: bool) -> None:
         """Count objects without a positive prior, from now on."""
@@ -183,7 +187,8 @@ class Detector(VisionModel):
             for name, (total, without) in zip(SIZE_NAMES, everywhere.tolist(), strict=True)
             if total
         ]
-        return [f"objects of views without a positive prior in the first epoch: {'; '.join(by_size)}"]
+        start = "objects of views without a positive prior in the first epoch:"
+        return [f"{start} {'; '.join(by_size)}"] if by_size else []
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views."""
