@@ -40,6 +40,7 @@ from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
+from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
 from tilewise.training.job.view_plans import load_views, make_planner, with_size_factors
@@ -226,7 +227,8 @@ def _assemble(
         distributed=distributed,
         pinned=next(model.parameters()).device.type == "cuda",
     )
-    loader = EpochLoader(data.train, batches, copies_per_image(copy_paste, data.train.sample))
+    copies = 0.0 if data.train.known_length else copies_per_image(copy_paste, data.train.sample)
+    loader = EpochLoader(data.train, batches, copies)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
     train_step = TrainStep(
         model,
@@ -262,6 +264,7 @@ def _assemble(
         false_positives=false_positives,
         train_step=train_step,
         threads=ThreadTuner(compute),
+        normalisation=NormalisationStatistics(batches, hp.seed),
         validator=Validator(job, data.validation, train_step, predictor=predictor),
         best=best,
         progress=progress,

@@ -18,6 +18,7 @@ from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import ThreadTuner
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.false_positives import FalsePositives
+from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.validation import Validator
 from tilewise.training.step.loss_means import LossMeans, means_of
 from tilewise.training.step.train_step import TrainStep
@@ -39,6 +40,7 @@ class Trainer:
     threads: ThreadTuner
 
     # which model is kept
+    normalisation: NormalisationStatistics
     validator: Validator
     best: BestModel
 
@@ -149,6 +151,7 @@ class Trainer:
             return True
         if not self.validator.due(epoch):
             return True
+        self.normalisation.refresh(self.train_step.evaluated, epoch)
         metrics_and_scored = self.validator.validate(self.history.epochs[-1])
         if metrics_and_scored is None:
             return False
