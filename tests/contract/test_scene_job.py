@@ -40,7 +40,7 @@ def test_scene__trains_and_is_predicted_by_parts(tmp_path: Path) -> None:
         "--out",
         out,
     ]
-    done = subprocess.run(command, env=os.environ | MAX_PIXELS, capture_output=True, text=True)
+    done = subprocess.run([*map(str, command)], env=os.environ | MAX_PIXELS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads((out / "scene-detections.json").read_text())
     assert answer["classes"] == ["thing"] and answer["boxes"]

@@ -27,7 +27,7 @@ from tilewise.training.dataloading.loader import (
     make_loader,
     read_batch,
 )
-from tilewise.training.dataloading.view_order import Item
+from tilewise.training.dataloading.view_order import Item, index_of
 from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.rendering import Rendering
@@ -262,7 +262,7 @@ def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, work
         batches: list[list[Item]] = list(loader.batch_sampler)  # type: ignore[arg-type]
         assert len(batches) == 56 // processes
         seen += [
-            {index for batch in batches[worker :: max(1, workers)] for index, _, _ in batch}
+            {index_of(image) for batch in batches[worker :: max(1, workers)] for image, _, _ in batch}
             for worker in range(max(1, workers))
         ]
     assert set.union(*seen) == set(range(24))
