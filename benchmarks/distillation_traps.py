@@ -106,13 +106,14 @@ def next_coarser(model: VisionModel, images: Sequence[Tensor], maps: distillatio
 def run(trap: str, data: Path, raw: dict[str, str], teacher: Path) -> dict[str, Any]:
     """The figures of one training."""
     hp = parse_hyperparameters(raw)
-    changed: dict[str, Any] = {
+    changes: dict[str, dict[str, Any]] = {
         "a": {"_teacher_maps": mirrored},
         "b": {"_teacher_maps": in_training},
         "c": {"channel_divergence": in_bfloat16},
         "d": {"_teacher_maps": Cached()},
         "e": {"_teacher_maps": next_coarser},
-    }.get(trap, {})
+    }
+    changed = changes.get(trap, {})
     with tempfile.TemporaryDirectory() as folder:
         job = JobContext(hp, make_task(hp), MetricLines("algo-1", quiet=True), Path(folder) / "model")
         job.model_dir.mkdir()
@@ -131,7 +132,7 @@ def read(data: Path, folder: Path) -> DataSet:
     lay_out_job(data, folder / "ml", {})
     channels = folder / "ml" / "input" / "data"
     folders = {name: ChannelFolder(channels / name) for name in ("train", "validation")}
-    return read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    return read_data_set(folders, None, validates=True, seed=0)
 
 
 def main() -> None:

@@ -218,7 +218,8 @@ class Bench:
         return figures
 
     def _kept_model(self, method: str, way: str, seed: int) -> Path:
-        return self.folder / f"teacher_{method}_{way}_{seed}"
+        folder: Path = self.folder / f"teacher_{method}_{way}_{seed}"
+        return folder
 
     def _teacher(self, method: str, way: str, seed: int) -> Path | None:
         """The folder of a method's teacher, trained where it is not there yet."""

@@ -108,7 +108,7 @@ def losses(model: Detector, sizes: tuple[float, ...] = (10.0, 50.0)) -> dict[str
     targets = Targets(boxes, torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool), fields)
     torch.manual_seed(0)
     image = torch.randint(256, (3, 96, 96), dtype=torch.uint8)
-    found: dict[str, Tensor] = model([image, image], [targets, targets])  # type: ignore[assignment]
+    found: dict[str, Tensor] = model([image, image], [targets, targets])
     return {name: float(loss.detach()) for name, loss in found.items()}
 
 

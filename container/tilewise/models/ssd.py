@@ -159,7 +159,7 @@ def _halving(channels: int, between: int, out: int, stride: int) -> nn.Sequentia
 def published_scales(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
     """The anchors' published √areas, as fractions of the side, one a map; at stride 4 half the first."""
     if name == "ssdlite_mobilenet_v3_large":
-        scales = LITE_SCALES[:-1]
+        scales: tuple[float, ...] = LITE_SCALES[:-1]
     else:
         assert scaling.square is not None
         scales = (VGG_512_SCALES if scaling.square >= 512 else VGG_300_SCALES)[:-1]

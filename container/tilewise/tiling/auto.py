@@ -171,8 +171,8 @@ def choose_fixed(
         return float(
             np.mean(
                 [
-                    1 + len(fixed_windows(*each, (size, size), overlap=overlap))
-                    for each in objects.image_sizes.tolist()
+                    1 + len(fixed_windows(width, height, (size, size), overlap=overlap))
+                    for width, height in objects.image_sizes.tolist()
                 ]
             )
         )

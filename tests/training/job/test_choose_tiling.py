@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
@@ -58,7 +59,7 @@ def test_choose_tiling__auto_takes_fixed_tiles_where_image_sizes_differ(
 ) -> None:
     sizes = [(684, 547), (1000, 800), (2000, 1200), (4000, 2250)] * 5
     boxes = np.array([[10, 10, 50, 50], [100, 100, 140, 140]], np.float32)
-    targets = Targets(boxes, np.zeros(2, np.int64), np.zeros(2, np.bool_))
+    targets: Targets[Array] = Targets(boxes, np.zeros(2, np.int64), np.zeros(2, np.bool_))
     several = Records(Record("a", Path("a"), *size, targets) for size in sizes)
     caplog.set_level(logging.INFO)
     chosen = choose_tiling(hp(tile_grid_size="auto"), several, SCALING)
