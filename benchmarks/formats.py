@@ -82,7 +82,7 @@ def compare(name: str, read: Read, known: Known, classes: tuple[str, ...]) -> Ro
 
 def read_folder(folder: Path) -> Read:
     """A channel in File mode."""
-    data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=False, validates=False, seed=0)
+    data = read_data_set({"train": ChannelFolder(folder)}, None, validates=False, seed=0)
     return list(data.train.one_pass()), data.classes
 
 
@@ -92,9 +92,7 @@ def read_pipe(folder: Path, stream: bytes, images: int, classes: int) -> Read:
     os.mkfifo(fifo)
     threading.Thread(target=lambda: fifo.write_bytes(stream), daemon=True).start()
     channel = ChannelPipe(folder / "train", "application/x-recordio", 1, images)
-    with closing(
-        read_data_set({"train": channel}, classes, may_split=False, validates=False, seed=0)
-    ) as data:
+    with closing(read_data_set({"train": channel}, classes, validates=False, seed=0)) as data:
         return list(data.train.one_pass()), data.classes
 
 

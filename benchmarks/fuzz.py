@@ -1,6 +1,6 @@
 """Fuzz every parser with atheris: bytes that a user could give must end in records or in a UserError.
 
-python benchmarks/fuzz.py [--seconds 60] [PARSER …]      (pip install atheris)
+python benchmarks/fuzz.py [--seconds 60] [--turns N] [--state FOLDER] [PARSER …]      (pip install atheris)
 
 Each parser runs in a process of its own, guided by coverage of Tilewise's code, from one valid file as the
 seed. Prints as JSON how many inputs each has taken and how many exceptions escaped.
@@ -200,7 +200,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
                     check_example(arrival.example, arrival.info, ChannelIssues("train"))
                 return
             (folder / name).write_bytes(data)
-            data_set = read_data_set(folders, None, may_split=False, validates=False, seed=0)
+            data_set = read_data_set(folders, None, validates=False, seed=0)
             for item in data_set.train.one_pass():
                 assert np.isfinite(item.targets.boxes).all() and len(item.targets.boxes) == len(
                     item.targets.labels
@@ -211,39 +211,60 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     return parse
 
 
-def fuzz(parser: str, seconds: int, folder: Path) -> None:
-    """Fuzz one parser in this process; atheris leaves it with an exit status."""
+def fuzz(parser: str, seconds: int, folder: Path, channels: Path) -> None:
+    """Fuzz one parser in this process, on from what a folder holds; atheris leaves it with an exit status."""
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["tilewise"]):
         import tilewise.data.channel
         import tilewise.data.decode  # noqa: F401
     seeds = folder / "seeds"
-    seeds.mkdir()
+    seeds.mkdir(parents=True, exist_ok=True)
     (seeds / "valid").write_bytes(PARSERS[parser][0])
     options = [f"-max_total_time={seconds}", "-max_len=4096", "-rss_limit_mb=4096", "-timeout=20"]
-    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(seeds)], target(parser, folder))
+    parse = target(parser, channels)
+    atheris.Setup([sys.argv[0], *options, f"-artifact_prefix={folder}/", str(seeds)], parse)
     atheris.Fuzz()
 
 
+def run(parser: str, seconds: int, state: Path) -> dict[str, int]:
+    """Fuzz one parser in a process of its own: how many inputs it took, and exceptions that escaped."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as channels:
+        options = ["--here", channels, "--state", str(state), "--seconds", str(seconds)]
+        command = [sys.executable, __file__, parser, *options]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    counted = re.findall(r"^(?:#|Done )(\d+)", done.stderr, re.MULTILINE)
+    if done.returncode:
+        print(done.stdout[-4000:], done.stderr[-4000:], file=sys.stderr)
+    return {"inputs": int(counted[-1]) if counted else 0, "exceptions": int(done.returncode != 0)}
+
+
 def main() -> None:
-    """Fuzz the parsers one after the other and print what came of it."""
+    """Fuzz the parsers in turns, those with the fewest inputs first, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parsers", nargs="*", metavar="PARSER", help=f"of {', '.join(PARSERS)}; default: all")
-    parser.add_argument("--seconds", type=int, default=60, help="for each parser")
-    parser.add_argument("--here", type=Path, metavar="FOLDER", help="fuzz the one parser in this process")
+    parser.add_argument("--seconds", type=int, default=60, help="for a turn of a parser")
+    parser.add_argument("--turns", type=int, help="of all parsers together; default: one each")
+    parser.add_argument(
+        "--state", type=Path, help="folder that keeps inputs and counts: the next run goes on from there"
+    )
+    parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.here:
-        fuzz(arguments.parsers[0], arguments.seconds, arguments.here)
-    runs = {}
-    for name in arguments.parsers or PARSERS:
-        with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-            command = [sys.executable, __file__, name, "--here", folder, "--seconds", str(arguments.seconds)]
-            run = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        done = re.search(r"Done (\d+) runs in (\d+) second", run.stderr)
-        runs[name] = {"inputs": int(done[1]) if done else None, "exceptions": int(run.returncode != 0)}
-        if run.returncode:
-            print(run.stdout[-4000:], run.stderr[-4000:], file=sys.stderr)
-    print(json.dumps({"seconds_each": arguments.seconds, "parsers": runs}, indent=2))
+    names = arguments.parsers or list(PARSERS)
+    with tempfile.TemporaryDirectory() as folder:
+        state = arguments.state or Path(folder)
+        if arguments.here:
+            fuzz(names[0], arguments.seconds, state / names[0], arguments.here)
+        state.mkdir(parents=True, exist_ok=True)
+        counts = state / "counts.json"
+        runs: dict[str, dict[str, int]] = json.loads(counts.read_text()) if counts.exists() else {}
+        for _ in range(arguments.turns or len(names)):
+            name = min(names, key=lambda name: runs.get(name, {}).get("inputs", 0))
+            before = runs.get(name, {"inputs": 0, "exceptions": 0})
+            found = run(name, arguments.seconds, state)
+            runs[name] = {key: before[key] + found[key] for key in before}
+            counts.write_text(json.dumps(runs))
+    total = {key: sum(one[key] for one in runs.values()) for key in ("inputs", "exceptions")}
+    print(json.dumps({**total, "parsers": runs}, indent=2))
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
     before = _peak_mib()
     start, start_cpu = time.monotonic(), time.process_time()
-    data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=False, validates=False, seed=0)
+    data = read_data_set({"train": ChannelFolder(folder)}, None, validates=False, seed=0)
     seconds, cpu_seconds = time.monotonic() - start, time.process_time() - start_cpu
     records = data.train.sample
     return {

@@ -14,13 +14,14 @@ import boto3
 
 SCRIPT = (
     "set -e; mkdir -p /tmp/model; tar -xzf /opt/ml/processing/model/*.tar.gz -C /tmp/model; "
-    "python -m tilewise predict --model /tmp/model --tile-size {tile_size} "
+    "python -m tilewise predict --model /tmp/model --tile-size {tile_size} --max-detections {max_detections} "
     "--out /opt/ml/processing/output /opt/ml/processing/scenes/*"
 )
 
 
 def processing_request(arguments: argparse.Namespace) -> dict[str, Any]:
     """What ``CreateProcessingJob`` is to be asked for."""
+    script = SCRIPT.format(tile_size=arguments.tile_size, max_detections=arguments.max_detections)
 
     def from_s3(name: str, uri: str) -> dict[str, Any]:
         return {
@@ -40,7 +41,7 @@ def processing_request(arguments: argparse.Namespace) -> dict[str, Any]:
         "RoleArn": arguments.role,
         "AppSpecification": {
             "ImageUri": arguments.image,
-            "ContainerEntrypoint": ["bash", "-c", SCRIPT.format(tile_size=arguments.tile_size)],
+            "ContainerEntrypoint": ["bash", "-c", script],
         },
         "ProcessingInputs": [from_s3("model", arguments.model), from_s3("scenes", arguments.scenes)],
         "ProcessingOutputConfig": {
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--tile-size", type=int, default=1024)
+    parser.add_argument("--max-detections", type=int, default=1_000_000, help="of a scene")
     parser.add_argument("--instances", type=int, default=1)
     parser.add_argument("--instance-type", default="ml.m5.xlarge")
     parser.add_argument("--volume-gb", type=int, default=100)

@@ -52,7 +52,7 @@ class WrittenChannel:
         return parse_channel("train", self.folders)
 
     def data(self, num_classes: int | None = None) -> DataSet:
-        return read_data_set(self.folders, num_classes, may_split=False, validates=False, seed=0)
+        return read_data_set(self.folders, num_classes, validates=False, seed=0)
 
     def only(self) -> RawExample:
         """The channel's one example."""
@@ -73,4 +73,4 @@ def data_with_yolo_validation(channel: WrittenChannel, folder: Path, class_name:
     other.write("b.txt", "0 0.5 0.5 0.5 0.5\n")
     other.write("classes.txt", f"{class_name}\n")
     folders = channel.folders | {"validation": ChannelFolder(other.root)}
-    return read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    return read_data_set(folders, None, validates=True, seed=0)

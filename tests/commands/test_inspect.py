@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tilewise.__main__ import main
 from tilewise.data.records import Record, Records
@@ -73,6 +74,30 @@ def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -
     assert data["boxes_by_size"]["very tiny, < 8"] == 6  # 2.5 x 5 pixels of 50 x 50
 
 
+def test_inspect__by_bands_and_a_range(
+    tilewise: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = channel(tmp_path / "data", 2)
+    for number in range(2):
+        pixels = np.full((100, 200, 4), 1000, np.uint16)
+        path = folder / "images" / f"{number}.png"
+        tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    code, _, errors = tilewise("inspect", folder, "--out", tmp_path)
+    assert code == 0, errors
+    assert "4 bands of uint16: the first three are read as RGB" in caplog.text
+    caplog.clear()
+    rendering = ("--bands", "4,3,2", "--pixel-range", "0,4000")
+    code, _, errors = tilewise("inspect", folder, "--out", tmp_path, *rendering)
+    assert code == 0 and "bands of uint16" not in caplog.text, errors
+    with Image.open(tmp_path / "inspect.png") as picture:
+        colours = {colour: count for count, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert colours[64, 64, 64] > 10_000
+    _, _, errors = tilewise("inspect", folder, "--out", tmp_path, "--bands", "5")
+    assert "0.png cannot be decoded: bands=5 asks for band 5, but the image has 4" in errors
+    code, _, errors = tilewise("inspect", folder, "--pixel-range", "9,1")
+    assert code == 2 and "--pixel-range='9,1': must be two numbers, the lower first" in errors
+
+
 def test_inspect__shows_all_before_it_complains(tilewise: Any, tmp_path: Path) -> None:
     folder = channel(tmp_path / "data", 4)
     (folder / "images" / "1.png").write_bytes(b"no image")
@@ -95,6 +120,20 @@ def test_inspect__annotations_for_each_channel(tilewise: Any, tmp_path: Path) ->
     code, output, errors = tilewise(*arguments, tmp_path / "val.json")
     assert code == 0, errors
     assert output.splitlines()[0].split() == ["train", "val"]
+
+
+def test_inspect__augmented_views(tilewise: Any, tmp_path: Path) -> None:
+    folder = channel(tmp_path / "data", 5)
+    arguments = ("inspect", folder, "--out", tmp_path, "--augmented")
+    code, output, errors = tilewise(*arguments, "model_name=yolox_nano", "image_size=64", "copy_paste=1")
+    assert code == 0, errors
+    with Image.open(tmp_path / "augmented.png") as picture:
+        assert picture.size == (4 * 484, 3 * 484)
+    assert f"training views: {tmp_path / 'augmented.png'}" in output
+    code, _, errors = tilewise(*arguments, "copy_paste")
+    assert code == 2 and "--augmented copy_paste: give hyperparameters as NAME=VALUE" in errors
+    code, _, errors = tilewise(*arguments, "copy_past=1")
+    assert code == 2 and "did you mean copy_paste" in errors
 
 
 def test_choose_tiles__telling_and_never_twice() -> None:

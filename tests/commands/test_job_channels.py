@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from tilewise.commands.job_channels import CHANNELS, check_model_channel, data_channels
+from tilewise.commands.job_channels import (
+    CHANNELS,
+    check_model_channel,
+    data_channels,
+    with_earlier_rendering,
+)
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.inference.artifact import Artifact
 from tilewise.platform import Job, JobChannel
 from tilewise.training.distributed.context import SINGLE_PROCESS
+from tilewise.views.rendering import AS_STORED, Rendering
 
 HP = parse_hyperparameters({})
 
@@ -63,3 +73,44 @@ def test_model__of_azure_must_be_in_its_channel(name: str) -> None:
     with pytest.raises(UserError, match=f"{name}=abc: there are no runs of Azure here"):
         check_model_channel({}, hp)
     check_model_channel(job_of("model").channels, hp)
+
+
+INFRARED = Rendering((4, 3, 2), (0.0, 4095.0))
+
+
+def model_seeing(rendering: Rendering) -> Artifact:
+    return cast(Artifact, SimpleNamespace(spec=SimpleNamespace(rendering=rendering)))
+
+
+@pytest.mark.parametrize(
+    ("given", "earlier", "seen", "said"),
+    [
+        ({}, INFRARED, INFRARED, "INFO channel model: bands=4,3,2 is that model's"),
+        ({}, INFRARED, INFRARED, "INFO channel model: pixel_range=0,4095 is that model's"),
+        ({}, AS_STORED, AS_STORED, ""),
+        (
+            {"bands": "1,2,3"},
+            INFRARED,
+            Rendering((1, 2, 3), (0.0, 4095.0)),
+            "WARNING channel model: bands=1,2,3, but that model learnt with 4,3,2",
+        ),
+        (
+            {"pixel_range": "0,255"},
+            AS_STORED,
+            Rendering(None, (0.0, 255.0)),
+            "WARNING channel model: pixel_range=0,255, but that model learnt with none",
+        ),
+        ({"bands": "4,3,2", "pixel_range": "0,4095"}, INFRARED, INFRARED, ""),
+    ],
+)
+def test_model__its_bands_and_range_hold_unless_the_job_has_its_own(
+    given: dict[str, str], earlier: Rendering, seen: Rendering, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        hp = with_earlier_rendering(parse_hyperparameters(given), model_seeing(earlier), None)
+    assert hp.rendering == seen
+    lines = [f"{entry.levelname} {entry.message}" for entry in caplog.records]
+    assert any(line.startswith(said) for line in lines) if said else not lines
+    # the run is interrupted, and resumed from a checkpoint
+    state: dict[str, Any] = {"hyperparameters": json.dumps(hp.model_dump(mode="json"))}
+    assert with_earlier_rendering(parse_hyperparameters(given), None, state) == hp

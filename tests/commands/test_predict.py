@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from tilewise.__main__ import main
+from tilewise.inference.artifact import Artifact
+from tilewise.views.rendering import Rendering
 
 
 class Tilewise:
@@ -51,6 +56,71 @@ def test_predict__writes_a_picture_and_the_detections_and_keeps_the_image(
     assert answer["scores"] == sorted(answer["scores"], reverse=True)
 
 
+GEOGRAPHY = [  # pixels of half a metre, north up
+    (33550, "d", 3, (0.5, 0.5, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 1000.0, 9000.0, 0.0), True),
+    (34735, "H", 12, (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633), True),
+]
+
+
+def test_predict__places_what_it_finds_in_a_geotiff(
+    tilewise: Tilewise, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewise.data.decode.SCENE_PIXELS", 1)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), extratags=GEOGRAPHY)
+    options = ("--model", model_folder, "--out", tmp_path, "--tile-size", 160, "--max-detections", 7)
+    code, _, errors = tilewise("predict", tmp_path / "a.tif", *options)
+    assert code == 0, errors
+    answer = json.loads((tmp_path / "a-detections.json").read_text())
+    places = json.loads((tmp_path / "a-detections.geojson").read_text())
+    assert places["type"] == "FeatureCollection"
+    assert places["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    assert len(places["features"]) == len(answer["boxes"]) == 7
+    found = zip(places["features"], answer["boxes"], answer["scores"], answer["labels"], strict=True)
+    for feature, (x0, y0, x1, y1), score, label in found:
+        name = ("ant", "bee")[label]
+        assert feature["properties"] == {"class": name, "label": label, "score": score}
+        (ring,) = feature["geometry"]["coordinates"]
+        assert ring[0] == ring[-1] and len(ring) == 5
+        (west, south), _, (east, north), *_ = ring
+        expected = (1000 + x0 / 2, 9000 - y1 / 2, 1000 + x1 / 2, 9000 - y0 / 2)
+        assert (west, south, east, north) == pytest.approx(expected)
+        area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
+        assert area > 0  # counterclockwise, as RFC 7946 has outer rings
+
+
+def test_predict__says_where_the_models_limit_cuts(
+    tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    artifact = Artifact.load(model_folder)
+    spec = replace(artifact.spec, detections_per_image=3)
+    replace(artifact, spec=spec).save(tmp_path, "model")
+    options = ("--model", tmp_path, "--out", tmp_path)
+    _, output, _ = tilewise("predict", image, *options)
+    assert "3 detections, as many as the model keeps of an image: --max-detections keeps more" in output
+    _, output, _ = tilewise("predict", image, *options, "--max-detections", 20)
+    assert "keeps more" not in output
+    assert len(json.loads((tmp_path / "a photo-detections.json").read_text())["boxes"]) > 3
+
+
+def test_predict__draws_the_bands_that_the_model_sees(
+    tilewise: Tilewise, model_folder: Path, tmp_path: Path
+) -> None:
+    artifact = Artifact.load(model_folder)
+    rendering = Rendering(bands=(4, 3, 2), pixel_range=(0, 4000))
+    inner = tmp_path / "packed" / "model"  # below a top folder, as some archives have one
+    inner.mkdir(parents=True)
+    replace(artifact, spec=replace(artifact.spec, rendering=rendering)).save(inner, "model")
+    bands = np.stack([np.full((90, 120), value, np.uint16) for value in (100, 200, 300, 3000)], axis=2)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    options = ("--model", tmp_path / "packed", "--out", tmp_path, "--threshold", 1)
+    code, _, errors = tilewise("predict", tmp_path / "a.tif", *options)
+    assert code == 0, errors
+    with Image.open(tmp_path / "a-detections.png") as picture:
+        assert picture.getpixel((119, 89)) == (191, 19, 13)
+
+
 def test_evaluate__prints_figures_as_json(
     tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -76,6 +146,7 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         (("predict", image, "--model", tmp_path), "holds no model of Tilewise"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9"), "does not answer"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9", "--tile-size", 9), "has its own tiles"),
+        (("predict", image, "--endpoint", "http://127.0.0.1:9", "--max-detections", 9), "goes with --model"),
         (
             ("predict", image, "--model", model_folder, "--tile-grid-size", "1x1"),
             "--tile-grid-size='1x1': must be",

@@ -75,4 +75,4 @@ def _compare(
 
 
 def _read(folder: Path) -> DataSet:
-    return read_data_set({"train": ChannelFolder(folder)}, None, may_split=False, validates=False, seed=0)
+    return read_data_set({"train": ChannelFolder(folder)}, None, validates=False, seed=0)

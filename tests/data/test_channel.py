@@ -60,7 +60,7 @@ class Channels:
     def read(
         self,
         num_classes: int | None = None,
-        may_split: bool = False,
+        validation_share: float | None = None,
         validates: bool = True,
         seed: int = 0,
         class_map: dict[int, str] | None = None,
@@ -68,7 +68,7 @@ class Channels:
         return read_data_set(
             self.folders,
             num_classes,
-            may_split=may_split,
+            validation_share=validation_share,
             validates=validates,
             seed=seed,
             class_map=class_map,
@@ -241,7 +241,7 @@ def test_channels__no_train(channels: Channels) -> None:
     text = channels.message()
     assert text.startswith("the channel train is missing (channels given: validation, validation_annotation)")
     with pytest.raises(UserError, match=r"\(channels given: none\)"):
-        read_data_set({}, None, may_split=True, validates=True, seed=0)
+        read_data_set({}, None, validation_share=0.2, validates=True, seed=0)
 
 
 @pytest.mark.parametrize("missing", ["train", "train_annotation"])
@@ -301,34 +301,43 @@ def test_channels__every_annotation_broken(channels: Channels) -> None:
 
 def test_split__without_validation_channel(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
-    data = channels.read(may_split=True, seed=3)
+    data = channels.read(validation_share=0.2, seed=3)
     assert data.validation is not None
     keys = [{record.key for record in split.sample} for split in (data.train, data.validation)]
     assert [len(some) for some in keys] == [16, 4] and not keys[0] & keys[1]
     assert data.validation.issues.images == 4
-    again = channels.read(may_split=True, seed=3)
+    again = channels.read(validation_share=0.2, seed=3)
     assert again.validation is not None
     assert {record.key for record in again.validation.sample} == keys[1]
-    others = [channels.read(may_split=True, seed=seed).validation for seed in range(4)]
+    others = [channels.read(validation_share=0.2, seed=seed).validation for seed in range(4)]
     assert any({record.key for record in other.sample} != keys[1] for other in others if other)
+
+
+def test_split__by_the_share_that_the_job_says(channels: Channels, caplog: pytest.LogCaptureFixture) -> None:
+    channels.coco("train", [[1]] * 20, {1: "ant"})
+    with caplog.at_level("INFO"):
+        data = channels.read(validation_share=0.35)
+    assert data.validation is not None
+    assert (len(data.train.sample), len(data.validation.sample)) == (13, 7)
+    assert "no validation channel: 35 % of the training images validate" in caplog.text
 
 
 def test_split__not_for_the_built_in_algorithm(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
-    assert channels.message(may_split=False).startswith("the channel validation is missing: ")
+    assert channels.message().startswith("the channel validation is missing: ")
 
 
-@pytest.mark.parametrize("may_split", [True, False])
-def test_split__not_where_nothing_validates(channels: Channels, may_split: bool) -> None:
+@pytest.mark.parametrize("share", [0.2, None])
+def test_split__not_where_nothing_validates(channels: Channels, share: float | None) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
-    data = channels.read(may_split=may_split, validates=False)
+    data = channels.read(validation_share=share, validates=False)
     assert data.validation is None and len(data.train.sample) == 20
 
 
 def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> None:
     channels.coco("train", [[1]] * 20, {1: "ant"})
     channels.coco("validation", [[1]] * 2, {1: "ant"})
-    data = channels.read(may_split=True)
+    data = channels.read(validation_share=0.2)
     assert data.validation is not None
     assert (len(data.train.sample), len(data.validation.sample)) == (20, 2)
 
@@ -336,8 +345,9 @@ def test_split__not_where_there_is_a_validation_channel(channels: Channels) -> N
 @pytest.mark.parametrize("count", [1, 2])
 def test_split__of_too_few(channels: Channels, count: int) -> None:
     channels.coco("train", [[1]] * count, {1: "ant"})
-    assert channels.message(may_split=True) == (
-        f"channel train holds {count} images, too few to set some aside: give a validation channel"
+    assert channels.message(validation_share=0.2) == (
+        f"channel train holds {count} images, of which validation_data_size=0.2 sets 0 aside: give a channel "
+        "validation, or another share"
     )
 
 
@@ -391,7 +401,7 @@ def test_real_data__bccd(shared_data: Path, tmp_path: Path) -> None:
     whole = json.loads((folder / "train.json").read_text())
     for row in whole["images"]:
         (folder / "images" / row["file_name"]).symlink_to(source / "images" / row["file_name"])
-    data = read_data_set({"train": ChannelFolder(folder)}, None, may_split=True, validates=True, seed=0)
+    data = read_data_set({"train": ChannelFolder(folder)}, None, validation_share=0.2, validates=True, seed=0)
     assert data.validation is not None
     assert len(data.train.sample) + len(data.validation.sample) == len(whole["images"])
     assert not data.train.issues.left_out

@@ -32,9 +32,7 @@ def channel(tmp_path: Path) -> WrittenChannel:
 
 
 def read(channel: WrittenChannel, num_classes: int | None = None, **choice: Any) -> DataSet:
-    return read_data_set(
-        channel.folders, num_classes, may_split=False, validates=False, seed=0, choice=DataChoice(**choice)
-    )
+    return read_data_set(channel.folders, num_classes, validates=False, seed=0, choice=DataChoice(**choice))
 
 
 @pytest.mark.parametrize("num_classes", [None, 2, 3])

@@ -134,3 +134,23 @@ def test_heic__is_named_with_the_way_to_convert_it(tmp_path: Path, brand: bytes)
     assert list(Folder(tmp_path).images) == ["a"]
     with pytest.raises(DecodeError, match="it is a HEIC image, which is not supported: convert it to JPEG"):
         read_header((tmp_path / "a").read_bytes())
+
+
+def test_ask__puts_a_question_to_a_file_once(folder: Folder) -> None:
+    asked: list[Path] = []
+
+    def size(path: Path) -> int:
+        asked.append(path)
+        return path.stat().st_size
+
+    for _ in range(2):
+        assert [folder.ask(size, path) for path in folder.files.values()] == [0] * len(folder.files)
+    assert asked == list(folder.files.values())
+    assert folder.ask(str, asked[0]) == str(asked[0])  # another question has its own answer
+
+
+def test_largest__by_their_sizes(folder: Folder) -> None:
+    for number, path in enumerate(folder.images.values()):
+        path.write_bytes(bytes(100 - number))
+    first, second, *_ = folder.images
+    assert list(folder.largest(folder.images, 2)) == [second, first]

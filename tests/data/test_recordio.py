@@ -383,7 +383,7 @@ def objects(*ids: int) -> list[float]:
 def message(folders: dict[str, Path], num_classes: int | None = None) -> str:
     named = {name: ChannelFolder(path) for name, path in folders.items()}
     with pytest.raises(UserError) as error:
-        read_data_set(named, num_classes, may_split=False, validates=False, seed=0)
+        read_data_set(named, num_classes, validates=False, seed=0)
     return str(error.value)
 
 
@@ -392,9 +392,7 @@ def test_channel__several_files_and_folders(tmp_path: Path) -> None:
     channel(tmp_path / "train", [objects()], "more/part_a.rec")
     channel(tmp_path / "train", [objects(9)], ".ipynb_checkpoints/part_a.rec")
     (tmp_path / "train" / "part_b.idx").write_text("100\t0\n")
-    data = read_data_set(
-        {"train": ChannelFolder(tmp_path / "train")}, None, may_split=False, validates=False, seed=0
-    )
+    data = read_data_set({"train": ChannelFolder(tmp_path / "train")}, None, validates=False, seed=0)
     assert data.classes == ("0", "1", "2")
     assert [(record.key, record.targets.labels.tolist()) for record in data.train.sample] == [
         ("more/part_a.rec#0 (id 100)", []),
@@ -409,7 +407,6 @@ def test_channel__with_validation(tmp_path: Path) -> None:
     data = read_data_set(
         {name: ChannelFolder(path) for name, path in folders.items()},
         3,
-        may_split=False,
         validates=True,
         seed=0,
     )

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
-import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from tilewise.data import decode, tiff
+from tilewise.data import decode, scene, tiff
 from tilewise.data.decode import DecodedImage, ImageTooLargeError, decode_image, decode_reduced, read_header
 from tilewise.data.geotiff import read_georeference
-from tilewise.data.scene import ScenePixels
+from tilewise.data.scene import AveragedPixels, ScenePixels
 from tilewise.views.rendering import Rendering
-from tilewise.views.view import View
+from tilewise.views.view import FILL, View
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from scene import write_scene
 
 HEIGHT, WIDTH = 300, 400
 
@@ -60,10 +64,31 @@ def test_scene__windows_are_those_of_the_whole_image(layout: str, tmp_path: Path
         pixels, factor = image.seen_by(view)
         assert factor == 1
         assert (view.pixels_from_image(pixels) == view.pixels_from_image(whole)).all()
-    averaged = np.moveaxis(pixels_of(image).averaged(7), 0, 2)
+    averaged = np.moveaxis(AveragedPixels(pixels_of(image), 7).read((0, 0, 58, 43)), 0, 2)
     rows = [whole[:, y : y + 7].astype(float) for y in range(0, HEIGHT, 7)]
     means = [[row[:, :, x : x + 7].mean(axis=(1, 2)) for x in range(0, WIDTH, 7)] for row in rows]
     assert np.abs(averaged - np.array(means)).max() <= 0.51
+    part = AveragedPixels(pixels_of(image), 7).read((9, 4, 58, 31))
+    assert (np.moveaxis(part, 0, 2) == averaged[4:31, 9:58]).all()
+
+
+def test_scene__large_windows_are_averaged_while_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    smooth = np.stack([rows + 0 * columns, 0 * rows + columns, rows + columns], axis=2) % 256
+    tifffile.imwrite(path, smooth.astype(np.uint8), photometric="rgb", tile=(64, 48))
+    whole, image = decode_image(path.read_bytes()).numpy(), scene_of(path)
+    monkeypatch.setattr(scene, "_LARGE_WINDOW", 10_000)
+    monkeypatch.setattr(scene, "_BAND_BYTES", 5_000)
+    for window in ((0, 0, WIDTH, HEIGHT), (100, 40, 350, 290), (-40, -30, 300, 225)):
+        view = View(window, (50, 40))
+        pixels, factor = image.seen_by(view)
+        assert factor == min((window[2] - window[0]) // 50, (window[3] - window[1]) // 40)
+        snapped = view.snapped(factor)
+        seen, expected = snapped.pixels_from_image(pixels, factor), snapped.pixels_from_image(whole)
+        assert np.abs(seen.astype(int) - expected).mean() < 2
 
 
 def test_scene__tiles_on_the_files_tiles_are_decoded_once(tmp_path: Path) -> None:
@@ -102,47 +127,16 @@ def test_scene__the_pixel_cap_is_for_each_part(tmp_path: Path) -> None:
         decode_image(path.read_bytes(), max_pixels=64 * 48)  # what comes over the network comes whole
 
 
-def shared_tiles(path: Path, side: int, tile: int = 512) -> None:
-    """A BigTIFF file of side x side pixels, small on disk: all its tiles are one of two."""
-    count = -(-side // tile)
-    contents = [bytes([value]) * (tile * tile * 3) for value in (60, 200)]
-    start = 16 + sum(map(len, contents))
-    numbers = np.arange(count * count)
-    offsets = 16 + (numbers // count + numbers % count) % 2 * len(contents[0])
-    tags = [
-        (256, 4, 1, side),  # width
-        (257, 4, 1, side),
-        (258, 3, 3, 8 | 8 << 16 | 8 << 32),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),  # RGB
-        (277, 3, 1, 3),
-        (284, 3, 1, 1),
-        (322, 4, 1, tile),
-        (323, 4, 1, tile),
-        (324, 16, len(numbers), start),  # offsets
-        (325, 16, len(numbers), start + 8 * len(numbers)),
-    ]
-    with path.open("wb") as file:
-        file.write(struct.pack("<2sHHHQ", b"II", 43, 8, 0, start + 16 * len(numbers)))
-        for content in contents:
-            file.write(content)
-        file.write(offsets.astype("<u8").tobytes())
-        file.write(np.full(len(numbers), len(contents[0]), "<u8").tobytes())
-        file.write(struct.pack("<Q", len(tags)))
-        for tag in tags:
-            file.write(struct.pack("<HHQQ", *tag))
-        file.write(struct.pack("<Q", 0))
-
-
 def test_scene__of_ten_billion_pixels(tmp_path: Path) -> None:
     path = tmp_path / "large.tif"
-    shared_tiles(path, 100_000)
+    write_scene(path, 100_000, 9)
     assert path.stat().st_size < 3_000_000
     image = scene_of(path)
     assert (image.width, image.height) == (100_000, 100_000)
     view = View((99_000, 50_000, 101_000, 52_000), (320, 320))
     cut = view.pixels_from_image(image.seen_by(view)[0])
-    assert set(np.unique(cut[:, :, :150]).tolist()) >= {60, 200}
+    beyond = cut[:, :, 161:]
+    assert 60 <= cut[:, :, :159].min() and (beyond == np.array(FILL)[:, None, None]).all()
     assert pixels_of(image).decoded_blocks <= 20
 
 

@@ -59,7 +59,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path) -> DataSet:
-    return read_data_set({"train": ChannelFolder(folder)}, None, may_split=False, validates=False, seed=0)
+    return read_data_set({"train": ChannelFolder(folder)}, None, validates=False, seed=0)
 
 
 @pytest.mark.parametrize("case", READ)

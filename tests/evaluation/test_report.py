@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from made_instances import make_instances
 from PIL import Image
+from tilewise.data import decode
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.statistics import channel_statistics, size_bars
@@ -24,6 +26,7 @@ from tilewise.evaluation.report import ReportContent, report_page
 from tilewise.instances import Instances
 from tilewise.stop import StopWhen
 from tilewise.targets import Targets
+from tilewise.views.rendering import Rendering
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
 SELF_CLOSING = {"path", "rect", "image", "circle"}
@@ -241,6 +244,32 @@ def test_best_and_worst__are_ranked_by_f1(random_scored: Callable[[int], Scored]
     assert [f1[index] for index in best] == sorted(known, reverse=True)[:4]
 
 
+def shown(svg: str) -> Any:
+    data = re.search(r'base64,([^"]*)"', svg)
+    assert data
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1]))))
+
+
+def test_picture__shows_the_bands_and_the_range_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bands.tif"
+    bands = np.stack([np.full((1000, 1200), value, np.uint16) for value in (100, 200, 300, 3000)], axis=2)
+    tifffile.imwrite(path, bands, photometric="minisblack", planarconfig="contig", tile=(64, 64))
+    boxes = np.array([[400, 800, 410, 810]], np.float32)
+    record = Record("bands", path, 1200, 1000, Targets(boxes, np.array([0]), np.zeros(1, np.bool_)))
+    analysis = analyse(Scored(Records([record]), [found()]), ("ant",), {})
+    rendering = Rendering(bands=(4, 3, 2), pixel_range=(0, 4000))
+    pages = []
+    for scene_pixels in (decode.SCENE_PIXELS, 1):  # as a whole, and by parts
+        monkeypatch.setattr(decode, "SCENE_PIXELS", scene_pixels)
+        picture = make_picture(record, analysis.outcomes[0], ("ant",), rendering=rendering)
+        pages.append(shown(picture.svg))
+        for pixels in (pages[-1], shown(picture.close_up)):
+            assert np.abs(pixels.reshape(-1, 3).mean(axis=0) - (191, 19, 13)).max() < 4
+    assert (pages[0] == pages[1]).all()
+
+
 def test_picture__is_reduced_with_boxes_where_the_objects_are(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("RGB", (3600, 1800), "grey").save(path)
@@ -248,9 +277,7 @@ def test_picture__is_reduced_with_boxes_where_the_objects_are(tmp_path: Path) ->
     record = Record("large", path, 3600, 1800, Targets(boxes, np.array([0, 0]), np.zeros(2, np.bool_)))
     analysis = analyse(Scored(Records([record]), [found(([400.0, 800, 1200, 1200], 0.9, 0))]), ("ant",), {})
     picture = make_picture(record, analysis.outcomes[0], ("ant",))
-    data = re.search(r'base64,([^"]*)"', picture.svg)
-    assert data
-    assert Image.open(io.BytesIO(base64.b64decode(data[1]))).size == (MAX_SIDE, MAX_SIDE // 2)
+    assert shown(picture.svg).shape == (MAX_SIDE // 2, MAX_SIDE, 3)
     groups = dict(re.findall(r'<g class="(\w+)">(.*?)</g>', picture.svg))
     assert 'd="M100.0 200.0H300.0V300.0H100.0Z"' in groups["truth"]
     assert 'd="M99.0 199.0H301.0V301.0H99.0Z"' in groups["found"]

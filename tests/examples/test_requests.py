@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import boto3
+import numpy as np
 import pytest
+import tifffile
 from tilewise.evaluation.coco import FIGURES
 from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
@@ -139,3 +144,56 @@ def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:
     done = subprocess.run([*command, "--role", ROLE, "--model", "s3://b/m"], env=aws, capture_output=True)
     assert done.returncode == 2
     assert b"needs --output" in done.stderr
+
+
+GEOGRAPHY = [
+    (33550, "d", 3, (0.5, 0.5, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 1000.0, 9000.0, 0.0), True),
+    (34735, "H", 12, (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633), True),
+]
+
+
+def test_process_scenes__the_job_that_it_starts_finds_objects(
+    aws: dict[str, str], model_folder: Path, tmp_path: Path
+) -> None:
+    model, scenes = ("--model", "s3://bucket/model.tar.gz"), ("--scenes", "s3://bucket/scenes")
+    arn = run(
+        aws,
+        "process_scenes.py",
+        "--image",
+        IMAGE,
+        "--role",
+        ROLE,
+        *model,
+        *scenes,
+        "--output",
+        "s3://bucket/found",
+        "--instances",
+        "3",
+        "--tile-size",
+        "256",
+    )
+    job = client(aws).describe_processing_job(ProcessingJobName=arn.rpartition("/")[2])
+    given = {each["InputName"]: each["S3Input"] for each in job["ProcessingInputs"]}
+    assert given["scenes"]["S3DataDistributionType"] == "ShardedByS3Key"
+    assert given["model"]["S3DataDistributionType"] == "FullyReplicated"
+    (output,) = job["ProcessingOutputConfig"]["Outputs"]
+    # the container, with its folders here
+    for name in ("model", "scenes", "output"):
+        (tmp_path / "processing" / name).mkdir(parents=True)
+    with tarfile.open(tmp_path / "processing" / "model" / "model.tar.gz", "w:gz") as tar:
+        tar.add(model_folder, "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    scene = tmp_path / "processing" / "scenes" / "a b.tif"
+    tifffile.imwrite(scene, pixels, photometric="rgb", tile=(64, 64), extratags=GEOGRAPHY)
+    *shell, script = job["AppSpecification"]["ContainerEntrypoint"]
+    assert "/opt/ml/processing/output" == output["S3Output"]["LocalPath"]
+    script = script.replace("/opt/ml/processing", str(tmp_path / "processing"))
+    script = script.replace("/tmp/model", str(tmp_path / "model"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([*shell, script], env=os.environ | {"PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "processing" / "output" / "a b-detections.geojson").read_text())
+    assert found["features"] and found["crs"]["properties"]["name"].endswith("EPSG::32633")
+    longest = max(side for one in found["features"] for side in one["geometry"]["coordinates"][0][0])
+    assert 8850 <= longest <= 9000

@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from tilewise.errors import UserError
 from tilewise.inference import artifact as artifact_module
 from tilewise.inference.artifact import Artifact, read_classes
+from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
+from tilewise.serving.model_card import ModelCard
 from tilewise.tiling.spec import Level, Tiling
 from tilewise.views.view import Scaling
 
@@ -93,6 +95,21 @@ def test_folder__holds_two_files_and_the_newer_model(
     artifacts[1].save(folder, "model-0001")
     assert sorted(path.name for path in folder.iterdir()) == ["model-0001.safetensors", "model.json"]
     assert_same_weights(Artifact.load(folder), artifacts[1])
+
+
+def test_folder__of_an_archive_with_a_top_folder(folder: Path) -> None:
+    artifact, top = Artifact.load(folder), folder / "unpacked"
+    (top / "model").mkdir(parents=True)
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        path.rename(top / "model" / path.name)
+    assert_same_weights(Artifact.load(top), artifact)
+    assert read_classes(top) == artifact.classes
+    assert Predictor.load(top).classes == artifact.classes
+    assert ModelCard.read(top).classes == artifact.classes
+    (top / "other").mkdir()
+    (top / "other" / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no model of Tilewise"):
+        Artifact.load(top)  # which of the two is meant?
 
 
 def test_files__everybody_may_read_them(folder: Path) -> None:

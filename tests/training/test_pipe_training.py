@@ -102,7 +102,9 @@ def piped(stack: ExitStack, folder: Path, hp: Hyperparameters, **channels: list[
         stack.enter_context(PipePlatform(folder / name, passes))
         images = hp.num_training_samples if name == "train" else None
         facts[name] = ChannelPipe(folder / name, "application/x-recordio", len(passes), images)
-    data = read_data_set(facts, hp.num_classes, may_split=True, validates="validation" in channels, seed=0)
+    data = read_data_set(
+        facts, hp.num_classes, validation_share=0.2, validates="validation" in channels, seed=0
+    )
     stack.callback(data.close)
     return data
 
@@ -132,7 +134,8 @@ def test_train__the_same_figures_as_from_files(stack: ExitStack, tmp_path: Path,
         folder.path.mkdir(parents=True)
         (folder.path / "data.rec").write_bytes(content)
     from_files = train(
-        read_data_set(folders, 1, may_split=True, validates=True, seed=0), make_job(hp, tmp_path, detector)
+        read_data_set(folders, 1, validation_share=0.2, validates=True, seed=0),
+        make_job(hp, tmp_path, detector),
     )
     data = piped(stack, tmp_path / "pipes", hp, train=[content], validation=[content])
     from_pipes = train(data, make_job(hp, tmp_path, detector))
@@ -153,7 +156,7 @@ def test_train__pipe_to_train_and_files_to_validate(
             "validation": ChannelFolder(tmp_path / "validation"),
         },
         1,
-        may_split=True,
+        validation_share=0.2,
         validates=True,
         seed=0,
     )
@@ -215,7 +218,7 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
     stack.enter_context(PipePlatform(tmp_path / "train", [records(10)]))
     channel = ChannelPipe(tmp_path / "train", passes=2, images=10)
     data = read_data_set(
-        {"train": channel}, 1, may_split=True, validates=False, seed=0, stop=StopWhen(stop.is_set)
+        {"train": channel}, 1, validation_share=0.2, validates=False, seed=0, stop=StopWhen(stop.is_set)
     )
     stack.callback(data.close)
     threading.Timer(1, stop.set).start()

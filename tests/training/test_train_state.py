@@ -173,6 +173,7 @@ CASES: dict[str, dict[str, object]] = {
     "one_worker": {"num_workers": 1, "number_of_epochs": 2},
     "average": {"ema_decay": 0.99, "number_of_epochs": 2},
     "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
+    "copy_paste": {"copy_paste": 1, "copy_paste_source": "any", "number_of_epochs": 2},
     "sniper": {
         "training_views": "sniper",
         "pyramid_scales": "1,2",
@@ -240,7 +241,7 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
                 path = tmp_path / f"{name}-{channel}"
                 stack.enter_context(PipePlatform(path, [content] * passes))
                 facts[channel] = ChannelPipe(path, "application/x-recordio", passes, IMAGES)
-            data = read_data_set(facts, 1, may_split=False, validates=True, seed=0)
+            data = read_data_set(facts, 1, validates=True, seed=0)
             stack.callback(data.close)
             return job, job.run(data, hp, stop_after)
 

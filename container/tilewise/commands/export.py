@@ -76,6 +76,9 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
         return float(figures["AP"] or 0.0) if figures else 0.0
 
     before = score()
-    quantise(path, plan, (decode_reduced(record.read(), plan.reduction) for record in channel.records))
+    decoded = (
+        decode_reduced(record.source, plan.reduction, rendering=plan.rendering) for record in channel.records
+    )
+    quantise(path, plan, decoded)
     after = score()
     print(f"AP of {len(channel.records)} images: {before:.4f}, in 8 bits {after:.4f}: {after - before:+.4f}")

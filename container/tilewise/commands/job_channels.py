@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATA_CHANNELS = ("train", "validation", "test")
-WEIGHTS_CHANNELS = ("pretrained", "model")
+WEIGHTS_CHANNELS = ("pretrained", "model", "teacher")
 SDK_CHANNELS = ("code", "sm_drivers", "recipe")
 """What ModelTrainer of the SageMaker Python SDK v3 adds to a job for its own scripts."""
+
+DISTILLATION = ("distillation_maps", "distillation_temperature", "distillation_weight")
+"""Hyperparameters that have an effect with the channel ``teacher`` only."""
 
 CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
@@ -91,6 +95,7 @@ _OTHER_WORDS = {
     "test": ("testing", "tst"),
     "pretrained": ("weights", "pretrain"),
     "model": ("checkpoint", "checkpoints"),
+    "teacher": ("teachers", "distillation"),
 }
 _ANNOTATIONS = re.compile(r"(annotations?|annots?|anns?|labels?)$")
 
@@ -133,6 +138,69 @@ def initial_model(channels: Mapping[str, platform.JobChannel]) -> Artifact | Non
 
     channel = channels.get("model")
     return read_initial_model(channel.path) if channel else None
+
+
+def with_earlier_rendering(
+    hp: Hyperparameters, initial: Artifact | None, state: Mapping[str, Any] | None
+) -> Hyperparameters:
+    """The job with the bands and the range of values of the model that it goes on from, where it gives none.
+
+    Args:
+        hp: the job.
+        initial: the model in the channel ``model``.
+        state: of the run that is resumed, which has taken them over already.
+
+    """
+    if state:
+        was = json.loads(state["hyperparameters"])
+        kept = {name: was.get(name) for name in _RENDERING if name not in hp.given}
+        return hp.model_copy(update={name: numbers and tuple(numbers) for name, numbers in kept.items()})
+    taken = {}
+    earlier = initial.spec.rendering if initial else hp.rendering
+    for name in _RENDERING:
+        theirs, own = getattr(earlier, name), getattr(hp, name)
+        if name not in hp.given and theirs is not None:
+            taken[name] = theirs
+            log.info("channel model: %s=%s is that model's", name, _written(theirs))
+        elif theirs != own:
+            log.warning(
+                "channel model: %s=%s, but that model learnt with %s: it has to learn the pixels anew",
+                name,
+                _written(own),
+                _written(theirs),
+            )
+    return hp.model_copy(update=taken)
+
+
+_RENDERING = ("bands", "pixel_range")
+
+
+def _written(numbers: Sequence[float] | None) -> str:
+    return "none" if numbers is None else ",".join(f"{number:g}" for number in numbers)
+
+
+def teachers(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> list[Artifact]:
+    """The models in the channel ``teacher``; none where there is no such channel.
+
+    Raises:
+        UserError: it holds none, comes through a pipe, or is missing though the job says how to learn from
+            it.
+
+    """
+    from tilewise.training.job.teachers import read_teachers
+
+    channel = channels.get("teacher")
+    if channel is None:
+        given = [name for name in DISTILLATION if name in hp.given]
+        if given:
+            raise UserError(
+                f"{given[0]} says how to learn from a teacher, and there is none: give a trained "
+                "model.tar.gz in the channel teacher, or leave it out"
+            )
+        return []
+    if channel.input_mode == "Pipe":
+        raise UserError("channel teacher: a model is a file: use input mode File or FastFile")
+    return read_teachers(channel.path)
 
 
 def pretrained_folder(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> Path | None:

@@ -7,7 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
@@ -16,7 +20,8 @@ from tilewise.data.decode import decode_reduced
 from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
-from tilewise.inference.artifact import read_classes, read_rendering
+from tilewise.inference.artifact import read_classes
+from tilewise.inference.description import ModelDescription
 from tilewise.inference.detections import Prediction
 from tilewise.inference.tile_options import read_tile_options
 from tilewise.inference.two_stages import load_predictor
@@ -55,14 +60,22 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction]:
+def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[bytes | Path], Prediction]:
     """Who predicts: the endpoint or the model that the options name.
+
+    Args:
+        arguments: the options.
+        most: detections of an image; None for as many as the model was trained with, or the endpoint returns.
 
     Raises:
         UserError: they name neither, or tiles that cannot be had.
 
     """
     tiles = read_tile_options({name: getattr(arguments, name) for name in TILE_ARGUMENTS}, _option)
+    if arguments.endpoint and most is not None:
+        raise UserError(
+            "--max-detections goes with --model: an endpoint returns what its model was trained for"
+        )
     if arguments.endpoint and tiles != AS_TRAINED:
         raise UserError(
             "an endpoint has its own tiles: start it with TILEWISE_TILE_GRID_SIZE=3x2, for instance"
@@ -73,7 +86,11 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     keep_freed_memory(OF_VIEWS)
-    return load_predictor(arguments.model, tiles).predict
+    predictor = load_predictor(arguments.model, tiles)
+    if most is not None:
+        merge: Any = predictor.merge  # a detector's
+        predictor.merge = partial(merge, limit=most)
+    return predictor.predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument(
         "--out", type=Path, default=Path("."), help="folder for the pictures and the JSON answers"
+    )
+    parser.add_argument(
+        "--max-detections", type=int, metavar="N", help="of an image; default: as the model was trained with"
     )
     parser.add_argument("--threshold", type=float, default=0.4, help="draw detections from this score on")
     add_source(parser)
@@ -99,18 +119,19 @@ def run(arguments: argparse.Namespace) -> None:
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
-    predict = source(arguments)
+    predict = source(arguments, arguments.max_detections)
+    model = ModelDescription.read(arguments.model) if arguments.model else None
     classes = read_classes(arguments.model) if arguments.model else None
-    rendering = read_rendering(arguments.model) if arguments.model else AS_STORED
+    rendering = model.spec.rendering if model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
         detections = predict(path).detections
-        names = classes or tuple(
-            str(label) for label in range(max(detections.labels.tolist(), default=-1) + 1)
-        )
+        largest = max(detections.labels.tolist(), default=-1)
+        names = classes or tuple(str(label) for label in range(largest + 1))
         confident = detections.select(detections.scores >= arguments.threshold)
         picture = arguments.out / f"{path.stem}-detections.png"
-        draw_detections(*_picture_of(path, confident, rendering), names).save(picture)
+        pixels, shown = _picture_of(path, confident, rendering)
+        draw_detections(pixels, shown, names).save(picture)
         answer = {
             "image": path.name,
             "classes": names,
@@ -123,19 +144,20 @@ def run(arguments: argparse.Namespace) -> None:
         if reference:
             places = to_geojson(detections, names, reference)
             picture.with_suffix(".geojson").write_text(json.dumps(places), encoding="utf-8")
+        if model and len(detections) == model.spec.detections_per_image and arguments.max_detections is None:
+            print(
+                f"{path.name}: {len(detections)} detections, as many as the model keeps of an image: "
+                "--max-detections keeps more"
+            )
         summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
         print(f"{picture}: {summary}")
 
 
 def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Array, Instances]:
     """An image's pixels, reduced to :data:`PICTURE_SIDE` where it is larger, and the detections in them."""
-    image = decode_reduced(path, lambda width, height: 1, rendering=rendering)
-    longer = max(image.width, image.height)
-    if longer <= PICTURE_SIDE and not image.scene:
-        return image.pixels, detections
-    scale = min(1.0, PICTURE_SIDE / longer)
+    image = decode_reduced(path, lambda *_: 1, rendering=rendering)
+    scale = min(1.0, PICTURE_SIDE / max(image.width, image.height))
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     view = View((0, 0, image.width, image.height), size)
-    pixels, factor = image.seen_by(view)
-    shown = view.snapped(factor).pixels_from_image(pixels, factor)
-    return shown, replace(detections, boxes=view.boxes_from_image(detections.boxes))
+    shown = replace(detections, boxes=view.boxes_from_image(detections.boxes))
+    return np.moveaxis(image.show(view), 2, 0), shown

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
@@ -305,10 +306,8 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
     """
     issues.images = len(examples)
     examples = _as_fractions(examples, issues.channel)
-    chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
-    with ThreadPoolExecutor(8) as pool:
-        infos = chain.from_iterable(pool.map(_read_image_infos, chunks))
-        pairs = zip(examples, infos, strict=True)
+    with ExitStack() as stack:
+        pairs = zip(examples, _image_infos(examples, stack), strict=True)
         records = Records(record for pair in pairs if (record := check_example(*pair, issues)))
     issues.check()
     if not len(records):
@@ -370,6 +369,14 @@ _CHUNK = 256  # examples that a thread takes at once: a hundred thousand single 
 
 ImageInfo = tuple[ImageHeader, int]
 """An image's header and the number of its bytes."""
+
+
+def _image_infos(examples: Sequence[RawExample], stack: ExitStack) -> Iterable[ImageInfo | str]:
+    if len(examples) <= _CHUNK:
+        return map(read_image_info, examples)
+    chunks = [examples[start : start + _CHUNK] for start in range(0, len(examples), _CHUNK)]
+    pool = stack.enter_context(ThreadPoolExecutor(8))
+    return chain.from_iterable(pool.map(_read_image_infos, chunks))
 
 
 def _read_image_infos(examples: Sequence[RawExample]) -> list[ImageInfo | str]:

@@ -52,9 +52,6 @@ from tilewise.views.rendering import AS_STORED, Rendering
 
 log = logging.getLogger(__name__)
 
-VALIDATION_SHARE = 0.2
-"""The share of the training images that validate when there is no validation channel (Azure AutoML's)."""
-
 FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_recordio,
     find_manifest,
@@ -167,9 +164,9 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     channels: Channels,
     num_classes: int | None,
     *,
-    may_split: bool,
     validates: bool,
     seed: int,
+    validation_share: float | None = None,
     class_map: ClassMap | None = None,
     rendering: Rendering = AS_STORED,
     stop: StopToken = NEVER,
@@ -183,9 +180,10 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     Args:
         channels: by name.
         num_classes: how many classes the job says there are; None to take it from the data.
-        may_split: without a validation channel, whether some training images may stand in for it.
         validates: whether the job validates at all.
-        seed: draws that part.
+        seed: draws what is set aside.
+        validation_share: of the training images, which validate where there is no validation channel; None
+            where none may.
         class_map: which class ids there are and what they are called, where the job says so.
         rendering: of the images, for what is said of those with more bands.
         stop: looked at while a pipe has to be waited for.
@@ -197,7 +195,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         StopWaiting: ``stop`` said so.
 
     """
-    _check_channels(channels, may_split=may_split, validates=validates)
+    _check_channels(channels, may_split=validation_share is not None, validates=validates)
     folders = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelFolder)}
     piped = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelPipe)}
     for name, channel in piped.items():
@@ -236,8 +234,9 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             for name, channel in piped.items()
         }
         if validates and "validation" not in channels:  # then ``train`` is no pipe
-            log.info("no validation channel: %.0f %% of the training images validate", 100 * VALIDATION_SHARE)
-            splits |= _divide(splits["train"], seed)
+            assert validation_share is not None
+            log.info("no validation channel: %g %% of the training images validate", 100 * validation_share)
+            splits |= _divide(splits["train"], validation_share, seed)
         sources = streams | {name: _sharded(name, split, folders) for name, split in splits.items()}
         data_by_channel = {
             name: (sources[name].sample, sources[name].issues) for name in SPLITS if name in sources
@@ -364,12 +363,13 @@ def _sharded(name: str, split: Split, folders: Mapping[str, ChannelFolder]) -> S
     return replace(split, shard=folders[name if name in folders else "train"].shard)
 
 
-def _divide(split: Split, seed: int) -> dict[str, Split]:
+def _divide(split: Split, share: float, seed: int) -> dict[str, Split]:
     order = np.random.default_rng(seed).permutation(len(split.records))
-    count = round(VALIDATION_SHARE * len(order))
+    count = round(share * len(order))
     if not 0 < count < len(order):
         raise UserError(
-            f"channel train holds {len(order)} images, too few to set some aside: give a validation channel"
+            f"channel train holds {len(order)} images, of which validation_data_size={share:g} sets {count} "
+            "aside: give a channel validation, or another share"
         )
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return {

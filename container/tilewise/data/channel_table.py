@@ -11,7 +11,7 @@ import numpy as np
 from tilewise.arrays import Int64
 from tilewise.data.annotations import ChannelIssues, some
 from tilewise.data.plausibility import spelt_alike
-from tilewise.data.records import Record, Records
+from tilewise.data.records import Record, Records, open_encoded
 
 SIZE_LIMITS = (8, 16, 32, 96)
 """√area in pixels of the image where one size class ends: tiny ones after AI-TOD, the others COCO's."""
@@ -52,7 +52,11 @@ def _with(records: Records, common: set[tuple[int, ...]]) -> list[Record]:
 
 
 def _hash(record: Record) -> bytes:
-    return hashlib.sha256(record.read()).digest()
+    with open_encoded(record.path, record.offset, record.encoded) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return digest.digest()
 
 
 def table(

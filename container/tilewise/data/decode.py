@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tilewise.arrays import Array
+from tilewise.data.codestreams import JPEG_END, SCAN, jpeg_segments
 from tilewise.data.image_header import (
     FORMATS,
     TRANSPOSING_ORIENTATIONS,
@@ -47,7 +48,6 @@ SCENE_PIXELS = 50_000_000
 
 _LARGE = 16_000_000
 _BYTES_A_PIXEL = 7  # of most formats: 3 of the result, and 4 beside it (benchmarks/decode_memory.py)
-_JPEG_END = b"\xff\xd9"
 
 
 def decode_image(data: bytes, max_pixels: int | None = None, rendering: Rendering = AS_STORED) -> Tensor:
@@ -141,24 +141,9 @@ def _require_end(data: bytes) -> None:
         DecodeError: no end marker follows the first scan.
 
     """
-    place = 2
-    while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            place = data.find(b"\xff", place)  # libjpeg passes over what stands between segments
-            if place < 0:
-                break
-        marker = data[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif marker == 0xDA:
-            if data.find(_JPEG_END, place) < 0:
-                break
-            return
-        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
-            place += 2
-        else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4])
-    raise DecodeError("the image is damaged: its data ends early")
+    scan = next((place for marker, place in jpeg_segments(data) if marker == SCAN), None)
+    if scan is None or data.find(JPEG_END, scan) < 0:
+        raise DecodeError("the image is damaged: its data ends early")
 
 
 def _png_depth(data: bytes) -> int:
@@ -266,6 +251,11 @@ class DecodedImage:
     def seen_by(self, view: View) -> tuple[Any, int]:
         """What a view can be cut from, and by how much that is reduced."""
         return self.scene.seen_by(view) if self.scene else (self.pixels, self.factor)
+
+    def show(self, view: View) -> Array:
+        """(height, width, 3) uint8: what a view shows of the image, for a picture."""
+        pixels, factor = self.seen_by(view)
+        return np.moveaxis(view.snapped(factor).pixels_from_image(pixels, factor), 0, 2)
 
 
 def decode_reduced(

@@ -123,12 +123,12 @@ def _ends(path: Path) -> bytes:
 
 def has_json_export(folder: Folder) -> bool:
     """Whether a folder's JSON files are a tool's, read or not: then no other reader of JSON takes them."""
-    return any(map(kind_of, _first(folder, ".json")))
+    return any(folder.ask(kind_of, path) for path in _first(folder, ".json"))
 
 
 def some_of(folder: Folder, kind: str, *suffixes: str) -> list[str]:
     """The files of a kind among the first and the largest few of a folder."""
-    few = dict.fromkeys(path for path in _first(folder, *suffixes) if kind_of(path) == kind)
+    few = dict.fromkeys(path for path in _first(folder, *suffixes) if folder.ask(kind_of, path) == kind)
     return [path.relative_to(folder.root).as_posix() for path in few]
 
 
@@ -136,13 +136,14 @@ def files_of(folder: Folder, kind: str, *suffixes: str) -> dict[str, Path]:
     """The files of a kind that has one file or a few for all images."""
     if not some_of(folder, kind, *suffixes):
         return {}
-    return {name: path for name, path in folder.with_suffix(*suffixes).items() if kind_of(path) == kind}
+    files = folder.with_suffix(*suffixes)
+    return {name: path for name, path in files.items() if folder.ask(kind_of, path) == kind}
 
 
 def _first(folder: Folder, *suffixes: str) -> Iterator[Path]:
-    files = list(folder.with_suffix(*suffixes).values())
-    yield from files[:MAX_CANDIDATES]
-    yield from sorted(files, key=lambda path: path.stat().st_size)[-MAX_CANDIDATES:]
+    files = folder.with_suffix(*suffixes)
+    yield from islice(files.values(), MAX_CANDIDATES)
+    yield from folder.largest(files, MAX_CANDIDATES).values()
 
 
 def name_foreign(folder: Folder) -> str:
@@ -153,7 +154,7 @@ def name_foreign(folder: Folder) -> str:
                 return _sentence(name, kind)
     for suffix in _BY_SUFFIX:
         for name, path in islice(folder.with_suffix(suffix).items(), MAX_CANDIDATES):
-            if (kind := kind_of(path)) in CURES:
+            if (kind := folder.ask(kind_of, path)) in CURES:
                 return _sentence(name, kind)
     return ""
 

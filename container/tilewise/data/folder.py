@@ -7,9 +7,10 @@ import os
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 from urllib.parse import unquote, unquote_plus
 
 from tilewise.data.image_starts import starts_like_image
@@ -28,6 +29,8 @@ _NO_IMAGES = (
 )
 _START = 32
 
+Answer = TypeVar("Answer")
+
 
 class Folder:
     """A folder and the files below it, listed once.
@@ -38,6 +41,19 @@ class Folder:
 
     def __init__(self, root: Path):
         self.root = root
+        self._answers: dict[tuple[Any, Path], Any] = {}
+
+    def ask(self, question: Callable[[Path], Answer], path: Path) -> Answer:
+        """What a question to one of the files brings; each is put once, however many formats want to know."""
+        key = question, path
+        if key not in self._answers:
+            self._answers[key] = question(path)
+        answer: Answer = self._answers[key]
+        return answer
+
+    def largest(self, files: Mapping[str, Path], count: int) -> dict[str, Path]:
+        """The largest few of its files, the largest last."""
+        return dict(sorted(files.items(), key=lambda pair: self.ask(_size, pair[1]))[-count:])
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -161,6 +177,10 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
                 yield from _names_below(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.is_file():
                 yield prefix + entry.name
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _begins_like_image(path: Path) -> bool:

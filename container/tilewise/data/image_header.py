@@ -12,6 +12,7 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
+from tilewise.data.codestreams import jpeg2000_frame
 from tilewise.data.image_starts import HEIC_HINT, starts_like_heic
 from tilewise.data.samples import DecodeError
 from tilewise.data.tiff import TiffImage
@@ -113,7 +114,9 @@ def _pillow_header(file: IO[bytes], max_pixels: int | None) -> ImageHeader:
         if image.format == "PNG":
             bits = _png_bits(file)
         elif image.format == "JPEG2000":
-            width, height, bands, bits, in_one_tile = _jpeg2000_size(file)
+            file.seek(0)
+            width, height, in_one_tile, samples, bits = jpeg2000_frame(file.read(1 << 16))
+            bands = samples - (samples in (2, 4))
             if in_one_tile:  # OpenJPEG takes twice the memory of all else (benchmarks/decode_memory.py)
                 most = pixels_that_fit() if max_pixels is None else max_pixels
                 check_size(width, height, most // 2, what="as JPEG 2000 in one tile the image")
@@ -140,25 +143,6 @@ def _png_bits(file: IO[bytes]) -> int:
         elif kind == b"sBIT" and length and any(content[: min(length, 3)]):
             return min(bits, max(content[: min(length, 3)]))
         place += 12 + length
-
-
-def _jpeg2000_size(file: IO[bytes]) -> tuple[int, int, int, int, bool]:
-    """Width, height, bands, bits and whether there is but one tile (ISO 15444-1, A.5.1), from the codestream.
-
-    The file around it may lie.
-    """
-    file.seek(0)
-    content = file.read(1 << 16)
-    start = content.find(b"\xff\x4f\xff\x51")
-    if start < 0:
-        raise DecodeError("the image is damaged: its codestream has no size")
-    right, bottom, left, top = struct.unpack_from(">4I", content, start + 8)
-    tile_width, tile_height = struct.unpack_from(">2I", content, start + 24)
-    (bands,) = struct.unpack_from(">H", content, start + 40)
-    bits = (content[start + 42] & 127) + 1
-    width, height = right - left, bottom - top
-    in_one_tile = tile_width >= width and tile_height >= height
-    return width, height, bands - (bands in (2, 4)), bits, in_one_tile
 
 
 def _webp_header(file: IO[bytes], max_pixels: int | None) -> ImageHeader:

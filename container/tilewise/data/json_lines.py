@@ -38,20 +38,20 @@ def find_json_lines(folder: Folder, format: str) -> dict[str, Path]:
     Of many ``.json`` files, which may annotate one image each, only the largest few are looked into; of files
     whose names do not say what they are, too.
     """
-    candidates = folder.with_suffix(*LINE_SUFFIXES) | largest_json(folder) | largest(folder.unnamed)
+    candidates = folder.with_suffix(*LINE_SUFFIXES) | largest_json(folder) | largest_unnamed(folder)
     return {
-        name: candidates[name] for name in sorted(candidates) if format_of_lines(candidates[name]) == format
+        name: path for name, path in sorted(candidates.items()) if folder.ask(format_of_lines, path) == format
     }
 
 
 def largest_json(folder: Folder) -> dict[str, Path]:
     """The largest few ``.json`` files: one with all labels is among them, whatever else there is."""
-    return largest(folder.with_suffix(*JSON_SUFFIXES))
+    return folder.largest(folder.with_suffix(*JSON_SUFFIXES), MAX_CANDIDATES)
 
 
-def largest(files: Mapping[str, Path]) -> dict[str, Path]:
-    """The largest few of some files."""
-    return dict(sorted(files.items(), key=lambda pair: pair[1].stat().st_size)[-MAX_CANDIDATES:])
+def largest_unnamed(folder: Folder) -> dict[str, Path]:
+    """The largest few of the files whose names do not say what they are."""
+    return folder.largest(folder.unnamed, MAX_CANDIDATES)
 
 
 def format_of_lines(path: Path) -> str:
@@ -99,8 +99,7 @@ def read_json_lines(files: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, 
         UserError: a file is damaged as a whole.
 
     """
-    if len(files) > 1:
-        log.info("%d files are read as one: %s", len(files), ", ".join(islice(files, 5)))
+    say_joined(files)
     for name, path in files.items():
         with open_text(path) as file:
             if _in_lines(file):
@@ -111,6 +110,12 @@ def read_json_lines(files: Mapping[str, Path]) -> Iterator[tuple[str, dict[str, 
                 log.info("%s is no file of lines: the JSON objects in it are read one after the other", name)
                 for number, content in enumerate(_objects(file.read(), name), 1):
                     yield f"{name} object {number}", content
+
+
+def say_joined(files: Mapping[str, object]) -> None:
+    """Log that several files are one to a reader."""
+    if len(files) > 1:
+        log.info("%d files are read as one: %s", len(files), ", ".join(islice(files, 5)))
 
 
 def _in_lines(file: IO[bytes]) -> bool:

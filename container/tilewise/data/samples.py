@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -33,6 +33,7 @@ class DecodeError(UserError):
 
 
 _BYTE = np.dtype(np.uint8)
+_MANY_BYTES = 6
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,28 @@ class ArraySamples(RowSamples):
     def rows(self, top: int, bottom: int) -> Array:
         """See :class:`RowSamples`."""
         return self.array[top:bottom]
+
+    @property
+    def own_room(self) -> bool:
+        """Whether the samples' own memory is nobody else's, and has at least twice the room of RGB."""
+        owner = self._owner
+        plain = owner.flags.owndata and owner.flags.writeable and owner.flags.c_contiguous
+        return bool(plain and owner.nbytes >= _MANY_BYTES * self.width * self.height)
+
+    @property
+    def _owner(self) -> Array:
+        return self.array if self.array.base is None else self.array.base
+
+    def turn_into(self, convert: Callable[[Array], Rgb]) -> Rgb:
+        """All rows through ``convert``, (height, width, 3), in the memory of the samples, which are lost."""
+        owner, shape = self._owner, (self.height, self.width, 3)
+        count = 3 * self.width * self.height
+        pixels = owner.reshape(-1).view(np.uint8)[:count].reshape(shape)
+        for top, _, rows in self.blocks():  # what is written never reaches what is still to be read
+            pixels[top : top + len(rows)] = convert(rows)
+        del pixels, rows, self.array
+        owner.resize(-(-count // owner.itemsize), refcheck=False)  # gives back what is left
+        return owner.view(np.uint8)[:count].reshape(shape)
 
 
 def value_range(samples: Samples, rendering: Rendering) -> tuple[float, float]:
@@ -263,6 +286,8 @@ def to_rgb(samples: Samples, rendering: Rendering) -> Rgb:
     if samples.layout.plain and rendering.bands is None and isinstance(samples, ArraySamples):
         return np.asarray(samples.array)
     convert = ToRgb(samples.layout, rendering, value_range(samples, rendering))
+    if isinstance(samples, ArraySamples) and samples.own_room:
+        return samples.turn_into(convert)
     pixels = np.empty((samples.height, samples.width, 3), np.uint8)
     for top, left, block in samples.blocks():
         height, width = block.shape[:2]

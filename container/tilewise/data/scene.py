@@ -22,6 +22,7 @@ KEPT_BYTES = 512 * 1024 * 1024
 """Decoded blocks that a scene keeps: three rows of them, 512 high and 100,000 wide, for a row of views."""
 
 _LARGE_WINDOW = 64_000_000
+_BAND_BYTES = 64 * 1024 * 1024
 
 
 class ScenePixels(WindowedPixels):
@@ -74,31 +75,40 @@ class ScenePixels(WindowedPixels):
                 self._kept -= self._blocks.popitem(last=False)[1].nbytes
             return block
 
-    def averaged(self, factor: int) -> Array:
-        """The whole image, ``factor`` times smaller: (3, ⌈H / factor⌉, ⌈W / factor⌉) means of its pixels."""
-        height, width = self.height, self.width
-        sums = np.zeros(
-            (-(-height // factor), -(-width // factor), 3), np.uint64 if factor > 4096 else np.uint32
-        )
-        for top, left, block in self._image.blocks():
-            rgb = self._convert(block)
-            self.decoded_blocks += 1
-            rows, columns = _steps(top, len(rgb), factor), _steps(left, rgb.shape[1], factor)
-            part = np.add.reduceat(np.add.reduceat(rgb, rows, axis=0, dtype=np.uint32), columns, axis=1)
-            y, x = top // factor, left // factor
-            sums[y : y + part.shape[0], x : x + part.shape[1]] += part
-        counts = np.outer(_counts(height, factor), _counts(width, factor))[:, :, None]
-        return np.moveaxis(((sums + counts // 2) // counts).astype(np.uint8), 2, 0)
 
+class AveragedPixels(WindowedPixels):
+    """The pixels of a scene, some times smaller: each is the mean of a square of them.
 
-def _steps(start: int, length: int, factor: int) -> Array:
-    """Where, of ``length`` pixels from ``start`` on, those of the next pixel of the reduced image begin."""
-    first = -start % factor
-    return np.unique(np.concatenate([[0], np.arange(first, length, factor)]))
+    Args:
+        pixels: of the scene.
+        factor: pixels of a square's side; those of the last column and row may be smaller.
 
+    """
 
-def _counts(length: int, factor: int) -> Array:
-    return np.minimum(factor, length - np.arange(0, length, factor)).astype(np.uint32)
+    def __init__(self, pixels: ScenePixels, factor: int):
+        self._pixels, self._factor = pixels, factor
+        self.width, self.height = -(-pixels.width // factor), -(-pixels.height // factor)
+
+    def read(self, window: Window) -> Array:
+        """See :class:`tilewise.views.arrays.WindowedPixels`."""
+        left, top, right, bottom = window
+        means = np.empty((bottom - top, right - left, 3), np.uint8)
+        step = max(1, _BAND_BYTES // (3 * self._factor**2 * max(1, right - left)))
+        for row in range(top, bottom, step):
+            end = min(row + step, bottom)
+            means[row - top : end - top] = self._means((left, row, right, end))
+        return np.moveaxis(means, 2, 0)
+
+    def _means(self, window: Window) -> Array:
+        left, top, right, bottom = (self._factor * side for side in window)
+        right, bottom = min(right, self._pixels.width), min(bottom, self._pixels.height)
+        rows, columns = np.arange(0, bottom - top, self._factor), np.arange(0, right - left, self._factor)
+        pixels = np.moveaxis(self._pixels.read((left, top, right, bottom)), 0, 2)
+        sums = np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32)
+        sums = np.add.reduceat(sums, columns, axis=1, dtype=np.uint64)
+        counts = np.outer(np.diff(rows, append=bottom - top), np.diff(columns, append=right - left))
+        counts = counts.astype(np.uint64)[:, :, None]
+        return (sums + counts // 2) // counts
 
 
 class Scene:
@@ -121,27 +131,25 @@ class Scene:
         values = value_range(image, rendering)
         self.upload: Callable[[Array], Any] = lambda pixels: pixels
         self.pixels = ScenePixels(image, ToRgb(image.layout, rendering, values))
-        self._levels: dict[int, ScenePixels | Array] = {
+        self._copies = {
             factor: ScenePixels(copy, ToRgb(copy.layout, rendering, values))
             for factor, copy in image.reduced().items()
         }
 
-    def seen_by(self, view: View) -> tuple[Any, int]:
+    def seen_by(self, view: View) -> tuple[WindowedPixels, int]:
         """Pixels that are fine enough for a view, and by how much they are reduced.
 
-        Those of a reduced copy in the file; without one a scene that is looked at as a whole is averaged,
-        once, while its blocks are read.
+        Those of a reduced copy in the file; where none suffices, a window that is large is averaged while its
+        blocks are read.
         """
         most = int(1 / max(view.scale)) if max(view.scale) <= 1 else 1
-        factor = max((factor for factor in self._levels if factor <= most), default=1)
+        factor = max((factor for factor in self._copies if factor <= most), default=1)
+        pixels: WindowedPixels = self._copies.get(factor, self.pixels)
         x0, y0, x1, y1 = view.window
         height, width = self.pixels.height, self.pixels.width
         area = (min(x1, width) - max(x0, 0)) * (min(y1, height) - max(y0, 0))
         if area // factor**2 > _LARGE_WINDOW and most > factor:
-            factor = min(most, 4096)
-            self._levels[factor] = self.pixels.averaged(factor)
-        level = self._levels.get(factor, self.pixels)
-        if isinstance(level, ScenePixels):
-            level.upload = self.upload
-            return level, factor
-        return self.upload(level), factor
+            factor = most
+            pixels = AveragedPixels(self.pixels, factor)
+        pixels.upload = self.upload
+        return pixels, factor

@@ -15,11 +15,13 @@ from PIL import Image
 from tifffile import PHOTOMETRIC, TiffPage
 
 from tilewise.arrays import Array
+from tilewise.data.codestreams import jpeg2000_frame, jpeg_size
 from tilewise.data.samples import SAMPLE_PIXELS, Block, DecodeError, Layout, known_bits
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of a damaged file raises
 
 _JPEG = (6, 7, 33007, 34892)
+_JPEG2000 = (33003, 33004, 33005, 34712)
 _UNCOMPRESSED = 1
 _NODATA, _DNG_VERSION, _ORIENTATION, _NEW_SUBFILE_TYPE = 42113, 50706, 274, 254
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
@@ -215,10 +217,31 @@ class TiffImage:
             samples = 1 if self._planes > 1 else int(page.samplesperpixel)
             fill = 0 if self.layout.nodata is None else self.layout.nodata
             return np.full((*self._size, samples), fill, page.dtype)
+        self._check_picture(data)
         tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
         decoded = page.decode(data, index, **(tables if page.compression in _JPEG else {}))[0]
         assert decoded is not None
         return np.asarray(decoded[0])
+
+    def _check_picture(self, data: bytes) -> None:
+        """Refuse a picture in a tile or strip that is larger than this: it would be decoded whole.
+
+        Raises:
+            DecodeError: it is.
+
+        """
+        if self.page.compression in _JPEG:
+            width, height = jpeg_size(data)
+        elif self.page.compression in _JPEG2000:
+            width, height = jpeg2000_frame(data)[:2]
+        else:
+            return
+        if width * height > 2 * self.block_pixels:
+            rows, columns = self._size
+            raise DecodeError(
+                f"the image is damaged: a tile of {columns} x {rows} pixels holds a picture of "
+                f"{width} x {height}"
+            )
 
     def _raw_rows(self, plane: int, row: int, column: int) -> Array:
         """Rows of an uncompressed image, from the strips that they lie in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from tilewise.data.channel_table import SIZE_LIMITS
 from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
-from tilewise.views.arrays import cut_array
+from tilewise.views.rendering import AS_STORED, Rendering
+from tilewise.views.view import View, Window
 
 _COLUMNS, _ROWS = 4, 3
 _TILE_PIXELS = 640
@@ -43,6 +44,7 @@ def draw_channels(
     title: str,
     path: Path,
     seed: int = 0,
+    rendering: Rendering = AS_STORED,
 ) -> dict[str, str]:
     """Write one picture of some channels, one below the other.
 
@@ -53,6 +55,7 @@ def draw_channels(
         title: what these sizes are.
         path: a PNG file.
         seed: draws the images that are shown at random.
+        rendering: of the images.
 
     Returns:
         Key -> reason, of the images that were to be shown but cannot be decoded.
@@ -68,7 +71,8 @@ def draw_channels(
         high = _ROW_HEIGHT * _rows(records)
         charts, sheet = part.subfigures(2, 1, height_ratios=(_CHART_HEIGHT, high))
         _draw_charts(charts, name, records, sides[name], palette, title)
-        damaged |= _draw_sheet(sheet, records, palette, seed)
+        tiles = choose_tiles(records, _COLUMNS * _ROWS, seed)
+        damaged |= _draw_sheet(sheet, records, palette, tiles, rendering)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class's name in a script that the font lacks
         figure.savefig(path)
@@ -180,8 +184,9 @@ def _style(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _draw_sheet(part: SubFigure, records: Records, palette: _Palette, seed: int) -> dict[str, str]:
-    tiles = choose_tiles(records, _COLUMNS * _ROWS, seed)
+def _draw_sheet(
+    part: SubFigure, records: Records, palette: _Palette, tiles: Sequence[Tile], rendering: Rendering
+) -> dict[str, str]:
     rows = _rows(records)
     places = {"left": 0.035, "right": 0.965, "top": 1 - 0.22 / rows, "bottom": 0.05 / rows}
     grid = part.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw={**places, "wspace": 0.05, "hspace": 0.2})
@@ -192,7 +197,7 @@ def _draw_sheet(part: SubFigure, records: Records, palette: _Palette, seed: int)
     for axes, tile in zip(grid.flat, tiles, strict=False):
         record = records[tile.index]
         try:
-            _draw_tile(axes, tile, record, palette)
+            _draw_tile(axes, tile, record, palette, rendering)
         except DecodeError as error:
             damaged[record.key] = str(error)
             axes.text(0.5, 0.5, "cannot be decoded", transform=axes.transAxes, ha="center", color="#e8274b")
@@ -200,11 +205,10 @@ def _draw_sheet(part: SubFigure, records: Records, palette: _Palette, seed: int)
     return damaged
 
 
-def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette) -> None:
+def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette, rendering: Rendering) -> None:
     x0, y0, x1, y1 = tile.window
-    axes.imshow(
-        _pixels(record, tile.window), extent=(x0, x1, y1, y0), interpolation="nearest", aspect="equal"
-    )
+    pixels = _pixels(record, tile.window, rendering)
+    axes.imshow(pixels, extent=(x0, x1, y1, y0), interpolation="nearest", aspect="equal")
     _caption(axes, tile, record)
     lines = _outlines(record.targets.boxes, _MIN_BOX * max(x1 - x0, (y1 - y0) * ASPECT))
     colours = palette.colours(record.targets.labels)
@@ -233,20 +237,12 @@ def _caption(axes: Axes, tile: Tile, record: Record) -> None:
     )
 
 
-def _pixels(record: Record, window: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-    """A window of an image, reduced to about what its tile shows."""
+def _pixels(record: Record, window: Window, rendering: Rendering) -> npt.NDArray[np.uint8]:
+    """A window of an image, reduced to what its tile shows."""
     x0, y0, x1, y1 = window
-    scale = max(x1 - x0, y1 - y0) / _TILE_PIXELS
-    factor_wanted = max(factor for factor in (1, 2, 4, 8) if factor <= max(1, scale))
-    picture = decode_reduced(record.read(), lambda width, height: factor_wanted)
-    factor = picture.factor
-    pixels = picture.pixels[:, y0 // factor : -(-y1 // factor), x0 // factor : -(-x1 // factor)]
-    height, width = pixels.shape[-2:]
-    reduction = max(height, width) / _TILE_PIXELS
-    if reduction > 1:
-        size = max(1, round(width / reduction)), max(1, round(height / reduction))
-        pixels = cut_array(pixels, (0, 0, width, height), size)
-    return np.moveaxis(pixels, 0, 2)
+    scale = min(1.0, _TILE_PIXELS / max(x1 - x0, y1 - y0))
+    view = View(window, (max(1, round(scale * (x1 - x0))), max(1, round(scale * (y1 - y0)))))
+    return decode_reduced(record.source, lambda *_: view.reduction, rendering=rendering).show(view)
 
 
 def _outlines(boxes: Float32, smallest: float) -> Any:

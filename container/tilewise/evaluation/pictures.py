@@ -12,10 +12,12 @@ from markupsafe import Markup
 from PIL import Image
 
 from tilewise.boxes import object_size
-from tilewise.data.decode import DecodeError, decode_image
+from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, Outcome
+from tilewise.views.rendering import AS_STORED, Rendering
+from tilewise.views.view import View, Window
 
 COUNT = 6
 """So many of the best, and of the worst."""
@@ -40,6 +42,10 @@ MAX_LABEL = 40
 
 KINDS = ("truth", "alarm", "missed", "mistaken", "found")
 """In the order in which they are drawn."""
+
+
+_Box = Sequence[float]
+_Shape = tuple[str, _Box, str]
 
 
 @dataclass(frozen=True)
@@ -83,30 +89,33 @@ def _mistakes(one: Outcome) -> int:
     return int(one.missed.sum()) + one.false_positives + one.mistaken
 
 
-def make_picture(record: Record, one: Outcome, classes: Sequence[str]) -> Picture:
+def make_picture(
+    record: Record, one: Outcome, classes: Sequence[str], *, rendering: Rendering = AS_STORED
+) -> Picture:
     """Read an image, reduce it and draw its boxes."""
     objects = int((~record.targets.ignored).sum())
     if not record.path.is_file():
         return Picture(record.key, one, objects, note="The image came through a pipe and was not kept.")
     try:
-        pixels = decode_image(record.read())
+        return _picture(record, one, objects, list(_shapes(record, one, classes)), rendering)
     except (DecodeError, OSError) as error:
         return Picture(record.key, one, objects, note=f"The image cannot be read any more: {error}.")
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    shapes = list(_shapes(record, one, classes))
-    scale = min(1.0, MAX_SIDE / max(image.size))
-    svg = _svg(image, (0, 0, *image.size), scale, shapes, _alt(record.key, one))
+
+
+def _picture(
+    record: Record, one: Outcome, objects: int, shapes: Sequence[_Shape], rendering: Rendering
+) -> Picture:
+    image = decode_reduced(record.source, lambda *_: 1, rendering=rendering)
+    size = image.width, image.height
+    scale = min(1.0, MAX_SIDE / max(size))
+    svg = _svg(image, (0, 0, *size), scale, shapes, _alt(record.key, one))
     sizes = scale * object_size(np.array([box for _, box, _ in shapes]).reshape(-1, 4))
     close_up = ""
-    if len(sizes) and np.median(sizes) < CLOSE_UP_BELOW and min(image.size) > CLOSE_UP_SIDE:
-        window = _busiest(image.size, shapes)
+    if len(sizes) and np.median(sizes) < CLOSE_UP_BELOW and min(size) > CLOSE_UP_SIDE:
+        window = _busiest(size, shapes)
         alt = f"A closer look at a part of {record.key}"
         close_up = _svg(image, window, 2 * MAX_SIDE / 3 / CLOSE_UP_SIDE, shapes, alt)
     return Picture(record.key, one, objects, svg, close_up)
-
-
-_Box = Sequence[float]
-_Shape = tuple[str, _Box, str]
 
 
 def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_Shape]:
@@ -131,7 +140,7 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
             yield "mistaken", box, f"{true} taken for {name}"
 
 
-def _busiest(size: tuple[int, int], shapes: Sequence[_Shape]) -> tuple[int, int, int, int]:
+def _busiest(size: tuple[int, int], shapes: Sequence[_Shape]) -> Window:
     """The window with the most mistakes, and then the most boxes: left, top, right, bottom."""
     side = min(CLOSE_UP_SIDE, *size)
     boxes = np.array([box for _, box, _ in shapes])
@@ -147,15 +156,12 @@ def _busiest(size: tuple[int, int], shapes: Sequence[_Shape]) -> tuple[int, int,
     return left, top, left + side, top + side
 
 
-def _svg(
-    image: Image.Image, window: tuple[int, int, int, int], scale: float, shapes: Sequence[_Shape], alt: str
-) -> Markup:
+def _svg(image: DecodedImage, window: Window, scale: float, shapes: Sequence[_Shape], alt: str) -> Markup:
     """A window of an image with the boxes in it; the units are pixels of the picture."""
     left, top, right, bottom = window
     width, height = max(1, round(scale * (right - left))), max(1, round(scale * (bottom - top)))
-    picture = image.resize((width, height), Image.Resampling.LANCZOS, box=window)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=82, optimize=True)
+    Image.fromarray(image.show(View(window, (width, height)))).save(file, "JPEG", quality=82, optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
     groups = []
     for kind in KINDS:

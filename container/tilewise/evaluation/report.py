@@ -18,7 +18,7 @@ from tilewise.evaluation.analysis import BACKGROUND, Analysis
 from tilewise.evaluation.charts import SERIES, Line, bar_chart, histogram, line_chart
 from tilewise.evaluation.coco import IOUS
 from tilewise.evaluation.curves import RECALL_LEVELS
-from tilewise.evaluation.pictures import COUNT, Picture, best_and_worst, make_picture
+from tilewise.evaluation.pictures import Picture, best_and_worst, make_picture
 from tilewise.evaluation.report_content import ReportContent
 from tilewise.stop import NEVER, StopToken
 
@@ -48,7 +48,7 @@ def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = 
     template = environment.from_string(
         files("tilewise.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
-    best, worst = _pictures(run.analysis, stop) if pictures and run.analysis else ([], [])
+    best, worst = _pictures(run, stop) if pictures and run.analysis else ([], [])
     seconds = sum(epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in run.epochs)
     return template.render(
         run=run,
@@ -91,16 +91,22 @@ def _speed(run: ReportContent) -> float | None:
     return sum(epoch["records"] for epoch in run.epochs) / seconds if seconds else None
 
 
-def _pictures(analysis: Analysis, stop: StopToken, count: int = COUNT) -> tuple[list[Picture], list[Picture]]:
+def _pictures(run: ReportContent, stop: StopToken) -> tuple[list[Picture], list[Picture]]:
+    analysis: Analysis = run.analysis
+
     def make(indices: list[int]) -> list[Picture]:
         pictures = []
         for index in indices:
             if stop.requested:
                 break
-            pictures.append(make_picture(analysis.records[index], analysis.outcomes[index], analysis.classes))
+            outcome = analysis.outcomes[index]
+            picture = make_picture(
+                analysis.records[index], outcome, analysis.classes, rendering=run.rendering
+            )
+            pictures.append(picture)
         return pictures
 
-    best, worst = best_and_worst(analysis, count)
+    best, worst = best_and_worst(analysis)
     return make(best), make(worst)
 
 

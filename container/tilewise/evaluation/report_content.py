@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tilewise.views.rendering import AS_STORED, Rendering
+
 
 @dataclass(frozen=True)
 class ReportContent:
@@ -18,6 +20,7 @@ class ReportContent:
         hyperparameters: all of them.
         given: name -> the user's spelling of it, for those that the user gave.
         data: channel name -> its figures, as the task has them.
+        rendering: which of an image's stored values the model sees, and its pictures show.
         analysis: what the task has to say of the saved model and the validation images; None without.
 
     """
@@ -30,4 +33,5 @@ class ReportContent:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rendering: Rendering = AS_STORED
     analysis: Any = None

@@ -22,10 +22,10 @@ from tilewise.inference.description import (
     GRAPH_SUFFIX,
     ModelDescription,
     graph_name,
+    model_in,
     not_readable,
 )
 from tilewise.registry import DEFAULT_TASK, find_task
-from tilewise.views.rendering import AS_STORED, Rendering
 
 _WRITING = ".writing"
 
@@ -96,7 +96,7 @@ class Artifact:
 
         """
         description = ModelDescription.read(folder)
-        weights = folder / description.weights
+        weights = description.folder / description.weights
         if not weights.exists():
             raise UserError(f"the model in {folder} is damaged: {weights.name} is missing")
         try:
@@ -121,6 +121,7 @@ class Artifact:
 
 def add_to_description(folder: Path, content: Mapping[str, Any]) -> None:
     """Add to what ``model.json`` says of the model in a folder."""
+    folder = model_in(folder)
     described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     text = json.dumps({**described, **content}, indent=2) + "\n"
     write_file(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
@@ -135,14 +136,8 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     """
     description = ModelDescription.read(folder)
     if description.classifier is not None:
-        return read_classes(folder / str(description.classifier.get("model", "")))
+        return read_classes(description.folder / str(description.classifier.get("model", "")))
     return description.classes
-
-
-def read_rendering(folder: Path) -> Rendering:
-    """Which of an image's stored values the model in a folder sees."""
-    content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["detector"].get("rendering")
-    return Rendering.from_json(content) if content else AS_STORED
 
 
 def remove_others(folder: Path, weights: str) -> None:

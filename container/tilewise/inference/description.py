@@ -24,7 +24,8 @@ class ModelDescription:
     Attributes:
         spec: what the model is built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
-        weights: the name of their file, beside ``model.json``.
+        folder: holds ``model.json``, and beside it what it names.
+        weights: the name of their file.
         classifier: the model for the crops of what this one finds, and how they are cut; None for none.
         hyperparameters, metrics, environment, task: as in :class:`tilewise.inference.artifact.Artifact`.
 
@@ -32,6 +33,7 @@ class ModelDescription:
 
     spec: Any
     classes: tuple[str, ...]
+    folder: Path
     weights: str
     hyperparameters: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -46,12 +48,13 @@ class ModelDescription:
 
     @staticmethod
     def read(folder: Path) -> ModelDescription:
-        """Read the description of the model in a folder.
+        """Read the description of the model in a folder; see :func:`model_in`.
 
         Raises:
             UserError: the folder holds none, or a damaged one; the message says which file and why.
 
         """
+        folder = model_in(folder)
         path = folder / DESCRIPTION
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,6 +66,7 @@ class ModelDescription:
             return ModelDescription(
                 spec=task.spec_from_json(content["detector"]),
                 classes=tuple(content["classes"]),
+                folder=folder,
                 weights=os.path.basename(content["weights"]),
                 hyperparameters=content["hyperparameters"],
                 metrics=content["metrics"],
@@ -76,6 +80,12 @@ class ModelDescription:
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
+
+
+def model_in(folder: Path) -> Path:
+    """Where in a folder ``model.json`` is: one below, where the archive was packed with a top folder."""
+    below = [] if (folder / DESCRIPTION).is_file() else list(folder.glob(f"*/{DESCRIPTION}"))
+    return below[0].parent if len(below) == 1 else folder
 
 
 def graph_name(weights: str) -> str:

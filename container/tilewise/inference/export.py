@@ -108,7 +108,8 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
-    path = folder / ModelDescription.read(folder).graph
+    description = ModelDescription.read(folder)
+    path = description.folder / description.graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
     refusal = _why_not_kept(path, detector, artifact.spec)
     if refusal:

@@ -72,7 +72,7 @@ class Predictor:
         """
         description = ModelDescription.read(Path(model_dir))
         spec = description.spec
-        loaded = load_backend(Path(model_dir), description, backend, batch_size=batch_size)
+        loaded = load_backend(description.folder, description, backend, batch_size=batch_size)
         plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
         merge = find_task(description.task)().merger(spec)

@@ -91,12 +91,13 @@ def load_predictor(
     description = ModelDescription.read(Path(folder))
     if description.classifier is None:
         return detector
-    where = Path(folder) / DESCRIPTION
+    folder = description.folder
+    where = folder / DESCRIPTION
     try:
         stage = Stage.from_json(description.classifier)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}") from None
-    classifier_folder = Path(folder) / stage.model
+    classifier_folder = folder / stage.model
     finds = find_task(description.task)()
     classifies = find_task(ModelDescription.read(classifier_folder).task)()
     if not isinstance(finds, FindsObjects):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tilewise
+from tilewise.inference.description import model_in
 from tilewise.registry import DEFAULT_TASK
 
 DEFAULT_THRESHOLD = 0.4
@@ -42,6 +43,7 @@ class ModelCard:
     def read(folder: Path) -> ModelCard:
         """The card of the model in a folder; an empty one where there is none, which others tell of."""
         try:
+            folder = model_in(folder)
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             if "classifier" in content:  # the answers have its classes
                 classifier = ModelCard.read(folder / str(content["classifier"]["model"]))

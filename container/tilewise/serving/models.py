@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tilewise.errors import UserError
+from tilewise.inference.description import model_in
 from tilewise.machine import available_memory
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.model_card import ModelCard
@@ -187,7 +188,7 @@ class ModelSet:
         """
         if any(each.name == name for each in self.registry.all()):
             raise LoadedError(f"the model {name[:200]} is loaded already")
-        folder = Path(url)
+        folder = model_in(Path(url))
         if not (folder / "model.json").is_file():
             raise UserError(f"there is no model of Tilewise in {url[:200]}")
         with self._lock:
@@ -219,7 +220,7 @@ class ModelSet:
         with self._lock:
             entry = self._loaded.pop(name, None)
             if entry is None:
-                self._make_room(Path(registered.url))
+                self._make_room(model_in(Path(registered.url)))
                 entry = (registered, self._start(Path(registered.url)))
             self._loaded[name] = entry  # the most recently used one
             return entry[1]

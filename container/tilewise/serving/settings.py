@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from tilewise.errors import UserError
-from tilewise.inference.description import GRAPH_SUFFIX
+from tilewise.inference.description import GRAPH_SUFFIX, model_in
 from tilewise.inference.load import BACKENDS, BackendName
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
 from tilewise.machine import MAX_PIXELS, available_cores, memory_limit, visible_gpus
@@ -142,7 +142,7 @@ def default_workers(environ: Mapping[str, str], model_dir: Path | None = None) -
 def _worker_bytes(environ: Mapping[str, str], model_dir: Path | None) -> int:
     """About what a worker needs: its libraries, the model, and an image of some 10 million pixels."""
     weights = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors")) if model_dir else 0
-    graph = model_dir is not None and any(model_dir.glob(f"*{GRAPH_SUFFIX}"))
+    graph = model_dir is not None and any(model_in(model_dir).glob(f"*{GRAPH_SUFFIX}"))
     without_torch = graph and read_backend(environ) in ("auto", "onnx")
     return (GRAPH_WORKER_BYTES if without_torch else TORCH_WORKER_BYTES) + 3 * weights
 

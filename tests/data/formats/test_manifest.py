@@ -63,6 +63,21 @@ def channel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Channel:
     return Channel(tmp_path)
 
 
+def test_read__beside_the_manifest_that_the_labelling_job_read(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        channel.image(name)
+    given = [{"source-ref": f"s3://bucket/some/where/{name}"} for name in ("a.jpg", "b.jpg")]
+    channel.manifest(*given, name="input.manifest")
+    channel.manifest(line("a.jpg", annotation()), line("b.jpg", annotation()))
+    with caplog.at_level(logging.INFO):
+        found = channel.read()
+    assert [(example.problem, len(example.targets)) for example in found.examples] == [("", 1)] * 2
+    assert "input.manifest has no labels, as the input of a labelling job has none" in caplog.text
+    assert "are read as one" not in caplog.text
+
+
 def test_read__as_ground_truth_writes_it(channel: Channel) -> None:
     paths = [channel.image(name) for name in ("a.jpg", "b.png", "c.jpg")]
     channel.manifest(
@@ -322,10 +337,10 @@ def test_class_map__validation_with_other_ids_or_no_objects(channel: Channel, tm
     other.image("b.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     other.manifest(line("b.jpg", annotation(2), names={"2": "bone"}))
-    data = read_data_set(folders, 2, may_split=False, validates=True, seed=0)
+    data = read_data_set(folders, 2, validates=True, seed=0)
     assert data.validation is not None and data.validation.sample[0].targets.labels.tolist() == [1]
     other.manifest(line("b.jpg"))
-    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    data = read_data_set(folders, None, validates=True, seed=0)
     assert data.validation is not None and len(data.validation.sample[0].targets.labels) == 0
 
 

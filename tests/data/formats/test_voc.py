@@ -292,7 +292,7 @@ def test_channel__classes_matched_by_name(channel: WrittenChannel, tmp_path: Pat
     other.image("x.jpg").write_bytes(b"")
     Image.new("RGB", (40, 30), 7).save(other.root / "x.jpg")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
-    data = read_data_set(folders, None, may_split=False, validates=True, seed=0)
+    data = read_data_set(folders, None, validates=True, seed=0)
     assert data.classes == ("a", "b") and data.validation is not None
     assert data.train.sample[0].targets.labels.tolist() == [1, 0] and data.validation.sample[
         0

@@ -168,6 +168,10 @@ def test_names__faulty(channel: WrittenChannel, name: str, content: str | bytes,
     ("line", "problem"),
     [
         ("ant 0.5 0.5 0.1 0.1", 'the class "ant" (text) is not 0, 1, 2, …'),
+        (
+            "0;0.5;0.5;0.1;0.1",
+            'the class "0;0.5;0.5;0.1;0.1" (text) is not 0, 1, 2, …: separate values by blanks',
+        ),
         ("-1 0.5 0.5 0.1 0.1", 'the class "-1" (text) is not 0, 1, 2, …'),
         ("0.5 0.5 0.5 0.1 0.1", 'the class "0.5" (text) is not 0, 1, 2, …'),
         ("nan 0.5 0.5 0.1 0.1", 'the class "nan" (text) is not 0, 1, 2, …'),
@@ -261,7 +265,7 @@ def test_channel__names_in_train_only(channel: WrittenChannel, tmp_path: Path) -
     channel.write("data.yaml", "names: [ant]")
     folders = {"train": ChannelFolder(channel.root), "validation": ChannelFolder(other.root)}
     with pytest.raises(UserError, match="name the classes in all of them or in none"):
-        read_data_set(folders, None, may_split=False, validates=True, seed=0)
+        read_data_set(folders, None, validates=True, seed=0)
 
 
 _WORDS = st.sampled_from(["0", "1", "9", "-1", "0.5", "0.25", "1e999", "nan", "-inf", "x", "", "\xff", "120"])

@@ -30,7 +30,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def read(stack: ExitStack, channels: dict[str, Any], num_classes: int | None = 2, **options: Any) -> DataSet:
-    data = read_data_set(channels, num_classes, **{"may_split": True, **DEFAULTS, **options})
+    data = read_data_set(channels, num_classes, **{"validation_share": 0.2, **DEFAULTS, **options})
     stack.enter_context(closing(data))
     return data
 

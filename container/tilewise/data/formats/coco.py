@@ -23,7 +23,7 @@ from tilewise.data.addresses import STUDIO_ADDRESS, find_addressed
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, some
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
-from tilewise.data.json_lines import format_of_lines, largest, largest_json
+from tilewise.data.json_lines import format_of_lines, largest_json, largest_unnamed
 from tilewise.data.quoting import as_number, quoted, shortened
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
@@ -247,10 +247,8 @@ def find_coco_file(folder: Folder) -> Path | None:
         UserError: there are several.
 
     """
-    candidates = largest_json(folder) | largest(folder.unnamed)
-    coco_files = sorted(
-        name for name, path in candidates.items() if not kind_of(path) and _looks_like_coco(path)
-    )
+    candidates = largest_json(folder) | largest_unnamed(folder)
+    coco_files = sorted(name for name, path in candidates.items() if _is_coco(folder, path))
     in_usual_place = [name for name in coco_files if _USUAL_PLACE.fullmatch(name)]
     if len(coco_files) > 1 and len(in_usual_place) == 1:
         others = ", ".join(name for name in coco_files if name not in in_usual_place)
@@ -262,6 +260,13 @@ def find_coco_file(folder: Folder) -> Path | None:
             "each channel"
         )
     return candidates[coco_files[0]] if coco_files else None
+
+
+def _is_coco(folder: Folder, path: Path) -> bool:
+    if folder.ask(kind_of, path) or not folder.ask(_looks_like_coco, path):
+        return False
+    # a manifest's lines may say more of their images, under such keys
+    return not folder.ask(format_of_lines, path)
 
 
 def _looks_like_coco(path: Path) -> bool:
@@ -278,9 +283,7 @@ def _looks_like_coco(path: Path) -> bool:
         return False
     # Of a large file the key "images" itself may stand in the middle.
     keys = rb"images" if size <= 2 * PEEK else rb"images|image_id|file_name"
-    if not re.search(rb'"(?:' + keys + rb')"\s*:', content):
-        return False
-    return not format_of_lines(path)  # a manifest's lines may say more of their images, under such keys
+    return re.search(rb'"(?:' + keys + rb')"\s*:', content) is not None
 
 
 def read_coco(file: Path, images: Folder) -> ParsedChannel:

@@ -66,8 +66,9 @@ def find_image_json(source: ChannelSource) -> DetectedFormat | None:
     """
     if find_coco_file(source.annotations) or has_json_export(source.annotations):
         return None
-    of_lines = {name for name, path in largest_json(source.annotations).items() if format_of_lines(path)}
-    json_files = source.annotations.with_suffix(".json").items()
+    folder = source.annotations
+    of_lines = {name for name, path in largest_json(folder).items() if folder.ask(format_of_lines, path)}
+    json_files = folder.with_suffix(".json").items()
     files = {name: path for name, path in json_files if name not in of_lines}
     named = any(source.images.find_image_like(name) for name in files)
     if not named and not any(map(_looks_like_image_json, islice(files.values(), MAX_CANDIDATES))):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tilewise.data.annotations import (
 )
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
-from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines
+from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
 from tilewise.data.quoting import quoted, shortened
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
@@ -93,14 +94,33 @@ def read_manifest(
 
     """
     who = f"channel {channel}: {some(files)}"
-    lines = [_read_line(where, content) for where, content in read_json_lines(files)]
+    lines = _read_labelled(files)
     attribute = _label_attribute(lines, attribute, who)
-    log.info("%s: the label attribute is %s", who, attribute)
+    if attribute:
+        log.info("%s: the label attribute is %s", who, attribute)
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
     examples = [_example(line, attribute, paths) for line in lines]
     two_for_one_image(examples)
     return _with_classes(ParsedChannel(examples, names=names))
+
+
+def _read_labelled(files: Mapping[str, Path]) -> list[_Line]:
+    """The lines of all files but those without any label, beside others: the input of a labelling job."""
+    lines_by_file = {
+        name: [_read_line(where, content) for where, content in read_json_lines({name: path})]
+        for name, path in files.items()
+    }
+    labelled = {
+        name: lines
+        for name, lines in lines_by_file.items()
+        if any(line.labels or line.failures or line.fault for line in lines)
+    }
+    for name in lines_by_file.keys() - labelled.keys() if labelled else ():
+        log.info("%s has no labels, as the input of a labelling job has none, and is left aside", name)
+    labelled = labelled or lines_by_file
+    say_joined(labelled)
+    return list(chain.from_iterable(labelled.values()))
 
 
 def _read_line(where: str, content: dict[str, Any] | str) -> _Line:

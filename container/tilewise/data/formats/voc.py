@@ -55,15 +55,17 @@ class _VocAnnotation:
 
 def find_voc(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds VOC's XML files: in its annotation channel, or with its images."""
-    files = source.annotations.with_suffix(".xml")
-    if not any(map(_looks_like_voc, islice(files.values(), MAX_CANDIDATES))):
+    folder = source.annotations
+    files = folder.with_suffix(".xml")
+    first = islice(files.values(), MAX_CANDIDATES)
+    if not any(_looks_like_voc(path) and not folder.ask(kind_of, path) for path in first):
         return None
     return DetectedFormat("Pascal VOC XML", some(files), partial(read_voc, files, source.images, source.name))
 
 
 def _looks_like_voc(path: Path) -> bool:
     with path.open("rb") as file:
-        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None and not kind_of(path)
+        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
 
 
 def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:

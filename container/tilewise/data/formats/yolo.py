@@ -47,7 +47,8 @@ def find_yolo(source: ChannelSource) -> DetectedFormat | None:
     if not any(images.values()):
         return None
     labelled = [name for name, image in images.items() if image]
-    if any(kind_of(source.annotations.files[name]) for name in labelled[:MAX_CANDIDATES]):
+    folder = source.annotations
+    if any(folder.ask(kind_of, folder.files[name]) for name in labelled[:MAX_CANDIDATES]):
         return None
     return DetectedFormat("YOLO text files", some(labelled), partial(read_yolo, source, images))
 
@@ -156,7 +157,8 @@ def _label(word: bytes, index_of: Mapping[int, int] | None) -> int:
     except ValueError:
         given = -1
     if not (0 <= given < MAX_CLASS_ID and given.is_integer()):
-        raise ValueError(f"the class {quoted(word.decode(errors='replace'))} is not 0, 1, 2, …")
+        hint = ": separate values by blanks" if re.search(rb"\d[,;]", word) else ""
+        raise ValueError(f"the class {quoted(word.decode(errors='replace'))} is not 0, 1, 2, …{hint}")
     if index_of is None:
         return int(given)
     if int(given) not in index_of:

@@ -68,6 +68,11 @@ class Output:
         The bytes stay what they are. Only what has no usual suffix (PPM, JPEG 2000, from RecordIO files) is
         decoded and written as PNG, since no reader of folders would look for it.
         """
+        if record.offset == WHOLE_FILE and record.path.suffix.lower() in IMAGE_SUFFIXES:
+            name = self.name(record, record.path.suffix)
+            shutil.copyfile(record.path, self.folder / folder / name)  # it may be larger than memory
+            self.count((self.folder / folder / name).stat().st_size)
+            return name
         content = record.read()
         suffix = self.suffix(record, content)
         if not suffix:

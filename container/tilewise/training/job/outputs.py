@@ -154,6 +154,7 @@ def write_report(
             if spelling in hp.given
         },
         data=statistics,
+        rendering=hp.rendering,
         analysis=analysis,
     )
     page = job.task.report_page(content, job.stop)
