@@ -12,10 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
     {
         "arrays",
+        "bitmaps",
         "boxes",
         "errors",
         "fields",
         "instances",
+        "masks",
+        "rasters",
         "registry",
         "startup",
         "stop",
