@@ -44,7 +44,7 @@ def predict(path: Path, tile: int) -> dict[str, Any]:
     spec = DetectorSpec("ssdlite_mobilenet_v3_large", 2, Scaling(square=320), None, 0.4, 0.45, 100)
     detector = build_detector(spec)
     plan = ViewPlan(spec.scaling, Tiling("fixed", tile_size=tile))
-    predictor = Predictor(TorchBackend(detector), plan, ("a", "b"), merge_instances)
+    predictor = Predictor(TorchBackend(detector), plan, ("a", "b"), merge=merge_instances)
     predictor.warm_up()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()

@@ -64,7 +64,7 @@ def border_scene(rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     ratio = np.exp(rng.normal(0, 0.3, count))
     wide, high = np.minimum(sides * ratio, 400), np.minimum(sides / ratio, 400)
     centres = rng.uniform((0, 0), (WIDTH, HEIGHT), (count, 2))
-    borders = [view.window for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)[1:]]
+    borders = [view.window for view in plan_views(TILING, WIDTH, HEIGHT, scaling=SCALING)[1:]]
     for index in range(0, count, 2):  # onto a border
         x0, y0, x1, y1 = borders[rng.integers(len(borders))]
         edge = rng.integers(4)
@@ -100,13 +100,13 @@ def look(view: View, boxes: Tensor, labels: Tensor, rng: np.random.Generator) ->
     found = torch.minimum((clipped + noise).clamp(min=0), limits)[seen]
     quality = (0.35 + 0.5 * share.sqrt() * (size / 60).clamp(max=1))[seen]
     scores = (quality + torch.from_numpy(rng.normal(0, 0.1, len(found))).float()).clamp(0.05, 0.99)
-    cut = cut_sides(found.numpy(), view, WIDTH, HEIGHT)
+    cut = cut_sides(found.numpy(), view, width=WIDTH, height=HEIGHT)
     return Instances(view.boxes_to_image(found.numpy()), scores.numpy(), labels[seen].numpy()), cut
 
 
 def raw_detections(boxes: Tensor, labels: Tensor, rng: np.random.Generator) -> Raw:
     """The detections of all views of a scene."""
-    parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, SCALING)]
+    parts = [look(view, boxes, labels, rng) for view in plan_views(TILING, WIDTH, HEIGHT, scaling=SCALING)]
     found = Instances.cat([part for part, _ in parts])
     views = np.concatenate([np.full(len(part), number) for number, (part, _) in enumerate(parts)])
     return found, views, np.concatenate([cut for _, cut in parts])
@@ -144,7 +144,7 @@ def judge(found: Instances, raw: Raw, boxes: Tensor, labels: Tensor) -> tuple[in
 
 def ours(rule: Any) -> Merge:
     """One of Tilewise's rules."""
-    return lambda raw: merge_detections(*raw, rule, 0.25)
+    return lambda raw: merge_detections(*raw, rule=rule, threshold=0.25)
 
 
 def predictions_of(found: Instances) -> list[Any]:

@@ -72,17 +72,19 @@ def read(fifo: Path, batch_size: int, count: int, *, decode: bool) -> None:
     from tilewise.data.classes import ClassIds
     from tilewise.data.pipe.buffer import Pipe, buffer_bytes
     from tilewise.data.pipe.stream import Stream
-    from tilewise.training.dataloading.loader import default_workers, make_loader
+    from tilewise.training.dataloading.loader import LoaderConfig, default_workers, make_loader
     from tilewise.training.dataloading.pipe_sampler import PipeSampler
     from tilewise.views.view import Scaling
 
     torch.set_num_threads(1)
     peaks = {"before": peak_megabytes()}
-    stream = Stream("train", Pipe(fifo.with_name("train"), 1, buffer_bytes() // 8 * 7), ClassIds(1), count)
+    stream = Stream(
+        "train", Pipe(fifo.with_name("train"), 1, buffer_bytes() // 8 * 7), ClassIds(1), expected=count
+    )
     workers = default_workers()
     scaling = Scaling(square=300)
     batches: Iterable[Any] = (
-        make_loader(stream, scaling, batch_size, workers, seed=0)
+        make_loader(stream, LoaderConfig(scaling=scaling, batch_size=batch_size, workers=workers, seed=0))
         if decode
         else PipeSampler(stream, batch_size, seed=0)
     )

@@ -26,4 +26,4 @@ def pixels_of_an_epoch(records: Records, raw: Mapping[str, str]) -> int:
     """
     hp = parse_hyperparameters(raw)
     spec = fit_spec(hp, DataSet(("object",), Split(records, ChannelIssues("train")), None))
-    return pixels_of_views(records, spec, make_planner(hp, spec), hp.seed)
+    return pixels_of_views(records, spec, make_planner(hp, spec), seed=hp.seed)

@@ -129,7 +129,7 @@ def sahi(model: Path, tile: int, score_threshold: float | None) -> Predict:
 def read(data: Path, classes: tuple[str, ...], limit: int) -> Records:
     """The full-resolution images with their objects."""
     content = read_coco(data / "fullres.json", Folder(data / "images_fullres"))
-    examples = in_classes(content, classes, "fullres.json", "the model")
+    examples = in_classes(content, classes, "fullres.json", whose="the model")
     return make_records(examples[:limit], ChannelIssues("fullres"))
 
 

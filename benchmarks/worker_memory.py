@@ -25,7 +25,7 @@ from tilewise.data.channel import Split
 from tilewise.data.decode import read_header
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
-from tilewise.training.dataloading.loader import make_loader, read_batch
+from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch
 from tilewise.views.view import Scaling
 
 BATCH_SIZE = 8
@@ -71,7 +71,8 @@ def measure(image: Path, images: int, boxes: int, workers: int) -> dict[str, Any
     records = Records(simulated(image, images, boxes))
     gc.collect()
     loader = make_loader(
-        Split(records, ChannelIssues("train")), Scaling(square=320), BATCH_SIZE, workers, seed=0
+        Split(records, ChannelIssues("train")),
+        LoaderConfig(scaling=Scaling(square=320), batch_size=BATCH_SIZE, workers=workers, seed=0),
     )
     facts: dict[str, Any] = {}
     for number, batch in enumerate(loader):

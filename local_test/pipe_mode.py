@@ -70,7 +70,7 @@ def pack_channels(data: Path, names: list[str], recordio: Path) -> dict[str, str
     classes = chosen_classes(annotated, None)
     images = 0
     for name in names:
-        records = checked_records(annotated[name], classes, ChannelIssues(name), "the channels")
+        records = checked_records(annotated[name], classes, ChannelIssues(name), whose="the channels")
         images += len(records) if name == "train" else 0
         write_recordio(
             records,

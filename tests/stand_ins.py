@@ -52,7 +52,7 @@ class StandInTask(DetectionTask):
         gather: Gather,
     ) -> Evaluation | None:
         if self.evaluate_as is None:
-            return super().evaluate(predictor, records, issues, stop, gather)
+            return super().evaluate(predictor, records, issues, stop=stop, gather=gather)
         score = self.evaluate_as(predictor, stop)
         return None if score is None else Evaluation(figures_of(score), Scored(Records([]), []))
 

@@ -18,7 +18,7 @@ from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.targets import Targets
-from tilewise.training.dataloading.loader import make_loader, read_batch
+from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
@@ -150,10 +150,18 @@ def test_an_optional_field__comes_from_its_reader_to_the_loss(tmp_path: Path, wo
     split = Split(records, ChannelIssues("train", len(records)))
     hp = parse_hyperparameters({"learning_rate": 0.1, "precision": "fp32"})
     loader = make_loader(
-        split, Scaling(square=SIDE), 2, workers, seed=0, min_visibility=0.0, random_windows=False
+        split,
+        LoaderConfig(
+            scaling=Scaling(square=SIDE),
+            batch_size=2,
+            workers=workers,
+            seed=0,
+            min_visibility=0.0,
+            random_windows=False,
+        ),
     )
     detector = WeightedLoss()
-    train_step = TrainStep(detector, hp, 3, (SIDE, SIDE))
+    train_step = TrainStep(detector, hp, 3, view_size=(SIDE, SIDE))
     train_step.begin_epoch()
     for batch in loader:
         train_step.learn(read_batch(batch))

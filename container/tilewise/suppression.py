@@ -22,7 +22,7 @@ class Limits(NamedTuple):
     detections: int
 
 
-def suppress(boxes_K4: Float32, scores_K: Float32, labels_K: Int64, limits: Limits) -> Instances:
+def suppress(boxes_K4: Float32, scores_K: Float32, labels_K: Int64, *, limits: Limits) -> Instances:
     """Non-maximum suppression within the classes of one view.
 
     As torchvision's ``batched_nms``: best score first, a box removes the later ones of its class whose IoU

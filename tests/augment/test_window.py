@@ -39,7 +39,7 @@ def test_random_window__keeps_its_promises(
 ) -> None:
     rng = np.random.default_rng(seed)
     boxes = random_boxes(count, width, height, rng)
-    x0, y0, x1, y1 = window = random_window(width, height, boxes, rng, variety)
+    x0, y0, x1, y1 = window = random_window(width, height, boxes, rng=rng, variety=variety)
     assert all(isinstance(value, int) for value in window)
     if contains_image(window, width, height):
         out = variety.largest_zoom_out
@@ -59,14 +59,14 @@ def test_random_window__keeps_its_promises(
 @settings(max_examples=100, deadline=None)
 @given(sides, sides, st.integers(0, 2**32))
 def test_random_window__without_objects_holds_the_image(width: int, height: int, seed: int) -> None:
-    window = random_window(width, height, np.zeros((0, 4), np.float32), np.random.default_rng(seed))
+    window = random_window(width, height, np.zeros((0, 4), np.float32), rng=np.random.default_rng(seed))
     assert contains_image(window, width, height)
 
 
 def draw_many(count: int, seed: int = 0) -> list[Window]:
     rng = np.random.default_rng(seed)
     boxes = random_boxes(10, 640, 480, np.random.default_rng(1))
-    return [random_window(640, 480, boxes, rng) for _ in range(count)]
+    return [random_window(640, 480, boxes, rng=rng) for _ in range(count)]
 
 
 def test_random_window__every_kind_occurs() -> None:

@@ -40,18 +40,18 @@ def job_of(*names: str) -> Job:
 )
 def test_channels__a_wrong_name_is_an_error_with_the_right_one(given: str, meant: str) -> None:
     with pytest.raises(UserError) as error:
-        data_channels(job_of("train", given), HP, None, SINGLE_PROCESS)
+        data_channels(job_of("train", given), HP, None, distributed=SINGLE_PROCESS)
     start = f"channel {given}: there is no such channel: call it {meant} "
     assert str(error.value) == f"{start}(the channels are {', '.join(CHANNELS)})"
 
 
 def test_channels__a_name_like_none_of_them() -> None:
     with pytest.raises(UserError, match="channel xyzzy: there is no such channel: leave it out"):
-        data_channels(job_of("train", "xyzzy"), HP, None, SINGLE_PROCESS)
+        data_channels(job_of("train", "xyzzy"), HP, None, distributed=SINGLE_PROCESS)
 
 
 def test_channels__of_the_sdk_are_left_aside(caplog: pytest.LogCaptureFixture) -> None:
-    found = data_channels(job_of("train", "code", "sm_drivers"), HP, None, SINGLE_PROCESS)
+    found = data_channels(job_of("train", "code", "sm_drivers"), HP, None, distributed=SINGLE_PROCESS)
     assert list(found) == ["train"]
     assert [entry.levelname for entry in caplog.records] == ["WARNING"] * 2
     assert "channel sm_drivers is not used: it belongs to the SageMaker SDK" in caplog.text

@@ -149,7 +149,7 @@ def test_processes__share_a_batch_and_the_validation(jobs: list[Job]) -> None:
     validation = read_data_set(folders, None, may_split=False, validates=True, seed=0).validation
     assert validation is not None and len(validation.sample) == 5
     predictor = Predictor.load(job.base / "model")
-    alone = evaluate(predictor, validation.one_pass(), validation.issues, VocMetric(points="all"))
+    alone = evaluate(predictor, validation.one_pass(), validation.issues, voc=VocMetric(points="all"))
     logged = json.loads((job.base / "model" / "model.json").read_text())["metrics"]
     assert alone is not None
     assert logged["AP50"] == pytest.approx(alone["AP50"], abs=1e-4)

@@ -7,7 +7,7 @@ from tilewise.data.shard import Shard, shard_of
 @pytest.mark.parametrize(("hosts", "processes"), [(1, 1), (1, 8), (2, 1), (3, 4)])
 def test_fully_replicated__all_processes_share_what_every_host_has(hosts: int, processes: int) -> None:
     shards = [
-        shard_of("FullyReplicated", host, hosts, process, processes)
+        shard_of("FullyReplicated", host, hosts, process=process, processes=processes)
         for host in range(hosts)
         for process in range(processes)
     ]
@@ -18,7 +18,10 @@ def test_fully_replicated__all_processes_share_what_every_host_has(hosts: int, p
 @pytest.mark.parametrize("processes", [1, 4])
 def test_sharded_by_key__the_platform_has_split_already(processes: int) -> None:
     for host in range(3):
-        shards = [shard_of("ShardedByS3Key", host, 3, process, processes) for process in range(processes)]
+        shards = [
+            shard_of("ShardedByS3Key", host, 3, process=process, processes=processes)
+            for process in range(processes)
+        ]
         for number in range(50):
             assert sum(shard.takes(number) for shard in shards) == 1
 

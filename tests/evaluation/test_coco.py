@@ -95,7 +95,7 @@ def test_accumulate__is_pycocotools_own_to_the_last_digit(
     scored = random_scored(seed)
     ranges = {"all": (0.0, 1e10), "very_tiny": (0.0, 64.0), "tiny": (64.0, 256.0)}
     evaluation = pycocotools_evaluation(scored.records, scored.detections, CLASSES, ranges)
-    ours = accumulate(scored.records, scored.detections, CLASSES, ranges)
+    ours = accumulate(scored.records, scored.detections, CLASSES, ranges=ranges)
     for name in ("precision", "recall"):
         assert ours[name] == pytest.approx(evaluation.eval[name], abs=1e-12)
 

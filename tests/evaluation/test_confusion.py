@@ -46,7 +46,7 @@ def found(*rows: tuple[list[float], float, int]) -> Instances:
 
 
 def matrix(record: Record, detections: Instances, threshold: float = 0.0) -> list[list[int]]:
-    one = outcome(record, detections, match(record, detections), threshold)
+    one = outcome(record, detections, match(record, detections), score_threshold=threshold)
     rows: list[list[int]] = confusion_matrix([(record, one)], 3).tolist()
     return rows
 
@@ -144,7 +144,7 @@ def test_threshold__leaves_out_what_has_a_lower_score() -> None:
 def test_outcome__counts_an_image() -> None:
     record = make_record([LEFT, RIGHT, FAR, LEFT], [ANT, BEE, CAT, CAT], [0, 0, 0, 1])
     detections = found((LEFT, 0.9, ANT), (RIGHT, 0.8, CAT), ([100.0, 100, 120, 120], 0.7, ANT))
-    one = outcome(record, detections, match(record, detections), 0.0)
+    one = outcome(record, detections, match(record, detections), score_threshold=0.0)
     assert one.object_of.tolist() == [0, 1, FALSE_ALARM]
     assert one.missed.tolist() == [False, False, True, False]
     assert (one.hits, one.mistaken, one.false_positives) == (1, 1, 1)
@@ -153,7 +153,7 @@ def test_outcome__counts_an_image() -> None:
 
 def test_outcome__has_no_f1_where_there_is_nothing() -> None:
     empty, nothing = make_record([], []), found()
-    assert outcome(empty, nothing, match(empty, nothing), 0.5).f1 is None
+    assert outcome(empty, nothing, match(empty, nothing), score_threshold=0.5).f1 is None
 
 
 def in_order(iou: np.ndarray, threshold: float) -> list[int]:

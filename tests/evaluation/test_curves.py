@@ -15,7 +15,7 @@ CLASSES = ("ant", "bee", "cat")
 def test_precision__is_pycocotools_own(seed: int, random_scored: Callable[[int], Scored]) -> None:
     scored = random_scored(seed)
     analysis = analyse(scored, CLASSES, {})
-    accumulated = accumulate(scored.records, scored.detections, CLASSES, {"all": (0.0, 1e10)})
+    accumulated = accumulate(scored.records, scored.detections, CLASSES, ranges={"all": (0.0, 1e10)})
     theirs = accumulated["precision"][0, :, :, 0, 0]
     assert 0.1 < theirs[:, 0].mean() < 0.95
     for label in (0, 1):

@@ -86,12 +86,12 @@ def test_evaluate__beside_a_gpu_several_threads_decode(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predicting, "available_cores", lambda: 4)
-    metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), VocMetric(0.75))
+    metrics = evaluate(cast(Predictor, Slow()), records, ChannelIssues("validation", 12), voc=VocMetric(0.75))
     assert metrics is not None and metrics["AP"] == 1  # each with its own objects
 
 
 def test_evaluate__each_image_with_its_own_objects(records: Records) -> None:
-    metrics = evaluate(oracle(), records, ChannelIssues("validation", 12), VocMetric(0.75))
+    metrics = evaluate(oracle(), records, ChannelIssues("validation", 12), voc=VocMetric(0.75))
     assert metrics is not None
     assert metrics["AP"] == metrics["AP_class"]["dot"] == 1
     assert metrics["VOC"] == {"mAP": 1, "AP_class": {"dot": 1}, "iou_threshold": 0.75, "points": "11"}
@@ -101,7 +101,7 @@ def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     records[5].path.unlink()
     issues = ChannelIssues("validation", images=100)
-    metrics = evaluate(oracle(), records, issues, VOC)
+    metrics = evaluate(oracle(), records, issues, voc=VOC)
     assert metrics is not None
     assert metrics["AP"] == 1
     assert list(issues.left_out) == ["3.png", "5.png"]
@@ -110,7 +110,7 @@ def test_evaluate__leaves_damaged_images_out(records: Records) -> None:
 def test_evaluate__too_many_damaged_images_are_an_error(records: Records) -> None:
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"channel validation: 1 of 12 images cannot be used.*3\.png"):
-        evaluate(oracle(), records, ChannelIssues("validation", images=12), VOC)
+        evaluate(oracle(), records, ChannelIssues("validation", images=12), voc=VOC)
 
 
 def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
@@ -122,7 +122,7 @@ def test_evaluate__images_that_came_through_a_pipe(records: Records) -> None:
 
     issues = ChannelIssues("validation", expected=1000)
     issues.images = 12
-    metrics = evaluate(oracle(), stream(), issues, VocMetric(0.75))
+    metrics = evaluate(oracle(), stream(), issues, voc=VocMetric(0.75))
     assert metrics is not None
     assert metrics["AP"] == 1
     assert issues.expected == 0
@@ -132,7 +132,7 @@ def test_evaluate__few_images_came_and_many_are_damaged(records: Records) -> Non
     issues = ChannelIssues("validation", images=12, expected=1000)
     records[3].path.write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"1 of 12 images cannot be used"):
-        evaluate(oracle(), records, issues, VOC)
+        evaluate(oracle(), records, issues, voc=VOC)
 
 
 def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
@@ -143,7 +143,9 @@ def test_evaluate__stops_while_it_waits_for_a_pipe(records: Records) -> None:
         stop.append(True)
 
     assert (
-        evaluate(oracle(), stream(), ChannelIssues("validation", 12), VOC, StopWhen(lambda: bool(stop)))
+        evaluate(
+            oracle(), stream(), ChannelIssues("validation", 12), voc=VOC, stop=StopWhen(lambda: bool(stop))
+        )
         is None
     )
 
@@ -152,7 +154,9 @@ def test_evaluate__stops_on_request(records: Records) -> None:
     predictor = oracle()
     asked = iter([False, False, True])
     assert (
-        evaluate(predictor, records, ChannelIssues("validation", 12), VOC, StopWhen(lambda: next(asked)))
+        evaluate(
+            predictor, records, ChannelIssues("validation", 12), voc=VOC, stop=StopWhen(lambda: next(asked))
+        )
         is None
     )
     assert cast(Oracle, predictor).asked == 3

@@ -291,9 +291,9 @@ def test_charts__escape_and_describe() -> None:
     charts = [
         line_chart([Line(EVIL, [(0, 1), (1, 2)]), Line("b", [(0, 0.5)])], EVIL, EVIL, mark=1),
         bar_chart([EVIL], [(EVIL, [0.5]), ("b", [None])], EVIL),
-        histogram([(EVIL, [(8.0, 3), (8 * 2**0.25, 1)]), ("b", [])], [8], EVIL, EVIL),
+        histogram([(EVIL, [(8.0, 3), (8 * 2**0.25, 1)]), ("b", [])], [8], EVIL, x_label=EVIL),
         line_chart([], "nothing", ""),
-        histogram([], [], "nothing", ""),
+        histogram([], [], "nothing", x_label=""),
     ]
     for chart in charts:
         assert "<script" not in chart

@@ -41,7 +41,7 @@ def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None
 
 
 def score(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
-    return voc_metrics(Records([record]), [found], CLASSES, VocMetric(iou_threshold))
+    return voc_metrics(Records([record]), [found], CLASSES, metric=VocMetric(iou_threshold))
 
 
 def average_precision(record: Record, found: Instances, iou_threshold: float = 0.5) -> Any:
@@ -62,7 +62,7 @@ def test_ap__all_points_is_the_area_under_the_curve() -> None:
     record = make_record([BOX, AWAY, [80, 80, 90, 90]], [0, 0, 0])
     # a hit, a false alarm, a hit: precision 1 up to recall 1/3, then 2/3 up to 2/3; the third is never found
     found = find([BOX, [30, 30, 40, 40], AWAY], [0.9, 0.8, 0.7])
-    metrics = voc_metrics(Records([record]), [found], CLASSES, VocMetric(points="all"))
+    metrics = voc_metrics(Records([record]), [found], CLASSES, metric=VocMetric(points="all"))
     assert metrics["mAP"] == pytest.approx(1 / 3 + 2 / 3 / 3)
     assert voc_metrics(Records([record]), [found], CLASSES)["mAP"] == pytest.approx((4 + 3 * 2 / 3) / 11)
 

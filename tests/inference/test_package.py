@@ -57,7 +57,7 @@ def test_example__finds_what_the_endpoint_finds(model_folder: Path, tmp_path: Pa
     image = photograph(320, 240)
     backend = OnnxBackend(tmp_path / "model.onnx", artifact.spec.limits(), threads=1)
     predictor = Predictor(
-        backend, ViewPlan(spec.scaling, tiling), artifact.classes, partial(merge_instances, limit=most)
+        backend, ViewPlan(spec.scaling, tiling), artifact.classes, merge=partial(merge_instances, limit=most)
     )
     expected = next(predictor.predict_all([DecodedImage.whole(image.transpose(2, 0, 1))])).detections
     boxes, scores, labels = load_example(tmp_path).detect(image)

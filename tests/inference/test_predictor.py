@@ -70,7 +70,9 @@ class Spot(Detector):
 def make_predictor(batch_size: int, scaling: Scaling | None = None) -> tuple[Predictor, Spot]:
     spot = Spot()
     scaling = scaling or Scaling(min_size=32, max_size=64)
-    return Predictor(TorchBackend(spot, batch_size), ViewPlan(scaling), ("ant", "bee"), merge_instances), spot
+    return Predictor(
+        TorchBackend(spot, batch_size), ViewPlan(scaling), ("ant", "bee"), merge=merge_instances
+    ), spot
 
 
 def test_predict_all__keeps_the_order_and_each_images_frame() -> None:
@@ -116,7 +118,7 @@ class Small(Spot):
 def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest.LogCaptureFixture) -> None:
     scaling = Scaling(square=32)
     small = Small(2)
-    predictor = Predictor(TorchBackend(small, 6), ViewPlan(scaling), ("ant", "bee"), merge_instances)
+    predictor = Predictor(TorchBackend(small, 6), ViewPlan(scaling), ("ant", "bee"), merge=merge_instances)
     pictures = [decoded(noise(40, 40, seed)) for seed in range(13)]
     predictions = list(predictor.predict_all(pictures))
     for one, other in zip(predictions, make_predictor(6, scaling)[0].predict_all(pictures), strict=True):
@@ -131,7 +133,7 @@ def test_predict_all__fewer_at_once_where_memory_does_not_suffice(caplog: pytest
 
 def test_predict_all__one_view_does_not_fit() -> None:
     predictor = Predictor(
-        TorchBackend(Small(0), 4), ViewPlan(Scaling(square=32)), ("ant", "bee"), merge_instances
+        TorchBackend(Small(0), 4), ViewPlan(Scaling(square=32)), ("ant", "bee"), merge=merge_instances
     )
     with pytest.raises(torch.OutOfMemoryError):
         list(predictor.predict_all([decoded(noise(40, 40))]))
@@ -157,7 +159,7 @@ class Graph:
 
 def test_predict_all__over_another_runtime() -> None:
     graph: Backend = Graph()
-    predictor = Predictor(graph, ViewPlan(Scaling(square=48)), ("ant", "bee"), merge_instances)
+    predictor = Predictor(graph, ViewPlan(Scaling(square=48)), ("ant", "bee"), merge=merge_instances)
     predictions = list(predictor.predict_all(map(decoded, images())))
     assert isinstance(predictor.backend, Graph) and predictor.backend.batches == [2, 2, 2, 1]
     assert [each.detections.boxes.tolist() for each in predictions] == [[[0, 0, *size]] for size in SIZES]
@@ -184,7 +186,7 @@ def test_batch_size__makes_no_difference(model_folder: Path) -> None:
     assert isinstance(predictor.backend, TorchBackend)
     # in double precision: a fresh network's scores are so near each other that rounding changes their order
     detector = predictor.backend.model.double()
-    batched = Predictor(TorchBackend(detector, 4), predictor.plan, predictor.classes, merge_instances)
+    batched = Predictor(TorchBackend(detector, 4), predictor.plan, predictor.classes, merge=merge_instances)
     alone, together = (list(one.predict_all(map(decoded, images()[:5]))) for one in (predictor, batched))
     for one, other in zip(alone, together, strict=True):
         assert_close(one, other)
@@ -289,7 +291,7 @@ def white_rectangles(width: int, height: int, *boxes: tuple[int, int, int, int])
 
 def seen(image: Tensor, tiling: Tiling, side: int = 280) -> list[list[float]]:
     predictor = Predictor(
-        TorchBackend(Blobs()), ViewPlan(Scaling(square=side), tiling), ("blob",), merge_instances
+        TorchBackend(Blobs()), ViewPlan(Scaling(square=side), tiling), ("blob",), merge=merge_instances
     )
     found = next(predictor.predict_all(map(decoded, [image]))).detections
     boxes: list[list[float]] = found.boxes.round().tolist()
@@ -328,7 +330,7 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
     """In four tiles and the whole image, of which the tiles' views are 1.75 times as large as the image."""
     boxes = [(10, 20, 30, 40), (130, 130, 150, 150), (200, 30, 260, 90)]
     plan = ViewPlan(Scaling(square=280), replace(GRID, merge=merge))
-    predictor = Predictor(TorchBackend(Outlined(), 2), plan, ("blob",), merge_instances)
+    predictor = Predictor(TorchBackend(Outlined(), 2), plan, ("blob",), merge=merge_instances)
     image = decoded(white_rectangles(280, 280, *boxes))
     prediction = next(predictor.predict_all([image]))
     found = prediction.detections
@@ -352,7 +354,7 @@ def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None
     def detections(most: int | None) -> Instances:
         plan = ViewPlan(Scaling(square=280), replace(GRID, merge="nms"))
         merge = partial(merge_instances, limit=most)
-        predictor = Predictor(TorchBackend(Blobs()), plan, ("blob",), merge)
+        predictor = Predictor(TorchBackend(Blobs()), plan, ("blob",), merge=merge)
         prediction: Prediction = next(predictor.predict_all([image]))
         return prediction.detections
 
@@ -366,7 +368,7 @@ def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None
 def test_tiles__micro_batches_across_images_keep_the_order() -> None:
     blobs = Blobs()
     predictor = Predictor(
-        TorchBackend(blobs, 4), ViewPlan(Scaling(square=100), GRID), ("blob",), merge_instances
+        TorchBackend(blobs, 4), ViewPlan(Scaling(square=100), GRID), ("blob",), merge=merge_instances
     )
     pictures = [white_rectangles(200, 200, (10 * index, 10, 10 * index + 20, 40)) for index in range(5)]
     found = list(predictor.predict_all(map(decoded, pictures)))
@@ -389,7 +391,7 @@ def test_tiles__the_pixels_of_no_more_than_one_batch_are_held(monkeypatch: pytes
     alive: list[int] = []
     blobs.on_detect = lambda: alive.append(sum(pixels() is not None for pixels in cut))
     plan = ViewPlan(Scaling(square=32), Tiling("fixed", tile_size=20, overlap=0.0))
-    predictor = Predictor(TorchBackend(blobs, 3), plan, ("blob",), merge_instances)
+    predictor = Predictor(TorchBackend(blobs, 3), plan, ("blob",), merge=merge_instances)
     next(predictor.predict_all(map(decoded, [white_rectangles(200, 200)])))
     assert len(cut) == 101
     assert max(alive) == 3

@@ -13,7 +13,7 @@ SHAPES, STRIDES = [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)], (8, 16, 32, 64, 12
 
 
 def grid(shapes: list[tuple[int, int]] = SHAPES) -> Priors:
-    return make_priors(shapes, STRIDES[: len(shapes)], 0.0, torch.device("cpu"))
+    return make_priors(shapes, STRIDES[: len(shapes)], 0.0, device=torch.device("cpu"))
 
 
 def make_objects(images: int, count: int, smallest: float, seed: int) -> Objects:
@@ -86,7 +86,7 @@ def test_atss__an_object_between_the_points_gets_the_nearest() -> None:
 
 
 def test_atss__hundreds_of_objects_apart_all_have_a_positive() -> None:
-    priors = make_priors([(40, 40), (20, 20)], (8, 16), 0.0, torch.device("cpu"))
+    priors = make_priors([(40, 40), (20, 20)], (8, 16), 0.0, device=torch.device("cpu"))
     centre = priors.points[:1600] + 0.3
     boxes = torch.cat([centre - 3, centre + 3], dim=1)
     objects = Objects(boxes, torch.zeros(1600, dtype=torch.int64), torch.zeros(1600, dtype=torch.int64))

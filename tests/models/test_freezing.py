@@ -72,13 +72,13 @@ def test_stages__of_azures_yolov5_are_the_layers_of_yolov5s_backbone(name: str) 
 
 def test_layers__of_azures_yolov5() -> None:
     detector = make_detector("yolox_nano")
-    freeze(detector, "yolox_nano", 2, None, azure=True)
+    freeze(detector, "yolox_nano", 2, pattern=None, azure=True)
     frozen = {key for key, parameter in detector.network.named_parameters() if not parameter.requires_grad}
     assert frozen and all(
         key.startswith(("backbone.backbone.stem.", "backbone.backbone.dark2.0.")) for key in frozen
     )
     with pytest.raises(UserError, match="layers_to_freeze=11: the backbone of yolox_nano has 10 stages"):
-        freeze(make_detector("yolox_nano"), "yolox_nano", 11, None, azure=True)
+        freeze(make_detector("yolox_nano"), "yolox_nano", 11, pattern=None, azure=True)
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -95,7 +95,7 @@ def test_stages__exist_and_are_the_backbone_without_its_pyramid(name: str) -> No
 
 def test_layers__the_first_two_stages() -> None:
     detector = make_detector("fasterrcnn_resnet50_fpn")
-    sentence = freeze(detector, "fasterrcnn_resnet50_fpn", 2, None)
+    sentence = freeze(detector, "fasterrcnn_resnet50_fpn", 2, pattern=None)
     assert {key.split(".")[2] for key in frozen(detector)} == {"conv1", "bn1", "layer1"}
     assert frozen(detector)
     every = len(list(detector.network.named_parameters()))
@@ -107,7 +107,7 @@ def test_layers__the_first_two_stages() -> None:
 
 def test_layers__more_than_there_are() -> None:
     with pytest.raises(UserError) as caught:
-        freeze(make_detector("ssd_resnet50"), "ssd_resnet50", 5, None)
+        freeze(make_detector("ssd_resnet50"), "ssd_resnet50", 5, pattern=None)
     assert str(caught.value).startswith(
         "layers_to_freeze=5: the backbone of ssd_resnet50 has 4 stages: backbone.body.conv1 + "
     )
@@ -115,19 +115,19 @@ def test_layers__more_than_there_are() -> None:
 
 def test_pattern__matches_from_the_beginning_of_a_name() -> None:
     detector = make_detector("retinanet_resnet50_fpn")
-    freeze(detector, "retinanet_resnet50_fpn", None, r"backbone\.body\.layer1\.0\.conv1|fpn")
+    freeze(detector, "retinanet_resnet50_fpn", None, pattern=r"backbone\.body\.layer1\.0\.conv1|fpn")
     assert frozen(detector) == ["backbone.body.layer1.0.conv1.weight"]
 
 
 def test_pattern__in_the_names_of_the_built_in_algorithm() -> None:
     # the example of the built-in's documentation
     detector = make_detector("ssd_vgg16")
-    freeze(detector, "ssd_vgg16", None, "^(conv1_|conv2_).*")
+    freeze(detector, "ssd_vgg16", None, pattern="^(conv1_|conv2_).*")
     assert frozen(detector) == [
         f"backbone.features.{n}.{p}" for n in (0, 2, 5, 7) for p in ("weight", "bias")
     ]
     detector = make_detector("ssd_resnet50")
-    freeze(detector, "ssd_resnet50", None, "conv0|bn0|stage1_unit2_bn")
+    freeze(detector, "ssd_resnet50", None, pattern="conv0|bn0|stage1_unit2_bn")
     unit = of_modules(*(f"backbone.body.layer1.1.bn{number}" for number in (1, 2, 3)))
     assert frozen(detector) == ["backbone.body.conv1.weight", *of_modules("backbone.body.bn1"), *unit]
 
@@ -155,7 +155,7 @@ def test_builtin_names__are_those_of_the_symbol_files(name: str, ours: str, thei
 
 def test_pattern__matches_nothing() -> None:
     with pytest.raises(UserError) as caught:
-        freeze(make_detector("ssd_vgg16"), "ssd_vgg16", None, "layer1")
+        freeze(make_detector("ssd_vgg16"), "ssd_vgg16", None, pattern="layer1")
     message = str(caught.value)
     assert message.startswith("freeze_layer_pattern='layer1' matches no parameter; their names are backbone.")
     assert "conv1_1_weight" in message
@@ -163,7 +163,7 @@ def test_pattern__matches_nothing() -> None:
 
 def test_everything_frozen__is_refused() -> None:
     with pytest.raises(UserError, match=r"freeze_layer_pattern=\.\* freezes all of yolox_nano"):
-        freeze(make_detector("yolox_nano"), "yolox_nano", None, ".*")
+        freeze(make_detector("yolox_nano"), "yolox_nano", None, pattern=".*")
 
 
 def norms(module: nn.Module) -> list[_BatchNorm]:
@@ -172,7 +172,7 @@ def norms(module: nn.Module) -> list[_BatchNorm]:
 
 def test_frozen_norms__keep_their_statistics_in_training() -> None:
     detector = make_detector("yolox_nano", "cpu")
-    freeze(detector, "yolox_nano", 2, None)
+    freeze(detector, "yolox_nano", 2, pattern=None)
     detector.eval()
     detector.train()
     before = {key: value.clone() for key, value in detector.network.state_dict().items()}
@@ -191,7 +191,7 @@ def test_frozen_norms__keep_their_statistics_in_training() -> None:
 
 def test_frozen_norms__in_a_copy_too() -> None:
     detector = make_detector("yolox_nano", "cpu")
-    freeze(detector, "yolox_nano", 1, None)
+    freeze(detector, "yolox_nano", 1, pattern=None)
     twin = copy.deepcopy(detector).eval().train()
     assert not any(norm.training for norm in norms(twin.network.get_submodule("backbone.backbone.stem")))
     assert all(norm.training for norm in norms(twin.network.get_submodule("head")))
@@ -199,6 +199,6 @@ def test_frozen_norms__in_a_copy_too() -> None:
 
 def test_norm__with_a_parameter_left_goes_on() -> None:
     detector = make_detector("yolox_nano")
-    freeze(detector, "yolox_nano", None, r".*stem\.conv\.bn\.weight")
+    freeze(detector, "yolox_nano", None, pattern=r".*stem\.conv\.bn\.weight")
     assert len(frozen(detector)) == 1
     assert detector.frozen_norms == []

@@ -35,7 +35,7 @@ def make_network(stride_4_level: bool = False) -> GFL:
 
 def priors_64() -> Priors:
     shapes = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
-    return make_priors(shapes, (8, 16, 32, 64, 128), 0.0, torch.device("cpu"))
+    return make_priors(shapes, (8, 16, 32, 64, 128), 0.0, device=torch.device("cpu"))
 
 
 def random_outputs(images: int, classes: int) -> GFLOutputs:

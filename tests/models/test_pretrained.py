@@ -337,4 +337,7 @@ def test_pretrained__bad_file_is_the_users_to_fix(
 def test_pretrained__weights_of_another_model(folder: Path) -> None:
     publish(nn.Linear(2, 2), folder / LITE_FILE)
     with pytest.raises(UserError, match="weights of another model: none of its tensors fit ssdlite"):
-        load_pretrained(Detector(nn.Conv2d(1, 1, 1, bias=False).to(), *3 * [nn.Identity()]), LITE)
+        load_pretrained(
+            Detector(nn.Conv2d(1, 1, 1, bias=False).to(), *3 * [nn.Identity()]),
+            LITE,
+        )

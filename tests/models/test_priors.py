@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def test_priors__are_level_by_level_and_row_by_row() -> None:
-    priors = make_priors([(2, 3), (1, 2)], (8, 16), 0.5, CPU)
+    priors = make_priors([(2, 3), (1, 2)], (8, 16), 0.5, device=CPU)
     fine = [[4, 4], [12, 4], [20, 4], [4, 12], [12, 12], [20, 12]]
     assert priors.points.tolist() == [*fine, [8, 8], [24, 8]]
     assert priors.strides.tolist() == [8] * 6 + [16] * 2
@@ -22,7 +22,7 @@ def test_priors__are_level_by_level_and_row_by_row() -> None:
 
 
 def test_priors__without_an_offset_begin_at_the_corner() -> None:
-    assert make_priors([(2, 2)], (4,), 0, CPU).points.tolist() == [[0, 0], [4, 0], [0, 4], [4, 4]]
+    assert make_priors([(2, 2)], (4,), 0, device=CPU).points.tolist() == [[0, 0], [4, 0], [0, 4], [4, 4]]
 
 
 def test_objects__know_their_images() -> None:
@@ -36,7 +36,7 @@ def test_objects__know_their_images() -> None:
 
 
 def test_ignored__cells_that_touch_a_box() -> None:
-    priors = make_priors([(4, 4), (2, 2)], (8, 16), 0.5, CPU)
+    priors = make_priors([(4, 4), (2, 2)], (8, 16), 0.5, device=CPU)
     tiny = {"ignored": torch.tensor([[9, 9, 11, 11.0]])}  # smaller than a cell, and in none's middle
     two = {"ignored": torch.tensor([[0, 0, 8, 8], [20, 4, 28, 12.0]])}
     none = {"ignored": torch.zeros(0, 4)}
@@ -52,9 +52,9 @@ def test_one_object_each__the_cheapest_then_the_first() -> None:
     priors = torch.tensor([4, 4, 2, 2, 0, 2])
     costs = torch.tensor([1.0, 2.0, 5.0, 3.0, 9.0, 3.0])
     objects = torch.tensor([1, 0, 0, 2, 5, 1])
-    assert one_object_each(priors, costs, objects, 6).tolist() == [0, 4, 5]
+    assert one_object_each(priors, costs, objects, count=6).tolist() == [0, 4, 5]
     none = torch.zeros(0, dtype=torch.int64)
-    assert one_object_each(none, costs[:0], none, 6).tolist() == []
+    assert one_object_each(none, costs[:0], none, count=6).tolist() == []
 
 
 def test_paired_giou__is_torchvisions_and_so_is_its_gradient() -> None:

@@ -17,7 +17,7 @@ CLASSES = 3
 def make_case(images: int, most: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Priors, Objects]:
     """Random predictions near the priors, and random objects, some of them in the corners."""
     generator = torch.Generator().manual_seed(seed)
-    priors = make_priors([(8, 8), (4, 4), (2, 2)], (8, 16, 32), 0.5, torch.device("cpu"))
+    priors = make_priors([(8, 8), (4, 4), (2, 2)], (8, 16, 32), 0.5, device=torch.device("cpu"))
     count = len(priors.points)
     half = priors.strides[:, None] * torch.rand(images, count, 2, generator=generator)
     centre = priors.points + (torch.rand(images, count, 2, generator=generator) - 0.5) * 16
@@ -67,7 +67,7 @@ def literal(
 @pytest.mark.parametrize("seed", range(6))
 def test_simota__is_the_papers(seed: int) -> None:
     case = make_case(images=3, most=30, seed=seed)
-    found = simota(*case)
+    found = simota(*case[:3], priors=case[3], objects=case[4])
     ours = {
         (image, prior): number
         for image, prior, number in zip(
@@ -84,10 +84,10 @@ def test_simota__is_the_papers(seed: int) -> None:
 
 def test_simota__every_one_of_many_objects_apart_has_a_prior() -> None:
     # hundreds of objects of a cell's size: none is left out
-    priors = make_priors([(40, 40)], (8,), 0.5, torch.device("cpu"))
+    priors = make_priors([(40, 40)], (8,), 0.5, device=torch.device("cpu"))
     boxes = torch.cat([priors.points - 4, priors.points + 4], dim=1)
     objects = Objects(boxes, torch.zeros(1600, dtype=torch.int64), torch.zeros(1600, dtype=torch.int64))
-    found = simota(boxes[None], torch.zeros(1, 1600, 1), torch.zeros(1, 1600), priors, objects)
+    found = simota(boxes[None], torch.zeros(1, 1600, 1), torch.zeros(1, 1600), priors=priors, objects=objects)
     assert found.objects.sort().values.tolist() == list(range(1600))
     assert found.priors.tolist() == found.objects.tolist()
 
@@ -96,9 +96,10 @@ def test_simota__an_object_in_the_corner_has_a_prior() -> None:
     boxes, logits, objectness, priors, _ = make_case(1, 0, 0)
     for corner in ([0, 0, 1, 1], [63, 63, 64, 64.0], [63, 0, 64, 1]):
         objects = Objects(torch.tensor([corner]).float(), torch.tensor([1]), torch.tensor([0]))
-        assert len(simota(boxes, logits, objectness, priors, objects).priors) >= 1
+        assert len(simota(boxes, logits, objectness, priors=priors, objects=objects).priors) >= 1
 
 
 def test_simota__no_objects() -> None:
-    found = simota(*make_case(2, 0, 0))
+    case = make_case(2, 0, 0)
+    found = simota(*case[:3], priors=case[3], objects=case[4])
     assert [len(part) for part in found] == [0, 0, 0, 0]

@@ -122,7 +122,7 @@ def test_pixels__reach_the_network_unscaled() -> None:
 
 
 def priors_64() -> Priors:
-    return make_priors([(8, 8), (4, 4), (2, 2)], (8, 16, 32), 0.5, torch.device("cpu"))
+    return make_priors([(8, 8), (4, 4), (2, 2)], (8, 16, 32), 0.5, device=torch.device("cpu"))
 
 
 def test_decode__offsets_and_log_sides_in_strides() -> None:

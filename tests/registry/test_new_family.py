@@ -113,7 +113,7 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     assert read_initial_model(model).spec == artifact.spec
 
     thread = ComputeThread(30, 60, lambda: None)
-    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
+    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, on_breakdown=lambda: None)
     thread.start()
     while not served.ready:
         time.sleep(0.01)

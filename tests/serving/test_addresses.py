@@ -151,7 +151,7 @@ def here_only(address: object) -> bool:
 
 def test_fetch__from_the_web(web: tuple[str, ssl.SSLContext]) -> None:
     site, trust = web
-    addresses = Addresses({"https"}, 1000, here_only, trust)
+    addresses = Addresses({"https"}, 1000, here_only, trust=trust)
     assert addresses.fetch(f"{site}/a.jpg") == CONTENT
     assert addresses.fetch(f"{site}/moved") == CONTENT
     for path, reason in (
@@ -163,7 +163,7 @@ def test_fetch__from_the_web(web: tuple[str, ssl.SSLContext]) -> None:
         with pytest.raises(UserError, match=reason):
             addresses.fetch(f"{site}/{path}")
     with pytest.raises(UserError, match="more than 0 MB"):
-        Addresses({"https"}, 10, here_only, trust).fetch(f"{site}/a.jpg")
+        Addresses({"https"}, 10, here_only, trust=trust).fetch(f"{site}/a.jpg")
     with pytest.raises(UserError, match="SSLCertVerificationError"):
         Addresses({"https"}, 1000, here_only).fetch(f"{site}/a.jpg")
 

@@ -78,7 +78,9 @@ class Client:
     def __init__(self, settings: Settings, predictor: FakePredictor, start: bool = True) -> None:
         thread = ComputeThread(0.2, 60, _unexpected)
         self.thread = thread
-        self.model = ServedModel(lambda: cast(Predicts, predictor), thread, _unexpected, _unexpected)
+        self.model = ServedModel(
+            lambda: cast(Predicts, predictor), thread, _unexpected, on_breakdown=_unexpected
+        )
         model = Model(self.model, ModelCard(), answer_detection)
         if start:
             self.start()

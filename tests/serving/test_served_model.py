@@ -69,7 +69,7 @@ class Calls:
         self.retired = 0
         self.predictor = predictor
         self.thread = ComputeThread(patience_s, silence_s, self.retire)
-        self.model = ServedModel(self.load, self.thread, self.stop, self.retire)
+        self.model = ServedModel(self.load, self.thread, self.stop, on_breakdown=self.retire)
 
     def load(self) -> Predicts:
         if isinstance(self.predictor, Exception):
@@ -313,7 +313,9 @@ def test_batches__a_damaged_image_is_its_own_clients_alone() -> None:
 def test_batches__wait_for_company_as_long_as_they_may() -> None:
     predictor = Batching()
     thread = ComputeThread(10, 60, lambda: None)
-    model = ServedModel(lambda: cast(Predicts, predictor), thread, print, print, batch_delay_s=5.0)
+    model = ServedModel(
+        lambda: cast(Predicts, predictor), thread, print, on_breakdown=print, batch_delay_s=5.0
+    )
     thread.start()
     begin = time.monotonic()
     assert ask_all(model, [b"a", b"b", b"c", b"d"]) == [(b"a",), (b"b",), (b"c",), (b"d",)]

@@ -105,7 +105,7 @@ def postprocess(outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Tens
 
 def build_glance(spec: PresenceSpec) -> VisionModel:
     transform = BatchImages((0.5,) * 3, (0.5,) * 3)
-    return VisionModel(Glance(spec.num_classes), transform, criterion, postprocess)
+    return VisionModel(Glance(spec.num_classes), transform, criterion, postprocess=postprocess)
 
 
 GLANCE = ModelFamily(
@@ -199,7 +199,7 @@ class PresenceTask:
         stop: StopToken,
         gather: Gather,
     ) -> Evaluation | None:
-        predicted = predict_records(predictor, records, issues, stop)
+        predicted = predict_records(predictor, records, issues, stop=stop)
         scored: ScoredPresence | None = gather(ScoredPresence(*predicted) if predicted else None)
         if scored is None:
             return None
@@ -302,7 +302,7 @@ def test_job__batch_size_by_the_memory(data: DataSet, tmp_path: Path) -> None:
 
 def test_outputs__are_its_own(data: DataSet, tmp_path: Path) -> None:
     job, result = run(data, tmp_path, "kept")
-    write_outputs(result, data, job, tmp_path / "output")
+    write_outputs(result, data, job, folder=tmp_path / "output")
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert metrics["data"]["train"] == {"images": 16, "showing": 12}
     assert len(metrics["details"]["most_wrong"]) == 2
@@ -317,7 +317,7 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     assert read_initial_model(model).task == "presence"
 
     thread = ComputeThread(30, 60, lambda: None)
-    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, lambda: None)
+    served = ServedModel(lambda: Predictor.load(model), thread, lambda: None, on_breakdown=lambda: None)
     thread.start()
     while not served.ready:
         time.sleep(0.01)

@@ -24,26 +24,31 @@ def rng(seed: int = 0) -> np.random.Generator:
 def test_positive_chips__by_hand() -> None:
     # chips of 100 px at 0, 50, 100, … 300: one holds the first three boxes, no other more than two
     boxes = boxes_of((60, 60, 80, 80), (120, 60, 140, 80), (110, 110, 120, 120), (390, 390, 400, 400))
-    chips = positive_chips(400, 400, boxes, (100, 100), (50, 50), rng())
+    chips = positive_chips(400, 400, boxes, chip=(100, 100), stride=(50, 50), rng=rng())
     assert chips == [(50, 50, 150, 150), (300, 300, 400, 400)]
 
 
 def test_positive_chips__take_the_one_with_most_first() -> None:
     boxes = boxes_of((0, 0, 10, 10), (240, 0, 250, 10), (250, 0, 260, 10), (260, 0, 270, 10))
-    chips = positive_chips(300, 100, boxes, (100, 100), (50, 50), rng())
+    chips = positive_chips(300, 100, boxes, chip=(100, 100), stride=(50, 50), rng=rng())
     assert len(chips) == 2
     assert chips[0] == (200, 0, 300, 100)
     assert holds(chips[1], boxes[0])
 
 
 def test_positive_chips__none_for_no_boxes_and_for_those_too_large() -> None:
-    assert positive_chips(400, 400, boxes_of(), (100, 100), (50, 50), rng()) == []
-    assert positive_chips(400, 400, boxes_of((0, 0, 101, 20)), (100, 100), (50, 50), rng()) == []
+    assert positive_chips(400, 400, boxes_of(), chip=(100, 100), stride=(50, 50), rng=rng()) == []
+    assert (
+        positive_chips(400, 400, boxes_of((0, 0, 101, 20)), chip=(100, 100), stride=(50, 50), rng=rng()) == []
+    )
 
 
 def test_positive_chips__equally_good_ones_are_drawn() -> None:
     boxes = boxes_of((200, 200, 205, 205))
-    drawn = {positive_chips(400, 400, boxes, (100, 100), (10, 10), rng(seed))[0] for seed in range(20)}
+    drawn = {
+        positive_chips(400, 400, boxes, chip=(100, 100), stride=(10, 10), rng=rng(seed))[0]
+        for seed in range(20)
+    }
     assert len(drawn) > 5
     assert all(holds(chip, boxes[0]) for chip in drawn)
 
@@ -57,7 +62,7 @@ def test_positive_chips__hold_every_box_that_fits(width: int, height: int, side:
     wide, high = draw.uniform(1, side - stride, size=(2, 30))
     x, y = draw.uniform(0, 1, size=(2, 30)) * (width - wide, height - high)
     boxes = np.stack([x, y, x + wide, y + high], axis=1)
-    chips = positive_chips(width, height, boxes, (side, side), (stride, stride), draw)
+    chips = positive_chips(width, height, boxes, chip=(side, side), stride=(stride, stride), rng=draw)
     assert len(chips) <= len(boxes)
     for x0, y0, x1, y1 in chips:
         assert (x1 - x0, y1 - y0) == (side, side)
@@ -71,7 +76,7 @@ def test_positive_chips__hold_every_box_that_fits(width: int, height: int, side:
 
 def test_negative_chips__avoid_the_objects() -> None:
     boxes = boxes_of((0, 0, 200, 400))  # its centre is at 100, 200
-    chips = negative_chips(400, 400, boxes, (150, 150), 8, rng())
+    chips = negative_chips(400, 400, boxes, chip=(150, 150), count=8, rng=rng())
     assert len(chips) == 8
     for x0, y0, x1, y1 in chips:
         assert not (x0 <= 100 < x1 and y0 <= 200 < y1)
@@ -81,13 +86,15 @@ def test_negative_chips__avoid_the_objects() -> None:
 def test_negative_chips__none_where_there_is_no_background() -> None:
     grid = np.stack(np.meshgrid(np.arange(0, 400, 20), np.arange(0, 400, 20)), axis=-1).reshape(-1, 2)
     boxes = np.concatenate([grid, grid + 20], axis=1)
-    assert negative_chips(400, 400, boxes, (150, 150), 8, rng()) == []
+    assert negative_chips(400, 400, boxes, chip=(150, 150), count=8, rng=rng()) == []
 
 
 def test_negative_chips__false_positives_come_first() -> None:
     boxes = boxes_of((0, 0, 20, 20))
     false_positives = boxes_of((300, 300, 310, 310), (320, 320, 330, 330), (200, 30, 210, 40), (5, 5, 15, 15))
-    first, second, *rest = negative_chips(400, 400, boxes, (100, 100), 5, rng(), false_positives)
+    first, second, *rest = negative_chips(
+        400, 400, boxes, chip=(100, 100), count=5, rng=rng(), false_positives_M4=false_positives
+    )
     assert holds(first, false_positives[0]) and holds(first, false_positives[1])
     assert holds(second, false_positives[2])
     assert len(rest) == 3  # from the background
@@ -95,11 +102,11 @@ def test_negative_chips__false_positives_come_first() -> None:
 
 def test_chip_of__shows_objects_as_large_as_its_level_does() -> None:
     level = Level(2.0)
-    assert chip_of(1000, 600, level, Scaling(square=300), None) == ((500, 300), (300, 300))
+    assert chip_of(1000, 600, level, scaling=Scaling(square=300), chip_size=None) == ((500, 300), (300, 300))
     # the whole image is scaled by 0.5, so the level is not scaled at all
     scaling = Scaling(min_size=300, max_size=500)
-    assert chip_of(1000, 600, level, scaling, 256) == ((256, 256), (256, 256))
-    assert chip_of(1000, 600, level, scaling, 800) == ((800, 600), (800, 600))
+    assert chip_of(1000, 600, level, scaling=scaling, chip_size=256) == ((256, 256), (256, 256))
+    assert chip_of(1000, 600, level, scaling=scaling, chip_size=800) == ((800, 600), (800, 600))
 
 
 LEVELS = (Level(1, 60.0), Level(4, 0.0, 90.0))
@@ -107,7 +114,9 @@ LEVELS = (Level(1, 60.0), Level(4, 0.0, 90.0))
 
 def test_sniper_views__cost_a_fraction_and_cover_what_each_level_trains_on() -> None:
     boxes = boxes_of((10, 10, 30, 30), (40, 20, 60, 30), (700, 500, 800, 560), (300, 100, 500, 300))
-    views = sniper_views(1000, 800, boxes, LEVELS, Scaling(square=320), None, rng())
+    views = sniper_views(
+        1000, 800, boxes, levels=LEVELS, scaling=Scaling(square=320), chip_size=None, rng=rng()
+    )
     whole, *chips = views
     assert whole.window == (0, 0, 1000, 800) and whole.object_sizes[0] == 60
     assert len(chips) == 2
@@ -117,14 +126,38 @@ def test_sniper_views__cost_a_fraction_and_cover_what_each_level_trains_on() -> 
 
 
 def test_sniper_views__without_large_objects_the_whole_image_is_left_out() -> None:
-    views = sniper_views(1000, 800, boxes_of((10, 10, 30, 30)), LEVELS, Scaling(square=320), None, rng())
+    views = sniper_views(
+        1000,
+        800,
+        boxes_of((10, 10, 30, 30)),
+        levels=LEVELS,
+        scaling=Scaling(square=320),
+        chip_size=None,
+        rng=rng(),
+    )
     assert [view.object_sizes for view in views] == [(0, 90)]
-    assert sniper_views(1000, 800, boxes_of(), LEVELS, Scaling(square=320), None, rng()) == []
+    assert (
+        sniper_views(
+            1000, 800, boxes_of(), levels=LEVELS, scaling=Scaling(square=320), chip_size=None, rng=rng()
+        )
+        == []
+    )
 
 
 def test_background_views__of_an_image_without_objects() -> None:
-    views = background_views(1000, 800, boxes_of(), LEVELS, Scaling(square=320), None, 3, rng())
+    views = background_views(
+        1000, 800, boxes_of(), levels=LEVELS, scaling=Scaling(square=320), chip_size=None, count=3, rng=rng()
+    )
     assert len(views) == 3
     assert {view.window[2] - view.window[0] for view in views} == {250}
-    (whole,) = background_views(1000, 800, boxes_of(), LEVELS[:1], Scaling(square=320), None, 1, rng())
+    (whole,) = background_views(
+        1000,
+        800,
+        boxes_of(),
+        levels=LEVELS[:1],
+        scaling=Scaling(square=320),
+        chip_size=None,
+        count=1,
+        rng=rng(),
+    )
     assert whole.window == (0, 0, 1000, 800)

@@ -20,9 +20,9 @@ from tilewise.views.view import Scaling, View
     ],
 )
 def test_fixed__by_hand(length: int, overlap: float, starts: list[int]) -> None:
-    windows = fixed_windows(length, 10, 400, 10, overlap)
+    windows = fixed_windows(length, 10, (400, 10), overlap=overlap)
     assert windows == [(start, 0, start + 400, 10) for start in starts]
-    windows = fixed_windows(10, length, 10, 400, overlap)
+    windows = fixed_windows(10, length, (10, 400), overlap=overlap)
     assert windows == [(0, start, 10, start + 400) for start in starts]
 
 
@@ -31,7 +31,7 @@ def test_fixed__by_hand(length: int, overlap: float, starts: list[int]) -> None:
 def test_fixed__covers_every_pixel_with_tiles_of_one_size(
     width: int, height: int, tile: int, overlap: float
 ) -> None:
-    windows = fixed_windows(width, height, tile, tile, overlap)
+    windows = fixed_windows(width, height, (tile, tile), overlap=overlap)
     assert len(set(windows)) == len(windows)
     for axis, side in ((0, width), (1, height)):
         covered = np.zeros(side, np.bool_)
@@ -50,13 +50,15 @@ def test_fixed__holds_every_box_that_fits_into_the_overlap(
 ) -> None:
     box = min(int(tile * overlap), width)
     x = data.draw(st.integers(0, width - box))
-    windows = fixed_windows(width, height, tile, tile, overlap)
+    windows = fixed_windows(width, height, (tile, tile), overlap=overlap)
     assert any(x0 <= x and x + box <= x1 for x0, _, x1, _ in windows)
 
 
 def test_fixed__large_images_get_more_tiles_of_the_same_scale() -> None:
     scaling = Scaling(square=320)
-    small, large = (fixed_views(*size, 200, 0.25, scaling) for size in ((150, 100), (800, 600)))
+    small, large = (
+        fixed_views(*size, 200, overlap=0.25, scaling=scaling) for size in ((150, 100), (800, 600))
+    )
     assert small == [View((0, 0, 150, 100), (320, 320)), View((0, 0, 200, 200), (320, 320))]
     assert len(large) == 1 + 5 * 4
     assert {view.scale for view in [*small[1:], *large[1:]]} == {(1.6, 1.6)}

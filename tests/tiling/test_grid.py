@@ -44,7 +44,7 @@ def test_grid__by_hand(
     overlap: float,
     windows: list[tuple[int, int, int, int]],
 ) -> None:
-    assert grid_windows(*size, grid, overlap) == windows
+    assert grid_windows(*size, grid, overlap=overlap) == windows
 
 
 def test_grid__as_published_on_1000_random_sizes() -> None:
@@ -61,7 +61,7 @@ def test_grid__as_published_on_1000_random_sizes() -> None:
             for row in range(rows):
                 left, top = (1 - overlap) * tile_width * column, (1 - overlap) * tile_height * row
                 expected.append((left, top, left + tile_width, top + tile_height))
-        found = grid_windows(width, height, (columns, rows), overlap)
+        found = grid_windows(width, height, (columns, rows), overlap=overlap)
         assert len(found) == columns * rows
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.5 + 1e-6)
 
@@ -71,7 +71,7 @@ def test_grid__as_published_on_1000_random_sizes() -> None:
 def test_grid__covers_every_pixel_and_stays_inside(
     width: int, height: int, grid: tuple[int, int], overlap: float
 ) -> None:
-    windows = grid_windows(width, height, grid, overlap)
+    windows = grid_windows(width, height, grid, overlap=overlap)
     for axis, side in ((0, width), (1, height)):
         ends = sorted({(window[axis], window[2 + axis]) for window in windows})
         assert ends[0][0] == 0 and ends[-1][1] == side
@@ -86,23 +86,23 @@ def test_grid__covers_every_pixel_and_stays_inside(
 def test_grid__holds_every_box_that_fits_into_the_overlap(
     width: int, height: int, grid: tuple[int, int], overlap: float, data: st.DataObject
 ) -> None:
-    tile = grid_tile(width, height, grid, overlap)
+    tile = grid_tile(width, height, grid, overlap=overlap)
     wide, high = (max(1, int(overlap * side) - 1) for side in tile)  # corners are rounded
     x, y = data.draw(st.integers(0, width - wide)), data.draw(st.integers(0, height - high))
     assert any(
         x0 <= x and y0 <= y and x + wide <= x1 and y + high <= y1
-        for x0, y0, x1, y1 in grid_windows(width, height, grid, overlap)
+        for x0, y0, x1, y1 in grid_windows(width, height, grid, overlap=overlap)
     )
 
 
 def test_grid__fewer_pixels_than_tiles() -> None:
-    windows = grid_windows(2, 1, (5, 3), 0.25)
+    windows = grid_windows(2, 1, (5, 3), overlap=0.25)
     assert all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in windows)
     assert {x for x0, _, x1, _ in windows for x in range(x0, x1)} == {0, 1}
 
 
 def test_grid_views__whole_image_first_and_tiles_of_one_size() -> None:
-    views = grid_views(640, 481, (2, 3), 0.25, Scaling(min_size=600, max_size=1333))
+    views = grid_views(640, 481, (2, 3), overlap=0.25, scaling=Scaling(min_size=600, max_size=1333))
     assert views[0] == View((0, 0, 640, 481), (798, 600))
     assert len(views) == 7
     assert len({view.size for view in views[1:]}) == 1

@@ -34,7 +34,9 @@ def merged(
         torch.tensor([row[2] for row in rows], dtype=torch.int64),
     )
     views = torch.tensor([row[3] for row in rows], dtype=torch.int64)
-    return merge_detections(found, views.numpy(), sides.reshape(-1, 4).numpy(), rule, threshold)
+    return merge_detections(
+        found, views.numpy(), sides.reshape(-1, 4).numpy(), rule=rule, threshold=threshold
+    )
 
 
 A = (0.0, 0.0, 10.0, 10.0)
@@ -133,12 +135,12 @@ def test_cut_sides__inner_borders_only() -> None:
         ],
         np.float32,
     )
-    sides = cut_sides(boxes, view, 200, 100)
+    sides = cut_sides(boxes, view, width=200, height=100)
     names = ["".join(side for side, cut in zip("ltrb", row, strict=True) if cut) for row in sides.tolist()]
     assert names == ["", "r", "r", "", "tb", "trb"]
-    assert not cut_sides(boxes, View((0, 0, 200, 100), (400, 160)), 200, 100).any()
+    assert not cut_sides(boxes, View((0, 0, 200, 100), (400, 160)), width=200, height=100).any()
     # a window that reaches beyond the image is not cut there
-    assert not cut_sides(boxes, View((-5, -5, 300, 300), (400, 160)), 200, 100).any()
+    assert not cut_sides(boxes, View((-5, -5, 300, 300), (400, 160)), width=200, height=100).any()
 
 
 def iou_of(boxes: Floats) -> Floats:
@@ -186,7 +188,8 @@ def test_merge__as_plain_loops_over_all_pairs(
     expected = removed_one_by_one(found, views, cut, rule, threshold)
     boxes = {tuple(found.boxes[index].tolist()) for index in expected}
     assert {
-        tuple(box) for box in merge_detections(found, views, cut, rule, threshold).boxes.tolist()
+        tuple(box)
+        for box in merge_detections(found, views, cut, rule=rule, threshold=threshold).boxes.tolist()
     } == boxes
 
 
@@ -194,15 +197,15 @@ def test_merge__as_plain_loops_over_all_pairs(
 @given(st.integers(0, 2**32), st.integers(0, 120), st.sampled_from(RULES))
 def test_merge__invariants(seed: int, count: int, rule: MergeRule) -> None:
     found, views, cut = scattered_detections(seed, count, 300.0)
-    result = merge_detections(found, views, cut, rule, 0.25)
+    result = merge_detections(found, views, cut, rule=rule, threshold=0.25)
     assert (np.diff(result.scores) <= 0).all()
     assert len(result) <= count and (len(result) > 0) == (count > 0)
-    again = merge_detections(found, views, cut, rule, 0.25)
+    again = merge_detections(found, views, cut, rule=rule, threshold=0.25)
     assert np.array_equal(again.boxes, result.boxes)
     # class by class gives the same: nothing is merged across classes
     for label in range(2):
         of = found.labels == label
-        alone = merge_detections(found.select(of), views[of], cut[of], rule, 0.25)
+        alone = merge_detections(found.select(of), views[of], cut[of], rule=rule, threshold=0.25)
         np.testing.assert_allclose(alone.boxes, result.boxes[result.labels == label])
     # what overlaps nothing stays as it is
     iou = iou_of(found.boxes) * (found.labels[:, None] == found.labels)
@@ -215,9 +218,9 @@ def test_merge__invariants(seed: int, count: int, rule: MergeRule) -> None:
 def test_merge__of_what_is_merged_changes_nothing(seed: int, count: int, rule: MergeRule) -> None:
     found, views, cut = scattered_detections(seed, count, 200.0)
     views = views * 1000 + np.arange(count)  # each box of a view of its own
-    once = merge_detections(found, views, cut, rule, 0.25)
+    once = merge_detections(found, views, cut, rule=rule, threshold=0.25)
     rows = [found.boxes.tolist().index(box) for box in once.boxes.tolist()]
-    twice = merge_detections(once, views[rows], cut[rows], rule, 0.25)
+    twice = merge_detections(once, views[rows], cut[rows], rule=rule, threshold=0.25)
     assert np.array_equal(twice.boxes, once.boxes) and np.array_equal(twice.scores, once.scores)
 
 
@@ -243,7 +246,7 @@ def test_near_pairs__finds_each_overlapping_pair_once(chunk: int, monkeypatch: p
     for threshold in (0.0, 0.3):
         pairs = [
             (min(pair), max(pair))
-            for first, second in near_pairs(boxes, labels, threshold, np.zeros(150, np.bool_))
+            for first, second in near_pairs(boxes, labels, threshold, reaching_N=np.zeros(150, np.bool_))
             for pair in zip(first.tolist(), second.tolist(), strict=True)
         ]
         assert len(pairs) == len(set(pairs))
@@ -256,7 +259,7 @@ def test_merge__100_000_boxes_take_little_memory() -> None:
     found, views, cut = scattered_detections(0, 100_000, 15_000.0, views=60)
     tracemalloc.start()
     try:
-        merge_detections(found, views, cut, "fragment", 0.25)
+        merge_detections(found, views, cut, rule="fragment", threshold=0.25)
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()

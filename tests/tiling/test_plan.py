@@ -11,8 +11,8 @@ SCALING = Scaling(square=100)
 
 def test_plan_views__beside_tiles_the_whole_image_is_for_large_objects() -> None:
     for tiling in (Tiling("grid", grid=(2, 2), whole_from=50), Tiling("fixed", tile_size=200, whole_from=50)):
-        training = plan_views(tiling, 400, 300, SCALING, training=True)
-        answering = plan_views(tiling, 400, 300, SCALING)
+        training = plan_views(tiling, 400, 300, scaling=SCALING, training=True)
+        answering = plan_views(tiling, 400, 300, scaling=SCALING)
         assert training[0].window == answering[0].window == (0, 0, 400, 300)
         assert training[0].object_sizes == (50, math.inf)
         assert answering[0].object_sizes == (40, math.inf)
@@ -21,7 +21,7 @@ def test_plan_views__beside_tiles_the_whole_image_is_for_large_objects() -> None
 
 
 def test_plan_views__without_a_limit_for_all() -> None:
-    views = plan_views(Tiling("grid", grid=(2, 2)), 400, 300, SCALING)
+    views = plan_views(Tiling("grid", grid=(2, 2)), 400, 300, scaling=SCALING)
     assert {view.object_sizes for view in views} == {ANY_SIZE}
 
 

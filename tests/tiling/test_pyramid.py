@@ -14,7 +14,7 @@ LEVELS = (Level(1, 120), Level(1.667, 32, 150), Level(3, 0, 80))  # SNIPER's, in
 
 
 def test_pyramid__ranges_are_in_pixels_of_the_original_image() -> None:
-    views = pyramid_views(1000, 600, LEVELS, 0.2, Scaling(square=512), training=True)
+    views = pyramid_views(1000, 600, LEVELS, overlap=0.2, scaling=Scaling(square=512), training=True)
     assert views[0] == View((0, 0, 1000, 600), (512, 512), (120.0, math.inf))
     assert {view.object_sizes for view in views} == {(120.0, math.inf), (32.0, 150), (0.0, 80)}
     assert {view.size for view in views} == {(512, 512)}
@@ -23,7 +23,7 @@ def test_pyramid__ranges_are_in_pixels_of_the_original_image() -> None:
 
 
 def test_pyramid__believes_a_little_more_than_it_trains_on() -> None:
-    views = pyramid_views(1000, 600, LEVELS, 0.2, Scaling(square=512))
+    views = pyramid_views(1000, 600, LEVELS, overlap=0.2, scaling=Scaling(square=512))
     assert {view.object_sizes for view in views} == {(96.0, math.inf), (25.6, 187.5), (0.0, 100.0)}
 
 
@@ -33,7 +33,7 @@ def test_pyramid__each_level_covers_the_image_at_its_zoom(
     width: int, height: int, zoom: float, overlap: float
 ) -> None:
     scaling = Scaling(min_size=300, max_size=900)
-    views = pyramid_views(width, height, (Level(1), Level(zoom)), overlap, scaling)
+    views = pyramid_views(width, height, (Level(1), Level(zoom)), overlap=overlap, scaling=scaling)
     for views_of, factor in ((views[:1], 1.0), (views[1:], zoom)):
         for axis, side in ((0, width), (1, height)):
             covered = np.zeros(side, np.bool_)
@@ -70,9 +70,9 @@ def test_choose_levels__ranges_overlap_and_leave_no_size_out() -> None:
 
 
 def test_choose_levels__leaves_out_what_no_object_falls_to() -> None:
-    assert choose_levels((1, 2, 4), 0.5, 32, np.array([8.0, 9, 10])) == (Level(4),)
-    assert choose_levels((1, 2, 4), 0.5, 32, np.array([300.0])) == (Level(1),)
-    assert choose_levels((1, 2, 4), 0.5, 32, np.array([8.0, 300])) == (
+    assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([8.0, 9, 10])) == (Level(4),)
+    assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([300.0])) == (Level(1),)
+    assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([8.0, 300])) == (
         Level(1, 42.7, None),
         Level(4, 0, 96.0),
     )

@@ -70,7 +70,7 @@ def make_learner(name: str, gpu: bool, **given: object) -> tuple[TrainStep, Scal
     torch.manual_seed(0)
     detector = build_detector(DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 50))
     detector.to(GPU if gpu else "cpu", memory_format=torch.channels_last)  # type: ignore[call-overload]
-    train_step = TrainStep(detector, hp, 4, (side, side))
+    train_step = TrainStep(detector, hp, 4, view_size=(side, side))
     train_step.begin_epoch()
     return train_step, scaling
 
@@ -89,7 +89,7 @@ def run(name: str, gpu: bool) -> tuple[list[dict[str, float]], list[Instances]]:
         losses = [{key: float(value) for key, value in train_step.learn(batch).items()} for _ in range(2)]
         train_step.end_epoch()
         predictor = Predictor(
-            TorchBackend(train_step.evaluated, 2), ViewPlan(scaling), ("ant", "bee"), merge_instances
+            TorchBackend(train_step.evaluated, 2), ViewPlan(scaling), ("ant", "bee"), merge=merge_instances
         )
         found = list(predictor.predict_all(DecodedImage.whole(sample.pixels.numpy()) for sample in views))
     return losses, [each.detections for each in found]
@@ -174,7 +174,10 @@ def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> N
         with fake_gpu() as gpu:
             train_step, scaling = make_learner("yolox_nano", gpu=True)
             predictor = Predictor(
-                TorchBackend(train_step.evaluated, 8), ViewPlan(scaling), ("ant", "bee"), merge_instances
+                TorchBackend(train_step.evaluated, 8),
+                ViewPlan(scaling),
+                ("ant", "bee"),
+                merge=merge_instances,
             )
             images = [DecodedImage.whole(sample.pixels.numpy()) for sample in make_batch(128, views)]
             assert len(list(predictor.predict_all(images))) == views

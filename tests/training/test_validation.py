@@ -53,7 +53,7 @@ def test_training__learns_and_logs_what_the_endpoint_will_give(
 
     assert data.validation is not None
     predictor = Predictor.load(model_dir)
-    metrics = evaluate(predictor, data.validation.sample, data.validation.issues, VocMetric(points="all"))
+    metrics = evaluate(predictor, data.validation.sample, data.validation.issues, voc=VocMetric(points="all"))
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert metrics["VOC"]["mAP"] > 0
@@ -168,7 +168,9 @@ def test_views__logged_figures_are_those_of_the_merged_images_that_are_served(
     predictor = Predictor.load(model_dir, batch_size=hp.validation_batch_size)
     assert predictor.plan.tiling.kind == ("grid" if "tile_grid_size" in given else "pyramid")
     assert data.validation is not None
-    metrics = evaluate(predictor, data.validation.one_pass(), data.validation.issues, VocMetric(points="all"))
+    metrics = evaluate(
+        predictor, data.validation.one_pass(), data.validation.issues, voc=VocMetric(points="all")
+    )
     logged = description(model_dir)["metrics"]
     assert metrics is not None
     assert flat({key: logged[key] for key in metrics}) == pytest.approx(flat(metrics), abs=1e-6)

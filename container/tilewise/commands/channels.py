@@ -44,9 +44,10 @@ def checked_records(
     channel: ParsedChannel,
     classes: tuple[str, ...],
     issues: ChannelIssues,
+    *,
     whose: str,
     choice: DataChoice = EVERYTHING_OF_IT,
 ) -> Records:
     """A channel's chosen records with labels into those of ``classes``; ``whose`` these are, for messages."""
-    examples = in_classes(channel, classes, f"channel {issues.channel}", whose)
+    examples = in_classes(channel, classes, f"channel {issues.channel}", whose=whose)
     return make_records(choice.of_examples(examples, classes, issues.channel), issues)

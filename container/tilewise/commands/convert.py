@@ -117,11 +117,13 @@ def run(arguments: argparse.Namespace) -> None:
     holds_masks = arguments.to in HOLD_MASKS and arguments.masks != "none"
     fields = frozenset({MASKS} if holds_masks else ())
     with new_folder(target) as folder:
-        channel = read_annotated(name, source, arguments.annotations, arguments.label_attribute, fields)
+        channel = read_annotated(
+            name, source, arguments.annotations, label_attribute=arguments.label_attribute, fields=fields
+        )
         known = chosen_classes({name: channel}, arguments.classes)
         classes = choice.of_classes(known)
         issues = ChannelIssues(name)
-        records = checked_records(channel, known, issues, "--classes", choice)
+        records = checked_records(channel, known, issues, whose="--classes", choice=choice)
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)

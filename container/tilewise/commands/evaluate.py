@@ -34,9 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the metrics as JSON."""
     content = read_coco(arguments.coco, Folder(arguments.images))
     classes = read_classes(arguments.model) if arguments.model else content.classes or ()
-    examples = in_classes(content, classes, arguments.coco.name, "the model")
+    examples = in_classes(content, classes, arguments.coco.name, whose="the model")
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.source).detections for record in records]
     voc = VocMetric(arguments.iou, arguments.points)
-    print(json.dumps(metrics(records, detections, classes, voc), indent=2))
+    print(json.dumps(metrics(records, detections, classes, voc=voc), indent=2))

@@ -71,7 +71,7 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
     merge = find_task(artifact.task)().merger(spec)
 
     def score() -> float:
-        predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes, merge)
+        predictor = Predictor(OnnxBackend(path, limits), plan, artifact.classes, merge=merge)
         figures = evaluate(predictor, channel.records, channel.issues)
         return float(figures["AP"] or 0.0) if figures else 0.0
 

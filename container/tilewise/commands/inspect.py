@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     issues_by_channel = {name: _Patient(name) for name in channels}
     first = next(iter(channels))
     records = {
-        name: checked_records(one, classes, issues_by_channel[name], f"channel {first}")
+        name: checked_records(one, classes, issues_by_channel[name], whose=f"channel {first}")
         for name, one in channels.items()
     }
     scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     picture = arguments.out / "inspect.png"
     sides = {name: one.object_sizes for name, one in scaled.items()}
-    damaged = draw_channels(records, sides, classes, pixels, picture, arguments.seed)
+    damaged = draw_channels(records, sides, classes, title=pixels, path=picture, seed=arguments.seed)
     print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
     for key, reason in damaged.items():
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)

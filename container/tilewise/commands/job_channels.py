@@ -30,7 +30,11 @@ CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *
 
 
 def data_channels(
-    job: platform.Job, hp: Hyperparameters, state: Mapping[str, Any] | None, distributed: DistributedContext
+    job: platform.Job,
+    hp: Hyperparameters,
+    state: Mapping[str, Any] | None,
+    *,
+    distributed: DistributedContext,
 ) -> dict[str, ChannelFolder | ChannelPipe]:
     """The channels with images and annotations, each with the part that is for this process.
 
@@ -70,8 +74,8 @@ def data_channels(
                 channel.distribution,
                 distributed.host,
                 distributed.hosts,
-                distributed.local_rank,
-                distributed.local_size,
+                process=distributed.local_rank,
+                processes=distributed.local_size,
             )
             sources[name] = ChannelFolder(channel.path, channel.content_type, shard)
         else:

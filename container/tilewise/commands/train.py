@@ -83,7 +83,7 @@ def _run(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> 
     if len(job.hosts) == processes == 1:
         run_job(job, hp, stop)
         return None
-    return launch(job.hosts, job.current_host, job.network_interface, processes, stop)
+    return launch(job.hosts, job.current_host, job.network_interface, processes=processes, stop=stop)
 
 
 def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopRequest) -> str | None:
@@ -94,7 +94,7 @@ def _run_together(job: platform.Job, hp: Hyperparameters, stop: platform.StopReq
     die_with_parent()
     distributed = init_distributed()
     try:
-        run_job(job, hp, stop, distributed)
+        run_job(job, hp, stop, distributed=distributed)
         distributed.barrier()  # for what the leader writes
     except KeyboardInterrupt:
         raise
@@ -112,6 +112,7 @@ def run_job(
     job: platform.Job,
     hp: Hyperparameters,
     stop: platform.StopRequest,
+    *,
     distributed: DistributedContext | None = None,
 ) -> None:
     """Train, and leave model and metrics."""
@@ -136,7 +137,7 @@ def run_job(
     check_model_channel(job.channels, hp)
     checkpoints, state = _checkpoints(hp, distributed)
     initial = None if state else initial_model(job.channels)
-    channels = data_channels(job, hp, state, distributed)
+    channels = data_channels(job, hp, state, distributed=distributed)
     try:
         data = read_data_set(
             channels,
@@ -290,7 +291,7 @@ def _train(
         if figures:
             task = context.task
             context.lines.test(task.test_scores(figures), task.describe("test", figures))
-    write_outputs(result, data, context, platform.output_data_dir())
+    write_outputs(result, data, context, folder=platform.output_data_dir())
     if not result.stopped and not stop.requested:
         _add_graph()
     if result.stopped:

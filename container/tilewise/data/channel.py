@@ -216,7 +216,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             if reads_pipes
         }
         parsed_channels = {
-            name: parse_channel(name, folders, choice.label_attribute, choice.fields)
+            name: parse_channel(name, folders, choice.label_attribute, fields=choice.fields)
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
@@ -231,7 +231,13 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
         ids = ClassIds(len(known), class_map or {})
         splits = _splits(parsed_channels, known, ids, piped, choice, rendering)
         streams: dict[str, RecordSource] = {
-            name: Stream(name, pipes[name], ids, channel.images, partial(choice.of_objects, known=known))
+            name: Stream(
+                name,
+                pipes[name],
+                ids,
+                expected=channel.images,
+                choose=partial(choice.of_objects, known=known),
+            )
             if reads_pipes
             else StreamElsewhere(name, channel.images)
             for name, channel in piped.items()
@@ -279,7 +285,7 @@ def _splits(
     examples = {
         name: [ids.to_labels(example, name) for example in channel.examples]
         if channel.classes is None
-        else in_classes(channel, classes, f"channel {name}", "channel train")
+        else in_classes(channel, classes, f"channel {name}", whose="channel train")
         for name, channel in parsed_channels.items()
         if name not in pipes
     }
@@ -297,6 +303,7 @@ def parse_channel(
     name: str,
     folders: Channels,
     label_attribute: str | None = None,
+    *,
     fields: frozenset[str] = frozenset(),
 ) -> ParsedChannel:
     """Find out which format a channel holds, and read it.

@@ -175,7 +175,7 @@ def _named(train: ParsedChannel, num_classes: int | None, groups: frozenset[str]
     return used
 
 
-def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, whose: str) -> list[RawExample]:
+def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, *, whose: str) -> list[RawExample]:
     """Examples with labels into ``classes``.
 
     Args:

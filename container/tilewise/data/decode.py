@@ -272,6 +272,7 @@ def decode_reduced(
     source: bytes | Path,
     reduction: Callable[[int, int], int],
     max_pixels: int | None = None,
+    *,
     rendering: Rendering = AS_STORED,
 ) -> DecodedImage:
     """Decode an image at a fraction of its size where that is cheap: for a small view of a large JPEG.

@@ -116,7 +116,7 @@ def _pillow_header(file: IO[bytes], max_pixels: int | None) -> ImageHeader:
             width, height, bands, bits, in_one_tile = _jpeg2000_size(file)
             if in_one_tile:  # OpenJPEG takes twice the memory of all else (benchmarks/decode_memory.py)
                 most = pixels_that_fit() if max_pixels is None else max_pixels
-                check_size(width, height, most // 2, "as JPEG 2000 in one tile the image")
+                check_size(width, height, most // 2, what="as JPEG 2000 in one tile the image")
         check_size(width, height, max_pixels)
         orientation = _orientation(image, file)
         pages = 2 if getattr(image, "is_animated", False) else 1
@@ -200,7 +200,9 @@ def _tiff_header(file: IO[bytes], max_pixels: int | None, *, by_parts: bool) -> 
     image = TiffImage(file)
     width, height = image.width, image.height
     if by_parts and width * height and image.can_be_read_by_parts:
-        check_size(image.block_pixels, 1, max_pixels, f"a tile or strip of the {width} x {height} pixels")
+        check_size(
+            image.block_pixels, 1, max_pixels, what=f"a tile or strip of the {width} x {height} pixels"
+        )
     else:
         check_size(width, height, max_pixels)
     size = (height, width) if image.orientation in TRANSPOSING_ORIENTATIONS else (width, height)
@@ -216,7 +218,7 @@ def _tiff_header(file: IO[bytes], max_pixels: int | None, *, by_parts: bool) -> 
     )
 
 
-def check_size(width: int, height: int, max_pixels: int | None, what: str = "the image") -> None:
+def check_size(width: int, height: int, max_pixels: int | None, *, what: str = "the image") -> None:
     """Refuse what has too many pixels.
 
     Raises:

@@ -62,9 +62,9 @@ def drawn_example(
     key: str,
     path: Path,
     size: tuple[int, int] | None,
+    *,
     objects: Sequence[DrawnObject],
     numbers: ClassNumbers,
-    *,
     fractions: bool = False,
     unread: Sequence[str] = (),
 ) -> RawExample:

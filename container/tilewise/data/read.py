@@ -60,7 +60,7 @@ def read_channel(
     name = folder.resolve().name
     parsed = read_annotated(name, folder, None if annotations is None else Path(annotations))
     known = agreed_classes({name: parsed}, None) if classes is None else tuple(classes)
-    examples = in_classes(parsed, known, f"channel {name}", "the list of classes")
+    examples = in_classes(parsed, known, f"channel {name}", whose="the list of classes")
     if parsed.classes is None:
         examples = [ClassIds(len(known)).to_labels(example, name, parsed.names) for example in examples]
     issues = ChannelIssues(name)
@@ -71,6 +71,7 @@ def read_annotated(
     name: str,
     folder: Path,
     annotations: Path | None,
+    *,
     label_attribute: str | None = None,
     fields: frozenset[str] = frozenset(),
 ) -> ParsedChannel:
@@ -100,4 +101,4 @@ def read_annotated(
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return parse_channel(name, folders, label_attribute, fields)
+    return parse_channel(name, folders, label_attribute, fields=fields)

@@ -21,7 +21,7 @@ EVERYTHING = Shard()
 """The part that a single process takes."""
 
 
-def shard_of(distribution: str, host: int, hosts: int, process: int = 0, processes: int = 1) -> Shard:
+def shard_of(distribution: str, host: int, hosts: int, *, process: int = 0, processes: int = 1) -> Shard:
     """The part of what lies in a host's channel that one of its processes trains on.
 
     With ``ShardedByS3Key`` the platform has split the files between the hosts already: a host's processes

@@ -117,10 +117,10 @@ def analyse(scored: Scored, classes: tuple[str, ...], metrics: Mapping[str, Any]
     """
     records, detections = scored.records, scored.detections
     matches = [match(record, instances) for record, instances in zip(records, detections, strict=True)]
-    by_class, total = curves(records, detections, matches, len(classes))
+    by_class, total = curves(records, detections, matches, num_classes=len(classes))
     threshold = total.best_score
     outcomes = [
-        outcome(record, instances, which, threshold)
+        outcome(record, instances, which, score_threshold=threshold)
         for record, instances, which in zip(records, detections, matches, strict=True)
     ]
     return Analysis(

@@ -42,6 +42,7 @@ def draw_channels(
     channels: Mapping[str, Records],
     sides: Mapping[str, Float64],
     classes: tuple[str, ...],
+    *,
     title: str,
     path: Path,
     seed: int = 0,

@@ -126,6 +126,7 @@ def histogram(
     series: Sequence[tuple[str, Sequence[tuple[float, int]]]],
     limits: Sequence[float],
     description: str,
+    *,
     x_label: str,
 ) -> Markup:
     """Steps over a logarithmic axis, each series as shares of its own sum.

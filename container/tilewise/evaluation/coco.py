@@ -72,7 +72,7 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
         recall at each of the :data:`IOUS`. None where there is no object to find.
 
     """
-    evaluation = accumulate(records, detections, classes, RANGES)
+    evaluation = accumulate(records, detections, classes, ranges=RANGES)
     place = {name: index for index, name in enumerate(RANGES)}
     of_limits = {limits: index for index, limits in enumerate(RANGES.values())}
     # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
@@ -104,6 +104,7 @@ def accumulate(
     records: Records,
     detections: Sequence[Instances],
     classes: Sequence[str],
+    *,
     ranges: Mapping[str, tuple[float, float]],
 ) -> dict[str, Any]:
     """What pycocotools would accumulate, over all detections.

@@ -93,6 +93,7 @@ def outcome(
     record: Record,
     detections: Instances,
     matches: Int64,
+    *,
     score_threshold: float,
     iou_threshold: float = IOU_THRESHOLD,
 ) -> Outcome:

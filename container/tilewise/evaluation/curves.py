@@ -62,7 +62,7 @@ class Curve:
 
 
 def curves(
-    records: Records, detections: Sequence[Instances], matches: Sequence[Int64], num_classes: int
+    records: Records, detections: Sequence[Instances], matches: Sequence[Int64], *, num_classes: int
 ) -> tuple[list[Curve], Curve]:
     """The curve of each class, and that of all detections together.
 

@@ -20,6 +20,7 @@ def evaluate(
     predictor: Predictor,
     records: Iterable[Record],
     issues: ChannelIssues,
+    *,
     voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
     stop: StopToken = NEVER,
     keep: Callable[[Scored], object] = lambda scored: None,
@@ -51,13 +52,13 @@ def evaluate(
     if scored is None:
         return None
     keep(scored)
-    return metrics(scored.records, scored.detections, predictor.classes, voc)
+    return metrics(scored.records, scored.detections, predictor.classes, voc=voc)
 
 
 def _find(
     predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, stop: StopToken
 ) -> Scored | None:
-    predicted = predict_records(predictor, records, issues, stop)
+    predicted = predict_records(predictor, records, issues, stop=stop)
     return Scored(predicted[0], [each.detections for each in predicted[1]]) if predicted else None
 
 
@@ -65,10 +66,11 @@ def metrics(
     records: Records,
     detections: list[Instances],
     classes: tuple[str, ...],
+    *,
     voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
     """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind."""
     with say_if_slow("COCO's figures"):
         coco = coco_metrics(records, detections, classes)
     with say_if_slow("VOC's figures"):
-        return {**coco, "VOC": {**voc_metrics(records, detections, classes, voc), **asdict(voc)}}
+        return {**coco, "VOC": {**voc_metrics(records, detections, classes, metric=voc), **asdict(voc)}}

@@ -19,7 +19,7 @@ READ_AHEAD = 4
 
 
 def predict_records(
-    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, stop: StopToken
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, *, stop: StopToken
 ) -> tuple[Records, list[Any]] | None:
     """Predict every record.
 
@@ -38,7 +38,9 @@ def predict_records(
     """
     decoded_records: list[Record] = []
     predictions: list[Any] = []
-    for prediction in predictor.predict_all(decoded(predictor, records, issues, decoded_records)):
+    for prediction in predictor.predict_all(
+        decoded(predictor, records, issues, decoded_records=decoded_records)
+    ):
         predictions.append(prediction)
         if stop.requested:
             return None
@@ -49,7 +51,7 @@ def predict_records(
 
 
 def decoded(
-    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, decoded_records: list[Record]
+    predictor: Predictor, records: Iterable[Record], issues: ChannelIssues, *, decoded_records: list[Record]
 ) -> Iterator[DecodedImage]:
     """The records' images, a few decoded ahead; ``decoded_records`` gets each record whose image could be.
 

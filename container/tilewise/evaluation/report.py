@@ -126,7 +126,7 @@ def _charts(run: ReportContent) -> dict[str, Markup | None]:
     if bars:
         text = "How large the objects are: shares of each channel's objects over the √ of their area"
         charts["sizes"] = histogram(
-            bars[:SERIES], SIZE_LIMITS, text, "√area of the object in pixels of its image"
+            bars[:SERIES], SIZE_LIMITS, text, x_label="√area of the object in pixels of its image"
         )
     return charts
 

@@ -34,6 +34,7 @@ def voc_metrics(
     records: Records,
     detections: Sequence[Instances],
     classes: Sequence[str],
+    *,
     metric: VocMetric = VocMetric(),  # it is frozen
 ) -> dict[str, float | dict[str, float | None]]:
     """Average precision at one IoU.

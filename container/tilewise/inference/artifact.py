@@ -112,10 +112,10 @@ class Artifact:
             model.eval(),
             description.spec,
             description.classes,
-            description.hyperparameters,
-            description.metrics,
-            description.environment,
-            description.task,
+            hyperparameters=description.hyperparameters,
+            metrics=description.metrics,
+            environment=description.environment,
+            task=description.task,
         )
 
 

@@ -63,7 +63,7 @@ class ViewBatcher:
         self.backend = backend
         self._pending: list[PendingView] = []
 
-    def add(self, image: OpenImage, view: View, pixels: Any, factor: int) -> None:
+    def add(self, image: OpenImage, view: View, pixels: Any, *, factor: int) -> None:
         """Cut a view from its image, after those before it were looked at if they go without it.
 
         Args:

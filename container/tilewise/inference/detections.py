@@ -42,7 +42,7 @@ def merge_instances(
     """
     parts, views, cuts = [], [], []
     for number, (view, instances) in enumerate(shown):
-        cut = cut_sides(instances.boxes, view, width, height)
+        cut = cut_sides(instances.boxes, view, width=width, height=height)
         detections = view.to_image(instances, width, height)
         answered = view.answers_for(detections.boxes)
         parts.append(detections.select(answered))
@@ -51,7 +51,11 @@ def merge_instances(
     detections = Instances.cat(parts)
     if len(parts) > 1:
         detections = merge_detections(
-            detections, np.concatenate(views), np.concatenate(cuts), tiling.merge, tiling.merge_threshold
+            detections,
+            np.concatenate(views),
+            np.concatenate(cuts),
+            rule=tiling.merge,
+            threshold=tiling.merge_threshold,
         )
     else:
         detections = detections.select(np.argsort(-detections.scores, kind="stable"))

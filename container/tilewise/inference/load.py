@@ -22,7 +22,7 @@ BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
 def load_backend(
-    folder: Path, description: ModelDescription, name: BackendName = "auto", batch_size: int | None = None
+    folder: Path, description: ModelDescription, name: BackendName = "auto", *, batch_size: int | None = None
 ) -> Backend:
     """Load the model in a folder into what runs it; the log says which that is, and why.
 

@@ -42,7 +42,7 @@ class Model:
         height, width = image.shape[:2]
         parts = []
         for number, (window, size, sizes) in enumerate(views(self.facts, width, height)):
-            boxes, scores, labels = self.detect_view(cut(image, window, size, self.facts["fill"]))
+            boxes, scores, labels = self.detect_view(cut(image, window, size, fill=self.facts["fill"]))
             x0, y0, x1, y1 = window
             inner = np.array([x0 > 0, y0 > 0, x1 < width, y1 < height])
             far = np.array(size, np.float32)
@@ -58,7 +58,9 @@ class Model:
             np.concatenate(column) for column in zip(*parts, strict=True)
         )
         if len(parts) > 1:
-            boxes, scores, labels = merge(self.facts["tiling"], boxes, scores, labels, view, cut_sides)
+            boxes, scores, labels = merge(
+                self.facts["tiling"], boxes, scores, labels=labels, view=view, cut_sides=cut_sides
+            )
         best = np.argsort(-scores, kind="stable")[: self.facts["detections_per_image"]]
         return boxes[best], scores[best], labels[best]
 
@@ -91,7 +93,7 @@ def views(facts: dict[str, Any], width: int, height: int) -> list[tuple[Any, tup
             high = math.inf if level["largest"] is None else level["largest"] * ANSWER_SLACK
             tile = math.ceil(width / level["zoom"]), math.ceil(height / level["zoom"])
             sizes = (level["smallest"] / ANSWER_SLACK, high)
-            found += [(window, whole[1], sizes) for window in windows(width, height, *tile, overlap)]
+            found += [(window, whole[1], sizes) for window in windows(width, height, tile, overlap=overlap)]
         return found
     if tiling["kind"] == "grid":
         columns, rows = tiling["grid"]
@@ -107,19 +109,19 @@ def views(facts: dict[str, Any], width: int, height: int) -> list[tuple[Any, tup
     else:
         side = tiling["tile_size"]
         size = view_size(facts["scaling"], side, side)
-        tiles = windows(width, height, side, side, overlap)
+        tiles = windows(width, height, (side, side), overlap=overlap)
     if tiling["whole_from"]:
         whole = (whole[0], whole[1], (tiling["whole_from"] / ANSWER_SLACK, math.inf))
     return [whole, *((window, size, any_size) for window in tiles)]
 
 
-def windows(width: int, height: int, tile_width: int, tile_height: int, overlap: float) -> list[Any]:
+def windows(width: int, height: int, tile: tuple[int, int], *, overlap: float) -> list[Any]:
     """Tiles of one size, row by row; the last of a row or column are moved inside."""
     starts = []
-    for length, tile in ((width, tile_width), (height, tile_height)):
-        last = max(0, length - tile)
-        starts.append([*range(0, last, max(1, tile - int(tile * overlap))), last])
-    return [(x, y, x + tile_width, y + tile_height) for y in starts[1] for x in starts[0]]
+    for length, side in ((width, tile[0]), (height, tile[1])):
+        last = max(0, length - side)
+        starts.append([*range(0, last, max(1, side - int(side * overlap))), last])
+    return [(x, y, x + tile[0], y + tile[1]) for y in starts[1] for x in starts[0]]
 
 
 def view_size(scaling: dict[str, Any], width: float, height: float) -> tuple[int, int]:
@@ -130,7 +132,7 @@ def view_size(scaling: dict[str, Any], width: float, height: float) -> tuple[int
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def cut(image: np.ndarray, window: Any, size: tuple[int, int], fill: list[int]) -> np.ndarray:
+def cut(image: np.ndarray, window: Any, size: tuple[int, int], *, fill: list[int]) -> np.ndarray:
     """A window of an image, which may reach beyond it, scaled: bilinear, antialiased, as Pillow does it."""
     x0, y0, x1, y1 = window
     inside = image[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
@@ -164,6 +166,7 @@ def merge(
     tiling: dict[str, Any],
     boxes: np.ndarray,
     scores: np.ndarray,
+    *,
     labels: np.ndarray,
     view: np.ndarray,
     cut_sides: np.ndarray,

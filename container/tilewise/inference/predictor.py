@@ -41,7 +41,7 @@ class Predictor:
 
     """
 
-    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...], merge: Merge):
+    def __init__(self, backend: Backend, plan: ViewPlan, classes: tuple[str, ...], *, merge: Merge):
         self.backend = backend
         self.plan = plan
         self.classes = classes
@@ -69,16 +69,16 @@ class Predictor:
         """
         description = ModelDescription.read(Path(model_dir))
         spec = description.spec
-        loaded = load_backend(Path(model_dir), description, backend, batch_size)
+        loaded = load_backend(Path(model_dir), description, backend, batch_size=batch_size)
         plan = ViewPlan(spec.scaling, options.change(spec.tiling), spec.rendering)
         log.info("each image is seen as %s", plan.tiling)
         merge = find_task(description.task)().merger(spec)
-        return Predictor(loaded, plan, description.classes, merge)
+        return Predictor(loaded, plan, description.classes, merge=merge)
 
     def seen_as(self, options: TileOptions) -> Predictor:
         """The same model with other tiles."""
         plan = replace(self.plan, tiling=options.change(self.plan.tiling))
-        return Predictor(self.backend, plan, self.classes, self.merge)
+        return Predictor(self.backend, plan, self.classes, merge=self.merge)
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
@@ -122,7 +122,7 @@ class Predictor:
             on_device = image.to(self.backend.upload)
             for view in views:
                 pixels, factor = on_device.seen_by(view)
-                batcher.add(open_images[-1], view.snapped(factor), pixels, factor)
+                batcher.add(open_images[-1], view.snapped(factor), pixels, factor=factor)
                 del pixels
             del image, on_device
             while open_images and not open_images[0].waiting:

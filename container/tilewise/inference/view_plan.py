@@ -25,7 +25,7 @@ class ViewPlan:
 
     def views(self, width: int, height: int) -> list[View]:
         """The views of an image of so many pixels."""
-        return plan_views(self.tiling, width, height, self.scaling)
+        return plan_views(self.tiling, width, height, scaling=self.scaling)
 
     def reduction(self, width: int, height: int) -> int:
         """1, 2, 4 or 8: by so much the image may be reduced while it is decoded."""

@@ -63,7 +63,7 @@ def atss(priors: Priors, objects: Objects, batch: int) -> Positives:
     images, prior = objects.images[number], candidates[number, candidate]
     points_of_image = len(priors.points)
     unique = one_object_each(
-        images * points_of_image + prior, -iou[number, candidate], number, points_of_image * batch
+        images * points_of_image + prior, -iou[number, candidate], number, count=points_of_image * batch
     )
     return Positives(images[unique], prior[unique], number[unique])
 

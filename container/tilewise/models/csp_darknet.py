@@ -14,7 +14,7 @@ from tilewise.models.layers import BatchNorm
 class ConvBlock(nn.Module):
     """Convolution, batch normalisation, SiLU; the map keeps its size, divided by the stride."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1):
+    def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = BatchNorm(out, eps=1e-3, momentum=0.03)
@@ -27,9 +27,9 @@ class ConvBlock(nn.Module):
 class SeparableBlock(nn.Module):
     """A convolution within each channel, then one across channels: nano's 3x3 convolutions."""
 
-    def __init__(self, channels: int, out: int, kernel: int, stride: int = 1):
+    def __init__(self, channels: int, out: int, kernel: int, *, stride: int = 1):
         super().__init__()
-        self.dconv = ConvBlock(channels, channels, kernel, stride, groups=channels)
+        self.dconv = ConvBlock(channels, channels, kernel, stride=stride, groups=channels)
         self.pconv = ConvBlock(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class SeparableBlock(nn.Module):
 
 def block_3x3(channels: int, out: int, stride: int = 1, *, separable: bool) -> nn.Module:
     """A 3x3 convolution, whole or separable."""
-    return (SeparableBlock if separable else ConvBlock)(channels, out, 3, stride)
+    return (SeparableBlock if separable else ConvBlock)(channels, out, 3, stride=stride)
 
 
 class Focus(nn.Module):

@@ -17,7 +17,7 @@ SHOWN = 5
 
 
 def freeze(
-    detector: VisionModel, name: str, layers: int | None, pattern: str | None, *, azure: bool = False
+    detector: VisionModel, name: str, layers: int | None, *, pattern: str | None, azure: bool = False
 ) -> str:
     """Freeze the first stages of the backbone, and the parameters whose names match a pattern.
 

@@ -117,7 +117,7 @@ class GFL(nn.Module):
         classes, distances = self.head(maps)
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         # a ResNet's points lie on multiples of the stride: its strided convolutions are padded on both sides
-        priors = make_priors(shapes, self.strides, 0.0, batch_BCHW.device)
+        priors = make_priors(shapes, self.strides, 0.0, device=batch_BCHW.device)
         return GFLOutputs(features, classes, distances, priors)
 
 

@@ -91,4 +91,4 @@ def edges_of(sizes: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
 def detections_of(candidates: Candidates, limits: Limits) -> list[Instances]:
     """What is left of each view's candidates after suppression."""
     boxes, scores, labels = (tensor.detach().cpu().numpy() for tensor in candidates)
-    return [suppress(*view, limits) for view in zip(boxes, scores, labels, strict=True)]
+    return [suppress(*view, limits=limits) for view in zip(boxes, scores, labels, strict=True)]

@@ -36,7 +36,7 @@ class Objects(NamedTuple):
 
 
 def make_priors(
-    shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float, device: torch.device
+    shapes: Sequence[tuple[int, int]], strides: Sequence[int], offset: float, *, device: torch.device
 ) -> Priors:
     """The points of feature maps of these (height, width), ``offset`` strides from the top left corner."""
     points, sizes, levels, first = [], [], [], 0
@@ -78,7 +78,7 @@ def on_ignored_points(priors: Priors, targets: Sequence[Target]) -> Tensor:
     return torch.stack(rows)
 
 
-def one_object_each(priors_K: Tensor, costs_K: Tensor, objects_K: Tensor, count: int) -> Tensor:
+def one_object_each(priors_K: Tensor, costs_K: Tensor, objects_K: Tensor, *, count: int) -> Tensor:
     """Of pairs of a prior and an object, those that are the cheapest of their prior.
 
     Where two cost the same, the object with the lower index has it.

@@ -27,7 +27,7 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def simota(
-    boxes_BP4: Tensor, class_logits_BPC: Tensor, object_logits_BP: Tensor, priors: Priors, objects: Objects
+    boxes_BP4: Tensor, class_logits_BPC: Tensor, object_logits_BP: Tensor, *, priors: Priors, objects: Objects
 ) -> Assignment:
     """Assign priors to objects by what the network predicts there.
 
@@ -63,7 +63,9 @@ def simota(
 
     images, prior = objects.images[number], candidates[number, candidate]
     count = len(priors.points)
-    unique = one_object_each(images * count + prior, cost[number, candidate], number, count * len(boxes_BP4))
+    unique = one_object_each(
+        images * count + prior, cost[number, candidate], number, count=count * len(boxes_BP4)
+    )
     return Assignment(images[unique], prior[unique], number[unique], iou[number, candidate][unique])
 
 

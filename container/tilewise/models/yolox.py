@@ -126,7 +126,7 @@ class YOLOX(nn.Module):
         features = {str(level): each for level, each in enumerate(maps)}
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         boxes, classes, objects = self.head(maps)
-        priors = make_priors(shapes, STRIDES, 0.5, batch_BCHW.device)
+        priors = make_priors(shapes, STRIDES, 0.5, device=batch_BCHW.device)
         return YOLOXOutputs(features, boxes, classes, objects, priors)
 
 
@@ -147,7 +147,7 @@ class YOLOXCriterion:
         priors = outputs.priors
         boxes = decode(outputs.boxes, priors)
         objects = gather_objects(targets)
-        assignment = simota(boxes, outputs.classes, outputs.objects, priors, objects)
+        assignment = simota(boxes, outputs.classes, outputs.objects, priors=priors, objects=objects)
         positive = torch.zeros_like(outputs.objects)
         positive[assignment.images, assignment.priors] = 1
         on_ignored = on_ignored_points(priors, targets) & (positive == 0)

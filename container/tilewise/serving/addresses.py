@@ -40,6 +40,7 @@ class Addresses:
         kinds: Collection[str],
         max_bytes: int,
         is_allowed: Callable[[Address], bool] | None = None,
+        *,
         trust: ssl.SSLContext | None = None,
     ):
         self._kinds, self._max_bytes = kinds, max_bytes
@@ -102,7 +103,7 @@ class Addresses:
         """The body, or where it is redirected to."""
         parts = urlsplit(address)
         host, port = parts.hostname or "", parts.port or 443
-        connection = _Connection(host, port, self._resolve(host, port), self._trust)
+        connection = _Connection(host, port, self._resolve(host, port), trust=self._trust)
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", path, headers={"User-Agent": "tilewise", "Accept": "image/*,*/*"})
@@ -148,7 +149,7 @@ class Addresses:
 class _Connection(http.client.HTTPSConnection):
     """To a host whose address has been looked up before."""
 
-    def __init__(self, host: str, port: int, place: str, trust: ssl.SSLContext | None):
+    def __init__(self, host: str, port: int, place: str, *, trust: ssl.SSLContext | None):
         self._tls = trust or ssl.create_default_context()
         super().__init__(host, port, timeout=STEP_S, context=self._tls)
         self._place = place

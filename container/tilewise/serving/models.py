@@ -156,6 +156,7 @@ class ModelSet:
         registry: ModelRegistry,
         thread: ComputeThread,
         load: Loader,
+        *,
         workers: int = 1,
         free_memory: Callable[[], int] = available_memory,
     ):

@@ -124,8 +124,8 @@ class ServedModel:
         load: Callable[[], Predicts],
         thread: ComputeThread,
         on_load_failure: Callable[[], None],
-        on_breakdown: Callable[[], None],
         *,
+        on_breakdown: Callable[[], None],
         batch_delay_s: float = 0.0,
     ) -> None:
         self._batch_delay_s = batch_delay_s

@@ -79,7 +79,7 @@ class Server(BaseApplication):
 
         if self.settings.multi_model:
             registry = ModelRegistry(self.folder / "models")
-            return ModelSet(registry, thread, partial(self.load_model, thread), self.settings.workers)
+            return ModelSet(registry, thread, partial(self.load_model, thread), workers=self.settings.workers)
         return self.load_model(thread, platform.model_dir(), stop_server)
 
     def load_model(self, thread: ComputeThread, folder: Path, on_failure: Callable[[], None]) -> Model:

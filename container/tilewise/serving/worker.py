@@ -87,7 +87,7 @@ class Connection:
 
     """
 
-    def __init__(self, accepted: socket.socket, client: object, server: object, incoming: IncomingRequest):
+    def __init__(self, accepted: socket.socket, client: object, server: object, *, incoming: IncomingRequest):
         self.socket = accepted
         self.sock = Outbox()
         self.client, self.server = client, server
@@ -149,7 +149,7 @@ class Worker(ThreadWorker):
             return  # else it has left again, or another worker was faster
         accepted.settimeout(0)
         incoming = self.expect_request(client)
-        connection = Connection(accepted, client, listener.getsockname(), incoming)
+        connection = Connection(accepted, client, listener.getsockname(), incoming=incoming)
         self.connections[connection] = None
         self.nr_conns += 1
         self.watch(connection, selectors.EVENT_READ)

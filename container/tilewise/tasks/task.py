@@ -141,6 +141,7 @@ class Task(Protocol):
         predictor: Predictor,
         records: Iterable[Record],
         issues: ChannelIssues,
+        *,
         stop: StopToken,
         gather: Gather,
     ) -> Evaluation | None:

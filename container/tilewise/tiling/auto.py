@@ -67,7 +67,7 @@ class _Candidate:
 
 
 def choose_grid(
-    objects: ObjectSizes, scaling: Scaling, smallest_object: float, overlap: float | None = None
+    objects: ObjectSizes, scaling: Scaling, smallest_object: float, *, overlap: float | None = None
 ) -> GridChoice:
     """The cheapest grid in which three quarters of the objects are large enough to be resolved.
 
@@ -148,7 +148,7 @@ def _candidates(
             if grid == (1, 1):
                 continue
             tile_overlap = _overlap(width, height, grid, long) if overlap is None else overlap
-            tile = grid_tile(width, height, grid, tile_overlap)
+            tile = grid_tile(width, height, grid, overlap=tile_overlap)
             size = scaling.size_of(*tile)
             zooms = size[0] / tile[0], size[1] / tile[1]
             stretch = round(max(zooms) / min(zooms), 2)
@@ -161,7 +161,7 @@ def _candidates(
 def _overlap(width: float, height: float, grid: tuple[int, int], long: float) -> float:
     """The smallest overlap that holds ``long`` pixels wherever two tiles meet; the largest if none does."""
     for overlap in OVERLAPS:
-        tile = grid_tile(width, height, grid, overlap)
+        tile = grid_tile(width, height, grid, overlap=overlap)
         shared = [overlap * side for side, count in zip(tile, grid, strict=True) if count > 1]
         if min(shared) >= long:
             return overlap
@@ -177,7 +177,7 @@ def _shown(objects: ObjectSizes, scaling: Scaling, grid: tuple[int, int], overla
     sizes, image_of = np.unique(objects.image_sizes, axis=0, return_inverse=True)
     factors = []
     for width, height in sizes.tolist():
-        tile = grid_tile(width, height, grid, overlap)
+        tile = grid_tile(width, height, grid, overlap=overlap)
         size = scaling.size_of(*tile)
         factors.append(math.sqrt(size[0] / tile[0] * size[1] / tile[1]))
     factor = np.asarray(factors)[image_of.reshape(-1)[objects.image_of]]

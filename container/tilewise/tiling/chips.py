@@ -21,6 +21,7 @@ def positive_chips(
     width: int,
     height: int,
     boxes_N4: Floats,
+    *,
     chip: tuple[int, int],
     stride: tuple[float, float],
     rng: np.random.Generator,
@@ -72,6 +73,7 @@ def negative_chips(
     width: int,
     height: int,
     boxes_N4: Floats,
+    *,
     chip: tuple[int, int],
     count: int,
     rng: np.random.Generator,
@@ -95,7 +97,7 @@ def negative_chips(
     chips: list[Window] = []
     if false_positives_M4 is not None and len(false_positives_M4):
         stride = chip[0] / 8, chip[1] / 8
-        chips = positive_chips(width, height, false_positives_M4, chip, stride, rng)
+        chips = positive_chips(width, height, false_positives_M4, chip=chip, stride=stride, rng=rng)
         chips = [window for window in chips if not _holds_a_centre(window, boxes_N4)]
     for _ in range(TRIALS * count):
         if len(chips) >= count:
@@ -116,7 +118,7 @@ def _holds_a_centre(window: Window, boxes_N4: Floats) -> bool:
 
 
 def chip_of(
-    width: int, height: int, level: Level, scaling: Scaling, chip_size: int | None
+    width: int, height: int, level: Level, *, scaling: Scaling, chip_size: int | None
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """A level's chips: their (width, height) in pixels of the image, and in pixels of the view.
 
@@ -140,6 +142,7 @@ def sniper_views(
     width: int,
     height: int,
     boxes_N4: Floats,
+    *,
     levels: tuple[Level, ...],
     scaling: Scaling,
     chip_size: int | None,
@@ -162,13 +165,13 @@ def sniper_views(
     for level in levels:
         low, high = level.trains_on
         valid = boxes_N4[(sizes >= low) & (sizes < high)]
-        chip, size = chip_of(width, height, level, scaling, chip_size)
+        chip, size = chip_of(width, height, level, scaling=scaling, chip_size=chip_size)
         step = rng.uniform(*STRIDE)
         stride = step * chip[0], step * chip[1]
         if level.zoom == 1 and len(valid):
             views.append(View((0, 0, width, height), scaling.size_of(width, height), level.trains_on))
         elif level.zoom > 1:
-            windows = positive_chips(width, height, valid, chip, stride, rng)
+            windows = positive_chips(width, height, valid, chip=chip, stride=stride, rng=rng)
             views += [View(window, size, level.trains_on) for window in windows]
     return views
 
@@ -177,6 +180,7 @@ def background_views(  # noqa: PLR0913  # those of sniper_views and of negative_
     width: int,
     height: int,
     boxes_N4: Floats,
+    *,
     levels: tuple[Level, ...],
     scaling: Scaling,
     chip_size: int | None,
@@ -190,6 +194,8 @@ def background_views(  # noqa: PLR0913  # those of sniper_views and of negative_
     """
     zoomed = [level for level in levels if level.zoom > 1] or levels
     level = zoomed[int(rng.integers(len(zoomed)))]
-    chip, size = chip_of(width, height, level, scaling, chip_size)
-    windows = negative_chips(width, height, boxes_N4, chip, count, rng, false_positives_M4)
+    chip, size = chip_of(width, height, level, scaling=scaling, chip_size=chip_size)
+    windows = negative_chips(
+        width, height, boxes_N4, chip=chip, count=count, rng=rng, false_positives_M4=false_positives_M4
+    )
     return [View(window, size, level.trains_on) for window in windows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tilewise.views.view import Scaling, View, Window, whole_image
 
 
-def fixed_windows(width: int, height: int, tile_width: int, tile_height: int, overlap: float) -> list[Window]:
+def fixed_windows(width: int, height: int, tile: tuple[int, int], *, overlap: float) -> list[Window]:
     """Tiles of one size that cover an image, row by row; the last of a row or column are moved inside.
 
     In an image that is smaller than a tile the only one reaches beyond it, so that objects keep their scale.
@@ -13,11 +13,11 @@ def fixed_windows(width: int, height: int, tile_width: int, tile_height: int, ov
     Args:
         width: pixels of the image.
         height: pixels of the image.
-        tile_width: pixels of a tile.
-        tile_height: pixels of a tile.
+        tile: the width and height of a tile in pixels.
         overlap: the share of a tile that neighbours have in common at least.
 
     """
+    tile_width, tile_height = tile
     return [
         (x, y, x + tile_width, y + tile_height)
         for y in _starts(height, tile_height, overlap)
@@ -31,8 +31,8 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [*range(0, last, step), last]
 
 
-def fixed_views(width: int, height: int, tile: int, overlap: float, scaling: Scaling) -> list[View]:
+def fixed_views(width: int, height: int, tile: int, *, overlap: float, scaling: Scaling) -> list[View]:
     """The whole image, and then its square tiles of ``tile`` pixels."""
     size = scaling.size_of(tile, tile)
-    tiles = [View(window, size) for window in fixed_windows(width, height, tile, tile, overlap)]
+    tiles = [View(window, size) for window in fixed_windows(width, height, (tile, tile), overlap=overlap)]
     return whole_image(width, height, scaling) + tiles

@@ -23,7 +23,7 @@ FRAGMENT_WEIGHT = 0.5
 _ROUNDS = 32
 
 
-def cut_sides(boxes_N4: Floats, view: View, width: int, height: int) -> Bool:
+def cut_sides(boxes_N4: Floats, view: View, *, width: int, height: int) -> Bool:
     """Which sides of the boxes are cut by the view's window: they touch a border that lies inside the image.
 
     Args:
@@ -45,7 +45,7 @@ def cut_sides(boxes_N4: Floats, view: View, width: int, height: int) -> Bool:
 
 
 def merge_detections(
-    detections: Instances, view_N: Int64, cut_N4: Bool, rule: MergeRule, threshold: float
+    detections: Instances, view_N: Int64, cut_N4: Bool, *, rule: MergeRule, threshold: float
 ) -> Instances:
     """Merge what the views of one image show into one list, in which each object stands once.
 
@@ -75,7 +75,7 @@ def merge_detections(
     cut = cut_N4 if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
     weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
     order = np.argsort(-scores * weight, kind="stable")
-    ranked = _Ranked(boxes[order], detections.labels[order], view_N[order], cut[order])
+    ranked = _Ranked(boxes[order], detections.labels[order], view_N[order], cut_N4=cut[order])
     winners, losers = _overlaps(ranked, threshold)
     kept = ~_removed(winners, losers, len(order))
     merged = boxes
@@ -90,7 +90,7 @@ def merge_detections(
 class _Ranked:
     """Boxes in the order in which they may remove others."""
 
-    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, cut_N4: Bool):
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, *, cut_N4: Bool):
         self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
         self.fragment: Bool = np.any(cut_N4, axis=1)
         self.areas: Float64 = area(boxes_N4)
@@ -102,7 +102,7 @@ class _Ranked:
 def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
     """All pairs (winner, loser) of ranks of which the first removes the second, if it remains itself."""
     pairs = [np.zeros((2, 0), np.int64)]
-    for first, second in near_pairs(ranked.boxes, ranked.labels, threshold, ranked.fragment):
+    for first, second in near_pairs(ranked.boxes, ranked.labels, threshold, reaching_N=ranked.fragment):
         winner, loser = np.minimum(first, second), np.maximum(first, second)
         other_view = ranked.view[winner] != ranked.view[loser]
         winner, loser = winner[other_view], loser[other_view]

@@ -17,7 +17,7 @@ _ROWS = 3
 
 
 def near_pairs(
-    boxes_N4: Float64, labels_N: Int64, threshold: float, reaching_N: Bool
+    boxes_N4: Float64, labels_N: Int64, threshold: float, *, reaching_N: Bool
 ) -> Iterator[tuple[Int64, Int64]]:
     """All pairs of boxes of one class that may have an IoU above ``threshold``, and some that have not.
 
@@ -40,7 +40,7 @@ def near_pairs(
     # IoU <= ratio of the sides, so boxes of levels further apart do not reach the threshold
     apart = max(2, math.ceil(-math.log2(threshold)) + 1) if threshold > 0 else levels[-1] if levels else 0
     for target in levels:
-        cells = _Cells(boxes_N4, labels_N, np.flatnonzero(level_of == target), 2.0**target)
+        cells = _Cells(boxes_N4, labels_N, np.flatnonzero(level_of == target), side=2.0**target)
         for level in levels:
             if level > target:
                 break
@@ -59,7 +59,7 @@ def near_pairs(
 class _Cells:
     """Boxes of one level, sorted by class, row of cells, and x."""
 
-    def __init__(self, boxes_N4: Float64, labels_N: Int64, members: Int64, side: float):
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, members: Int64, *, side: float):
         self.side = side
         self.labels = labels_N
         self.centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2

@@ -10,7 +10,7 @@ from tilewise.views.view import Scaling, View, whole_image
 
 
 def plan_views(
-    tiling: Tiling, width: int, height: int, scaling: Scaling, *, training: bool = False
+    tiling: Tiling, width: int, height: int, *, scaling: Scaling, training: bool = False
 ) -> list[View]:
     """The views of an image that are looked at when a detector is validated and when it serves.
 
@@ -23,13 +23,15 @@ def plan_views(
 
     """
     if tiling.kind == "pyramid":
-        return pyramid_views(width, height, tiling.levels, tiling.overlap, scaling, training=training)
+        return pyramid_views(
+            width, height, tiling.levels, overlap=tiling.overlap, scaling=scaling, training=training
+        )
     if tiling.kind == "grid":
         assert tiling.grid is not None
-        views = grid_views(width, height, tiling.grid, tiling.overlap, scaling)
+        views = grid_views(width, height, tiling.grid, overlap=tiling.overlap, scaling=scaling)
     elif tiling.kind == "fixed":
         assert tiling.tile_size is not None
-        views = fixed_views(width, height, tiling.tile_size, tiling.overlap, scaling)
+        views = fixed_views(width, height, tiling.tile_size, overlap=tiling.overlap, scaling=scaling)
     else:
         return whole_image(width, height, scaling)
     if tiling.whole_from:

@@ -29,9 +29,9 @@ def pyramid_views(
     width: int,
     height: int,
     levels: tuple[Level, ...],
+    *,
     overlap: float,
     scaling: Scaling,
-    *,
     training: bool = False,
 ) -> list[View]:
     """All windows of all levels, each of the shape of the image and scaled as the whole image is.
@@ -49,7 +49,7 @@ def pyramid_views(
     views = []
     for level in levels:
         sizes = level.trains_on if training else level.answers_for
-        windows = fixed_windows(width, height, *level_tile(width, height, level), overlap)
+        windows = fixed_windows(width, height, level_tile(width, height, level), overlap=overlap)
         views += [View(window, size, sizes) for window in windows]
     return views
 
@@ -72,7 +72,7 @@ def choose_zooms(sizes: Floats, smallest_object: float) -> tuple[float, ...]:
 
 
 def choose_levels(
-    zooms: tuple[float, ...], scale: float, smallest_object: float, sizes: Floats
+    zooms: tuple[float, ...], scale: float, smallest_object: float, *, sizes: Floats
 ) -> tuple[Level, ...]:
     """The levels of a pyramid, with ranges of sizes that the data ask for.
 

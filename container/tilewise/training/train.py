@@ -23,7 +23,7 @@ from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import ModelSpec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.epoch_loader import EpochLoader
-from tilewise.training.dataloading.loader import default_workers, make_loader
+from tilewise.training.dataloading.loader import LoaderConfig, default_workers, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
@@ -104,8 +104,8 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job, model, spec, data.train))
-    job, compute = calibrate(job, model, spec, data.train, resumed=bool(start.state))
+    job = replace(job, hp=with_batch_size(job, model, spec, train=data.train))
+    job, compute = calibrate(job, model, spec, train=data.train, resumed=bool(start.state))
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
@@ -141,7 +141,7 @@ def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     spec: ModelSpec | None = job.distributed.broadcast(own)
     assert spec is not None
     if initial:
-        check_initial(initial, spec, data.classes, job.task)
+        check_initial(initial, spec, data.classes, task=job.task)
     return spec
 
 
@@ -153,7 +153,9 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     elif hp.use_pretrained_model and not start.state:
         log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
-        frozen = freeze(model, spec.name, hp.layers_to_freeze, hp.freeze_layer_pattern, azure=hp.azure_yolov5)
+        frozen = freeze(
+            model, spec.name, hp.layers_to_freeze, pattern=hp.freeze_layer_pattern, azure=hp.azure_yolov5
+        )
         log.info(frozen)
     return model
 
@@ -165,9 +167,11 @@ def _plan_minutes(
     if job.hp.minutes is None:
         return job
     images = data.train.sample
-    pixels = pixels_of_views(images, spec, planner, job.hp.seed)
+    pixels = pixels_of_views(images, spec, planner, seed=job.hp.seed)
     validated = 0 if data.validation is None else data.validation.expected_images
-    planned = plan_epochs(job, pixels, pixels * validated // max(1, len(images)), compute.pixels_per_second)
+    planned = plan_epochs(
+        job, pixels, pixels * validated // max(1, len(images)), pixels_per_second=compute.pixels_per_second
+    )
     return replace(job, hp=job.distributed.broadcast(planned.hp))
 
 
@@ -184,34 +188,43 @@ def _assemble(
     batch_size = training_batch_size(hp, distributed.local_size)
     batches = make_loader(
         data.train,
-        spec.scaling,
-        batch_size,
-        workers,
-        hp.seed,
-        min_visibility=hp.min_box_visibility,
+        LoaderConfig(
+            scaling=spec.scaling,
+            batch_size=batch_size,
+            workers=workers,
+            seed=hp.seed,
+            min_visibility=hp.min_box_visibility,
+            factors=size_factors(hp, spec),
+            random_windows=hp.random_windows,
+            rendering=spec.rendering,
+            pinned=next(model.parameters()).device.type == "cuda",
+        ),
         planner=planner,
-        factors=size_factors(hp, spec),
         distributed=distributed,
-        pinned=next(model.parameters()).device.type == "cuda",
-        random_windows=hp.random_windows,
         repeats=repeats,
-        rendering=spec.rendering,
     )
     loader = EpochLoader(data.train, batches)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
-    train_step = TrainStep(model, hp, steps, spec.scaling.size_of(1, 1), distributed, start.extra_losses)
+    train_step = TrainStep(
+        model,
+        hp,
+        steps,
+        view_size=spec.scaling.size_of(1, 1),
+        distributed=distributed,
+        extra_losses=start.extra_losses,
+    )
     dtype, reason = train_step.precision
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
         plan = ViewPlan(spec.scaling, spec.tiling, spec.rendering)
-        return Predictor(backend, plan, data.classes, job.task.merger(spec))
+        return Predictor(backend, plan, data.classes, merge=job.task.merger(spec))
 
     progress = Progress()
     history = History(progress)
-    best = BestModel(job, spec, data.classes, train_step)
-    false_positives = FalsePositives(job, planner, data.train, predictor)
+    best = BestModel(job, spec, data.classes, train_step=train_step)
+    false_positives = FalsePositives(job, planner, data.train, predictor=predictor)
     parts: dict[str, Stateful] = {
         "train_step": train_step,
         "best_model": best,
@@ -219,14 +232,14 @@ def _assemble(
         "false_positives": false_positives,
         "compute": compute,
     }
-    state = TrainState(job, spec, data.classes, progress, parts)
+    state = TrainState(job, spec, data.classes, progress=progress, parts=parts)
     trainer = Trainer(
         job=job,
         loader=loader,
         false_positives=false_positives,
         train_step=train_step,
         threads=ThreadTuner(compute),
-        validator=Validator(job, data.validation, train_step, predictor),
+        validator=Validator(job, data.validation, train_step, predictor=predictor),
         best=best,
         progress=progress,
         history=history,

@@ -50,6 +50,7 @@ class TrainState:
         job: JobContext,
         spec: ModelSpec,
         classes: Sequence[str],
+        *,
         progress: Progress,
         parts: Mapping[str, Stateful],
     ):

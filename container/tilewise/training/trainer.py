@@ -104,7 +104,7 @@ class Trainer:
                 losses.add(self.train_step.learn(batch))
             done.records += len(batch)
             done.pixels += batch.area
-            lines.batches(epoch, done.batches, done.records, time.monotonic() - start)
+            lines.batches(epoch, done.batches, done.records, seconds=time.monotonic() - start)
             if self.job.stopping():
                 break
         else:

@@ -30,6 +30,7 @@ def make_sample(
     image: Tensor,
     targets: Targets[Array],
     view: View,
+    *,
     min_visibility: float = MIN_VISIBILITY,
     factor: int = 1,
 ) -> Sample:

@@ -30,7 +30,7 @@ HOLE = [12, 12, 16, 12, 16, 16, 12, 16]
 
 def read(channel: WrittenChannel, fields: frozenset[str] = WANTED) -> tuple[Records, ChannelIssues]:
     issues = ChannelIssues("train")
-    return make_records(parse_channel("train", channel.folders, None, fields).examples, issues), issues
+    return make_records(parse_channel("train", channel.folders, fields=fields).examples, issues), issues
 
 
 def areas(records: Records) -> list[int]:

@@ -124,7 +124,7 @@ def test_waiting__says_what_for_and_can_be_stopped(
     stop = threading.Event()
     if silent != "no_fifo":
         os.mkfifo(f"{path}_0")
-    with closing(Pipe(path, 1, LIMIT, StopWhen(stop.is_set))) as reader:
+    with closing(Pipe(path, 1, LIMIT, stop=StopWhen(stop.is_set))) as reader:
         writer = os.open(f"{path}_0", os.O_RDWR) if silent == "writer_waits" else None
         threading.Timer(0.4, stop.set).start()
         start = time.monotonic()

@@ -53,9 +53,9 @@ def streaming(
 ) -> Iterator[Stream]:
     folder.mkdir(exist_ok=True)
     with PipePlatform(folder / "train", passes, piece=4096, pause=pause):
-        pipe = Pipe(folder / "train", len(passes), limit, stop)
+        pipe = Pipe(folder / "train", len(passes), limit, stop=stop)
         try:
-            yield Stream("train", pipe, class_ids or ClassIds(2), expected)
+            yield Stream("train", pipe, class_ids or ClassIds(2), expected=expected)
         finally:
             pipe.close()
 

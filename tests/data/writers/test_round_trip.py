@@ -71,7 +71,7 @@ def read_back(folder: Path) -> tuple[Records, tuple[str, ...]]:
     annotated = parse_channel("train", {"train": ChannelFolder(folder)})
     classes = agreed_classes({"train": annotated}, None)
     issues = ChannelIssues("train")
-    records = make_records(in_classes(annotated, classes, "channel train", "channel train"), issues)
+    records = make_records(in_classes(annotated, classes, "channel train", whose="channel train"), issues)
     assert not issues.left_out and not issues.dropped and not issues.clipped
     return records, classes
 
@@ -259,7 +259,9 @@ def test_put_image__from_a_record_by_its_bytes(tmp_path: Path, form: str, name: 
 def test_manifest__line_as_ground_truth_writes_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     record = a_record(tmp_path, "a.png", [[1, 10, 20, 30, 60.5]])
-    write_manifest([record], ("ant", "bee"), Output(tmp_path / "out"), "val", "s3://bucket/path/")
+    write_manifest(
+        [record], ("ant", "bee"), Output(tmp_path / "out"), name="val", s3_prefix="s3://bucket/path/"
+    )
     line = json.loads((tmp_path / "out" / "val.manifest").read_text())
     assert line["source-ref"] == "s3://bucket/path/images/a.png"
     assert line["bounding-box"] == {
@@ -270,7 +272,9 @@ def test_manifest__line_as_ground_truth_writes_it(tmp_path: Path) -> None:
     assert metadata["class-map"] == {"0": "ant", "1": "bee"} and metadata["objects"] == [{"confidence": 1}]
     assert metadata["type"] == "groundtruth/object-detection" and metadata["human-annotated"] == "yes"
     with pytest.raises(UserError, match="s3://bucket/path"):
-        write_manifest([record], ("ant", "bee"), Output(tmp_path / "out"), "test", "bucket/path")
+        write_manifest(
+            [record], ("ant", "bee"), Output(tmp_path / "out"), name="test", s3_prefix="bucket/path"
+        )
 
 
 @pytest.mark.parametrize("form", ["yolo", "voc"])

@@ -17,11 +17,11 @@ from tilewise.data.shard import Shard
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading import dataset as dataset_module
-from tilewise.training.dataloading import loader as loader_module
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.loader import (
     ImageSampler,
+    LoaderConfig,
     ShardSampler,
     default_workers,
     make_loader,
@@ -64,9 +64,8 @@ def records(tmp_path: Path) -> Records:
 
 
 def batches(records: Records, workers: int, epoch: int = 0, seed: int = 0) -> list[Batch]:
-    loader = make_loader(
-        Split(records, ChannelIssues("train")), Scaling(square=32), batch_size=3, workers=workers, seed=seed
-    )
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, seed=seed)
+    loader = make_loader(Split(records, ChannelIssues("train")), config)
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -134,33 +133,36 @@ def test_loader__augments_anew_each_epoch(records: Records) -> None:
 
 
 @pytest.mark.parametrize("shared_memory", ["enough", "small"])
-def test_loader__workers_make_no_difference(
-    records: Records, shared_memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loader__workers_make_no_difference(records: Records, shared_memory: str) -> None:
     # what lies in shared memory must fit there; else it goes through the workers' pipes
-    monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
-    assert_same(batches(records, workers=2), batches(records, workers=0))
-    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers=2, seed=0)
-    assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in loader)
+    small_shm = 0 if shared_memory == "enough" else 2**62
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=2, small_shm=small_shm)
+    sent = list(make_loader(Split(records, ChannelIssues("train")), config))
+    assert all(isinstance(batch, bytes) == (shared_memory == "small") for batch in sent)
+    assert_same([read_batch(batch) for batch in sent], batches(records, workers=0))
 
 
-def test_loader__without_workers_nothing_is_sent(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "SMALL_SHM", 2**62)
-    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers=0, seed=0)
+def test_loader__without_workers_nothing_is_sent(records: Records) -> None:
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, small_shm=2**62)
+    loader = make_loader(Split(records, ChannelIssues("train")), config)
     assert not any(isinstance(batch, bytes) for batch in loader)
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (3, 2), (8, 7), (9, 8), (16, 15), (64, 16)])
-def test_default_workers__follow_the_cores(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "available_cores", lambda: cores)
-    assert default_workers() == workers
+def test_default_workers__follow_the_cores(cores: int, workers: int) -> None:
+    assert default_workers(cores=cores) == workers
 
 
-def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
+def tiled(
+    records: Records,
+    workers: int,
+    views: TrainingViews = "grid",
+    epoch: int = 0,
+    memory: int | None = None,
+) -> list[Batch]:
     planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
-    loader = make_loader(
-        Split(records, ChannelIssues("train")), Scaling(square=32), 3, workers, 0, planner=planner
-    )
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, memory=memory)
+    loader = make_loader(Split(records, ChannelIssues("train")), config, planner=planner)
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
@@ -178,31 +180,28 @@ def test_loader__an_image_is_decoded_once_for_all_its_views(
     loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
     assert sum(map(len, loaded)) == 30
     assert len(decoded) == len(set(decoded)) == 6
-    monkeypatch.setattr(loader_module, "memory_limit", lambda: 0)
-    tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
+    tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0, memory=1)
     assert len(decoded) == 6 + 30
 
 
 @pytest.mark.parametrize("planned", [False, True])
-@pytest.mark.parametrize(("images", "decodes"), [(6, 6), (5, 18)])
+@pytest.mark.parametrize("fit", [True, False])
 def test_loader__whole_images_stay_decoded_where_all_fit(
-    images: int, decodes: int, planned: bool, records: Records, monkeypatch: pytest.MonkeyPatch
+    fit: bool, planned: bool, records: Records, tmp_path: Path
 ) -> None:
-    records = Records([replace(record, width=60, height=40) for record in records.select(range(6))])
-    calls: list[str] = []
-
-    def decode(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
-        calls.append(record.key)
-        return DecodedImage.whole(np.zeros((3, 40, 60), np.uint8))
-
-    monkeypatch.setattr(dataset_module, "decode_record", decode)
-    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * images * 3 * 40 * 60)
+    """Nobody misses the files of images that stay decoded."""
+    records = records.select([0, 1, 2, 3, 4, 6])
+    needed = sum(3 * record.width * record.height for record in records)
     planner = ViewPlanner("whole", Tiling(), Scaling(square=32)) if planned else None
-    loader = make_loader(Split(records, ChannelIssues("train")), Scaling(square=32), 3, 0, 0, planner=planner)
-    for epoch in range(3):
-        loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
-        assert sum(len(read_batch(batch)) for batch in loader) == 6
-    assert len(calls) == decodes
+    config = LoaderConfig(
+        scaling=Scaling(square=32), batch_size=3, memory=4 * (needed if fit else needed - 1)
+    )
+    loader = make_loader(Split(records, ChannelIssues("train")), config, planner=planner)
+    assert sum(len(read_batch(batch)) for batch in loader) == 6
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    loader.batch_sampler.epoch = 1  # type: ignore[union-attr]
+    assert sum(len(read_batch(batch)) for batch in loader) == (6 if fit else 0)
 
 
 def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
@@ -217,8 +216,8 @@ def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
         return DecodedImage(pixels, 600, 400, factor)
 
     monkeypatch.setattr(dataset_module, "decode_record", decode)
-    split = Split(records, ChannelIssues("train"))
-    loader = make_loader(split, Scaling(square=48), 7, 0, 0, random_windows=False)
+    config = LoaderConfig(scaling=Scaling(square=48), batch_size=7, random_windows=False)
+    loader = make_loader(Split(records, ChannelIssues("train")), config)
     for _ in range(2):
         assert [len(read_batch(batch)) for batch in loader] == [7]
     assert factors == [8] * 14
@@ -226,13 +225,14 @@ def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
 
 @pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])
 def test_loader__the_loaders_of_a_host_share_a_quarter_of_its_memory(
-    workers: int, processes: int, images: int, records: Records, monkeypatch: pytest.MonkeyPatch
+    workers: int, processes: int, images: int, records: Records
 ) -> None:
-    monkeypatch.setattr(loader_module, "memory_limit", lambda: 4 * 8 * 3 * 40 * 60)
+    memory = 4 * 8 * 3 * 40 * 60
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, memory=memory)
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32))
     distributed = replace(SINGLE_PROCESS, local_size=processes)
     split = Split(records, ChannelIssues("train"))
-    loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed)
+    loader = make_loader(split, config, planner=planner, distributed=distributed)
     assert isinstance(loader.dataset, TrainingDataset)
     assert loader.dataset.images.capacity == images * 3 * 40 * 60
 
@@ -253,7 +253,11 @@ def test_loader__an_image_goes_to_one_worker_of_one_process(processes: int, work
     seen: list[set[int]] = []
     for process in range(processes):
         split = Split(images, ChannelIssues("train"), Shard(process, processes))
-        loader = make_loader(split, Scaling(square=32), 3, workers, 0, planner=planner)
+        loader = make_loader(
+            split,
+            LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, seed=0),
+            planner=planner,
+        )
         batches: list[list[Item]] = list(loader.batch_sampler)  # type: ignore[arg-type]
         assert len(batches) == 56 // processes
         seen += [
@@ -277,7 +281,10 @@ def test_loader__all_processes_draw_the_same_order_on_unlike_hosts() -> None:
     orders: list[list[list[Item]]] = []
     for workers, distributed in ((1, Modest()), (2, Modest()), (2, SINGLE_PROCESS)):
         loader = make_loader(
-            split, Scaling(square=32), 3, workers, 0, planner=planner, distributed=distributed
+            split,
+            LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, seed=0),
+            planner=planner,
+            distributed=distributed,
         )
         orders.append(list(loader.batch_sampler))  # type: ignore[arg-type]
     assert orders[0] == orders[1] != orders[2]

@@ -19,10 +19,9 @@ from tilewise.errors import UserError
 from tilewise.stop import StopWhen
 from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading import batch_server as batch_server_module
-from tilewise.training.dataloading import loader as loader_module
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
-from tilewise.training.dataloading.loader import make_loader, read_batch
+from tilewise.training.dataloading.loader import SMALL_SHM, LoaderConfig, make_loader, read_batch
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.views.view import Scaling
@@ -44,7 +43,7 @@ class Host:
         folder.mkdir(exist_ok=True)
         stack.enter_context(PipePlatform(folder / "train", passes))
         pipe = stack.enter_context(closing(Pipe(folder / "train", len(passes), 1 << 20)))
-        self.stream = Stream("train", pipe, ClassIds(2), None)
+        self.stream = Stream("train", pipe, ClassIds(2), expected=None)
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def test_ranks__an_error_reaches_all(stack: ExitStack, tmp_path: Path) -> None:
     folder.mkdir()
     stack.enter_context(PipePlatform(folder / "train", [images(1200)], dies_after=120_000))
     pipe = stack.enter_context(closing(Pipe(folder / "train", 1, 1 << 20)))
-    stream = Stream("train", pipe, ClassIds(2), None)
+    stream = Stream("train", pipe, ClassIds(2), expected=None)
     batch_server = stack.enter_context(closing(BatchServer(address, 2)))
     with pytest.raises(UserError, match="train_0 is damaged in record") as error:
         list(PipeSampler(stream, 4, 0, batch_server=batch_server))
@@ -217,10 +216,11 @@ def test_hosts__take_the_same_number_of_steps(stack: ExitStack, tmp_path: Path) 
         assert len({*keys(drawn)}) == len({*keys(drawn)[:count]}) == count
 
 
-def loaded(stack: ExitStack, folder: Path, workers: int) -> list[Batch]:
+def loaded(stack: ExitStack, folder: Path, workers: int, small_shm: int = SMALL_SHM) -> list[Batch]:
     bad = image_record(LABEL, png()[:-20] + b"damaged pixels", 99)
     stream = Host(stack, folder, [images(9) + bad] * 2).stream
-    loader = make_loader(stream, Scaling(square=32), 4, workers, seed=0)
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=4, workers=workers, small_shm=small_shm)
+    loader = make_loader(stream, config)
     found = []
     for epoch in range(2):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
@@ -229,11 +229,9 @@ def loaded(stack: ExitStack, folder: Path, workers: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize("shared_memory", ["enough", "small"])
-def test_loader__workers_make_no_difference(
-    stack: ExitStack, tmp_path: Path, shared_memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loader_module, "SMALL_SHM", 0 if shared_memory == "enough" else 2**62)
-    ones, others = (loaded(stack, tmp_path / str(workers), workers) for workers in (0, 2))
+def test_loader__workers_make_no_difference(stack: ExitStack, tmp_path: Path, shared_memory: str) -> None:
+    small_shm = 0 if shared_memory == "enough" else 2**62
+    ones, others = (loaded(stack, tmp_path / str(workers), workers, small_shm) for workers in (0, 2))
     assert len(ones) == len(others) == 6
     for one, other in zip(ones, others, strict=True):
         assert one.damaged == other.damaged and len(one) + len(one.damaged) == 4
@@ -246,7 +244,11 @@ def test_loader__views_of_a_pipes_images(stack: ExitStack, tmp_path: Path) -> No
     """One view of each image a pass, drawn anew in every pass, and of one size in a batch."""
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
     stream = Host(stack, tmp_path, [images(12)] * 2).stream
-    loader = make_loader(stream, Scaling(square=32), 4, 0, 0, planner=planner, factors=(1.0, 2.0))
+    loader = make_loader(
+        stream,
+        LoaderConfig(scaling=Scaling(square=32), batch_size=4, workers=0, seed=0, factors=(1.0, 2.0)),
+        planner=planner,
+    )
     windows: set[tuple[int, ...]] = set()
     for epoch in range(2):
         loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]

@@ -50,7 +50,7 @@ def test_drawn_counts__on_average_the_factors() -> None:
 
 
 def test_image_sampler__shows_rare_images_more_often() -> None:
-    sampler = ImageSampler(4, 2, 0, np.asarray([1, 1, 1, 5.0]))
+    sampler = ImageSampler(4, 2, 0, repeats=np.asarray([1, 1, 1, 5.0]))
     seen = [index for batch in sampler for index, _, _ in batch]
     assert len(sampler) == 4 and np.bincount(seen).tolist() == [1, 1, 1, 5]
     seeds = [seed for batch in sampler for _, _, seed in batch]

@@ -19,7 +19,7 @@ def items_of(counts: list[int]) -> list[list[Item]]:
 
 
 def drawn(counts: list[int], batch_size: int, lanes: int, pool: int, seed: int = 0) -> list[list[Item]]:
-    return spread(items_of(counts), batch_size, lanes, pool, np.random.default_rng(seed))
+    return spread(items_of(counts), batch_size, lanes, pool=pool, rng=np.random.default_rng(seed))
 
 
 @settings(max_examples=150, deadline=None)

@@ -102,7 +102,7 @@ def test_views_with_objects__are_those_whose_samples_have_some(seed: int, views:
     }
 
     def has_object(view: View) -> bool:
-        sample = make_sample(image, one.targets, view, 0.4)
+        sample = make_sample(image, one.targets, view, min_visibility=0.4)
         return not bool(sample.targets.ignored.all())
 
     with_object = {view for view in every if has_object(view)}
@@ -157,7 +157,7 @@ def batches(
         ]
     )
     planner = ViewPlanner(views, GRID if views == "grid" else PYRAMID, SCALING, None, ratio, 0.4)
-    return ViewSampler(records, planner, 4, 1, 8, factors, seed=3)
+    return ViewSampler(records, planner, 4, lanes=1, pool=8, factors=factors, seed=3)
 
 
 @pytest.mark.parametrize("views", ["grid", "sniper"])

@@ -30,7 +30,7 @@ def together() -> ModuleType:
 def run(monkeypatch: pytest.MonkeyPatch, what: str, folder: Path, ask: Any = bool) -> str | None:
     """Launch two processes on this host; returns why they failed."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), what, str(folder)])
-    return launch(["algo-1"], "algo-1", "eth0", 2, StopWhen(ask))
+    return launch(["algo-1"], "algo-1", "eth0", processes=2, stop=StopWhen(ask))
 
 
 @pytest.fixture(scope="module")
@@ -120,36 +120,42 @@ def test_hosts__leader_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(
         UserError, match=r"host nowhere\.invalid, which leads, cannot be reached at port 7777"
     ):
-        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, NEVER)
+        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", processes=1, stop=NEVER)
 
 
 def test_hosts__one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "MEET_SECONDS", 1)
     monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
     with pytest.raises(UserError, match="host algo-2 did not join within"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
 
 
 def test_hosts__the_limit_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
     monkeypatch.setenv("TILEWISE_MEET_MINUTES", "0.01")
     with pytest.raises(UserError, match=r"host algo-2 did not join within 0\.01 minutes: the hosts"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
     monkeypatch.setenv("TILEWISE_MEET_MINUTES", "soon")
     with pytest.raises(UserError, match="TILEWISE_MEET_MINUTES is 'soon': it must be a number"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, NEVER)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
 
 
 def test_hosts__stopped_while_the_leader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
     asked = iter([False, False, True])
-    assert launch(["algo-1", "algo-2"], "algo-1", "eth0", 1, StopWhen(lambda: next(asked))) is None
+    assert (
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=StopWhen(lambda: next(asked)))
+        is None
+    )
 
 
 def test_hosts__stopped_while_they_meet() -> None:
-    assert launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", 1, StopWhen(lambda: True)) is None
+    assert (
+        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", processes=1, stop=StopWhen(lambda: True))
+        is None
+    )
 
 
 def test_hosts__current_one_is_unknown() -> None:
     with pytest.raises(UserError, match="current_host algo-3 is not among the hosts"):
-        launch(["algo-1", "algo-2"], "algo-3", "eth0", 1, NEVER)
+        launch(["algo-1", "algo-2"], "algo-3", "eth0", processes=1, stop=NEVER)

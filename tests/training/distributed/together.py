@@ -70,7 +70,9 @@ def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
         sampler = getattr(module, "fg_bg_sampler", None)
         if isinstance(sampler, Sampler):
             sampler.batch_size_per_image = 1_000_000
-    return TrainStep(detector, hp, 10, scaling.size_of(1, 1), distributed, [Weighted()])
+    return TrainStep(
+        detector, hp, 10, view_size=scaling.size_of(1, 1), distributed=distributed, extra_losses=[Weighted()]
+    )
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:

@@ -52,7 +52,15 @@ def resolved(
     factor: float = 1.0,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Hyperparameters:
-    return resolve_batch_size(hp, make_detector(), SCALING, [factor], views, five_objects, distributed)
+    return resolve_batch_size(
+        hp,
+        make_detector(),
+        SCALING,
+        factors=[factor],
+        views=views,
+        targets=five_objects,
+        distributed=distributed,
+    )
 
 
 class Several(DistributedContext):
@@ -102,7 +110,9 @@ def test_auto__says_what_limits_a_gpu(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(batch_size, "_fits_gpu", lambda *_: lambda count: count <= most)
     with fake_gpu():
-        resolve_batch_size(auto_hp(), make_detector().to(GPU), SCALING, [1.0], views, five_objects)
+        resolve_batch_size(
+            auto_hp(), make_detector().to(GPU), SCALING, factors=[1.0], views=views, targets=five_objects
+        )
     assert f"({reason})" in caplog.text
 
 
@@ -110,7 +120,7 @@ def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
     detector = make_detector()
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     state = torch.random.get_rng_state()
-    resolve_batch_size(auto_hp(), detector, SCALING, [1.0], 1000, five_objects)
+    resolve_batch_size(auto_hp(), detector, SCALING, factors=[1.0], views=1000, targets=five_objects)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
@@ -219,7 +229,7 @@ def test_out_of_memory__one_image_cannot_become_fewer(monkeypatch: pytest.Monkey
 def test_out_of_memory__of_a_learner_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     NoMemory(monkeypatch, 0)
     detector = make_detector()
-    train_step = TrainStep(detector, auto_hp(training_batch_size=2), 1, (64, 64))
+    train_step = TrainStep(detector, auto_hp(training_batch_size=2), 1, view_size=(64, 64))
 
     def out_of_memory(*rest: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -94,7 +94,7 @@ def test_calibrate__takes_the_fastest_and_says_what_was_tried(
     caplog.set_level(logging.INFO)
     machine = Machine(seconds)
     job = replace(job_of(), environment={"threads": 4})
-    job, compute = calibrate(job, make_detector(), SPEC, images(), timer=machine)
+    job, compute = calibrate(job, make_detector(), SPEC, train=images(), timer=machine)
     assert (job.hp.precision, compute.threads, torch.get_num_threads()) == (*chosen, chosen[1])
     assert job.environment["threads"] == chosen[1]
     one_thread = Setting("fp32", 1)  # only to see how much a step can hold
@@ -108,7 +108,7 @@ def test_calibrate__leaves_detector_and_random_numbers_as_they_are() -> None:
     detector = make_detector()
     before = copy.deepcopy(detector.state_dict())
     state = torch.get_rng_state()
-    calibrate(job_of(), detector, SPEC, images())
+    calibrate(job_of(), detector, SPEC, train=images())
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
     assert torch.equal(torch.get_rng_state(), state)
@@ -121,14 +121,14 @@ def test_calibrate__nothing_is_tried_where_it_may_not_or_does_not_pay(
     given: dict[str, object], count: int
 ) -> None:
     machine = Machine({})
-    job, compute = calibrate(job_of(**given), make_detector(), SPEC, images(count), timer=machine)
+    job, compute = calibrate(job_of(**given), make_detector(), SPEC, train=images(count), timer=machine)
     assert not machine.tried
     assert (job.hp.precision, compute.threads) == ("auto", 4)
 
 
 def test_calibrate__a_resumed_job_keeps_what_it_had() -> None:
     machine = Machine({})
-    _, compute = calibrate(job_of(), make_detector(), SPEC, images(), resumed=True, timer=machine)
+    _, compute = calibrate(job_of(), make_detector(), SPEC, train=images(), resumed=True, timer=machine)
     compute.load_state_dict({"threads": 2})
     assert not machine.tried
     assert (compute.threads, torch.get_num_threads()) == (2, 2)
@@ -139,11 +139,11 @@ def test_calibrate__a_resumed_job_keeps_what_it_had() -> None:
 def test_calibrate__what_the_user_chose_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     machine = Machine(BUSY)
-    job, compute = calibrate(job_of(), make_detector(), SPEC, images(), timer=machine)
+    job, compute = calibrate(job_of(), make_detector(), SPEC, train=images(), timer=machine)
     assert machine.tried == [("fp32", 4), ("bf16", 4)]
     assert (job.hp.precision, compute.threads) == ("bf16", 4)
     machine = Machine({})
-    job, _ = calibrate(job_of(precision="fp32"), make_detector(), SPEC, images(), timer=machine)
+    job, _ = calibrate(job_of(precision="fp32"), make_detector(), SPEC, train=images(), timer=machine)
     assert not machine.tried and job.hp.precision == "fp32"
     compute.load_state_dict({"threads": 1})
     assert torch.get_num_threads() == 4
@@ -158,7 +158,7 @@ class Follower(DistributedContext):
 
 def test_calibrate__the_leader_decides() -> None:
     job = replace(job_of(), distributed=Follower())
-    job, compute = calibrate(job, make_detector(), SPEC, images(), timer=Machine(FAST_IN_FP32))
+    job, compute = calibrate(job, make_detector(), SPEC, train=images(), timer=Machine(FAST_IN_FP32))
     assert (job.hp.precision, compute.threads, compute.pixels_per_second) == ("bf16", 2, 123.0)
 
 
@@ -171,7 +171,7 @@ def test_calibrate__slow_steps_have_fewer_and_smaller_views() -> None:
         sizes.append((len(batch), height * width))
         return 10.0 * len(batch) * height * width / 64**2
 
-    calibrate(job_of(training_batch_size=8), make_detector(), SPEC, images(), timer=slow)
+    calibrate(job_of(training_batch_size=8), make_detector(), SPEC, train=images(), timer=slow)
     assert sizes[0] == (1, 64 * 64)
     assert {count for count, _ in sizes} == {1}
     assert sizes[-1][1] <= 64 * 64 / 4
@@ -252,5 +252,7 @@ class Agreeing(DistributedContext):
 def test_calibrate__all_processes_try_where_one_does() -> None:
     """Else those that try would wait for ever for those that do not."""
     machine = Machine(FAST_IN_FP32)
-    calibrate(replace(job_of(), distributed=Agreeing()), make_detector(), SPEC, images(20), timer=machine)
+    calibrate(
+        replace(job_of(), distributed=Agreeing()), make_detector(), SPEC, train=images(20), timer=machine
+    )
     assert machine.tried

@@ -72,7 +72,7 @@ def test_stops__as_azure_after_delay_and_patience_at_the_earliest() -> None:
 def test_stops__by_the_dialect_of_the_job(given: dict[str, object], epochs: int, tmp_path: Path) -> None:
     hp = parse_hyperparameters(given)
     spec = DetectorSpec("ssd_vgg16", 1, Scaling(square=300), None, 0.5, 0.5, 100)
-    score = BestModel(make_job(hp, tmp_path), spec, ("dot",), cast(TrainStep, None)).score
+    score = BestModel(make_job(hp, tmp_path), spec, ("dot",), train_step=cast(TrainStep, None)).score
     done = 0
     while not score.should_stop(done):
         score.update(1.0 - done, done + 1)

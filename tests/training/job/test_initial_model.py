@@ -206,7 +206,7 @@ def test_check__another_detector_is_refused(
     initial = Artifact.load(model_folder)
     hp = parse_hyperparameters({"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320} | given)
     with pytest.raises(UserError) as error:
-        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, DetectionTask())
+        check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, task=DetectionTask())
     assert str(error.value).startswith(f"channel model: this job has {words}. Set them alike")
 
 
@@ -216,7 +216,7 @@ def test_check__names_of_classes_and_image_size_may_be_others(
 ) -> None:
     initial = Artifact.load(model_folder)
     hp = parse_hyperparameters({"model_name": "ssdlite_mobilenet_v3_large", "image_size": 640})
-    check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, DetectionTask())
+    check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, task=DetectionTask())
 
 
 @pytest.mark.parametrize(("before", "now"), [(300, 512), (512, 300)])
@@ -234,7 +234,7 @@ def test_go_on_from__what_fits_another_image_size(
     initial = dataclasses.replace(Artifact.load(model_folder), spec=spec_of(before), model=earlier)
     spec = spec_of(now, initial.spec)
     assert spec == spec_of(now)  # other feature maps: anchors of its own
-    check_initial(initial, spec, ("ant", "bee"), DetectionTask())
+    check_initial(initial, spec, ("ant", "bee"), task=DetectionTask())
     detector = build_detector(spec)
     go_on_from(detector, initial)
     state, expected = detector.network.state_dict(), earlier.network.state_dict()

@@ -15,7 +15,7 @@ from tilewise.training.job.minutes import LOADING, VALIDATION, VALIDATIONS, plan
 
 def planned(minutes: float, train: int, validation: int, speed: float, **more: object) -> Hyperparameters:
     job = make_job(make_hp(minutes=minutes, **more), Path("model"))
-    return plan_epochs(job, train, validation, speed).hp
+    return plan_epochs(job, train, validation, pixels_per_second=speed).hp
 
 
 def seconds_of(hp: Hyperparameters, train: int, validation: int, speed: float) -> float:

@@ -74,7 +74,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(tmp_path)
     out = tmp_path / "data"
-    write_outputs(make_trained(data), data, make_job(HP, out), out)
+    write_outputs(make_trained(data), data, make_job(HP, out), folder=out)
     assert not warnings(caplog)
 
     content = json.loads((out / "metrics.json").read_text())
@@ -102,7 +102,7 @@ def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_outputs__after_a_request_to_stop_are_quick(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(tmp_path)
     job = make_job(HP, tmp_path, stop=StopWhen(lambda: True))
-    write_outputs(make_trained(data), data, job, tmp_path / "data")
+    write_outputs(make_trained(data), data, job, folder=tmp_path / "data")
     assert not warnings(caplog)
     page = (tmp_path / "data" / "report.html").read_text()
     assert "Precision over recall" in page
@@ -112,7 +112,9 @@ def test_outputs__after_a_request_to_stop_are_quick(tmp_path: Path, caplog: pyte
 def test_outputs__without_validation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(tmp_path)
     trained = TrainResult(epochs=[{"epoch": 0, "losses": {}, "records": 0, "seconds": 0.0}], stopped=True)
-    write_outputs(trained, DataSet(CLASSES, data.train, None), make_job(HP, tmp_path), tmp_path / "data")
+    write_outputs(
+        trained, DataSet(CLASSES, data.train, None), make_job(HP, tmp_path), folder=tmp_path / "data"
+    )
     assert not warnings(caplog)
     assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"] is None
     assert "No model of this run was validated" in (tmp_path / "data" / "report.html").read_text()
@@ -126,7 +128,7 @@ def test_outputs__a_report_that_fails_is_a_warning(
 
     monkeypatch.setattr(report, "report_page", fail)
     data = make_data(tmp_path)
-    write_outputs(make_trained(data), data, make_job(HP, tmp_path), tmp_path / "data")
+    write_outputs(make_trained(data), data, make_job(HP, tmp_path), folder=tmp_path / "data")
     assert warnings(caplog) == ["the report could not be written; the model is not affected"]
     assert "no ink" in caplog.text
     assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"]["recall"] == 0.5

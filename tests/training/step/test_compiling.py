@@ -65,7 +65,7 @@ def test_compiled__learns_as_it_does_plain_under_the_same_names(monkeypatch: pyt
         hp = parse_hyperparameters(
             {"model_name": "yolox_nano", "compile": compiled, "precision": "fp32", "learning_rate": 1e-2}
         )
-        train_step = TrainStep(make_detector(), hp, 3, (4, 4))
+        train_step = TrainStep(make_detector(), hp, 3, view_size=(4, 4))
         train_step.begin_epoch()
         losses = [train_step.learn(Batch.of(BATCH)) for _ in range(3)]
         results.append((losses, dict(train_step.model.state_dict()), dict(train_step.evaluated.state_dict())))

@@ -63,7 +63,7 @@ def weights_after(
     script: list[str], hp: Hyperparameters, way: Way = ReadEachStep
 ) -> tuple[list[Tensor], TrainStep, LossMeans]:
     detector, means = Brightness(script), LossMeans()
-    train_step = TrainStep(detector, hp, len(script), (4, 4), finite_check=way)
+    train_step = TrainStep(detector, hp, len(script), view_size=(4, 4), finite_check=way)
     train_step.begin_epoch()
     for _ in script:
         means.add(train_step.learn(a_batch()))
@@ -116,7 +116,7 @@ def test_bad_steps__nine_in_a_row_do_not_stop_it(way: Way, caplog: pytest.LogCap
 
 def test_bad_steps__are_found_at_the_epochs_end_at_the_latest() -> None:
     detector = Brightness(["infinite loss"] * MAX_NON_FINITE_STEPS)
-    train_step = TrainStep(detector, step_hp(), 10, (4, 4), finite_check=ReadLater)
+    train_step = TrainStep(detector, step_hp(), 10, view_size=(4, 4), finite_check=ReadLater)
     train_step.begin_epoch()
     for _ in range(MAX_NON_FINITE_STEPS):
         train_step.learn(a_batch())
@@ -143,7 +143,7 @@ def test_forward__runs_in_the_precision_asked_for(precision: str, dtype: torch.d
     seen = []
     detector = Brightness()
     detector.network.register_forward_hook(lambda module, given, found: seen.append(found.dtype))
-    train_step = TrainStep(detector, step_hp(precision=precision), 1, (4, 4))
+    train_step = TrainStep(detector, step_hp(precision=precision), 1, view_size=(4, 4))
     train_step.learn(a_batch())
     assert seen == [dtype]
     assert all(each.dtype == torch.float32 for each in detector.parameters())
@@ -162,7 +162,7 @@ def test_gradients__are_clipped_to_a_norm_of_ten(way: Way) -> None:
 
 def test_ema__is_the_average_that_is_evaluated() -> None:
     detector = Brightness()
-    train_step = TrainStep(detector, step_hp(ema_decay=0.9, momentum=0), 1, (4, 4))
+    train_step = TrainStep(detector, step_hp(ema_decay=0.9, momentum=0), 1, view_size=(4, 4))
     assert train_step.evaluated is not detector
     expected = torch.full((1, 3), 0.5)
     for step in range(1, 6):
@@ -175,12 +175,12 @@ def test_ema__is_the_average_that_is_evaluated() -> None:
 
 def test_ema__none_without_a_decay() -> None:
     detector = Brightness()
-    assert TrainStep(detector, step_hp(), 1, (4, 4)).evaluated is detector
+    assert TrainStep(detector, step_hp(), 1, view_size=(4, 4)).evaluated is detector
 
 
 def test_empty_batch__changes_nothing(way: Way) -> None:
     detector = Brightness()
-    train_step = TrainStep(detector, step_hp(), 1, (4, 4), finite_check=way)
+    train_step = TrainStep(detector, step_hp(), 1, view_size=(4, 4), finite_check=way)
     assert train_step.learn(Batch.of([])) == {}
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]
 
@@ -203,7 +203,7 @@ def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
     hp = step_hp(momentum=0, weight_decay=0)
     plain, _, _ = weights_after(["good"], hp)
     detector, extra = Brightness(), Weighted()
-    train_step = TrainStep(detector, hp, 1, (4, 4), extra_losses=[extra])
+    train_step = TrainStep(detector, hp, 1, view_size=(4, 4), extra_losses=[extra])
     losses = train_step.learn(a_batch())
     assert losses["again"] == 0.5 * losses["classification"]
     before = [torch.full((1, 3), 0.5), torch.zeros(1)]
@@ -214,8 +214,8 @@ def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
 
 def test_extra_loss__is_in_the_checkpoint_and_not_in_the_average() -> None:
     hp = step_hp(ema_decay=0.9, gradient_accumulation_step=2)
-    first, extra = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[Weighted()]), Weighted()
-    second = TrainStep(Brightness(), hp, 1, (4, 4), extra_losses=[extra])
+    first, extra = TrainStep(Brightness(), hp, 1, view_size=(4, 4), extra_losses=[Weighted()]), Weighted()
+    second = TrainStep(Brightness(), hp, 1, view_size=(4, 4), extra_losses=[extra])
     for _ in range(3):  # in the middle of a step
         first.learn(a_batch())
     second.load_state_dict(copy.deepcopy(first.state_dict()))

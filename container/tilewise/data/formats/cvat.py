@@ -181,7 +181,7 @@ def _image(element: Element, file: str, task: _CvatTask) -> RawExample:
     except ValueError as error:
         return unusable(key, path, str(error))
     objects, unread = _objects(element, task)
-    return drawn_example(key, path, size, objects, task.numbers, unread=unread)
+    return drawn_example(key, path, size, objects=objects, numbers=task.numbers, unread=unread)
 
 
 def _objects(image: Element, task: _CvatTask) -> tuple[list[DrawnObject], list[str]]:
@@ -338,8 +338,8 @@ def _frames(video: _CvatVideo, file: str, task: _CvatTask) -> list[RawExample]:
             f"{name} ({file})",
             path,
             video.size,
-            video.objects.pop(frame, []),
-            task.numbers,
+            objects=video.objects.pop(frame, []),
+            numbers=task.numbers,
             unread=video.unread.get(frame, ()),
         )
         for frame, (name, path) in sorted(video.images.items())

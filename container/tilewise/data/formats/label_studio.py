@@ -336,7 +336,7 @@ def _example(
             objects.append(_object(shape, size, counts))
         except ValueError as error:
             unread.append(str(error))
-    return drawn_example(key, path, size, objects, numbers, fractions=True, unread=unread)
+    return drawn_example(key, path, size, objects=objects, numbers=numbers, fractions=True, unread=unread)
 
 
 @dataclass

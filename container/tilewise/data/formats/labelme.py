@@ -202,7 +202,7 @@ def _example(  # all but the first two are those of the channel
             )
         size = known_size(content.imageWidth, content.imageHeight)
         objects, unread = _objects(content.shapes, counts)
-        return drawn_example(key, image, size, objects, numbers, unread=unread)
+        return drawn_example(key, image, size, objects=objects, numbers=numbers, unread=unread)
     except (ValueError, msgspec.MsgspecError) as error:
         return unusable(key, image, str(error))
 

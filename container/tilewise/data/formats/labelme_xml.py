@@ -96,7 +96,7 @@ def _example(
     try:
         size = known_size(root.findtext("imagesize/ncols"), root.findtext("imagesize/nrows"))
         objects, unread = _objects(root, counts)
-        return drawn_example(key, image, size, objects, numbers, unread=unread)
+        return drawn_example(key, image, size, objects=objects, numbers=numbers, unread=unread)
     except ValueError as error:
         return unusable(key, image, str(error))
 

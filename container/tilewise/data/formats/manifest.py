@@ -68,12 +68,12 @@ def find_manifest(source: ChannelSource) -> DetectedFormat | None:
     files = find_json_lines(source.annotations, MANIFEST)
     if not files:
         return None
-    read = partial(read_manifest, files, source.images, source.name, source.label_attribute)
+    read = partial(read_manifest, files, source.images, source.name, attribute=source.label_attribute)
     return DetectedFormat(MANIFEST, some(files), read)
 
 
 def read_manifest(
-    files: Mapping[str, Path], folder: Folder, channel: str, attribute: str | None = None
+    files: Mapping[str, Path], folder: Folder, channel: str, *, attribute: str | None = None
 ) -> ParsedChannel:
     """Read a manifest, or several as if they were one.
 

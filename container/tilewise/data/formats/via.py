@@ -212,7 +212,7 @@ def _example(
             objects.append(DrawnObject(_class_of(region, attribute), _box(region.shape_attributes, counts)))
         except ValueError as error:
             unread.append(f"regions[{index}]: {error}")
-    return drawn_example(key, path, None, objects, numbers, unread=unread)
+    return drawn_example(key, path, None, objects=objects, numbers=numbers, unread=unread)
 
 
 def _class_of(region: _ViaRegion, attribute: str) -> str:

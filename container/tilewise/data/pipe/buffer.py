@@ -151,6 +151,7 @@ class Pipe:
         path: Path,
         passes: int,
         limit: int,
+        *,
         stop: StopToken = NEVER,
         turn: Turn = lambda number: True,
     ):

@@ -90,7 +90,7 @@ def open_pipe(name: str, channel: ChannelPipe, stop: StopToken) -> Pipe:
         memory / 2**20,
     )
     # An eighth is for the images that the loader keeps to fill up the last batch.
-    return Pipe(channel.path, channel.passes, memory // 8 * 7, stop, channel.shard.takes)
+    return Pipe(channel.path, channel.passes, memory // 8 * 7, stop=stop, turn=channel.shard.takes)
 
 
 def read_head(name: str, pipe: Pipe) -> ParsedChannel:

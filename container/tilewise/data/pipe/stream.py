@@ -66,6 +66,7 @@ class Stream(RecordSource):
         channel: str,
         pipe: Pipe,
         ids: ClassIds,
+        *,
         expected: int | None = None,
         choose: Callable[[RawExample], RawExample] = lambda example: example,
     ):

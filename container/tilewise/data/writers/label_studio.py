@@ -16,7 +16,7 @@ _TAGS = {"from_name": "label", "to_name": "image"}
 
 
 def write_label_studio(
-    records: Iterable[Record], classes: tuple[str, ...], output: Output, s3_prefix: str = ""
+    records: Iterable[Record], classes: tuple[str, ...], output: Output, *, s3_prefix: str = ""
 ) -> None:
     """Write ``images/``, ``tasks.json`` and ``config.xml``, the labelling interface that the tasks need.
 

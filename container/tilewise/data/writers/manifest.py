@@ -21,6 +21,7 @@ def write_manifest(
     records: Iterable[Record],
     classes: tuple[str, ...],
     output: Output,
+    *,
     name: str = "train",
     s3_prefix: str = "",
 ) -> None:

@@ -51,7 +51,7 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         grid = hp.tile_grid_size
         if grid == "auto" or grid is None:
             overlap = tiling.overlap if "tile_overlap_ratio" in hp.given else None
-            choice = choose_grid(_objects(records), scaling, smallest_object, overlap)
+            choice = choose_grid(_objects(records), scaling, smallest_object, overlap=overlap)
             log.info("tile_grid_size=auto: %s", choice.reason)
             tiling, grid = replace(tiling, overlap=choice.overlap), choice.grid
         if grid:
@@ -75,7 +75,7 @@ def _levels(
     else:
         scale = _scale(records.sizes, scaling)
         zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), smallest_object)
-        levels = choose_levels(zooms, scale, smallest_object, records.object_sizes)
+        levels = choose_levels(zooms, scale, smallest_object, sizes=records.object_sizes)
     for level in levels:
         low, high = level.trains_on
         log.info("zoom %g trains on objects of %g to %g px of the image", level.zoom, low, high)
@@ -98,7 +98,7 @@ def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, smallest
     """
     width, height = np.median(objects.image_sizes, axis=0).tolist()
     if tiling.grid:
-        tile = grid_tile(width, height, tiling.grid, tiling.overlap)
+        tile = grid_tile(width, height, tiling.grid, overlap=tiling.overlap)
     else:
         assert tiling.tile_size is not None
         tile = tiling.tile_size, tiling.tile_size
@@ -127,9 +127,9 @@ def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAG
 def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[tuple[float, SizeRange]]:
     """The different scales of an image's views, and the sizes that each trains on."""
     if tiling.kind == "pyramid":
-        views = pyramid_views(width, height, tiling.levels, 0.0, scaling, training=True)
+        views = pyramid_views(width, height, tiling.levels, overlap=0.0, scaling=scaling, training=True)
     else:
-        views = plan_views(tiling, width, height, scaling, training=True)
+        views = plan_views(tiling, width, height, scaling=scaling, training=True)
     scales: dict[tuple[int, SizeRange], float] = {}
     for view in views:
         scale = math.sqrt(view.scale[0] * view.scale[1])

@@ -124,6 +124,7 @@ class DetectionTask:
         predictor: Predictor,
         records: Iterable[Record],
         issues: ChannelIssues,
+        *,
         stop: StopToken,
         gather: Gather,
     ) -> Evaluation | None:
@@ -132,7 +133,15 @@ class DetectionTask:
         from tilewise.evaluation.voc import VocMetric
 
         scored: list[Scored] = []
-        metrics = evaluate(predictor, records, issues, self.voc or VocMetric(), stop, scored.append, gather)
+        metrics = evaluate(
+            predictor,
+            records,
+            issues,
+            voc=self.voc or VocMetric(),
+            stop=stop,
+            keep=scored.append,
+            gather=gather,
+        )
         return None if metrics is None else Evaluation(metrics, scored[0])
 
     def check_validation(self, records: Records) -> None:

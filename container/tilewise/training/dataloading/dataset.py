@@ -39,6 +39,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         records: Records,
         scaling: Scaling,
         augmentations: Sequence[Transform] = (),
+        *,
         min_visibility: float = MIN_VISIBILITY,
         cache_bytes: int = 0,
         rendering: Rendering = AS_STORED,
@@ -91,7 +92,9 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         pixels, factor = image.seen_by(view)
         if isinstance(pixels, np.ndarray):
             pixels = torch.from_numpy(pixels)
-        return make_sample(pixels, record.targets, view.snapped(factor), self.min_visibility, factor)
+        return make_sample(
+            pixels, record.targets, view.snapped(factor), min_visibility=self.min_visibility, factor=factor
+        )
 
 
 def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:

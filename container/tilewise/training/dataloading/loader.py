@@ -56,7 +56,7 @@ class ImageSampler(Sampler[list[Item]]):
 
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, repeats: Float64 | None = None):
+    def __init__(self, count: int, batch_size: int, seed: int, *, repeats: Float64 | None = None):
         self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
         self.epoch = 0
 
@@ -132,59 +132,80 @@ def read_batch(sent: Batch | bytes) -> Batch:
     return pickle.loads(sent) if isinstance(sent, bytes) else sent
 
 
-def default_workers(processes: int = 1) -> int:
+def default_workers(processes: int = 1, cores: int | None = None) -> int:
     """Worker processes where the user names no number: one a core, up to 16; none on two cores.
 
     Args:
         processes: that train on this host, and share its cores.
+        cores: of this host; None for those that the container may use.
 
     """
-    cores = available_cores() // processes
+    cores = (cores or available_cores()) // processes
     return 0 if cores <= 2 else min(16, cores - 1)
 
 
-def make_loader(  # noqa: PLR0913  # all that a job chooses for its batches, the choices given by name
-    source: RecordSource,
-    scaling: Scaling,
-    batch_size: int,
-    workers: int,
-    seed: int,
-    *,
-    min_visibility: float = MIN_VISIBILITY,
-    planner: ViewPlanner | None = None,
-    factors: Sequence[float] = (1.0,),
-    distributed: DistributedContext = SINGLE_PROCESS,
-    pinned: bool = False,
-    random_windows: bool = True,
-    repeats: Float64 | None = None,
-    rendering: Rendering = AS_STORED,
-) -> DataLoader[Batch | bytes]:
-    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What a job chooses for its batches.
 
-    Args:
-        source: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
+    Attributes:
         scaling: of views of whole images.
         batch_size: views in a batch of this process.
         workers: processes that decode; 0: this one.
         seed: of order and augmentation.
         min_visibility: see :func:`make_sample`.
-        planner: draws the views of an epoch; None for each whole image once.
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
-        distributed: the processes that train together: each takes as many batches in an epoch.
-        pinned: whether batches come in pinned memory, for a GPU.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
-        repeats: how often an epoch shows each image of files, where there is no planner; None for once.
         rendering: of the images.
+        pinned: whether batches come in pinned memory, for a GPU.
+        memory: bytes of this host, of which decoded images take a part; None for its limit.
+        small_shm: with less shared memory than these bytes, batches come through pipes.
 
     """
-    random_windows = random_windows and not (planner and planner.views in ("snip", "sniper"))
-    maker = _BatchMaker(scaling, batch_size, workers, seed, planner, factors, distributed, repeats)
-    epoch = source.batches(maker)
-    augmentations = make_augmentations(scaling, random_windows=random_windows)
+
+    scaling: Scaling
+    batch_size: int
+    workers: int = 0
+    seed: int = 0
+    min_visibility: float = MIN_VISIBILITY
+    factors: Sequence[float] = (1.0,)
+    random_windows: bool = True
+    rendering: Rendering = AS_STORED
+    pinned: bool = False
+    memory: int | None = None
+    small_shm: int = SMALL_SHM
+
+
+def make_loader(
+    source: RecordSource,
+    config: LoaderConfig,
+    *,
+    planner: ViewPlanner | None = None,
+    distributed: DistributedContext = SINGLE_PROCESS,
+    repeats: Float64 | None = None,
+) -> DataLoader[Batch | bytes]:
+    """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
+
+    Args:
+        source: the training data, files or a pipe; a pipe's images are each seen through one view a pass.
+        config: what the job chooses.
+        planner: draws the views of an epoch; None for each whole image once.
+        distributed: the processes that train together: each takes as many batches in an epoch.
+        repeats: how often an epoch shows each image of files, where there is no planner; None for once.
+
+    """
+    varied = config.random_windows and not (planner and planner.views in ("snip", "sniper"))
+    epoch = source.batches(_BatchMaker(config, planner, distributed, repeats))
+    augmentations = make_augmentations(config.scaling, random_windows=varied)
     samples = TrainingDataset(
-        epoch.records, scaling, augmentations, min_visibility, epoch.cache_bytes, rendering
+        epoch.records,
+        config.scaling,
+        augmentations,
+        min_visibility=config.min_visibility,
+        cache_bytes=epoch.cache_bytes,
+        rendering=config.rendering,
     )
-    return loader_of(epoch.batches, samples, workers, pinned=pinned)
+    return loader_of(epoch.batches, samples, config)
 
 
 @dataclass(frozen=True)
@@ -207,30 +228,25 @@ class _Batches:
 class _BatchMaker:
     """The batches of a kind of source; see :func:`make_loader` for the attributes."""
 
-    scaling: Scaling
-    batch_size: int
-    workers: int
-    seed: int
+    config: LoaderConfig
     planner: ViewPlanner | None
-    factors: Sequence[float]
     distributed: DistributedContext
-    repeats: Float64 | None = None
+    repeats: Float64 | None
 
     def from_files(self, records: Records, shard: Shard) -> _Batches:
         """All processes draw the same batches, and each takes those of its shard."""
-        cache = _cache_bytes(self.workers, self.distributed)
+        config = self.config
+        cache = _cache_bytes(config, self.distributed)
         once = self.planner is None or self.planner.views == "whole"
-        if once and not _stay_decoded(records, self.scaling, cache):
+        if once and not _stay_decoded(records, config.scaling, cache):
             cache = 0
         if self.planner is None:
-            images = ImageSampler(len(records), self.batch_size, self.seed, self.repeats)
+            images = ImageSampler(len(records), config.batch_size, config.seed, repeats=self.repeats)
             return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
-        lanes = shard.count * self.distributed.all_reduce_min(max(1, self.workers))
+        lanes = shard.count * self.distributed.all_reduce_min(max(1, config.workers))
         of_several = 0 if once else cache
-        views = _view_batches(
-            records, self.planner, self.batch_size, lanes, of_several, self.factors, self.seed
-        )
+        views = _view_batches(records, self.planner, config, lanes=lanes, cache_bytes=of_several)
         return _Batches(_dealt(views, shard, self.distributed), records, cache)
 
     def from_pipe(self, stream: PipedRecords) -> _Batches:
@@ -239,7 +255,13 @@ class _BatchMaker:
         address = self._address(stream.channel)
         server = BatchServer(address, self.distributed.local_size) if address else None
         batches = PipeSampler(
-            stream, self.batch_size, self.seed, draw, self.factors, server, self.distributed.any_host
+            stream,
+            self.config.batch_size,
+            self.config.seed,
+            draw=draw,
+            factors=self.config.factors,
+            batch_server=server,
+            any_host_has_more=self.distributed.any_host,
         )
         return _Batches(batches, Records([]))
 
@@ -268,10 +290,11 @@ def _stay_decoded(records: Records, scaling: Scaling, cache_bytes: int) -> bool:
     return decoded_bytes(records.sizes) <= cache_bytes and view.reduction == 1
 
 
-def _cache_bytes(workers: int, distributed: DistributedContext) -> int:
+def _cache_bytes(config: LoaderConfig, distributed: DistributedContext) -> int:
     """Those of each loader; the same in all processes, since the order of views follows them."""
+    memory = config.memory or memory_limit()
     return distributed.all_reduce_min(
-        int(CACHE_SHARE * memory_limit()) // (max(1, workers) * distributed.local_size)
+        int(CACHE_SHARE * memory) // (max(1, config.workers) * distributed.local_size)
     )
 
 
@@ -285,12 +308,11 @@ def _dealt(
 def loader_of(
     batches: Sampler[list[Item]] | Sampler[list[PipeItem]],
     samples: TrainingDataset,
-    workers: int,
-    *,
-    pinned: bool = False,
+    config: LoaderConfig,
 ) -> DataLoader[Batch | bytes]:
     """A loader of the batches of a sampler."""
-    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < SMALL_SHM
+    workers = config.workers
+    piped = workers > 0 and shutil.disk_usage("/dev/shm").total < config.small_shm
     if piped:
         log.info("/dev/shm is small: the %d loader processes send their batches through pipes", workers)
     return DataLoader(
@@ -298,7 +320,7 @@ def loader_of(
         batch_sampler=batches,
         collate_fn=_collate_to_bytes if piped else collate,
         num_workers=workers,
-        pin_memory=pinned,
+        pin_memory=config.pinned,
         persistent_workers=workers > 0,
         worker_init_fn=_one_thread if workers else None,
         generator=torch.Generator(),  # an epoch would draw from the one that training draws from
@@ -306,24 +328,26 @@ def loader_of(
 
 
 def _view_batches(
-    records: Records,
-    planner: ViewPlanner,
-    batch_size: int,
-    lanes: int,
-    cache_bytes: int,
-    factors: Sequence[float],
-    seed: int,
+    records: Records, planner: ViewPlanner, config: LoaderConfig, *, lanes: int, cache_bytes: int
 ) -> ViewSampler:
     cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
-    batches = ViewSampler(records, planner, batch_size, lanes, pool_size(batch_size, cached), factors, seed)
+    batches = ViewSampler(
+        records,
+        planner,
+        config.batch_size,
+        lanes=lanes,
+        pool=pool_size(config.batch_size, cached),
+        factors=config.factors,
+        seed=config.seed,
+    )
     figures = measure_order(batches.first, lanes, cached)
     log.info(
         "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",
-        len(batches) * batch_size,
+        len(batches) * config.batch_size,
         len(records),
         figures.decodes_per_view,
         figures.images_per_batch,
-        batch_size,
+        config.batch_size,
     )
     return batches
 

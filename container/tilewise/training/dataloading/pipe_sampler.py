@@ -50,6 +50,7 @@ class PipeSampler(Sampler[list[PipeItem]]):
         stream: PipedRecords,
         batch_size: int,
         seed: int,
+        *,
         draw: Callable[[Record, np.random.Generator], View | None] = one_view,
         factors: Sequence[float] = (1.0,),
         batch_server: BatchServer | None = None,

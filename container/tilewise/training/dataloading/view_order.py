@@ -21,7 +21,7 @@ Item = tuple[int, View | None, int]
 
 
 def spread(
-    items: Sequence[Sequence[Item]], batch_size: int, lanes: int, pool: int, rng: np.random.Generator
+    items: Sequence[Sequence[Item]], batch_size: int, lanes: int, *, pool: int, rng: np.random.Generator
 ) -> list[list[Item]]:
     """Batches in which an image's views stand near each other, but not in the same batch where avoidable.
 

@@ -74,7 +74,13 @@ class ViewPlanner:
         if self.views == "sniper":
             boxes = record.targets.boxes[~record.targets.ignored]
             return sniper_views(
-                record.width, record.height, boxes, self.tiling.levels, self.scaling, self.chip_size, rng
+                record.width,
+                record.height,
+                boxes,
+                levels=self.tiling.levels,
+                scaling=self.scaling,
+                chip_size=self.chip_size,
+                rng=rng,
             )
         return _training_views(self.views, self.tiling, record.width, record.height, self.scaling)
 
@@ -103,12 +109,12 @@ class ViewPlanner:
                 record.width,
                 record.height,
                 record.targets.boxes,
-                self.tiling.levels,
-                self.scaling,
-                self.chip_size,
-                int(shares[index]),
-                rng,
-                self.false_positives.get(index),
+                levels=self.tiling.levels,
+                scaling=self.scaling,
+                chip_size=self.chip_size,
+                count=int(shares[index]),
+                rng=rng,
+                false_positives_M4=self.false_positives.get(index),
             )
             yield from ((index, view) for view in negatives)
 
@@ -126,7 +132,7 @@ def _training_views(
     """All views of an image of one size; the same for all of that size."""
     if views == "whole":
         return tuple(whole_image(width, height, scaling))
-    return tuple(plan_views(tiling, width, height, scaling, training=True))
+    return tuple(plan_views(tiling, width, height, scaling=scaling, training=True))
 
 
 class ViewSampler(Sampler[list[Item]]):
@@ -154,6 +160,7 @@ class ViewSampler(Sampler[list[Item]]):
         records: Records,
         planner: ViewPlanner,
         batch_size: int,
+        *,
         lanes: int,
         pool: int,
         factors: Sequence[float],
@@ -178,7 +185,7 @@ class ViewSampler(Sampler[list[Item]]):
             [(index, view, int(rng.integers(2**63))) for view in views]
             for index, views in enumerate(self.planner.draw(self.records, rng))
         ]
-        batches = spread(items, self.batch_size, self.lanes, self.pool, rng)
+        batches = spread(items, self.batch_size, self.lanes, pool=self.pool, rng=rng)
         if len(self.factors) == 1:
             return batches
         factors = rng.choice(self.factors, len(batches))

@@ -139,7 +139,9 @@ def init_distributed() -> DistributedContext:
     leaders = list(range(0, size, local_size))
     host_leaders = dist.new_group(leaders, backend="gloo", timeout=WAIT) if len(leaders) > 1 else None
     folder = Path(os.environ[FOLDER])
-    return DistributedContext(rank, size, local_rank, local_size, control, host_leaders, folder)
+    return DistributedContext(
+        rank, size, local_rank, local_size, control=control, host_leaders=host_leaders, folder=folder
+    )
 
 
 def connect_store() -> dist.TCPStore:

@@ -74,6 +74,7 @@ def launch(
     hosts: Sequence[str],
     current_host: str,
     interface: str,
+    *,
     processes: int,
     stop: StopToken,
 ) -> str | None:

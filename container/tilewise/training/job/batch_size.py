@@ -43,7 +43,7 @@ TRANSIENT = 2.0
 
 
 def with_batch_size(
-    job: JobContext, model: VisionModel, spec: ModelSpec, train: RecordSource
+    job: JobContext, model: VisionModel, spec: ModelSpec, *, train: RecordSource
 ) -> Hyperparameters:
     """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
     hp, objects = job.hp, int(train.sample.object_counts.max(initial=0))
@@ -51,13 +51,16 @@ def with_batch_size(
         return hp
     targets = partial(job.task.synthetic_targets, objects)
     factors, views = size_factors(hp, spec), train.expected_images
-    return resolve_batch_size(hp, model, spec.scaling, factors, views, targets, job.distributed)
+    return resolve_batch_size(
+        hp, model, spec.scaling, factors=factors, views=views, targets=targets, distributed=job.distributed
+    )
 
 
 def resolve_batch_size(
     hp: Hyperparameters,
     model: VisionModel,
     scaling: Scaling,
+    *,
     factors: Sequence[float],
     views: int,
     targets: MakeTargets,
@@ -167,7 +170,7 @@ def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[
         )
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            train_step = TrainStep(copy.deepcopy(model), trial, 1, (1, 1))
+            train_step = TrainStep(copy.deepcopy(model), trial, 1, view_size=(1, 1))
             train_step.begin_epoch()
             for _ in range(2):
                 train_step.learn(Batch.of(make(count)))

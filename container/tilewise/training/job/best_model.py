@@ -35,7 +35,7 @@ class BestModel:
 
     """
 
-    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], train_step: TrainStep):
+    def __init__(self, job: JobContext, spec: ModelSpec, classes: tuple[str, ...], *, train_step: TrainStep):
         self.job, self.spec, self.classes, self.train_step = job, spec, classes, train_step
         hp = job.hp
         patience = hp.early_stopping_patience if hp.early_stopping else None
@@ -68,10 +68,10 @@ class BestModel:
                 self.train_step.evaluated,
                 self.spec,
                 self.classes,
-                self.job.hp.model_dump(mode="json"),
-                metrics,
-                self.job.environment,
-                self.job.task.name,
+                hyperparameters=self.job.hp.model_dump(mode="json"),
+                metrics=metrics,
+                environment=self.job.environment,
+                task=self.job.task.name,
             )
             artifact.save(self.job.model_dir, f"model-{epoch:04d}")
 

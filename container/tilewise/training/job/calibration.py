@@ -95,8 +95,8 @@ def calibrate(
     job: JobContext,
     model: VisionModel,
     spec: ModelSpec,
-    train: RecordSource,
     *,
+    train: RecordSource,
     resumed: bool = False,
     timer: Timer = timed,
 ) -> tuple[JobContext, Compute]:
@@ -136,7 +136,7 @@ def calibrate(
     if job.distributed.any(hp.minutes is not None or more_than_one):  # their CPUs may differ, too
         with undisturbed(device):
             view = _typical_view(spec.scaling, train)
-            trial = Trial(job, model, view, _typical_objects(train), timer)
+            trial = Trial(job, model, view, objects=_typical_objects(train), timer=timer)
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
         chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
         if device.type == "cpu":
@@ -172,7 +172,7 @@ class Trial:
     """
 
     def __init__(
-        self, job: JobContext, model: VisionModel, view: tuple[int, int], objects: int, timer: Timer
+        self, job: JobContext, model: VisionModel, view: tuple[int, int], *, objects: int, timer: Timer
     ):
         self.job, self.model, self.timer = job, model, timer
         self.batch_size = training_batch_size(job.hp, job.distributed.local_size)
@@ -207,7 +207,7 @@ class Trial:
         hp = self.job.hp.model_copy(
             update={"precision": precision, "gradient_accumulation_step": 1, "compile": False}
         )
-        step = TrainStep(copy.deepcopy(self.model), hp, 1, self.view)
+        step = TrainStep(copy.deepcopy(self.model), hp, 1, view_size=self.view)
         step.begin_epoch()
         return step
 

@@ -36,6 +36,7 @@ class FalsePositives:
         job: JobContext,
         planner: ViewPlanner | None,
         train: RecordSource,
+        *,
         predictor: Callable[[], Predictor],
     ):
         self.job, self.planner, self.train, self.predictor = job, planner, train, predictor
@@ -76,7 +77,9 @@ class FalsePositives:
         indices = np.sort(order[:MOST_IMAGES]).tolist()
         decoded_records: list[Record] = []
         false_positives: dict[int, Float32] = {}
-        images = decoded(predictor, records.select(indices), self.train.issues, decoded_records)
+        images = decoded(
+            predictor, records.select(indices), self.train.issues, decoded_records=decoded_records
+        )
         index_of = {records[index].key: index for index in indices}
         for number, prediction in enumerate(predictor.predict_all(images)):
             record = decoded_records[number]

@@ -128,7 +128,7 @@ def check_task(initial: Artifact, task: Task) -> None:
         )
 
 
-def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], task: Task) -> None:
+def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], *, task: Task) -> None:
     """Refuse a model of the job's task that a job cannot go on from.
 
     Image size and names of the classes may be others.

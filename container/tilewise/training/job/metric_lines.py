@@ -23,7 +23,7 @@ class MetricLines:
         self.host, self.quiet = host, quiet
         self._last_line = time.monotonic()
 
-    def batches(self, epoch: int, batches: int, records: int, seconds: float) -> None:
+    def batches(self, epoch: int, batches: int, records: int, *, seconds: float) -> None:
         """How far an epoch is, now and then; a terminal has a progress bar instead."""
         if sys.stderr.isatty() or time.monotonic() - self._last_line < LINE_EVERY_SECONDS:
             return

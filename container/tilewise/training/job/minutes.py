@@ -45,7 +45,7 @@ def refuse_pipe(hp: Hyperparameters, train: RecordSource) -> None:
 
 
 def plan_epochs(
-    job: JobContext, train_pixels: int, validation_pixels: int, pixels_per_second: float
+    job: JobContext, train_pixels: int, validation_pixels: int, *, pixels_per_second: float
 ) -> JobContext:
     """The job with the number of epochs that its ``minutes`` hold; the log says which.
 
@@ -82,7 +82,7 @@ def plan_epochs(
     return replace(job, hp=hp.model_copy(update=chosen))
 
 
-def pixels_of_views(records: Records, spec: ModelSpec, planner: ViewPlanner | None, seed: int) -> int:
+def pixels_of_views(records: Records, spec: ModelSpec, planner: ViewPlanner | None, *, seed: int) -> int:
     """The pixels of the views of these images that an epoch has, by the job's own plan.
 
     Args:

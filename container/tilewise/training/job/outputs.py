@@ -20,7 +20,7 @@ from tilewise.training.job.context import JobContext
 log = logging.getLogger(__name__)
 
 
-def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: Path) -> None:
+def write_outputs(result: TrainResult, data: DataSet, job: JobContext, *, folder: Path) -> None:
     """Leave the figures of a run for people and for programs.
 
     The model is worth more than its report: what fails here is logged as a warning, and the job goes on.
@@ -41,11 +41,13 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, folder: P
     with _only_a_warning("the details of the validation"):
         if result.scored is not None:
             analysis = job.task.analyse(result.scored, data.classes, result.best)
-    write_metrics(result, data.classes, folder / "metrics.json", statistics, analysis)
+    write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
     with _only_a_warning("TensorBoard's events"):
         write_events(result, job.task, folder / "tensorboard")
     with _only_a_warning("the report"):
-        write_report(result, data.classes, job, folder / "report.html", statistics, analysis)
+        write_report(
+            result, data.classes, job, path=folder / "report.html", statistics=statistics, analysis=analysis
+        )
         log.info("the report is in %s (%.1f s)", folder / "report.html", time.monotonic() - start)
 
 
@@ -76,6 +78,7 @@ def write_metrics(
     result: TrainResult,
     classes: tuple[str, ...],
     path: Path,
+    *,
     statistics: Mapping[str, Any] | None = None,
     analysis: Details | None = None,
 ) -> None:
@@ -126,6 +129,7 @@ def write_report(
     result: TrainResult,
     classes: tuple[str, ...],
     job: JobContext,
+    *,
     path: Path,
     statistics: Mapping[str, Mapping[str, Any]],
     analysis: Details | None,

@@ -36,6 +36,7 @@ class Validator:
         job: JobContext,
         source: RecordSource | None,
         train_step: TrainStep,
+        *,
         predictor: Callable[[], Predictor],
     ):
         self.job, self.source, self.train_step, self.predictor = job, source, train_step, predictor
@@ -66,7 +67,7 @@ class Validator:
         distributed.broadcast_buffers(self.train_step.evaluated)
         everywhere = partial(gather, distributed, issues)
         evaluation = self.job.task.evaluate(
-            self.predictor(), self.source.part(), issues, self.job.stop, everywhere
+            self.predictor(), self.source.part(), issues, stop=self.job.stop, gather=everywhere
         )
         metrics = distributed.broadcast(evaluation.metrics if evaluation else None)
         if metrics is None:
@@ -82,7 +83,11 @@ class Validator:
         log.info("the best model is of an epoch before the interruption: it is scored again for the report")
         predictor = _load_saved(self.job)
         evaluation = self.job.task.evaluate(
-            predictor, self.source.one_pass(), self.source.issues, self.job.stop, lambda scored: scored
+            predictor,
+            self.source.one_pass(),
+            self.source.issues,
+            stop=self.job.stop,
+            gather=lambda scored: scored,
         )
         return evaluation.scored if evaluation else None
 
@@ -110,7 +115,7 @@ def test(source: RecordSource, job: JobContext) -> dict[str, Any] | None:
     """
     predictor = _load_saved(job)
     evaluation = job.task.evaluate(
-        predictor, source.one_pass(), source.issues, job.stop, lambda scored: scored
+        predictor, source.one_pass(), source.issues, stop=job.stop, gather=lambda scored: scored
     )
     return evaluation.metrics if evaluation else None
 

@@ -55,6 +55,7 @@ class TrainStep:
         model: VisionModel,
         hp: Hyperparameters,
         steps_per_epoch: int,
+        *,
         view_size: tuple[int, int],
         distributed: DistributedContext = SINGLE_PROCESS,
         extra_losses: Sequence[ExtraLoss] = (),
