@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_masks
+from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps
-from tilewise.masks import GRID_SIDE, MASKS, Masks, Outline, RunLengths
+from tilewise.masks import GRID_SIDE, MASKS, Masks, Outline, RunLengths, Shape
 from tilewise.rasters import (
     Bitmap,
     decode_runs,
@@ -94,7 +95,7 @@ def test_rasterise__as_coco_and_as_azure_have_it() -> None:
 def test_masks__mirrored_and_cut_out(bitmap: Bitmap, left: int, top: int) -> None:
     width, height = bitmap.shape[1] + left + 2, bitmap.shape[0] + top + 1
     frame = in_frame(bitmap, left, top, width, height)
-    shapes = [
+    shapes: list[Shape] = [
         RunLengths(width, height, runs_of(frame)),
         Outline([ring + np.array([left, top]) for ring in outline(bitmap)], even_odd=True),
     ]
@@ -142,7 +143,7 @@ def test_crop__of_what_is_cut_the_mask_tells_box_and_share() -> None:
     corner = np.array([[60, 0], [100, 0], [100, 40]], float)
     boxes = np.array([[0, 0, 100, 100], [60, 0, 100, 40], [0, 0, 100, 100]], np.float32)
     masks = Masks.of([Outline([rod]), Outline([corner]), None])
-    targets = Targets(boxes, np.arange(3), np.zeros(3, np.bool_), {MASKS: masks})
+    targets: Targets[Array] = Targets(boxes, np.arange(3), np.zeros(3, np.bool_), {MASKS: masks})
     seen = targets.crop((50, 0, 150, 100), (100, 100), 0.45)
     assert seen.labels.tolist() == [0, 1, 2]
     # without its mask the half of the rod would be said to reach from 0 to 100

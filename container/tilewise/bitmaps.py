@@ -2,28 +2,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tilewise.arrays import Array, Bool, Float32
+from tilewise.arrays import Bool, Float32
 from tilewise.boxes import crop_boxes, flip_boxes
 from tilewise.fields import Corners, Index, cat_rows, to_device
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
-
-A = TypeVar("A", Array, "Tensor")
 
 
 @dataclass(frozen=True)
-class Bitmaps(Generic[A]):
+class Bitmaps:
     """Masks as grids of one shape, each of which covers a place of the frame: a field of N objects.
 
     What a detector learns from, and what it says of an object before that is placed in its image.
 
-    Attributes:
+    Attributes, arrays or tensors:
         values: (N, h, w) uint8. What is learnt from is 0 or 255; of what was found, how sure the detector is
             of each cell, of 255.
         frames: (N, 4) float32, the place that each grid covers, ``x0, y0, x1, y1``; it may reach beyond the
@@ -32,27 +29,27 @@ class Bitmaps(Generic[A]):
 
     """
 
-    values: A
-    frames: A
-    known: A
+    values: Any
+    frames: Any
+    known: Any
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def select(self, index: Index) -> Bitmaps[A]:
+    def select(self, index: Index) -> Bitmaps:
         """Some of the masks, in the order of ``index``."""
         rows: Any = index
         if isinstance(self.values, np.ndarray) and not isinstance(index, slice):
             rows = np.asarray(index)
         return Bitmaps(self.values[rows], self.frames[rows], self.known[rows])
 
-    def flip(self, width: float) -> Bitmaps[A]:
+    def flip(self, width: float) -> Bitmaps:
         """As a frame of ``width`` pixels shows them that is mirrored left to right."""
         values: Any = self.values
         mirrored: Any = values[:, :, ::-1] if isinstance(values, np.ndarray) else values.flip(-1)
         return replace(self, values=mirrored, frames=flip_boxes(self.frames, width))
 
-    def crop(self, window: Corners, size: tuple[int, int]) -> Bitmaps[A]:
+    def crop(self, window: Corners, size: tuple[int, int]) -> Bitmaps:
         """As a window of their frame shows them, scaled to ``size``: the same grids at another place."""
         return replace(self, frames=crop_boxes(self.frames, window, size))
 
@@ -83,14 +80,14 @@ class Bitmaps(Generic[A]):
         share = shown.sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)
         return boxes, share.astype(np.float32)
 
-    def to(self, device: torch.device | str) -> Bitmaps[Tensor]:
+    def to(self, device: torch.device | str) -> Bitmaps:
         """As tensors on a device."""
         return Bitmaps(
             to_device(self.values, device), to_device(self.frames, device), to_device(self.known, device)
         )
 
     @classmethod
-    def cat(cls, parts: Sequence[Bitmaps[A]]) -> Bitmaps[A]:
+    def cat(cls, parts: Sequence[Bitmaps]) -> Bitmaps:
         """The masks of all parts, of which there is at least one; smaller grids get empty cells."""
         high = max(part.values.shape[1] for part in parts)
         wide = max(part.values.shape[2] for part in parts)
@@ -102,7 +99,7 @@ class Bitmaps(Generic[A]):
         )
 
 
-def _grown(part: Bitmaps[A], high: int, wide: int) -> Bitmaps[A]:
+def _grown(part: Bitmaps, high: int, wide: int) -> Bitmaps:
     """With rows below and columns on the right."""
     values: Any = part.values
     frames: Any = part.frames

@@ -45,7 +45,7 @@ class Field(Protocol):
         The window may reach beyond the present frame, so this also takes what a view shows back to its image.
         """
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> Field:
         """What the device learns from as tensors on it, arrays too; what has no form as a tensor stays."""
 
     @classmethod

@@ -27,7 +27,6 @@ from tilewise.rasters import (
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 MASKS = "masks"
 """The name of the field, of targets and of instances."""
@@ -203,7 +202,7 @@ class Masks:
     def _placed(self, placement: Float64) -> Masks:
         return replace(self, placement=placement)
 
-    def to(self, device: torch.device | str) -> Bitmaps[Tensor]:
+    def to(self, device: torch.device | str) -> Bitmaps:
         """Rasterised, each in a grid of its own of at most :data:`GRID_SIDE` cells a side, on a device."""
         return self.bitmaps().to(device)
 
@@ -228,7 +227,7 @@ class Masks:
         boxes[rows], share[rows] = self.select(rows).bitmaps(cut=False).visible_part(size)
         return boxes, share
 
-    def bitmaps(self, most: int = GRID_SIDE, *, cut: bool = True) -> Bitmaps[Array]:
+    def bitmaps(self, most: int = GRID_SIDE, *, cut: bool = True) -> Bitmaps:
         """Rasterised, each in a grid around it: a cell is a pixel of the frame unless it is longer than that.
 
         Args:

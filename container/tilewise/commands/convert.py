@@ -154,9 +154,9 @@ def _check_options(arguments: argparse.Namespace) -> None:
         "s3_prefix": ("manifest", "label-studio"),
     }
     if arguments.masks != "as-read":
-        forms = ("coco",) if arguments.masks != "none" else ("coco", "azure-jsonl")
-        if arguments.to not in forms:
-            raise UserError(f"--masks {arguments.masks} goes with --to {' or '.join(forms)} only")
+        takes = "coco or azure-jsonl" if arguments.masks == "none" else "coco"
+        if arguments.to not in takes.split(" or "):
+            raise UserError(f"--masks {arguments.masks} goes with --to {takes} only")
     for option, forms in formats_of.items():
         if getattr(arguments, option) and arguments.to not in forms:
             raise UserError(f"--{option.replace('_', '-')} goes with --to {' or '.join(forms)} only")

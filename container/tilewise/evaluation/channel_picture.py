@@ -233,7 +233,8 @@ def _draw_masks(axes: Axes, tile: Tile, record: Record, colours: list[str]) -> N
     if not isinstance(masks, Masks):
         return
     left, top, right, bottom = masks.boxes.T
-    for index in np.flatnonzero(masks.known & (right > x0) & (left < x1) & (bottom > y0) & (top < y1)):
+    seen = masks.known & (right > x0) & (left < x1) & (bottom > y0) & (top < y1)
+    for index in np.flatnonzero(seen).tolist():
         grid, (left, top, _, _) = masks.grid(index)
         place = np.array([left, top])
         rings = [np.concatenate([ring, ring[:1]]) + place for ring in outline(grid)]

@@ -77,6 +77,25 @@ FASTER_RCNN = ModelFamily(
         ),
     ),
 )
+MASK_RCNN = ModelFamily(
+    name="maskrcnn",
+    pattern="maskrcnn_*",
+    builder="tilewise.models.mask_rcnn:build_mask_rcnn",
+    scaling="sides",
+    anchors="tilewise.models.faster_rcnn:published_sizes",
+    classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
+    tasks=("instance_segmentation",),
+    models=tuple(
+        Model(f"maskrcnn_resnet{depth}_fpn", weights, resnet, SMALLEST_OBJECT_AT_STRIDE_4)
+        for depth, resnet, weights in (
+            (18, RESNET_18, ()),
+            (34, RESNET_34, ()),
+            (50, RESNET_50, (Weights("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"),)),
+            (101, RESNET_101, ()),
+            (152, RESNET_152, ()),
+        )
+    ),
+)
 RETINANET = ModelFamily(
     name="retinanet",
     pattern="retinanet_*",
@@ -136,4 +155,4 @@ YOLOX = ModelFamily(
     ),
 )
 
-FAMILIES = (SSD, FASTER_RCNN, RETINANET, FCOS, GFL, YOLOX)
+FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX)

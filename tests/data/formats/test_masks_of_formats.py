@@ -23,9 +23,9 @@ from written_channel import WrittenChannel
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 WANTED = frozenset({MASKS})
-RING = [10, 10, 20, 10, 20, 20, 10, 20]
-OTHER = [25, 15, 35, 15, 35, 25, 25, 25]
-HOLE = [12, 12, 16, 12, 16, 16, 12, 16]
+RING: list[float] = [10, 10, 20, 10, 20, 20, 10, 20]
+OTHER: list[float] = [25, 15, 35, 15, 35, 25, 25, 25]
+HOLE: list[float] = [12, 12, 16, 12, 16, 16, 12, 16]
 
 
 def read(channel: WrittenChannel, fields: frozenset[str] = WANTED) -> tuple[Records, ChannelIssues]:

@@ -217,7 +217,7 @@ def _around(outline: Any) -> tuple[float, float, float, float]:
         bitmap, left, top = part_of_runs(shape.width, shape.height, shape.counts)
         return left, top, left + bitmap.shape[1], top + bitmap.shape[0]
     points = np.concatenate(shape.rings)
-    x0, y0, x1, y1 = (*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
     return x0, y0, x1, y1
 
 
@@ -426,7 +426,7 @@ def _with_classes(examples: list[RawExample], categories: Sequence[_Category]) -
     """
     names = [str(_given(category.name, "name")) for category in categories]
     used = ParsedChannel(examples).used
-    parents = Counter(str(each.supercategory) for each in categories)
+    parents = Counter(str(each.supercategory) for each in categories if each.supercategory is not None)
     grouped = any(each.supercategory != _NO_GROUP for each in categories)
     groups = {
         index

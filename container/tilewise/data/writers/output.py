@@ -130,7 +130,9 @@ class Output:
     def masks_of(self, record: Record, *, holds_ignored: bool) -> list[Shape | None]:
         """The masks of what :meth:`boxes_of` gives, in its order."""
         masks, truth = record.targets.fields.get(MASKS), record.targets
-        shapes = list(masks.shapes()) if isinstance(masks, Masks) else [None] * len(truth)
+        shapes: list[Shape | None] = [None] * len(truth)
+        if isinstance(masks, Masks):
+            shapes = list(masks.shapes())
         kept = [
             shape
             for shape, ignored in zip(shapes, truth.ignored.tolist(), strict=True)
