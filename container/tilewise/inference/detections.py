@@ -41,8 +41,8 @@ def merge_instances(
 ) -> Prediction:
     """What was found in all views of an image, as one answer: a :data:`tilewise.inference.batching.Merge`.
 
-    So many as ``limit`` are kept at most. Masks become those of the image, of the pixels that a model is surer
-    of than ``mask_threshold``.
+    So many as ``limit`` are kept at most. Masks become those of the image, of the pixels that a model is
+    surer of than ``mask_threshold``.
     """
     parts, views, cuts, scales = [], [], [], []
     for number, (view, instances) in enumerate(shown):

@@ -108,6 +108,9 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
+    if not detector.graph:
+        log.info("the model has no graph for ONNX Runtime: its masks are made after suppression")
+        return
     path = folder / ModelDescription.read(folder).graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
     refusal = _why_not_kept(path, detector, artifact.spec)

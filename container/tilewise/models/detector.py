@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -135,6 +135,8 @@ class Detector(VisionModel):
     """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
     postprocess: Postprocess
+    graph: ClassVar[bool] = True
+    """Whether network and postprocess are all of it, so that a graph can hold it."""
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views."""

@@ -133,8 +133,6 @@ def mask_loss(outputs: MaskRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> T
     """The mean binary cross-entropy of the masks of the regions that match an object with a mask."""
     masks, sample = outputs.masks, outputs.roi_heads.sample
     assert masks is not None and sample is not None
-    if not len(masks.rows):
-        return masks.logits.sum() * 0
     device = masks.logits.device
     objects = [_objects(each) for each in targets]
     grids = Bitmaps.cat(objects)
@@ -164,7 +162,9 @@ def _objects(targets: Targets[Tensor]) -> Bitmaps:
 
 
 class MaskRCNNDetector(TwoStageDetector):
-    """A detector that gives each instance its mask."""
+    """A detector that gives each instance its mask: the mask branch looks at what suppression leaves."""
+
+    graph = False
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views, with the field ``masks``: bitmaps of 28 x 28 in their boxes."""

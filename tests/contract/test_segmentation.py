@@ -1,0 +1,90 @@
+"""A job of instance segmentation, from its channels to what its model says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from masked_scenes import write_scenes
+from tilewise.data.annotations import ChannelIssues, make_records
+from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.evaluation.evaluate import evaluate
+from tilewise.evaluation.voc import VocMetric
+from tilewise.inference.predictor import Predictor
+from tilewise.masks import MASKS, Masks
+from training_job import Job
+
+JOB = {
+    "model_name": "maskrcnn_resnet18_fpn",
+    "min_size": "96",
+    "max_size": "128",
+    "number_of_epochs": "2",
+    "training_batch_size": "2",
+    "box_score_threshold": "0.001",
+    "learning_rate": "0.005",
+    "use_pretrained_model": "0",
+    "num_workers": "0",
+    "validation_metric_type": "coco_voc",
+}
+WANTED = frozenset({MASKS})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
+    job = Job(tmp_path_factory.mktemp("job"))
+    for name, count in (("train", 6), ("validation", 4)):
+        write_scenes(job.channel(name), count)
+    code, log = job.run({**JOB, "tile_grid_size": "2x1"})
+    assert code == 0, log
+    return job, log
+
+
+def test_log__figures_of_masks_and_of_boxes(trained: tuple[Job, str]) -> None:
+    _, log = trained
+    assert re.search(r"with a mask +12 +6\n", log) and re.search(r"without, for boxes only +3 +3\n", log)
+    assert re.search(r"mask_loss[= ]", log)
+    assert "validation of boxes: AP " in log
+    assert len(re.findall(r"box_mAP", log)) >= 2
+
+
+def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
+    job, _ = trained
+    predictor = Predictor.load(job.base / "model")
+    channel = {"validation": ChannelFolder(job.base / "input" / "data" / "validation")}
+    issues = ChannelIssues("validation")
+    records = make_records(parse_channel("validation", channel, fields=WANTED).examples, issues)
+    figures = evaluate(predictor, records, issues, voc=VocMetric(0.5, "all"))
+    assert figures is not None
+    content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    best = max(content["history"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
+    assert figures["box"]["VOC_mAP"] == pytest.approx(best["validation"]["box"]["VOC_mAP"], abs=1e-3)
+    prediction = predictor.predict(records[1].read())
+    masks = prediction.detections.fields[MASKS]
+    assert isinstance(masks, Masks) and len(masks) == len(prediction.detections) > 0
+    inside = np.abs(masks.boxes - prediction.detections.boxes)[masks.known]
+    assert (inside < 60).all()
+
+
+def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for name in ("train", "validation"):
+        write_scenes(job.channel(name), 3, masks=False)
+    code, _ = job.run(JOB)
+    assert code == 1
+    assert (
+        "channel train: no object has a mask, and task=instance_segmentation learns from masks" in job.failure
+    )
+
+
+def test_detection__keeps_no_masks(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for name in ("train", "validation"):
+        write_scenes(job.channel(name), 3)
+    options = {**JOB, "model_name": "fasterrcnn_resnet18_fpn", "number_of_epochs": "1"}
+    code, log = job.run(options)
+    assert code == 0, log
+    assert "with a mask" not in log and "mask_loss" not in log
