@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tilewise.inference.export import trace, write_onnx  # noqa: E402
 from tilewise.inference.graph import OUTPUTS  # noqa: E402
 from tilewise.inference.onnx_backend import OnnxBackend  # noqa: E402
 from tilewise.models.build import build_detector  # noqa: E402
+from tilewise.models.detector import Detector  # noqa: E402
 
 MODELS = (
     "ssdlite_mobilenet_v3_large:320",
@@ -46,39 +47,49 @@ Run = Callable[[], Array]
 """Looks at the view; returns the candidates' scores."""
 
 
-def measure(model: str, threads: int, rounds: int) -> dict[str, Any]:
-    """One model's line."""
+def measure(model: str, threads: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
+    """One model's lines, one for each number of threads."""
     name, side = model.split(":")
     spec = make_spec(name, 4, int(side))
     torch.manual_seed(0)
     detector = build_detector(spec).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     width, height = spec.scaling.size_of(4, 3)
     view = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    image = torch.from_numpy(view).permute(2, 0, 1)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         path = Path(folder) / "graph.onnx"
         write_onnx(detector, spec.scaling, path)
         frozen = trace(detector, spec.scaling)
-        graph = OnnxBackend(path, spec.limits(), threads)
-        sides: dict[str, Run] = {
-            "eager": lambda: detector.candidates([image]).scores[0].numpy(),
-            "frozen": lambda: frozen(torch.from_numpy(view))[1].numpy(),
-            "onnxruntime": lambda: graph.candidates(image.numpy())[1],
-        }
-        if openvino_run := in_openvino(path, view, threads):
-            sides["openvino"] = openvino_run
-        best = {side: np.sort(run())[::-1][:100] for side, run in sides.items()}
-        times = {side: float("inf") for side in sides}
-        for _ in range(rounds):
-            for side, run in sides.items():
-                started = time.perf_counter()
-                run()
-                times[side] = min(times[side], time.perf_counter() - started)
+        for count in threads:
+            torch.set_num_threads(count)
+            runs = sides(detector, frozen, OnnxBackend(path, spec.limits(), count), view)
+            if openvino_run := in_openvino(path, view, count):
+                runs["openvino"] = openvino_run
+            yield {"model": name, "view": f"{width}x{height}", "threads": count, **compare(runs, rounds)}
+
+
+def sides(
+    detector: Detector, frozen: torch.jit.ScriptModule, graph: OnnxBackend, view: Array
+) -> dict[str, Run]:
+    """What runs the network, by name."""
+    image = torch.from_numpy(view).permute(2, 0, 1)
+    return {
+        "eager": lambda: detector.candidates([image]).scores[0].numpy(),
+        "frozen": lambda: frozen(torch.from_numpy(view))[1].numpy(),
+        "onnxruntime": lambda: graph.candidates(image.numpy())[1],
+    }
+
+
+def compare(runs: Mapping[str, Run], rounds: int) -> dict[str, Any]:
+    """The least time of each, in turns, and by how much scores differ."""
+    best = {side: np.sort(run())[::-1][:100] for side, run in runs.items()}
+    times = dict.fromkeys(runs, float("inf"))
+    for _ in range(rounds):
+        for side, run in runs.items():
+            started = time.perf_counter()
+            run()
+            times[side] = min(times[side], time.perf_counter() - started)
     difference = max(float(np.abs(each - best["eager"]).max()) for each in best.values())
     return {
-        "model": name,
-        "view": f"{width}x{height}",
-        "threads": threads,
         **{f"{side}_ms": round(1000 * seconds, 1) for side, seconds in times.items()},
         "difference": float(f"{difference:.1g}"),
         "load": round(os.getloadavg()[0], 1),
@@ -104,10 +115,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     tune_device()
-    for threads in map(int, arguments.threads.split(",")):
-        torch.set_num_threads(threads)
-        for model in arguments.models:
-            print(json.dumps(measure(model, threads, arguments.rounds)), flush=True)
+    threads = [int(each) for each in arguments.threads.split(",")]
+    for model in arguments.models:
+        for line in measure(model, threads, arguments.rounds):
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

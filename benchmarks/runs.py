@@ -126,8 +126,12 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) -> dict[int, dict[str, Any]]:
-    """A job's figures for each seed."""
+def train_seeds(
+    arguments: argparse.Namespace,
+    hyperparameters: dict[str, str],
+    train: Callable[..., dict[str, Any]] = train_once,
+) -> dict[int, dict[str, Any]]:
+    """A job's figures for each seed, as ``train`` gives them."""
     data, weights, one_class, store = (
         getattr(arguments, name) for name in ("data", "weights", "one_class", "runs")
     )
@@ -136,7 +140,7 @@ def train_seeds(arguments: argparse.Namespace, hyperparameters: dict[str, str]) 
         raw = hyperparameters | {"seed": str(seed)}
         job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
         job["hyperparameters"] = raw
-        runs[seed] = kept(store, job, partial(train_once, data, raw, weights, one_class=one_class))
+        runs[seed] = kept(store, job, partial(train, data, raw, weights, one_class=one_class))
     return runs
 
 

@@ -61,6 +61,14 @@ class Net(detection.ssd.SSD):
 """
 
 
+def prepare(folder: Path) -> None:
+    """Make the model's folder, in a process of its own."""
+    folder.mkdir()
+    paths = [str(ROOT / "container"), str(ROOT / "benchmarks")]
+    code = PREPARE.format(path=paths, model=MODEL, folder=str(folder), classes=CLASSES)
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def photograph(width: int, height: int) -> bytes:
     """A JPEG of coarse patches."""
     import numpy as np
@@ -263,16 +271,7 @@ def main() -> None:
     image, cores = photograph(640, 480), os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as base:
         folder = Path(base) / "model"
-        folder.mkdir()
-        paths = [str(ROOT / "container"), str(ROOT / "benchmarks")]
-        subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                PREPARE.format(path=paths, model=MODEL, folder=str(folder), classes=CLASSES),
-            ],
-            check=True,
-        )
+        prepare(folder)
         for backend in ("onnx", "eager"):
             print(json.dumps({"bare": backend, "ms": round(bare(folder, image, backend), 1)}), flush=True)
         eager = {"TILEWISE_BACKEND": "eager"}

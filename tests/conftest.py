@@ -49,6 +49,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def graph_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with its graph."""
+    # Imported here: tests that need no model need not wait for torch.
+    from tilewise.inference.artifact import Artifact
+    from tilewise.inference.export import write_onnx
+
+    folder, artifact = tmp_path_factory.mktemp("graph"), Artifact.load(model_folder)
+    artifact.save(folder, "model")
+    write_onnx(artifact.model, artifact.spec.scaling, folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared_fixtures() -> Path:
     """Files that other programs wrote, with what these read back, beside the repository: ``recordio``."""
     folder = ROOT / "../shared/fixtures"

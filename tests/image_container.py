@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -84,15 +84,22 @@ class Engine:
         config: dict[str, object] = json.loads(_run(self.name, "image", "inspect", IMAGE).stdout)[0]["Config"]
         return config
 
-    def run(self, *command: str, base: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return _run(self.name, "run", "--rm", *self._options(base), IMAGE, *command)
+    def run(
+        self, *command: str, base: Path | None = None, more: Sequence[str] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        return _run(self.name, "run", "--rm", *self._options(base), *more, IMAGE, *command)
 
-    def start(self, *command: str, base: Path) -> Container:
-        done = _run(self.name, "run", "--detach", *self._options(base), IMAGE, *command)
+    def start(self, *command: str, base: Path, more: Sequence[str] = ()) -> Container:
+        done = _run(self.name, "run", "--detach", *self._options(base), *more, IMAGE, *command)
         assert done.returncode == 0, done.stderr
         container = Container(self.name, done.stdout.strip())
         self.containers.append(container)
         return container
+
+    @property
+    def without_tmp(self) -> tuple[str, ...]:
+        """Options that make nothing writable where the root is not; podman has a tmpfs at /tmp by itself."""
+        return ("--read-only-tmpfs=false",) if self.name == "podman" else ()
 
     def _options(self, base: Path | None) -> list[str]:
         volume = [f"--volume={base}:/opt/ml"] if base else []

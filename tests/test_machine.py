@@ -62,6 +62,18 @@ def test_available_memory__is_what_the_container_leaves(
     assert machine.available_memory() == left
 
 
+def test_available_memory__is_what_the_address_space_leaves(
+    cgroup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cgroup / "statm").write_text("1000 800 10 1 0 100 0\n")
+    monkeypatch.setattr(machine, "ADDRESS_SPACE", cgroup / "statm")
+    pages = os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (5000 * pages, -1))
+    assert machine.available_memory() == 4000 * pages
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (500 * pages, -1))
+    assert machine.available_memory() == 0
+
+
 THREAD = """
 import resource, sys, threading
 from tilewise.machine import keep_freed_memory

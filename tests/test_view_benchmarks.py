@@ -62,20 +62,19 @@ def test_hyperparameters__fill_the_budget_with_whole_epochs(records: Records) ->
     assert raw["number_of_epochs"] == raw["evaluation_frequency"] == "10"  # 0.04 Mpx each
 
 
-def test_train_seeds__runs_what_the_file_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_seeds__runs_what_the_file_has_not(tmp_path: Path) -> None:
     trained: list[tuple[str, str]] = []
 
     def train_once(data: Path, raw: dict[str, str], *_: object, one_class: bool) -> dict[str, Any]:
         trained.append((raw["learning_rate"], raw["seed"]))
         return {"AP": float(len(trained))}
 
-    monkeypatch.setattr(runs, "train_once", train_once)
     parser = argparse.ArgumentParser()
     runs.add_arguments(parser)
 
     def figures(seeds: str, rate: str) -> dict[int, dict[str, Any]]:
         asked = parser.parse_args(["data", "--runs", str(tmp_path / "runs"), "--seeds", *seeds.split()])
-        return runs.train_seeds(asked, {"learning_rate": rate})
+        return runs.train_seeds(asked, {"learning_rate": rate}, train_once)
 
     assert figures("0 1", "0.1") == {0: {"AP": 1.0}, 1: {"AP": 2.0}}
     assert figures("1 2", "0.1") == {1: {"AP": 2.0}, 2: {"AP": 3.0}}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tilewise.evaluation.evaluate import evaluate
     from tilewise.inference.detections import Prediction
     from tilewise.inference.predictor import Predictor
+    from tilewise.inference.two_stages import load_predictor
     from tilewise.instances import Instance, Instances
     from tilewise.tiling.spec import TileOptions
 
@@ -33,6 +34,7 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate",
+    "load_predictor",
     "read_channel",
 ]
 
@@ -47,6 +49,7 @@ _MODULES = {
     "TileOptions": "tiling.spec",
     "UserError": "errors",
     "evaluate": "evaluation.evaluate",
+    "load_predictor": "inference.two_stages",
     "read_channel": "data.read",
 }
 

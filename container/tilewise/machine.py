@@ -14,6 +14,7 @@ from tilewise.errors import OutOfMemoryError, UserError
 CGROUP = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
 MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
+ADDRESS_SPACE = Path("/proc/self/statm")
 
 OF_VIEWS = 256 * 1024 * 1024
 """Bytes that no tensor of a prediction exceeds by far; a very large image does."""
@@ -124,7 +125,7 @@ def require_memory(needed: int, what: str) -> None:
 
 
 def available_memory() -> int:
-    """Bytes that can still be taken without swapping: the machine's, or what the container's limit leaves."""
+    """Bytes that can still be taken without swapping: the machine's, or what a limit of its own leaves."""
     free = _meminfo("MemAvailable")
     for limit, used in (
         ("memory.max", "memory.current"),
@@ -135,6 +136,10 @@ def available_memory() -> int:
         except (OSError, ValueError):  # no such version of cgroups, or no limit: "max"
             continue
         free = min(free, max(0, within_limit))
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        pages = int(ADDRESS_SPACE.read_text().split()[0])
+        free = min(free, max(0, address_space - pages * os.sysconf("SC_PAGE_SIZE")))
     return free
 
 

@@ -163,18 +163,6 @@ def test_log__a_line_for_invocations_none_for_pings(server: EndpointProcess) -> 
     assert "/ping" not in server.log
 
 
-@pytest.fixture(scope="module")
-def graph_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model with its graph."""
-    from tilewise.inference.artifact import Artifact
-    from tilewise.inference.export import write_onnx
-
-    folder, artifact = tmp_path_factory.mktemp("graph"), Artifact.load(model_folder)
-    artifact.save(folder, "model")
-    write_onnx(artifact.model, artifact.spec.scaling, folder / "model.onnx")
-    return folder
-
-
 def test_graph__is_served_without_pytorch_as_the_model_is(
     server: EndpointProcess, graph_folder: Path, tmp_path: Path
 ) -> None:

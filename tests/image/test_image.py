@@ -118,9 +118,20 @@ def test_stop__training_ends_with_0_and_a_whole_model_or_none(engine: Engine, jo
         assert {path.name for path in (job / "model").iterdir()} == {model["weights"], "model.json"}
 
 
-def test_serve__answers_sealed_and_stops_with_0(engine: Engine, model_folder: Path, job: Path) -> None:
+def test_serve__nowhere_to_write_is_one_sentence(engine: Engine, job: Path) -> None:
+    done = engine.run("serve", base=job, more=[*engine.without_tmp, "--ipc=none"])
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if "healthcheck" not in line]  # podman's own words
+    assert len(said) == 1 and "neither /dev/shm nor /tmp can be written" in said[0], done.stderr
+    assert "--tmpfs /tmp" in said[0]
+
+
+@pytest.mark.parametrize("tmp", [True, False], ids=["with /tmp", "without /tmp"])
+def test_serve__answers_sealed_and_stops_with_0(
+    engine: Engine, model_folder: Path, job: Path, tmp: bool
+) -> None:
     shutil.copytree(model_folder, job / "model", dirs_exist_ok=True)
-    container = engine.start("serve", base=job)
+    container = engine.start("serve", base=job, more=() if tmp else engine.without_tmp)
     check = "/opt/tilewise/container/healthcheck"
     assert container.execute(check).returncode == 1, "healthy before the model is loaded"
     container.wait_for(lambda: container.execute(check).returncode == 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_detectors import MODELS, make_detector
 from tilewise.errors import UserError
 from tilewise.inference import export
 from tilewise.inference.artifact import Artifact
@@ -16,35 +17,6 @@ from tilewise.inference.export import add_graph, trace, write_onnx
 from tilewise.inference.load import load_backend
 from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.torch_backend import TorchBackend
-from tilewise.models.build import build_detector
-from tilewise.models.detector import Detector
-from tilewise.models.spec import DetectorSpec
-from tilewise.registry import family_of
-from tilewise.views.view import Scaling
-
-MODELS = (
-    "ssdlite_mobilenet_v3_large",
-    "yolox_nano",
-    "retinanet_resnet50_fpn",
-    "fcos_resnet50_fpn",
-    "gfl_resnet18_fpn",
-    "fasterrcnn_resnet18_fpn",
-)
-
-
-def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
-    """A fresh model whose statistics of batches differ from channel to channel, as trained ones do."""
-    square = family_of(name).scaling == "square"
-    scaling = Scaling(square=320 if name.startswith("ssd") else 96) if square else Scaling(None, 96, 160)
-    spec = DetectorSpec(name, 3, scaling, None, 1e-6, 0.5, 50)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        detector = build_detector(spec).eval()
-        for module in detector.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
-    return detector, spec
 
 
 @pytest.mark.parametrize("name", MODELS)

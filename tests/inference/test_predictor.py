@@ -26,8 +26,8 @@ from tilewise.inference.view_plan import ViewPlan
 from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.serving.responses import DEFAULT_FORM, render
-from tilewise.tasks.detection.answers import answer_detection
-from tilewise.tasks.detection_forms import Answered
+from tilewise.tasks.answers import Answered
+from tilewise.tasks.detection.answers import DetectionAnswers
 from tilewise.tiling.spec import Level, MergeRule, TileOptions, Tiling
 from tilewise.views.view import Scaling, View
 from torch import Tensor, nn
@@ -340,7 +340,7 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
     np.testing.assert_allclose(outline.boxes, found.boxes, rtol=1e-5, atol=1e-4)
     assert np.array_equal(np.asarray(twice.values), 2 * found.scores)
     # to the answer's rows they belong one by one
-    rows = json.loads(render([Answered(prediction)], DEFAULT_FORM, answer_detection))["prediction"]
+    rows = json.loads(render([Answered(prediction)], DEFAULT_FORM, DetectionAnswers()))["prediction"]
     assert [2 * row[1] for row in rows] == pytest.approx(twice.values.tolist())
     assert [row[2] * 280 for row in rows] == pytest.approx(outline.boxes[:, 0].tolist(), abs=1e-4)
 

@@ -59,15 +59,14 @@ def torchvisions() -> TorchvisionSSD:
     return network
 
 
-def test_loss__equals_torchvisions_where_every_image_has_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssd, "MIN_NEGATIVES", 1)
+def test_loss__equals_torchvisions_where_every_image_has_objects() -> None:
     anchors, network = grid(5, 10), torchvisions()
     targets = [
         make_targets([[11, 12, 21, 22], [50, 50, 64, 60]], [0, 1], []),
         make_targets([[80, 4, 90, 14]], [1], []),
     ]
     outputs = make_outputs(2, anchors)
-    ours = ssd.SSDCriterion()(outputs, targets)
+    ours = ssd.SSDCriterion(min_negatives=1)(outputs, targets)
     given = split_ignored(targets, first_label=1)
     matched = [network.proposal_matcher(box_iou(target["boxes"], anchors)) for target in given]
     theirs = network.compute_loss(given, outputs.heads, [anchors] * 2, matched)
@@ -88,11 +87,10 @@ def test_loss__of_an_image_without_boxes_is_of_its_hardest_anchors() -> None:
     assert losses["bbox_regression"] == 0
 
 
-def test_loss__teaches_anchors_on_ignored_boxes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssd, "MIN_NEGATIVES", 10_000)
+def test_loss__teaches_anchors_on_ignored_boxes_nothing() -> None:
     outputs = make_outputs(1, grid(10, 10))
     targets = make_targets([[0, 0, 10, 10]], [0], [[40, 40, 60, 60]])
-    ssd.SSDCriterion()(outputs, [targets])["classification"].backward()
+    ssd.SSDCriterion(min_negatives=10_000)(outputs, [targets])["classification"].backward()
     taught = outputs.heads["cls_logits"].grad
     assert taught is not None
     silent = (taught[0] == 0).all(dim=1)

@@ -26,7 +26,6 @@ from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopWhen
-from tilewise.tasks.detection.answers import answer_detection
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.history import TrainResult
 from tilewise.training.job.initial_model import read_initial_model
@@ -117,7 +116,7 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     thread.start()
     while not served.ready:
         time.sleep(0.01)
-    http = create_app(Model(served, ModelCard.read(model), answer_detection), Settings()).test_client()
+    http = create_app(Model(served, ModelCard.read(model)), Settings()).test_client()
     assert isinstance(data.train, Split)
     record = data.train.records[3]
     answer = http.post("/invocations", data=record.read(), content_type="image/png")

@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,6 @@ from tilewise.serving.models import Model
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings
-from tilewise.tasks.detection.answers import answer_detection
 from tilewise.tiling.spec import TileOptions
 from werkzeug.test import TestResponse
 
@@ -41,6 +40,9 @@ class FakePredictor:
         self.gate = threading.Event()
         self.gate.set()
         self.inside = threading.Event()
+
+    def watch(self, tell: Callable[[int, float], None]) -> None:
+        pass
 
     def warm_up(self) -> None:
         pass
@@ -81,7 +83,7 @@ class Client:
         self.model = ServedModel(
             lambda: cast(Predicts, predictor), thread, _unexpected, on_breakdown=_unexpected
         )
-        model = Model(self.model, ModelCard(), answer_detection)
+        model = Model(self.model, ModelCard())
         if start:
             self.start()
         self.http: FlaskClient = create_app(model, settings).test_client()

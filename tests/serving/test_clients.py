@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
-import http.server
 import json
+import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
-from endpoint_process import EndpointProcess, standing_in
+from endpoint_process import ROOT, EndpointProcess, standing_in
+from runtime_stand_in import boto3_runtime, runtime_before
 
 JPEG = b"\xff\xd8\xff"
-PASSED_ON = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
-
-
-class Runtime(http.server.BaseHTTPRequestHandler):
-    """Does what SageMaker does between InvokeEndpoint and the container: paths, headers, ModelError."""
-
-    port = 0
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        model = self.headers.get("X-Amzn-SageMaker-Target-Model")
-        headers = {name: self.headers[name] for name in PASSED_ON if name in self.headers}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("POST", f"/models/{model}/invoke" if model else "/invocations", body, headers)
-        response = connection.getresponse()
-        content, status = response.read(), response.status
-        connection.close()
-        if status != 200:
-            error = {"OriginalStatusCode": status, "OriginalMessage": content.decode(), "Message": "failed"}
-            content, status = json.dumps(error).encode(), 424
-            self.send_response(424)
-            self.send_header("x-amzn-errortype", "ModelError")
-        else:
-            self.send_response(200)
-            self.send_header("Content-Type", response.headers["Content-Type"])
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: Any) -> None:
-        pass
+SDK_PYTHON = ROOT / ".venv-sdk" / "bin" / "python"
+NO_TELEMETRY = "SchemaVersion: '1.0'\nSageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess
 
 @pytest.fixture(scope="module")
 def runtime(server: EndpointProcess) -> Iterator[Any]:
-    handler = type("Handler", (Runtime,), {"port": server.port})
-    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
-    client = boto3.client(
-        "sagemaker-runtime",
-        region_name="us-east-1",
-        endpoint_url=f"http://127.0.0.1:{proxy.server_port}",
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-        config=Config(retries={"total_max_attempts": 1}),
-    )
-    yield client
-    client.close()
-    proxy.shutdown()
-    proxy.server_close()
+    with boto3_runtime(server.port) as client:
+        yield client
 
 
 def test_boto3__invoke_endpoint(runtime: Any) -> None:
@@ -122,3 +77,36 @@ def test_curl__a_file_and_a_form(server: EndpointProcess, tmp_path: Path) -> Non
     ):
         ran = subprocess.run(["curl", "-sS", *arguments, url], capture_output=True, timeout=30, check=True)
         assert json.loads(ran.stdout)["prediction"][0][0] == 0.0
+
+
+@pytest.mark.skipif(
+    not SDK_PYTHON.exists(), reason="no SageMaker SDK: bash tests/image/setup_sdk.sh sets it up"
+)
+def test_sdk__predictors_of_version_2(server: EndpointProcess, tmp_path: Path) -> None:
+    config = tmp_path / "sagemaker.yaml"
+    config.write_text(NO_TELEMETRY)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SAGEMAKER_SUPPRESS_V2_WARNING": "1",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(config),
+    }
+    with runtime_before(server.port) as address:
+        script = [str(SDK_PYTHON), str(Path(__file__).with_name("sdk_predictors.py")), address]
+        ran = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    answers = json.loads(ran.stdout.splitlines()[-1])
+    rows = [[0.0, 0.5, 0.0, 0.1, 0.2, 0.3], [1.0, 0.3, 0.0, 0.1, 0.2, 0.3]]
+    one = {"prediction": rows, "classes": ["ant", "bee"]}
+    assert answers.pop("refused").startswith("400: threshold=2: it must be a number from 0 to 1")
+    assert answers == {
+        "image": one,
+        "file": one,
+        "instances": {"predictions": [one, one]},
+        "lines": [one, one],
+        "yolo": [["0", "0.1", "0.2", "0.2", "0.2", "0.5"]],
+        "threshold": {"prediction": rows[:1], "classes": ["ant", "bee"]},
+        "png": "\x89PNG",
+    }

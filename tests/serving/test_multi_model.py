@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from endpoint_process import EndpointProcess, standing_in
-from tilewise.serving.models import LoadedError, ModelRegistry, UnknownModelError
+from tilewise.serving.compute import ComputeThread
+from tilewise.serving.model_card import ModelCard
+from tilewise.serving.models import (
+    LoadedError,
+    Model,
+    ModelRegistry,
+    ModelSet,
+    NoMemoryError,
+    UnknownModelError,
+)
+from tilewise.serving.served_model import ServedModel
 
 JPEG = b"\xff\xd8\xff"
+MEGABYTE = 1024 * 1024
+LOADED: Any = SimpleNamespace(classes=(), warm_up=lambda: None, watch=lambda tell: None)
 
 
 @pytest.fixture
@@ -24,7 +37,8 @@ def server(tmp_path: Path) -> Iterator[EndpointProcess]:
 def make_model(folder: Path, classes: list[str], size: int = 10) -> str:
     folder.mkdir(parents=True)
     (folder / "model.json").write_text(json.dumps({"classes": classes}))
-    (folder / "weights").write_bytes(bytes(size))
+    with (folder / "weights").open("wb") as file:
+        file.truncate(size)
     return str(folder)
 
 
@@ -92,6 +106,39 @@ def test_list__in_pages(server: EndpointProcess, tmp_path: Path) -> None:
     assert [each["modelName"] for each in rest["models"]] == ["model-100"]
     assert "nextPageToken" not in rest
     assert send(server, "GET", "/models?next_page_token=x")[0] == 400
+
+
+def test_models__least_recently_used_goes_first(tmp_path: Path) -> None:
+    """Three models where memory holds two; an unloaded one comes back when it is asked for."""
+    urls = {name: make_model(tmp_path / name, [name], size=100 * MEGABYTE) for name in "abc"}
+    asked: list[str] = []
+
+    def load(folder: Path, on_failure: Callable[[], None]) -> Model:
+        asked.append(folder.name)
+        thread = ComputeThread(1, 60, on_failure)
+        thread.start()
+        served = ServedModel(lambda: LOADED, thread, on_failure, on_breakdown=on_failure)
+        return Model(served, ModelCard.read(folder))
+
+    def free() -> int:
+        taken = 400 + 300 * len(models._loaded) if models._loaded else 0  # libraries, and each with its work
+        return (1010 - taken) * MEGABYTE
+
+    thread = ComputeThread(1, 60, lambda: None)
+    models = ModelSet(ModelRegistry(tmp_path / "registry"), thread, load, free_memory=free)
+    for name in "ab":
+        models.load(name, urls[name])
+    with pytest.raises(NoMemoryError):  # AWS's contract: 507, and the platform unloads one
+        models.load("c", urls["c"])
+    models.registry.add("c", urls["c"])  # through another worker
+    assert asked == ["a", "b"]
+    models.get("a")
+    assert models.get("c").card.classes == ("c",)
+    assert [*models._loaded] == ["a", "c"], "b was not used for longest"
+    models.get("b")
+    assert [*models._loaded] == ["c", "b"]
+    assert asked == ["a", "b", "c", "b"]
+    assert [each.name for each in models.registry.all()] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("name", ["a", "../../etc/passwd", "a/b", "ü", "%2e%2e", ".", "..", "x" * 1024])

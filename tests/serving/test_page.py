@@ -15,6 +15,7 @@ import pytest
 from endpoint_process import EndpointProcess, standing_in
 from PIL import Image
 
+JPEG = b"\xff\xd8\xff"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -76,10 +77,14 @@ class Browser:
             assert time.monotonic() < deadline, self.run("document.body.innerText")
             time.sleep(0.05)
 
-    def choose_file(self, selector: str, path: Path) -> None:
-        root = self.tell("DOM.getDocument")["root"]["nodeId"]
-        node = self.tell("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self.tell("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+    def drop_file(self, selector: str, path: Path) -> None:
+        """As a hand that drags the file from a desktop and lets it go there."""
+        script = f"JSON.stringify(document.querySelector({selector!r}).getBoundingClientRect())"
+        box = json.loads(self.run(script))
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        dragged = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.tell("Input.dispatchDragEvent", type=kind, **place, data=dragged)
 
     def close(self) -> None:
         self.process.kill()
@@ -122,7 +127,7 @@ def test_page__a_large_image_and_the_threshold(
     Image.new("RGB", (10_000, 10_000), "white").save(image)
     browser.tell("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
     browser.wait_for("document.readyState === 'complete' && !!document.querySelector('#file')")
-    browser.choose_file("#file", image)
+    browser.drop_file("#view", image)
     browser.wait_for("document.querySelector('#status').textContent.includes('10000 x 10000')")
     move = "threshold.value = {}; threshold.dispatchEvent(new Event('input')); count.textContent"
     move = move.replace("threshold.", "document.querySelector('#threshold').").replace(
@@ -137,3 +142,33 @@ def test_page__a_large_image_and_the_threshold(
     colours = "new Set(pen.getImageData(0, 0, canvas.width, canvas.height).data).size"
     browser.run("fit(); new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert browser.run(colours) > 3, "boxes are drawn"
+
+
+def test_page__begins_with_what_the_model_recommends(browser: Browser, tmp_path: Path) -> None:
+    """The stand-in finds an ant with 0.5 and a bee with 0.3."""
+    model = tmp_path / "ml" / "model"
+    model.mkdir(parents=True)
+    recommended = {"recommended_threshold": 0.45, "recommended_thresholds": {"bee": 0.25}}
+    (model / "model.json").write_text(json.dumps({"classes": ["ant", "bee"], **recommended}))
+    image = tmp_path / "small.jpg"
+    Image.new("RGB", (100, 200), "white").save(image)
+    with standing_in(tmp_path) as server:
+        described = json.loads(server.request("GET", "/")[2])["model"]
+        assert {name: described[name] for name in recommended} == recommended
+        chosen = json.loads(server.request("POST", "/invocations?threshold=recommended", JPEG)[2])
+        assert [row[0] for row in chosen["prediction"]] == [0.0, 1.0]
+        chosen = json.loads(server.request("POST", "/invocations?threshold=0.45", JPEG)[2])
+        assert [row[0] for row in chosen["prediction"]] == [0.0]
+        browser.tell("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+        browser.wait_for("document.querySelector('#recommended')?.checked")
+        browser.drop_file("#view", image)
+        browser.wait_for("document.querySelector('#status').textContent.includes('100 x 200')")
+        count = "document.querySelector('#count').textContent"
+        assert browser.run(count) == "2", "the bee's own threshold is lower"
+        assert browser.run("document.querySelector('#threshold').value") == "0.45"
+        browser.run("document.querySelector('#recommended').click()")
+        assert browser.run(count) == "1"
+        move = "at('threshold').value = 0.2; at('threshold').dispatchEvent(new Event('input'))"
+        browser.run(f"at('recommended').click(); {move}")
+        assert browser.run("at('recommended').checked") is False
+        assert browser.run(count) == "2"

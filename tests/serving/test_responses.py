@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_instances import make_instances
 from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, choose_form, render
-from tilewise.tasks.detection.answers import answer_detection
-from tilewise.tasks.detection_forms import Answered
+from tilewise.tasks.answers import Answered
+from tilewise.tasks.detection.answers import DetectionAnswers
+from tilewise.tasks.detection.forms import FORMS
 
 if TYPE_CHECKING:
     from tilewise.inference.detections import Prediction
@@ -32,7 +33,7 @@ def prediction(
 
 
 def answer(found: Prediction, form: Form) -> str:
-    return render([Answered(found)], form, answer_detection)
+    return render([Answered(found)], form, DetectionAnswers())
 
 
 TWO = prediction([[111, 134, 172.4, 262], [50, 100, 250, 300]], [0.943, 0.25], [0, 4])
@@ -116,16 +117,16 @@ def test_render__boxes_are_read_back_to_a_thousandth_of_a_pixel(
     ],
 )
 def test_choose_form__accept_headers(accept: str | None, form: Form) -> None:
-    assert choose_form(accept, DEFAULT_FORM) == form
+    assert choose_form(accept, DEFAULT_FORM, FORMS) == form
 
 
 @pytest.mark.parametrize("accept", ["text/csv", "image/webp, text/*", "application/json;q=0", "json"])
 def test_choose_form__nothing_that_we_make(accept: str) -> None:
     with pytest.raises(NotAcceptableError, match="application/jsonlines"):
-        choose_form(accept, DEFAULT_FORM)
+        choose_form(accept, DEFAULT_FORM, FORMS)
 
 
 def test_choose_form__default_of_the_server() -> None:
-    assert choose_form("*/*", LINES) == LINES
-    assert choose_form(None, ANNOTATION) == ANNOTATION
-    assert choose_form("application/json", LINES) == DEFAULT_FORM
+    assert choose_form("*/*", LINES, FORMS) == LINES
+    assert choose_form(None, ANNOTATION, FORMS) == ANNOTATION
+    assert choose_form("application/json", LINES, FORMS) == DEFAULT_FORM

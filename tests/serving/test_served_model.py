@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,6 +31,9 @@ class FakePredictor:
         self.most_inside = 0
         self.gate = threading.Event()
         self.gate.set()
+
+    def watch(self, tell: Callable[[int, float], None]) -> None:
+        pass
 
     def warm_up(self) -> None:
         self.warm_ups += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from squares import squares_split
 from stand_ins import make_job
-from tilewise.arrays import Float32
+from tilewise.arrays import Array, Float32
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
@@ -46,7 +47,7 @@ from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.stop import StopToken, StopWhen
 from tilewise.targets import Targets
-from tilewise.tasks.answers import answer_of
+from tilewise.tasks.answers import Answered, AnswerForm, Answers, Threshold
 from tilewise.tasks.task import Evaluation, Gather
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.training.checkpointing.checkpoints import Checkpoints
@@ -151,11 +152,45 @@ class MostWrong:
     def to_json(self) -> dict[str, Any]:
         return {"most_wrong": self.keys}
 
+    def recommended(self) -> dict[str, Any]:
+        return {"recommended_threshold": 0.5}
+
+
+def as_csv(images: Sequence[Answered]) -> str:
+    return "".join(",".join(f"{each:.6f}" for each in one.prediction.by_class) + "\n" for one in images)
+
+
+class PresenceAnswers:
+    forms: ClassVar[Mapping[str, AnswerForm]] = {"csv": AnswerForm("text/csv", as_csv)}
+    schema: ClassVar[Mapping[str, Any]] = {"type": "object"}
+
+    def content(self, answered: Answered, *, as_annotation: bool) -> dict[str, Any]:
+        return {"probs": list(answered.prediction.by_class)}
+
+    def choose(
+        self,
+        prediction: Probabilities,
+        *,
+        threshold: Threshold,
+        labels: Container[int] | None,
+        most: int | None,
+    ) -> Probabilities:
+        least = np.broadcast_to(threshold, len(prediction.by_class))
+        kept = [
+            each if each >= least[label] and (labels is None or label in labels) else 0.0
+            for label, each in enumerate(prediction.by_class)
+        ]
+        return replace(prediction, by_class=tuple(kept))
+
+    def draw(self, pixels: Array, answered: Answered) -> Image.Image:
+        return Image.fromarray(np.moveaxis(pixels, 0, 2).copy())
+
 
 @dataclass(frozen=True)
 class PresenceTask:
     name: ClassVar[str] = "presence"
     target_fields: ClassVar[frozenset[str]] = frozenset()
+    answers: ClassVar[Answers] = PresenceAnswers()
 
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
@@ -238,9 +273,6 @@ class PresenceTask:
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         return f"<title>{len(content.epochs)} epochs, accuracy {content.best['accuracy']:.2f}</title>"
 
-    def answer(self, prediction: Probabilities, *, as_annotation: bool) -> dict[str, Any]:
-        return {"probs": list(prediction.by_class)}
-
 
 @pytest.fixture(autouse=True)
 def _registered() -> Iterator[None]:
@@ -306,6 +338,7 @@ def test_outputs__are_its_own(data: DataSet, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
     assert metrics["data"]["train"] == {"images": 16, "showing": 12}
     assert len(metrics["details"]["most_wrong"]) == 2
+    assert json.loads((job.model_dir / "model.json").read_text())["recommended_threshold"] == 0.5
     assert "accuracy 1.00" in (tmp_path / "output" / "report.html").read_text()
 
 
@@ -321,12 +354,21 @@ def test_model__is_saved_and_served(data: DataSet, tmp_path: Path) -> None:
     thread.start()
     while not served.ready:
         time.sleep(0.01)
-    http = create_app(ServingModel(served, ModelCard.read(model), answer_of(model)), Settings()).test_client()
+    http = create_app(ServingModel(served, ModelCard.read(model)), Settings()).test_client()
     assert isinstance(data.train, Split)
     for index, shown in ((3, True), (4, False)):
         image = data.train.records[index].read()
         answer = http.post("/invocations", data=image, content_type="image/png").get_json()
         assert (answer["probs"][0] > 0.5) == shown
+        options = {"threshold": 0.5}
+        csv = http.post("/invocations", data=image, headers={"Accept": "text/csv"}, query_string=options)
+        assert csv.mimetype == "text/csv" and (float(csv.data) == 0) != shown
+        picture = http.post("/invocations", data=image, headers={"Accept": "image/png"})
+        assert (picture.status_code, picture.mimetype) == (200, "image/png")
+    named = http.get("/openapi.json").get_json()["paths"]["/invocations"]["post"]["parameters"][-1]
+    assert named["schema"] == {"enum": ["csv", "jpeg", "png"]}
+    refused = http.post("/invocations", data=image, headers={"Accept": "application/json;format=azure"})
+    assert refused.status_code == 406 and "format= one of csv" in refused.get_json()["error"]
 
 
 def test_model__of_another_task_is_no_start(data: DataSet, tmp_path: Path) -> None:

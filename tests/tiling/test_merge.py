@@ -11,8 +11,6 @@ from made_instances import make_instances
 from scattered import scattered_detections
 from tilewise.arrays import Bool, Floats, Int64
 from tilewise.instances import Instances
-from tilewise.tiling import merge as merge_module
-from tilewise.tiling import neighbours
 from tilewise.tiling.merge import cut_sides, merge_detections
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
@@ -229,24 +227,27 @@ def test_merge__nothing() -> None:
         assert len(merged([], rule)) == 0
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 32])
-def test_merge__a_chain_is_resolved_box_by_box(rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(merge_module, "_ROUNDS", rounds)
+@pytest.mark.parametrize("links", [3, 60, 300])
+def test_merge__a_chain_is_resolved_box_by_box(links: int) -> None:
+    """Also one of more links than there are rounds for all boxes at once."""
     rows: list[Row] = [
-        ((4.0 * index, 0.0, 4.0 * index + 10, 10.0), 1 - index / 500, 0, index % 2) for index in range(300)
+        ((4.0 * index, 0.0, 4.0 * index + 10, 10.0), 1 - index / 500, 0, index % 2) for index in range(links)
     ]
-    assert merged(rows, threshold=0.3).boxes[:, 0].tolist() == [8.0 * index for index in range(150)]
+    assert merged(rows, threshold=0.3).boxes[:, 0].tolist() == [
+        8.0 * index for index in range(-(-links // 2))
+    ]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10**6])
-def test_near_pairs__finds_each_overlapping_pair_once(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "CHUNK", chunk)
+def test_near_pairs__finds_each_overlapping_pair_once(chunk: int) -> None:
     found, _, _ = scattered_detections(5, 150, 100.0)
     boxes, labels = found.boxes.astype(np.float64), found.labels
     for threshold in (0.0, 0.3):
         pairs = [
             (min(pair), max(pair))
-            for first, second in near_pairs(boxes, labels, threshold, reaching_N=np.zeros(150, np.bool_))
+            for first, second in near_pairs(
+                boxes, labels, threshold, reaching_N=np.zeros(150, np.bool_), chunk=chunk
+            )
             for pair in zip(first.tolist(), second.tolist(), strict=True)
         ]
         assert len(pairs) == len(set(pairs))

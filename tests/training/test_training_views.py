@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +18,11 @@ from torchvision.ops import box_iou
 
 
 @pytest.mark.parametrize("given", [{}, {"tile_grid_size": "2x2"}, {"multi_scale": 1}])
-def test_train__without_random_windows(
-    data: DataSet, model_dir: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
-) -> None:
-    monkeypatch.setattr(RandomWindow, "change_drafts", lambda *_: pytest.fail("a random window"))
-    trained = run(data, plain_hp(random_windows=0, **given), model_dir)
-    assert trained.epochs[0]["records"]
+def test_train__without_random_windows(data: DataSet, model_dir: Path, given: dict[str, object]) -> None:
+    for wanted in (0, 1):
+        trainer = make_trainer(data, make_job(plain_hp(random_windows=wanted, **given), model_dir))
+        dataset: Any = trainer.loader.loader.dataset
+        assert sum(isinstance(each, RandomWindow) for each in dataset.augmentations) == wanted
 
 
 def test_views__sniper_asks_the_model_for_false_positives_once(

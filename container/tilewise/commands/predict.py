@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
 from tilewise.data.decode import decode_reduced
@@ -20,8 +18,8 @@ from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes, read_rendering
 from tilewise.inference.detections import Prediction
-from tilewise.inference.predictor import Predictor
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.inference.two_stages import load_predictor
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.tiling.spec import AS_TRAINED
@@ -75,7 +73,7 @@ def source(arguments: argparse.Namespace) -> Callable[[bytes | Path], Prediction
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     keep_freed_memory(OF_VIEWS)
-    return Predictor.load(arguments.model, tiles).predict
+    return load_predictor(arguments.model, tiles).predict
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,15 +127,15 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{picture}: {summary}")
 
 
-def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Tensor, Instances]:
+def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Array, Instances]:
     """An image's pixels, reduced to :data:`PICTURE_SIDE` where it is larger, and the detections in them."""
     image = decode_reduced(path, lambda width, height: 1, rendering=rendering)
     longer = max(image.width, image.height)
     if longer <= PICTURE_SIDE and not image.scene:
-        return torch.from_numpy(image.pixels), detections
+        return image.pixels, detections
     scale = min(1.0, PICTURE_SIDE / longer)
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     view = View((0, 0, image.width, image.height), size)
     pixels, factor = image.seen_by(view)
-    shown = torch.from_numpy(view.snapped(factor).pixels_from_image(pixels, factor))
+    shown = view.snapped(factor).pixels_from_image(pixels, factor)
     return shown, replace(detections, boxes=view.boxes_from_image(detections.boxes))

@@ -89,6 +89,16 @@ class Analysis:
             }
         return rows
 
+    def recommended(self) -> dict[str, Any]:
+        """The scores of the best F1, of all classes together and of each class that was found."""
+        if not self.total.hits.any():
+            return {}
+        found = zip(self.classes, self.by_class, strict=True)
+        return {
+            "recommended_threshold": self.score_threshold,
+            "recommended_thresholds": {name: curve.best_score for name, curve in found if curve.hits.any()},
+        }
+
     def to_json(self) -> dict[str, Any]:
         """What ``metrics.json`` holds of it; of the confusion matrix what is not 0, true class first."""
         names = (*self.classes, BACKGROUND)

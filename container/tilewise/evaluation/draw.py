@@ -3,13 +3,14 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from tilewise.arrays import Array
 from tilewise.instances import Instances
 
 
-def draw_detections(image: Tensor, detections: Instances, classes: Sequence[str]) -> Image.Image:
+def draw_detections(image: Array, detections: Instances, classes: Sequence[str]) -> Image.Image:
     """An image with the boxes of its detections drawn, one colour a class, and a legend with counts.
 
     Args:
@@ -18,7 +19,7 @@ def draw_detections(image: Tensor, detections: Instances, classes: Sequence[str]
         classes: names by label.
 
     """
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, 2)))
     width = max(2, round(max(picture.size) / 640))
     canvas = ImageDraw.Draw(picture)
     colours = [_colour(label, len(classes)) for label in range(len(classes))]

@@ -119,14 +119,24 @@ class Artifact:
         )
 
 
+def add_to_description(folder: Path, content: Mapping[str, Any]) -> None:
+    """Add to what ``model.json`` says of the model in a folder."""
+    described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    text = json.dumps({**described, **content}, indent=2) + "\n"
+    write_file(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The class names of the artifact in a folder, by label.
+    """The class names of what the model in a folder answers, by label.
 
     Raises:
         UserError: it holds none.
 
     """
-    return ModelDescription.read(folder).classes
+    description = ModelDescription.read(folder)
+    if description.classifier is not None:
+        return read_classes(folder / str(description.classifier.get("model", "")))
+    return description.classes
 
 
 def read_rendering(folder: Path) -> Rendering:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from tilewise.arrays import Array
@@ -36,3 +37,20 @@ class Backend(Protocol):
             One for each view, on the CPU: a detector's are instances, in the view's pixels.
 
         """
+
+
+class WatchedBackend:
+    """A backend that tells of each batch of views that it has looked at, and how many seconds that took."""
+
+    def __init__(self, backend: Backend, tell: Callable[[int, float], None]):
+        self._backend, self._tell = backend, tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def detect(self, views: Sequence[Any]) -> Any:
+        """See :class:`Backend`."""
+        started = time.perf_counter()
+        found = self._backend.detect(views)
+        self._tell(len(views), time.perf_counter() - started)
+        return found

@@ -25,6 +25,7 @@ class ModelDescription:
         spec: what the model is built from, a :class:`~tilewise.models.spec.ModelSpec` of its task.
         classes: their names, by label.
         weights: the name of their file, beside ``model.json``.
+        classifier: the model for the crops of what this one finds, and how they are cut; None for none.
         hyperparameters, metrics, environment, task: as in :class:`tilewise.inference.artifact.Artifact`.
 
     """
@@ -36,6 +37,7 @@ class ModelDescription:
     metrics: Mapping[str, Any]
     environment: Mapping[str, Any]
     task: str = DEFAULT_TASK
+    classifier: Mapping[str, Any] | None = None
 
     @property
     def graph(self) -> str:
@@ -66,6 +68,7 @@ class ModelDescription:
                 metrics=content["metrics"],
                 environment=content.get("environment", {}),
                 task=task.name,
+                classifier=content.get("classifier"),
             )
         except PermissionError as error:
             raise not_readable(error) from None

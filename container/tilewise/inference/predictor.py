@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tilewise.arrays import Array
 from tilewise.data.decode import DecodedImage, decode_reduced
-from tilewise.inference.backend import Backend
+from tilewise.inference.backend import Backend, WatchedBackend
 from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.load import BackendName, load_backend
@@ -57,6 +58,8 @@ class Predictor:
     ) -> Predictor:
         """Load the model in a folder, onto a GPU if there is one.
 
+        A classifier that ``model.json`` names is left aside: :func:`.two_stages.load_predictor` loads both.
+
         Args:
             model_dir: what a training job left.
             options: tiles in place of the model's own.
@@ -79,6 +82,10 @@ class Predictor:
         """The same model with other tiles."""
         plan = replace(self.plan, tiling=options.change(self.plan.tiling))
         return Predictor(self.backend, plan, self.classes, merge=self.merge)
+
+    def watch(self, tell: Callable[[int, float], None]) -> None:
+        """Have each batch of views told of when it has been looked at: how many, and in how many seconds."""
+        self.backend = WatchedBackend(self.backend, tell)
 
     def warm_up(self) -> None:
         """Predict once on a blank image, so that the first request finds everything ready."""
@@ -103,10 +110,22 @@ class Predictor:
             DecodeError, ImageTooLargeError: as :meth:`predict`.
 
         """
-        decoded = decode_reduced(image, self.plan.reduction, rendering=self.plan.rendering)
+        decoded = decode_reduced(image, self._reduction, rendering=self.plan.rendering)
         for remark in decoded.remarks:
             _say_once(remark)
         return decoded
+
+    def _reduction(self, width: int, height: int) -> int:
+        return self.plan.reduction(width, height)
+
+    def pixels(self, image: bytes) -> Array:
+        """All pixels of an encoded image, (3, H, W) uint8, in the colours that the model sees.
+
+        Raises:
+            DecodeError, ImageTooLargeError: as :meth:`predict`.
+
+        """
+        return decode_reduced(image, lambda width, height: 1, rendering=self.plan.rendering).pixels
 
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
         """What the model says of images, in their order.

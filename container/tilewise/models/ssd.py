@@ -47,10 +47,11 @@ class SSDCriterion:
     """torchvision's loss, which also learns from images without objects and leaves ignored boxes alone.
 
     Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors. Where
-    every image has at least ``MIN_NEGATIVES / 3`` matched anchors and no ignored box, it is torchvision's.
+    every image has at least ``min_negatives / 3`` matched anchors and no ignored box, it is torchvision's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, min_negatives: int = MIN_NEGATIVES) -> None:
+        self.min_negatives = min_negatives
         self.matcher = SSDMatcher(MATCHING_IOU)
         self.box_coder = BoxCoder(BOX_WEIGHTS)
 
@@ -68,7 +69,7 @@ class SSDCriterion:
         class_loss = class_loss.view_as(classes)
 
         # Hard negatives: of each image the anchors that look most like an object and are none.
-        count = (NEGATIVES_PER_OBJECT * foreground.sum(1, keepdim=True)).clamp(min=MIN_NEGATIVES)
+        count = (NEGATIVES_PER_OBJECT * foreground.sum(1, keepdim=True)).clamp(min=self.min_negatives)
         hardness = class_loss.detach().masked_fill(foreground | excluded, -1)
         rank = hardness.argsort(1, descending=True).argsort(1)
         background = (rank < count) & ~(foreground | excluded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import threading
 from dataclasses import dataclass
@@ -38,15 +39,30 @@ _STATUSES: dict[type[Exception], int] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a request is answered without being looked at: a status of HTTP and a sentence."""
+    """Why a request is answered without being looked at.
+
+    Attributes:
+        status: of HTTP.
+        reason: a sentence.
+        retry_after_s: when it is worth while to ask again.
+
+    """
 
     status: int
     reason: str
+    retry_after_s: int | None = None
 
 
 TOO_SLOW_HEAD = Refusal(408, "the request's head did not arrive in time")
 TOO_SLOW_BODY = Refusal(408, "the body did not arrive in time")
-TOO_MANY_BYTES = Refusal(503, "too many large requests are on their way: try again in a moment")
+TOO_MANY_BYTES = Refusal(503, "too many large requests are on their way", 1)
+
+
+def error_body(reason: str, retry_after_s: int | None = None) -> str:
+    """The body of an error, as JSON: what is wrong, and after how many seconds to try again."""
+    if retry_after_s is None:
+        return json.dumps({"error": reason})
+    return json.dumps({"error": f"{reason}: try again in {retry_after_s} s", "retry_after": retry_after_s})
 
 
 def refusal_of(error: ParseException) -> Refusal:
@@ -58,14 +74,12 @@ class ReceivedBody(io.BytesIO):
     """A request's whole body, as ``wsgi.input``.
 
     Attributes:
-        refusal: what to answer instead of looking at it.
         client_left: set as soon as the client has closed its connection.
 
     """
 
-    def __init__(self, content: bytes, refusal: Refusal | None, client_left: threading.Event) -> None:
+    def __init__(self, content: bytes, client_left: threading.Event) -> None:
         super().__init__(content)
-        self.refusal = refusal
         self.client_left = client_left
 
 
@@ -134,7 +148,7 @@ class IncomingRequest:
     def take_body(self, client_left: threading.Event) -> ReceivedBody:
         """Its body, when it is complete; once."""
         content, self._body = bytes(self._body), bytearray()
-        return ReceivedBody(content, self.refusal, client_left)
+        return ReceivedBody(content, client_left)
 
     def _take_head(self) -> bool:
         """The head, if it is whole. Each step says whether it has got on, so that there may be a next one."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tilewise
+from tilewise.registry import DEFAULT_TASK
 
 DEFAULT_THRESHOLD = 0.4
-"""From this score on objects are drawn, where the model recommends nothing."""
+"""From this score on what the model says is shown, where the model recommends nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,17 +21,21 @@ class ModelCard:
 
     Attributes:
         network: its name, such as ``yolox_tiny``.
+        task: what it was trained for.
         classes: names by label.
         tiling: which views of an image it sees.
-        threshold: the score from which its objects are worth showing.
+        threshold: the score from which on what it says is worth showing; None where it recommends nothing.
+        thresholds: the same for each class for which it recommends one, by name.
         trained_with: the version of Tilewise.
 
     """
 
     network: str = ""
+    task: str = DEFAULT_TASK
     classes: tuple[str, ...] = ()
     tiling: dict[str, Any] = field(default_factory=dict)
-    threshold: float = DEFAULT_THRESHOLD
+    threshold: float | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
     trained_with: str = ""
 
     @staticmethod
@@ -37,25 +43,38 @@ class ModelCard:
         """The card of the model in a folder; an empty one where there is none, which others tell of."""
         try:
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+            if "classifier" in content:  # the answers have its classes
+                classifier = ModelCard.read(folder / str(content["classifier"]["model"]))
+                content["classes"] = classifier.classes
             spec = content.get("detector") or content.get("model") or {}
             threshold = content.get("recommended_threshold")
+            by_class = content.get("recommended_thresholds") or {}
             return ModelCard(
                 network=str(spec.get("name", "")),
+                task=str(content.get("task", DEFAULT_TASK)),
                 classes=tuple(map(str, content.get("classes", ()))),
                 tiling=spec.get("tiling", {}),
-                threshold=float(threshold) if threshold is not None else DEFAULT_THRESHOLD,
+                threshold=None if threshold is None else float(threshold),
+                thresholds={str(name): float(each) for name, each in by_class.items()},
                 trained_with=str(content.get("versions", {}).get("tilewise", "")),
             )
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ModelCard()
+
+    def recommended(self, classes: Sequence[str]) -> list[float]:
+        """For each class, the score from which on what the model says of it is worth showing."""
+        total = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
+        return [self.thresholds.get(name, total) for name in classes]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
         return {
             "network": self.network,
+            "task": self.task,
             "classes": list(self.classes),
             "tiling": self.tiling,
             "recommended_threshold": self.threshold,
+            "recommended_thresholds": self.thresholds,
             "trained_with": self.trained_with,
         }
 

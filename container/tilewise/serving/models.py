@@ -17,7 +17,7 @@ from tilewise.machine import available_memory
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.model_card import ModelCard
 from tilewise.serving.served_model import ServedModel
-from tilewise.tasks.answers import Answer
+from tilewise.tasks.answers import Answers, answers_of
 
 logger = logging.getLogger(__name__)
 LIBRARIES_BYTES = 400 * 2**20
@@ -46,13 +46,16 @@ class Model:
     Attributes:
         served: computes.
         card: what its folder says of it.
-        answer: its task's.
 
     """
 
     served: ServedModel
     card: ModelCard
-    answer: Answer
+
+    @property
+    def answers(self) -> Answers:
+        """What its task answers."""
+        return answers_of(self.card.task)
 
 
 class Loader(Protocol):
@@ -247,7 +250,7 @@ class ModelSet:
                 del self._loaded[name]
 
     def _require_memory(self, folder: Path, workers: int) -> None:
-        weights = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        weights = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         needed = workers * (TIMES_ITS_WEIGHTS * weights + (0 if self._loaded else LIBRARIES_BYTES))
         free = self._free_memory()
         if needed > free:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import tilewise
-from tilewise.tasks.detection_forms import FORMS
+from tilewise.serving.responses import PICTURE_NAMES
+from tilewise.tasks.answers import AnswerForm
 
 _ERROR = {
     "description": "what is wrong, and after how many seconds to try again if that is worth while",
@@ -22,29 +24,39 @@ _ERROR = {
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "threshold": ({"type": "number", "minimum": 0, "maximum": 1}, "the lowest score of what is answered"),
+    "threshold": (
+        {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"const": "recommended"}]},
+        "the lowest score of what is answered; recommended: what the model recommends for each class",
+    ),
     "max_detections": ({"type": "integer", "minimum": 1}, "objects of an image at most, the best ones"),
     "classes": ({"type": "string"}, "names or numbers of classes, with commas between them"),
     "tile_grid_size": ({"type": "string", "examples": ["3x2"]}, "columns x rows of tiles, or none"),
     "tile_size": ({"type": "string", "examples": ["640"]}, "pixels of tiles of a fixed size, or none"),
     "overlap": ({"type": "number"}, "share of a tile that neighbours have in common"),
-    "format": ({"enum": [*FORMS, "jpeg", "png"]}, "the form of the answer, in place of the Accept header"),
-}
-_ROWS = {
-    "type": "object",
-    "properties": {
-        "prediction": {
-            "type": "array",
-            "description": "[class, score, xmin, ymin, xmax, ymax] of each object, corners as fractions",
-            "items": {"type": "array", "items": {"type": "number"}, "minItems": 6, "maxItems": 6},
-        },
-        "classes": {"type": "array", "items": {"type": "string"}},
-    },
 }
 
 
-def describe(*, multi_model: bool = False) -> dict[str, Any]:
-    """The document, of an endpoint with one model or with several."""
+def paths(*, multi_model: bool) -> dict[str, str]:
+    """The methods of each path of the server, as ``GET/POST``."""
+    described = describe({}, {}, multi_model=multi_model)["paths"]
+    return {
+        path: "/".join(method.upper() for method in item if method != "parameters")
+        for path, item in described.items()
+    }
+
+
+def describe(
+    forms: Mapping[str, AnswerForm], schema: Mapping[str, Any], *, multi_model: bool
+) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        forms: of answers, beside the task's own JSON.
+        schema: of that JSON.
+        multi_model: whether models come and go.
+
+    """
+    invocation = _invocation(forms, schema)
     paths: dict[str, Any] = {"/ping": {"get": _get("whether the model answers", {"200": {}, "503": {}})}}
     if multi_model:
         paths["/models"] = {
@@ -55,13 +67,13 @@ def describe(*, multi_model: bool = False) -> dict[str, Any]:
             "get": _get("a model that is loaded", {"200": {}, "404": _ERROR}),
             "delete": _get("unload a model", {"200": {}, "404": _ERROR}),
         }
-        paths["/models/{name}/invoke"] = {"post": _invocation()}
+        paths["/models/{name}/invoke"] = {"post": invocation}
         for path in ("/models/{name}", "/models/{name}/invoke"):
             paths[path]["parameters"] = [
                 {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
             ]
     else:
-        paths["/invocations"] = {"post": _invocation()}
+        paths["/invocations"] = {"post": invocation}
     paths["/execution-parameters"] = {"get": _get("what batch transform may use", {"200": {}})}
     paths["/metrics"] = {"get": _get("figures for Prometheus", {"200": {}})}
     paths["/version"] = {"get": _get("the server's version", {"200": {}})}
@@ -79,7 +91,7 @@ def _get(summary: str, responses: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"summary": summary, "responses": described}
 
 
-def _invocation() -> dict[str, Any]:
+def _invocation(forms: Mapping[str, AnswerForm], schema: Mapping[str, Any]) -> dict[str, Any]:
     instances = {"type": "array", "items": _BASE64}
     table = {"type": "object", "properties": {"columns": {"const": ["image"]}, "data": instances}}
     asked = {
@@ -98,17 +110,19 @@ def _invocation() -> dict[str, Any]:
         "multipart/form-data": {"schema": {"type": "object"}},
     }
     answers: dict[str, Any] = {
-        "application/json": {"schema": _ROWS},
+        "application/json": {"schema": schema},
         "application/jsonlines": {"schema": {"type": "string"}},
-        **{f"{media_type};format={name}": {} for name, (media_type, _) in FORMS.items()},
+        **{f"{form.media_type};format={name}": {} for name, form in forms.items()},
         "image/jpeg": _BINARY,
         "image/png": _BINARY,
     }
+    names = {"enum": [*forms, *PICTURE_NAMES]}
+    options = {**_OPTIONS, "format": (names, "the form of the answer, in place of the Accept header")}
     return {
-        "summary": "the objects in images",
+        "summary": "what the model says of images",
         "parameters": [
-            {"name": name, "in": "query", "schema": schema, "description": text}
-            for name, (schema, text) in _OPTIONS.items()
+            {"name": name, "in": "query", "schema": values, "description": text}
+            for name, (values, text) in options.items()
         ],
         "requestBody": {"required": True, "content": bodies},
         "responses": {

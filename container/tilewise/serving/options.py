@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import read_tile_options
@@ -24,7 +24,8 @@ class Options:
     """What a request chooses.
 
     Attributes:
-        threshold: the lowest score of what is answered; None for all.
+        threshold: the lowest score of what is answered, or ``recommended`` for what the model recommends;
+            None for all.
         most: objects of an image that are answered at most, the best ones.
         classes: names or numbers of the classes that are answered; None for all.
         tiles: in place of the model's own.
@@ -32,7 +33,7 @@ class Options:
 
     """
 
-    threshold: float | None = None
+    threshold: float | Literal["recommended"] | None = None
     most: int | None = None
     classes: tuple[str, ...] | None = None
     tiles: TileOptions = AS_TRAINED
@@ -106,7 +107,7 @@ def read_options(texts: Mapping[str, Any], forms: Iterable[str]) -> Options:
         raise UserError(f"format={form}: possible are {', '.join(forms)}")
     classes = tuple(part.strip() for part in given.get("classes", "").split(",") if part.strip())
     return Options(
-        threshold=_number(given, "threshold", 0.0, 1.0),
+        threshold=_threshold(given.get("threshold", "")),
         most=_whole(given, "max_detections", 1, MOST_DETECTIONS),
         classes=classes or None,
         tiles=_tiles(given),
@@ -132,16 +133,17 @@ def _tiles(given: Mapping[str, str]) -> TileOptions:
     return tiles
 
 
-def _number(given: Mapping[str, str], name: str, low: float, high: float) -> float | None:
-    text = given.get(name, "")
+def _threshold(text: str) -> float | Literal["recommended"] | None:
     if not text:
         return None
+    if text == "recommended":
+        return "recommended"
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not low <= value <= high:
-        raise UserError(f"{name}={text[:50]}: it must be a number from {low:g} to {high:g}")
+    if not 0 <= value <= 1:
+        raise UserError(f"threshold={text[:50]}: it must be a number from 0 to 1, or recommended")
     return value
 
 

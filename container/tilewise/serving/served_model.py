@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -15,6 +15,7 @@ from tilewise.serving.compute import NEVER, BusyError, ClientLeftError, ComputeT
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
+    from tilewise.arrays import Array
     from tilewise.data.decode import DecodedImage
     from tilewise.inference.backend import Backend
 
@@ -34,11 +35,17 @@ class Predicts(Protocol):
     def decode(self, image: bytes) -> DecodedImage:
         """The pixels of an encoded image."""
 
+    def pixels(self, image: bytes) -> Array:
+        """All pixels of an encoded image, (3, H, W) uint8, in the colours that the model sees."""
+
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Any]:
         """What the model says of each image."""
 
     def seen_as(self, options: TileOptions) -> Predicts:
         """The same model with other tiles."""
+
+    def watch(self, tell: Callable[[int, float], None]) -> None:
+        """Have each batch of views told of: how many, and how many seconds it took."""
 
     def warm_up(self) -> None:
         """Prove by one prediction that the model answers."""
@@ -64,23 +71,6 @@ class Timings:
     merge_s: float = 0.0
     batches: list[int] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
-
-
-class WatchedBackend:
-    """A backend that tells of each batch of views that it has looked at, and how many seconds that took."""
-
-    def __init__(self, backend: Backend, tell: Callable[[int, float], None]):
-        self._backend, self._tell = backend, tell
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def detect(self, views: Sequence[Any]) -> Any:
-        """As :meth:`tilewise.inference.backend.Backend.detect`."""
-        started = time.perf_counter()
-        found = self._backend.detect(views)
-        self._tell(len(views), time.perf_counter() - started)
-        return found
 
 
 @dataclass(eq=False)
@@ -150,14 +140,20 @@ class ServedModel:
         """Whether the model has answered its warm-up prediction, and answers still."""
         return self._predictor is not None and not self._thread.broken
 
-    def do(self, work: Callable[[], T], client_left: threading.Event = NEVER) -> T:
-        """Have something else done on the thread, such as drawing, when its turn comes.
+    def with_pixels(self, image: bytes, work: Callable[[Array], T]) -> T:
+        """What work on an image's pixels returns, (3, H, W) uint8, such as drawing, when its turn comes.
 
         Raises:
-            BusyError, ClientLeftError: as :meth:`predict`.
+            BusyError, DecodeError: as :meth:`predict`.
 
         """
-        return self._thread.do(work, client_left)
+
+        def decode_and_work() -> T:
+            if self._predictor is None:
+                raise BusyError("the model is not ready")
+            return work(self._predictor.pixels(image))
+
+        return self._thread.do(decode_and_work)
 
     def predict(
         self,
@@ -278,7 +274,7 @@ class ServedModel:
             logger.exception("the model cannot be served: it failed to load or to answer a first image")
         else:
             logger.info("the model is ready after %.1f s", time.monotonic() - started)
-            predictor.backend = WatchedBackend(predictor.backend, self._batch_done)
+            predictor.watch(self._batch_done)
             self.classes = predictor.classes
             self._predictor = predictor
             return True

@@ -40,7 +40,6 @@ from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model, ModelRegistry, ModelSet
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps
-from tilewise.tasks.answers import answer_of
 
 USAGE_ERROR = 2
 SHARED_MEMORY = "/dev/shm"
@@ -94,7 +93,7 @@ class Server(BaseApplication):
         )
         card = ModelCard.read(folder)
         self.metrics.model(folder=folder, card=card)
-        return Model(served, card, answer_of(folder))
+        return Model(served, card)
 
 
 def use_own_gpu(folder: Path) -> None:
@@ -127,9 +126,9 @@ def load_predictor(folder: Path, settings: Settings) -> Predicts:
         UserError: the folder holds no usable model.
 
     """
-    from tilewise.inference.predictor import Predictor
+    from tilewise.inference.two_stages import load_predictor as load
 
-    return cast(Predicts, Predictor.load(folder, settings.tiles, backend=settings.backend))
+    return cast(Predicts, load(folder, settings.tiles, backend=settings.backend))
 
 
 def stop_server() -> None:

@@ -14,7 +14,8 @@ from tilewise.inference.load import BACKENDS, BackendName
 from tilewise.inference.tile_options import TILE_OPTIONS, read_tile_options
 from tilewise.machine import MAX_PIXELS, available_cores, memory_limit, visible_gpus
 from tilewise.serving.addresses import KINDS
-from tilewise.serving.responses import ACCEPTED, DEFAULT_FORM, Form, NotAcceptableError, choose_form
+from tilewise.serving.responses import DEFAULT_FORM, Form, NotAcceptableError, accepted, choose_form
+from tilewise.tasks.answers import all_forms
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 MEGABYTE = 1024 * 1024
@@ -140,7 +141,7 @@ def default_workers(environ: Mapping[str, str], model_dir: Path | None = None) -
 
 def _worker_bytes(environ: Mapping[str, str], model_dir: Path | None) -> int:
     """About what a worker needs: its libraries, the model, and an image of some 10 million pixels."""
-    weights = sum(path.stat().st_size for path in model_dir.glob("*.safetensors")) if model_dir else 0
+    weights = sum(path.stat().st_size for path in model_dir.rglob("*.safetensors")) if model_dir else 0
     graph = model_dir is not None and any(model_dir.glob(f"*{GRAPH_SUFFIX}"))
     without_torch = graph and read_backend(environ) in ("auto", "onnx")
     return (GRAPH_WORKER_BYTES if without_torch else TORCH_WORKER_BYTES) + 3 * weights
@@ -200,10 +201,14 @@ def _max_payload_mb(environ: Mapping[str, str]) -> int:
 
 def _default_form(environ: Mapping[str, str]) -> Form:
     name = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"
+    text = environ.get(name, "").strip()
+    if not text:
+        return DEFAULT_FORM
+    forms = all_forms()  # of which model, is not known before it is loaded
     try:
-        return choose_form(environ.get(name), DEFAULT_FORM)
+        return choose_form(text, DEFAULT_FORM, forms)
     except NotAcceptableError:
-        raise UserError(f"{name} must be one of {ACCEPTED}, not {environ[name]!r}") from None
+        raise UserError(f"{name} must be one of {accepted(forms)}, not {text!r}") from None
 
 
 def _log_level(environ: Mapping[str, str]) -> int:

@@ -26,9 +26,9 @@ from tilewise.serving.incoming import (
     TOO_SLOW_HEAD,
     IncomingRequest,
     Refusal,
+    error_body,
     refusal_of,
 )
-from tilewise.serving.responses import error_body
 
 HEAD_S = 10.0
 """For a whole head, from the connection or from its first byte on."""
@@ -236,7 +236,9 @@ class Worker(ThreadWorker):
         if not incoming.complete and self.held_bytes + incoming.held_bytes - before > self.max_held_bytes:
             incoming.refuse(TOO_MANY_BYTES)
         self.held_bytes += incoming.held_bytes - before
-        if incoming.complete:
+        if incoming.refusal:
+            self.refuse(connection, incoming.refusal)
+        elif incoming.complete:
             self.answer(connection)
         elif incoming.expects_continue and not had_head:
             connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -245,8 +247,6 @@ class Worker(ThreadWorker):
         """Give a complete request to a thread."""
         incoming = connection.incoming
         incoming.head.body = incoming.take_body(connection.client_left)
-        if incoming.refusal:
-            incoming.head.force_close()
         connection.state = "answering"
         self.enqueue_req(connection)
 
@@ -307,7 +307,7 @@ class Worker(ThreadWorker):
         self.watch(connection, selectors.EVENT_READ)
 
     def refuse(self, connection: Connection, refusal: Refusal) -> None:
-        """Answer what is not even a request."""
+        """Answer a request that no thread needs to see; hundreds at once so cost a ping some milliseconds."""
         self.log.refused(connection.client, refusal)
         self.app.metrics.answered("", refusal.status)
         connection.sock.sendall(plain_response(refusal))
@@ -363,7 +363,7 @@ class Worker(ThreadWorker):
         else:
             self.held_bytes -= incoming.held_bytes
             incoming.refuse(TOO_SLOW_BODY)
-            self.answer(connection)
+            self.refuse(connection, TOO_SLOW_BODY)
 
 
 def open_files_limit() -> int:
@@ -376,9 +376,10 @@ def open_files_limit() -> int:
 
 def plain_response(refusal: Refusal) -> bytes:
     """A whole answer, for where there is no app."""
-    body = error_body(refusal.reason).encode()
+    body = error_body(refusal.reason, refusal.retry_after_s).encode()
+    retry = f"Retry-After: {refusal.retry_after_s}\r\n" if refusal.retry_after_s is not None else ""
     head = (
         f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
     )
     return head.encode() + body

@@ -2,30 +2,118 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tilewise.inference.description import ModelDescription
-from tilewise.registry import find_task
+from tilewise.registry import find_task, task_names
 
-Answer = Callable[[Any, bool], dict[str, Any]]
-"""The content of an answer, as plain JSON types.
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-It takes what a model says of an image, and whether the answer is to be as in the annotations.
-"""
+    from tilewise.arrays import Array
+
+Threshold = float | Sequence[float]
+"""The lowest score of what is answered: one for all classes, or one for each label."""
 
 
-def answer_of(model_dir: Path) -> Answer:
-    """The answer of the model in a folder, by its task; it is read when the first answer is asked for."""
+@dataclass(frozen=True)
+class Answered:
+    """One image of a request, and what the model says of it.
 
-    @cache
-    def task() -> Any:
-        return find_task(ModelDescription.read(model_dir).task)()
+    Attributes:
+        prediction: the task's own, with the width and height of the upright image in pixels.
+        classes: names by label.
+        name: of the image, for the forms that have one.
+        number: of the image in its request, from 1.
 
-    def answer(prediction: Any, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
-        content: dict[str, Any] = task().answer(prediction, as_annotation=as_annotation)
-        return content
+    """
 
-    return answer
+    prediction: Any
+    classes: tuple[str, ...] = ()
+    name: str = ""
+    number: int = 1
+
+    @property
+    def width(self) -> int:
+        """Pixels of the upright image."""
+        width: int = self.prediction.width
+        return width
+
+    @property
+    def height(self) -> int:
+        """Pixels of the upright image."""
+        height: int = self.prediction.height
+        return height
+
+    def class_name(self, label: int) -> str:
+        """The label's name; the number where there is none."""
+        return self.classes[label] if label < len(self.classes) else str(label)
+
+    @property
+    def file_name(self) -> str:
+        """The image's name, or one from its number."""
+        return self.name or f"image-{self.number}"
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """A form of an answer as text, beside the task's own JSON.
+
+    Attributes:
+        media_type: of the answer.
+        render: a whole answer about all images of a request.
+        one_image: whether it cannot hold more than one.
+
+    """
+
+    media_type: str
+    render: Callable[[Sequence[Answered]], str]
+    one_image: bool = False
+
+
+class Answers(Protocol):
+    """What a task answers about images, and in which forms."""
+
+    @property
+    def forms(self) -> Mapping[str, AnswerForm]:
+        """The forms beside its own JSON, by the name that ``format`` has."""
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """Of its own JSON about one image: a JSON Schema, for ``/openapi.json``."""
+
+    def content(self, answered: Answered, *, as_annotation: bool) -> Any:
+        """Its own JSON about one image, as plain JSON types; ``as_annotation``: as in its annotations."""
+
+    def choose(
+        self, prediction: Any, *, threshold: Threshold, labels: Container[int] | None, most: int | None
+    ) -> Any:
+        """Some of what a model says of an image.
+
+        Args:
+            prediction: the task's.
+            threshold: the lowest score.
+            labels: the classes; None for all.
+            most: how many at most, the best ones; None for all.
+
+        """
+
+    def draw(self, pixels: Array, answered: Answered) -> Image:
+        """The image, (3, H, W) uint8, with what the model says drawn on it."""
+
+
+def answers_of(task: str) -> Answers:
+    """What the task of that name answers.
+
+    Raises:
+        UserError: there is no such task.
+
+    """
+    answers: Answers = find_task(task).answers
+    return answers
+
+
+def all_forms() -> dict[str, AnswerForm]:
+    """The forms of all tasks, by name."""
+    return {name: form for task in task_names() for name, form in answers_of(task).forms.items()}

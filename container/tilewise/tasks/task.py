@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # an endpoint needs little of it
     from tilewise.models.detector import VisionModel
     from tilewise.stop import StopToken
     from tilewise.targets import Targets
+    from tilewise.tasks.answers import Answers
 
 
 class Scored(Protocol):
@@ -44,6 +45,13 @@ class Details(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """The ``details`` of ``metrics.json``."""
+
+    def recommended(self) -> dict[str, Any]:
+        """What ``model.json`` recommends to those who use the model; empty for nothing.
+
+        ``recommended_threshold``: the score from which on what it says is worth showing, and
+        ``recommended_thresholds``: the same by class name.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,13 @@ class Task(Protocol):
     Attributes:
         name: as the hyperparameter ``task`` and ``model.json`` have it.
         target_fields: the optional fields of the ground truth that it learns from, beside boxes and labels.
+        answers: what an endpoint answers, and in which forms.
 
     """
 
     name: ClassVar[str]
     target_fields: ClassVar[frozenset[str]]
+    answers: ClassVar[Answers]
 
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
@@ -177,7 +187,7 @@ class Task(Protocol):
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of a validation for TensorBoard, by their tag there."""
 
-    # what a job leaves, and what an endpoint answers
+    # what a job leaves
 
     def channel_statistics(
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
@@ -197,6 +207,3 @@ class Task(Protocol):
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """The report of a training as one HTML page; without images when the job is to stop."""
-
-    def answer(self, prediction: Any, *, as_annotation: bool) -> dict[str, Any]:
-        """What an endpoint answers for an image; see :data:`tilewise.tasks.answers.Answer`."""

@@ -17,7 +17,7 @@ _ROWS = 3
 
 
 def near_pairs(
-    boxes_N4: Float64, labels_N: Int64, threshold: float, *, reaching_N: Bool
+    boxes_N4: Float64, labels_N: Int64, threshold: float, *, reaching_N: Bool, chunk: int = CHUNK
 ) -> Iterator[tuple[Int64, Int64]]:
     """All pairs of boxes of one class that may have an IoU above ``threshold``, and some that have not.
 
@@ -29,6 +29,7 @@ def near_pairs(
         labels_N: classes.
         threshold: at least 0.
         reaching_N: boxes that are also paired with each larger box that may hold more than half of them.
+        chunk: about so many pairs at a time.
 
     Yields:
         Chunks of index pairs; each pair comes once, in any order.
@@ -51,7 +52,7 @@ def near_pairs(
             spare = cells.side * max(0.0, 0.5 - threshold)
             reach = sides_N2[indices] / 2 + spare
             reach[reaching_N[indices]] = np.maximum(reach[reaching_N[indices]], cells.side / 2)
-            for first, second in cells.near(indices, reach):
+            for first, second in cells.near(indices, reach, chunk=chunk):
                 once = first < second if level == target else first != second
                 yield first[once], second[once]
 
@@ -70,7 +71,7 @@ class _Cells:
         order = np.argsort(keys, kind="stable")
         self.keys, self.members = keys[order], members[order]
 
-    def near(self, indices: Int64, reach: Float64) -> Iterator[tuple[Int64, Int64]]:
+    def near(self, indices: Int64, reach: Float64, *, chunk: int) -> Iterator[tuple[Int64, Int64]]:
         """Pairs of ``indices`` and members whose centres are at most ``reach`` away, or a little more."""
         x, y = self.centres[indices].T
         top, bottom = self._row(y - reach[:, 1]), self._row(y + reach[:, 1])
@@ -81,7 +82,7 @@ class _Cells:
             in_row = indices[there]
             start = np.searchsorted(self.keys, self._key(in_row, row[there], left[there]), "left")
             end = np.searchsorted(self.keys, self._key(in_row, row[there], right[there]), "right")
-            for first, positions in _expand(start, end):
+            for first, positions in _expand(start, end, chunk):
                 yield in_row[first], self.members[positions]
 
     def _row(self, y: Float64) -> Int64:
@@ -98,14 +99,14 @@ class _Cells:
         return key
 
 
-def _expand(start: Int64, end: Int64) -> Iterator[tuple[Int64, Int64]]:
+def _expand(start: Int64, end: Int64, chunk: int) -> Iterator[tuple[Int64, Int64]]:
     """Ranges -> chunks of (index of the range, number in it)."""
     counts = end - start
     ends = np.cumsum(counts)
     first = 0
     while first < len(counts):
         before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + CHUNK, "right")))
+        last = max(first + 1, int(np.searchsorted(ends, before + chunk, "right")))
         some = counts[first:last]
         owner = np.repeat(np.arange(first, last), some)
         begins = np.repeat(start[first:last] - (ends[first:last] - some - before), some)

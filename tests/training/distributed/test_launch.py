@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,9 +12,8 @@ import pytest
 import torch
 from tilewise.errors import UserError
 from tilewise.stop import NEVER, StopWhen
-from tilewise.training.distributed import launch as launching
 from tilewise.training.distributed.context import SINGLE_PROCESS
-from tilewise.training.distributed.launch import launch, processes_of_host
+from tilewise.training.distributed.launch import Patience, launch, processes_of_host
 
 SCRIPT = Path(__file__).with_name("together.py")
 
@@ -27,10 +27,16 @@ def together() -> ModuleType:
     return module
 
 
-def run(monkeypatch: pytest.MonkeyPatch, what: str, folder: Path, ask: Any = bool) -> str | None:
+def run(
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    folder: Path,
+    ask: Any = bool,
+    patience: Patience | None = None,
+) -> str | None:
     """Launch two processes on this host; returns why they failed."""
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), what, str(folder)])
-    return launch(["algo-1"], "algo-1", "eth0", processes=2, stop=StopWhen(ask))
+    return launch(["algo-1"], "algo-1", "eth0", processes=2, stop=StopWhen(ask), patience=patience)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +49,9 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_processes__learn_as_one_does_from_the_same_batch(learnt: Path, tmp_path: Path) -> None:
-    script = together()
+    script, threads = together(), torch.get_num_threads()
     script.learn(SINGLE_PROCESS, tmp_path)
+    torch.set_num_threads(threads)
     alone = torch.load(tmp_path / "learnt-0.pt")
     for rank in range(2):
         found = torch.load(learnt / f"learnt-{rank}.pt")
@@ -80,8 +87,7 @@ def test_failure__of_one_process_ends_all_and_is_told_as_it_was(
 
 
 def test_failure__killed_process_ends_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(launching, "GRACE_SECONDS", 1)
-    failure = run(monkeypatch, "killed", tmp_path)
+    failure = run(monkeypatch, "killed", tmp_path, patience=Patience(grace=1))
     assert failure == (
         "AlgorithmError: the training process 1 on host algo-1 was killed, probably since its memory was "
         "used up: use a larger instance"
@@ -115,38 +121,40 @@ def test_processes_of_host__refuses(given: str, message: str, monkeypatch: pytes
         processes_of_host()
 
 
-def test_hosts__leader_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "MEET_SECONDS", 0)
+def test_hosts__leader_that_is_not_there() -> None:
     with pytest.raises(
         UserError, match=r"host nowhere\.invalid, which leads, cannot be reached at port 7777"
     ):
-        launch(["nowhere.invalid", "algo-2"], "algo-2", "eth0", processes=1, stop=NEVER)
+        launch(
+            ["nowhere.invalid", "algo-2"],
+            "algo-2",
+            "eth0",
+            processes=1,
+            stop=NEVER,
+            patience=Patience(meet=0),
+        )
 
 
-def test_hosts__one_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "MEET_SECONDS", 1)
-    monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
+def test_hosts__one_that_does_not_come() -> None:
+    patience = Patience(meet=1, leave=0)
     with pytest.raises(UserError, match="host algo-2 did not join within"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER, patience=patience)
 
 
 def test_hosts__the_limit_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
     monkeypatch.setenv("TILEWISE_MEET_MINUTES", "0.01")
+    patience = replace(Patience.from_environment(), leave=0)
     with pytest.raises(UserError, match=r"host algo-2 did not join within 0\.01 minutes: the hosts"):
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
+        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER, patience=patience)
     monkeypatch.setenv("TILEWISE_MEET_MINUTES", "soon")
     with pytest.raises(UserError, match="TILEWISE_MEET_MINUTES is 'soon': it must be a number"):
         launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=NEVER)
 
 
-def test_hosts__stopped_while_the_leader_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "LEAVE_SECONDS", 0)
+def test_hosts__stopped_while_the_leader_waits() -> None:
     asked = iter([False, False, True])
-    assert (
-        launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=StopWhen(lambda: next(asked)))
-        is None
-    )
+    stop, patience = StopWhen(lambda: next(asked)), Patience(leave=0)
+    assert launch(["algo-1", "algo-2"], "algo-1", "eth0", processes=1, stop=stop, patience=patience) is None
 
 
 def test_hosts__stopped_while_they_meet() -> None:

@@ -95,7 +95,12 @@ def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
 
 
 def learn(distributed: DistributedContext, folder: Path) -> None:
-    """Two steps on a process's half of a batch: the weights, and the mean of the losses."""
+    """Two steps on a process's half of a batch: the weights, and the mean of the losses.
+
+    On one thread, wherever it runs: with other threads sums are rounded otherwise, and a second step makes
+    more of that.
+    """
+    torch.set_num_threads(1)
     found = {}
     for name in FAMILIES:
         train_step, samples = make_learner(name, distributed), make_samples(name)

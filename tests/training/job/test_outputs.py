@@ -15,7 +15,6 @@ from tensorboardX.proto.event_pb2 import Event
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
-from tilewise.evaluation import report
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import metrics
 from tilewise.hyperparameters import parse_hyperparameters
@@ -71,11 +70,24 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return scalars
 
 
+def make_description(folder: Path) -> Path:
+    """As far as outputs add to it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "model.json").write_text('{"classes": ["ant", "bee"]}')
+    return folder
+
+
 def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(tmp_path)
-    out = tmp_path / "data"
-    write_outputs(make_trained(data), data, make_job(HP, out), folder=out)
+    out, model = tmp_path / "data", make_description(tmp_path / "model")
+    write_outputs(make_trained(data), data, make_job(HP, model), folder=out)
     assert not warnings(caplog)
+
+    described = json.loads((model / "model.json").read_text())
+    assert described["classes"] == ["ant", "bee"]
+    best = described["recommended_threshold"]
+    assert described["recommended_thresholds"] == {"ant": best}, "the bee was not found"
+    assert best == json.loads((out / "metrics.json").read_text())["details"]["score_threshold"]
 
     content = json.loads((out / "metrics.json").read_text())
     assert content["data"]["validation"]["left_out"] == {"b.png": "it is no image"}
@@ -101,7 +113,7 @@ def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 def test_outputs__after_a_request_to_stop_are_quick(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = make_data(tmp_path)
-    job = make_job(HP, tmp_path, stop=StopWhen(lambda: True))
+    job = make_job(HP, make_description(tmp_path), stop=StopWhen(lambda: True))
     write_outputs(make_trained(data), data, job, folder=tmp_path / "data")
     assert not warnings(caplog)
     page = (tmp_path / "data" / "report.html").read_text()
@@ -120,17 +132,14 @@ def test_outputs__without_validation(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "No model of this run was validated" in (tmp_path / "data" / "report.html").read_text()
 
 
-def test_outputs__a_report_that_fails_is_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: object, **more: object) -> str:
-        raise RuntimeError("no ink")
-
-    monkeypatch.setattr(report, "report_page", fail)
+def test_outputs__a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "data" / "report.html").mkdir(parents=True)  # it cannot be a file
     data = make_data(tmp_path)
-    write_outputs(make_trained(data), data, make_job(HP, tmp_path), folder=tmp_path / "data")
+    write_outputs(
+        make_trained(data), data, make_job(HP, make_description(tmp_path)), folder=tmp_path / "data"
+    )
     assert warnings(caplog) == ["the report could not be written; the model is not affected"]
-    assert "no ink" in caplog.text
+    assert "report.html" in caplog.text
     assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"]["recall"] == 0.5
 
 

@@ -1,49 +1,74 @@
+"""What an endpoint answers about objects. Without torch: a server answers /ping before that is loaded."""
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tilewise.tasks.answers import Answered, AnswerForm, Threshold
+from tilewise.tasks.detection.builtin import as_annotations, as_rows
+from tilewise.tasks.detection.forms import FORMS
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tilewise.arrays import Array
     from tilewise.inference.detections import Prediction
 
 
-def answer_detection(prediction: Prediction, as_annotation: bool) -> dict[str, Any]:  # noqa: FBT001  # an Answer
-    """The objects in the forms of SageMaker's built-in Object Detection algorithm.
+class DetectionAnswers:
+    """Of boxes: :class:`tilewise.tasks.answers.Answers`; its own JSON is the built-in algorithm's."""
 
-    Follows the developer guide's "Object Detection Request and Response Formats": rows of
-    ``[class, score, xmin, ymin, xmax, ymax]``, all floats, corners as fractions of the upright image's own
-    size, best score first; or as the annotations have them, its size and integer
-    ``left, top, width, height``.
-    """
-    return _annotations(prediction) if as_annotation else _rows(prediction)
+    forms: ClassVar[Mapping[str, AnswerForm]] = FORMS
+    schema: ClassVar[Mapping[str, Any]] = {
+        "type": "object",
+        "properties": {
+            "prediction": {
+                "type": "array",
+                "description": "[class, score, xmin, ymin, xmax, ymax] of each object, corners as fractions",
+                "items": {"type": "array", "items": {"type": "number"}, "minItems": 6, "maxItems": 6},
+            },
+            "classes": {"type": "array", "items": {"type": "string"}},
+        },
+    }
+
+    def content(self, answered: Answered, *, as_annotation: bool) -> dict[str, Any]:
+        """One of the built-in algorithm's two forms, and the classes."""
+        if as_annotation:
+            names = enumerate(answered.classes)
+            categories = [{"class_id": label, "name": name} for label, name in names]
+            return as_annotations(answered.prediction) | {"categories": categories}
+        return as_rows(answered.prediction) | {"classes": list(answered.classes)}
+
+    def choose(
+        self,
+        prediction: Prediction,
+        *,
+        threshold: Threshold,
+        labels: Container[int] | None,
+        most: int | None,
+    ) -> Prediction:
+        """See :class:`tilewise.tasks.answers.Answers`."""
+        chosen = [
+            index
+            for index, (_, score, label) in enumerate(prediction.detections)
+            if score >= _of(threshold, label) and (labels is None or label in labels)
+        ][:most]
+        if len(chosen) == len(prediction.detections):
+            return prediction
+        indexes = np.array(chosen, dtype=np.int64)
+        return replace(prediction, detections=prediction.detections.select(indexes))
+
+    def draw(self, pixels: Array, answered: Answered) -> Image:
+        """Boxes, one colour a class, and a legend with counts."""
+        # Imported here: few requests ask for it.
+        from tilewise.evaluation.draw import draw_detections
+
+        return draw_detections(pixels, answered.prediction.detections, answered.classes)
 
 
-def _rows(prediction: Prediction) -> dict[str, Any]:
-    width, height = prediction.width, prediction.height
-    rows = []
-    for (left, top, right, bottom), score, label in prediction.detections:
-        corners = (left / width, top / height, right / width, bottom / height)
-        rows.append([float(label), _short(score), *map(_short, corners)])
-    return {"prediction": rows}
-
-
-def _annotations(prediction: Prediction) -> dict[str, Any]:
-    annotations = []
-    for corners, score, label in prediction.detections:
-        left, top, right, bottom = map(round, corners)
-        annotations.append(
-            {
-                "class_id": label,
-                "score": _short(score),
-                "left": left,
-                "top": top,
-                "width": right - left,
-                "height": bottom - top,
-            }
-        )
-    size = {"width": prediction.width, "height": prediction.height, "depth": 3}
-    return {"image_size": [size], "annotations": annotations}
-
-
-def _short(value: float) -> float:
-    """Without the digits that a float32 does not have: nine are enough to read the same float32 back."""
-    return float(f"{value:.9g}")
+def _of(threshold: Threshold, label: int) -> float:
+    return threshold if isinstance(threshold, float) else threshold[label]

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import numpy as np
 
 from tilewise.errors import UserError
 from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
-from tilewise.tasks.detection.answers import answer_detection
+from tilewise.tasks.answers import Answers
+from tilewise.tasks.detection.answers import DetectionAnswers
 from tilewise.tasks.task import Evaluation
 
 # What an endpoint does not need is imported where it is used: it would start later by it.
@@ -51,6 +54,7 @@ class DetectionTask:
 
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
+    answers: ClassVar[Answers] = DetectionAnswers()
 
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
@@ -214,9 +218,22 @@ class DetectionTask:
 
         return analyse(scored, classes, metrics)
 
-    def answer(self, prediction: Prediction, *, as_annotation: bool) -> dict[str, Any]:
-        """See :func:`tilewise.tasks.detection.answers.answer_detection`."""
-        return answer_detection(prediction, as_annotation=as_annotation)
+    def boxes(self, prediction: Prediction, score_threshold: float) -> tuple[Prediction, Float32]:
+        """See :class:`tilewise.inference.two_stages.FindsObjects`."""
+        found = prediction.detections
+        kept = found.select(found.scores >= score_threshold)
+        return replace(prediction, detections=kept), kept.boxes
+
+    def relabelled(self, prediction: Prediction, class_scores: Float32) -> Prediction:
+        """Each object's likeliest class; its score is that of the box times that of the class."""
+        found = prediction.detections
+        if not len(found):
+            return prediction
+        labels = class_scores.argmax(axis=1)
+        scores = found.scores * class_scores[np.arange(len(found)), labels]
+        best_first = np.argsort(-scores, kind="stable")
+        relabelled = replace(found, scores=scores.astype(np.float32), labels=labels.astype(np.int64))
+        return replace(prediction, detections=relabelled.select(best_first))
 
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.evaluation.report.report_page`."""

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -35,21 +36,46 @@ PORT = 7777
 PROCESSES = "TILEWISE_PROCESSES"
 """The environment variable that sets the processes of a host, where that is not one on each GPU."""
 
-MEET_SECONDS = 1800.0
-"""So long a host waits for the others: their images may have to be pulled first."""
-
 MEET_MINUTES = "TILEWISE_MEET_MINUTES"
-"""The environment variable that sets it otherwise."""
-
-GRACE_SECONDS = 15.0
-"""After a failure the other processes have so long to notice it; then they are killed."""
-
-LEAVE_SECONDS = 60.0
-"""So long the first host, which keeps the store, waits for the others to leave."""
+"""The environment variable that says how long hosts wait for each other, before :class:`Patience` does."""
 
 POLL_SECONDS = 0.2
 
 FAILURE, LEFT = "failure", "left"  # keys of the store
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long hosts and processes wait for each other, in seconds.
+
+    Attributes:
+        meet: a host for the others: their images may have to be pulled first.
+        grace: after a failure the other processes have so long to notice it; then they are killed.
+        leave: the first host, which keeps the store, for the others to leave.
+
+    """
+
+    meet: float = 1800.0
+    grace: float = 15.0
+    leave: float = 60.0
+
+    @classmethod
+    def from_environment(cls) -> Patience:
+        """What the environment variable says, and the rest by default.
+
+        Raises:
+            UserError: it is no number.
+
+        """
+        text = os.environ.get(MEET_MINUTES)
+        if text is None:
+            return cls()
+        try:
+            return cls(meet=60 * float(text))
+        except ValueError:
+            raise UserError(
+                f"the environment variable {MEET_MINUTES} is '{text}': it must be a number"
+            ) from None
 
 
 def processes_of_host() -> int:
@@ -77,6 +103,7 @@ def launch(
     *,
     processes: int,
     stop: StopToken,
+    patience: Patience | None = None,
 ) -> str | None:
     """Run this command in several processes, together with the other hosts'; return when all are over.
 
@@ -86,6 +113,7 @@ def launch(
         interface: the network interface that connects them.
         processes: how many to start here.
         stop: when it says so, the processes get SIGTERM.
+        patience: with the others; None for the environment's.
 
     Returns:
         Why it failed, as the first process that did has put it; None where it did not.
@@ -94,13 +122,14 @@ def launch(
         UserError: the hosts do not find each other, or are not alike.
 
     """
-    store, address, port = _meet(hosts, current_host, stop)
+    patience = patience or Patience.from_environment()
+    store, address, port = _meet(hosts, current_host, stop, patience)
     if store is None:
         log.info("stopped before the other hosts came: there is no model yet")
         return None
     host = list(hosts).index(current_host)
     try:
-        if not _all_came(store, hosts, host, processes, stop):
+        if not _all_came(store, hosts, host, processes=processes, stop=stop, patience=patience):
             log.info("stopped before the other hosts came: there is no model yet")
             return None
         with tempfile.TemporaryDirectory(prefix="tilewise-") as folder:
@@ -120,13 +149,13 @@ def launch(
                 for rank in range(host * processes, (host + 1) * processes)
             }
             try:
-                return _watch(children, store, current_host, stop)
+                return _watch(children, store, current_host, stop=stop, grace=patience.grace)
             finally:
                 for child in children.values():
                     child.kill()
                     child.wait()
     finally:
-        _leave(store, len(hosts), leads=host == 0)
+        _leave(store, len(hosts), seconds=patience.leave if host == 0 else 0)
 
 
 def report_failure(store: dist.Store, sentence: str) -> str:
@@ -134,7 +163,9 @@ def report_failure(store: dist.Store, sentence: str) -> str:
     return store.compare_set(FAILURE, "", sentence).decode()
 
 
-def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dist.TCPStore | None, str, int]:
+def _meet(
+    hosts: Sequence[str], current_host: str, stop: StopToken, patience: Patience
+) -> tuple[dist.TCPStore | None, str, int]:
     """The store through which all processes find each other, with its address and port."""
     if current_host not in hosts:
         raise UserError(f"resourceconfig.json: current_host {current_host} is not among the hosts {hosts}")
@@ -147,13 +178,13 @@ def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dis
         except RuntimeError as error:
             raise UserError(f"port {PORT} of {current_host} cannot be used: {error}") from None
         return store, "127.0.0.1", PORT
-    give_up = time.monotonic() + _meet_seconds()
+    give_up = time.monotonic() + patience.meet
     while not stop.requested:
         try:
             address = str(socket.getaddrinfo(hosts[0], PORT, type=socket.SOCK_STREAM)[0][4][0])
             with socket.create_connection((address, PORT), timeout=5):
                 pass
-            timeout = timedelta(seconds=_meet_seconds())
+            timeout = timedelta(seconds=patience.meet)
             return dist.TCPStore(address, PORT, is_master=False, timeout=timeout), address, PORT
         except OSError as error:  # its name is not known yet, or it does not listen yet
             if time.monotonic() > give_up:
@@ -166,14 +197,22 @@ def _meet(hosts: Sequence[str], current_host: str, stop: StopToken) -> tuple[dis
     return None, "", 0
 
 
-def _all_came(store: dist.TCPStore, hosts: Sequence[str], host: int, processes: int, stop: StopToken) -> bool:
+def _all_came(
+    store: dist.TCPStore,
+    hosts: Sequence[str],
+    host: int,
+    *,
+    processes: int,
+    stop: StopToken,
+    patience: Patience,
+) -> bool:
     """Wait for all hosts; returns whether they came before ``stop`` said so.
 
     Raises:
         UserError: one does not come, or has another number of processes.
 
     """
-    give_up, said = time.monotonic() + _meet_seconds(), False
+    give_up, said = time.monotonic() + patience.meet, False
     try:
         store.set(f"processes/{host}", f"{processes}")
         while missing := [
@@ -183,7 +222,7 @@ def _all_came(store: dist.TCPStore, hosts: Sequence[str], host: int, processes: 
                 return False
             if time.monotonic() > give_up:
                 raise UserError(
-                    f"host {', '.join(missing)} did not join within {_meet_seconds() / 60:g} minutes: the "
+                    f"host {', '.join(missing)} did not join within {patience.meet / 60:g} minutes: the "
                     "hosts must reach each other (security groups, network isolation), and all must run this "
                     "image"
                 )
@@ -200,22 +239,6 @@ def _all_came(store: dist.TCPStore, hosts: Sequence[str], host: int, processes: 
             f"all hosts must have the same number of GPUs, but have: {gpu_counts}; use one instance type"
         )
     return True
-
-
-def _meet_seconds() -> float:
-    """How long a host waits for the others.
-
-    Raises:
-        UserError: the environment variable that says so is no number.
-
-    """
-    text = os.environ.get(MEET_MINUTES)
-    if text is None:
-        return MEET_SECONDS
-    try:
-        return 60 * float(text)
-    except ValueError:
-        raise UserError(f"the environment variable {MEET_MINUTES} is '{text}': it must be a number") from None
 
 
 def _environment(hosts: Sequence[str], interface: str, processes: int) -> dict[str, str]:
@@ -241,7 +264,9 @@ def _watch(
     children: Mapping[int, subprocess.Popen[bytes]],
     store: dist.TCPStore,
     host: str,
+    *,
     stop: StopToken,
+    grace: float,
 ) -> str | None:
     """Wait for the processes, pass a request to stop on, and end all when one on any host has failed."""
     told, kill_at = False, None
@@ -252,7 +277,7 @@ def _watch(
             for child in children.values():
                 child.send_signal(signal.SIGTERM)
         if kill_at is None and _failure(children, store, host):
-            kill_at = time.monotonic() + GRACE_SECONDS
+            kill_at = time.monotonic() + grace
         if kill_at is not None and time.monotonic() > kill_at:
             for child in children.values():
                 child.kill()
@@ -280,12 +305,12 @@ def _ending(rank: int, host: str, code: int) -> str:
     return f"{process} ended with exit code {code}"
 
 
-def _leave(store: dist.TCPStore, hosts: int, *, leads: bool) -> None:
-    """The store lives in the first host's process: it ends last."""
+def _leave(store: dist.TCPStore, hosts: int, *, seconds: float) -> None:
+    """Say so, and wait for the others: the store lives in the first host's process, which ends last."""
     with suppress(RuntimeError):
         store.add(LEFT, 1)
-        give_up = time.monotonic() + LEAVE_SECONDS
-        while leads and store.add(LEFT, 0) < hosts and time.monotonic() < give_up:
+        give_up = time.monotonic() + seconds
+        while store.add(LEFT, 0) < hosts and time.monotonic() < give_up:
             time.sleep(POLL_SECONDS)
 
 

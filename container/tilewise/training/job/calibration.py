@@ -263,6 +263,9 @@ class ThreadTuner:
         clock: seconds.
         set_threads: PyTorch's.
 
+    Attributes:
+        active: whether it may change them.
+
     """
 
     WINDOW = 5.0
@@ -280,7 +283,7 @@ class ThreadTuner:
     ):
         self._compute, self._clock, self._set_threads = compute, clock, set_threads
         self._most = compute.threads
-        self._active = not compute.fixed and self._most > 1
+        self.active = not compute.fixed and self._most > 1
         self._best = 0.0
         self._before = self._most
         self._rates: dict[int, float] = {}  # of a trial, by threads
@@ -288,10 +291,15 @@ class ThreadTuner:
         self._pixels, self._seconds = 0, 0.0
         self._wait, self._next_trial = self.WAIT, 0.0
 
+    @property
+    def threads(self) -> int:
+        """Those that steps are computed on."""
+        return self._compute.threads
+
     @contextmanager
     def step(self, pixels: int) -> Iterator[None]:
         """Around a step that learns from so many pixels of views."""
-        if not self._active:
+        if not self.active:
             yield
             return
         start = self._clock()

@@ -13,6 +13,7 @@ from typing import Any
 from tilewise.data.channel import DataSet
 from tilewise.evaluation.report_content import ReportContent
 from tilewise.hyperparameters.table import ROWS
+from tilewise.inference.artifact import add_to_description
 from tilewise.tasks.task import Details, Scored, Task
 from tilewise.training.history import TrainResult
 from tilewise.training.job.context import JobContext
@@ -41,6 +42,9 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, *, folder
     with _only_a_warning("the details of the validation"):
         if result.scored is not None:
             analysis = job.task.analyse(result.scored, data.classes, result.best)
+    with _only_a_warning("the recommended thresholds"):
+        if analysis is not None and (recommended := analysis.recommended()):
+            add_to_description(job.model_dir, recommended)
     write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
     with _only_a_warning("TensorBoard's events"):
         write_events(result, job.task, folder / "tensorboard")

@@ -6,90 +6,17 @@ This is the one place where pre-labels are rendered: what a model says, for tool
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-import numpy as np
-
-from tilewise.tasks.detection.answers import answer_detection
-
-if TYPE_CHECKING:
-    from tilewise.inference.detections import Prediction
+from tilewise.instances import Instances
+from tilewise.tasks.answers import Answered, AnswerForm
+from tilewise.tasks.detection.builtin import as_annotations
 
 MODEL_VERSION = "tilewise"
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One image of a request, and what the model says of it.
-
-    Attributes:
-        prediction: boxes in pixels of the upright image, best score first.
-        classes: names by label.
-        name: of the image, for the forms that have one.
-        number: of the image in its request, from 1.
-
-    """
-
-    prediction: Prediction
-    classes: tuple[str, ...] = ()
-    name: str = ""
-    number: int = 1
-
-    @property
-    def width(self) -> int:
-        """Pixels of the upright image."""
-        return self.prediction.width
-
-    @property
-    def height(self) -> int:
-        """Pixels of the upright image."""
-        return self.prediction.height
-
-    @property
-    def instances(self) -> Iterable[tuple[Sequence[float], float, int]]:
-        """Box, score and label of each object."""
-        return self.prediction.detections
-
-    def class_name(self, label: int) -> str:
-        """The label's name; the number where there is none."""
-        return self.classes[label] if label < len(self.classes) else str(label)
-
-    @property
-    def file_name(self) -> str:
-        """The image's name, or one from its number."""
-        return self.name or f"image-{self.number}"
-
-
-Render = Callable[[Sequence[Answered]], str]
-"""A whole answer about all images of a request, as text."""
-
-
-def choose(
-    prediction: Prediction, *, threshold: float, labels: Container[int] | None, most: int | None
-) -> Prediction:
-    """A prediction with some of its objects.
-
-    Args:
-        prediction: of an image.
-        threshold: the lowest score.
-        labels: the classes; None for all.
-        most: how many at most, the best ones.
-
-    """
-    chosen = [
-        index
-        for index, (_, score, label) in enumerate(prediction.detections)
-        if score >= threshold and (labels is None or label in labels)
-    ][:most]
-    if len(chosen) == len(prediction.detections):
-        return prediction
-    indexes = np.array(chosen, dtype=np.int64)
-    return replace(prediction, detections=prediction.detections.select(indexes))
 
 
 def azure(images: Sequence[Answered]) -> str:
@@ -100,7 +27,7 @@ def azure(images: Sequence[Answered]) -> str:
 def _azure(answered: Answered) -> dict[str, Any]:
     width, height = answered.width, answered.height
     boxes = []
-    for (left, top, right, bottom), score, label in answered.instances:
+    for (left, top, right, bottom), score, label in _instances(answered):
         corners = (left / width, top / height, right / width, bottom / height)
         box = dict(zip(("topX", "topY", "bottomX", "bottomY"), map(_short, corners), strict=True))
         boxes.append({"box": box, "label": answered.class_name(label), "score": _short(score)})
@@ -119,7 +46,7 @@ def coco_results(images: Sequence[Answered]) -> str:
 def _coco_results(answered: Answered) -> Iterable[dict[str, Any]]:
     stem = PurePosixPath(answered.name).stem
     image = int(stem) if stem.isdecimal() and len(stem) <= 18 else answered.number
-    for (left, top, right, bottom), score, label in answered.instances:
+    for (left, top, right, bottom), score, label in _instances(answered):
         yield {
             "image_id": image,
             "category_id": label + 1,
@@ -133,7 +60,7 @@ def yolo_text(images: Sequence[Answered]) -> str:
     """YOLO's text of one image: class, centre and size as fractions, and the score, a line an object."""
     (answered,) = images
     lines = []
-    for (left, top, right, bottom), score, label in answered.instances:
+    for (left, top, right, bottom), score, label in _instances(answered):
         centre = ((left + right) / 2 / answered.width, (top + bottom) / 2 / answered.height)
         size = ((right - left) / answered.width, (bottom - top) / answered.height)
         numbers = " ".join(f"{value:.9g}" for value in (*centre, *size, score))
@@ -149,7 +76,7 @@ def geojson(images: Sequence[Answered]) -> str:
 
 
 def _features(answered: Answered) -> Iterable[dict[str, Any]]:
-    for corners, score, label in answered.instances:
+    for corners, score, label in _instances(answered):
         left, top, right, bottom = map(_short, corners)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         name = answered.class_name(label)
@@ -176,7 +103,7 @@ def manifest_lines(images: Sequence[Answered]) -> str:
 
 
 def _manifest_line(answered: Answered) -> dict[str, Any]:
-    label = answer_detection(answered.prediction, as_annotation=True)
+    label = as_annotations(answered.prediction)
     scores = [box.pop("score") for box in label["annotations"]]
     metadata = {
         "objects": [{"confidence": score} for score in scores],
@@ -200,7 +127,7 @@ def label_studio(images: Sequence[Answered]) -> str:
 
 def _label_studio_task(answered: Answered) -> dict[str, Any]:
     result = []
-    for number, ((left, top, right, bottom), score, label) in enumerate(answered.instances, start=1):
+    for number, ((left, top, right, bottom), score, label) in enumerate(_instances(answered), start=1):
         value = {
             "x": _short(100 * left / answered.width),
             "y": _short(100 * top / answered.height),
@@ -222,7 +149,7 @@ def _label_studio_task(answered: Answered) -> dict[str, Any]:
                 "score": _short(score),
             }
         )
-    scores = [score for _, score, _ in answered.instances]
+    scores = [score for _, score, _ in _instances(answered)]
     mean = sum(scores) / max(1, len(scores))
     prediction = {"model_version": MODEL_VERSION, "score": _short(mean), "result": result}
     return {"data": {"image": answered.file_name}, "predictions": [prediction]}
@@ -236,11 +163,17 @@ def cvat(images: Sequence[Answered]) -> str:
         size = {"width": str(answered.width), "height": str(answered.height)}
         attributes = {"id": str(answered.number - 1), "name": answered.file_name} | size
         image = SubElement(root, "image", attributes)
-        for corners, _, label in answered.instances:
+        for corners, _, label in _instances(answered):
             sides = zip(("xtl", "ytl", "xbr", "ybr"), (f"{value:.2f}" for value in corners), strict=True)
             kind = {"label": answered.class_name(label), "source": "auto", "occluded": "0", "z_order": "0"}
             SubElement(image, "box", kind | dict(sides))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _instances(answered: Answered) -> Instances:
+    """Box, score and label of each object."""
+    instances: Instances = answered.prediction.detections
+    return instances
 
 
 def _compact(content: Any) -> str:
@@ -252,13 +185,13 @@ def _short(value: float) -> float:
     return float(f"{value:.9g}")
 
 
-FORMS: Mapping[str, tuple[str, Render]] = {
-    "azure": ("application/json", azure),
-    "coco": ("application/json", coco_results),
-    "yolo": ("text/plain", yolo_text),
-    "geojson": ("application/geo+json", geojson),
-    "manifest": ("application/jsonlines", manifest_lines),
-    "label-studio": ("application/json", label_studio),
-    "cvat": ("application/xml", cvat),
+FORMS: Mapping[str, AnswerForm] = {
+    "azure": AnswerForm("application/json", azure),
+    "coco": AnswerForm("application/json", coco_results),
+    "yolo": AnswerForm("text/plain", yolo_text, one_image=True),
+    "geojson": AnswerForm("application/geo+json", geojson),
+    "manifest": AnswerForm("application/jsonlines", manifest_lines),
+    "label-studio": AnswerForm("application/json", label_studio),
+    "cvat": AnswerForm("application/xml", cvat),
 }
-"""Media type and rendering of each form, by its name."""
+"""By name."""
