@@ -83,8 +83,8 @@ class Targets(Generic[A]):
         if not isinstance(masks, Masks):
             ignored = self.ignored | (share < min_visibility)
             return type(self)(boxes[visible], self.labels[visible], ignored[visible], fields)
-        cut: Any = masks.cut(boxes[visible], share[visible], size)
-        boxes, share = cut
+        rows: Any = boxes[visible], share[visible]
+        boxes, share = masks.cut(*rows, size)
         ignored = self.ignored[visible] | (share < min_visibility)
         seen = (sides(boxes) >= 1).all(axis=1)
         return type(self)(boxes, self.labels[visible], ignored, fields).select(seen)

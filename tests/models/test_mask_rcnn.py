@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.models.build import build_detector
@@ -35,7 +36,8 @@ def make_targets(rings: list[Any], masks: bool = True) -> Targets[Tensor]:
     packed = Masks.of(outlines if masks else [None] * len(rings)).crop((0, 0, 96, 96), (96, 96))
     boxes = Masks.of(outlines).boxes
     labels = np.arange(len(rings)) % 2
-    return Targets(boxes, labels, np.zeros(len(rings), np.bool_), {MASKS: packed}).to("cpu")
+    targets: Targets[Array] = Targets(boxes, labels, np.zeros(len(rings), np.bool_), {MASKS: packed})
+    return targets.to("cpu")
 
 
 def noise(seed: int) -> Tensor:
@@ -114,7 +116,7 @@ def test_resnet50__same_losses_as_torchvision(pair: tuple[Any, Detector]) -> Non
         found: Any = ours.train()(images, targets)
         # the same regions: what is drawn of them differs, so all are taken and their order is ours
         theirs.train()
-        outputs = ours.outputs(ours.transform(images), targets)
+        outputs: Any = ours.outputs(ours.transform(images), targets)
     assert set(found) == {
         "loss_classifier",
         "loss_box_reg",

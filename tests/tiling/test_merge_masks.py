@@ -19,12 +19,14 @@ def soft(shape: Bitmap, box: tuple[int, int, int, int]) -> Array:
     x0, y0, x1, y1 = box
     x = x0 + (np.arange(SIDE) + 0.5) * (x1 - x0) / SIDE
     y = y0 + (np.arange(SIDE) + 0.5) * (y1 - y0) / SIDE
-    return 255 * shape[np.ix_(y.astype(int), x.astype(int))]
+    values: Array = 255 * shape[np.ix_(y.astype(int), x.astype(int))]
+    return values
 
 
 def disc(x: float, y: float, radius: float, size: tuple[int, int]) -> Bitmap:
     rows, columns = np.mgrid[: size[1], : size[0]] + 0.5
-    return (((columns - x) ** 2 + (rows - y) ** 2) < radius**2).astype(np.uint8)
+    inside: Bitmap = (((columns - x) ** 2 + (rows - y) ** 2) < radius**2).astype(np.uint8)
+    return inside
 
 
 def seen(shapes: list[Bitmap], view: View, scores: list[float]) -> Instances:

@@ -35,7 +35,8 @@ def share_inside(record: Record, detections: Instances) -> Floats:
         return _of_masks(record, detections, inside=True)
     boxes = detections.boxes.astype(np.float64)[:, None]
     shared: Floats = intersection(boxes, record.targets.boxes.astype(np.float64))
-    return shared / area(boxes).clip(min=1e-12)
+    share: Floats = shared / area(boxes).clip(min=1e-12)
+    return share
 
 
 def _of_masks(record: Record, detections: Instances, *, inside: bool) -> Float64:

@@ -31,7 +31,8 @@ def mask_targets(masks: Bitmaps, regions_P4: Tensor, sizes_P2: Tensor, side: int
     high, wide = values.shape[1:]
     down = _weights(regions_P4[:, 1::2], masks.frames[:, 1::2], sizes_P2[:, 0], high, side)
     across = _weights(regions_P4[:, 0::2], masks.frames[:, 0::2], sizes_P2[:, 1], wide, side)
-    return (down @ values @ across.transpose(1, 2)).clamp(0, 1)
+    shown: Tensor = (down @ values @ across.transpose(1, 2)).clamp(0, 1)
+    return shown
 
 
 def _weights(region_P2: Tensor, frame_P2: Tensor, limit_P: Tensor, cells: int, side: int) -> Tensor:

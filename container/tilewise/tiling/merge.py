@@ -116,7 +116,7 @@ def merge_with_masks(
     if bitmaps is None:
         return found, None
     members = _members(order, winners, losers, kept)
-    is_cut = cut_N4.any(axis=1)
+    is_cut: Bool = np.any(cut_N4, axis=1)
     chosen = [
         _chosen(each, members.get(each, []), is_cut, scale_N, mean=rule == "wbf")
         for each in remaining.tolist()
