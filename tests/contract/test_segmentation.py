@@ -11,10 +11,13 @@ import pytest
 from masked_scenes import write_scenes
 from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, parse_channel
-from tilewise.evaluation.evaluate import evaluate
+from tilewise.evaluation.evaluate import evaluate, metrics
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.predictor import Predictor
-from tilewise.masks import MASKS, Masks
+from tilewise.instances import Instances
+from tilewise.masks import MASKS, Masks, RunLengths
+from tilewise.rasters import decompressed
+from tilewise.tasks.answers import Answered, answers_of
 from training_job import Job
 
 JOB = {
@@ -67,6 +70,34 @@ def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
     assert isinstance(masks, Masks) and len(masks) == len(prediction.detections) > 0
     inside = np.abs(masks.boxes - prediction.detections.boxes)[masks.known]
     assert (inside < 60).all()
+
+
+def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
+    job, _ = trained
+    predictor = Predictor.load(job.base / "model")
+    channel = {"validation": ChannelFolder(job.base / "input" / "data" / "validation")}
+    parsed = parse_channel("validation", channel, fields=WANTED)
+    records = make_records(parsed.examples, ChannelIssues("validation"))
+    answers = answers_of("instance_segmentation")
+    found = []
+    for record in records:
+        answered = Answered(predictor.predict(record.read()), predictor.classes, record.key)
+        rows = json.loads(answers.forms["coco"].render([answered]))
+        shapes = [
+            RunLengths(
+                *row["segmentation"]["size"][::-1], decompressed(row["segmentation"]["counts"].encode())
+            )
+            for row in rows
+        ]
+        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.array([row["score"] for row in rows], np.float32)
+        labels = np.array([row["category_id"] - 1 for row in rows], np.int64)
+        found.append(Instances(boxes, scores, labels, {MASKS: Masks.of(shapes)}))
+    figures = metrics(records, found, predictor.classes, voc=VocMetric(0.5, "all"))
+    content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    best = max(content["history"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
 
 
 def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:

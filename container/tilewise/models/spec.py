@@ -96,14 +96,14 @@ class SegmenterSpec(DetectorSpec):
     """The same of a detector that gives each instance its mask, and how its answers show them.
 
     Attributes:
-        mask_threshold: a pixel is an object's where the detector is surer of it than this.
-        polygon_points: the most points of an instance's outline in an answer.
+        mask_pixel_score_threshold: a pixel is an object's where the detector is surer of it than this.
+        max_number_of_polygon_points: the most points of an instance's outline in an answer.
         export_as_image: whether answers hold masks as pictures.
         image_type: of these.
 
     """
 
-    mask_threshold: float = 0.5
-    polygon_points: int = 100
+    mask_pixel_score_threshold: float = 0.5
+    max_number_of_polygon_points: int = 100
     export_as_image: bool = False
     image_type: str = "jpg"

@@ -6,10 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewise.errors import UserError
-from tilewise.inference.detections import merge_instances
 from tilewise.masks import MASKS, Masks
 from tilewise.models.spec import DetectorSpec, SegmenterSpec
+from tilewise.tasks.answers import Answers
 from tilewise.tasks.detection.task import DetectionTask
+from tilewise.tasks.segmentation.answers import SegmentationAnswers
+from tilewise.tasks.segmentation.prediction import merge_segmented
 
 # What an endpoint does not need is imported where it is used: it would start later by it.
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class SegmentationTask(DetectionTask):
 
     name: ClassVar[str] = "instance_segmentation"
     target_fields: ClassVar[frozenset[str]] = frozenset({MASKS})
+    answers: ClassVar[Answers] = SegmentationAnswers()
 
     def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> SegmenterSpec:
         """As a detector's, with the job's way to show masks.
@@ -49,8 +52,8 @@ class SegmentationTask(DetectionTask):
         own = {name: getattr(spec, name) for name in asdict(spec)}
         return SegmenterSpec(
             **own,
-            mask_threshold=hp.mask_pixel_score_threshold,
-            polygon_points=hp.max_number_of_polygon_points,
+            mask_pixel_score_threshold=hp.mask_pixel_score_threshold,
+            max_number_of_polygon_points=hp.max_number_of_polygon_points,
             export_as_image=hp.export_as_image,
             image_type=hp.image_type,
         )
@@ -60,9 +63,8 @@ class SegmentationTask(DetectionTask):
         return SegmenterSpec.from_json(content)
 
     def merger(self, spec: DetectorSpec) -> Merge:
-        """See :func:`tilewise.inference.detections.merge_instances`."""
-        assert isinstance(spec, SegmenterSpec)
-        return partial(merge_instances, limit=spec.detections_per_image, mask_threshold=spec.mask_threshold)
+        """See :func:`tilewise.tasks.segmentation.prediction.merge_segmented`."""
+        return partial(merge_segmented, spec=spec)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
         """A detector's two, and ``mask_loss``."""
@@ -100,10 +102,6 @@ class SegmentationTask(DetectionTask):
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Those of a detector, of masks, and before them ``box_mAP``, that of boxes."""
         return {"box_mAP": _box_map(metrics, self.metric), **super().scores(metrics)}
-
-    def test_scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """VOC's ``mAP`` of masks."""
-        return super().test_scores(metrics)
 
     def describe(self, channel: str, metrics: Mapping[str, Any]) -> list[str]:
         """The mean figures of masks, each class's, and the mean figures of boxes."""
