@@ -11,6 +11,8 @@ import pytest
 from masked_scenes import write_scenes
 from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.data.writers.azure_jsonl import write_azure_jsonl
+from tilewise.data.writers.output import Output
 from tilewise.evaluation.evaluate import evaluate, metrics
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.predictor import Predictor
@@ -21,17 +23,31 @@ from tilewise.tasks.answers import Answered, answers_of
 from training_job import Job
 
 JOB = {
-    "model_name": "maskrcnn_resnet18_fpn",
-    "min_size": "96",
-    "max_size": "128",
-    "number_of_epochs": "2",
+    "task": "image_instance_segmentation",
+    "model_name": "yolox_nano_seg",
+    "image_size": "128",
+    "number_of_epochs": "3",
     "training_batch_size": "2",
+    "validation_batch_size": "1",
     "box_score_threshold": "0.001",
-    "learning_rate": "0.005",
     "use_pretrained_model": "0",
     "num_workers": "0",
     "validation_metric_type": "coco_voc",
 }
+NOTEBOOK = {
+    "model_name": "maskrcnn_resnet50_fpn",
+    "number_of_epochs": "1",
+    "min_size": "64",
+    "max_size": "96",
+    "training_batch_size": "2",
+    "learning_rate": "0.0005",
+    "warmup_cosine_lr_warmup_epochs": "0",
+    "optimizer": "sgd",
+    "early_stopping": "True",
+    "validation_metric_type": "Coco",
+    "number_of_workers": "0",
+}
+"""The job of Azure's notebook for instance segmentation: the values of its sweep; epochs and sizes are cut."""
 WANTED = frozenset({MASKS})
 
 
@@ -100,6 +116,23 @@ def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
     assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
 
 
+def test_azures_notebook__runs(tmp_path: Path) -> None:
+    """Its data are JSON lines with polygons, of which a fifth validate, and its model the default one."""
+    source, job = tmp_path / "source", Job(tmp_path / "job")
+    write_scenes(source, 10)
+    parsed = parse_channel("train", {"train": ChannelFolder(source)}, fields=WANTED)
+    records = make_records(parsed.examples, ChannelIssues("train"))
+    folder = job.channel("train")
+    write_azure_jsonl(records, ("red", "blue"), Output(folder), name="train_annotations")
+    code, log = job.run(NOTEBOOK)
+    assert code == 0, log
+    assert "channel train holds Azure JSON lines (train_annotations.jsonl)" in log
+    assert "no validation channel: 20 % of the training images validate" in log
+    content = json.loads((job.base / "model" / "model.json").read_text())
+    assert content["task"] == "instance_segmentation"
+    assert content["spec"]["max_number_of_polygon_points"] == 100
+
+
 def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:
     job = Job(tmp_path)
     for name in ("train", "validation"):
@@ -115,7 +148,7 @@ def test_detection__keeps_no_masks(tmp_path: Path) -> None:
     job = Job(tmp_path)
     for name in ("train", "validation"):
         write_scenes(job.channel(name), 3)
-    options = {**JOB, "model_name": "fasterrcnn_resnet18_fpn", "number_of_epochs": "1"}
+    options = {**JOB, "task": "detection", "model_name": "yolox_nano", "number_of_epochs": "1"}
     code, log = job.run(options)
     assert code == 0, log
     assert "with a mask" not in log and "mask_loss" not in log

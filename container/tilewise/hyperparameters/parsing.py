@@ -278,7 +278,7 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     """All fields: what was given, the defaults of the job and the model, and what follows from them."""
     values = _defaults(reader, model)
     values |= {name: entry.value for name, entry in reader.entries.items()}
-    values["model_name"] = model
+    values["model_name"], values["task"] = model, reader.task
     named = reader.entries.get("model_name")
     if named and named.value.lower() == YOLOV5:
         values["model_size"] = values["model_size"] or "medium"

@@ -134,7 +134,7 @@ def mask_loss(outputs: MaskRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> T
     masks, sample = outputs.masks, outputs.roi_heads.sample
     assert masks is not None and sample is not None
     device = masks.logits.device
-    objects = [_objects(each) for each in targets]
+    objects = [objects_masks(each) for each in targets]
     grids = Bitmaps.cat(objects)
     first = torch.tensor([0, *accumulate(len(each) for each in objects[:-1])])
     lengths = torch.tensor([len(each) for each in outputs.roi_heads.regions])
@@ -150,7 +150,7 @@ def mask_loss(outputs: MaskRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> T
     return loss.where(known, 0).sum() / mean_over_processes(known.sum().float(), at_least=1)
 
 
-def _objects(targets: Targets[Tensor]) -> Bitmaps:
+def objects_masks(targets: Targets[Tensor]) -> Bitmaps:
     """The masks of those that are not ignored, in the order of the second stage's matches."""
     masks = targets.fields.get(MASKS)
     kept = ~targets.ignored
