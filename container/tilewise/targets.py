@@ -83,11 +83,13 @@ class Targets(Generic[A]):
         if not isinstance(masks, Masks):
             ignored = self.ignored | (share < min_visibility)
             return type(self)(boxes[visible], self.labels[visible], ignored[visible], fields)
-        rows: Any = boxes[visible], share[visible]
-        boxes, share = masks.cut(*rows, size)
-        ignored = self.ignored[visible] | (share < min_visibility)
-        seen = (sides(boxes) >= 1).all(axis=1)
-        return type(self)(boxes, self.labels[visible], ignored, fields).select(seen)
+        seen: Any = self.select(visible)
+        before: Any = boxes[visible]
+        share_before: Any = share[visible]
+        shown, part = masks.cut(before, share_before, size)
+        cropped: Any = type(self)(shown, seen.labels, seen.ignored | (part < min_visibility), fields)
+        result: Self = cropped.select((sides(shown) >= 1).all(axis=1))
+        return result
 
     def pin_memory(self) -> Self:
         """With boxes and labels in pinned memory, ready for a GPU."""

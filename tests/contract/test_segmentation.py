@@ -47,7 +47,7 @@ NOTEBOOK = {
     "validation_metric_type": "Coco",
     "number_of_workers": "0",
 }
-"""The job of Azure's notebook for instance segmentation: the values of its sweep; epochs and sizes are cut."""
+"""The job of Azure's notebook for instance segmentation, a trial of its sweep; epochs and size are cut."""
 WANTED = frozenset({MASKS})
 
 
@@ -78,7 +78,7 @@ def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
     figures = evaluate(predictor, records, issues, voc=VocMetric(0.5, "all"))
     assert figures is not None
     content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
-    best = max(content["history"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    best = max(content["epochs"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
     assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
     assert figures["box"]["VOC_mAP"] == pytest.approx(best["validation"]["box"]["VOC_mAP"], abs=1e-3)
     prediction = predictor.predict(records[1].read())
@@ -112,7 +112,7 @@ def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
         found.append(Instances(boxes, scores, labels, {MASKS: Masks.of(shapes)}))
     figures = metrics(records, found, predictor.classes, voc=VocMetric(0.5, "all"))
     content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
-    best = max(content["history"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    best = max(content["epochs"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
     assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
 
 
@@ -130,7 +130,7 @@ def test_azures_notebook__runs(tmp_path: Path) -> None:
     assert "no validation channel: 20 % of the training images validate" in log
     content = json.loads((job.base / "model" / "model.json").read_text())
     assert content["task"] == "instance_segmentation"
-    assert content["spec"]["max_number_of_polygon_points"] == 100
+    assert content["detector"]["max_number_of_polygon_points"] == 100
 
 
 def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:

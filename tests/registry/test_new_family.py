@@ -72,7 +72,7 @@ def test_hyperparameters__know_it() -> None:
         with pytest.raises(UserError, match=message):
             parse_hyperparameters(given)
     page = as_markdown()
-    assert "| `dots_m` | `image_size` | yes |" in page
+    assert "| `dots_m` | `image_size` | `detection` |" in page
     assert re.search(r"`number_of_epochs` .* 15 \(yolox: 30\) \(dots: 3\) ", page)
     assert "`ssd*` and `yolox_*` and `dots_*`" in page
 

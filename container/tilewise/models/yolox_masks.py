@@ -76,9 +76,8 @@ class YOLOXMasks(YOLOX):
     def forward(self, batch_BCHW: Tensor) -> Any:
         """Of a batch of pixels from 0 to 255."""
         found, where = self.look(batch_BCHW)
-        coefficients = [
-            predict(each).flatten(2) for predict, each in zip(self.head.mask_preds, where, strict=True)
-        ]
+        predictions: Any = self.head.mask_preds
+        coefficients = [predict(each).flatten(2) for predict, each in zip(predictions, where, strict=True)]
         return YOLOXMaskOutputs(
             *found,
             coefficients=torch.cat(coefficients, dim=2).transpose(1, 2).float(),

@@ -146,7 +146,7 @@ def _geometry(rings: Sequence[Float64]) -> dict[str, Any]:
             each
             for each in outer
             if _turns_right(ring) != _turns_right(np.array(each[0][:-1]))
-            and cv2.pointPolygonTest(np.float32(each[0]), tuple(map(float, ring[0])), measureDist=False) >= 0
+            and cv2.pointPolygonTest(np.array(each[0], np.float32), ring[0].tolist(), measureDist=False) >= 0
         ]
         if inside:
             inside[-1].append(closed)
