@@ -4,10 +4,11 @@ python benchmarks/masks.py speed [--side 320] [--threads 2]
 python benchmarks/masks.py memory [--masks 1000000]
 python benchmarks/masks.py train DATA [--minutes 15] [--out FILE]
 
-``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18. ``memory``: of
-reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels. ``train``: DATA holds train.json and
-val.json, COCO files with masks, and images/; two models learn from whole images and from fixed tiles, with three seeds
-each, on one core. A run's line is written as it ends, and a run whose line FILE has is left out.
+``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18.
+``memory``: of reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels.
+``train``: two models learn from whole images and from fixed tiles, with three seeds, on one core. DATA holds
+train.json and val.json, COCO files with masks, and images/. A run's line is written as it ends; a run whose
+line FILE has is left out.
 """
 
 from __future__ import annotations

@@ -129,8 +129,8 @@ def accumulate(
         _add_masks(truth, [record.targets for record in records], records)
         _add_masks(found, detections, records)
     evaluation = COCOeval_faster(
-        _coco(truth, len(records), classes),
-        _coco(found, len(records), classes),
+        _coco(truth, records, classes),
+        _coco(found, records, classes),
         "segm" if on_masks(records) else "bbox",
         print_function=log.debug,
     )
@@ -201,10 +201,13 @@ def _mask_areas(records: Records) -> Float64:
     return np.concatenate([np.zeros(0), *areas]).astype(np.float64)
 
 
-def _coco(annotations: list[dict[str, Any]], images: int, classes: Sequence[str]) -> COCO:
+def _coco(annotations: list[dict[str, Any]], records: Records, classes: Sequence[str]) -> COCO:
     return COCO(
         {
-            "images": [{"id": number} for number in range(1, images + 1)],
+            "images": [
+                {"id": number, "width": width, "height": height}
+                for number, (width, height) in enumerate(records.sizes.tolist(), start=1)
+            ],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
             "annotations": annotations,
         }
