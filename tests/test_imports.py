@@ -18,6 +18,7 @@ FLOORS = (
         "fields",
         "instances",
         "masks",
+        "prototypes",
         "rasters",
         "registry",
         "startup",

@@ -142,6 +142,10 @@ class Detector(VisionModel):
         """The instances in each of the views."""
         return detections_of(self.candidates(images), self.postprocess.limits)
 
+    def graph_values(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """What a graph says of each view, from which :func:`tilewise.prototypes.instances_of` goes on."""
+        return tuple(self.postprocess(outputs, sizes))
+
     def candidates(self, images: Sequence[Tensor]) -> Candidates:
         """What each of the views may show, before suppression, on the detector's device."""
         batch = self.transform(images)

@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.image_list import ImageList
 
 from tilewise.bitmaps import Bitmaps
-from tilewise.fields import Rows
 from tilewise.instances import Instances
 from tilewise.models.csp_darknet import ConvBlock
 from tilewise.models.detector import BatchImages, Detector
-from tilewise.models.mask_rcnn import objects_masks, with_masks
+from tilewise.models.mask_rcnn import objects_masks
 from tilewise.models.mask_targets import mask_targets
 from tilewise.models.matching import split_ignored
 from tilewise.models.postprocess import Candidates, best_scores, clip
@@ -29,15 +27,13 @@ from tilewise.models.simota import Assignment
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
 from tilewise.models.yolox import SIZES, STRIDES, YOLOX, Size, YOLOXCriterion, decode
-from tilewise.suppression import Limits, suppress
+from tilewise.prototypes import MASK_SIDE, PLANES, PROTOTYPES, STRIDE, instances_of, planes
+from tilewise.suppression import Limits
 from tilewise.targets import Targets
 
-PROTOTYPES, STRIDE, MASK_SIDE = 32, 4, 28
-PLANES = 5
 MASK_WEIGHT = 2.0
 MOST_MASKS = 256
 """So many masks of a batch are learnt at a time, drawn at random: YOLACT takes 100 of an image."""
-COEFFICIENTS = "coefficients"
 
 
 class YOLOXMaskOutputs(NamedTuple):
@@ -98,14 +94,8 @@ def mask_logits(prototypes_CHW: Tensor, boxes_N4: Tensor, coefficients_NK: Tenso
     sampled = F.grid_sample(prototypes_CHW[None], grid, padding_mode="border", align_corners=False)
     sampled = sampled[0].unflatten(1, (len(boxes_N4), MASK_SIDE))
     mixed = torch.einsum("nc,cnyx->nyx", coefficients_NK[:, :PROTOTYPES], sampled)
-    return mixed + torch.einsum("np,pyx->nyx", coefficients_NK[:, PROTOTYPES:], _planes(steps))
-
-
-def _planes(steps: Tensor) -> Tensor:
-    """One, u, v, and what lies inside of half an ellipse along each: (5, 28, 28) over a box."""
-    u = (2 * steps - 1)[None].expand(MASK_SIDE, -1)
-    v = u.T
-    return torch.stack([torch.ones_like(u), u, v, 0.5 - u**2, 0.5 - v**2])
+    own = torch.from_numpy(planes(steps.cpu().numpy())).to(boxes_N4.device)
+    return mixed + torch.einsum("np,pyx->nyx", coefficients_NK[:, PROTOTYPES:], own)
 
 
 class YOLOXMaskCriterion(YOLOXCriterion):
@@ -170,34 +160,21 @@ class YOLOXMaskPostprocess:
 
 
 class YOLOXMaskDetector(Detector):
-    """A one-stage detector that gives each instance its mask."""
+    """A one-stage detector that gives each instance its mask, a bitmap of 28 x 28 in its box."""
 
-    graph = False
     postprocess: Any
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
-        """The instances in each of the views, with the field ``masks``: bitmaps of 28 x 28 in their boxes."""
-        batch: ImageList = self.transform(images)
-        outputs: Any = self.outputs(batch)
-        candidates, coefficients = self.postprocess.with_coefficients(outputs, batch.image_sizes)
-        found = []
-        for prototypes, mixes, *view in zip(outputs.prototypes, coefficients, *candidates, strict=True):
-            boxes, scores, labels = (each.detach().cpu().numpy() for each in view)
-            fields = {COEFFICIENTS: Rows(mixes.detach().cpu().numpy())}
-            kept = suppress(boxes, scores, labels, limits=self.postprocess.limits, fields=fields)
-            own: Any = kept.fields[COEFFICIENTS]
-            device = prototypes.device
-            values = [
-                (mask_logits(prototypes, some, mix).sigmoid() * 255).round().to(torch.uint8).cpu()
-                for some, mix in zip(
-                    torch.from_numpy(kept.boxes).to(device).split(MOST_MASKS),
-                    torch.from_numpy(own.values).to(device).split(MOST_MASKS),
-                    strict=True,
-                )
-            ]
-            bare = Instances(kept.boxes, kept.scores, kept.labels)
-            found.append(with_masks(bare, torch.cat(values).numpy()))
-        return found
+        """The instances in each of the views, with the field ``masks``."""
+        batch = self.transform(images)
+        values = self.graph_values(self.outputs(batch), batch.image_sizes)
+        arrays = [each.detach().cpu().numpy() for each in values]
+        return [instances_of(view, self.postprocess.limits) for view in zip(*arrays, strict=True)]
+
+    def graph_values(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """See :meth:`Detector.graph_values`; coefficients and prototypes, too."""
+        candidates, coefficients = self.postprocess.with_coefficients(outputs, sizes)
+        return (*candidates, coefficients, outputs.prototypes)
 
 
 def build_yolox_masks(spec: DetectorSpec) -> Detector:
