@@ -29,10 +29,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
-MODELS = ("maskrcnn_resnet18_fpn", "yolox_nano_seg", "yolox_tiny_seg", "yolox_s_seg")
+MODELS = ("maskrcnn_resnet18_fpn", "maskyolox_nano", "maskyolox_tiny", "maskyolox_s")
 TRAINED = {
     "maskrcnn_resnet18_fpn": {"min_size": "512", "max_size": "640", "training_batch_size": "2"},
-    "yolox_tiny_seg": {"image_size": "512", "training_batch_size": "4"},
+    "maskyolox_tiny": {"image_size": "512", "training_batch_size": "4"},
 }
 WAYS: dict[str, dict[str, str]] = {"whole": {}, "fixed": {"training_views": "fixed"}}
 SEEDS = (0, 1, 2)

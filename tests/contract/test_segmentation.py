@@ -24,7 +24,7 @@ from training_job import Job
 
 JOB = {
     "task": "image_instance_segmentation",
-    "model_name": "yolox_nano_seg",
+    "model_name": "maskyolox_nano",
     "image_size": "128",
     "number_of_epochs": "3",
     "training_batch_size": "2",

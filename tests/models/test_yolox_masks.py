@@ -38,7 +38,7 @@ def triangle_scene() -> tuple[Tensor, Targets[Tensor]]:
     return pixels, targets.to("cpu")
 
 
-def make(name: str = "yolox_nano_seg") -> Any:
+def make(name: str = "maskyolox_nano") -> Any:
     torch.manual_seed(0)
     return build_detector(DetectorSpec(name, 2, Scaling(square=SIDE), None, 0.05, 0.5, 20))
 

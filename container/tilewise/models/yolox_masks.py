@@ -182,5 +182,5 @@ def build_yolox_masks(spec: DetectorSpec) -> Detector:
     limits = spec.limits(max(1000, 2 * spec.detections_per_view))
     # pixels from 0 to 255, as the published weights want them
     transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
-    network = YOLOXMasks(SIZES[spec.name.removesuffix("_seg")], spec.num_classes)
+    network = YOLOXMasks(SIZES[spec.name.removeprefix("mask")], spec.num_classes)
     return YOLOXMaskDetector(network, transform, YOLOXMaskCriterion(), YOLOXMaskPostprocess(limits))

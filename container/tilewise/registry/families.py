@@ -156,14 +156,14 @@ YOLOX = ModelFamily(
 )
 
 YOLOX_MASKS = ModelFamily(
-    name="yolox_seg",
-    pattern="yolox_*_seg",
+    name="maskyolox",
+    pattern="maskyolox_*",
     builder="tilewise.models.yolox_masks:build_yolox_masks",
     scaling="square",
     classification_losses=YOLOX.classification_losses,
     defaults=YOLOX.defaults,
     tasks=("instance_segmentation",),
-    models=tuple(Model(f"{model.name}_seg", model.weights, model.backbone) for model in YOLOX.models),
+    models=tuple(Model(f"mask{model.name}", model.weights, model.backbone) for model in YOLOX.models),
 )
 
 FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX, YOLOX_MASKS)
