@@ -67,7 +67,8 @@ def scene(images: int = 6) -> tuple[Records, list[Instances]]:
 
 def by_pycocotools(records: Records, detections: list[Instances]) -> dict[str, float]:
     truth: Any = COCO()
-    rows, results = [], []
+    rows: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for number, (record, instances) in enumerate(zip(records, detections, strict=True), 1):
         for mask, label, ignored in zip(
             encoded_masks(record.targets, WIDTH, HEIGHT),

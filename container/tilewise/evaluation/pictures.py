@@ -150,9 +150,9 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
 def _outlines(objects: Any) -> list[_Rings]:
     """The outline of each object's mask in pixels of the image; none where it has no mask."""
     masks = objects.fields.get(MASKS)
+    found: list[_Rings] = [()] * (0 if isinstance(masks, Masks) else len(objects))
     if not isinstance(masks, Masks):
-        return [()] * len(objects)
-    found: list[_Rings] = []
+        return found
     for index in range(len(masks)):
         grid, (left, top, _, _) = masks.grid(index)
         place = np.array([left, top])
