@@ -29,7 +29,7 @@ JOB = {
     "number_of_epochs": "3",
     "training_batch_size": "2",
     "validation_batch_size": "1",
-    "box_score_threshold": "0.001",
+    "box_score_threshold": "0",  # what has learnt so little is sure of nothing
     "use_pretrained_model": "0",
     "num_workers": "0",
     "validation_metric_type": "coco_voc",
@@ -84,8 +84,8 @@ def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
     prediction = predictor.predict(records[1].read())
     masks = prediction.detections.fields[MASKS]
     assert isinstance(masks, Masks) and len(masks) == len(prediction.detections) > 0
-    inside = np.abs(masks.boxes - prediction.detections.boxes)[masks.known]
-    assert (inside < 60).all()
+    own, around = masks.boxes[masks.known], prediction.detections.boxes[masks.known]
+    assert (own[:, :2] >= around[:, :2] - 1).all() and (own[:, 2:] <= around[:, 2:] + 1).all()
 
 
 def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
