@@ -139,6 +139,11 @@ def encode(bitmap: Bitmap, place: Corners, width: int, height: int) -> RunLength
     return compressed
 
 
+def area_of(runs: RunLengthsOfImage) -> int:
+    """The pixels of a mask; pycocotools 2.0.11 fails for a list of more than 255."""
+    return int(decompressed(runs["counts"])[1::2].sum())
+
+
 def outline(bitmap: Bitmap, most_points: int | None = None) -> list[Float64]:
     """The rings around a bitmap's pixels, along their edges: outer ones and, turned the other way, holes.
 

@@ -138,7 +138,7 @@ def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:
     for name in ("train", "validation"):
         write_scenes(job.channel(name), 3, masks=False)
     code, _ = job.run(JOB)
-    assert code == 1
+    assert code == 2
     assert (
         "channel train: no object has a mask, and task=instance_segmentation learns from masks" in job.failure
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from pycocotools import mask as coco_masks
 
 from tilewise.arrays import Float64
 from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.data.records import Records
 from tilewise.evaluation.overlap import encoded_masks, on_masks
 from tilewise.instances import Instances
+from tilewise.rasters import area_of
 
 log = logging.getLogger(__name__)
 
@@ -186,19 +186,20 @@ def _add_masks(rows: list[dict[str, Any]], objects: Sequence[Any], records: Reco
         for each, (width, height) in zip(objects, records.sizes.tolist(), strict=True)
         for mask in encoded_masks(each, width, height)
     ]
-    areas = coco_masks.area(masks).tolist() if masks else []
-    for row, mask, area in zip(rows, masks, areas, strict=True):
-        row |= {"segmentation": mask, "area": float(area)}
+    for row, mask in zip(rows, masks, strict=True):
+        row |= {"segmentation": mask, "area": float(area_of(mask))}
 
 
 def _mask_areas(records: Records) -> Float64:
     """(N,) pixels of the masks of all objects."""
-    areas = [
-        coco_masks.area(masks)
-        for record in records
-        if (masks := encoded_masks(record.targets, record.width, record.height))
-    ]
-    return np.concatenate([np.zeros(0), *areas]).astype(np.float64)
+    return np.array(
+        [
+            area_of(mask)
+            for record in records
+            for mask in encoded_masks(record.targets, record.width, record.height)
+        ],
+        np.float64,
+    )
 
 
 def _coco(annotations: list[dict[str, Any]], records: Records, classes: Sequence[str]) -> COCO:
