@@ -103,7 +103,7 @@ def read_masks(count: int) -> None:
                 x, y, radius = rng.uniform(30, 600), rng.uniform(30, 440), rng.uniform(4, 24)
                 ring = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], axis=1).round(2)
                 (x0, y0), (x1, y1) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
-                row = {"id": number, "image_id": number // 10, "category_id": 1, "iscrowd": 0}
+                row: dict[str, Any] = {"id": number, "image_id": number // 10, "category_id": 1, "iscrowd": 0}
                 row |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": [ring.reshape(-1).tolist()]}
                 file.write((", " if number else "") + json.dumps(row))
             file.write("]}")

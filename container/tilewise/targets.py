@@ -86,7 +86,8 @@ class Targets(Generic[A]):
         seen: Any = self.select(visible)
         before: Any = boxes[visible]
         share_before: Any = share[visible]
-        shown, part = masks.cut(before, share_before, size)
+        cut: Any = masks.cut(before, share_before, size)
+        shown, part = cut
         cropped: Any = type(self)(shown, seen.labels, seen.ignored | (part < min_visibility), fields)
         result: Self = cropped.select((sides(shown) >= 1).all(axis=1))
         return result

@@ -99,12 +99,8 @@ def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
     for record in records:
         answered = Answered(predictor.predict(record.read()), predictor.classes, record.key)
         rows = json.loads(answers.forms["coco"].render([answered]))
-        shapes = [
-            RunLengths(
-                *row["segmentation"]["size"][::-1], decompressed(row["segmentation"]["counts"].encode())
-            )
-            for row in rows
-        ]
+        runs = [decompressed(row["segmentation"]["counts"].encode()) for row in rows]
+        shapes = [RunLengths(record.width, record.height, each) for each in runs]
         boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         scores = np.array([row["score"] for row in rows], np.float32)
