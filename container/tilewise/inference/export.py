@@ -63,16 +63,14 @@ def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
 
 def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
     """Write the detector's graph as ONNX; for views of any size, unless all of its views are squares."""
-    view = _example(scaling)
-    with torch.no_grad(), _without_warnings():
-        names = (*OUTPUTS, *MASK_OUTPUTS)[: len(ViewNetwork(detector)(view))]
+    names = (*OUTPUTS, *MASK_OUTPUTS) if detector.graph_has_masks else OUTPUTS
     axes = {name: {0: "candidates"} for name in names if name != PROTOTYPES}
     if scaling.square is None:
         axes[INPUT] = {0: "height", 1: "width"}
     with torch.no_grad(), _without_warnings():
         torch.onnx.export(
             ViewNetwork(detector),
-            (view,),
+            (_example(scaling),),
             str(path),
             input_names=[INPUT],
             output_names=list(names),

@@ -137,6 +137,8 @@ class Detector(VisionModel):
     postprocess: Postprocess
     graph: ClassVar[bool] = True
     """Whether network and postprocess are all of it, so that a graph can hold it."""
+    graph_has_masks: ClassVar[bool] = False
+    """Whether that graph says what masks are made of, too."""
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views."""
