@@ -132,7 +132,7 @@ def test_azures_notebook__runs(tmp_path: Path) -> None:
 def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:
     job = Job(tmp_path)
     for name in ("train", "validation"):
-        write_scenes(job.channel(name), 3, masks=False)
+        write_scenes(job.channel(name), 3, masks=name == "validation")
     code, _ = job.run(JOB)
     assert code == 2
     assert (
