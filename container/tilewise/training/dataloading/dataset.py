@@ -89,9 +89,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             image = self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
         except (DecodeError, OSError) as error:
             return record.key, str(error)
-        pixels, factor = image.seen_by(view)
-        if isinstance(pixels, np.ndarray):
-            pixels = torch.from_numpy(pixels)
+        pixels, factor = image.to(torch.as_tensor).seen_by(view)
         return make_sample(
             pixels, record.targets, view.snapped(factor), min_visibility=self.min_visibility, factor=factor
         )
