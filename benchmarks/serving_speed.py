@@ -2,7 +2,7 @@
 
 python benchmarks/serving_speed.py [--seconds 8] [--clients 1,4,16] [--busy] [--torchserve VENV]
 
-SSDlite, in which the overhead of a server shows most, with random weights, and one JPEG of 640x480 pixels.
+SSDlite at 320 px, in which a server's overhead shows most, with random weights, and a JPEG of 640x480 pixels.
 The servers stand one after the other: ours as it is by default, and in eager PyTorch with one worker of all
 cores' threads and with a worker of one thread a core. ``bare`` is what one request takes without a server:
 decoding, scaling, the network and suppression. ``--busy``: also beside a process that computes all the time.
@@ -34,7 +34,7 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "benchmarks")]
 
-MODEL = "ssdlite_mobilenet_v3_large"
+MODEL, SIDE = "ssdlite_mobilenet_v3_large", 320
 CLASSES = ("a", "b", "c", "d")
 PREPARE = """
 import sys
@@ -46,7 +46,7 @@ from tilewise.inference.artifact import Artifact
 from tilewise.inference.export import add_graph
 from tilewise.models.build import build_detector
 torch.manual_seed(0)
-spec = make_spec({model!r}, 4, None)
+spec = make_spec({model!r}, 4, {side})
 folder = Path({folder!r})
 Artifact(build_detector(spec).eval(), spec, {classes!r}, {{}}, {{}}).save(folder, "model-0000")
 add_graph(folder)
@@ -65,7 +65,7 @@ def prepare(folder: Path) -> None:
     """Make the model's folder, in a process of its own."""
     folder.mkdir()
     paths = [str(ROOT / "container"), str(ROOT / "benchmarks")]
-    code = PREPARE.format(path=paths, model=MODEL, folder=str(folder), classes=CLASSES)
+    code = PREPARE.format(path=paths, model=MODEL, side=SIDE, folder=str(folder), classes=CLASSES)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -30,10 +30,10 @@ from serving_speed import photograph, prepare  # noqa: E402
 
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 KINDS = {
-    "idle": (b"", 14),
-    "onebyte": (b"G", 14),
-    "headers": (HEAD + b"X-A: ", 14),
-    "body": (HEAD + b"Content-Length: 20000\r\n\r\n\xff", 36),
+    "idle": (b"", 17),
+    "onebyte": (b"G", 17),
+    "headers": (HEAD + b"X-A: ", 17),
+    "body": (HEAD + b"Content-Length: 20000\r\n\r\n\xff", 37),
 }
 """What each sends first, and seconds until all have timed out."""
 

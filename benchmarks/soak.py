@@ -3,10 +3,11 @@
 python benchmarks/soak.py FIGURES.json [--requests 20000] [--broken 5] [--seconds 400]
 
 Serves a small SSDlite as a graph on one worker, which is never recycled, and sends it from four connections
-images of 64 to 3,000 pixels a side as JPEG, PNG, WebP and 16-bit TIFF; ``--broken`` percent of them end
-early, are damaged, are none, or claim to be far larger than they are. After ``--seconds`` it leaves the
-server running and writes where it is; the same command goes on with that server, until all requests are
-answered. The worker's resident memory counts from the first 5 % on, after which every size has come.
+images of 48 to 4,000 pixels a side, more small than large ones, as JPEG, PNG, WebP and 16-bit TIFF;
+``--broken`` percent of them end early, are damaged, are none, or claim to be far larger than they are.
+After ``--seconds`` it leaves the server running and writes where it is; the same command goes on with that
+server, until all requests are answered. Each image is sent once before they count; the worker's resident
+memory counts from the first 5 % on.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ write_onnx(detector, spec.scaling, folder / "model.onnx")
 
 Body = tuple[str, bytes]
 """What an image is, in words, and the image."""
+SIDES = {48: 30, 96: 25, 160: 20, 320: 15, 640: 10, 1280: 5}
+"""Pixels of an image's width -> how often it comes."""
+LARGE, LARGE_WEIGHT = (4000, 3000), 1
 
 
 def encoded(image: Image.Image, form: str, **options: object) -> bytes:
@@ -82,14 +86,15 @@ FORMS: dict[str, Callable[[Image.Image], bytes]] = {
 }
 
 
-def good_bodies() -> list[Body]:
-    """Six sizes of each format; JPEG, which most people send, also of 12 million pixels."""
-    noise = Image.effect_noise((750, 750), 60).convert("RGB")
-    bodies = [("JPEG", FORMS["JPEG"](noise.resize((4000, 3000))))]
+def good_bodies() -> tuple[list[Body], list[int]]:
+    """Six sizes of each format, JPEG also of 12 million pixels; and how often each comes."""
+    noise = Image.effect_noise((640, 640), 60).convert("RGB")
+    bodies, often = [("JPEG", FORMS["JPEG"](noise.resize(LARGE)))], [LARGE_WEIGHT]
     for number, (form, encode) in enumerate(FORMS.items()):
-        for side in (64, 150, 320, 640, 1200, 3000 if form == "JPEG" else 2000):
+        for side, weight in SIDES.items():
             bodies.append((form, encode(noise.resize((side, side * (3 + number) // 6)))))
-    return bodies
+            often.append(weight)
+    return bodies, often
 
 
 def broken_bodies(good: list[Body]) -> list[Body]:
@@ -122,8 +127,9 @@ class Soak:
         self.state: dict[str, Any] = {"done": 0, "answers": {}, "unexpected": {}, "resident_MB": {}}
         if path.exists():
             self.state |= json.loads(path.read_text())
-        good = good_bodies()
-        self.bodies = {True: good, False: broken_bodies(good)}
+        good, often = good_bodies()
+        broken_ones = broken_bodies(good)
+        self.bodies = {True: (good, often), False: (broken_ones, [1] * len(broken_ones))}
         self.lock = threading.Lock()
         self.answers = Counter(self.state["answers"])
         self.unexpected = Counter(self.state["unexpected"])
@@ -144,6 +150,9 @@ class Soak:
         started.wait_until_ready()
         (worker,) = started.workers
         self.state["server"] = {"port": started.port, "process": started.process.pid, "worker": worker}
+        for bodies, _ in self.bodies.values():
+            for _, body in bodies:
+                started.invoke(body)
 
     def run(self, seconds: float) -> bool:
         """Ask for so long; returns whether all requests have been answered."""
@@ -170,7 +179,8 @@ class Soak:
                 self.state["done"] += 1
             draw = random.Random(number)
             is_good = draw.random() * 100 >= self.broken
-            name, body = draw.choice(self.bodies[is_good])
+            bodies, often = self.bodies[is_good]
+            ((name, body),) = draw.choices(bodies, often)
             connection.request("POST", "/invocations", body, {"Content-Type": "image/jpeg"})
             response = connection.getresponse()
             response.read()

@@ -8,6 +8,7 @@ from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
 from tilewise.views.view import Scaling
+from torch import Tensor
 
 MODELS = (
     "ssd_resnet50",
@@ -34,4 +35,25 @@ def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+        if name == "ssd_resnet50":
+            _see_patches(detector, spec.scaling)
     return detector, spec
+
+
+def patches(width: int, height: int) -> Tensor:
+    """An image, (3, height, width) uint8, of squares of eight pixels."""
+    squares = torch.randint(256, (3, height // 8 + 1, width // 8 + 1), dtype=torch.uint8)
+    return squares.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]
+
+
+def _see_patches(detector: Detector, scaling: Scaling) -> None:
+    """Give its layers of normalisation the statistics of images: else its outputs are all alike, and huge."""
+    images = [patches(*scaling.size_of(1, 1)) for _ in range(4)]
+    detector.train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean of all that it sees
+    with torch.no_grad():
+        detector.outputs(detector.transform(images))
+    detector.eval()

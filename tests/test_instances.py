@@ -32,6 +32,9 @@ class Points:
         scale = np.array([size[0] / (x1 - x0), size[1] / (y1 - y0)], np.float32)
         return Points((self.xy - np.array([x0, y0], np.float32)) * scale)
 
+    def warp(self, matrix: Any, size: tuple[int, int]) -> Points:
+        return Points(np.asarray(self.xy @ matrix[:, :2].T + matrix[:, 2], np.float32))
+
     def to(self, device: torch.device | str) -> Points:
         return self
 

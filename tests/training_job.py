@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,8 @@ class Job:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.base,
+            # which a shell's background jobs ignore, and their children with them
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, hyperparameters: dict[str, str], **options: Any) -> tuple[int | None, str]:

@@ -45,6 +45,15 @@ class Field(Protocol):
         The window may reach beyond the present frame, so this also takes what a view shows back to its image.
         """
 
+    def warp(self, matrix: Array, size: tuple[int, int]) -> Self:
+        """As an affine map shows it in a new frame.
+
+        Args:
+            matrix: (2, 3) from pixels of the present frame to those of the new one.
+            size: (width, height) in pixels of the new frame.
+
+        """
+
     def to(self, device: torch.device | str) -> Self:
         """What the device learns from as tensors on it, arrays too; what has no form as a tensor stays."""
 
@@ -79,6 +88,10 @@ class Rows:
         return self
 
     def crop(self, window: Corners, size: tuple[int, int]) -> Rows:
+        """The same rows."""
+        return self
+
+    def warp(self, matrix: Array, size: tuple[int, int]) -> Rows:
         """The same rows."""
         return self
 

@@ -122,6 +122,20 @@ def test_inspect__annotations_for_each_channel(tilewise: Any, tmp_path: Path) ->
     assert output.splitlines()[0].split() == ["train", "val"]
 
 
+def test_inspect__augmented_views(tilewise: Any, tmp_path: Path) -> None:
+    folder = channel(tmp_path / "data", 5)
+    arguments = ("inspect", folder, "--out", tmp_path, "--augmented")
+    code, output, errors = tilewise(*arguments, "model_name=yolox_nano", "image_size=64", "copy_paste=1")
+    assert code == 0, errors
+    with Image.open(tmp_path / "augmented.png") as picture:
+        assert picture.size == (4 * 484, 3 * 484)
+    assert f"training views: {tmp_path / 'augmented.png'}" in output
+    code, _, errors = tilewise(*arguments, "copy_paste")
+    assert code == 2 and "--augmented copy_paste: give hyperparameters as NAME=VALUE" in errors
+    code, _, errors = tilewise(*arguments, "copy_past=1")
+    assert code == 2 and "did you mean copy_paste" in errors
+
+
 def test_choose_tiles__telling_and_never_twice() -> None:
     sizes = [[], [30] * 9, [30] * 8, [30] * 7, [4, 30], [5], [6], *([20] for _ in range(20))]
     rows = [np.asarray([[500, 300, 500 + side, 300 + side] for side in one], np.float32) for one in sizes]

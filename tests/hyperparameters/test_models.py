@@ -100,10 +100,12 @@ def test_scaling__equal_sides() -> None:
     assert parse_hyperparameters({"min_size": "800", "max_size": "800"}).min_size == 800
 
 
-def test_stride_4_level__only_where_there_is_a_pyramid() -> None:
-    for model in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn", "gfl_resnet18_fpn"):
+def test_stride_4_level__where_there_is_none_yet() -> None:
+    for model in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn", "gfl_resnet18_fpn", "yolox_s", "ssd_vgg16"):
         assert parse_hyperparameters({"model_name": model, "stride_4_level": "1"}).stride_4_level
-    assert problems({"model_name": "yolox_s", "stride_4_level": "1"}) == (
-        "stride_4_level=1: yolox_s has no such level, only retinanet_*, fcos_*, gfl_* have; leave it out"
+    rcnn = "fasterrcnn_resnet18_fpn"
+    kinds = "ssd*, retinanet_*, fcos_*, gfl_*, yolox_*"
+    assert problems({"model_name": rcnn, "stride_4_level": "1"}) == (
+        f"stride_4_level=1: {rcnn} has no such level, only {kinds} have; leave it out"
     )
-    assert not parse_hyperparameters({"model_name": "yolox_s", "stride_4_level": "0"}).stride_4_level
+    assert not parse_hyperparameters({"model_name": rcnn, "stride_4_level": "0"}).stride_4_level

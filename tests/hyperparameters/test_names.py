@@ -135,7 +135,7 @@ def test_names__given_in_the_order_of_the_user() -> None:
             {"leaning_rate": "0.1"},
             "leaning_rate=0.1: unknown hyperparameter (did you mean learning_rate, learning_rate_scheduler?)",
         ),
-        ({"Epochs": "3"}, "Epochs=3: unknown hyperparameter (did you mean epochs?)"),
+        ({"Epochs": "3"}, "Epochs=3: unknown hyperparameter (did you mean epochs, plain_epochs?)"),
         ({"xyzzy": "a"}, "xyzzy='a': unknown hyperparameter; leave it out"),
     ],
 )

@@ -119,7 +119,7 @@ def test_stop__training_ends_with_0_and_a_whole_model_or_none(engine: Engine, jo
 
 
 def test_serve__nowhere_to_write_is_one_sentence(engine: Engine, job: Path) -> None:
-    done = engine.run("serve", base=job, more=[*engine.without_tmp, "--ipc=none"])
+    done = engine.run("serve", base=job, more=[*engine.without_tmp, "--tmpfs=/dev/shm:ro"])
     assert done.returncode == 2
     said = [line for line in done.stderr.splitlines() if "healthcheck" not in line]  # podman's own words
     assert len(said) == 1 and "neither /dev/shm nor /tmp can be written" in said[0], done.stderr

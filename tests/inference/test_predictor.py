@@ -274,6 +274,9 @@ class Outlines:
     def crop(self, window: Corners, size: tuple[int, int]) -> Outlines:
         return Outlines(crop_boxes(self.boxes, window, size))
 
+    def warp(self, matrix: Array, size: tuple[int, int]) -> Outlines:
+        raise NotImplementedError
+
     def to(self, device: torch.device | str) -> Outlines:
         return self
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -219,6 +221,36 @@ def test_invocations__lack_of_memory_is_ours(client: Client, body: bytes) -> Non
     assert "not enough memory for this image" in refused(answer, 503)
     assert answer.headers["Retry-After"] == "10"
     assert client.invoke(JPEG).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"no image", b"huge", b"memory of NumPy", b"memory of torch"])
+def test_invocations__what_a_broken_image_took_is_free_with_the_answer(
+    client: Client, predictor: FakePredictor, body: bytes
+) -> None:
+    """Without the garbage collector, which may come minutes later."""
+
+    class Pixels:
+        pass
+
+    decoded: list[weakref.ref[Pixels]] = []
+    decode = predictor.decode
+
+    def decode_half(image: bytes) -> DecodedImage:
+        half = Pixels()
+        decoded.append(weakref.ref(half))
+        return decode(image)
+
+    predictor.decode = decode_half  # type: ignore[method-assign]
+    client.invoke(JPEG)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert client.invoke(body).status_code != 200
+        client.invoke(JPEG)  # the compute thread keeps the last one
+        assert [each() for each in decoded] == [None] * 5
+    finally:
+        gc.enable()
 
 
 def test_invocations__failure_is_for_the_log(client: Client, caplog: pytest.LogCaptureFixture) -> None:

@@ -173,6 +173,7 @@ CASES: dict[str, dict[str, object]] = {
     "one_worker": {"num_workers": 1, "number_of_epochs": 2},
     "average": {"ema_decay": 0.99, "number_of_epochs": 2},
     "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
+    "copy_paste": {"copy_paste": 1, "copy_paste_source": "any", "number_of_epochs": 2},
     "sniper": {
         "training_views": "sniper",
         "pyramid_scales": "1,2",

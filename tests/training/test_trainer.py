@@ -157,7 +157,11 @@ class Weighted(ExtraLoss):
         self.weight = nn.Parameter(torch.tensor(0.5))
 
     def forward(
-        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+        self,
+        images: Sequence[Tensor],
+        outputs: Outputs,
+        targets: Sequence[Targets[Tensor]],
+        losses: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         return {"again": self.weight * losses["classification"]}
 

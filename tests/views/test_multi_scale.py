@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tilewise.views.multi_scale import multi_scale_sides
+from tilewise.views.multi_scale import factors_for, multi_scale_sides, sides_of
 
 
 def test_multi_scale__half_to_one_and_a_half_largest_first() -> None:
@@ -17,3 +19,14 @@ def test_multi_scale__multiples_of_32(side: int) -> None:
     assert sides == sorted(sides, reverse=True)
     assert all(one % 32 == 0 and side / 2 <= one <= 1.5 * side for one in sides)
     assert sides[0] + 32 > 1.5 * side and sides[-1] - 32 < side / 2
+
+
+def test_sides_of__multiples_of_32_that_a_model_can_take() -> None:
+    assert sides_of(320, (0.5, 0.75, 1, 1.25, 1.5)) == [480, 416, 320, 256, 160]
+    assert sides_of(320, (0.1, 0.15, 1), smallest=100) == [320, 128]
+
+
+def test_factors_for__reach_what_is_resolved_from_both_sides() -> None:
+    assert factors_for(np.full(9, 16.0), 32) == pytest.approx((0.8, 1.006, 1.265, 1.591, 2), abs=1e-3)
+    assert factors_for(np.full(9, 64.0), 32)[0] == 0.5
+    assert len(factors_for(np.zeros(0), 32)) == 5

@@ -1,19 +1,68 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tilewise.augment.colours import RandomPhotometricDistort
 from tilewise.augment.flip import RandomHorizontalFlip
+from tilewise.augment.geometry import RandomAffine, RandomOrientation
+from tilewise.augment.mixing import MixUp, Mosaic
+from tilewise.augment.quality import RandomQuality
 from tilewise.augment.transform import Transform
 from tilewise.augment.window import RandomWindow
 from tilewise.views.view import Scaling
 
 
-def make_augmentations(scaling: Scaling, *, random_windows: bool = True) -> list[Transform]:
+@dataclass(frozen=True)
+class Augmentations:
+    """What varies training views beside windows, mirroring and colours; see the hyperparameters.
+
+    Attributes:
+        vertical_flip: whether half of the views are mirrored top to bottom.
+        quarter_turns: whether views are turned by quarters.
+        rotation: degrees, at most.
+        shear: degrees, at most.
+        degradation: the probability of blur, of noise and of JPEG.
+        mosaic: its probability.
+        mixup: its probability.
+
+    """
+
+    vertical_flip: bool = False
+    quarter_turns: bool = False
+    rotation: float = 0.0
+    shear: float = 0.0
+    degradation: float = 0.0
+    mosaic: float = 0.0
+    mixup: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether views are made of several."""
+        return self.mosaic > 0 or self.mixup > 0
+
+
+def make_augmentations(
+    scaling: Scaling, *, random_windows: bool = True, more: Augmentations | None = None
+) -> list[Transform]:
     """The transforms that a job trains with, in their order.
 
     Args:
         scaling: of views of whole images.
         random_windows: whether a view's window is varied; otherwise it is only mirrored and coloured.
+        more: what a job adds.
 
     """
-    windows: list[Transform] = [RandomWindow(scaling)] if random_windows else []
-    return [*windows, RandomHorizontalFlip(), RandomPhotometricDistort()]
+    more = more or Augmentations()
+    transforms: list[Transform] = [RandomWindow(scaling)] if random_windows else []
+    if more.mosaic:
+        transforms.append(Mosaic(more.mosaic))
+    if more.mixup:
+        transforms.append(MixUp(more.mixup))
+    if more.rotation or more.shear:
+        transforms.append(RandomAffine(more.rotation, more.shear))
+    if more.vertical_flip or more.quarter_turns:
+        transforms.append(RandomOrientation(more.vertical_flip, more.quarter_turns))
+    transforms.append(RandomHorizontalFlip())
+    if more.degradation:
+        transforms.append(RandomQuality(more.degradation))
+    return [*transforms, RandomPhotometricDistort()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,7 +37,13 @@ class Transform:
     It gets all of a batch, so that one sample may take something from another. Each sample has a generator of
     its own, from the seed of its item: what is drawn for it depends neither on its batch nor on the number of
     loader processes.
+
+    Attributes:
+        mixes: whether it makes a sample of several; such ones are left out in a training's last epochs.
+
     """
+
+    mixes: ClassVar[bool] = False
 
     def change_drafts(self, drafts: Sequence[Draft], rngs: Sequence[np.random.Generator]) -> Sequence[Draft]:
         """Choose other views, before anything is decoded: so a window costs nothing."""

@@ -16,14 +16,19 @@ import numpy as np
 from tilewise.arrays import Array, Float64
 from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues, check_objects
+from tilewise.data.channel import DataSet, Split
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
+from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.hyperparameters.values import Bands, PixelRange, Values, shown
 from tilewise.targets import Targets
 from tilewise.views.rendering import Rendering
+
+VIEWS = 12
+"""So many training views are drawn."""
 
 
 class _Patient(ChannelIssues):
@@ -54,12 +59,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pixel-range", default="none", metavar="LOW,HIGH", help="as the hyperparameter pixel_range"
     )
     parser.add_argument(
+        "--augmented",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="also draw training views of the first channel as the network gets them, in a job with these"
+        " hyperparameters",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="the facts as JSON; the table goes to standard error"
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the table, write the picture, and then complain of what would stop a job.
+    """Print the table, write the pictures, and complain of what would stop a job.
 
     Raises:
         UserError: a channel cannot be read, or a job would stop because of it.
@@ -100,6 +112,31 @@ def run(arguments: argparse.Namespace) -> None:
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
     check_objects(first, not records[first].targets.ignored.all())
+    if arguments.augmented is not None:
+        path = arguments.out / "augmented.png"
+        _draw_augmented(Split(records[first], issues_by_channel[first]), classes, arguments.augmented, path)
+        print(f"training views: {path}", file=sys.stderr if arguments.json else sys.stdout)
+
+
+def _draw_augmented(split: Split, classes: tuple[str, ...], given: list[str], path: Path) -> None:
+    """Draw the first training views of a job.
+
+    Raises:
+        UserError: a hyperparameter is wrong, or all views that were to be drawn are of damaged images.
+
+    """
+    # Imported here: a table of what there is needs no PyTorch.
+    from tilewise.evaluation.draw import draw_training_views
+    from tilewise.training.job.preview import training_views
+
+    unclear = [text for text in given if "=" not in text]
+    if unclear:
+        raise UserError(f"--augmented {unclear[0]}: give hyperparameters as NAME=VALUE, such as copy_paste=1")
+    hp = parse_hyperparameters(dict(text.split("=", 1) for text in given))
+    samples = training_views(hp, DataSet(classes, split, None), VIEWS)
+    if not samples:
+        raise UserError("--augmented: none of the images that were to be drawn can be decoded")
+    draw_training_views(samples, classes).save(path)
 
 
 def _read(arguments: argparse.Namespace, name: str, kind: Any) -> Any:

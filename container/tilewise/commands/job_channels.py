@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATA_CHANNELS = ("train", "validation", "test")
-WEIGHTS_CHANNELS = ("pretrained", "model")
+WEIGHTS_CHANNELS = ("pretrained", "model", "teacher")
 SDK_CHANNELS = ("code", "sm_drivers", "recipe")
 """What ModelTrainer of the SageMaker Python SDK v3 adds to a job for its own scripts."""
+
+DISTILLATION = ("distillation_maps", "distillation_temperature", "distillation_weight")
+"""Hyperparameters that have an effect with the channel ``teacher`` only."""
 
 CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
@@ -92,6 +95,7 @@ _OTHER_WORDS = {
     "test": ("testing", "tst"),
     "pretrained": ("weights", "pretrain"),
     "model": ("checkpoint", "checkpoints"),
+    "teacher": ("teachers", "distillation"),
 }
 _ANNOTATIONS = re.compile(r"(annotations?|annots?|anns?|labels?)$")
 
@@ -173,6 +177,30 @@ _RENDERING = ("bands", "pixel_range")
 
 def _written(numbers: Sequence[float] | None) -> str:
     return "none" if numbers is None else ",".join(f"{number:g}" for number in numbers)
+
+
+def teachers(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> list[Artifact]:
+    """The models in the channel ``teacher``; none where there is no such channel.
+
+    Raises:
+        UserError: it holds none, comes through a pipe, or is missing though the job says how to learn from
+            it.
+
+    """
+    from tilewise.training.job.teachers import read_teachers
+
+    channel = channels.get("teacher")
+    if channel is None:
+        given = [name for name in DISTILLATION if name in hp.given]
+        if given:
+            raise UserError(
+                f"{given[0]} says how to learn from a teacher, and there is none: give a trained "
+                "model.tar.gz in the channel teacher, or leave it out"
+            )
+        return []
+    if channel.input_mode == "Pipe":
+        raise UserError("channel teacher: a model is a file: use input mode File or FastFile")
+    return read_teachers(channel.path)
 
 
 def pretrained_folder(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -> Path | None:

@@ -19,6 +19,7 @@ from tilewise.commands.job_channels import (
     data_channels,
     initial_model,
     pretrained_folder,
+    teachers,
     with_earlier_rendering,
 )
 from tilewise.errors import UserError
@@ -139,6 +140,7 @@ def run_job(
     initial = None if state else initial_model(job.channels)
     if "model" in job.channels:
         hp = with_earlier_rendering(hp, initial, state)
+    learnt_from = teachers(job.channels, hp)
     channels = data_channels(job, hp, state, distributed=distributed)
     try:
         data = read_data_set(
@@ -175,7 +177,7 @@ def run_job(
         if "model" in job.channels:
             earlier = state["classes"] if state else initial.classes if initial else ()
             data = in_places_of(data, earlier)
-        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state)
+        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state, teachers=learnt_from)
         _train(job, hp, data, stop, distributed, start)
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tilewise.arrays import Array
 from tilewise.instances import Instances
+from tilewise.views.sample import Sample
 
 
 def draw_detections(image: Array, detections: Instances, classes: Sequence[str]) -> Image.Image:
@@ -34,6 +35,34 @@ def draw_detections(image: Array, detections: Instances, classes: Sequence[str])
         canvas.text((4, top), text, fill=colours[label], font=font)
         top = lower + 4
     return picture
+
+
+def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side: int = 480) -> Image.Image:
+    """Training views as the network gets them, in rows of four, with their boxes; ignored ones are grey.
+
+    Args:
+        samples: at least one.
+        classes: names by label.
+        side: pixels of the longer side that each is enlarged or reduced to.
+
+    """
+    columns = min(4, len(samples))
+    rows = -(-len(samples) // columns)
+    sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), (255, 255, 255))
+    colours = [_colour(label, len(classes)) for label in range(len(classes))]
+    for number, sample in enumerate(samples):
+        picture = Image.fromarray(sample.pixels.permute(1, 2, 0).numpy())
+        zoom = side / max(picture.size)
+        size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
+        picture = picture.resize(size, Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX)
+        canvas = ImageDraw.Draw(picture)
+        targets = sample.targets
+        for box, label, ignored in zip(
+            (targets.boxes * zoom).tolist(), targets.labels.tolist(), targets.ignored.tolist(), strict=True
+        ):
+            canvas.rectangle(box, outline=(128, 128, 128) if ignored else colours[label], width=1)
+        sheet.paste(picture, (number % columns * (side + 4), number // columns * (side + 4)))
+    return sheet
 
 
 def _colour(label: int, count: int) -> tuple[int, int, int]:

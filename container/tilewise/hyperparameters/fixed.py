@@ -9,6 +9,7 @@ FIXED = (
     "freeze_layer_pattern",
     "optimizer",
     "momentum",
+    "backbone_learning_rate_factor",
     "ams_gradient",
     "box_score_threshold",
     "nms_iou_threshold",
@@ -21,5 +22,6 @@ FIXED = (
     "tile_predictions_nms_threshold",
     "pyramid_scales",
     "pyramid_ranges",
+    "distillation_maps",
 )
 """These make the model what it is, its views, and what the optimizer remembers: they cannot change."""

@@ -14,6 +14,17 @@ from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 from tilewise.registry import ModelFamily, families, family_of, model_names
 
+_ONLY_WITH = {
+    "other_classes": "classes",
+    "class_balance_threshold": "class_balance",
+    "copy_paste_repeats": "copy_paste",
+    "copy_paste_times": "copy_paste",
+    "copy_paste_max_size": "copy_paste",
+    "copy_paste_source": "copy_paste",
+    "copy_paste_balance": "copy_paste",
+}
+"""Hyperparameters that say something of another one, which must be given, too."""
+
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
 _NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
@@ -164,6 +175,12 @@ def _check_schedule(reader: _Reader) -> None:
         reader.refuse_both(steps, scheduler)
     if steps and step_size:
         reader.refuse_both(steps, step_size)
+    warmup, in_epochs = (
+        reader.entries.get("warmup_steps"),
+        reader.entries.get("warmup_cosine_lr_warmup_epochs"),
+    )
+    if warmup and in_epochs:
+        reader.refuse_both(warmup, in_epochs)
     epochs, minutes = reader.entries.get("number_of_epochs"), reader.entries.get("minutes")
     if epochs and minutes:
         reader.refuse_both(epochs, minutes)
@@ -173,9 +190,9 @@ def _check_classes(reader: _Reader) -> None:
     class_map, count = reader.entries.get("class_map"), reader.entries.get("num_classes")
     chosen = reader.entries.get("classes")
     counts_chosen = chosen and count and count.value == len(chosen.value)
-    for name, needed in (("other_classes", "classes"), ("class_balance_threshold", "class_balance")):
-        entry = reader.entries.get(name)
-        if entry and needed not in reader.entries:
+    for name, needed in _ONLY_WITH.items():
+        entry, other = reader.entries.get(name), reader.entries.get(needed)
+        if entry and not (other and other.value):
             reader.refuse(entry.name, f"{entry}: applies only with {needed}; give it, or leave this out")
     if class_map and count and len(class_map.value) != count.value and not counts_chosen:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
@@ -237,6 +254,22 @@ def _check_scaling(reader: _Reader, model: str) -> None:
             reader.refuse(compiled.name, f"{compiled}: {why}; leave it out")
         elif multi_scale and multi_scale.value:
             reader.refuse(compiled.name, f"{compiled}: {multi_scale} has views of many sizes; leave out one")
+    for name in ("mosaic", "mixup"):
+        mixing = reader.entries.get(name)
+        if mixing and mixing.value and family and family.two_stages:
+            reader.refuse(
+                mixing.name, f"{mixing}: it is for models of one stage, and {model} has two; leave it out"
+            )
+    assignment = reader.entries.get("assignment")
+    if (
+        assignment
+        and assignment.value != "default"
+        and assignment.value not in (family.assignments if family else ())
+    ):
+        kinds = ", ".join(each.pattern for each in families() if assignment.value in each.assignments)
+        reader.refuse(
+            assignment.name, f"{assignment}: it is not defined for {model}, only for {kinds}; leave it out"
+        )
     stride_4 = reader.entries.get("stride_4_level")
     if stride_4 and stride_4.value and not (family and family.stride_4_level):
         kinds = ", ".join(each.pattern for each in families() if each.stride_4_level)

@@ -71,8 +71,16 @@ def _shown(value: Any, row: Row) -> str:
 def _help(row: Row) -> str:
     square = [f"`{family.pattern}`" for family in families() if family.scaling == "square"]
     stride_4 = [f"`{family.pattern}`" for family in families() if family.stride_4_level]
-    names = {"square_models": " and ".join(square), "stride_4_models": ", ".join(stride_4)}
+    names = {
+        "square_models": " and ".join(square),
+        "stride_4_models": ", ".join(stride_4),
+        **{f"{name}_models": _assigned_by(name) for name in ("nwd", "rfla")},
+    }
     return Template(row.help).substitute(names)
+
+
+def _assigned_by(name: str) -> str:
+    return ", ".join(f"`{family.pattern}`" for family in families() if name in family.assignments)
 
 
 def _other_names() -> str:

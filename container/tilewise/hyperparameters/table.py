@@ -15,13 +15,16 @@ from tilewise.hyperparameters.values import (
     ClassMap,
     Count,
     Decay,
+    Few,
     Flag,
     Fraction,
     Grid,
     MergeName,
     ModelSize,
+    MultiScale,
     Names,
     Natural,
+    ObjectSize,
     Overlap,
     Pattern,
     PixelRange,
@@ -193,11 +196,12 @@ class Hyperparameters(BaseModel):
         ),
     ]
     multi_scale: Annotated[
-        Flag,
+        MultiScale,
         Row(
             "Model",
-            "Draw the size of each training batch from ±50 % of `image_size`, or of `min_size` and"
-            " `max_size`, in multiples of 32; the first is the largest.",
+            "Draw the size of each training batch: from ±50 % of `image_size`, or of `min_size` and"
+            " `max_size`, in multiples of 32 (1); from these factors of it; or from factors that suit the "
+            "sizes of the objects (`auto`). The first is the largest.",
             azure=False,
         ),
     ]
@@ -387,6 +391,75 @@ class Hyperparameters(BaseModel):
         Row("Data", "Seed of shuffling, augmentation and initial weights.", azure=0),
     ]
 
+    orientation: Annotated[
+        Literal["upright", "any"],
+        Row(
+            "Augmentation",
+            "`any`: objects may stand in any way, as in aerial and microscope pictures; `vertical_flip` and"
+            " `quarter_turns` are on.",
+            azure="upright",
+        ),
+    ]
+    vertical_flip: Annotated[
+        Flag, Row("Augmentation", "Mirror half of the training views top to bottom.", azure=False)
+    ]
+    quarter_turns: Annotated[
+        Flag, Row("Augmentation", "Turn training views by 0, 90, 180 or 270°.", azure=False)
+    ]
+    rotation: Annotated[
+        Annotated[float, Field(ge=0, le=45)],
+        Row(
+            "Augmentation",
+            "Turn views by up to so many degrees to either side.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 30),
+        ),
+    ]
+    shear: Annotated[
+        Annotated[float, Field(ge=0, le=30)],
+        Row(
+            "Augmentation",
+            "Shear views by up to so many degrees.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 10),
+        ),
+    ]
+    degradation: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view is blurred, that it is noisy, and that it is compressed as JPEG.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 0.5),
+        ),
+    ]
+    mosaic: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view is made of parts of four, each at its own scale; no `fasterrcnn_*`.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 1),
+        ),
+    ]
+    mixup: Annotated[
+        Fraction,
+        Row(
+            "Augmentation",
+            "The probability that a view shows another one in it; no `fasterrcnn_*`.",
+            azure=0.0,
+            tuning=Tuning("Linear", 0, 1),
+        ),
+    ]
+    plain_epochs: Annotated[
+        Natural | None,
+        Row(
+            "Augmentation",
+            "So many of the last epochs have no `mosaic` and no `mixup`.",
+            azure=None,
+            unset="15 % of the epochs",
+        ),
+    ]
     number_of_epochs: Annotated[
         Count,
         Row("Training", "Passes over the training data.", azure=15, builtin=30, alias="epochs"),
@@ -532,6 +605,10 @@ class Hyperparameters(BaseModel):
         Flag, Row("Optimizer", "The AMSGrad variant; `adam` and `adamw` only.", azure=False)
     ]
 
+    max_gradient_norm: Annotated[
+        Positive,
+        Row("Optimizer", "Gradients with a larger norm are scaled down to it.", azure=10.0),
+    ]
     learning_rate: Annotated[
         Fraction,
         Row(
@@ -541,6 +618,24 @@ class Hyperparameters(BaseModel):
             builtin=0.001,
             alias="learning_rate",
             tuning=Tuning("Logarithmic", 1e-6, 0.5),
+        ),
+    ]
+    backbone_learning_rate_factor: Annotated[
+        Fraction,
+        Row(
+            "Learning rate",
+            "The learning rate of the backbone, as a share of that of the rest.",
+            azure=1.0,
+            tuning=Tuning("Logarithmic", 0.01, 1),
+        ),
+    ]
+    warmup_steps: Annotated[
+        Natural | None,
+        Row(
+            "Learning rate",
+            "Steps of a linear warm-up, instead of `warmup_cosine_lr_warmup_epochs`; with `step`, too.",
+            azure=None,
+            unset="by epochs",
         ),
     ]
     learning_rate_scheduler: Annotated[
@@ -820,6 +915,116 @@ class Hyperparameters(BaseModel):
             "Boxes of which a view shows a smaller share of the area are ignored: neither object nor"
             " background.",
             azure=0.4,
+        ),
+    ]
+
+    small_object_loss_factor: Annotated[
+        Annotated[float, Field(gt=0, le=10)],
+        Row(
+            "Small objects",
+            "How often the overlap of a small object's box counts in its loss ([size-weighted"
+            " loss](small_objects.md#size-weighted-box-loss)); 1: as that of others.",
+            azure=1.0,
+            tuning=Tuning("Linear", 0.5, 3),
+        ),
+    ]
+    size_loss_exponent: Annotated[
+        Annotated[float, Field(ge=-2, le=2)],
+        Row(
+            "Small objects",
+            "Weigh the loss of a box by (mean area / its area) to this power, within a third and three; 0: "
+            "not.",
+            azure=0.0,
+            tuning=Tuning("Linear", -0.5, 0.5),
+        ),
+    ]
+    assignment: Annotated[
+        Literal["default", "nwd", "rfla"],
+        Row(
+            "Small objects",
+            "Which priors learn which object: as the model's paper has it; by the Wasserstein distance of "
+            "box and anchor ($nwd_models); or by receptive fields ($rfla_models).",
+            azure="default",
+        ),
+    ]
+    distillation_maps: Annotated[
+        Literal["neck", "logits"],
+        Row(
+            "Small objects",
+            "What a student learns of the models in channel `teacher`: the feature maps that the heads "
+            "look at, or the logits of the classes on them ([distillation](small_objects.md#distillation)).",
+            azure="neck",
+        ),
+    ]
+    distillation_temperature: Annotated[
+        Positive,
+        Row(
+            "Small objects",
+            "Maps are divided by it before they become distributions; channel `teacher` only.",
+            azure=1.0,
+            tuning=Tuning("Logarithmic", 0.5, 8),
+        ),
+    ]
+    distillation_weight: Annotated[
+        Positive,
+        Row(
+            "Small objects",
+            "Weight of the loss; channel `teacher` only.",
+            azure=5.0,
+            tuning=Tuning("Logarithmic", 0.5, 50),
+        ),
+    ]
+    copy_paste: Annotated[
+        Flag,
+        Row(
+            "Small objects",
+            "Each image with small objects comes once more in an epoch, and each of these objects is pasted"
+            " into it at a free place ([copy-paste](small_objects.md#copy-paste-of-small-objects)).",
+            azure=False,
+        ),
+    ]
+    copy_paste_repeats: Annotated[
+        Few,
+        Row(
+            "Small objects",
+            "How often such an image comes once more; `copy_paste` only.",
+            azure=1,
+            tuning=Tuning("Linear", 1, 3),
+        ),
+    ]
+    copy_paste_times: Annotated[
+        Few,
+        Row(
+            "Small objects",
+            "How often each of its small objects is pasted; `copy_paste` only.",
+            azure=1,
+            tuning=Tuning("Linear", 1, 3),
+        ),
+    ]
+    copy_paste_max_size: Annotated[
+        ObjectSize,
+        Row(
+            "Small objects",
+            "Objects below this √area, in pixels of the image, are small. `auto`: 32, or the smallest third"
+            " where under a tenth are below 32; `copy_paste` only.",
+            azure=32.0,
+        ),
+    ]
+    copy_paste_source: Annotated[
+        Literal["image", "any"],
+        Row(
+            "Small objects",
+            "Where pasted objects come from: the same `image`, or `any` of the training images;"
+            " `copy_paste` only.",
+            azure="image",
+        ),
+    ]
+    copy_paste_balance: Annotated[
+        Flag,
+        Row(
+            "Small objects",
+            "Paste objects of all classes alike, so that rare ones come more often; `copy_paste` only.",
+            azure=False,
         ),
     ]
 

@@ -169,6 +169,32 @@ Scales = Annotated[
     AfterValidator(_check_increasing),
     Field(description="increasing numbers from 1 to 16, such as 1,2,4"),
 ]
+
+
+def _read_multi_scale(value: object) -> object:
+    """A flag, ``auto``, or ``0.5,1,1.5``; one factor alone would be no choice."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "1", "false", "0"):
+        return value.lower() in ("true", "1")
+    if value.lower() == "auto":
+        return "auto"
+    return tuple(value.strip("[]() ,").split(","))
+
+
+def _check_factors(value: object) -> object:
+    if isinstance(value, tuple) and len(value) < 2:
+        raise ValueError("one factor")
+    return _check_increasing(value) if isinstance(value, tuple) else value
+
+
+_Factor = Annotated[float, Field(ge=0.125, le=4)]
+MultiScale = Annotated[
+    bool | Literal["auto"] | tuple[_Factor, ...],
+    BeforeValidator(_read_multi_scale),
+    AfterValidator(_check_factors),
+    Field(description="0, 1, auto, or increasing factors from 0.125 to 4, such as 0.5,0.75,1,1.25,1.5"),
+]
 _Size = Annotated[float, Field(ge=0)]
 Ranges = Annotated[
     tuple[tuple[_Size, _Size | None], ...],
@@ -176,6 +202,12 @@ Ranges = Annotated[
     AfterValidator(_check_ranges),
     Field(description="ranges of pixels such as 120-,32-150,0-80, of which the first is open"),
 ]
+ObjectSize = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["auto"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    Field(description="a number of pixels, greater than 0, or auto"),
+]
+Few = Annotated[int, Field(ge=1, le=10)]
 Workers = Annotated[
     Natural | None, _unset_by("auto"), Field(description="a whole number, at least 0, or auto")
 ]

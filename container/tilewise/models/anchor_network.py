@@ -19,12 +19,26 @@ class AnchorOutputs(NamedTuple):
             ``bbox_ctrness``.
         anchors: of each feature map (A of it, 4) in pixels of the batch: the same for all images. FCOS's are
             the squares around its points, a stride wide.
+        background: whether class 0 is background.
 
     """
 
     features: dict[str, Tensor]
     heads: dict[str, Tensor]
     anchors: tuple[Tensor, ...]
+    background: bool = False
+
+    def class_maps(self) -> list[Tensor]:
+        """See :class:`~tilewise.models.detector.Outputs`; where there is a background, over its logit."""
+        maps = []
+        levels = self.by_level("cls_logits")
+        for (logits, _), features in zip(levels, self.features.values(), strict=True):
+            height, width = features.shape[2:]
+            by_cell = logits.unflatten(1, (height * width, -1))
+            if self.background:
+                by_cell = by_cell[..., 1:] - by_cell[..., :1]
+            maps.append(by_cell.amax(dim=2).transpose(1, 2).unflatten(2, (height, width)))
+        return maps
 
     def by_level(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
         """Of each feature map these heads, and its anchors."""
@@ -40,16 +54,26 @@ class AnchorNetwork(nn.Module):
         backbone: batch -> feature maps by name.
         anchor_generator: one of :mod:`tilewise.models.anchor_generators`.
         head: feature maps -> what it says of each anchor, by name.
+        background: whether its class 0 is background.
 
     """
 
-    def __init__(self, backbone: nn.Module, anchor_generator: Any, head: nn.Module):
+    def __init__(
+        self, backbone: nn.Module, anchor_generator: Any, head: nn.Module, *, background: bool = False
+    ):
         super().__init__()
         self.backbone, self.anchor_generator, self.head = backbone, anchor_generator, head
+        self.background = background
+
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a normalised batch by name, finest first."""
+        maps: dict[str, Tensor] = self.backbone(batch_BCHW)
+        return maps
 
     def forward(self, batch_BCHW: Tensor) -> AnchorOutputs:
         """Of a normalised batch."""
-        features = self.backbone(batch_BCHW)
+        features = self.features(batch_BCHW)
         maps = list(features.values())
         heads = {name: output.float() for name, output in self.head(maps).items()}
-        return AnchorOutputs(features, heads, self.anchor_generator.by_level(batch_BCHW, maps))
+        anchors = self.anchor_generator.by_level(batch_BCHW, maps)
+        return AnchorOutputs(features, heads, anchors, self.background)

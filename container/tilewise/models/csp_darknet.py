@@ -112,7 +112,7 @@ class SpatialPyramid(nn.Module):
 
 
 class CSPDarknet(nn.Module):
-    """Feature maps at strides 8, 16 and 32."""
+    """Feature maps at strides 4, 8, 16 and 32."""
 
     def __init__(self, base: int, depth: int, *, separable: bool):
         super().__init__()
@@ -136,9 +136,10 @@ class CSPDarknet(nn.Module):
 
     def forward(self, batch: Tensor) -> list[Tensor]:
         """Of (B, 3, H, W), whose sides are multiples of 32."""
-        at_8 = self.dark3(self.dark2(self.stem(batch)))
+        at_4 = self.dark2(self.stem(batch))
+        at_8 = self.dark3(at_4)
         at_16 = self.dark4(at_8)
-        return [at_8, at_16, self.dark5(at_16)]
+        return [at_4, at_8, at_16, self.dark5(at_16)]
 
 
 class PathAggregation(nn.Module):
@@ -148,11 +149,13 @@ class PathAggregation(nn.Module):
         base: channels of the backbone's first map; its last three have 4, 8 and 16 times as many.
         depth: bottlenecks in a stage.
         separable: whether 3x3 convolutions are.
+        stride_4_level: whether the maps begin with one at stride 4, of twice ``base`` channels.
 
     """
 
-    def __init__(self, base: int, depth: int, *, separable: bool):
+    def __init__(self, base: int, depth: int, *, separable: bool, stride_4_level: bool = False):
         super().__init__()
+        self.stride_4_level = stride_4_level
         fine, middle, coarse = 4 * base, 8 * base, 16 * base
 
         def layer(channels: int, out: int) -> CSPLayer:
@@ -167,16 +170,28 @@ class PathAggregation(nn.Module):
         self.C3_n3 = layer(2 * fine, middle)
         self.bu_conv1 = block_3x3(middle, middle, 2, separable=separable)
         self.C3_n4 = layer(2 * middle, coarse)
+        if stride_4_level:  # one step more both ways, as the others are
+            finest = 2 * base
+            self.reduce_conv2 = ConvBlock(fine, finest, 1)
+            self.C3_p2 = layer(2 * finest, finest)
+            self.bu_conv3 = block_3x3(finest, finest, 2, separable=separable)
+            self.C3_n2 = layer(2 * finest, fine)
 
     def forward(self, batch: Tensor) -> list[Tensor]:
-        """Feature maps of (B, 3, H, W) at strides 8, 16 and 32."""
-        at_8, at_16, at_32 = self.backbone(batch)
+        """Feature maps of (B, 3, H, W) at strides 8, 16 and 32, or at 4 and these."""
+        at_4, at_8, at_16, at_32 = self.backbone(batch)
         down_32 = self.lateral_conv0(at_32)
         down_16 = self.reduce_conv1(self.C3_p4(torch.cat([_double(down_32), at_16], dim=1)))
         fine = self.C3_p3(torch.cat([_double(down_16), at_8], dim=1))
+        maps = []
+        if self.stride_4_level:
+            down_8 = self.reduce_conv2(fine)
+            finest = self.C3_p2(torch.cat([_double(down_8), at_4], dim=1))
+            fine = self.C3_n2(torch.cat([self.bu_conv3(finest), down_8], dim=1))
+            maps = [finest]
         middle = self.C3_n3(torch.cat([self.bu_conv2(fine), down_16], dim=1))
         coarse = self.C3_n4(torch.cat([self.bu_conv1(middle), down_32], dim=1))
-        return [fine, middle, coarse]
+        return [*maps, fine, middle, coarse]
 
 
 def _double(x: Tensor) -> Tensor:

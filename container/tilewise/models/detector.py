@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.instances import Instances
+from tilewise.models.box_learning import BoxLearning, PositiveCounts
 from tilewise.models.postprocess import Candidates, Postprocess, detections_of
 from tilewise.targets import Targets
 
@@ -20,6 +24,12 @@ class Outputs(Protocol):
     @property
     def features(self) -> dict[str, Tensor]:
         """(B, C, h, w) feature maps that the heads look at, by name, finest first."""
+
+    def class_maps(self) -> list[Tensor]:
+        """(B, classes, h, w) logits of each feature map; of several anchors of a cell the highest.
+
+        None where the network says of no cell what it shows.
+        """
 
 
 Criterion = Callable[[Any, Sequence[Targets[Tensor]]], dict[str, Tensor]]
@@ -124,6 +134,22 @@ class VisionModel(nn.Module):
         outputs: Outputs = self.network(batch.tensors)
         return outputs
 
+    def feature_maps(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The feature maps of views that its heads look at, without what the heads make of them."""
+        network: Any = self.network
+        batch = self.transform(images)
+        if not hasattr(network, "features"):
+            return self.outputs(batch).features
+        maps: dict[str, Tensor] = network.features(batch.tensors)
+        return maps
+
+    def watch(self, *, on: bool) -> None:
+        """Note what of an epoch's steps is worth a line in the log, from now on."""
+
+    def say_what_was_seen(self, gather: Callable[[Any], Sequence[Any]]) -> list[str]:
+        """The lines of what has been noted; all processes ask, and ``gather`` has what each of them knows."""
+        return []
+
     def detect(self, images: Sequence[Tensor]) -> list[Any]:
         """What the model, in evaluation mode, says of each of the views."""
         results = self(images)
@@ -135,6 +161,34 @@ class Detector(VisionModel):
     """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
     postprocess: Postprocess
+
+    def learn_boxes(self, learning: BoxLearning) -> None:
+        """Set what a job chooses of how boxes are learnt."""
+        criterion: Any = self.criterion
+        if hasattr(criterion, "learning"):
+            criterion.learning = learning
+
+    def watch(self, *, on: bool) -> None:
+        """Count objects without a positive prior, from now on."""
+        learning: BoxLearning | None = getattr(self.criterion, "learning", None)
+        if learning and bool(learning.counts) != on:
+            self.learn_boxes(replace(learning, counts=PositiveCounts(SIZE_LIMITS) if on else None))
+
+    def say_what_was_seen(self, gather: Callable[[Any], Sequence[Any]]) -> list[str]:
+        """Objects without a positive prior, by their size in the image."""
+        learning: BoxLearning | None = getattr(self.criterion, "learning", None)
+        counts = learning.counts if learning else None
+        if counts is None:
+            return []
+        rows = [[0, 0]] * len(SIZE_NAMES) if counts.counts is None else counts.counts.tolist()
+        everywhere = np.sum(gather(rows), axis=0)
+        by_size = [
+            f"{name} px: {without:.0f} of {total:.0f} ({100 * without / total:.1f} %)"
+            for name, (total, without) in zip(SIZE_NAMES, everywhere.tolist(), strict=True)
+            if total
+        ]
+        start = "objects of views without a positive prior in the first epoch:"
+        return [f"{start} {'; '.join(by_size)}"] if by_size else []
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views."""

@@ -13,6 +13,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 
 from tilewise.models.anchor_generators import Anchors
+from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.matching import BoxCoder, split_ignored
 from tilewise.models.postprocess import Candidates, clip
@@ -50,6 +51,10 @@ class FasterRCNNOutputs(NamedTuple):
     rpn: RPNOutputs
     roi_heads: RegionOutputs
 
+    def class_maps(self) -> list[Tensor]:
+        """None: classes are said of regions, not of a map's cells."""
+        return []
+
 
 class FasterRCNN(nn.Module):
     """torchvision's Faster R-CNN without what surrounds it.
@@ -64,6 +69,11 @@ class FasterRCNN(nn.Module):
     def __init__(self, backbone: nn.Module, rpn: RPN, roi_heads: RoIHeads):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = backbone, rpn, roi_heads
+
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a normalised batch by name, finest first."""
+        maps: dict[str, Tensor] = self.backbone(batch_BCHW)
+        return maps
 
     def forward(
         self,
@@ -81,8 +91,12 @@ class FasterRCNN(nn.Module):
         """
         height, width = batch_BCHW.shape[2:]
         images = ImageList(batch_BCHW, list(sizes or [(height, width)] * len(batch_BCHW)))
-        features = self.backbone(batch_BCHW)
+        features = self.features(batch_BCHW)
         split = None if targets is None else split_ignored(targets, first_label=1)
+        learning = self.rpn.learning
+        if split and targets and (learning.weighs or learning.counts):
+            for target, of_image in zip(split, image_sizes(targets), strict=True):
+                target["sizes"] = of_image
         rpn = self.rpn(images, features, split)
         roi_heads = self.roi_heads(features, rpn.proposals, images.image_sizes, split)
         return FasterRCNNOutputs(features, rpn, roi_heads)
@@ -90,6 +104,12 @@ class FasterRCNN(nn.Module):
 
 class TwoStageDetector(Detector):
     """A detector whose network clips proposals to the views, and draws what to learn from by the targets."""
+
+    def learn_boxes(self, learning: BoxLearning) -> None:
+        """See :meth:`Detector.learn_boxes`; the first stage draws by it, too."""
+        super().learn_boxes(learning)
+        network: Any = self.network
+        network.rpn.learning = learning
 
     def outputs(
         self, batch: ImageList, targets: Sequence[Targets[Tensor]] | None = None
@@ -100,14 +120,21 @@ class TwoStageDetector(Detector):
 
 
 class FasterRCNNCriterion:
-    """torchvision's losses, of the anchors and regions that the network has drawn to learn from."""
+    """torchvision's losses, of the anchors and regions that the network has drawn to learn from.
+
+    Attributes:
+        learning: what a job chooses of it.
+
+    """
+
+    learning = BoxLearning()
 
     def __call__(self, outputs: FasterRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``."""
         rpn, regions = outputs.rpn, outputs.roi_heads
         assert rpn.sample is not None and regions.sample is not None
-        first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample)
-        return region_losses(regions.logits, regions.deltas, regions.sample) | first
+        first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample, self.learning)
+        return region_losses(regions.logits, regions.deltas, regions.sample, self.learning) | first
 
 
 class FasterRCNNPostprocess:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
-from tilewise.models.atss import atss
+from tilewise.models.atss import Positives, atss
+from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.matching import Target, split_ignored
@@ -23,6 +25,7 @@ from tilewise.models.priors import (
     on_ignored_points,
     paired_giou,
 )
+from tilewise.models.rfla import rfla
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
 from tilewise.suppression import Limits
@@ -50,6 +53,10 @@ class GFLOutputs(NamedTuple):
     classes: Tensor
     distances: Tensor
     priors: Priors
+
+    def class_maps(self) -> list[Tensor]:
+        """See :class:`~tilewise.models.detector.Outputs`."""
+        return self.priors.maps(self.classes)
 
 
 class GFLHead(nn.Module):
@@ -110,9 +117,14 @@ class GFL(nn.Module):
         self.backbone = resnet_pyramid(resnet, stride_4_level=stride_4_level)
         self.head = GFLHead(256, num_classes, len(self.strides))
 
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a normalised batch by name, finest first."""
+        maps: dict[str, Tensor] = self.backbone(batch_BCHW)
+        return maps
+
     def forward(self, batch_BCHW: Tensor) -> GFLOutputs:
         """Of a normalised batch."""
-        features = self.backbone(batch_BCHW)
+        features = self.features(batch_BCHW)
         maps = list(features.values())
         classes, distances = self.head(maps)
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
@@ -128,17 +140,32 @@ class GFLCriterion:
     box weigh as much as its score, and are divided by the sum of these weights; that of the classes is
     divided by the number of positive priors, or of images where there are fewer. Priors on ignored boxes are
     taught nothing.
+
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __call__(self, outputs: GFLOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``classification``, ``bbox_regression`` and ``distribution``."""
         with torch.autocast(outputs.classes.device.type, enabled=False):
-            return self._losses(outputs, split_ignored(targets))
+            return self._losses(outputs, split_ignored(targets), partial(image_sizes, targets))
 
-    def _losses(self, outputs: GFLOutputs, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(
+        self, outputs: GFLOutputs, targets: list[Target], sizes: Callable[[], list[Tensor]]
+    ) -> dict[str, Tensor]:
         priors = outputs.priors
         objects = gather_objects(targets)
-        positives = atss(priors, objects, len(targets))
+        if self.learning.assignment == "rfla":
+            positives = _rfla(priors, targets)
+        else:
+            positives = atss(priors, objects, len(targets))
+        if self.learning.counts:
+            found = torch.zeros_like(objects.labels, dtype=torch.bool)
+            found[positives.objects] = True
+            self.learning.counts.add(torch.cat(sizes()), found)
         place = (positives.images, positives.priors)
         strides, box_targets = priors.strides[positives.priors, None], objects.boxes[positives.objects]
         points, distribution = (
@@ -152,7 +179,10 @@ class GFLCriterion:
         on_ignored[place] = False
 
         weights = outputs.classes[place].detach().sigmoid().amax(dim=1)
-        giou = 1 - paired_giou(boxes / strides, box_targets / strides)
+        giou = self.learning.from_overlap(
+            paired_giou(boxes / strides, box_targets / strides),
+            lambda: torch.cat(sizes())[positives.objects],
+        )
         sides = torch.cat([points - box_targets[:, :2], box_targets[:, 2:] - points], dim=1) / strides
         classification = (
             quality_focal_loss(outputs.classes, quality).masked_fill(on_ignored[..., None], 0).sum()
@@ -167,6 +197,15 @@ class GFLCriterion:
             * (distribution_focal_loss(distribution, sides).mean(dim=1) * weights).sum()
             / total,
         }
+
+
+def _rfla(priors: Priors, targets: Sequence[Target]) -> Positives:
+    """The positives of a batch by their receptive fields."""
+    matches = torch.stack([rfla(priors.points, priors.strides, target["boxes"]) for target in targets])
+    counts = [0, *(len(target["boxes"]) for target in targets[:-1])]
+    first = torch.tensor(counts).cumsum(0).to(matches.device, non_blocking=True)
+    images, places = torch.nonzero(matches >= 0, as_tuple=True)
+    return Positives(images, places, matches[images, places] + first[images])
 
 
 class GFLPostprocess:

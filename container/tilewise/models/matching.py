@@ -6,7 +6,8 @@ answer is there: here nothing does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from torchvision.models.detection._utils import encode_boxes
 from torchvision.ops import box_iou
 
 from tilewise.boxes import area, intersection
+from tilewise.models.box_learning import BoxLearning, PositiveCounts, nwd
 from tilewise.targets import Targets
 
 Target = dict[str, Tensor]
@@ -71,11 +73,24 @@ class Matcher(TorchvisionMatcher):
         matches.copy_(torch.where(low_quality, all_matches, matches))
 
 
-def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors_A4: Tensor) -> Tensor:
+def similarity(learning: BoxLearning) -> Callable[[Tensor, Tensor], Tensor]:
+    """What objects and anchors are matched by: (M, 4) and (A, 4) -> (M, A), from 0 to 1."""
+    if learning.assignment == "nwd":
+        return partial(nwd, object_size=learning.object_size)
+    overlap: Callable[[Tensor, Tensor], Tensor] = box_iou
+    return overlap
+
+
+def match(
+    matcher: TorchvisionMatcher,
+    targets: Sequence[Target],
+    anchors_A4: Tensor,
+    similar: Callable[[Tensor, Tensor], Tensor] = box_iou,
+) -> Tensor:
     """Of each image the object that each anchor is matched with: (B, A) int64, negative for none."""
     return torch.stack(
         [
-            matcher(box_iou(target["boxes"], anchors_A4))
+            matcher(similar(target["boxes"], anchors_A4))
             if len(target["boxes"])
             else torch.full((len(anchors_A4),), matcher.BELOW_LOW_THRESHOLD, device=anchors_A4.device)
             for target in targets
@@ -86,6 +101,26 @@ def match(matcher: TorchvisionMatcher, targets: Sequence[Target], anchors_A4: Te
 def anchors_on_ignored(targets: Sequence[Target], anchors_A4: Tensor) -> Tensor:
     """Which anchors stand on an ignored box of each image: (B, A) bool. See :func:`on_ignored`."""
     return torch.stack([on_ignored(anchors_A4, target["ignored"]) for target in targets])
+
+
+def of_matched(matches_BA: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """(B, A) a number of the object that each anchor is matched with, of each image's; 1 without one."""
+    index = _object_of(matches_BA, [len(each) for each in values])
+    return torch.cat([*values, values[0].new_ones(1)])[index]
+
+
+def count_found(counts: PositiveCounts, matches_BA: Tensor, sizes: Sequence[Tensor]) -> None:
+    """Count the objects that no anchor is matched with."""
+    lengths = [len(each) for each in sizes]
+    found = torch.zeros(sum(lengths) + 1, dtype=torch.bool, device=matches_BA.device)
+    found.scatter_(0, _object_of(matches_BA, lengths).flatten(), value=True)
+    counts.add(torch.cat(list(sizes)), found[:-1])
+
+
+def _object_of(matches_BA: Tensor, counts: Sequence[int]) -> Tensor:
+    """(B, A) the matched object among those of all images; their number without one."""
+    first = torch.tensor([0, *accumulate(counts[:-1])]).to(matches_BA.device, non_blocking=True)
+    return torch.where(matches_BA >= 0, matches_BA + first[:, None], sum(counts))
 
 
 class Matched(NamedTuple):
@@ -110,10 +145,8 @@ def matched_objects(matches_BA: Tensor, targets: Sequence[Target]) -> Matched:
     labels = torch.cat([*(target["labels"] for target in targets), matches_BA.new_zeros(1)])
     no_object = F.pad(targets[0]["boxes"].new_ones(1, 2), (2, 0))  # 0, 0, 1, 1
     boxes = torch.cat([*(target["boxes"] for target in targets), no_object])
-    first = torch.tensor([0, *accumulate(counts[:-1])]).to(matches_BA.device, non_blocking=True)
-    foreground = matches_BA >= 0
-    object_of = torch.where(foreground, matches_BA + first[:, None], sum(counts))
-    return Matched(foreground, labels[object_of], boxes[object_of])
+    object_of = _object_of(matches_BA, counts)
+    return Matched(matches_BA >= 0, labels[object_of], boxes[object_of])
 
 
 def class_targets(matched: Matched, classes: int) -> Tensor:

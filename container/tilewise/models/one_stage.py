@@ -15,6 +15,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
+from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.fpn import resnet_pyramid
 from tilewise.models.matching import (
@@ -22,13 +23,17 @@ from tilewise.models.matching import (
     Matcher,
     anchors_on_ignored,
     class_targets,
+    count_found,
     match,
     matched_objects,
+    of_matched,
     on_ignored,
+    similarity,
     split_ignored,
 )
 from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import paired_giou
+from tilewise.models.rfla import rfla
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
 from tilewise.suppression import Limits
@@ -48,7 +53,13 @@ class RetinaNetCriterion:
     """torchvision's loss, with ignored anchors treated like those between the matcher's two thresholds.
 
     Focal loss and L1, of each image over the number of its matched anchors; their means over the images.
+
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __init__(self) -> None:
         self.matcher = Matcher(*MATCHING_IOU, allow_low_quality_matches=True)
@@ -58,7 +69,9 @@ class RetinaNetCriterion:
         """``classification`` and ``bbox_regression``."""
         split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
         between = self.matcher.BETWEEN_THRESHOLDS
-        matches = match(self.matcher, split, anchors)
+        matches = match(self.matcher, split, anchors, similarity(self.learning))
+        if self.learning.counts:
+            count_found(self.learning.counts, matches, image_sizes(targets))
         matches = matches.masked_fill((matches < 0) & anchors_on_ignored(split, anchors), between)
         objects = matched_objects(matches, split)
         counts = objects.foreground.sum(dim=1).clamp(min=1)
@@ -69,6 +82,11 @@ class RetinaNetCriterion:
         class_loss = class_loss.where(counted, 0).sum(dim=(1, 2))
         box_targets = self.box_coder.encode_single(objects.boxes.flatten(0, 1), anchors.repeat(len(split), 1))
         distance = (deltas - box_targets.view_as(deltas)).abs()
+        if self.learning.weighs:
+            sizes = of_matched(matches, image_sizes(targets))
+            distance = self.learning.from_distance(distance.sum(dim=2), lambda: sizes, objects.foreground)[
+                ..., None
+            ]
         box_loss = distance.where(objects.foreground[..., None], 0).sum(dim=(1, 2))
         return {
             "classification": (class_loss / counts).mean(),
@@ -100,7 +118,13 @@ class FCOSCriterion:
 
     It picks no points, since a GPU would be waited for to learn how many. Points on ignored boxes take no
     part: their logits are replaced by a certain 'nothing here'.
+
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __init__(self) -> None:
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
@@ -115,16 +139,24 @@ class FCOSCriterion:
                 for target in split
             ]
             logits = logits.masked_fill(torch.stack(masks)[..., None], -50.0)
-        matches = torch.stack([match_points(outputs.anchors, target["boxes"]) for target in split])
+        matches = torch.stack([self._match(outputs.anchors, target["boxes"]) for target in split])
+        if self.learning.counts:
+            count_found(self.learning.counts, matches, image_sizes(targets))
         objects = matched_objects(matches, split)
         points = anchors.expand(len(split), -1, -1)
         distances = self.box_coder.encode(points, objects.boxes)
+        if self.learning.assignment == "rfla":
+            distances = distances.clamp(min=1e-6)  # a point may lie outside of its object
         across, along = distances[..., 0::2], distances[..., 1::2]  # left and right, above and below
         central = torch.sqrt(across.amin(2) / across.amax(2) * (along.amin(2) / along.amax(2)))
         central = central.where(objects.foreground, 0)
         focal = sigmoid_focal_loss(logits, class_targets(objects, logits.shape[2]))
         boxes = self.box_coder.decode(outputs.heads["bbox_regression"], points)
-        distance = 1 - paired_giou(boxes, objects.boxes)
+        distance = self.learning.from_overlap(
+            paired_giou(boxes, objects.boxes),
+            lambda: of_matched(matches, image_sizes(targets)),
+            objects.foreground,
+        )
         centerness = outputs.heads["bbox_ctrness"].squeeze(dim=2)
         entropy = F.binary_cross_entropy_with_logits(centerness, central, reduction="none")
         count = mean_over_processes(objects.foreground.sum(), at_least=1)
@@ -133,6 +165,12 @@ class FCOSCriterion:
             "bbox_regression": distance.where(objects.foreground, 0).sum() / count,
             "bbox_ctrness": entropy.where(objects.foreground, 0).sum() / count,
         }
+
+    def _match(self, levels: Sequence[Tensor], boxes_M4: Tensor) -> Tensor:
+        if self.learning.assignment != "rfla":
+            return match_points(levels, boxes_M4)
+        anchors = torch.cat(list(levels))
+        return rfla((anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0], boxes_M4)
 
 
 def match_points(levels: Sequence[Tensor], boxes_M4: Tensor) -> Tensor:

@@ -26,6 +26,13 @@ class Priors(NamedTuple):
     strides: Tensor
     levels: tuple[tuple[int, int, int, int], ...]
 
+    def maps(self, values_BPC: Tensor) -> list[Tensor]:
+        """What a network says of all priors -> (B, C, h, w) of each feature map."""
+        return [
+            values_BPC[:, first : first + height * width].transpose(1, 2).unflatten(2, (height, width))
+            for height, width, _, first in self.levels
+        ]
+
 
 class Objects(NamedTuple):
     """The objects of a batch: their boxes (M, 4), labels (M,) 0-based, and images (M,)."""

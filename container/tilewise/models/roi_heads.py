@@ -11,6 +11,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import box_iou
 
+from tilewise.models.box_learning import BoxLearning
 from tilewise.models.matching import BoxCoder, Target, on_ignored
 from tilewise.models.rpn import Sampler
 from tilewise.models.totals import mean_over_processes
@@ -35,12 +36,14 @@ class RegionSample(NamedTuple):
         matches: (R,) int64, the index of each region's object among those of its image; 0 without one.
         labels: (R,) int64; 0 is background.
         deltas: (R, 4) the regression that leads from a region to its object.
+        sizes: (R,) of their objects, √area in pixels of the image; None where they do not matter.
 
     """
 
     matches: Tensor
     labels: Tensor
     deltas: Tensor
+    sizes: Tensor | None = None
 
 
 class RegionOutputs(NamedTuple):
@@ -111,7 +114,13 @@ class RoIHeads(nn.Module):
         sampled_regions, match, label, box = (
             torch.cat(parts)[rows] for parts in (regions, matches, labels, object_boxes)
         )
-        sample = RegionSample(match, label, self.box_coder.encode_single(box, sampled_regions))
+        sizes = None
+        if "sizes" in targets[0]:
+            of_image = [
+                torch.cat([target["sizes"], label.new_ones(1, dtype=box.dtype)]) for target in targets
+            ]
+            sizes = torch.cat([of[index] for of, index in zip(of_image, matches, strict=True)])[rows]
+        sample = RegionSample(match, label, self.box_coder.encode_single(box, sampled_regions), sizes)
         return list(sampled_regions.split(counts)), sample
 
     def match(self, regions_N4: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +141,9 @@ class RoIHeads(nn.Module):
         return index, label, boxes[index]
 
 
-def region_losses(logits: Tensor, deltas: Tensor, sample: RegionSample) -> dict[str, Tensor]:
+def region_losses(
+    logits: Tensor, deltas: Tensor, sample: RegionSample, learning: BoxLearning
+) -> dict[str, Tensor]:
     """Cross-entropy of the regions' classes and smooth L1 of the objects' boxes, over all regions.
 
     They are torchvision's; zero, not NaN, where all proposals of the batch are ignored.
@@ -141,12 +152,16 @@ def region_losses(logits: Tensor, deltas: Tensor, sample: RegionSample) -> dict[
         logits: (R, C) of classes, background first.
         deltas: (R, 4 C) for each class.
         sample: what they are to be.
+        learning: what a job chooses of it.
 
     """
     labels = sample.labels
     count = mean_over_processes(logits.new_full((), len(labels)), at_least=1)
     of_class = deltas.unflatten(1, (-1, 4)).gather(1, labels[:, None, None].expand(-1, 1, 4)).squeeze(1)
     distance = F.smooth_l1_loss(of_class, sample.deltas, beta=1 / 9, reduction="none").sum(dim=1)
+    if sample.sizes is not None:
+        sizes = sample.sizes
+        distance = learning.from_distance(distance, lambda: sizes, labels > 0)
     return {
         "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / count,
         "loss_box_reg": distance.where(labels > 0, 0).sum() / count,

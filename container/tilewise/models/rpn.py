@@ -12,10 +12,22 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import nms
 
+from tilewise.models.box_learning import BoxLearning
 from tilewise.models.layers import pieces
-from tilewise.models.matching import BoxCoder, Matcher, Target, on_ignored
+from tilewise.models.matching import (
+    BoxCoder,
+    Matcher,
+    Target,
+    count_found,
+    match,
+    of_matched,
+    on_ignored,
+    similarity,
+)
 from tilewise.models.postprocess import clip, edges_of
 from tilewise.models.totals import mean_over_processes
+
+PLAIN = BoxLearning()
 
 NMS_BOXES = {"cpu": 256, "cuda": 4096}
 """About so many proposals go through one suppression; whole levels of images, so it may be more.
@@ -73,6 +85,7 @@ class AnchorSample(NamedTuple):
         background: bool, drawn among those that match none.
         labels: float32, 1 for a match, 0 for none, below that neither.
         deltas: float32, the regression that leads from an anchor to its object.
+        sizes: float32 of their objects, √area in pixels of the image; None where they do not matter.
 
     """
 
@@ -80,6 +93,7 @@ class AnchorSample(NamedTuple):
     background: Tensor
     labels: Tensor
     deltas: Tensor
+    sizes: Tensor | None = None
 
 
 class RPNOutputs(NamedTuple):
@@ -107,7 +121,12 @@ class RPN(RegionProposalNetwork):
         head: feature maps -> objectness and box regression.
         proposals: the most that are made of an image in evaluation, and taken of a feature map.
 
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __init__(self, anchor_generator: nn.Module, head: nn.Module, proposals: int):
         most = {"training": 2000, "testing": proposals}
@@ -142,10 +161,17 @@ class RPN(RegionProposalNetwork):
 
     def draw_sample(self, anchors: list[Tensor], targets: list[Target]) -> AnchorSample:
         """Match each image's anchors with its objects, and draw from both kinds."""
-        labels, boxes = self.assign_targets_to_anchors(anchors, targets)
+        matches = match(self.proposal_matcher, targets, anchors[0], similarity(self.learning))
+        labels, boxes = self._taught(matches, anchors, targets)
+        sizes = None
+        if "sizes" in targets[0]:
+            of_image = [target["sizes"] for target in targets]
+            sizes = of_matched(matches, of_image).flatten()
+            if self.learning.counts:
+                count_found(self.learning.counts, matches, of_image)
         box_targets = self.box_coder.encode_single(torch.cat(boxes), torch.cat(anchors))
         objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
-        return AnchorSample(objects, background, torch.cat(labels), box_targets)
+        return AnchorSample(objects, background, torch.cat(labels), box_targets, sizes)
 
     def filter_proposals(
         self,
@@ -205,9 +231,21 @@ class RPN(RegionProposalNetwork):
         self, anchors: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's, with label -1 (not sampled) for background anchors on an ignored box."""
-        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
-        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+        matches = match(self.proposal_matcher, targets, anchors[0], similarity(self.learning))
+        return self._taught(matches, anchors, targets)
+
+    def _taught(
+        self, matches_BA: Tensor, anchors: list[Tensor], targets: list[Target]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each image the label of each anchor, and its object's box; any box where it has none."""
+        labels, boxes = [], []
+        for matches, anchor, target in zip(matches_BA, anchors, targets, strict=True):
+            label = (matches >= 0).float()
+            label[matches == self.proposal_matcher.BETWEEN_THRESHOLDS] = -1
             label[(label == 0) & on_ignored(anchor, target["ignored"])] = -1
+            labels.append(label)
+            found = len(target["boxes"])
+            boxes.append(target["boxes"][matches.clamp(min=0)] if found else torch.zeros_like(anchor))
         return labels, boxes
 
 
@@ -230,7 +268,9 @@ def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
     return [piece for piece in order.split(sizes) if len(piece)]
 
 
-def rpn_losses(objectness: Tensor, deltas: Tensor, sample: AnchorSample) -> dict[str, Tensor]:
+def rpn_losses(
+    objectness: Tensor, deltas: Tensor, sample: AnchorSample, learning: BoxLearning = PLAIN
+) -> dict[str, Tensor]:
     """Cross-entropy of the drawn anchors' objectness and smooth L1 of the objects' boxes.
 
     They are torchvision's; zero, not NaN, where all anchors of the batch are ignored.
@@ -238,6 +278,9 @@ def rpn_losses(objectness: Tensor, deltas: Tensor, sample: AnchorSample) -> dict
     sampled = sample.objects | sample.background
     count = mean_over_processes(sampled.sum(), at_least=1)
     distance = F.smooth_l1_loss(deltas, sample.deltas, beta=1 / 9, reduction="none").sum(dim=1)
+    if sample.sizes is not None:
+        sizes = sample.sizes
+        distance = learning.from_distance(distance, lambda: sizes, sample.objects)
     entropy = F.binary_cross_entropy_with_logits(objectness.flatten(), sample.labels, reduction="none")
     return {
         "loss_objectness": entropy.where(sampled, 0).sum() / count,

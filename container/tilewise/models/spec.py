@@ -52,6 +52,8 @@ class DetectorSpec:
         tiling: the views of an image that it looks at, and how what it finds there is merged.
         stride_4_level: whether a one-stage model with a feature pyramid has a map at stride 4.
         rendering: which bands of its images it sees, and over which range of values.
+        object_size: the mean √area of the objects that it was fitted to, in pixels of a view; None if
+            unknown.
 
     """
 
@@ -66,6 +68,7 @@ class DetectorSpec:
     stride_4_level: bool = False
     detections_per_image: int | None = None
     rendering: Rendering = AS_STORED
+    object_size: float | None = None
 
     def limits(self, candidates: int = 0) -> Limits:
         """What is kept of a view's candidates, of which there are to be so many."""

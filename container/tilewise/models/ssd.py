@@ -19,9 +19,19 @@ from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNe
 from tilewise.errors import UserError
 from tilewise.models.anchor_generators import DefaultBoxes
 from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
+from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
 from tilewise.models.layers import BatchNorm
-from tilewise.models.matching import BoxCoder, anchors_on_ignored, match, matched_objects, split_ignored
+from tilewise.models.matching import (
+    BoxCoder,
+    anchors_on_ignored,
+    count_found,
+    match,
+    matched_objects,
+    of_matched,
+    similarity,
+    split_ignored,
+)
 from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
@@ -48,7 +58,13 @@ class SSDCriterion:
 
     Smooth-L1 and cross-entropy with hard negative mining, both over the number of matched anchors. Where
     every image has at least ``min_negatives / 3`` matched anchors and no ignored box, it is torchvision's.
+
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __init__(self, min_negatives: int = MIN_NEGATIVES) -> None:
         self.min_negatives = min_negatives
@@ -59,11 +75,16 @@ class SSDCriterion:
         """``bbox_regression`` and ``classification``; class 0 of the outputs is background."""
         logits, deltas = outputs.heads["cls_logits"], outputs.heads["bbox_regression"]
         split, anchors = split_ignored(targets, first_label=1), torch.cat(outputs.anchors)
-        matched = match(self.matcher, split, anchors)
+        matched = match(self.matcher, split, anchors, similarity(self.learning))
+        if self.learning.counts:
+            count_found(self.learning.counts, matched, image_sizes(targets))
         excluded = anchors_on_ignored(split, anchors)
         foreground, classes, boxes = matched_objects(matched, split)
         box_targets = self.box_coder.encode_single(boxes.flatten(0, 1), anchors.repeat(len(boxes), 1))
         distance = F.smooth_l1_loss(deltas, box_targets.view_as(boxes), reduction="none").sum(dim=2)
+        distance = self.learning.from_distance(
+            distance, lambda: of_matched(matched, image_sizes(targets)), foreground
+        )
         box_loss = torch.where(foreground, distance, 0).sum()
         class_loss = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
         class_loss = class_loss.view_as(classes)
@@ -104,12 +125,14 @@ class ResNetFeatures(nn.Module):
     begins with stride 16 and has no map for small objects.
     """
 
-    def __init__(self, *, highres: bool):
+    def __init__(self, *, highres: bool, stride_4_level: bool = False):
         super().__init__()
+        self.stride_4_level = stride_4_level
         resnet = resnet50(weights=None, norm_layer=BatchNorm)
         first = resnet.layer3[0]
         first.conv2.stride = first.downsample[0].stride = (1, 1)
-        self.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+        layers = {"layer1": "stride_4"} if stride_4_level else {}
+        self.body = IntermediateLayerGetter(resnet, {**layers, "layer3": "0"})
         # (from, between, to, stride): a stride of 1 has no padding, so that 5 pixels become 3, then 1
         widths = [(1024, 256, 512, 2), (512, 256, 512, 2), (512, 128, 256, 2)]
         widths += [(256, 128, 256, 2)] * 3 if highres else [(256, 128, 256, 1)] * 2
@@ -134,11 +157,13 @@ def _halving(channels: int, between: int, out: int, stride: int) -> nn.Sequentia
 
 
 def published_scales(name: str, scaling: Scaling, *, stride_4_level: bool) -> tuple[float, ...]:
-    """The anchors' published √areas, as fractions of the image's side, one a feature map."""
+    """The anchors' published √areas, as fractions of the side, one a map; at stride 4 half the first."""
     if name == "ssdlite_mobilenet_v3_large":
-        return LITE_SCALES[:-1]
-    assert scaling.square is not None
-    return (VGG_512_SCALES if scaling.square >= 512 else VGG_300_SCALES)[:-1]
+        scales: tuple[float, ...] = LITE_SCALES[:-1]
+    else:
+        assert scaling.square is not None
+        scales = (VGG_512_SCALES if scaling.square >= 512 else VGG_300_SCALES)[:-1]
+    return (scales[0] / 2, *scales) if stride_4_level else scales
 
 
 def build_ssd(spec: DetectorSpec) -> Detector:
@@ -154,6 +179,8 @@ def build_ssd(spec: DetectorSpec) -> Detector:
     if not lite and side < SMALLEST_SIDE:
         raise UserError(f"image_size={side}: {spec.name} needs at least {SMALLEST_SIDE}")
     scales = list(LITE_SCALES if lite else VGG_512_SCALES if side >= 512 else VGG_300_SCALES)
+    if spec.stride_4_level:
+        scales = [scales[0] / 2, *scales]
     if spec.anchor_sizes is not None:
         # torchvision's second anchor of a map lies halfway to the next map's size, so there is one size more.
         scales = [*spec.anchor_sizes, min(1.05, 2 * spec.anchor_sizes[-1])]
@@ -166,11 +193,19 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     steps = None
     if side in (300, 512):
         steps = [8, 16, 32, 64, 128, 256, 512] if highres else [8, 16, 32, 64, 100, 300]
+    if spec.stride_4_level:
+        ratios = [[2], *ratios]
+        steps = [4, *steps] if steps else None
     if spec.name == "ssd_vgg16":
         backbone: nn.Module = SSDFeatureExtractorVGG(vgg16(weights=None).features, highres)
+        if spec.stride_4_level:
+            backbone = WithStride4(backbone, VGG_STRIDE_4)
         normalise = BatchImages(mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)
     else:
-        backbone, normalise = ResNetFeatures(highres=highres), BatchImages(IMAGENET_MEAN, IMAGENET_STD)
+        backbone, normalise = (
+            ResNetFeatures(highres=highres, stride_4_level=spec.stride_4_level),
+            BatchImages(IMAGENET_MEAN, IMAGENET_STD),
+        )
     anchors: Any = DefaultBoxes(ratios, scales=scales, steps=steps)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     head = SSDHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1)
@@ -178,7 +213,7 @@ def _full(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
         for convolution in head.modules():
             if isinstance(convolution, nn.Conv2d):
                 nn.init.normal_(convolution.weight, std=VGG_HEAD_STD)
-    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
+    return _detector(AnchorNetwork(backbone, anchors, head, background=True), normalise, spec)
 
 
 def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
@@ -186,13 +221,15 @@ def _lite(spec: DetectorSpec, side: int, scales: list[float]) -> Detector:
     features = mobilenet_v3_large(weights=None, norm_layer=norm_layer, reduced_tail=True).features
     strided = [i for i, block in enumerate(features) if getattr(block, "_is_cn", False)]
     backbone = SSDLiteFeatureExtractorMobileNet(features, strided[-1], norm_layer)
-    if spec.anchor_sizes is not None:
+    if spec.anchor_sizes is not None or spec.stride_4_level:
         _tap_stride_8(backbone, strided[-2])
-    anchors: Any = DefaultBoxes([[2, 3]] * 6, scales=scales)
+    if spec.stride_4_level:
+        _tap_stride_4(backbone, strided[-3])
+    anchors: Any = DefaultBoxes([[2, 3]] * (len(scales) - 1), scales=scales)
     channels = det_utils.retrieve_out_channels(backbone, (side, side))
     head = SSDLiteHead(channels, anchors.num_anchors_per_location(), spec.num_classes + 1, norm_layer)
     normalise = BatchImages(mean=(0.5,) * 3, std=(0.5,) * 3)
-    return _detector(AnchorNetwork(backbone, anchors, head), normalise, spec)
+    return _detector(AnchorNetwork(backbone, anchors, head, background=True), normalise, spec)
 
 
 def _tap_stride_8(backbone: Any, block: int) -> None:
@@ -206,6 +243,45 @@ def _tap_stride_8(backbone: Any, block: int) -> None:
     to_8 = nn.Sequential(*to_16[:block], halving[0])
     backbone.features = nn.Sequential(to_8, nn.Sequential(*halving[1:], *to_16[block + 1 :]), rest)
     backbone.extra = backbone.extra[:-1]
+
+
+def _tap_stride_4(backbone: Any, block: int) -> None:
+    """Give SSDlite one more feature map in front, at stride 4: what the next halving block expands it to."""
+    first, *rest = backbone.features
+    halving = first[block].block
+    to_4 = nn.Sequential(*first[:block], halving[0])
+    backbone.features = nn.Sequential(to_4, nn.Sequential(*halving[1:], *first[block + 1 :]), *rest)
+
+
+VGG_STRIDE_4 = 16
+"""So many layers of VGG-16 end with conv3_3 and its ReLU, before the second halving after stride 4."""
+
+
+class WithStride4(nn.Module):
+    """torchvision's features of VGG-16, before them a map at stride 4: conv3_3, scaled as conv4_3 is.
+
+    Args:
+        ssd: torchvision's.
+        layers: of its ``features`` that lead to stride 4.
+
+    """
+
+    def __init__(self, ssd: Any, layers: int):
+        super().__init__()
+        self.features, self.extra, self.scale_weight = ssd.features, ssd.extra, ssd.scale_weight
+        self.layers = layers
+        self.stride_4_weight = nn.Parameter(torch.ones(256) * 20)
+
+    def forward(self, batch: Tensor) -> dict[str, Tensor]:
+        """Feature maps of (B, 3, H, W), finest first."""
+        at_4 = self.features[: self.layers](batch)
+        x = self.features[self.layers :](at_4)
+        maps = [self.stride_4_weight.view(1, -1, 1, 1) * F.normalize(at_4)]
+        maps.append(self.scale_weight.view(1, -1, 1, 1) * F.normalize(x))
+        for block in self.extra:
+            x = block(x)
+            maps.append(x)
+        return {str(level): each for level, each in enumerate(maps)}
 
 
 def _detector(network: nn.Module, transform: BatchImages, spec: DetectorSpec) -> Detector:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tilewise.boxes import paired_iou
+from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.csp_darknet import ConvBlock, PathAggregation, block_3x3
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.matching import Target, split_ignored
@@ -65,6 +67,10 @@ class YOLOXOutputs(NamedTuple):
     objects: Tensor
     priors: Priors
 
+    def class_maps(self) -> list[Tensor]:
+        """See :class:`~tilewise.models.detector.Outputs`."""
+        return self.priors.maps(self.classes)
+
 
 class YOLOXHead(nn.Module):
     """The decoupled head: classes on one branch, box and objectness on the other."""
@@ -90,7 +96,9 @@ class YOLOXHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Raw boxes, classes and objects of the feature maps; priors level by level, row by row."""
         boxes, classes, objects = [], [], []
-        for level, features in enumerate(maps):
+        for number, features in enumerate(maps):
+            # the published weights' levels are the first ones: one at stride 4 is the last of the modules
+            level = (number - (len(maps) - len(STRIDES))) % len(maps)
             stem = self.stems[level](features)
             where = self.reg_convs[level](stem)
             classes.append(self.cls_preds[level](self.cls_convs[level](stem)))
@@ -110,23 +118,29 @@ class YOLOX(nn.Module):
     Args:
         size: depth and width.
         num_classes: object classes.
+        stride_4_level: whether there is a feature map at stride 4.
 
     """
 
-    def __init__(self, size: Size, num_classes: int):
+    def __init__(self, size: Size, num_classes: int, *, stride_4_level: bool = False):
         super().__init__()
+        self.strides = (4, *STRIDES) if stride_4_level else STRIDES
         base, depth = int(64 * size.width), max(round(3 * size.depth), 1)
-        channels = [4 * base, 8 * base, 16 * base]
-        self.backbone = PathAggregation(base, depth, separable=size.separable)
+        channels = [4 * base, 8 * base, 16 * base, *([2 * base] if stride_4_level else [])]
+        self.backbone = PathAggregation(base, depth, separable=size.separable, stride_4_level=stride_4_level)
         self.head = YOLOXHead(channels, int(256 * size.width), num_classes, separable=size.separable)
+
+    def features(self, batch_BCHW: Tensor) -> dict[str, Tensor]:
+        """The feature maps of a batch of pixels from 0 to 255 by name, finest first."""
+        return {str(level): each for level, each in enumerate(self.backbone(batch_BCHW))}
 
     def forward(self, batch_BCHW: Tensor) -> YOLOXOutputs:
         """Of a batch of pixels from 0 to 255."""
-        maps = self.backbone(batch_BCHW)
-        features = {str(level): each for level, each in enumerate(maps)}
+        features = self.features(batch_BCHW)
+        maps = list(features.values())
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
         boxes, classes, objects = self.head(maps)
-        priors = make_priors(shapes, STRIDES, 0.5, device=batch_BCHW.device)
+        priors = make_priors(shapes, self.strides, 0.5, device=batch_BCHW.device)
         return YOLOXOutputs(features, boxes, classes, objects, priors)
 
 
@@ -136,14 +150,22 @@ class YOLOXCriterion:
     All are sums over the batch divided by the number of positive priors, or of images where there are fewer.
     A positive prior's class is taught to the extent of its IoU. Priors on ignored boxes are taught nothing.
     The paper's L1 loss of the last epochs is left out.
+
+    Attributes:
+        learning: what a job chooses of it.
+
     """
+
+    learning = BoxLearning()
 
     def __call__(self, outputs: YOLOXOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``bbox_regression``, ``objectness`` and ``classification``."""
         with torch.autocast(outputs.boxes.device.type, enabled=False):
-            return self._losses(outputs, split_ignored(targets))
+            return self._losses(outputs, split_ignored(targets), partial(image_sizes, targets))
 
-    def _losses(self, outputs: YOLOXOutputs, targets: list[Target]) -> dict[str, Tensor]:
+    def _losses(
+        self, outputs: YOLOXOutputs, targets: list[Target], sizes: Callable[[], list[Tensor]]
+    ) -> dict[str, Tensor]:
         priors = outputs.priors
         boxes = decode(outputs.boxes, priors)
         objects = gather_objects(targets)
@@ -154,12 +176,17 @@ class YOLOXCriterion:
         positives = mean_over_processes(outputs.objects.new_full((), len(assignment.priors)))
         count = positives.clamp(min=len(targets))
 
+        if self.learning.counts:
+            found = torch.zeros_like(objects.labels, dtype=torch.bool)
+            found[assignment.objects] = True
+            self.learning.counts.add(torch.cat(sizes()), found)
         iou = paired_iou(boxes[assignment.images, assignment.priors], objects.boxes[assignment.objects])
+        distance = self.learning.from_overlap(iou.square(), lambda: torch.cat(sizes())[assignment.objects])
         logits = outputs.classes[assignment.images, assignment.priors]
         classes = F.one_hot(objects.labels[assignment.objects], logits.shape[1]) * assignment.iou[:, None]
         objectness = F.binary_cross_entropy_with_logits(outputs.objects, positive, reduction="none")
         return {
-            "bbox_regression": BOX_WEIGHT * (1 - iou.square()).sum() / count,
+            "bbox_regression": BOX_WEIGHT * distance.sum() / count,
             "objectness": objectness.masked_fill(on_ignored, 0).sum() / count,
             "classification": F.binary_cross_entropy_with_logits(logits, classes, reduction="sum") / count,
         }
@@ -194,5 +221,5 @@ def build_yolox(spec: DetectorSpec) -> Detector:
     limits = spec.limits(max(1000, 2 * spec.detections_per_view))
     # pixels from 0 to 255, as the published weights want them
     transform = BatchImages((0.0,) * 3, (1 / 255,) * 3, divisor=STRIDES[-1])
-    network = YOLOX(SIZES[spec.name], spec.num_classes)
+    network = YOLOX(SIZES[spec.name], spec.num_classes, stride_4_level=spec.stride_4_level)
     return Detector(network, transform, YOLOXCriterion(), YOLOXPostprocess(limits))

@@ -105,6 +105,8 @@ class ModelFamily:
         anchors: ``(name: str, scaling: Scaling, stride_4_level: bool) -> tuple[float, ...]``, the published
             √areas of the anchors, one a feature map, smallest first, in pixels of the view, or for square
             views as fractions of the side. None where there are no anchors to fit to the data.
+        assignments: what the hyperparameter ``assignment`` may be beside ``default``.
+        two_stages: whether it proposes regions first, and then looks at them.
         stride_4_level: whether the hyperparameter ``stride_4_level`` may add a feature map.
         defaults: the hyperparameters whose defaults are others than a job of Azure AutoML's has.
         tasks: what it can be trained for.
@@ -118,6 +120,8 @@ class ModelFamily:
     scaling: InputScaling
     classification_losses: frozenset[str]
     anchors: str | None = None
+    assignments: tuple[str, ...] = ()
+    two_stages: bool = False
     stride_4_level: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("detection",)

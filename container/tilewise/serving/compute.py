@@ -137,14 +137,17 @@ class ComputeThread:
     def _await(self, turn: Turn) -> Any:
         self._queue.put(turn)
         deadline = time.monotonic() + self._patience_s
-        while True:
-            wait([turn], min(LOOK_S, max(0.0, deadline - time.monotonic())) or LOOK_S)
-            if turn.done():
-                return turn.result()
-            if turn.client_left.is_set() and turn.cancel():
-                raise ClientLeftError
-            if time.monotonic() >= deadline and turn.cancel():
-                raise BusyError("too many requests are waiting", max(1, math.ceil(self.expected_wait_s)))
+        try:
+            while True:
+                wait([turn], min(LOOK_S, max(0.0, deadline - time.monotonic())) or LOOK_S)
+                if turn.done():
+                    return turn.result()
+                if turn.client_left.is_set() and turn.cancel():
+                    raise ClientLeftError
+                if time.monotonic() >= deadline and turn.cancel():
+                    raise BusyError("too many requests are waiting", max(1, math.ceil(self.expected_wait_s)))
+        finally:
+            del turn  # see _take
 
     def _run(self) -> None:
         while True:
@@ -172,6 +175,10 @@ class ComputeThread:
             if turn.limited:
                 took = time.monotonic() - started
                 self._mean_s += (took - self._mean_s) * (_NEWEST if self._mean_s else 1.0)
+        finally:
+            # The turn holds an error, that holds the frames which it passed, and these hold what was decoded
+            # of a broken image: a circle, which would wait for the garbage collector, perhaps for minutes.
+            del turn
 
     def _watch(self) -> None:
         """Wait for work that does not end."""

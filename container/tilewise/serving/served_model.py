@@ -208,7 +208,11 @@ class ServedModel:
                 self._check(predictor)
                 raise
         if request.error is not None:
-            raise request.error
+            error, request.error = request.error, None
+            try:
+                raise error
+            finally:
+                del error  # it holds this frame; see ComputeThread
         assert request.prediction is not None
         return request.prediction
 

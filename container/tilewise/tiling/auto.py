@@ -9,13 +9,18 @@ import numpy as np
 
 from tilewise.arrays import Bool, Floats, Int64
 from tilewise.boxes import size_of_sides
+from tilewise.tiling.fixed import fixed_windows
 from tilewise.tiling.grid import grid_tile
 from tilewise.views.view import Scaling
 
 MOST_VIEWS = 25
+MOST_FIXED = 100
+"""Views of an image on average, where tiles have a fixed size: small images need few of them."""
 MOST_ZOOM = 2.0
 """A pixel of the image is not shown larger than so many pixels of a view: there is nothing more to see."""
 MOST_STRETCH = 2.0
+ALIKE = 1.5
+"""Images whose sizes differ by more, the 90th percentile by the 10th, get tiles of a fixed size."""
 QUARTILE = 25
 LONG_OBJECTS = 90
 """The percentile of the objects' longer sides that the overlap of two tiles should hold."""
@@ -51,6 +56,14 @@ class GridChoice:
 
     grid: tuple[int, int] | None
     overlap: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class FixedChoice:
+    """The side of tiles in pixels of the image, and why, in a sentence."""
+
+    size: int
     reason: str
 
 
@@ -134,6 +147,45 @@ def choose_tile_size(objects: ObjectSizes, scaling: Scaling, smallest_object: fl
     view = float(min(scaling.size_of(1000, 1000)))
     size = float(np.percentile(objects.sizes, QUARTILE))
     return max(1, round(max(view * size / smallest_object, view / MOST_ZOOM)))
+
+
+def choose_fixed(
+    objects: ObjectSizes, scaling: Scaling, smallest_object: float, *, overlap: float
+) -> FixedChoice | None:
+    """Tiles of a fixed size, where the images' sizes differ so much that no grid suits all of them.
+
+    They are those of :func:`choose_tile_size`, or larger, so that an image has :data:`MOST_FIXED` on average.
+
+    Returns:
+        None where the sizes are alike, or the whole images show the objects well enough.
+
+    """
+    size = choose_tile_size(objects, scaling, smallest_object)
+    if size is None:
+        return None
+    low, high = np.percentile(np.sqrt(objects.image_sizes.prod(axis=1)), [10, 90])
+    if high <= ALIKE * low:
+        return None
+
+    def views(size: int) -> float:
+        return float(
+            np.mean(
+                [
+                    1 + len(fixed_windows(width, height, (size, size), overlap=overlap))
+                    for width, height in objects.image_sizes.tolist()
+                ]
+            )
+        )
+
+    while views(size) > MOST_FIXED:
+        size = math.ceil(1.1 * size)
+    reason = (
+        f"tiles of {size} x {size} px: the images' sizes differ by a factor of {high / low:.1f} (√area of "
+        f"{low:.0f} to {high:.0f} px for eight in ten), and no grid would show all objects alike; the "
+        f"detector resolves objects from {smallest_object:.0f} px on; {views(size):.1f} views an image on "
+        "average"
+    )
+    return FixedChoice(size, reason)
 
 
 def _candidates(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
@@ -21,9 +22,11 @@ from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import load_pretrained
 from tilewise.models.spec import ModelSpec
+from tilewise.registry import find_model
 from tilewise.training.checkpointing.checkpoints import Checkpoints
+from tilewise.training.dataloading.copies import copies_per_image
 from tilewise.training.dataloading.epoch_loader import EpochLoader
-from tilewise.training.dataloading.loader import LoaderConfig, default_workers, make_loader
+from tilewise.training.dataloading.loader import default_workers
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
@@ -31,13 +34,16 @@ from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import JobContext
+from tilewise.training.job.copy_paste import make_copy_paste
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
 from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
+from tilewise.training.job.normalisation import NormalisationStatistics
+from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
-from tilewise.training.job.view_plans import make_planner, size_factors
+from tilewise.training.job.view_plans import load_views, make_planner, with_size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -63,6 +69,7 @@ class Start:
         checkpoints: where the state of the training is kept, so that it can be resumed.
         state: of a training of the same job, to go on from there; it is emptied.
         extra_losses: to learn from beside the model's own.
+        teachers: trained models to learn from, see :mod:`tilewise.training.step.distillation`.
 
     """
 
@@ -71,6 +78,7 @@ class Start:
     checkpoints: Checkpoints | None = None
     state: dict[str, Any] | None = None
     extra_losses: Sequence[ExtraLoss] = ()
+    teachers: Sequence[Artifact] = ()
 
 
 def train(data: DataSet, job: JobContext, start: Start | None = None) -> TrainResult:
@@ -103,9 +111,20 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
+    smallest = find_model(spec.name).smallest_object
+    chosen = with_size_factors(job.hp, spec, data.train.sample, smallest)
+    job = replace(job, hp=job.distributed.broadcast(chosen))
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    job = replace(job, hp=with_batch_size(job, model, spec, train=data.train))
-    job, compute = calibrate(job, model, spec, train=data.train, resumed=bool(start.state))
+    taught = make_distillation(
+        job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers
+    )
+    start = replace(start, extra_losses=(*start.extra_losses, *taught))
+    job = replace(
+        job, hp=with_batch_size(job, model, spec, train=data.train, extra_losses=start.extra_losses)
+    )
+    job, compute = calibrate(
+        job, model, spec, train=data.train, extra_losses=start.extra_losses, resumed=bool(start.state)
+    )
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
@@ -161,16 +180,25 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
 
 
 def _plan_minutes(
-    data: DataSet, job: JobContext, spec: ModelSpec, planner: ViewPlanner | None, compute: Compute
+    data: DataSet,
+    job: JobContext,
+    spec: ModelSpec,
+    planner: ViewPlanner | None,
+    copy_paste: CopyPaste | None,
+    compute: Compute,
 ) -> JobContext:
     """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
     if job.hp.minutes is None:
         return job
     images = data.train.sample
     pixels = pixels_of_views(images, spec, planner, seed=job.hp.seed)
+    train_pixels = round(pixels * (1 + copies_per_image(copy_paste, images)))
     validated = 0 if data.validation is None else data.validation.expected_images
     planned = plan_epochs(
-        job, pixels, pixels * validated // max(1, len(images)), pixels_per_second=compute.pixels_per_second
+        job,
+        train_pixels,
+        pixels * validated // max(1, len(images)),
+        pixels_per_second=compute.pixels_per_second,
     )
     return replace(job, hp=job.distributed.broadcast(planned.hp))
 
@@ -181,29 +209,26 @@ def _assemble(
     planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats
+    copy_paste = make_copy_paste(job.hp, data.train, job.distributed, spec.rendering)
     if not start.state:
-        job = _plan_minutes(data, job, spec, planner, compute)
+        job = _plan_minutes(data, job, spec, planner, copy_paste, compute)
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)
-    batches = make_loader(
+    batches = load_views(
+        hp,
+        spec,
         data.train,
-        LoaderConfig(
-            scaling=spec.scaling,
-            batch_size=batch_size,
-            workers=workers,
-            seed=hp.seed,
-            min_visibility=hp.min_box_visibility,
-            factors=size_factors(hp, spec),
-            random_windows=hp.random_windows,
-            rendering=spec.rendering,
-            pinned=next(model.parameters()).device.type == "cuda",
-        ),
         planner=planner,
-        distributed=distributed,
         repeats=repeats,
+        copy_paste=copy_paste,
+        batch_size=batch_size,
+        workers=workers,
+        distributed=distributed,
+        pinned=next(model.parameters()).device.type == "cuda",
     )
-    loader = EpochLoader(data.train, batches)
+    copies = 0.0 if data.train.known_length else copies_per_image(copy_paste, data.train.sample)
+    loader = EpochLoader(data.train, batches, copies)
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
     train_step = TrainStep(
         model,
@@ -239,6 +264,7 @@ def _assemble(
         false_positives=false_positives,
         train_step=train_step,
         threads=ThreadTuner(compute),
+        normalisation=NormalisationStatistics(batches, hp.seed),
         validator=Validator(job, data.validation, train_step, predictor=predictor),
         best=best,
         progress=progress,

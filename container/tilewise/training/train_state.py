@@ -179,6 +179,9 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
         names += ["training_batch_size", "validation_batch_size"]
     if hp.precision == "auto" and not hp.deterministic:
         names += ["precision"]
+    if hp.multi_scale == "auto":
+        was["multi_scale"] = tuple(was["multi_scale"])
+        names += ["multi_scale"]
     if hp.minutes is None:
         return hp.model_copy(update={name: was[name] for name in names})
     names += ["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"]

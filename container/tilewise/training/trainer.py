@@ -18,6 +18,7 @@ from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import ThreadTuner
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.false_positives import FalsePositives
+from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.validation import Validator
 from tilewise.training.step.loss_means import LossMeans, means_of
 from tilewise.training.step.train_step import TrainStep
@@ -39,6 +40,7 @@ class Trainer:
     threads: ThreadTuner
 
     # which model is kept
+    normalisation: NormalisationStatistics
     validator: Validator
     best: BestModel
 
@@ -92,6 +94,7 @@ class Trainer:
         """Learn from the batches of an epoch that are left; returns its figures."""
         done, lines = self.progress, self.job.lines
         self.train_step.begin_epoch(done.batches)
+        self.train_step.model.watch(on=epoch == 0)
         batches = self.loader.batches(epoch, done.batches)
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
@@ -111,6 +114,9 @@ class Trainer:
             if not self._cut_short():
                 self.train_step.end_epoch()
                 done.trained = True
+        if epoch == 0:
+            for line in self.train_step.model.say_what_was_seen(self.job.distributed.gather):
+                log.info(line)
         done.losses, done.learnt = losses.totals()  # waits for a GPU: the seconds are those of all its work
         done.seconds = time.monotonic() - start
         return self._figures(epoch)
@@ -145,6 +151,7 @@ class Trainer:
             return True
         if not self.validator.due(epoch):
             return True
+        self.normalisation.refresh(self.train_step.evaluated, epoch)
         metrics_and_scored = self.validator.validate(self.history.epochs[-1])
         if metrics_and_scored is None:
             return False

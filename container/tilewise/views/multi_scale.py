@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
+from tilewise.arrays import Floats
+
 STEP = 32
 SPREAD = 0.5
 
@@ -17,3 +23,26 @@ def multi_scale_sides(side: int, smallest: int = STEP) -> list[int]:
     low, high = max(smallest, (1 - SPREAD) * side), (1 + SPREAD) * side
     sides = [multiple for multiple in range(STEP, int(high) + 1, STEP) if multiple >= low]
     return sides[::-1] or [side]
+
+
+def sides_of(side: int, factors: Sequence[float], *, smallest: int = STEP) -> list[int]:
+    """The sides at these factors, in multiples of 32, none below ``smallest``; the largest first."""
+    least = -(-smallest // STEP) * STEP
+    return sorted({max(least, STEP * round(factor * side / STEP)) for factor in factors}, reverse=True)
+
+
+def factors_for(object_sizes: Floats, smallest_object: float, count: int = 5) -> tuple[float, ...]:
+    """Factors from 0.5 to 2, evenly spaced in ratio: at some small, at others large objects are resolved.
+
+    Args:
+        object_sizes: (N,) √area in pixels of views at their nominal size.
+        smallest_object: in pixels of a view, that a model resolves well.
+        count: of factors.
+
+    """
+    if not len(object_sizes):
+        return tuple(np.linspace(1 - SPREAD, 1 + SPREAD, count).tolist())
+    small, large = np.percentile(object_sizes, [25, 75])
+    high = float(np.clip(smallest_object / small, 1.25, 2))
+    low = float(np.clip(smallest_object / large, 0.5, 0.8))
+    return tuple(round(float(factor), 3) for factor in np.geomspace(low, high, count))

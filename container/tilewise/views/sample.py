@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from tilewise.arrays import Array
+from tilewise.boxes import object_size
+from tilewise.fields import Rows
 from tilewise.targets import Targets
 from tilewise.views.view import View
 
@@ -24,6 +26,16 @@ class Sample:
 
     pixels: Tensor
     targets: Targets[Tensor]
+
+
+IMAGE_SIZE = "image_size"
+"""The field of targets that has each object's √area in pixels of the upright image, whatever a view shows."""
+
+
+def with_image_sizes(targets: Targets[Array]) -> Targets[Array]:
+    """An image's targets with the sizes that its objects have there, which views do not tell."""
+    sizes = Rows(object_size(targets.boxes))
+    return replace(targets, fields={**targets.fields, IMAGE_SIZE: sizes})
 
 
 def make_sample(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import threading
 from collections import Counter
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from pipe_platform import PipePlatform, image_record, png
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.classes import ClassIds
 from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting
 from tilewise.data.pipe.stream import Stream
+from tilewise.data.records import Record
 from tilewise.errors import UserError
 from tilewise.stop import StopWhen
 from tilewise.tiling.spec import Tiling
@@ -23,6 +26,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.dataloading.loader import SMALL_SHM, LoaderConfig, make_loader, read_batch
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
+from tilewise.training.dataloading.view_order import Copy
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.views.view import Scaling
 
@@ -53,7 +57,12 @@ def stack() -> Any:
 
 
 def keys(batches: Batches) -> list[str]:
-    return [record.key for batch in batches for record, _, _ in batch]
+    return [record.key for batch in records_of(batches) for record, _ in batch]
+
+
+def records_of(batches: Batches) -> list[list[tuple[Record, int]]]:
+    """Of batches without copies."""
+    return [[(image, seed) for image, _, seed in batch if isinstance(image, Record)] for batch in batches]
 
 
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (8, 4), (2, 5), (1, 4), (5, 1)])
@@ -78,7 +87,7 @@ def serve(address: Path, passes: int, rank: int, answer: Any) -> None:
 
 
 def items(batches: Batches) -> list[list[tuple[str, bytes | None, int]]]:
-    return [[(record.key, record.encoded, seed) for record, _, seed in batch] for batch in batches]
+    return [[(each.key, each.encoded, seed) for each, seed in batch] for batch in records_of(batches)]
 
 
 def test_ranks__share_one_reader_evenly(stack: ExitStack, tmp_path: Path) -> None:
@@ -258,3 +267,42 @@ def test_loader__views_of_a_pipes_images(stack: ExitStack, tmp_path: Path) -> No
             assert len({view.size for _, view, _ in batch}) == 1
             windows |= {view.window for _, view, _ in batch}
     assert len(windows) > 2
+
+
+SMALL = [2.0, 5.0, 1.0, 0.2, 0.2, 0.3, 0.35]
+
+
+@pytest.mark.parametrize("source", ["image", "any"])
+def test_copies__come_once_for_each_image_with_small_objects(
+    stack: ExitStack, tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The images that have room come once more, some time after they came, in each pass."""
+    large = b"".join(image_record(LABEL, png(grey=index), index) for index in range(9, 12))
+    passed = b"".join(image_record(SMALL, png(grey=index), index) for index in range(9)) + large
+    stream = Host(stack, tmp_path, [passed] * 2).stream
+    batches = PipeSampler(stream, 3, 0, copy_paste=CopyPaste(of_others=source == "any"))
+    for epoch in range(2):
+        batches.epoch = epoch
+        with caplog.at_level(logging.INFO):
+            drawn = [image for batch in batches for image, _, _ in batch]
+        own = Counter(image.key for image in drawn if not isinstance(image, Copy))
+        copies = [image for image in drawn if isinstance(image, Copy)]
+        of = [copy.image.key for copy in copies if isinstance(copy.image, Record)]
+        assert len(own) == 12 and len(of) == len({*of})
+        large_ones = {f"train_{epoch}#{index} (id {index})" for index in range(9, 12)}
+        assert len({*of} - large_ones) == 9
+        assert any(copy.donor for copy in copies) == (source == "any")
+        # another image's object finds room where the large one finds none
+        assert source == "any" or (len(of) == 9 and len(drawn) == 21)
+        assert f"{len(of)} of 12 images of this pass came once more, with {len(of)} objects" in caplog.text
+
+
+def test_copies__are_loaded_from_a_pipe(stack: ExitStack, tmp_path: Path) -> None:
+    passed = b"".join(image_record(SMALL, png(grey=index), index) for index in range(9))
+    stream = Host(stack, tmp_path, [passed]).stream
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 1)), Scaling(square=32))
+    copy_paste = CopyPaste(of_others=True)
+    config = LoaderConfig(scaling=Scaling(square=32), batch_size=3)
+    loader = make_loader(stream, config, planner=planner, copy_paste=copy_paste)
+    batches = [read_batch(batch) for batch in loader]
+    assert sum(map(len, batches)) == 18 and not any(batch.damaged for batch in batches)

@@ -10,6 +10,7 @@ from tilewise.targets import Targets
 from tilewise.tiling.spec import WHOLE_IMAGE
 from tilewise.training.dataloading.loader import ImageSampler
 from tilewise.training.dataloading.repeats import drawn_counts, repeat_factors
+from tilewise.training.dataloading.view_order import index_of
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.views.view import Scaling
 
@@ -51,7 +52,7 @@ def test_drawn_counts__on_average_the_factors() -> None:
 
 def test_image_sampler__shows_rare_images_more_often() -> None:
     sampler = ImageSampler(4, 2, 0, repeats=np.asarray([1, 1, 1, 5.0]))
-    seen = [index for batch in sampler for index, _, _ in batch]
+    seen = [index_of(image) for batch in sampler for image, _, _ in batch]
     assert len(sampler) == 4 and np.bincount(seen).tolist() == [1, 1, 1, 5]
     seeds = [seed for batch in sampler for _, _, seed in batch]
     assert len(set(seeds)) == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.distributed.context import DistributedContext, connect_store, init_distributed
 from tilewise.training.distributed.launch import die_with_parent, report_failure
+from tilewise.training.step.distillation import ChannelDistillation, Teacher
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
@@ -47,7 +49,11 @@ class Weighted(ExtraLoss):
         self.weight = nn.Parameter(torch.tensor(0.5))
 
     def forward(
-        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+        self,
+        images: Sequence[Tensor],
+        outputs: Outputs,
+        targets: Sequence[Targets[Tensor]],
+        losses: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         return {"again": self.weight * torch.stack(list(losses.values())).sum()}
 
@@ -70,9 +76,15 @@ def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
         sampler = getattr(module, "fg_bg_sampler", None)
         if isinstance(sampler, Sampler):
             sampler.batch_size_per_image = 1_000_000
-    return TrainStep(
-        detector, hp, 10, view_size=scaling.size_of(1, 1), distributed=distributed, extra_losses=[Weighted()]
-    )
+    view_size = scaling.size_of(1, 1)
+    extra: list[ExtraLoss] = [Weighted()]
+    if name in ("yolox_nano", "gfl_resnet18_fpn"):
+        other = copy.deepcopy(detector).eval().requires_grad_(requires_grad=False)
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+        of = Teacher(other, ((0, 0), (1, 1)))
+        extra.append(ChannelDistillation(detector, [of], maps="neck", view_size=view_size))
+    return TrainStep(detector, hp, 10, view_size=view_size, distributed=distributed, extra_losses=extra)
 
 
 def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sample]:
@@ -95,18 +107,17 @@ def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
 
 
 def learn(distributed: DistributedContext, folder: Path) -> None:
-    """Two steps on a process's half of a batch: the weights, and the mean of the losses.
+    """A step on a process's half of a batch: the weights, and the mean of the losses.
 
-    On one thread, wherever it runs: with other threads sums are rounded otherwise, and a second step makes
-    more of that.
+    One step on one thread, wherever it runs: sums are rounded otherwise with other threads, and a second
+    step makes a hundred times as much of that in a ResNet whose normalisation is frozen as it was drawn.
     """
     torch.set_num_threads(1)
     found = {}
     for name in FAMILIES:
         train_step, samples = make_learner(name, distributed), make_samples(name)
         train_step.begin_epoch()
-        for _ in range(2):
-            losses = train_step.learn(Batch.of(samples[distributed.rank :: distributed.size]))
+        losses = train_step.learn(Batch.of(samples[distributed.rank :: distributed.size]))
         total = sum(distributed.gather(float(sum(losses.values())))) / distributed.size
         found[name] = (weights(train_step), total)
     torch.save(found, folder / f"learnt-{distributed.rank}.pt")

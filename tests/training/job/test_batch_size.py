@@ -156,7 +156,7 @@ def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
-    fits = batch_size._fits_gpu(make_detector(), auto_hp(), lambda count: views(count, 64, 64))
+    fits = batch_size._fits_gpu(make_detector(), [], auto_hp(), lambda count: views(count, 64, 64))
     assert [fits(count) for count in (2, 4, 8, 16)] == [True, True, True, False]
     assert gpu.tried == [2, 2, 4, 4, 8, 8, 16]
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0.95 * GIB)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
@@ -51,6 +52,23 @@ def test_choose_tiling__as_asked_for() -> None:
     assert tiling(training_views="snip", pyramid_scales="1,3", pyramid_ranges="100-,0-120") == Tiling(
         "pyramid", levels=(Level(1, 100, None), Level(3, 0, 120))
     )
+
+
+def test_choose_tiling__auto_takes_fixed_tiles_where_image_sizes_differ(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sizes = [(684, 547), (1000, 800), (2000, 1200), (4000, 2250)] * 5
+    boxes = np.array([[10, 10, 50, 50], [100, 100, 140, 140]], np.float32)
+    targets: Targets[Array] = Targets(boxes, np.zeros(2, np.int64), np.zeros(2, np.bool_))
+    several = Records(Record("a", Path("a"), *size, targets) for size in sizes)
+    caplog.set_level(logging.INFO)
+    chosen = choose_tiling(hp(tile_grid_size="auto"), several, SCALING)
+    # 320 px show 40 px as 32
+    assert (chosen.kind, chosen.tile_size) == ("fixed", 400)
+    assert "tile_grid_size=auto: tiles of 400 x 400 px: the images' sizes differ by" in caplog.text
+    assert "views an image on average" in caplog.text
+    alike = Records(Record("a", Path("a"), 1600 + 20 * number, 1200, targets) for number in range(20))
+    assert choose_tiling(hp(tile_grid_size="auto"), alike, SCALING).kind == "grid"
 
 
 def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixture) -> None:

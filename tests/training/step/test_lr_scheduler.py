@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.training.step.lr_scheduler import LRScheduler, learning_rate_factor
 
@@ -102,3 +103,14 @@ def test_scheduler__an_epoch_without_a_step() -> None:
         [],
         [0.25, 0.25],
     ]
+
+
+def test_warmup_steps__in_place_of_epochs_with_either_scheduler() -> None:
+    cosine = factors(8, 4, number_of_epochs=2, warmup_steps=3, warmup_cosine_lr_cycles=0.5)
+    assert cosine[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1])
+    step = factors(
+        6, 2, learning_rate_scheduler="step", step_lr_step_size=2, step_lr_gamma=0.1, warmup_steps=3
+    )
+    assert step == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 0.1, 0.1])
+    with pytest.raises(UserError, match="disagree: give one of them"):
+        factors(1, 1, warmup_steps=3, warmup_cosine_lr_warmup_epochs=1)

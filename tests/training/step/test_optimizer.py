@@ -62,3 +62,24 @@ def test_adam__betas_and_amsgrad(name: str) -> None:
     hp = parse_hyperparameters({"optimizer": name, "beta1": 0.8, "beta2": 0.99, "ams_gradient": 1})
     defaults = make_optimizer(make_model(), hp).defaults
     assert (defaults["betas"], defaults["amsgrad"]) == ((0.8, 0.99), True)
+
+
+class Backboned(nn.Module):
+    """Modules with the names that a detector's have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        body, head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)
+        backbone = nn.ModuleDict({"body": nn.Sequential(body), "fpn": nn.Sequential(nn.Conv2d(4, 4, 1))})
+        self.network = nn.ModuleDict({"backbone": backbone, "head": head})
+
+
+def test_backbone__has_a_learning_rate_of_its_own() -> None:
+    model = Backboned()
+    raw = {"learning_rate": 0.1, "backbone_learning_rate_factor": 0.2}
+    optimizer = make_optimizer(model, parse_hyperparameters(raw))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    of = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    slow = {name for name, rate in of.items() if rate == pytest.approx(0.02)}
+    assert slow == {"network.backbone.body.0.weight", "network.backbone.body.0.bias"}
+    assert {*of.values()} == {pytest.approx(0.02), 0.1} and optimizer.param_groups[0]["lr"] == 0.1

@@ -12,7 +12,7 @@ from tilewise.arrays import Float64, Int64
 from tilewise.data.records import Records
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.registry import SMALLEST_OBJECT_AT_STRIDE_4, find_model
-from tilewise.tiling.auto import ObjectSizes, choose_grid, choose_tile_size
+from tilewise.tiling.auto import ObjectSizes, choose_fixed, choose_grid, choose_tile_size
 from tilewise.tiling.grid import grid_tile
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
@@ -49,7 +49,11 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
             tiling = replace(tiling, kind="fixed", tile_size=size)
     elif hp.training_views == "grid" or hp.tile_grid_size:
         grid = hp.tile_grid_size
-        if grid == "auto" or grid is None:
+        fixed = choose_fixed(_objects(records), scaling, smallest_object, overlap=tiling.overlap)
+        if grid == "auto" and fixed:
+            log.info("tile_grid_size=auto: %s", fixed.reason)
+            tiling, grid = replace(tiling, kind="fixed", tile_size=fixed.size), None
+        elif grid == "auto" or grid is None:
             overlap = tiling.overlap if "tile_overlap_ratio" in hp.given else None
             choice = choose_grid(_objects(records), scaling, smallest_object, overlap=overlap)
             log.info("tile_grid_size=auto: %s", choice.reason)

@@ -55,6 +55,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
         stride_4_level=hp.stride_4_level,
         detections_per_image=per_image,
         rendering=hp.rendering,
+        object_size=round(float(sizes.mean()), 4) if hp.assignment == "nwd" and len(sizes) else None,
     )
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tilewise.hyperparameters import Hyperparameters
     from tilewise.inference.batching import Merge
     from tilewise.inference.predictor import Predictor
+    from tilewise.models.box_learning import BoxLearning
     from tilewise.models.detector import Detector
     from tilewise.stop import StopToken
     from tilewise.targets import Targets
@@ -45,12 +46,14 @@ class DetectionTask:
         voc: how VOC's is computed; None for the default.
         primary: the figure that chooses the best epoch, one of
             :data:`~tilewise.evaluation.coco.FIGURES`; None for the mAP.
+        learning: what the job chooses of how boxes are learnt; None outside of a job.
 
     """
 
     metric: Literal["none", "coco", "voc", "coco_voc"] = "voc"
     voc: VocMetric | None = None
     primary: str | None = None
+    learning: BoxLearning | None = None
 
     name: ClassVar[str] = "detection"
     target_fields: ClassVar[frozenset[str]] = frozenset()
@@ -58,12 +61,15 @@ class DetectionTask:
 
     @classmethod
     def of_job(cls, hp: Hyperparameters) -> Self:
-        """With the job's choice of metrics."""
+        """With the job's choices of metrics, and of how boxes are learnt."""
         from tilewise.evaluation.voc import VocMetric
 
         voc = VocMetric(hp.validation_iou_threshold, "11" if hp.dialect == "builtin" else "all")
         primary = None if hp.primary_metric == "mean_average_precision" else hp.primary_metric
-        return cls(hp.validation_metric_type, voc, primary)
+        from tilewise.models.box_learning import BoxLearning
+
+        learning = BoxLearning(hp.small_object_loss_factor, hp.size_loss_exponent, hp.assignment)
+        return cls(hp.validation_metric_type, voc, primary, learning)
 
     def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None) -> DetectorSpec:
         """See :func:`tilewise.tasks.detection.fit_spec.fit_spec`."""
@@ -88,20 +94,28 @@ class DetectionTask:
 
     def build(self, spec: DetectorSpec) -> Detector:
         """See :func:`tilewise.models.build.build_detector`."""
+        from tilewise.models.box_learning import SMALL
         from tilewise.models.build import build_detector
 
-        return build_detector(spec)
+        detector = build_detector(spec)
+        if self.learning:
+            detector.learn_boxes(replace(self.learning, object_size=spec.object_size or SMALL))
+        return detector
 
     def merger(self, spec: DetectorSpec) -> Merge:
         """See :func:`tilewise.inference.detections.merge_instances`."""
         return partial(merge_instances, limit=spec.detections_per_image)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
-        """The built-in algorithm's two: ``cross_entropy`` of what there is, ``smooth_l1`` of where it is."""
+        """The built-in algorithm's two, ``cross_entropy`` of what there is and ``smooth_l1`` of where it is.
+
+        ``distillation`` stands apart, where there is a teacher.
+        """
         asked = family_of(spec.name).classification_losses
+        apart = {name: value for name, value in means.items() if name == "distillation"}
         classification_loss = sum(value for name, value in means.items() if name in asked)
-        box_loss = sum(means.values()) - classification_loss
-        return {"cross_entropy": classification_loss, "smooth_l1": box_loss}
+        box_loss = sum(means.values()) - classification_loss - sum(apart.values())
+        return {"cross_entropy": classification_loss, "smooth_l1": box_loss, **apart}
 
     def synthetic_targets(
         self, objects: int, size: tuple[int, int], generator: torch.Generator

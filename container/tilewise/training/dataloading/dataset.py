@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from tilewise.arrays import Array
+from tilewise.augment.copy_paste import CopyPaste, Paste
+from tilewise.augment.pasting import paste_objects
 from tilewise.augment.transform import Draft, Transform
 from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
+from tilewise.targets import Targets
 from tilewise.training.dataloading.image_cache import ImageCache
 from tilewise.training.dataloading.pipe_sampler import PipeItem
-from tilewise.training.dataloading.view_order import Item
+from tilewise.training.dataloading.view_order import Copy, Item
 from tilewise.views.rendering import AS_STORED, Rendering
-from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample
+from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample, with_image_sizes
 from tilewise.views.view import Scaling, View, whole_image
+
+KEPT_COPIES = 64
+"""What is pasted into so many images is kept: their next views show the same."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A record as a training shows it.
+
+    Attributes:
+        record: with the targets of what is pasted, too.
+        pastes: into it.
+        own: the targets without these.
+        donor: the record that pasted objects come from; None for the image itself, or a bank.
+
+    """
+
+    record: Record
+    pastes: tuple[Paste, ...] = ()
+    own: Targets[Array] | None = None
+    donor: Record | None = None
 
 
 class TrainingDataset(Dataset[Sample | tuple[str, str]]):
@@ -31,6 +57,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         min_visibility: see :func:`make_sample`.
         cache_bytes: decoded images to keep.
         rendering: of the images.
+        copy_paste: what copies of images show beside their own objects; None where there are none.
 
     """
 
@@ -43,6 +70,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         min_visibility: float = MIN_VISIBILITY,
         cache_bytes: int = 0,
         rendering: Rendering = AS_STORED,
+        copy_paste: CopyPaste | None = None,
     ):
         self.records = records
         self.scaling = scaling
@@ -50,6 +78,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         self.min_visibility = min_visibility
         self.images = ImageCache(cache_bytes)
         self.rendering = rendering
+        self.copy_paste = copy_paste
+        self._copies: dict[int, _Shown] = {}  # by their seeds, the last ones at the end
 
     def __len__(self) -> int:
         return len(self.records)
@@ -59,40 +89,89 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
 
     def __getitems__(self, items: Sequence[Item | PipeItem]) -> list[Sample | tuple[str, str]]:
         """Those of a batch: each kind of work for all of them before the next, an eighth faster so."""
-        rngs = [np.random.default_rng(seed) for _, _, seed in items]
-        records = [image if isinstance(image, Record) else self.records[image] for image, _, _ in items]
+        rngs = [np.random.default_rng(max(seed, ~seed)) for _, _, seed in items]
+        plain = any(seed < 0 for _, _, seed in items)
+        shown = [self._shown(image) for image, _, _ in items]
         drafts: Sequence[Draft] = [
-            Draft(record.width, record.height, record.targets, view)
-            for record, (_, view, _) in zip(records, items, strict=True)
+            Draft(each.record.width, each.record.height, each.record.targets, view)
+            for each, (_, view, _) in zip(shown, items, strict=True)
         ]
         for augmentation in self.augmentations:
             drafts = augmentation.change_drafts(drafts, rngs)
-        results = [self._make(record, draft.view) for record, draft in zip(records, drafts, strict=True)]
-        return self._augment(results, rngs)
+        results = [self._make(each, draft.view) for each, draft in zip(shown, drafts, strict=True)]
+        return self._augment(results, rngs, plain=plain)
+
+    def _shown(self, image: int | Record | Copy) -> _Shown:
+        if not isinstance(image, Copy):
+            return _Shown(self._record(image))
+        shown = self._copies.pop(image.seed, None) or self._paste_targets(image)
+        self._copies[image.seed] = shown  # other views of the same copy come soon
+        while len(self._copies) > KEPT_COPIES:
+            del self._copies[next(iter(self._copies))]
+        return shown
+
+    def _paste_targets(self, image: Copy) -> _Shown:
+        assert self.copy_paste is not None
+        record = self._record(image.image)
+        donor = image.donor.targets if image.donor else None
+        plan = self.copy_paste.plan(record.targets, record.width, record.height, image.seed, donor)
+        if plan is None:
+            return _Shown(record)
+        return _Shown(replace(record, targets=plan.targets), plan.pastes, record.targets, image.donor)
+
+    def _record(self, image: int | Record) -> Record:
+        return image if isinstance(image, Record) else self.records[image]
 
     def _augment(
-        self, results: Sequence[Sample | tuple[str, str]], rngs: Sequence[np.random.Generator]
+        self,
+        results: Sequence[Sample | tuple[str, str]],
+        rngs: Sequence[np.random.Generator],
+        *,
+        plain: bool,
     ) -> list[Sample | tuple[str, str]]:
         samples: Sequence[Sample] = [each for each in results if isinstance(each, Sample)]
         own = [rng for each, rng in zip(results, rngs, strict=True) if isinstance(each, Sample)]
         for augmentation in self.augmentations:
-            samples = augmentation.change_samples(samples, own)
+            if not (plain and augmentation.mixes):
+                samples = augmentation.change_samples(samples, own)
         changed = iter(samples)
         return [next(changed) if isinstance(each, Sample) else each for each in results]
 
-    def _make(self, record: Record, view: View | None) -> Sample | tuple[str, str]:
+    def _make(self, shown: _Shown, view: View | None) -> Sample | tuple[str, str]:
+        record = shown.record
         if view is None:
             (view,) = whole_image(record.width, record.height, self.scaling)
         # An image that other views need too is decoded whole, and kept.
         factor = 1 if self.images.capacity else view.reduction
         try:
-            image = self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
+            image = self._decoded(record, factor)
         except (DecodeError, OSError) as error:
             return record.key, str(error)
         pixels, factor = image.to(torch.as_tensor).seen_by(view)
-        return make_sample(
-            pixels, record.targets, view.snapped(factor), min_visibility=self.min_visibility, factor=factor
+        view = view.snapped(factor)
+        sample = make_sample(
+            pixels, with_image_sizes(record.targets), view, min_visibility=self.min_visibility, factor=factor
         )
+        if shown.pastes:
+            try:
+                self._paste(shown, image, sample, view)
+            except (DecodeError, OSError) as error:
+                return shown.donor.key if shown.donor else record.key, str(error)
+        return sample
+
+    def _decoded(self, record: Record, factor: int) -> DecodedImage:
+        return self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
+
+    def _paste(self, shown: _Shown, image: DecodedImage, sample: Sample, view: View) -> None:
+        assert self.copy_paste is not None and shown.own is not None
+        bank, targets = self.copy_paste.bank, shown.own
+        image_of: Callable[[int], DecodedImage] = lambda number: image  # noqa: E731  # one of three
+        if shown.donor:
+            donor = self._decoded(shown.donor, 1)
+            targets, image_of = shown.donor.targets, lambda number: donor
+        elif bank:
+            targets, image_of = bank.targets, bank.image
+        paste_objects(sample.pixels, view, shown.pastes, targets, image_of)
 
 
 def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:

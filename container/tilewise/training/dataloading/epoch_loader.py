@@ -15,11 +15,14 @@ class EpochLoader:
     Args:
         source: the training data.
         loader: of its batches, from :func:`tilewise.training.dataloading.loader.make_loader`.
+        copies_per_image: how many copies with pasted objects an epoch shows for each image, about.
 
     """
 
-    def __init__(self, source: RecordSource, loader: DataLoader[Batch | bytes]):
-        self.source, self.loader = source, loader
+    def __init__(
+        self, source: RecordSource, loader: DataLoader[Batch | bytes], copies_per_image: float = 0.0
+    ):
+        self.source, self.loader, self.copies_per_image = source, loader, copies_per_image
         self._prefetched: Iterator[Batch | bytes] | None = None
 
     @property
@@ -30,7 +33,9 @@ class EpochLoader:
     def expected_batches(self, images_a_step: int) -> int:
         """How many an epoch has, as far as is known; all processes together take so many images a step."""
         known = self.known_batches
-        return -(-self.source.expected_images // images_a_step) if known is None else known
+        if known is not None:
+            return known
+        return -(-round(self.source.expected_images * (1 + self.copies_per_image)) // images_a_step)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
         """Those of an epoch, from one on, for :meth:`read`: the ones that were prefetched, if any were."""

@@ -6,27 +6,37 @@ import logging
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from tilewise.arrays import Float64, Int64
-from tilewise.augment.augmentations import make_augmentations
+from tilewise.augment.augmentations import Augmentations, make_augmentations
+from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
 from tilewise.data.shard import Shard
 from tilewise.data.source import PipedRecords, RecordSource
 from tilewise.machine import available_cores, memory_limit
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
+from tilewise.training.dataloading.copies import Copies
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.pipe_sampler import PipeItem, PipeSampler, ReceivedSampler
 from tilewise.training.dataloading.repeats import drawn_counts
-from tilewise.training.dataloading.view_order import Item, decoded_bytes, images_in, measure_order, pool_size
+from tilewise.training.dataloading.view_order import (
+    Copy,
+    Item,
+    decoded_bytes,
+    images_in,
+    measure_order,
+    pool_size,
+)
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler, one_view
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.rendering import AS_STORED, Rendering
@@ -53,29 +63,49 @@ class ImageSampler(Sampler[list[Item]]):
         batch_size: of the batches.
         seed: of the order.
         repeats: how often to show each record, see :func:`repeat_factors`; None for once.
+        copies: the records that come once more with objects pasted.
 
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, repeats: Float64 | None = None):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        *,
+        repeats: Float64 | None = None,
+        copies: Copies | None = None,
+    ):
         self.count, self.batch_size, self.seed, self.repeats = count, batch_size, seed, repeats
+        self.copies = copies
         self.epoch = 0
 
     def __len__(self) -> int:
         shown = self.count if self.repeats is None else round(float(self.repeats.sum()))
-        return -(-shown // self.batch_size)
+        return -(-(shown + len(self.copies or ())) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Item]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         shown: int | Int64 = self.count
         if self.repeats is not None:
             shown = np.repeat(np.arange(self.count), drawn_counts(self.repeats, rng))
+        if self.copies:
+            own = np.arange(self.count) if self.repeats is None else shown
+            shown = np.append(own, self.count + np.arange(len(self.copies)))
         order = np.resize(rng.permutation(shown), len(self) * self.batch_size)
         seeds = rng.integers(2**63, size=len(order))
         items: list[Item] = [
-            (index, None, seed) for index, seed in zip(order.tolist(), seeds.tolist(), strict=True)
+            (self._image(number, seed), None, seed)
+            for number, seed in zip(order.tolist(), seeds.tolist(), strict=True)
         ]
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
+
+    def _image(self, number: int, seed: int) -> int | Copy:
+        if number < self.count:
+            return number
+        assert self.copies is not None
+        return Copy(self.copies.indices[number - self.count], seed)
 
 
 class ShardSampler(Sampler[list[Item]]):
@@ -115,6 +145,45 @@ class ShardSampler(Sampler[list[Item]]):
             if number == next_number:
                 yield batch
                 next_number += self.shard.count
+
+
+class PlainLater(Sampler[list[Any]]):
+    """The batches of a sampler, whose items have negative seeds from an epoch on: see :data:`Item`.
+
+    Args:
+        batches: the sampler.
+        plain_from: that epoch.
+
+    """
+
+    def __init__(self, batches: Any, plain_from: int):
+        self.batches, self.plain_from = batches, plain_from
+
+    @property
+    def epoch(self) -> int:
+        """Set it before each epoch."""
+        return int(self.batches.epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.batches.epoch = epoch
+
+    @property
+    def start(self) -> int:
+        """So many batches of the epoch are passed over."""
+        return int(self.batches.start)
+
+    @start.setter
+    def start(self, start: int) -> None:
+        self.batches.start = start
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        plain = self.epoch >= self.plain_from
+        for batch in self.batches:
+            yield [(image, view, ~seed) for image, view, seed in batch] if plain else batch
 
 
 def collate(items: list[Sample | tuple[str, str]]) -> Batch:
@@ -157,6 +226,8 @@ class LoaderConfig:
         factors: with a planner, that the size of a batch's views is multiplied by; one is drawn for each.
         random_windows: whether views of whole images and of tiles are varied; those of a pyramid never are.
         rendering: of the images.
+        augmentations: what varies views beside their windows, mirroring and colours.
+        plain_from: the epoch from which on no view is made of several; None for never.
         pinned: whether batches come in pinned memory, for a GPU.
         memory: bytes of this host, of which decoded images take a part; None for its limit.
         small_shm: with less shared memory than these bytes, batches come through pipes.
@@ -171,6 +242,8 @@ class LoaderConfig:
     factors: Sequence[float] = (1.0,)
     random_windows: bool = True
     rendering: Rendering = AS_STORED
+    augmentations: Augmentations = field(default_factory=Augmentations)
+    plain_from: int | None = None
     pinned: bool = False
     memory: int | None = None
     small_shm: int = SMALL_SHM
@@ -183,6 +256,7 @@ def make_loader(
     planner: ViewPlanner | None = None,
     distributed: DistributedContext = SINGLE_PROCESS,
     repeats: Float64 | None = None,
+    copy_paste: CopyPaste | None = None,
 ) -> DataLoader[Batch | bytes]:
     """A loader of batches for :func:`read_batch`; set ``loader.batch_sampler.epoch`` before each epoch.
 
@@ -192,11 +266,12 @@ def make_loader(
         planner: draws the views of an epoch; None for each whole image once.
         distributed: the processes that train together: each takes as many batches in an epoch.
         repeats: how often an epoch shows each image of files, where there is no planner; None for once.
+        copy_paste: how images come once more with objects pasted; None where none do.
 
     """
     varied = config.random_windows and not (planner and planner.views in ("snip", "sniper"))
-    epoch = source.batches(_BatchMaker(config, planner, distributed, repeats))
-    augmentations = make_augmentations(config.scaling, random_windows=varied)
+    epoch = source.batches(_BatchMaker(config, planner, distributed, repeats, copy_paste))
+    augmentations = make_augmentations(config.scaling, random_windows=varied, more=config.augmentations)
     samples = TrainingDataset(
         epoch.records,
         config.scaling,
@@ -204,8 +279,12 @@ def make_loader(
         min_visibility=config.min_visibility,
         cache_bytes=epoch.cache_bytes,
         rendering=config.rendering,
+        copy_paste=copy_paste,
     )
-    return loader_of(epoch.batches, samples, config)
+    batches = epoch.batches
+    if config.plain_from is not None and config.augmentations.mixes:
+        batches = PlainLater(batches, config.plain_from)
+    return loader_of(batches, samples, config)
 
 
 @dataclass(frozen=True)
@@ -232,6 +311,7 @@ class _BatchMaker:
     planner: ViewPlanner | None
     distributed: DistributedContext
     repeats: Float64 | None
+    copy_paste: CopyPaste | None
 
     def from_files(self, records: Records, shard: Shard) -> _Batches:
         """All processes draw the same batches, and each takes those of its shard."""
@@ -240,13 +320,18 @@ class _BatchMaker:
         once = self.planner is None or self.planner.views == "whole"
         if once and not _stay_decoded(records, config.scaling, cache):
             cache = 0
+        copies = Copies.of(self.copy_paste, records) if self.copy_paste else None
         if self.planner is None:
-            images = ImageSampler(len(records), config.batch_size, config.seed, repeats=self.repeats)
+            images = ImageSampler(
+                len(records), config.batch_size, config.seed, repeats=self.repeats, copies=copies
+            )
             return _Batches(_dealt(images, shard, self.distributed), records, cache)
         # All processes draw the same order, also where their hosts have other numbers of cores.
         lanes = shard.count * self.distributed.all_reduce_min(max(1, config.workers))
         of_several = 0 if once else cache
-        views = _view_batches(records, self.planner, config, lanes=lanes, cache_bytes=of_several)
+        views = _view_batches(
+            records, self.planner, config, lanes=lanes, cache_bytes=of_several, copies=copies
+        )
         return _Batches(_dealt(views, shard, self.distributed), records, cache)
 
     def from_pipe(self, stream: PipedRecords) -> _Batches:
@@ -262,6 +347,7 @@ class _BatchMaker:
             factors=self.config.factors,
             batch_server=server,
             any_host_has_more=self.distributed.any_host,
+            copy_paste=self.copy_paste,
         )
         return _Batches(batches, Records([]))
 
@@ -328,7 +414,13 @@ def loader_of(
 
 
 def _view_batches(
-    records: Records, planner: ViewPlanner, config: LoaderConfig, *, lanes: int, cache_bytes: int
+    records: Records,
+    planner: ViewPlanner,
+    config: LoaderConfig,
+    *,
+    lanes: int,
+    cache_bytes: int,
+    copies: Copies | None,
 ) -> ViewSampler:
     cached = max(images_in(cache_bytes, records.sizes), 1 if cache_bytes else 0)
     batches = ViewSampler(
@@ -339,12 +431,13 @@ def _view_batches(
         pool=pool_size(config.batch_size, cached),
         factors=config.factors,
         seed=config.seed,
+        copies=copies,
     )
     figures = measure_order(batches.first, lanes, cached)
     log.info(
         "an epoch has %d views of %d images; %.2f decodes a view, %.1f different images in a batch of %d",
         len(batches) * config.batch_size,
-        len(records),
+        len(records) + len(copies or ()),
         figures.decodes_per_view,
         figures.images_per_batch,
         config.batch_size,

@@ -6,18 +6,46 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
 from tilewise.arrays import Int64
+from tilewise.data.records import Record
 from tilewise.views.view import View
 
 MAX_POOL = 256
 """More images open at a time mix batches hardly better, and each of them is looked at for each batch."""
 
-Item = tuple[int, View | None, int]
-"""A record's index, the view of it to train on (None: the whole image), and the seed of its augmentation."""
+
+class Copy(NamedTuple):
+    """An image that comes once more, with objects pasted into it.
+
+    Attributes:
+        image: its record's index, or the record itself where it came through a pipe.
+        seed: of what is pasted, the same for all its views.
+        donor: the record that the objects come from, where it came through a pipe; None for the image itself,
+            or a bank.
+
+    """
+
+    image: int | Record
+    seed: int
+    donor: Record | None = None
+
+
+Item = tuple[int | Copy, View | None, int]
+"""A record's index, the view of it to train on (None: the whole image), and the seed of its augmentation.
+
+A negative seed, ``~seed``, leaves out what makes a sample of several.
+"""
+
+
+def index_of(image: int | Copy) -> int:
+    """The index of its record."""
+    index = image.image if isinstance(image, Copy) else image
+    assert isinstance(index, int)
+    return index
 
 
 def spread(
@@ -48,7 +76,7 @@ def spread(
     for index, view, _ in islice(cycle(everything), missing):
         batches[-1].append((index, view, int(rng.integers(2**63))))
     # An image's views follow each other, so that a cache of one image serves all that a batch has of it.
-    return [sorted(batch, key=itemgetter(0)) for batch in batches]
+    return [sorted(batch, key=lambda item: index_of(item[0])) for batch in batches]
 
 
 def _deal(
@@ -109,8 +137,9 @@ def measure_order(batches: Sequence[Sequence[Item]], lanes: int, cached_images: 
     decodes = views = images = 0
     for number, batch in enumerate(batches):
         cache = caches[number % lanes]
-        images += len({index for index, _, _ in batch})
-        for index, _, _ in batch:
+        indices = [index_of(image) for image, _, _ in batch]
+        images += len({*indices})
+        for index in indices:
             views += 1
             decodes += index not in cache
             cache[index] = None

@@ -15,8 +15,9 @@ from tilewise.data.records import Record, Records
 from tilewise.tiling.chips import background_views, sniper_views
 from tilewise.tiling.plan import plan_views
 from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading.copies import Copies
 from tilewise.training.dataloading.repeats import drawn_counts
-from tilewise.training.dataloading.view_order import Item, spread
+from tilewise.training.dataloading.view_order import Copy, Item, index_of, spread
 from tilewise.views.view import Scaling, View, objects_shown, whole_image
 
 TrainingViews = Literal["whole", "grid", "fixed", "snip", "sniper"]
@@ -34,7 +35,8 @@ class ViewPlanner:
         negative_ratio: views without objects for each view with some.
         min_visibility: a box of which a view shows a smaller share is not an object of it.
         false_positives: for some records' indices boxes that a model took for objects and are none.
-        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once.
+        repeats: how often to show the views of each record, see :func:`repeat_factors`; None for once. Of
+            records beyond these, which are copies, once.
 
     """
 
@@ -68,7 +70,8 @@ class ViewPlanner:
         if self.repeats is None:
             return views_by_image
         counts = drawn_counts(self.repeats, rng).tolist()
-        return [views * count for views, count in zip(views_by_image, counts, strict=True)]
+        repeated = [views * count for views, count in zip(views_by_image, counts, strict=False)]
+        return repeated + views_by_image[len(counts) :]
 
     def _plan(self, record: Record, rng: np.random.Generator) -> Sequence[View]:
         if self.views == "sniper":
@@ -149,13 +152,14 @@ class ViewSampler(Sampler[list[Item]]):
         factors: that the size of a batch's views is multiplied by, one drawn for each batch, the first the
             largest; see :func:`scaled`.
         seed: of all that is drawn.
+        copies: the images that come once more with objects pasted.
 
     Attributes:
         first: the batches of the first epoch.
 
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that decides what an epoch shows
         self,
         records: Records,
         planner: ViewPlanner,
@@ -165,7 +169,9 @@ class ViewSampler(Sampler[list[Item]]):
         pool: int,
         factors: Sequence[float],
         seed: int,
+        copies: Copies | None = None,
     ):
+        self.copies = copies
         self.records, self.planner, self.batch_size = records, planner, batch_size
         self.lanes, self.pool, self.factors, self.seed = lanes, pool, factors, seed
         self.epoch = 0
@@ -181,9 +187,15 @@ class ViewSampler(Sampler[list[Item]]):
 
     def _draw(self, epoch: int) -> list[list[Item]]:
         rng = np.random.default_rng((self.seed, epoch))
+        images: list[int | Copy] = [*range(len(self.records))]
+        records: Sequence[Record] = self.records
+        if self.copies:
+            copies = self.copies.draw(rng)
+            images += copies
+            records = [*records, *(self.copies.pasted(copy, records[index_of(copy)]) for copy in copies)]
         items: list[list[Item]] = [
-            [(index, view, int(rng.integers(2**63))) for view in views]
-            for index, views in enumerate(self.planner.draw(self.records, rng))
+            [(image, view, int(rng.integers(2**63))) for view in views]
+            for image, views in zip(images, self.planner.draw(records, rng), strict=True)
         ]
         batches = spread(items, self.batch_size, self.lanes, pool=self.pool, rng=rng)
         if len(self.factors) == 1:
@@ -192,7 +204,7 @@ class ViewSampler(Sampler[list[Item]]):
         if epoch == 0:
             factors[0] = max(self.factors)
         return [
-            [(index, scaled(view, factor), seed) for index, view, seed in batch]
+            [(image, scaled(view, factor), seed) for image, view, seed in batch]
             for batch, factor in zip(batches, factors, strict=True)
         ]
 

@@ -23,6 +23,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.view_plans import size_factors
+from tilewise.training.step.extra_losses import ExtraLoss, WithExtraLosses
 from tilewise.training.step.memory import MARGIN, BatchTooLargeError
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
@@ -43,20 +44,34 @@ TRANSIENT = 2.0
 
 
 def with_batch_size(
-    job: JobContext, model: VisionModel, spec: ModelSpec, *, train: RecordSource
+    job: JobContext,
+    model: VisionModel,
+    spec: ModelSpec,
+    *,
+    train: RecordSource,
+    extra_losses: Sequence[ExtraLoss] = (),
 ) -> Hyperparameters:
     """The hyperparameters of a job with a number for its batch size; see :func:`resolve_batch_size`."""
     hp, objects = job.hp, int(train.sample.object_counts.max(initial=0))
     if hp.training_batch_size != AUTO_BATCH:
         return hp
     targets = partial(job.task.synthetic_targets, objects)
+    if hp.copy_paste:
+        objects *= 1 + hp.copy_paste_times
     factors, views = size_factors(hp, spec), train.expected_images
     return resolve_batch_size(
-        hp, model, spec.scaling, factors=factors, views=views, targets=targets, distributed=job.distributed
+        hp,
+        model,
+        spec.scaling,
+        factors=factors,
+        views=views,
+        targets=targets,
+        distributed=job.distributed,
+        extra_losses=extra_losses,
     )
 
 
-def resolve_batch_size(
+def resolve_batch_size(  # noqa: PLR0913  # all that a step's memory depends on
     hp: Hyperparameters,
     model: VisionModel,
     scaling: Scaling,
@@ -65,6 +80,7 @@ def resolve_batch_size(
     views: int,
     targets: MakeTargets,
     distributed: DistributedContext = SINGLE_PROCESS,
+    extra_losses: Sequence[ExtraLoss] = (),
 ) -> Hyperparameters:
     """The hyperparameters with a number in place of ``training_batch_size=auto``; the log says why.
 
@@ -80,6 +96,7 @@ def resolve_batch_size(
         views: of an epoch, or about so many.
         targets: makes those of a view such as the fullest.
         distributed: the processes that train together; they take what fits in all of them.
+        extra_losses: beside the model's own; they are copied.
 
     """
     device = next(model.parameters()).device
@@ -90,7 +107,11 @@ def resolve_batch_size(
     with undisturbed(device):
         make = partial(synthetic_batch, side=side, targets=targets)
         cuda = device.type == "cuda"
-        fits = _fits_gpu(model, hp, make) if cuda else _fits_cpu(model, make, distributed.local_size)
+        fits = (
+            _fits_gpu(model, extra_losses, hp, make)
+            if cuda
+            else _fits_cpu(model, extra_losses, make, distributed.local_size)
+        )
         size = 1
         while 2 * size <= most and fits(2 * size):
             size *= 2
@@ -160,7 +181,9 @@ def synthetic_batch(count: int, side: tuple[int, int], targets: MakeTargets) -> 
 Make = Callable[[int], list[Sample]]
 
 
-def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[int], bool]:
+def _fits_gpu(
+    model: VisionModel, extra_losses: Sequence[ExtraLoss], hp: Hyperparameters, make: Make
+) -> Callable[[int], bool]:
     """By trial: two steps of a job like this one, the second with the optimizer's state in place."""
 
     def fits(count: int) -> bool:
@@ -170,7 +193,8 @@ def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[
         )
         torch.cuda.reset_peak_memory_stats(device)
         try:
-            train_step = TrainStep(copy.deepcopy(model), trial, 1, view_size=(1, 1))
+            losses = [copy.deepcopy(each) for each in extra_losses]
+            train_step = TrainStep(copy.deepcopy(model), trial, 1, view_size=(1, 1), extra_losses=losses)
             train_step.begin_epoch()
             for _ in range(2):
                 train_step.learn(Batch.of(make(count)))
@@ -185,9 +209,11 @@ def _fits_gpu(model: VisionModel, hp: Hyperparameters, make: Make) -> Callable[[
     return fits
 
 
-def _fits_cpu(model: VisionModel, make: Make, processes: int) -> Callable[[int], bool]:
+def _fits_cpu(
+    model: VisionModel, extra_losses: Sequence[ExtraLoss], make: Make, processes: int
+) -> Callable[[int], bool]:
     """By measure of one batch: what a forward pass keeps for the backward one grows with the views."""
-    trial = copy.deepcopy(model).train()
+    trial = WithExtraLosses(copy.deepcopy(model), [copy.deepcopy(each) for each in extra_losses]).train()
     batch = make(1)
     storage_bytes: dict[int, int] = {}
 

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +22,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.batch_size import synthetic_batch, training_batch_size, undisturbed
 from tilewise.training.job.context import JobContext
 from tilewise.training.step.amp import has_bf16_instructions
+from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
@@ -97,6 +98,7 @@ def calibrate(
     spec: ModelSpec,
     *,
     train: RecordSource,
+    extra_losses: Sequence[ExtraLoss] = (),
     resumed: bool = False,
     timer: Timer = timed,
 ) -> tuple[JobContext, Compute]:
@@ -112,6 +114,7 @@ def calibrate(
         model: on the device to train on; it stays as it is.
         spec: of the model.
         train: what it learns from.
+        extra_losses: beside the model's own; they are copied.
         resumed: whether the job goes on from a checkpoint.
         timer: does a step; returns its seconds.
 
@@ -136,7 +139,8 @@ def calibrate(
     if job.distributed.any(hp.minutes is not None or more_than_one):  # their CPUs may differ, too
         with undisturbed(device):
             view = _typical_view(spec.scaling, train)
-            trial = Trial(job, model, view, objects=_typical_objects(train), timer=timer)
+            objects = _typical_objects(train)
+            trial = Trial(job, model, view, objects=objects, timer=timer, extra_losses=extra_losses)
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
         chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
         if device.type == "cpu":
@@ -165,6 +169,7 @@ class Trial:
         view: (width, height) of a typical view in pixels.
         objects: of a typical view.
         timer: does a step; returns its seconds.
+        extra_losses: are copied.
 
     Attributes:
         pixels: of a view at its full size.
@@ -172,9 +177,16 @@ class Trial:
     """
 
     def __init__(
-        self, job: JobContext, model: VisionModel, view: tuple[int, int], *, objects: int, timer: Timer
+        self,
+        job: JobContext,
+        model: VisionModel,
+        view: tuple[int, int],
+        *,
+        objects: int,
+        timer: Timer,
+        extra_losses: Sequence[ExtraLoss] = (),
     ):
-        self.job, self.model, self.timer = job, model, timer
+        self.job, self.model, self.timer, self.extra_losses = job, model, timer, extra_losses
         self.batch_size = training_batch_size(job.hp, job.distributed.local_size)
         self.view, self.pixels = view, view[0] * view[1]
         self._make = partial(synthetic_batch, targets=partial(job.task.synthetic_targets, objects))
@@ -207,7 +219,8 @@ class Trial:
         hp = self.job.hp.model_copy(
             update={"precision": precision, "gradient_accumulation_step": 1, "compile": False}
         )
-        step = TrainStep(copy.deepcopy(self.model), hp, 1, view_size=self.view)
+        losses = [copy.deepcopy(each) for each in self.extra_losses]
+        step = TrainStep(copy.deepcopy(self.model), hp, 1, view_size=self.view, extra_losses=losses)
         step.begin_epoch()
         return step
 

@@ -44,18 +44,32 @@ def read_initial_model(channel: Path) -> Artifact:
     if archive is None:
         return _read(channel, files, "channel model")
     log.info("channel model: going on from %s", archive.name)
+    return read_archive(archive, f"channel model: {archive.name}")
+
+
+def read_archive(archive: Path, name: str) -> Artifact:
+    """The model in an archive; ``name`` says in messages where that comes from.
+
+    Raises:
+        UserError: it is damaged, or holds another program's model, or none.
+
+    """
     with tempfile.TemporaryDirectory() as folder:
-        name = f"channel model: {archive.name}"
         _unpack(archive, Path(folder), name)
         return _read(Path(folder), sorted(p for p in Path(folder).rglob("*") if p.is_file()), name)
 
 
-def _only_archive(files: Iterable[Path], channel: Path) -> Path | None:
-    """The archive of the model; None where the model lies there unpacked."""
+def models_in(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The archives of models among files, and the descriptions of models that lie there unpacked."""
     unpacked = [path for path in files if path.name == DESCRIPTION]
     archives = [path for path in files if path.name.endswith(_ARCHIVES)]
     # A prefix that is a job's whole output has output.tar.gz, too.
-    archives = [path for path in archives if path.name == "model.tar.gz"] or archives
+    return [path for path in archives if path.name == "model.tar.gz"] or archives, unpacked
+
+
+def _only_archive(files: Iterable[Path], channel: Path) -> Path | None:
+    """The archive of the model; None where the model lies there unpacked."""
+    archives, unpacked = models_in(files)
     models = [*archives, *unpacked]
     if len(models) > 1:
         names = ", ".join(str(path.relative_to(channel)) for path in models[:5])

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+from torch.utils.data import DataLoader
+
+from tilewise.arrays import Float64
+from tilewise.augment.augmentations import Augmentations
+from tilewise.augment.copy_paste import CopyPaste
+from tilewise.data.records import Records
+from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
+from tilewise.training.dataloading.batch import Batch
+from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
-from tilewise.views.multi_scale import multi_scale_sides
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
+from tilewise.views.multi_scale import factors_for, multi_scale_sides, sides_of
 
 log = logging.getLogger(__name__)
+
+PLAIN_SHARE = 15
+"""Percent of the epochs, the last ones, that have no mosaic and no mixup where the job does not say."""
 
 
 def make_planner(hp: Hyperparameters, spec: ModelSpec) -> ViewPlanner | None:
@@ -25,12 +39,99 @@ def make_planner(hp: Hyperparameters, spec: ModelSpec) -> ViewPlanner | None:
     return ViewPlanner(views, spec.tiling, spec.scaling, hp.chip_size, ratio, visibility)
 
 
+def with_size_factors(
+    hp: Hyperparameters, spec: ModelSpec, records: Records, smallest_object: float
+) -> Hyperparameters:
+    """The hyperparameters with factors in place of ``multi_scale=auto``; the log says which.
+
+    Args:
+        hp: the job's.
+        spec: of its model.
+        records: the training images, or the first of them.
+        smallest_object: in pixels of a view, that the model resolves well.
+
+    """
+    if hp.multi_scale != "auto":
+        return hp
+    sizes = records.object_sizes[~records.targets.ignored]
+    scale = [
+        min(view / side for view, side in zip(spec.scaling.size_of(*size), size, strict=True))
+        for size in records.sizes.tolist()
+    ]
+    factors = factors_for(
+        sizes * np.repeat(scale, records.object_counts)[~records.targets.ignored], smallest_object
+    )
+    log.info(
+        "multi_scale=auto: factors %s, by the objects' sizes in views and the %g px that the model resolves",
+        ", ".join(f"{factor:g}" for factor in factors),
+        smallest_object,
+    )
+    return hp.model_copy(update={"multi_scale": factors})
+
+
 def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
     """What the size of a batch's views is multiplied by; 1 alone without ``multi_scale``."""
     if not hp.multi_scale:
         return [1.0]
     nominal = spec.scaling.square or spec.scaling.min_size
     assert nominal is not None
-    sides = multi_scale_sides(nominal, find_model(spec.name).smallest_view(nominal))
+    smallest = find_model(spec.name).smallest_view(nominal)
+    if isinstance(hp.multi_scale, tuple):
+        sides = sides_of(nominal, hp.multi_scale, smallest=smallest)
+    else:
+        sides = multi_scale_sides(nominal, smallest)
     log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
     return [side / nominal for side in sides]
+
+
+def augmentations_of(hp: Hyperparameters) -> Augmentations:
+    """What varies a job's views beside windows, mirroring and colours."""
+    any_way_up = hp.orientation == "any"
+    return Augmentations(
+        vertical_flip=hp.vertical_flip or any_way_up,
+        quarter_turns=hp.quarter_turns or any_way_up,
+        rotation=hp.rotation,
+        shear=hp.shear,
+        degradation=hp.degradation,
+        mosaic=hp.mosaic,
+        mixup=hp.mixup,
+    )
+
+
+def plain_epochs(hp: Hyperparameters) -> int:
+    """How many of the last epochs have no mosaic and no mixup."""
+    if hp.plain_epochs is not None:
+        return hp.plain_epochs
+    return -(-hp.number_of_epochs * PLAIN_SHARE // 100)
+
+
+def load_views(  # noqa: PLR0913  # what the job has decided
+    hp: Hyperparameters,
+    spec: ModelSpec,
+    source: RecordSource,
+    *,
+    planner: ViewPlanner | None,
+    repeats: Float64 | None,
+    copy_paste: CopyPaste | None,
+    batch_size: int,
+    workers: int = 0,
+    distributed: DistributedContext = SINGLE_PROCESS,
+    pinned: bool = False,
+) -> DataLoader[Batch | bytes]:
+    """A job's training views in batches of one process, see :func:`make_loader`."""
+    config = LoaderConfig(
+        scaling=spec.scaling,
+        batch_size=batch_size,
+        workers=workers,
+        seed=hp.seed,
+        min_visibility=hp.min_box_visibility,
+        factors=size_factors(hp, spec),
+        random_windows=hp.random_windows,
+        rendering=spec.rendering,
+        augmentations=augmentations_of(hp),
+        plain_from=hp.number_of_epochs - plain_epochs(hp),
+        pinned=pinned,
+    )
+    return make_loader(
+        source, config, planner=planner, distributed=distributed, repeats=repeats, copy_paste=copy_paste
+    )

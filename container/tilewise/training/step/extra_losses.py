@@ -16,11 +16,16 @@ class ExtraLoss(nn.Module):
     """
 
     def forward(
-        self, outputs: Outputs, targets: Sequence[Targets[Tensor]], losses: Mapping[str, Tensor]
+        self,
+        images: Sequence[Tensor],
+        outputs: Outputs,
+        targets: Sequence[Targets[Tensor]],
+        losses: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """The losses of a batch by name.
 
         Args:
+            images: the views as the model gets them, (3, h, w) uint8 each, on the device.
             outputs: what the network made of the batch: feature maps by name, and the family's raw heads.
             targets: of each view of the batch, on the device.
             losses: the model's own, by name.
@@ -51,5 +56,5 @@ class WithExtraLosses(nn.Module):
         outputs, own_losses = self.model.outputs_and_losses(images, targets)
         losses = dict(own_losses)
         for extra in self.extra_losses:
-            losses |= extra(outputs, targets, own_losses)
+            losses |= extra(images, outputs, targets, own_losses)
         return losses

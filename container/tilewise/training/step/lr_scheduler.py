@@ -64,13 +64,19 @@ def learning_rate_factor(hp: Hyperparameters, steps_per_epoch: int) -> Callable[
     ``warmup_cosine`` rises linearly over the warm-up epochs, then follows
     ``(1 + cos(2π · cycles · progress)) / 2`` (Azure AutoML's, after Hugging Face's
     get_cosine_schedule_with_warmup). ``step`` multiplies by ``step_lr_gamma`` at each epoch of
-    ``lr_scheduler_step``, or every ``step_lr_step_size`` epochs; with neither it stays 1.
+    ``lr_scheduler_step``, or every ``step_lr_step_size`` epochs; with neither it stays 1. ``warmup_steps``
+    are steps of a linear warm-up with either.
     """
     if hp.learning_rate_scheduler == "warmup_cosine":
         warmup = hp.warmup_cosine_lr_warmup_epochs * steps_per_epoch
+        if hp.warmup_steps is not None:
+            warmup = hp.warmup_steps
         total = hp.number_of_epochs * steps_per_epoch
         return lambda step: _warmup_cosine(step, warmup, total, hp.warmup_cosine_lr_cycles)
-    return lambda step: hp.step_lr_gamma ** _drops(hp, step // steps_per_epoch)
+    warmup = hp.warmup_steps or 0
+    return lambda step: (
+        min(1.0, (step + 1) / (warmup + 1)) * hp.step_lr_gamma ** _drops(hp, step // steps_per_epoch)
+    )
 
 
 def _warmup_cosine(step: int, warmup: int, total: int, cycles: float) -> float:

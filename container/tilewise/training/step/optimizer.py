@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -7,22 +8,31 @@ from torch import nn
 
 from tilewise.hyperparameters import Hyperparameters
 
+_BACKBONE = re.compile(r"\bnetwork\.backbone\.(body|backbone|features)\.")
+"""The parameters of backbones by their names; those of feature pyramids are not among them."""
+
 
 def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimizer:
     """The optimizer that the hyperparameters name; biases and normalisation layers do not decay.
+
+    A backbone has a learning rate of its own where ``backbone_learning_rate_factor`` says so.
 
     SGD, Adam and AdamW change all weights in one pass over them ("fused"), and on a GPU know by themselves
     when a step is to be skipped.
     """
     _keep_from_dynamo()
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": hp.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
     rate = hp.learning_rate
+    learnt = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    slow = {name for name, _ in learnt if hp.backbone_learning_rate_factor != 1 and _BACKBONE.search(name)}
+    groups: list[dict[str, Any]] = []
+    for in_backbone in (False, True):
+        some = [each for name, each in learnt if (name in slow) == in_backbone]
+        own = rate * hp.backbone_learning_rate_factor if in_backbone else rate
+        groups += [
+            {"params": [p for p in some if p.ndim > 1], "lr": own, "weight_decay": hp.weight_decay},
+            {"params": [p for p in some if p.ndim <= 1], "lr": own, "weight_decay": 0.0},
+        ]
+    groups = [group for group in groups if group["params"]]
     betas = (hp.beta1, hp.beta2)
     match hp.optimizer:
         case "sgd":

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import VisionModel
 from tilewise.targets import Targets
@@ -23,8 +24,6 @@ from tilewise.training.step.memory import StepMemory
 from tilewise.training.step.non_finite import FiniteCheck, NonFiniteSteps, ReadEachStep, ReadLater
 from tilewise.training.step.optimizer import make_optimizer
 from tilewise.views.sample import Sample
-
-MAX_GRADIENT_NORM = 10.0
 
 
 class TrainStep:
@@ -116,7 +115,18 @@ class TrainStep:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters."""
+        """The inverse of :meth:`state_dict`; rates and decays are those of this job's hyperparameters.
+
+        Raises:
+            UserError: that training had other extra losses.
+
+        """
+        own = {name: each.shape for name, each in self._learns.extra_losses.state_dict().items()}
+        if own != {name: each.shape for name, each in state["extra_losses"].items()}:
+            raise UserError(
+                "the checkpoint is of a training with other losses beside the model's own: give the channel "
+                "teacher as it was, or delete the checkpoint"
+            )
         self.model.load_state_dict(state["model"])
         self._learns.extra_losses.load_state_dict(state["extra_losses"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -202,12 +212,13 @@ class TrainStep:
 
     def _clip(self, norm: Tensor) -> None:
         """Scale the gradients down to the norm that is allowed; a fused optimizer does so as it steps."""
-        small = self._check.is_at_most(norm, MAX_GRADIENT_NORM)
+        most = self.hp.max_gradient_norm
+        small = self._check.is_at_most(norm, most)
         if self.optimizer.defaults.get("fused"):
-            divisor = None if small else (norm / MAX_GRADIENT_NORM).clamp(min=1)
+            divisor = None if small else (norm / most).clamp(min=1)
             self.optimizer.grad_scale = divisor  # type: ignore[attr-defined]  # as GradScaler sets it
         elif not small:
-            nn.utils.clip_grads_with_norm_(self._parameters, MAX_GRADIENT_NORM, norm)
+            nn.utils.clip_grads_with_norm_(self._parameters, most, norm)
 
 
 def reads_each_step(device: torch.device, hp: Hyperparameters) -> bool:

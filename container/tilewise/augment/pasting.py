@@ -1,0 +1,99 @@
+"""The pixels of objects that are pasted into a view of an image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from tilewise.arrays import Array, Float32, Float64
+from tilewise.augment.copy_paste import Paste
+from tilewise.data.decode import DecodedImage
+from tilewise.targets import Targets
+from tilewise.views.view import View, Window
+
+
+def paste_objects(
+    pixels: Tensor,
+    view: View,
+    pastes: Sequence[Paste],
+    objects: Targets[Array],
+    image_of: Callable[[int], DecodedImage],
+) -> None:
+    """Paste what a view shows of it, in place.
+
+    Objects are cut from their own image at the view's zoom and turned into the view itself: no image is
+    copied, and all views of an image show the same.
+
+    Args:
+        pixels: (3, h, w) uint8 of the view.
+        view: of the image that is pasted into.
+        pastes: into that image.
+        objects: that their sources are numbers of, in the pixels of their own images.
+        image_of: from the number of an object to its own image.
+
+    """
+    x0, y0, _, _ = view.window
+    across, down = view.scale
+    canvas = pixels.permute(1, 2, 0).numpy()
+    for paste in pastes:
+        to_view = np.array([[across], [down]]) * (paste.to_image - np.array([[0, 0, x0], [0, 0, y0]]))
+        box = objects.boxes[paste.source]
+        low, high = box[:2] - paste.feather, box[2:] + paste.feather
+        corners = np.array([[low[0], low[1], 1], [high[0], low[1], 1], [low[0], high[1], 1], [*high, 1]])
+        places = corners @ to_view.T
+        left, top = np.floor(places.min(axis=0)).astype(int).clip(min=0).tolist()
+        right, bottom = np.minimum(np.ceil(places.max(axis=0)), view.size).astype(int).tolist()
+        if left < right and top < bottom:
+            region = canvas[top:bottom, left:right]
+            _paste(region, paste, to_view - [[0, 0, left], [0, 0, top]], box, image_of(paste.source))
+
+
+def _paste(region: Array, paste: Paste, to_region: Float64, box: Float32, image: DecodedImage) -> None:
+    """Paste an object into the part of a view that it covers, (h, w, 3); ``to_region`` from its own image."""
+    margin = [-paste.feather, -paste.feather, paste.feather, paste.feather]
+    around = np.concatenate([np.floor(box[:2]), np.ceil(box[2:])]).astype(int) + margin
+    limits = np.array([image.width, image.height, image.width, image.height])
+    x0, y0, x1, y1 = around.clip(0, limits).tolist()
+    # smaller than it is, it is scaled first, so that no pixel is passed over
+    zoom = min(1.0, math.sqrt(abs(float(np.linalg.det(to_region[:, :2])))))
+    size = max(1, round(zoom * (x1 - x0))), max(1, round(zoom * (y1 - y0)))
+    patch = View((x0, y0, x1, y1), size)
+    source, factor = image.seen_by(patch)
+    patch = patch.snapped(factor)
+    cut = np.ascontiguousarray(np.moveaxis(np.asarray(patch.pixels_from_image(source, factor)), 0, 2))
+    shape = rectangle(box, paste.feather, patch.window, size)
+    across, down = patch.scale
+    # from the patch's pixels to the region's, whose centres OpenCV puts at whole numbers
+    linear = to_region[:, :2] / [across, down]
+    offset = to_region[:, 2] + to_region[:, :2] @ patch.window[:2] + linear @ [0.5, 0.5] - 0.5
+    matrix = np.column_stack([linear, offset])
+    where = region.shape[1], region.shape[0]
+    moved = cv2.warpAffine(cut, matrix, where, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    alpha = cv2.warpAffine(shape, matrix, where, flags=cv2.INTER_LINEAR)[..., None]
+    region[...] = np.rint(region + alpha * (moved.astype(np.float32) - region)).astype(np.uint8)
+
+
+def rectangle(box_4: Float32, feather: int, window: Window, size: tuple[int, int]) -> Float32:
+    """(h, w) the shape of an object of which only the box is known: 1 in it, falling to 0 around it.
+
+    Args:
+        box_4: in pixels of its image.
+        feather: pixels of the image over which it fades out.
+        window: of the image.
+        size: (width, height) in pixels of the shape.
+
+    """
+    x0, y0, x1, y1 = window
+    sides = []
+    for low, high, start, end, count in (
+        (box_4[0], box_4[2], x0, x1, size[0]),
+        (box_4[1], box_4[3], y0, y1, size[1]),
+    ):
+        places = start + (np.arange(count) + 0.5) * (end - start) / count
+        outside = np.maximum(np.maximum(low - places, places - high), 0)
+        sides.append((1 - outside / feather).clip(min=0))
+    return np.asarray(np.outer(sides[1], sides[0]), np.float32)

@@ -1,0 +1,83 @@
+"""Images that come once more in an epoch, with objects pasted into them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tilewise.augment.copy_paste import ALWAYS_FREE, CopyPaste
+from tilewise.data.records import Record, Records
+from tilewise.training.dataloading.view_order import Copy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The images of files that come once more: those with small objects, and room for at least one.
+
+    Attributes:
+        copy_paste: what is pasted into them.
+        indices: of their records, each as often as it comes.
+
+    """
+
+    copy_paste: CopyPaste
+    indices: Sequence[int]
+
+    @staticmethod
+    def of(copy_paste: CopyPaste, records: Records) -> Copies:
+        """Those of a training's records; the log counts them."""
+        with_small, added = _first_copies(copy_paste, records)
+        copied = [index for index, count in zip(with_small, added, strict=True) if count]
+        log.info(
+            "copy_paste: %d of %d images hold small objects; %d of them come %s more in an epoch, with some "
+            "%d objects pasted, and in %d nothing finds room",
+            len(with_small),
+            len(records),
+            len(copied),
+            "once" if copy_paste.repeats == 1 else f"{copy_paste.repeats} times",
+            copy_paste.repeats * sum(added),
+            len(with_small) - len(copied),
+        )
+        return Copies(copy_paste, copied * copy_paste.repeats)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def draw(self, rng: np.random.Generator) -> list[Copy]:
+        """Those of an epoch."""
+        seeds = rng.integers(2**63, size=len(self)).tolist()
+        return [Copy(index, seed) for index, seed in zip(self.indices, seeds, strict=True)]
+
+    def pasted(self, copy: Copy, record: Record) -> Record:
+        """See :func:`pasted`."""
+        return pasted(self.copy_paste, copy, record)
+
+
+def pasted(copy_paste: CopyPaste, copy: Copy, record: Record) -> Record:
+    """A record with the targets of what is pasted into its copy, too."""
+    donor = copy.donor.targets if copy.donor else None
+    plan = copy_paste.plan(record.targets, record.width, record.height, copy.seed, donor)
+    return replace(record, targets=plan.targets) if plan else record
+
+
+def copies_per_image(copy_paste: CopyPaste | None, records: Records) -> float:
+    """How many copies of an image an epoch shows, on average."""
+    if copy_paste is None or not len(records):
+        return 0.0
+    _, added = _first_copies(copy_paste, records)
+    return copy_paste.repeats * sum(map(bool, added)) / len(records)
+
+
+def _first_copies(copy_paste: CopyPaste, records: Records) -> tuple[list[int], list[int]]:
+    """The indices of the records with small objects, and how many are pasted into each where any are."""
+    small = ~records.targets.ignored & (records.object_sizes < copy_paste.max_size)
+    image = np.repeat(np.arange(len(records)), records.object_counts)
+    indices: list[int] = np.unique(image[small]).tolist()
+    first = [(records[index], Copy(index, ALWAYS_FREE)) for index in indices]
+    added = [len(pasted(copy_paste, copy, record).targets) - len(record.targets) for record, copy in first]
+    return indices, added

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from stand_ins import make_hp
+from tilewise.errors import UserError
+from tilewise.fields import Rows
+from tilewise.models.box_learning import BoxLearning, PositiveCounts, image_sizes, nwd
+from tilewise.models.build import build_detector
+from tilewise.models.detector import Detector
+from tilewise.models.rfla import FIELDS, field_distance, rfla
+from tilewise.models.spec import DetectorSpec
+from tilewise.targets import Targets
+from tilewise.tasks.registry import make_task
+from tilewise.views.sample import IMAGE_SIZE
+from tilewise.views.view import Scaling
+from torch import Tensor
+
+
+def gradient(learning: BoxLearning, overlap: float, size: float) -> tuple[float, float]:
+    """The loss of a box, and its gradient by the overlap."""
+    value = torch.tensor([overlap], requires_grad=True)
+    loss = learning.from_overlap(value, lambda: torch.tensor([size])).sum()
+    loss.backward()
+    assert value.grad is not None
+    return loss.item(), value.grad.item()
+
+
+def test_small_factor__of_the_thesis_raises_the_value_and_lowers_the_gradient() -> None:
+    plain, thesis, more = BoxLearning(), BoxLearning(0.95), BoxLearning(1.5)
+    assert gradient(thesis, 0.6, 20)[0] > gradient(plain, 0.6, 20)[0]
+    assert gradient(thesis, 0.6, 20)[1] == pytest.approx(0.95 * gradient(plain, 0.6, 20)[1])
+    assert gradient(thesis, -0.2, 20)[0] < gradient(plain, -0.2, 20)[0]  # a GIoU may be negative
+    assert gradient(more, 0.6, 20)[1] == pytest.approx(1.5 * gradient(plain, 0.6, 20)[1])
+    for learning in (thesis, more):
+        assert gradient(learning, 0.6, 32) == gradient(plain, 0.6, 32)
+    distance = torch.tensor([2.0, 2.0])
+    found = BoxLearning(1.5).from_distance(distance, lambda: torch.tensor([31.0, 33.0]))
+    assert found.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("exponent", [0.5, -0.5])
+def test_exponent__weights_by_area_with_mean_one(exponent: float) -> None:
+    sizes = torch.tensor([10.0, 20.0, 40.0, 1000.0])
+    counted = torch.tensor([True, True, True, False])
+    learning = BoxLearning(size_exponent=exponent)
+    weights = learning.from_distance(torch.ones(4), lambda: sizes, counted)[:3]
+    mean = (100 + 400 + 1600) / 3
+    raw = [min(3, max(1 / 3, (mean / area) ** exponent)) for area in (100, 400, 1600)]
+    assert weights.tolist() == pytest.approx([each / (sum(raw) / 3) for each in raw])
+    assert weights.mean().item() == pytest.approx(1)
+
+
+def test_nwd__by_hand() -> None:
+    boxes = torch.tensor([[0.0, 0, 8, 8]])
+    anchors = torch.tensor([[0.0, 0, 8, 8], [3, 4, 11, 12], [0, 0, 8, 16]])
+    # centres 5 apart; centres 4 and half heights 4 apart
+    by_hand = [1, math.exp(-5 / 10), math.exp(-math.sqrt(16 + 16) / 10)]
+    assert nwd(boxes, anchors, 10).flatten().tolist() == pytest.approx(by_hand)
+
+
+def test_field_distance__by_hand() -> None:
+    points, radii = torch.tensor([[10.0, 10.0], [13.0, 10.0]]), torch.tensor([4.0, 8.0])
+    box = torch.tensor([[6.0, 6, 14, 14]])  # of half sides 4
+    # KL(N(p, r²) ‖ N(c, 4²)) of two axes: ½(r²/16 + d²/16 - 1 + ln(16/r²)) each
+    second = 0.5 * (4 + 9 / 16 - 1 + math.log(1 / 4)) + 0.5 * (4 - 1 + math.log(1 / 4))
+    assert field_distance(points, radii, box).flatten().tolist() == pytest.approx([1, 1 / (1 + second)])
+
+
+def test_rfla__gives_each_object_points_however_small() -> None:
+    grid = torch.arange(16) * 8.0 + 4
+    points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=2).reshape(-1, 2)
+    strides = torch.full((256,), 8.0)
+    boxes = torch.tensor([[30.0, 30, 32, 32], [31, 31, 33, 33], [60, 60, 100, 100]])
+    matches = rfla(points, strides, boxes)
+    counts = torch.bincount(matches[matches >= 0], minlength=3).tolist()
+    assert counts[2] == 3 and 3 <= counts[0] + counts[1] <= 8 and min(counts) >= 1
+    places = points[matches == 2]
+    assert (places - torch.tensor([80.0, 80.0])).abs().max() <= 8
+    assert (rfla(points, strides, boxes[:0]) == -1).all() and FIELDS[8] == 91
+
+
+FAMILIES = {
+    "ssdlite_mobilenet_v3_large": "nwd",
+    "yolox_nano": "default",
+    "gfl_resnet18_fpn": "rfla",
+    "retinanet_resnet50_fpn": "nwd",
+    "fcos_resnet50_fpn": "rfla",
+    "fasterrcnn_resnet18_fpn": "nwd",
+}
+
+
+def detector(name: str, **more: object) -> Detector:
+    square = name.startswith(("ssd", "yolox"))
+    scaling = Scaling(square=96) if square else Scaling(min_size=96, max_size=96)
+    hp = make_hp(model_name=name, learning_rate=0.001, **more)
+    torch.manual_seed(0)
+    built = make_task(hp).build(DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 10, object_size=12.0))
+    assert isinstance(built, Detector)
+    return built
+
+
+def losses(model: Detector, sizes: tuple[float, ...] = (10.0, 50.0)) -> dict[str, float]:
+    boxes = torch.tensor([[10.0, 10, 20, 20], [40, 40, 90, 90]])
+    fields = {IMAGE_SIZE: Rows(torch.tensor(sizes))}
+    targets = Targets(boxes, torch.tensor([0, 1]), torch.zeros(2, dtype=torch.bool), fields)
+    torch.manual_seed(0)
+    image = torch.randint(256, (3, 96, 96), dtype=torch.uint8)
+    found: dict[str, Tensor] = model([image, image], [targets, targets])
+    return {name: float(loss.detach()) for name, loss in found.items()}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families__weigh_boxes_by_size_in_the_image_alone(name: str) -> None:
+    plain = losses(detector(name))
+    factor = losses(detector(name, small_object_loss_factor=3))
+    exponent = losses(detector(name, size_loss_exponent=0.5))
+    without = losses(detector(name, small_object_loss_factor=3), sizes=(64.0, 64.0))
+    box_losses = {"bbox_regression", "loss_rpn_box_reg", "loss_box_reg"}
+    changed = {each for each in plain if plain[each] != factor[each]}
+    assert changed and changed <= box_losses
+    assert {each for each in plain if plain[each] != exponent[each]} <= box_losses
+    assert without == pytest.approx(plain)
+    assert all(math.isfinite(loss) for loss in (*factor.values(), *exponent.values()))
+
+
+@pytest.mark.parametrize(("name", "assignment"), FAMILIES.items())
+def test_families__assignments_and_objects_without_a_positive_prior(name: str, assignment: str) -> None:
+    model = detector(name, assignment=assignment)
+    model.watch(on=True)
+    assert all(math.isfinite(loss) for loss in losses(model).values())
+    (line,) = model.say_what_was_seen(lambda rows: [rows, rows])
+    assert "tiny, 8 to 16 px: 0 of 4 (0.0 %); medium, 32 to 96 px: 0 of 4 (0.0 %)" in line
+    model.watch(on=False)
+    assert model.say_what_was_seen(lambda rows: [rows]) == []
+
+
+def test_counts__an_object_that_no_prior_finds() -> None:
+    counts = PositiveCounts((8, 16))
+    counts.add(torch.tensor([4.0, 8.0, 15.9, 16.0]), torch.tensor([False, True, False, True]))
+    counts.add(torch.tensor([4.0]), torch.tensor([True]))
+    assert counts.counts is not None and counts.counts.tolist() == [[2, 1], [2, 1], [1, 0]]
+
+
+def test_image_sizes__of_objects_that_are_not_ignored() -> None:
+    boxes, ignored = torch.tensor([[0.0, 0, 4, 9], [0, 0, 2, 2]]), torch.tensor([False, True])
+    targets = Targets(boxes, torch.zeros(2), ignored)
+    assert [each.tolist() for each in image_sizes([targets])] == [[6]]
+    sized = Targets(boxes, torch.zeros(2), ignored, {IMAGE_SIZE: Rows(torch.tensor([60.0, 20.0]))})
+    assert [each.tolist() for each in image_sizes([sized])] == [[60]]
+
+
+@pytest.mark.parametrize("anchors", [None, (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8)])
+@pytest.mark.parametrize("name", ["yolox_nano", "ssdlite_mobilenet_v3_large", "ssd_resnet50", "ssd_vgg16"])
+def test_stride_4__one_more_map_in_front(name: str, anchors: tuple[float, ...] | None) -> None:
+    side = 300 if name.startswith("ssd_") else 128
+    fitted = None if name == "yolox_nano" else anchors
+    spec = DetectorSpec(name, 2, Scaling(square=side), fitted, 0.01, 0.5, 10, stride_4_level=True)
+    model = build_detector(spec).eval()
+    maps = [each.shape[-1] for each in model.feature_maps([torch.zeros(3, side, side).byte()]).values()]
+    assert maps[:2] == [side // 4, -(-side // 8)] and maps == sorted(maps, reverse=True)
+    model.train()
+    boxes = torch.tensor([[8.0, 8, 12, 12]])
+    targets = [Targets(boxes, torch.tensor([1]), torch.zeros(1, dtype=torch.bool))] * 2
+    found = model([torch.zeros(3, side, side).byte()] * 2, targets)
+    assert isinstance(found, dict) and all(loss.isfinite() for loss in found.values())
+
+
+def test_hyperparameters__an_assignment_that_the_family_has_not() -> None:
+    with pytest.raises(UserError, match="assignment='rfla': it is not defined for yolox_nano, only for fcos"):
+        make_hp(model_name="yolox_nano", assignment="rfla")
+    assert make_hp(model_name="fcos_resnet50_fpn", assignment="rfla").assignment == "rfla"
