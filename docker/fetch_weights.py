@@ -20,9 +20,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "container"))
 
-from tilewise.registry import SOURCES, find_model, model_names
+from tilewise.registry import SOURCES, find_model, model_names, task_names
 
-WEIGHTS = {name: find_model(name).published[0] for name in model_names() if find_model(name).published}
+WEIGHTS = {
+    name: find_model(name).published[0]
+    for task in task_names()
+    for name in model_names(task)
+    if find_model(name).published
+}
 """The best start for each model: its own weights where they are published, else its backbone's."""
 
 

@@ -12,10 +12,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "container" / "tilewise"
 FLOORS = (
     {
         "arrays",
+        "bitmaps",
         "boxes",
         "errors",
         "fields",
         "instances",
+        "masks",
+        "prototypes",
+        "rasters",
         "registry",
         "startup",
         "stop",

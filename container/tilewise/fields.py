@@ -54,7 +54,7 @@ class Field(Protocol):
 
         """
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> Field:
         """What the device learns from as tensors on it, arrays too; what has no form as a tensor stays."""
 
     @classmethod

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from tilewise.arrays import Array, Float32, Float64, Int64
+from tilewise.fields import Field
 from tilewise.instances import Instances
 
 BLOCK = 64
@@ -22,7 +25,14 @@ class Limits(NamedTuple):
     detections: int
 
 
-def suppress(boxes_K4: Float32, scores_K: Float32, labels_K: Int64, *, limits: Limits) -> Instances:
+def suppress(
+    boxes_K4: Float32,
+    scores_K: Float32,
+    labels_K: Int64,
+    *,
+    limits: Limits,
+    fields: Mapping[str, Field] = MappingProxyType({}),
+) -> Instances:
     """Non-maximum suppression within the classes of one view.
 
     As torchvision's ``batched_nms``: best score first, a box removes the later ones of its class whose IoU
@@ -34,6 +44,7 @@ def suppress(boxes_K4: Float32, scores_K: Float32, labels_K: Int64, *, limits: L
         scores_K: of them, in any order; of equal ones the first goes before.
         labels_K: their 0-based classes.
         limits: what is kept; the number of candidates is not looked at.
+        fields: more of the candidates, which what is left keeps.
 
     Returns:
         What is left, best first.
@@ -53,7 +64,8 @@ def suppress(boxes_K4: Float32, scores_K: Float32, labels_K: Int64, *, limits: L
         overlaps = _iou(boxes[chosen], boxes[left]) > limits.nms_iou_threshold
         left = left[~overlaps.any(axis=0)]
     best = order[np.concatenate([order[:0], *kept])[: limits.detections]]
-    return Instances(boxes_K4[best], scores_K[best], labels_K[best])
+    kept_fields = {name: each.select(best) for name, each in fields.items()}
+    return Instances(boxes_K4[best], scores_K[best], labels_K[best], kept_fields)
 
 
 def _free_of_each_other(boxes_N4: Float64, threshold: float) -> Array:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tilewise.arrays import Array
-from tilewise.boxes import crop_boxes, flip_boxes, visible_part
+from tilewise.boxes import crop_boxes, flip_boxes, sides, visible_part
 from tilewise.fields import Corners, Field, Index, cat_fields, cat_rows, to_device
+from tilewise.masks import MASKS, Masks
 
 A = TypeVar("A", Array, Tensor)
 
@@ -66,7 +67,8 @@ class Targets(Generic[A]):
         """As a window of their frame shows them, scaled to ``size``.
 
         Boxes are cut at the window's border. An object of which less than a pixel is left of a side is
-        dropped; one of which less than ``min_visibility`` of the area is left is ignored.
+        dropped; one of which less than ``min_visibility`` of the area is left is ignored. Of an object with a
+        mask, area and box are those of what is left of the mask.
 
         Args:
             window: ``x0, y0, x1, y1``; it may reach beyond the frame.
@@ -75,10 +77,20 @@ class Targets(Generic[A]):
 
         """
         boxes, visible, share = visible_part(crop_boxes(self.boxes, window, size), size)
-        ignored = self.ignored | (share < min_visibility)
         # only what is seen is drawn anew: to do so for all masks of an image would cost every tile as much
         fields = {name: each.select(visible).crop(window, size) for name, each in self.fields.items()}
-        return type(self)(boxes[visible], self.labels[visible], ignored[visible], fields)
+        masks = fields.get(MASKS)
+        if not isinstance(masks, Masks):
+            ignored = self.ignored | (share < min_visibility)
+            return type(self)(boxes[visible], self.labels[visible], ignored[visible], fields)
+        seen: Any = self.select(visible)
+        before: Any = boxes[visible]
+        share_before: Any = share[visible]
+        cut: Any = masks.cut(before, share_before, size)
+        shown, part = cut
+        cropped: Any = type(self)(shown, seen.labels, seen.ignored | (part < min_visibility), fields)
+        result: Self = cropped.select((sides(shown) >= 1).all(axis=1))
+        return result
 
     def pin_memory(self) -> Self:
         """With boxes and labels in pinned memory, ready for a GPU."""

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_masks
 from tilewise.__main__ import main
 from tilewise.commands import convert
 from tilewise.data.recordio import scan
@@ -59,6 +62,71 @@ def test_convert__warns_of_what_mxnet_refuses(tilewise: Any, source: Path, tmp_p
     assert "24 images" in output and "1 images without objects: MXNet refuses the file" in output
 
 
+@pytest.fixture
+def outlined(source: Path) -> Path:
+    """The same: the second object has a mask of two parts, the third one with a hole, the fourth polygons."""
+    content = json.loads((source / "coco.json").read_text())
+    frame = np.zeros((48, 64), np.uint8)
+    frame[12:36, 8:24] = 1
+    frame[20:24] = 0
+    parts = coco_masks.encode(np.asfortranarray(frame))
+    frame[12:36, 8:24] = 1
+    frame[20:24, 12:16] = 0
+    ring = coco_masks.encode(np.asfortranarray(frame))
+    polygon = [[8, 12, 24, 12, 24, 36, 8, 36]]
+    for annotation, mask in zip(content["annotations"][1:], (parts, ring, polygon), strict=False):
+        text = mask if isinstance(mask, list) else {**mask, "counts": mask["counts"].decode()}
+        annotation["segmentation"] = text
+    (source / "coco.json").write_text(json.dumps(content))
+    return source
+
+
+AREAS = [16 * 20, 16 * 24 - 16, 16 * 24]
+
+
+@pytest.mark.parametrize("form", ["coco", "azure-jsonl", "yolo-seg"])
+@pytest.mark.parametrize("masks", ["as-read", "polygons", "rle"])
+def test_convert__masks_there_and_back(
+    tilewise: Any, outlined: Path, tmp_path: Path, form: str, masks: str
+) -> None:
+    options = ("--masks", masks) if form == "coco" else ()
+    code, output, errors = tilewise("convert", outlined, tmp_path / "there", "--to", form, *options)
+    assert code == 0, errors
+    assert "and 3 masks" in output
+    code, output, errors = tilewise("convert", tmp_path / "there", tmp_path / "back", "--to", "coco")
+    assert code == 0, errors
+    rows = json.loads((tmp_path / "back" / "coco.json").read_text())["annotations"]
+    found = [row for row in rows if "segmentation" in row]
+    if form == "yolo-seg":  # the others are their boxes' polygons
+        assert len(found) == 22
+    assert [row["area"] for row in found[:3]] == AREAS
+    kinds = [type(row["segmentation"]).__name__ for row in found[:3]]
+    if form == "coco":
+        assert kinds == {"rle": ["dict"] * 3, "polygons": ["list", "dict", "list"]}.get(
+            masks, ["dict", "dict", "list"]
+        )
+
+
+def test_convert__without_masks(tilewise: Any, outlined: Path, tmp_path: Path) -> None:
+    code, output, _ = tilewise("convert", outlined, tmp_path / "out", "--to", "coco", "--masks", "none")
+    assert code == 0 and " masks " not in output
+    rows = json.loads((tmp_path / "out" / "coco.json").read_text())["annotations"]
+    assert not any("segmentation" in row for row in rows)
+    code, _, errors = tilewise("convert", outlined, tmp_path / "no", "--to", "yolo", "--masks", "rle")
+    assert code == 2 and "--masks rle goes with --to coco only" in errors
+
+
+def test_inspect__counts_and_draws_masks(tilewise: Any, outlined: Path, tmp_path: Path) -> None:
+    code, output, errors = tilewise("inspect", outlined, "--out", tmp_path / "with")
+    assert code == 0, errors
+    assert re.search(r"with a mask +3\n", output) and re.search(r"without, for boxes only +20\n", output)
+    tilewise("convert", outlined, tmp_path / "boxes", "--to", "coco", "--masks", "none")
+    code, output, _ = tilewise("inspect", tmp_path / "boxes", "--out", tmp_path / "without")
+    assert code == 0 and "with a mask" not in output
+    pictures = [(tmp_path / name / "inspect.png").read_bytes() for name in ("with", "without")]
+    assert pictures[0] != pictures[1]
+
+
 @pytest.mark.parametrize("form", [form for form in convert.FORMATS if form != "coco"])
 def test_convert__there_and_back(tilewise: Any, source: Path, tmp_path: Path, form: str) -> None:
     tilewise("convert", source, tmp_path / "there", "--to", form)
@@ -67,7 +135,7 @@ def test_convert__there_and_back(tilewise: Any, source: Path, tmp_path: Path, fo
     )
     assert code == 0, errors
     content = json.loads((tmp_path / "back" / "coco.json").read_text())
-    marks = form in ("recordio", "voc", "cvat", "labelme")
+    marks = form in ("recordio", "voc", "cvat", "labelme", "azure-jsonl")
     assert [one["bbox"] for one in content["annotations"]] == [[8, 12, 16, 24]] * (23 if marks else 22)
     assert {one["category_id"] for one in content["annotations"]} == {2}
     assert sum(one["iscrowd"] for one in content["annotations"]) == (1 if marks else 0)

@@ -29,18 +29,9 @@ def test_scene__trains_and_is_predicted_by_parts(tmp_path: Path) -> None:
     assert code == 0, output
     assert "left out, unusable           0" in output
     out = tmp_path / "found"
-    command = [
-        sys.executable,
-        "-m",
-        "tilewise",
-        "predict",
-        scene,
-        "--model",
-        job.base / "model",
-        "--out",
-        out,
-    ]
-    done = subprocess.run([*map(str, command)], env=os.environ | MAX_PIXELS, capture_output=True, text=True)
+    options = ["--model", str(job.base / "model"), "--out", str(out)]
+    command = [sys.executable, "-m", "tilewise", "predict", str(scene), *options]
+    done = subprocess.run(command, env=os.environ | MAX_PIXELS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads((out / "scene-detections.json").read_text())
     assert answer["classes"] == ["thing"] and answer["boxes"]

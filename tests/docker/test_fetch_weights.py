@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tilewise.registry import Weights, model_names
+from tilewise.registry import Weights, model_names, task_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docker"))
 
@@ -52,7 +52,8 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch, model: str, content: 
 
 
 def test_weights__of_each_model_are_pinned() -> None:
-    assert tuple(fetch_weights.WEIGHTS) == model_names()
+    of_all_tasks = [name for task in task_names() for name in model_names(task)]
+    assert list(fetch_weights.WEIGHTS) == of_all_tasks
     for weights in fetch_weights.WEIGHTS.values():
         assert len(weights.pin) == (64 if weights.sha256 else 8)
         assert weights.source == "yolox" or f"-{weights.pin[:8]}." in weights.file

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from raw_hyperparameters import BUILTIN, problems
 from tilewise.hyperparameters import parse_hyperparameters
-from tilewise.hyperparameters.models import LATER_MODELS
 from tilewise.registry import model_names
 
 
@@ -15,10 +14,14 @@ def test_model__available(model: str) -> None:
     assert (parsed.min_size is None) == (parsed.max_size is None)
 
 
-@pytest.mark.parametrize("model", LATER_MODELS)
-def test_model__not_in_this_version(model: str) -> None:
-    assert problems({"model_name": model}) == (
-        f"model_name='{model}' is not available in this version; available: {', '.join(model_names())}"
+def test_model__of_another_task() -> None:
+    available = ", ".join(model_names())
+    assert problems({"task": "detection", "model_name": "maskrcnn_resnet18_fpn"}) == (
+        "model_name='maskrcnn_resnet18_fpn' is a model for task=instance_segmentation; "
+        f"available here: {available}"
+    )
+    assert problems({"task": "instance_segmentation", "model_name": "yolox_s"}).startswith(
+        "model_name='yolox_s' is a model for task=detection; available here: maskrcnn_resnet18_fpn, "
     )
 
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from raw_hyperparameters import BUILTIN, problems
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
-from tilewise.hyperparameters.models import LATER_MODELS
 from tilewise.hyperparameters.table import ROWS
 from tilewise.registry import model_names
 
@@ -110,7 +109,16 @@ NAMES = st.sampled_from([*ROWS, *(row.alias for row in ROWS.values() if row.alia
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
-        [*VALID.values(), *model_names(), *LATER_MODELS, "yolov5", "vgg-16", "small", "", "none"]
+        [
+            *VALID.values(),
+            *model_names(),
+            *model_names("instance_segmentation"),
+            "yolov5",
+            "vgg-16",
+            "small",
+            "",
+            "none",
+        ]
     ),
     st.integers().map(str),
     st.floats().map(str),

@@ -11,6 +11,10 @@ from tilewise.hyperparameters.table import ROWS
 # name: default of an Azure job, of one with a YOLOX, of a built-in job.
 DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "task": ("detection", "detection", "detection"),
+    "mask_pixel_score_threshold": (0.5, 0.5, 0.5),
+    "max_number_of_polygon_points": (100, 100, 100),
+    "export_as_image": (False, False, False),
+    "image_type": ("jpg", "jpg", "jpg"),
     "num_classes": (None, None, 2),
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),

@@ -26,6 +26,7 @@ PUBLISHED = {
     LITE: "ssdlite320_mobilenet_v3_large",
     "fasterrcnn_resnet50_fpn": "fasterrcnn_resnet50_fpn",
     "fasterrcnn_mobilenet_v3_large_fpn": "fasterrcnn_mobilenet_v3_large_fpn",
+    "maskrcnn_resnet50_fpn": "maskrcnn_resnet50_fpn",
     "retinanet_resnet50_fpn": "retinanet_resnet50_fpn",
     "fcos_resnet50_fpn": "fcos_resnet50_fpn",
 }

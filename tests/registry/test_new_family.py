@@ -72,9 +72,9 @@ def test_hyperparameters__know_it() -> None:
         with pytest.raises(UserError, match=message):
             parse_hyperparameters(given)
     page = as_markdown()
-    assert "| `dots_m` | `image_size` | yes |" in page
-    assert re.search(r"`number_of_epochs` .* 15 \(yolox: 30\) \(dots: 3\) ", page)
-    assert "`ssd*` and `yolox_*` and `dots_*`" in page
+    assert "| `dots_m` | `image_size` | `detection` |" in page
+    assert re.search(r"`number_of_epochs` .* 15 \(yolox: 30\) \(maskyolox: 30\) \(dots: 3\) ", page)
+    assert "`ssd*` and `yolox_*` and `maskyolox_*` and `dots_*`" in page
 
 
 def test_job__stopped_and_resumed_ends_as_one_that_was_left_alone(data: DataSet, tmp_path: Path) -> None:

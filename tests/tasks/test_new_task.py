@@ -391,7 +391,7 @@ def test_model__of_a_task_that_there_is_not(data: DataSet, tmp_path: Path) -> No
 
 
 def test_hyperparameters__know_it() -> None:
-    with pytest.raises(UserError, match="there is no such model"):
+    with pytest.raises(UserError, match="'glance' is a model for task=presence; available here: ssd_vgg16,"):
         parse_hyperparameters({"model_name": "glance"})
     with pytest.raises(UserError, match="there is no such model; available: glance"):
         parse_hyperparameters({"task": "presence", "model_name": "squint"})

@@ -17,6 +17,7 @@ from tilewise.data.annotations import ChannelIssues
 from tilewise.data.choice import DataChoice, OtherClasses
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Record, Records
+from tilewise.data.writers.azure_jsonl import write_azure_jsonl
 from tilewise.data.writers.coco import write_coco
 from tilewise.data.writers.cvat import write_cvat
 from tilewise.data.writers.image_json import write_image_json
@@ -24,24 +25,31 @@ from tilewise.data.writers.label_studio import write_label_studio
 from tilewise.data.writers.labelme import write_labelme
 from tilewise.data.writers.manifest import write_manifest
 from tilewise.data.writers.output import Output, new_folder
+from tilewise.data.writers.polygons import MaskForm
 from tilewise.data.writers.recordio import write_recordio
 from tilewise.data.writers.via import write_via
 from tilewise.data.writers.voc import write_voc
 from tilewise.data.writers.yolo import write_yolo
 from tilewise.errors import UserError
+from tilewise.masks import MASKS
 
 FORMATS = (
     "recordio",
     "image-json",
     "coco",
+    "azure-jsonl",
     "manifest",
     "yolo",
+    "yolo-seg",
     "voc",
     "label-studio",
     "cvat",
     "labelme",
     "via",
 )
+
+HOLD_MASKS = ("coco", "azure-jsonl", "yolo-seg")
+"""Formats that masks are read for."""
 
 SECONDS_BETWEEN_LINES = 10
 """How often a line says how far it is, where no terminal shows a bar."""
@@ -80,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--with-size", action="store_true", help="recordio: labels hold the image's size too")
     parser.add_argument("--skip-empty", action="store_true", help="recordio: no images without objects")
     parser.add_argument(
+        "--masks",
+        choices=get_args(MaskForm),
+        default="as-read",
+        help="coco: how masks are written, as polygons, as run lengths or not at all (as-read); "
+        "azure-jsonl: none for boxes only",
+    )
+    parser.add_argument(
         "--s3-prefix",
         default="",
         metavar="s3://BUCKET/PATH",
@@ -99,9 +114,11 @@ def run(arguments: argparse.Namespace) -> None:
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
     choice = DataChoice(tuple(arguments.only), arguments.other_classes, arguments.max_images, arguments.seed)
+    holds_masks = arguments.to in HOLD_MASKS and arguments.masks != "none"
+    fields = frozenset({MASKS} if holds_masks else ())
     with new_folder(target) as folder:
         channel = read_annotated(
-            name, source, arguments.annotations, label_attribute=arguments.label_attribute
+            name, source, arguments.annotations, label_attribute=arguments.label_attribute, fields=fields
         )
         known = chosen_classes({name: channel}, arguments.classes)
         classes = choice.of_classes(known)
@@ -110,8 +127,9 @@ def run(arguments: argparse.Namespace) -> None:
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
+    written = f"{output.boxes:,} boxes" + (f" and {output.masks:,} masks" if output.masks else "")
     print(
-        f"{target}: {output.images:,} images ({output.bytes:,} bytes) with {output.boxes:,} boxes "
+        f"{target}: {output.images:,} images ({output.bytes:,} bytes) with {written} "
         f"as {arguments.to} in {time.monotonic() - started:.1f} s"
     )
     print("classes:", ", ".join(f"{index} {label}" for index, label in enumerate(classes)))
@@ -135,6 +153,10 @@ def _check_options(arguments: argparse.Namespace) -> None:
         "skip_empty": ("recordio",),
         "s3_prefix": ("manifest", "label-studio"),
     }
+    if arguments.masks != "as-read":
+        takes = "coco or azure-jsonl" if arguments.masks == "none" else "coco"
+        if arguments.to not in takes.split(" or "):
+            raise UserError(f"--masks {arguments.masks} goes with --to {takes} only")
     for option, forms in formats_of.items():
         if getattr(arguments, option) and arguments.to not in forms:
             raise UserError(f"--{option.replace('_', '-')} goes with --to {' or '.join(forms)} only")
@@ -151,12 +173,15 @@ def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
         )
     if arguments.to == "manifest":
         return partial(write_manifest, name=arguments.name, s3_prefix=arguments.s3_prefix)
+    if arguments.to == "azure-jsonl":
+        return partial(write_azure_jsonl, name=arguments.name)
     if arguments.to == "label-studio":
         return partial(write_label_studio, s3_prefix=arguments.s3_prefix)
     writers: dict[str, _Write] = {
         "image-json": write_image_json,
-        "coco": write_coco,
+        "coco": partial(write_coco, masks=arguments.masks),
         "yolo": write_yolo,
+        "yolo-seg": partial(write_yolo, masks=True),
         "voc": write_voc,
         "cvat": write_cvat,
         "labelme": write_labelme,
@@ -181,6 +206,7 @@ def _left_out(issues: ChannelIssues, output: Output) -> list[str]:
         "images left out, unusable (named above)": len(issues.left_out),
         "boxes dropped (named above)": len(issues.dropped),
         "boxes clipped to their image": issues.clipped,
+        "masks dropped (named above)": len(issues.masks_dropped),
         **output.notes,
     }
     return [f"{count:,} {what}" for what, count in counts.items() if count]

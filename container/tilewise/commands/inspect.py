@@ -17,13 +17,14 @@ from tilewise.arrays import Array, Float64
 from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
 from tilewise.data.annotations import ChannelIssues, check_objects
 from tilewise.data.channel import DataSet, Split
-from tilewise.data.channel_table import SIZE_NAMES, duplicates, size_histogram, table
+from tilewise.data.channel_table import SIZE_NAMES, duplicates, masks_of, size_histogram, table
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.hyperparameters.values import Bands, PixelRange, Values, shown
+from tilewise.masks import MASKS
 from tilewise.targets import Targets
 from tilewise.views.rendering import Rendering
 
@@ -81,7 +82,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.scale is not None and arguments.scale < 1:
         raise UserError(f"--scale is {arguments.scale}: it must be the side of a square in pixels")
     folders = _folders(arguments.channels, arguments.annotations)
-    channels = {name: read_annotated(name, *places) for name, places in folders.items()}
+    channels = {
+        name: read_annotated(name, *places, fields=frozenset({MASKS})) for name, places in folders.items()
+    }
     classes = chosen_classes(channels, arguments.classes)
     rendering = Rendering(_read(arguments, "bands", Bands), _read(arguments, "pixel_range", PixelRange))
     issues_by_channel = {name: _Patient(name, rendering=rendering) for name in channels}
@@ -199,6 +202,8 @@ def _as_json(
                 "boxes_clipped": issues.clipped,
                 "boxes_dropped": issues.dropped,
                 "boxes_repeated": issues.repeated,
+                "masks": int(known.sum()) if (known := masks_of(records)) is not None else 0,
+                "masks_dropped": issues.masks_dropped,
                 "boxes_by_class": _by_class(records, classes),
                 "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
                 "doubts": issues.faults + issues.doubts,

@@ -125,6 +125,7 @@ def run_job(
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.data.places import in_places_of
     from tilewise.inference.device import require_supported_gpus
+    from tilewise.registry import find_task
     from tilewise.training.distributed.context import SINGLE_PROCESS
 
     distributed = distributed or SINGLE_PROCESS
@@ -154,7 +155,12 @@ def run_job(
             stop=stop,
             reads_pipes=distributed.local_rank == 0,
             choice=DataChoice(
-                hp.classes, hp.other_classes, hp.max_images, hp.seed, label_attribute=hp.label_attribute
+                hp.classes,
+                hp.other_classes,
+                hp.max_images,
+                hp.seed,
+                label_attribute=hp.label_attribute,
+                fields=find_task(hp.task).target_fields,
             ),
         )
     except StopWaiting:

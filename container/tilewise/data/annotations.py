@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewise.arrays import Array, Float32, Int64
+from tilewise.boxes import paired_iou
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
 from tilewise.data.plausibility import implausible
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
+from tilewise.masks import MASKS, Masks
 from tilewise.targets import Targets
 from tilewise.views.rendering import AS_STORED, Rendering
 
@@ -31,6 +33,9 @@ MAX_LEFT_OUT = 0.05
 
 MAX_FRACTION = 2
 """A careless box may reach beyond its image, but not that far: then it is in pixels."""
+
+MIN_AGREEMENT = 0.5
+"""A mask is its object's if the box around it has at least this IoU with the object's box."""
 
 MAX_NAMED = 5
 """So many images that are missing are named."""
@@ -56,6 +61,7 @@ class RawExample:
         fractions: whether the targets are in fractions.
         encoded: the image itself, where it came through a pipe.
         unread: why some of its boxes could not be read, each as a message says it.
+        unread_masks: why objects have no mask that should have one.
 
     """
 
@@ -68,6 +74,7 @@ class RawExample:
     fractions: bool = False
     encoded: bytes | None = None
     unread: tuple[str, ...] = ()
+    unread_masks: tuple[str, ...] = ()
 
     def with_labels(self, labels: Int64) -> RawExample:
         """The example with other labels of its objects."""
@@ -102,6 +109,21 @@ class ParsedChannel:
         return frozenset(np.unique(np.concatenate([*labels, np.zeros(0, np.int64)])).tolist())
 
 
+def with_fields(parsed: ParsedChannel, fields: frozenset[str]) -> ParsedChannel:
+    """The channel, where its format has no such fields too: its objects then have no masks."""
+    if MASKS not in fields:
+        return parsed
+
+    def with_masks(example: RawExample) -> RawExample:
+        targets = example.targets
+        if MASKS in targets.fields:
+            return example
+        none = {MASKS: Masks.none(len(targets))}
+        return replace(example, targets=replace(targets, fields={**targets.fields, **none}))
+
+    return replace(parsed, examples=[with_masks(example) for example in parsed.examples])
+
+
 def unusable(key: str, path: Path | None, problem: str) -> RawExample:
     """An image that cannot be used, and why; it has no objects."""
     return RawExample(key, path, None, Targets.none(), problem=problem)
@@ -131,6 +153,7 @@ class ChannelSource:
         annotations: that of its annotation channel; the same folder where there is none.
         annotation_name: the name of the channel that ``annotations`` belongs to.
         label_attribute: of an augmented manifest, the one to train on, where the job says which.
+        fields: the optional fields of the ground truth that are wanted; others are not kept.
 
     """
 
@@ -139,6 +162,12 @@ class ChannelSource:
     annotations: Folder
     annotation_name: str
     label_attribute: str | None = None
+    fields: frozenset[str] = frozenset()
+
+    @property
+    def masks(self) -> bool:
+        """Whether masks are wanted."""
+        return MASKS in self.fields
 
 
 @dataclass(frozen=True)
@@ -170,6 +199,8 @@ class ChannelIssues:
         clipped: boxes that reached beyond their image and were cut at its border.
         dropped: record and reason of each box that is not used.
         repeated: how many of these only repeat another one of their image.
+        masks: how many objects have a mask in the annotations, where masks are wanted.
+        masks_dropped: record and reason of each mask that is not used; its object keeps its box.
         doubts: what is not plausible in the channel as a whole.
         faults: the same, where it is so bad that nothing could be learnt.
         image_files: see :class:`ParsedChannel`.
@@ -191,6 +222,8 @@ class ChannelIssues:
     image_files: tuple[str, ...] = ()
     rendering: Rendering = AS_STORED
     remarks: set[str] = field(default_factory=set)
+    masks: int = 0
+    masks_dropped: list[str] = field(default_factory=list)
 
     def note_remarks(self, key: str, header: ImageHeader) -> None:
         """Say what of an image is left aside, once for all images of its kind."""
@@ -220,6 +253,11 @@ class ChannelIssues:
         self.dropped.append(f"{key}: {reason}")
         self._warn(len(self.dropped), f"{key}: {reason}; it is dropped")
 
+    def note_mask(self, key: str, reason: str) -> None:
+        """Note a mask that is not used."""
+        self.masks_dropped.append(f"{key}: {reason}")
+        self._warn(len(self.masks_dropped), f"{key}: {reason}; its object keeps its box, without a mask")
+
     def _warn(self, count: int, message: str) -> None:
         if count <= MAX_WARNINGS:
             more = "; further ones are only counted" if count == MAX_WARNINGS else ""
@@ -228,9 +266,10 @@ class ChannelIssues:
     def begin_pass(self, expected: int) -> None:
         """Start counting again, for a pipe's next pass."""
         self.images, self.clipped, self.expected = 0, 0, expected
-        self.boxes = self.repeated = 0
+        self.boxes = self.repeated = self.masks = 0
         self.left_out.clear()
         self.dropped.clear()
+        self.masks_dropped.clear()
 
     def finish_pass(self) -> None:
         """Note that no more images come.
@@ -282,6 +321,12 @@ class ChannelIssues:
             raise UserError(
                 f"channel {self.channel}: {unusable} of {self.boxes} boxes cannot be used, more than "
                 f"{MAX_LEFT_OUT:.0%}{hint}; fix or remove them, starting with: {first}"
+            )
+        if len(self.masks_dropped) > max(1, MAX_LEFT_OUT * self.masks):
+            raise UserError(
+                f"channel {self.channel}: {len(self.masks_dropped)} of {self.masks} masks cannot be used, "
+                f"more than {MAX_LEFT_OUT:.0%}; fix or remove them, starting with: "
+                f"{'; '.join(self.masks_dropped[:3])}"
             )
 
     def nothing_left(self) -> str:
@@ -451,9 +496,45 @@ def _clean(
         issues.clipped += int((usable & (np.abs(clipped - boxes) > 0.5).any(axis=1)).sum())
         dropped += [_fault(box) for box in boxes[~usable].tolist()]
         targets = replace(targets, boxes=clipped).select(usable)
+    targets = _with_checked_masks(targets, example, header, issues)
     for reason in dropped:
         issues.note_dropped(example.key, reason)
     return _without_repeated(targets, example.key, issues), dropped
+
+
+def _with_checked_masks(
+    targets: Targets[Array], example: RawExample, header: ImageHeader, issues: ChannelIssues
+) -> Targets[Array]:
+    """With masks cut at the image's border, and without those that cannot be their object's."""
+    masks = targets.fields.get(MASKS)
+    if not isinstance(masks, Masks):
+        return targets
+    width, height = header.width, header.height
+    known, size, around = masks.known, np.asarray((width, height), np.float32), masks.boxes
+    issues.masks += int(known.sum()) + len(example.unread_masks)
+    inside = np.clip(np.nan_to_num(around), 0, np.tile(size, 2))
+    # those of boxes that are cut have been counted; half a pixel is rounding
+    boxes_inside = ((targets.boxes[:, :2] > 0) & (targets.boxes[:, 2:] < size)).all(axis=1)
+    issues.clipped += int((known & boxes_inside & (np.abs(inside - around) > 0.5).any(axis=1)).sum())
+    frame_differs = np.isfinite(masks.limits).all(axis=1) & (masks.limits != size).any(axis=1)
+    reasons = {
+        f"is not of an image of {width} x {height} pixels, as this one is": frame_differs,
+        "has a point that is not finite": ~np.isfinite(around).all(axis=1),
+        "is empty": (around[:, 2:] <= around[:, :2]).any(axis=1),
+        "lies outside the image": (inside[:, 2:] <= inside[:, :2]).any(axis=1),
+        "does not agree with it": paired_iou(inside, targets.boxes) < MIN_AGREEMENT,
+    }
+    bad = known & np.any(list(reasons.values()), axis=0)
+    for index in np.flatnonzero(bad).tolist():
+        reason = next(reason for reason, applies in reasons.items() if applies[index])
+        place = f": it lies within {_corners(around[index].tolist())}" if reason.startswith("does") else ""
+        issues.note_mask(
+            example.key, f"the mask of {_corners(targets.boxes[index].tolist())} {reason}{place}"
+        )
+    for reason in example.unread_masks:
+        issues.note_mask(example.key, reason)
+    framed = (masks.without(bad) if bad.any() else masks).crop((0, 0, width, height), (width, height))
+    return replace(targets, fields={**targets.fields, MASKS: framed})
 
 
 def _in_pixels(example: RawExample, header: ImageHeader) -> Targets[Array]:

@@ -22,6 +22,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     make_records,
     some,
+    with_fields,
 )
 from tilewise.data.channel_table import table
 from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
@@ -47,6 +48,7 @@ from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.source import Batches_co, BatchMaker, RecordSource
 from tilewise.errors import UserError
+from tilewise.masks import MASKS
 from tilewise.stop import NEVER, StopToken
 from tilewise.views.rendering import AS_STORED, Rendering
 
@@ -200,6 +202,11 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
     piped = {name: channel for name, channel in channels.items() if isinstance(channel, ChannelPipe)}
     for name, channel in piped.items():
         check_pipe(name, channel, knows_classes=bool(num_classes or class_map), max_images=choice.max_images)
+        if MASKS in choice.fields:
+            raise UserError(
+                f"channel {name} is in input mode Pipe, whose formats hold boxes only: give it in mode File "
+                "or FastFile, since instance segmentation learns from masks"
+            )
     with ExitStack() as stack:
         pipes = {
             name: stack.enter_context(closing(open_pipe(name, channel, stop)))
@@ -207,7 +214,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             if reads_pipes
         }
         parsed_channels = {
-            name: parse_channel(name, folders, choice.label_attribute)
+            name: parse_channel(name, folders, choice.label_attribute, fields=choice.fields)
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
@@ -291,13 +298,20 @@ def _splits(
     }
 
 
-def parse_channel(name: str, folders: Channels, label_attribute: str | None = None) -> ParsedChannel:
+def parse_channel(
+    name: str,
+    folders: Channels,
+    label_attribute: str | None = None,
+    *,
+    fields: frozenset[str] = frozenset(),
+) -> ParsedChannel:
     """Find out which format a channel holds, and read it.
 
     Args:
         name: the channel's; ``<name>_annotation`` among the folders is its annotation channel.
         folders: channel name -> folder and content type.
         label_attribute: the one of augmented manifests to read, where the job says which.
+        fields: the optional fields of the ground truth to read.
 
     Raises:
         UserError: it holds no format, or several.
@@ -309,13 +323,14 @@ def parse_channel(name: str, folders: Channels, label_attribute: str | None = No
             raise UserError(f"the folder of channel {part} is not there: {folders[part].path}")
     images = Folder(folders[name].path)
     source = (
-        ChannelSource(name, images, Folder(folders[other].path), other, label_attribute)
+        ChannelSource(name, images, Folder(folders[other].path), other, label_attribute, fields)
         if other in folders
-        else ChannelSource(name, images, images, name, label_attribute)
+        else ChannelSource(name, images, images, name, label_attribute, fields)
     )
     detected_format = _only_format(source, folders[name].content_type)
     log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
-    return replace(detected_format.read(), image_files=tuple(islice(images.images, MAX_NAMED + 1)))
+    parsed = with_fields(detected_format.read(), fields)
+    return replace(parsed, image_files=tuple(islice(images.images, MAX_NAMED + 1)))
 
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tilewise.arrays import Int64
+from tilewise.arrays import Bool, Int64
 from tilewise.data.annotations import ChannelIssues, some
 from tilewise.data.plausibility import spelt_alike
 from tilewise.data.records import Record, Records, open_encoded
+from tilewise.masks import MASKS, Masks
 
 SIZE_LIMITS = (8, 16, 32, 96)
 """√area in pixels of the image where one size class ends: tiny ones after AI-TOD, the others COCO's."""
@@ -83,6 +84,7 @@ def table(
         "boxes": [f"{len(records.targets)}" for records, _ in both],
         "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
         "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
+        **_mask_rows(channels),
         "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
         "    exact repetitions": [f"{issues.repeated}" for _, issues in both],
         **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
@@ -103,6 +105,25 @@ def table(
     return "\n".join(lines)
 
 
+def _mask_rows(channels: Mapping[str, tuple[Records, ChannelIssues]]) -> _Rows:
+    """Where masks are read: how many objects have one. Those without teach boxes only."""
+    counts = [(records, issues, masks_of(records)) for records, issues in channels.values()]
+    if not any(known is not None and (known.any() or issues.masks) for _, issues, known in counts):
+        return {}
+    found = [(issues, np.zeros(0, np.bool_) if known is None else known) for _, issues, known in counts]
+    return {
+        "  with a mask": [f"{int(known.sum())}" for _, known in found],
+        "  without, for boxes only": [f"{int((~known).sum())}" for _, known in found],
+        "  masks dropped": [f"{len(issues.masks_dropped)}" for issues, _ in found],
+    }
+
+
+def masks_of(records: Records) -> Bool | None:
+    """(N,) which objects have a mask; None where masks have not been read."""
+    masks = records.targets.fields.get(MASKS)
+    return masks.known if isinstance(masks, Masks) else None
+
+
 def _class_counts(records: Records, classes: tuple[str, ...]) -> Int64:
     return np.bincount(records.targets.labels, minlength=len(classes)).astype(np.int64)
 
@@ -118,4 +139,5 @@ def _reasons(channel: str, issues: ChannelIssues) -> list[str]:
     reasons = Counter(issues.left_out.values()).most_common(5)
     lines = [f"{channel}: {count} images left out: {reason}" for reason, count in reasons]
     lines += [f"{channel}: boxes dropped: {some(issues.dropped)}"] if issues.dropped else []
+    lines += [f"{channel}: masks dropped: {some(issues.masks_dropped)}"] if issues.masks_dropped else []
     return lines + [f"{channel}: {doubt}" for doubt in (*issues.faults, *issues.doubts)]

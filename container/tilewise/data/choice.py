@@ -30,6 +30,7 @@ class DataChoice:
         max_images: at most so many images of each channel, drawn at random.
         seed: draws them.
         label_attribute: of augmented manifests, see :func:`read_manifest`.
+        fields: the optional fields of the ground truth that are read, such as masks.
 
     """
 
@@ -38,6 +39,7 @@ class DataChoice:
     max_images: int | None = None
     seed: int = 0
     label_attribute: str | None = None
+    fields: frozenset[str] = frozenset()
 
     def num_classes_of_data(self, given: int | None) -> int | None:
         """How many classes the data has, where a job says a number: of all classes, or of those it chose."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.data.annotations import ChannelIssues, ChannelSource, ParsedChannel, make_records
+from tilewise.data.annotations import ChannelIssues, ChannelSource, ParsedChannel, make_records, with_fields
 from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
 from tilewise.data.folder import Folder, OneFile
@@ -68,7 +68,12 @@ def read_channel(
 
 
 def read_annotated(
-    name: str, folder: Path, annotations: Path | None, *, label_attribute: str | None = None
+    name: str,
+    folder: Path,
+    annotations: Path | None,
+    *,
+    label_attribute: str | None = None,
+    fields: frozenset[str] = frozenset(),
 ) -> ParsedChannel:
     """Read a channel, before its classes are agreed with those of others.
 
@@ -77,6 +82,7 @@ def read_annotated(
         folder: its own.
         annotations: the folder of its annotation channel, or one file with all of them, or None.
         label_attribute: of an augmented manifest with several, the one to read.
+        fields: the optional fields of the ground truth to read.
 
     Raises:
         UserError: a folder is missing, or holds no format or several.
@@ -85,10 +91,14 @@ def read_annotated(
     if annotations is not None and annotations.is_file():
         if not folder.is_dir():
             raise UserError(f"the folder of channel {name} is not there: {folder}")
-        source = ChannelSource(name, Folder(folder), OneFile(annotations), annotations.name, label_attribute)
+        source = ChannelSource(
+            name, Folder(folder), OneFile(annotations), annotations.name, label_attribute, fields
+        )
         formats = [format for find in _OF_ONE_FILE if (format := find(source))]
-        return formats[0].read() if formats else read_coco(annotations, source.images)
+        if formats:
+            return with_fields(formats[0].read(), fields)
+        return with_fields(read_coco(annotations, source.images, masks=source.masks), fields)
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)
-    return parse_channel(name, folders, label_attribute)
+    return parse_channel(name, folders, label_attribute, fields=fields)

@@ -142,11 +142,15 @@ class Records(Sequence[Record]):
         """(N,) √area in pixels of all objects, record by record."""
         return size_of_sides(self.object_sides)
 
+    def with_targets(self, targets: Targets[Array]) -> Records:
+        """These records with other ground truth, of as many objects in their order."""
+        other = copy.copy(self)
+        other.targets = targets
+        return other
+
     def relabel(self, labels: Int64) -> Records:
         """These records, with ``labels[label]`` in place of each ``label``."""
-        other = copy.copy(self)
-        other.targets = replace(self.targets, labels=labels[self.targets.labels])
-        return other
+        return self.with_targets(replace(self.targets, labels=labels[self.targets.labels]))
 
     def select(self, indices: Iterable[int]) -> Records:
         """The records at ``indices``, in that order."""

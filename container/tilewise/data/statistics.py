@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tilewise.data.annotations import ChannelIssues
-from tilewise.data.channel_table import SIZE_NAMES, size_histogram
+from tilewise.data.channel_table import SIZE_NAMES, masks_of, size_histogram
 from tilewise.data.records import Records
 
 MAX_NAMED = 1000
@@ -30,6 +30,16 @@ def channel_statistics(
 
     """
     counts = np.bincount(records.targets.labels, minlength=len(classes)).tolist()
+    known = masks_of(records)
+    masks = (
+        {}
+        if known is None
+        else {
+            "masks": int(known.sum()),
+            "masks_dropped_count": len(issues.masks_dropped),
+            "masks_dropped": issues.masks_dropped[:MAX_NAMED],
+        }
+    )
     return {
         "images": len(records),
         "whole": whole,
@@ -42,6 +52,7 @@ def channel_statistics(
         "dropped_count": len(issues.dropped),
         "dropped": issues.dropped[:MAX_NAMED],
         "repeated": issues.repeated,
+        **masks,
         "doubts": issues.doubts,
         "most_objects": int(records.object_counts.max(initial=0)),
         "image_sizes": _range(records),

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, PathPatch
+from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator
 
 from tilewise.arrays import Float32, Float64, Int64
@@ -21,6 +22,8 @@ from tilewise.data.channel_table import SIZE_LIMITS
 from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
+from tilewise.masks import MASKS, Masks
+from tilewise.rasters import outline
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View, Window
 
@@ -216,6 +219,7 @@ def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette, render
         _OTHERS if ignored else colour
         for colour, ignored in zip(colours, record.targets.ignored.tolist(), strict=True)
     ]
+    _draw_masks(axes, tile, record, colours)
     crowded = len(lines) > 60 and tile.window == (0, 0, record.width, record.height)
     width = 0.9 if crowded else 1.4
     axes.add_collection(
@@ -224,6 +228,23 @@ def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette, render
     axes.add_collection(LineCollection(lines, colors=colours, linewidths=width, joinstyle="miter"))
     axes.set_xlim(x0, x1)
     axes.set_ylim(y1, y0)
+
+
+def _draw_masks(axes: Axes, tile: Tile, record: Record, colours: list[str]) -> None:
+    """Masks, filled, of the objects that the tile shows."""
+    x0, y0, x1, y1 = tile.window
+    masks = record.targets.fields.get(MASKS)
+    if not isinstance(masks, Masks):
+        return
+    left, top, right, bottom = masks.boxes.T
+    seen = masks.known & (right > x0) & (left < x1) & (bottom > y0) & (top < y1)
+    for index in np.flatnonzero(seen).tolist():
+        grid, (left, top, _, _) = masks.grid(index)
+        place = np.array([left, top])
+        rings = [np.concatenate([ring, ring[:1]]) + place for ring in outline(grid)]
+        if rings:
+            path = Outline.make_compound_path(*(Outline(ring, closed=True) for ring in rings))
+            axes.add_patch(PathPatch(path, facecolor=colours[index], alpha=0.35, linewidth=0))
 
 
 def _caption(axes: Axes, tile: Tile, record: Record) -> None:

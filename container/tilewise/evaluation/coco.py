@@ -13,7 +13,9 @@ from faster_coco_eval import COCO, COCOeval_faster
 from tilewise.arrays import Float64
 from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.data.records import Records
+from tilewise.evaluation.overlap import encoded_masks, on_masks
 from tilewise.instances import Instances
+from tilewise.rasters import area_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,8 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
     """Average precision and recall as COCO defines them, all from one pass over the detections.
 
     Two things are not as pycocotools has them by default: all detections of an image count, not the best 100,
-    and an object's size is the area of its box, not that of its outline.
+    and an object's size is the area of its box, not that of its outline. Where objects have masks, the IoU is
+    that of masks, and an object's size the area of its mask.
 
     Args:
         records: the ground truth; ignored boxes are crowds.
@@ -77,7 +80,8 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
     of_limits = {limits: index for index, limits in enumerate(RANGES.values())}
     # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
     precision, recall = evaluation["precision"][..., 0], evaluation["recall"][..., 0]
-    size_of = np.digitize(records.object_sizes[~records.targets.ignored], SIZE_LIMITS)
+    sizes = np.sqrt(_mask_areas(records)) if on_masks(records) else records.object_sizes
+    size_of = np.digitize(sizes[~records.targets.ignored], SIZE_LIMITS)
     return {
         "AP": _mean(precision[..., 0]),
         "AP50": _mean(precision[0, ..., 0]),
@@ -120,10 +124,14 @@ def accumulate(
         where there is no object.
 
     """
+    truth, found = _truth_rows(records), _detection_rows(detections)
+    if on_masks(records):
+        _add_masks(truth, [record.targets for record in records], records)
+        _add_masks(found, detections, records)
     evaluation = COCOeval_faster(
-        _coco(_truth_rows(records), len(records), classes),
-        _coco(_detection_rows(detections), len(records), classes),
-        "bbox",
+        _coco(truth, records, classes),
+        _coco(found, records, classes),
+        "segm" if on_masks(records) else "bbox",
         print_function=log.debug,
     )
     evaluation.params.maxDets = [max([100, *map(len, detections)])]
@@ -171,10 +179,36 @@ def _rows(images_N: np.ndarray, boxes_N4: np.ndarray, labels_N: np.ndarray) -> l
     ]
 
 
-def _coco(annotations: list[dict[str, Any]], images: int, classes: Sequence[str]) -> COCO:
+def _add_masks(rows: list[dict[str, Any]], objects: Sequence[Any], records: Records) -> None:
+    """Put the masks of the objects of each image into their rows, with their areas."""
+    masks = [
+        mask
+        for each, (width, height) in zip(objects, records.sizes.tolist(), strict=True)
+        for mask in encoded_masks(each, width, height)
+    ]
+    for row, mask in zip(rows, masks, strict=True):
+        row |= {"segmentation": mask, "area": float(area_of(mask))}
+
+
+def _mask_areas(records: Records) -> Float64:
+    """(N,) pixels of the masks of all objects."""
+    return np.array(
+        [
+            area_of(mask)
+            for record in records
+            for mask in encoded_masks(record.targets, record.width, record.height)
+        ],
+        np.float64,
+    )
+
+
+def _coco(annotations: list[dict[str, Any]], records: Records, classes: Sequence[str]) -> COCO:
     return COCO(
         {
-            "images": [{"id": number} for number in range(1, images + 1)],
+            "images": [
+                {"id": number, "width": width, "height": height}
+                for number, (width, height) in enumerate(records.sizes.tolist(), start=1)
+            ],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
             "annotations": annotations,
         }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Int64
-from tilewise.boxes import area, intersection, paired_iou
 from tilewise.data.records import Record
+from tilewise.evaluation.overlap import iou, share_inside
 from tilewise.instances import Instances
 
 IOU_THRESHOLD = 0.5
@@ -37,14 +38,12 @@ def match(record: Record, detections: Instances, iou_threshold: float = IOU_THRE
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    truth, boxes = record.targets, detections.boxes.astype(np.float64)[:, None]
-    objects = truth.boxes.astype(np.float64)
+    truth, detections = record.targets, _precise(detections)
     same_class = detections.labels[:, None] == truth.labels
-    result = _in_score_order(
-        np.where(same_class & ~truth.ignored, paired_iou(boxes, objects), 0), iou_threshold
-    )
+    result = _in_score_order(np.where(same_class & ~truth.ignored, iou(record, detections), 0), iou_threshold)
     # an ignored box may stand for many objects, so it only matters whether the detection lies in it
-    inside = intersection(boxes, objects[truth.ignored]) >= iou_threshold * area(boxes).clip(min=1e-12)
+    ignored = replace(record, targets=truth.select(truth.ignored))
+    inside = share_inside(ignored, detections) >= iou_threshold
     on_ignored = (inside & same_class[:, truth.ignored]).any(axis=1)
     return np.where((result == FALSE_ALARM) & on_ignored, NOT_COUNTED, result)
 
@@ -114,9 +113,9 @@ def outcome(
     free_objects[object_of[right]] = False
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
-        boxes = confident.boxes.astype(np.float64)
-        iou = paired_iou(boxes[false_positives, None], truth.boxes[objects].astype(np.float64))
-        other = _in_score_order(iou, iou_threshold)
+        others = replace(record, targets=truth.select(objects))
+        overlap = iou(others, _precise(confident.select(false_positives)))
+        other = _in_score_order(np.asarray(overlap, np.float64), iou_threshold)
         object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
     missed = ~truth.ignored
     missed[object_of[object_of >= 0]] = False
@@ -139,6 +138,12 @@ def confusion_matrix(pairs: Iterable[tuple[Record, Outcome]], num_classes: int) 
         np.add.at(matrix, (true, one.detections.labels[counted]), 1)
         matrix[:-1, num_classes] += np.bincount(record.targets.labels[one.missed], minlength=num_classes)
     return matrix
+
+
+def _precise(detections: Instances) -> Instances:
+    """With boxes in double precision, as pycocotools compares them."""
+    boxes: Any = detections.boxes.astype(np.float64)
+    return replace(detections, boxes=boxes)
 
 
 def _in_score_order(iou_NM: Float64, threshold: float) -> Int64:

@@ -7,12 +7,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tilewise.arrays import Array
+from tilewise.fields import Corners
 from tilewise.instances import Instances
+from tilewise.masks import MASKS, Masks
 from tilewise.views.sample import Sample
+
+OPACITY = 0.4
+"""Of a mask over its image."""
 
 
 def draw_detections(image: Array, detections: Instances, classes: Sequence[str]) -> Image.Image:
-    """An image with the boxes of its detections drawn, one colour a class, and a legend with counts.
+    """An image with the masks and boxes of its detections drawn, a colour a class, and a legend with counts.
 
     Args:
         image: (3, H, W) uint8.
@@ -20,10 +25,16 @@ def draw_detections(image: Array, detections: Instances, classes: Sequence[str])
         classes: names by label.
 
     """
-    picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, 2)))
+    pixels = np.ascontiguousarray(np.moveaxis(image, 0, 2))
+    colours = [_colour(label, len(classes)) for label in range(len(classes))]
+    masks = detections.fields.get(MASKS)
+    if isinstance(masks, Masks):
+        pixels = pixels.copy()
+        for index, label in enumerate(detections.labels.tolist()):
+            _fill(pixels, *masks.grid(index), colour=colours[label])
+    picture = Image.fromarray(pixels)
     width = max(2, round(max(picture.size) / 640))
     canvas = ImageDraw.Draw(picture)
-    colours = [_colour(label, len(classes)) for label in range(len(classes))]
     for box, _, label in detections:
         canvas.rectangle(box, outline=colours[label], width=width)
     font = ImageFont.load_default(size=max(14, round(max(picture.size) / 50)))
@@ -63,6 +74,14 @@ def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side:
             canvas.rectangle(box, outline=(128, 128, 128) if ignored else colours[label], width=1)
         sheet.paste(picture, (number % columns * (side + 4), number // columns * (side + 4)))
     return sheet
+
+
+def _fill(pixels: Array, grid: Array, place: Corners, *, colour: tuple[int, int, int]) -> None:
+    """Tint the pixels of a mask."""
+    left, top = int(place[0]), int(place[1])
+    part = pixels[top : top + grid.shape[0], left : left + grid.shape[1]]
+    inside = grid > 0
+    part[inside] = (OPACITY * np.array(colour) + (1 - OPACITY) * part[inside]).astype(np.uint8)
 
 
 def _colour(label: int, count: int) -> tuple[int, int, int]:

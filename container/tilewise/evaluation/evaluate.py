@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
-from tilewise.evaluation.coco import coco_metrics
+from tilewise.evaluation.coco import FIGURES, coco_metrics
+from tilewise.evaluation.overlap import on_masks
 from tilewise.evaluation.predicting import predict_records
 from tilewise.evaluation.slow import say_if_slow
 from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
+from tilewise.masks import MASKS, Masks
 from tilewise.stop import NEVER, StopToken
 
 
@@ -69,7 +71,34 @@ def metrics(
     *,
     voc: VocMetric = VocMetric(),  # noqa: B008  # it is frozen
 ) -> dict[str, Any]:
-    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind."""
+    """The figures of :func:`coco_metrics`, and ``VOC`` with those of :func:`voc_metrics` and their kind.
+
+    Where objects have masks, all of these are of masks, and ``box`` has the :data:`FIGURES` of boxes, and as
+    ``VOC_mAP`` VOC's. Objects without a mask are then ignored.
+    """
+    if on_masks(records):
+        boxes = metrics(
+            records.with_targets(replace(records.targets, fields={})),
+            [replace(each, fields={}) for each in detections],
+            classes,
+            voc=voc,
+        )
+        box = {name: boxes[name] for name in FIGURES} | {"VOC_mAP": boxes["VOC"]["mAP"]}
+        masks = _figures(records_of_masks(records), detections, classes, voc)
+        return {**masks, "box": box}
+    return _figures(records, detections, classes, voc)
+
+
+def records_of_masks(records: Records) -> Records:
+    """Records whose objects without a mask are ignored."""
+    masks = records.targets.fields[MASKS]
+    assert isinstance(masks, Masks)
+    return records.with_targets(replace(records.targets, ignored=records.targets.ignored | ~masks.known))
+
+
+def _figures(
+    records: Records, detections: list[Instances], classes: tuple[str, ...], voc: VocMetric
+) -> dict[str, Any]:
     with say_if_slow("COCO's figures"):
         coco = coco_metrics(records, detections, classes)
     with say_if_slow("VOC's figures"):

@@ -6,16 +6,20 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from tilewise.arrays import Float64
 from tilewise.boxes import object_size
 from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, Outcome
+from tilewise.masks import MASKS, Masks
+from tilewise.rasters import outline
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View, Window
 
@@ -37,6 +41,9 @@ CLOSE_UP_SIDE = 300
 SMALLEST_BOX = 9
 """Smaller boxes are drawn larger, in pixels of the picture: an outline must not hide what it shows."""
 
+MAX_POINTS = 60
+"""Of the outline of a mask."""
+
 MAX_LABEL = 40
 """Letters of what is written into a picture."""
 
@@ -45,7 +52,16 @@ KINDS = ("truth", "alarm", "missed", "mistaken", "found")
 
 
 _Box = Sequence[float]
-_Shape = tuple[str, _Box, str]
+_Rings = Sequence[Float64]
+
+
+class _Shape(NamedTuple):
+    """What is drawn of an object or a detection: its outline where it has a mask, else its box."""
+
+    kind: str
+    box: _Box
+    text: str
+    rings: _Rings = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ def _picture(
     size = image.width, image.height
     scale = min(1.0, MAX_SIDE / max(size))
     svg = _svg(image, (0, 0, *size), scale, shapes, _alt(record.key, one))
-    sizes = scale * object_size(np.array([box for _, box, _ in shapes]).reshape(-1, 4))
+    sizes = scale * object_size(np.array([shape.box for shape in shapes]).reshape(-1, 4))
     close_up = ""
     if len(sizes) and np.median(sizes) < CLOSE_UP_BELOW and min(size) > CLOSE_UP_SIDE:
         window = _busiest(size, shapes)
@@ -119,33 +135,46 @@ def _picture(
 
 
 def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_Shape]:
-    """Kind, box and words for each box to draw."""
     truth = record.targets
+    outlines, found = _outlines(truth), _outlines(one.detections)
     for index, (box, label) in enumerate(zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True)):
         if truth.ignored[index]:
-            yield "truth", box, f"ignored: {classes[label]}"
+            yield _Shape("truth", box, f"ignored: {classes[label]}", outlines[index])
         elif one.missed[index]:
-            yield "missed", box, f"missed: {classes[label]}"
+            yield _Shape("missed", box, f"missed: {classes[label]}", outlines[index])
         else:
-            yield "truth", box, f"annotated: {classes[label]}"
+            yield _Shape("truth", box, f"annotated: {classes[label]}", outlines[index])
     for index, (box, score, label) in enumerate(one.detections):
         stands_for = int(one.object_of[index])
         name = f"{classes[label]} {score:.2f}"
         if one.right[index]:
-            yield "found", box, f"found: {name}"
+            yield _Shape("found", box, f"found: {name}", found[index])
         elif stands_for == FALSE_ALARM:
-            yield "alarm", box, f"false alarm: {name}"
+            yield _Shape("alarm", box, f"false alarm: {name}", found[index])
         elif stands_for != NOT_COUNTED:
             true = classes[int(truth.labels[stands_for])]
-            yield "mistaken", box, f"{true} taken for {name}"
+            yield _Shape("mistaken", box, f"{true} taken for {name}", found[index])
+
+
+def _outlines(objects: Any) -> list[_Rings]:
+    """The outline of each object's mask in pixels of the image; none where it has no mask."""
+    masks = objects.fields.get(MASKS)
+    found: list[_Rings] = [()] * (0 if isinstance(masks, Masks) else len(objects))
+    if not isinstance(masks, Masks):
+        return found
+    for index in range(len(masks)):
+        grid, (left, top, _, _) = masks.grid(index)
+        place = np.array([left, top])
+        found.append([ring + place for ring in outline(grid, MAX_POINTS)] if grid.any() else ())
+    return found
 
 
 def _busiest(size: tuple[int, int], shapes: Sequence[_Shape]) -> Window:
     """The window with the most mistakes, and then the most boxes: left, top, right, bottom."""
     side = min(CLOSE_UP_SIDE, *size)
-    boxes = np.array([box for _, box, _ in shapes])
+    boxes = np.array([shape.box for shape in shapes])
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    weights = np.array([1 if kind in ("truth", "found") else 10 for kind, _, _ in shapes])
+    weights = np.array([1 if kind in ("truth", "found") else 10 for kind, *_ in shapes])
     best = (-1.0, 0, 0)
     for x, y in centers[:MAX_BOXES]:
         left = int(min(max(x - side / 2, 0), size[0] - side))
@@ -165,14 +194,21 @@ def _svg(image: DecodedImage, window: Window, scale: float, shapes: Sequence[_Sh
     data = base64.b64encode(file.getvalue()).decode()
     groups = []
     for kind in KINDS:
-        boxes = [
-            (tuple(scale * (value - start) for value, start in zip(box, (left, top) * 2, strict=True)), text)
-            for its, box, text in shapes
-            if its == kind and box[0] < right and box[2] > left and box[1] < bottom and box[3] > top
-        ]
-        drawn = Markup("").join(_shape(kind, box, text) for box, text in boxes[:MAX_BOXES])
+        moved = [
+            shape._replace(
+                box=[scale * (value - start) for value, start in zip(box, (left, top) * 2, strict=True)],
+                rings=[scale * (ring - np.array([left, top])) for ring in shape.rings],
+            )
+            for shape in shapes
+            if shape.kind == kind
+            and (box := shape.box)[0] < right
+            and box[2] > left
+            and box[1] < bottom
+            and box[3] > top
+        ][:MAX_BOXES]
+        drawn = Markup("").join(map(_drawn, moved))
         if kind == "mistaken":
-            drawn += Markup("").join(_label(box, text, width) for box, text in boxes[:MAX_BOXES])
+            drawn += Markup("").join(_label(shape.box, shape.text, width) for shape in moved)
         groups.append(Markup('<g class="{}">{}</g>').format(kind, drawn))
     return Markup(
         '<svg class="picture" viewBox="0 0 {w} {h}" role="img" aria-label="{alt}">'
@@ -180,12 +216,15 @@ def _svg(image: DecodedImage, window: Window, scale: float, shapes: Sequence[_Sh
     ).format(w=width, h=height, alt=alt, data=data, groups=Markup("").join(groups))
 
 
-def _shape(kind: str, box: _Box, text: str) -> Markup:
+def _drawn(shape: _Shape) -> Markup:
+    kind, box, text, rings = shape
     x0, y0, x1, y1 = box
     grow_x, grow_y = (max(1.0, (SMALLEST_BOX - side) / 2) for side in (x1 - x0, y1 - y0))
     if kind != "truth":
         x0, y0, x1, y1 = x0 - grow_x, y0 - grow_y, x1 + grow_x, y1 + grow_y
     path = f"M{x0:.1f} {y0:.1f}H{x1:.1f}V{y1:.1f}H{x0:.1f}Z"
+    if rings:
+        path = "".join(f"M{'L'.join(f'{x:.1f} {y:.1f}' for x, y in ring.tolist())}Z" for ring in rings)
     if kind == "alarm":  # a small cross on its corner
         path += f"M{x1 - 3:.1f} {y0 - 3:.1f}l6 6m0-6l-6 6"
     return Markup('<path d="{}"><title>{}</title></path>').format(path, text)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from tilewise.arrays import Float32
-from tilewise.boxes import paired_iou
+from tilewise.arrays import Floats
 from tilewise.data.records import Records
+from tilewise.evaluation.overlap import iou
 from tilewise.instances import Instances
 
 
@@ -58,13 +58,12 @@ def voc_metrics(
     hits: list[list[np.ndarray]] = [[] for _ in classes]
     objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=len(classes))
     for record, instances in zip(records, detections, strict=True):
-        truth = record.targets
+        truth, overlap = record.targets, iou(record, instances)
         for label in np.union1d(truth.labels, instances.labels).tolist():
-            own = truth.select(truth.labels == label)
-            mine = instances.select(instances.labels == label)
-            hit = _match(mine, own.boxes, own.ignored, metric.iou_threshold)
+            own, mine = truth.labels == label, instances.labels == label
+            hit = _match(overlap[mine][:, own], truth.ignored[own], metric.iou_threshold)
             counted = hit >= 0
-            scores[label].append(mine.scores[counted])
+            scores[label].append(instances.scores[mine][counted])
             hits[label].append(hit[counted])
     by_class: dict[str, float | None] = {}
     for label, name in enumerate(classes):
@@ -77,16 +76,15 @@ def voc_metrics(
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
 
 
-def _match(detections: Instances, boxes_M4: Float32, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
+def _match(iou_NM: Floats, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
     """For each detection 1 for a hit, 0 for a false alarm, -1 where it does not count."""
-    result = np.zeros(len(detections), dtype=np.int64)
-    if not len(boxes_M4) or not len(detections):
+    result = np.zeros(len(iou_NM), dtype=np.int64)
+    if not iou_NM.size:
         return result
-    iou_NM = paired_iou(detections.boxes[:, None], boxes_M4)
     best, which = iou_NM.max(axis=1), iou_NM.argmax(axis=1)
-    claimed = np.zeros(len(boxes_M4), dtype=np.bool_)
-    for row, (iou, index) in enumerate(zip(best.tolist(), which.tolist(), strict=True)):
-        if iou <= iou_threshold:
+    claimed = np.zeros(iou_NM.shape[1], dtype=np.bool_)
+    for row, (value, index) in enumerate(zip(best.tolist(), which.tolist(), strict=True)):
+        if value <= iou_threshold:
             continue
         if ignored[index]:
             result[row] = -1

@@ -1,18 +1,9 @@
-"""What the names of models stand for in the two dialects, and which of them this version does not have."""
+"""What the names of models stand for in the two dialects."""
 
 from __future__ import annotations
 
-from tilewise.registry import InputScaling
-
-# Azure AutoML's models that are not available yet. Each needs its entry in the registry instead.
-LATER_MODELS = (
-    "maskrcnn_resnet18_fpn",
-    "maskrcnn_resnet34_fpn",
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet101_fpn",
-    "maskrcnn_resnet152_fpn",
-)
-LATER_SCALING: InputScaling = "sides"
+DEFAULT_MODELS = {"instance_segmentation": "maskrcnn_resnet50_fpn"}
+"""The model of a job that names none, where it is not the table's."""
 
 YOLOV5 = "yolov5"
 # What Azure AutoML's model_name=yolov5 stands for, by its model_size.

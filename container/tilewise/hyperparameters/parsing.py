@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.models import BASE_NETWORKS, LATER_MODELS, LATER_SCALING, YOLOV5, YOLOV5_SIZES
+from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
 from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
-from tilewise.registry import ModelFamily, families, family_of, model_names
+from tilewise.registry import families, family_of, model_names, task_names
 
 _ONLY_WITH = {
     "other_classes": "classes",
@@ -56,6 +56,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     _check_classes(reader)
     _check_augmentations(reader)
     _check_metric(reader)
+    _check_task(reader)
     check_views(reader.entries, reader.refuse)
     model = _resolve_model(reader)
     if model is not None:
@@ -198,6 +199,13 @@ def _check_classes(reader: _Reader) -> None:
         reader.refuse(class_map.name, f"class_map has {len(class_map.value)} classes, but {count}")
 
 
+def _check_task(reader: _Reader) -> None:
+    for canonical, entry in reader.entries.items():
+        task = ROWS[canonical].task
+        if task and task != reader.task:
+            reader.refuse(entry.name, f"{entry}: applies only to task={task}; leave it out")
+
+
 def _check_augmentations(reader: _Reader) -> None:
     """Azure's switch for random windows, among its advanced settings, is ours."""
     settings, windows = reader.entries.get("advanced_settings"), reader.entries.get("random_windows")
@@ -216,9 +224,10 @@ def _resolve_model(reader: _Reader) -> str | None:
     """The model that is meant, available or not; None where there is no such model."""
     entry = reader.entries.get("model_name")
     size = reader.entries.get("model_size")
-    model: str = entry.value if entry else ROWS["model_name"].default(reader.dialect)
+    default = DEFAULT_MODELS.get(reader.task, ROWS["model_name"].default(reader.dialect))
+    model: str = entry.value if entry else default
     available = model_names(reader.task)
-    if model.lower() in (*available, *LATER_MODELS, YOLOV5):
+    if model.lower() in (*available, YOLOV5):
         model = model.lower()
     if model == YOLOV5:
         model = YOLOV5_SIZES[size.value if size else "medium"]
@@ -226,22 +235,20 @@ def _resolve_model(reader: _Reader) -> str | None:
         reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
     if entry and model not in available:
         reader.refuse(entry.name, _why_not(entry, model, available))
-    return model if model in available + LATER_MODELS else None
+    return model if model in available else None
 
 
 def _why_not(entry: _Entry, model: str, available: tuple[str, ...]) -> str:
-    if model not in LATER_MODELS:
-        suggestion = did_you_mean(entry.text, (*available, *LATER_MODELS, YOLOV5))
-        return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
-    if entry.name == "base_network":
-        available = tuple(network for network, ssd in BASE_NETWORKS.items() if ssd in available)
-    meaning = "" if model == entry.text else f" ({model})"
-    return f"{entry}{meaning} is not available in this version; available: {', '.join(available)}"
+    tasks = [task for task in task_names() if model.lower() in model_names(task)]
+    if tasks:
+        return f"{entry} is a model for task={tasks[0]}; available here: {', '.join(available)}"
+    suggestion = did_you_mean(entry.text, (*available, YOLOV5))
+    return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
 
 
 def _check_scaling(reader: _Reader, model: str) -> None:
-    family = _family_of(model)
-    scaling = family.scaling if family else LATER_SCALING
+    family = family_of(model)
+    scaling = family.scaling
     for canonical, entry in reader.entries.items():
         if ROWS[canonical].scaling not in (None, scaling):
             reader.refuse(entry.name, f"{entry}: {model} takes {_SCALED_BY[scaling]}, instead")
@@ -271,16 +278,11 @@ def _check_scaling(reader: _Reader, model: str) -> None:
             assignment.name, f"{assignment}: it is not defined for {model}, only for {kinds}; leave it out"
         )
     stride_4 = reader.entries.get("stride_4_level")
-    if stride_4 and stride_4.value and not (family and family.stride_4_level):
+    if stride_4 and stride_4.value and not family.stride_4_level:
         kinds = ", ".join(each.pattern for each in families() if each.stride_4_level)
         reader.refuse(
             stride_4.name, f"{stride_4}: {model} has no such level, only {kinds} have; leave it out"
         )
-
-
-def _family_of(model: str) -> ModelFamily | None:
-    """None for a model that this version does not have."""
-    return None if model in LATER_MODELS else family_of(model)
 
 
 def _check_sides(reader: _Reader, model: str) -> None:
@@ -296,9 +298,9 @@ def _check_sides(reader: _Reader, model: str) -> None:
 
 def _defaults(reader: _Reader, model: str) -> dict[str, Any]:
     """Those of the job's dialect, and in Azure AutoML's those of the model's family before them."""
-    family = _family_of(model)
-    applies = (None, family.scaling if family else LATER_SCALING)
-    own = family.defaults if family and reader.dialect == "azure" else {}
+    family = family_of(model)
+    applies = (None, family.scaling)
+    own = family.defaults if reader.dialect == "azure" else {}
     return {
         name: own.get(name, row.default(reader.dialect)) if row.scaling in applies else None
         for name, row in ROWS.items()
@@ -309,7 +311,7 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     """All fields: what was given, the defaults of the job and the model, and what follows from them."""
     values = _defaults(reader, model)
     values |= {name: entry.value for name, entry in reader.entries.items()}
-    values["model_name"] = model
+    values["model_name"], values["task"] = model, reader.task
     named = reader.entries.get("model_name")
     if named and named.value.lower() == YOLOV5:
         values["model_size"] = values["model_size"] or "medium"

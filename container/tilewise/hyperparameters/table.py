@@ -66,6 +66,7 @@ class Row:
         required: whether a job of the built-in algorithm has to give it.
         scaling: the models it applies to, by the way their input is scaled; None for all of them.
         tuning: the range for a tuning job, where there is one.
+        task: the one that it applies to; None for all of them.
 
     """
 
@@ -79,6 +80,7 @@ class Row:
     required: bool = False
     scaling: InputScaling | None = None
     tuning: Tuning | None = None
+    task: str | None = None
 
     def default(self, dialect: Dialect) -> Any:
         """The default in jobs of one kind."""
@@ -126,7 +128,8 @@ class Hyperparameters(BaseModel):
         str,
         Row(
             "Model",
-            "What the model is for; Azure AutoML's `image-object-detection` is read, too.",
+            "What the model is for: `detection` or `instance_segmentation`. Azure AutoML's names, such as"
+            " `image-object-detection`, are read, too, and a model's name tells its task.",
             azure="detection",
         ),
     ]
@@ -135,7 +138,8 @@ class Hyperparameters(BaseModel):
         Field(description="one of the models below"),
         Row(
             "Model",
-            "The detector. In the built-in's terms, an SSD on this base network.",
+            "The detector, for instance segmentation by default `maskrcnn_resnet50_fpn`. In the built-in's"
+            " terms, an SSD on this base network.",
             azure="fasterrcnn_resnet50_fpn",
             builtin="ssd_vgg16",
             alias="base_network",
@@ -808,6 +812,38 @@ class Hyperparameters(BaseModel):
 
     enable_onnx_normalization: Annotated[
         Flag | None, Row("Detections", "Accepted; models normalise their input themselves.", azure=None)
+    ]
+
+    mask_pixel_score_threshold: Annotated[
+        Fraction,
+        Row(
+            "Masks",
+            "A pixel is an object's where the model is surer of it than this.",
+            azure=0.5,
+            task="instance_segmentation",
+        ),
+    ]
+    max_number_of_polygon_points: Annotated[
+        Annotated[int, Field(ge=3)],
+        Row(
+            "Masks",
+            "Most points of an object's outline in an answer; an outline that needs more is simplified.",
+            azure=100,
+            task="instance_segmentation",
+        ),
+    ]
+    export_as_image: Annotated[
+        Flag,
+        Row(
+            "Masks",
+            "Answers hold each mask as a picture, too.",
+            azure=False,
+            task="instance_segmentation",
+        ),
+    ]
+    image_type: Annotated[
+        Literal["jpg", "png", "bmp"],
+        Row("Masks", "Of these pictures.", azure="jpg", task="instance_segmentation"),
     ]
 
     training_views: Annotated[

@@ -1,20 +1,20 @@
-"""What a job's model is for. It is decided before the table is read, which is object detection's."""
+"""What a job's model is for. It is decided before the table is read, which depends on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from tilewise.errors import UserError
-from tilewise.registry import DEFAULT_TASK, task_names
+from tilewise.registry import DEFAULT_TASK, model_names, task_names
 
-DETECTION = DEFAULT_TASK
+DETECTION, SEGMENTATION = DEFAULT_TASK, "instance_segmentation"
 
 _SPELLINGS = {
     "detection": DETECTION,
     "object-detection": DETECTION,
     "image-object-detection": DETECTION,
-    "instance-segmentation": "instance segmentation",
-    "image-instance-segmentation": "instance segmentation",
+    "instance-segmentation": SEGMENTATION,
+    "image-instance-segmentation": SEGMENTATION,
     "classification": "image classification",
     "image-classification": "image classification",
     "image-classification-multilabel": "image classification",
@@ -41,14 +41,15 @@ def decide_task(texts: Mapping[str, str]) -> str:
     if name:
         task = _SPELLINGS.get(name.lower().replace("_", "-"))
         if task is None:
-            raise UserError(f"task={name}: there is no such task: {DETECTION} is the one that there is")
+            known = " and ".join(task_names())
+            raise UserError(f"task={name}: there is no such task: {known} are those that there are")
         sign = f"task={name}"
     else:
         task, sign = _by_signs(texts)
-    if task != DETECTION:
+    if task not in task_names():
         raise UserError(
-            f"{sign} asks for {task}, which this version cannot train yet, only objects' boxes: give "
-            f"task={DETECTION} and a job for it"
+            f"{sign} asks for {task}, which this version cannot train yet, only objects' boxes and masks: "
+            f"give task={DETECTION} or task={SEGMENTATION} and a job for it"
         )
     return task
 
@@ -61,4 +62,7 @@ def _by_signs(texts: Mapping[str, str]) -> tuple[str, str]:
     shape = texts.get("image_shape", "")
     if len(shape.split(",")) == 3:  # channels, height, width; the Object Detection's is one number
         return "image classification", f"image_shape={shape}"
+    model = texts.get("model_name", "").lower()
+    if model in model_names(SEGMENTATION) and model not in model_names(DETECTION):
+        return SEGMENTATION, f"model_name={model}"
     return DETECTION, ""

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from tilewise.inference.artifact import Artifact, write_file
 from tilewise.inference.description import ModelDescription
-from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.graph import INPUT, MASK_OUTPUTS, OUTPUTS, PROTOTYPES
 from tilewise.inference.timing import milliseconds
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.spec import DetectorSpec
@@ -39,8 +39,8 @@ class ViewNetwork(nn.Module):
         self.detector = detector
         self.eval()
 
-    def forward(self, view_HW3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 RGB -> (K, 4) boxes in the view's pixels, (K,) scores and (K,) labels."""
+    def forward(self, view_HW3: Tensor) -> tuple[Tensor, ...]:
+        """uint8 RGB -> (K, 4) boxes in the view's pixels, (K,) scores, (K,) labels; and what masks take."""
         transform = self.detector.transform
         assert isinstance(transform, BatchImages)
         batch = (view_HW3.permute(2, 0, 1) - transform.mean).div(transform.std)[None]
@@ -50,8 +50,7 @@ class ViewNetwork(nn.Module):
         # as in training; a graph's runtime chooses its own
         batch = batch.contiguous(memory_format=torch.channels_last)
         outputs = self.detector.outputs(ImageList(batch, [(height, width)]))
-        boxes, scores, labels = self.detector.postprocess(outputs, [(height, width)])
-        return boxes[0], scores[0], labels[0]
+        return tuple(each[0] for each in self.detector.graph_values(outputs, [(height, width)]))
 
 
 def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
@@ -64,7 +63,8 @@ def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
 
 def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
     """Write the detector's graph as ONNX; for views of any size, unless all of its views are squares."""
-    axes = {name: {0: "candidates"} for name in OUTPUTS}
+    names = (*OUTPUTS, *MASK_OUTPUTS) if detector.graph_has_masks else OUTPUTS
+    axes = {name: {0: "candidates"} for name in names if name != PROTOTYPES}
     if scaling.square is None:
         axes[INPUT] = {0: "height", 1: "width"}
     with torch.no_grad(), _without_warnings():
@@ -73,7 +73,7 @@ def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
             (_example(scaling),),
             str(path),
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(names),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
@@ -108,6 +108,9 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
+    if not detector.graph:
+        log.info("the model has no graph for ONNX Runtime: its masks are made after suppression")
+        return
     description = ModelDescription.read(folder)
     path = description.folder / description.graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
@@ -126,11 +129,11 @@ def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
     image = view.permute(2, 0, 1)
     with torch.inference_mode():
         expected = ViewNetwork(detector)(view)
-        found = tuple(map(torch.from_numpy, backend.candidates(image.numpy())))
+        found = tuple(map(torch.from_numpy, backend.values(image.numpy())))
         difference = _difference(found, expected)
         if difference > TOLERANCE:
             return f"its scores differ by {difference:.1g}"
-        graph = milliseconds(lambda: backend.candidates(image.numpy()))
+        graph = milliseconds(lambda: backend.values(image.numpy()))
         eager = milliseconds(lambda: detector.candidates([image]))
     times = f"{graph:.0f} ms a view on {torch.get_num_threads()} threads, PyTorch {eager:.0f} ms"
     if graph > eager:
@@ -141,7 +144,7 @@ def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
 
 def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
     """By how much the best scores differ; boxes of equal scores may come in any order."""
-    best, other = (scores.sort(descending=True).values[:100] for _, scores, _ in (found, expected))
+    best, other = (each[1].sort(descending=True).values[:100] for each in (found, expected))
     return float((best - other).abs().max()) if len(best) == len(other) else float("inf")
 
 

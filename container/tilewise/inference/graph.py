@@ -7,3 +7,8 @@ INPUT = "view"
 
 OUTPUTS = ("boxes", "scores", "labels")
 """(K, 4) float32 in pixels of the view, (K,) float32 and (K,) int64: candidates before suppression."""
+
+PROTOTYPES = "prototypes"
+
+MASK_OUTPUTS = ("coefficients", PROTOTYPES)
+"""What a graph with masks gives, too: see :func:`tilewise.prototypes.instances_of`."""

@@ -73,9 +73,10 @@ def _load_torch(
     require_supported_gpus()
     tune_device()
     backend = TorchBackend.on_best_device(Artifact.load(folder).model, batch_size)
-    if backend.on_gpu or not freeze or not isinstance(backend.model, Detector):
+    model = backend.model
+    if backend.on_gpu or not freeze or not (isinstance(model, Detector) and model.graph):
         return backend, f"eager PyTorch on the {'GPU' if backend.on_gpu else 'CPU'}"
     from tilewise.inference.export import frozen_if_faster
 
-    backend.graph, how = frozen_if_faster(backend.model, description.spec.scaling)
+    backend.graph, how = frozen_if_faster(model, description.spec.scaling)
     return backend, how

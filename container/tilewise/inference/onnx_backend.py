@@ -8,10 +8,11 @@ import numpy as np
 import onnxruntime
 
 from tilewise.arrays import Array, Float32, Int64
-from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.graph import INPUT
 from tilewise.instances import Instances
 from tilewise.machine import available_cores
-from tilewise.suppression import Limits, suppress
+from tilewise.prototypes import instances_of
+from tilewise.suppression import Limits
 
 
 class OnnxBackend:
@@ -40,6 +41,7 @@ class OnnxBackend:
         # threads that wait for work by spinning starve whoever shares the cores
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._outputs = [each.name for each in self._session.get_outputs()]
 
     def upload(self, pixels: Array) -> Array:
         """See :class:`~tilewise.inference.backend.Backend`."""
@@ -47,10 +49,15 @@ class OnnxBackend:
 
     def detect(self, views: Sequence[Array]) -> list[Instances]:
         """See :class:`~tilewise.inference.backend.Backend`."""
-        return [suppress(*self.candidates(view), limits=self.limits) for view in views]
+        return [instances_of(self.values(view), self.limits) for view in views]
 
     def candidates(self, view: Array) -> tuple[Float32, Float32, Int64]:
         """Boxes, scores and labels of what a view, (3, h, w) uint8, may show."""
-        pixels = np.ascontiguousarray(np.moveaxis(view, 0, 2))
-        boxes, scores, labels = self._session.run(OUTPUTS, {INPUT: pixels})
+        boxes, scores, labels, *_ = self.values(view)
         return boxes, scores, labels
+
+    def values(self, view: Array) -> list[Array]:
+        """The same, and what masks are made of where the graph has any."""
+        pixels = np.ascontiguousarray(np.moveaxis(view, 0, 2))
+        values: list[Array] = self._session.run(self._outputs, {INPUT: pixels})
+        return values

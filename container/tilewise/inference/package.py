@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.export import trace, write_onnx
-from tilewise.inference.graph import INPUT, OUTPUTS
-from tilewise.models.spec import DetectorSpec
+from tilewise.inference.graph import INPUT, MASK_OUTPUTS, OUTPUTS
+from tilewise.models.spec import DetectorSpec, SegmenterSpec
+from tilewise.prototypes import PLANES, PROTOTYPES, STRIDE
 from tilewise.views.view import FILL
 
 GraphFormat = Literal["onnx", "openvino", "torchscript"]
@@ -29,11 +30,16 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
         folder: where to; it may be there already.
 
     Raises:
-        UserError: a package is not installed.
+        UserError: a package is not installed, or the model has no graph.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
     detector, scaling = artifact.model, artifact.spec.scaling
+    if not detector.graph:
+        raise UserError(
+            f"{artifact.spec.name} has no graph, since its masks are made of what suppression leaves: serve "
+            "it with PyTorch, or train a maskyolox_… model, whose graph has masks"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     if graph_format == "torchscript":
         trace(detector, scaling).save(str(folder / "model.pt"))
     else:
@@ -47,6 +53,15 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
+_MASKS = {
+    MASK_OUTPUTS[
+        0
+    ]: f"(K, {PROTOTYPES + PLANES}) float32: how much each of the prototypes and then of the planes "
+    "1, u, v, 0.5 - u², 0.5 - v² (u and v from -1 to 1 over the box) counts in the mask, before a sigmoid",
+    MASK_OUTPUTS[1]: f"({PROTOTYPES}, h, w) float32: a pixel is {STRIDE} x {STRIDE} pixels of the view",
+}
+
+
 def facts(spec: DetectorSpec) -> dict[str, Any]:
     """What is to be done before and after the graph, as plain JSON types."""
     side = spec.scaling.square
@@ -57,6 +72,7 @@ def facts(spec: DetectorSpec) -> dict[str, Any]:
             OUTPUTS[0]: "(K, 4) float32: xmin, ymin, xmax, ymax in pixels of the view",
             OUTPUTS[1]: "(K,) float32",
             OUTPUTS[2]: "(K,) int64: index into labels.json",
+            **(_MASKS if isinstance(spec, SegmenterSpec) else {}),
         },
         "normalised": "in the graph",
         "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; "

@@ -10,7 +10,7 @@ from torch import Tensor
 from tilewise.arrays import Array
 from tilewise.inference.device import best_device
 from tilewise.models.detector import VisionModel
-from tilewise.models.postprocess import Candidates, detections_of
+from tilewise.prototypes import instances_of
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class TorchBackend:
         if self.graph is not None:
             limits, found = self.model.postprocess.limits, []
             for view in views:
-                candidates = self.graph(torch.as_tensor(view).permute(1, 2, 0))
-                found += detections_of(Candidates(*(each[None] for each in candidates)), limits)
+                values = self.graph(torch.as_tensor(view).permute(1, 2, 0))
+                found.append(instances_of([each.numpy() for each in values], limits))
             return found
         return self._detect([torch.as_tensor(view) for view in views])
 

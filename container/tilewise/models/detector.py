@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -161,6 +161,10 @@ class Detector(VisionModel):
     """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
     postprocess: Postprocess
+    graph: ClassVar[bool] = True
+    """Whether network and postprocess are all of it, so that a graph can hold it."""
+    graph_has_masks: ClassVar[bool] = False
+    """Whether that graph says what masks are made of, too."""
 
     def learn_boxes(self, learning: BoxLearning) -> None:
         """Set what a job chooses of how boxes are learnt."""
@@ -193,6 +197,10 @@ class Detector(VisionModel):
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views."""
         return detections_of(self.candidates(images), self.postprocess.limits)
+
+    def graph_values(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """What a graph says of each view, from which :func:`tilewise.prototypes.instances_of` goes on."""
+        return tuple(self.postprocess(outputs, sizes))
 
     def candidates(self, images: Sequence[Tensor]) -> Candidates:
         """What each of the views may show, before suppression, on the detector's device."""

@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.box_learning import BoxLearning, image_sizes
-from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
+from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Criterion, Detector
 from tilewise.models.matching import BoxCoder, split_ignored
 from tilewise.models.postprocess import Candidates, clip
 from tilewise.models.roi_align import RoIAlign
@@ -168,8 +168,28 @@ def published_sizes(name: str, scaling: Scaling, *, stride_4_level: bool) -> tup
 
 def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     """Faster R-CNN with ResNet-18 to -152, or MobileNetV3-Large, behind a feature pyramid."""
+    return build_two_stage(spec, "fasterrcnn_", FasterRCNN, TwoStageDetector, FasterRCNNCriterion())
+
+
+def build_two_stage(
+    spec: DetectorSpec,
+    prefix: str,
+    network: type[FasterRCNN],
+    detector: type[TwoStageDetector],
+    criterion: Criterion,
+) -> Detector:
+    """Faster R-CNN, or what has its two stages and more.
+
+    Args:
+        spec: of the detector.
+        prefix: what stands before the backbone in its name.
+        network: made of backbone and the two stages.
+        detector: made of the network.
+        criterion: its losses.
+
+    """
     sizes = spec.anchor_sizes or PUBLISHED_SIZES
-    backbone_name = spec.name.removeprefix("fasterrcnn_").removesuffix("_fpn")
+    backbone_name = spec.name.removeprefix(prefix).removesuffix("_fpn")
     if backbone_name == "mobilenet_v3_large":
         backbone = mobilenet_backbone(
             backbone_name=backbone_name, weights=None, fpn=True, norm_layer=nn.BatchNorm2d, trainable_layers=6
@@ -187,7 +207,7 @@ def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     box_head = TwoMLPHead(backbone.out_channels * REGION_SIDE**2, REGION_FEATURES)
     box_predictor = SinglePrecisionPredictor(REGION_FEATURES, spec.num_classes + 1)
     pool = RoIAlign(["0", "1", "2", "3"], output_size=REGION_SIDE, sampling_ratio=2)
-    network = FasterRCNN(backbone, RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor))
+    stages = RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor)
     limits = spec.limits(proposals * spec.num_classes)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    return TwoStageDetector(network, transform, FasterRCNNCriterion(), FasterRCNNPostprocess(limits))
+    return detector(network(backbone, *stages), transform, criterion, FasterRCNNPostprocess(limits))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
@@ -78,12 +78,12 @@ class DetectorSpec:
         """As plain JSON types."""
         return asdict(self)
 
-    @staticmethod
-    def from_json(content: dict[str, Any]) -> DetectorSpec:
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
         """The inverse of :meth:`to_json`."""
         sizes, tiling = content["anchor_sizes"], content.get("tiling")
         rendering = content.get("rendering")
-        return DetectorSpec(
+        return cls(
             **{
                 **content,
                 "scaling": Scaling(**content["scaling"]),
@@ -92,3 +92,21 @@ class DetectorSpec:
                 "rendering": Rendering.from_json(rendering) if rendering else AS_STORED,
             }
         )
+
+
+@dataclass(frozen=True)
+class SegmenterSpec(DetectorSpec):
+    """The same of a detector that gives each instance its mask, and how its answers show them.
+
+    Attributes:
+        mask_pixel_score_threshold: a pixel is an object's where the detector is surer of it than this.
+        max_number_of_polygon_points: the most points of an instance's outline in an answer.
+        export_as_image: whether answers hold masks as pictures.
+        image_type: of these.
+
+    """
+
+    mask_pixel_score_threshold: float = 0.5
+    max_number_of_polygon_points: int = 100
+    export_as_image: bool = False
+    image_type: str = "jpg"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.matching import Target, split_ignored
 from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import Priors, gather_objects, make_priors, on_ignored_points
-from tilewise.models.simota import simota
+from tilewise.models.simota import Assignment, simota
 from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import mean_over_processes
 from tilewise.suppression import Limits
@@ -93,9 +93,12 @@ class YOLOXHead(nn.Module):
         for layer in (*self.cls_preds, *self.obj_preds):
             nn.init.constant_(layer.bias, -math.log(1 / PRIOR_SCORE - 1))
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw boxes, classes and objects of the feature maps; priors level by level, row by row."""
-        boxes, classes, objects = [], [], []
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Raw boxes, classes and objects of the feature maps; priors level by level, row by row.
+
+        And the maps that the boxes are read from.
+        """
+        boxes, classes, objects, places = [], [], [], []
         for number, features in enumerate(maps):
             # the published weights' levels are the first ones: one at stride 4 is the last of the modules
             level = (number - (len(maps) - len(STRIDES))) % len(maps)
@@ -104,7 +107,8 @@ class YOLOXHead(nn.Module):
             classes.append(self.cls_preds[level](self.cls_convs[level](stem)))
             boxes.append(self.reg_preds[level](where))
             objects.append(self.obj_preds[level](where))
-        return _by_prior(boxes), _by_prior(classes), _by_prior(objects)[..., 0]
+            places.append(where)
+        return _by_prior(boxes), _by_prior(classes), _by_prior(objects)[..., 0], places
 
 
 def _by_prior(maps: list[Tensor]) -> Tensor:
@@ -136,12 +140,16 @@ class YOLOX(nn.Module):
 
     def forward(self, batch_BCHW: Tensor) -> YOLOXOutputs:
         """Of a batch of pixels from 0 to 255."""
+        return self.look(batch_BCHW)[0]
+
+    def look(self, batch_BCHW: Tensor) -> tuple[YOLOXOutputs, list[Tensor]]:
+        """The same, and the maps that the boxes are read from."""
         features = self.features(batch_BCHW)
         maps = list(features.values())
         shapes = [(each.shape[2], each.shape[3]) for each in maps]
-        boxes, classes, objects = self.head(maps)
+        boxes, classes, objects, places = self.head(maps)
         priors = make_priors(shapes, self.strides, 0.5, device=batch_BCHW.device)
-        return YOLOXOutputs(features, boxes, classes, objects, priors)
+        return YOLOXOutputs(features, boxes, classes, objects, priors), places
 
 
 class YOLOXCriterion:
@@ -161,11 +169,13 @@ class YOLOXCriterion:
     def __call__(self, outputs: YOLOXOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``bbox_regression``, ``objectness`` and ``classification``."""
         with torch.autocast(outputs.boxes.device.type, enabled=False):
-            return self._losses(outputs, split_ignored(targets), partial(image_sizes, targets))
+            sizes = partial(image_sizes, targets)
+            return self.losses_and_assignment(outputs, split_ignored(targets), sizes)[0]
 
-    def _losses(
-        self, outputs: YOLOXOutputs, targets: list[Target], sizes: Callable[[], list[Tensor]]
-    ) -> dict[str, Tensor]:
+    def losses_and_assignment(
+        self, outputs: Any, targets: list[Target], sizes: Callable[[], list[Tensor]]
+    ) -> tuple[dict[str, Tensor], Assignment]:
+        """In single precision: the losses, and which priors are to find which objects."""
         priors = outputs.priors
         boxes = decode(outputs.boxes, priors)
         objects = gather_objects(targets)
@@ -185,11 +195,12 @@ class YOLOXCriterion:
         logits = outputs.classes[assignment.images, assignment.priors]
         classes = F.one_hot(objects.labels[assignment.objects], logits.shape[1]) * assignment.iou[:, None]
         objectness = F.binary_cross_entropy_with_logits(outputs.objects, positive, reduction="none")
-        return {
+        losses = {
             "bbox_regression": BOX_WEIGHT * distance.sum() / count,
             "objectness": objectness.masked_fill(on_ignored, 0).sum() / count,
             "classification": F.binary_cross_entropy_with_logits(logits, classes, reduction="sum") / count,
         }
+        return losses, assignment
 
 
 class YOLOXPostprocess:

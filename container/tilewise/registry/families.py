@@ -81,6 +81,25 @@ FASTER_RCNN = ModelFamily(
         ),
     ),
 )
+MASK_RCNN = ModelFamily(
+    name="maskrcnn",
+    pattern="maskrcnn_*",
+    builder="tilewise.models.mask_rcnn:build_mask_rcnn",
+    scaling="sides",
+    anchors="tilewise.models.faster_rcnn:published_sizes",
+    classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
+    tasks=("instance_segmentation",),
+    models=tuple(
+        Model(f"maskrcnn_resnet{depth}_fpn", weights, resnet, SMALLEST_OBJECT_AT_STRIDE_4)
+        for depth, resnet, weights in (
+            (18, RESNET_18, ()),
+            (34, RESNET_34, ()),
+            (50, RESNET_50, (Weights("maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"),)),
+            (101, RESNET_101, ()),
+            (152, RESNET_152, ()),
+        )
+    ),
+)
 RETINANET = ModelFamily(
     name="retinanet",
     pattern="retinanet_*",
@@ -144,4 +163,15 @@ YOLOX = ModelFamily(
     ),
 )
 
-FAMILIES = (SSD, FASTER_RCNN, RETINANET, FCOS, GFL, YOLOX)
+YOLOX_MASKS = ModelFamily(
+    name="maskyolox",
+    pattern="maskyolox_*",
+    builder="tilewise.models.yolox_masks:build_yolox_masks",
+    scaling="square",
+    classification_losses=YOLOX.classification_losses,
+    defaults=YOLOX.defaults,
+    tasks=("instance_segmentation",),
+    models=tuple(Model(f"mask{model.name}", model.weights, model.backbone) for model in YOLOX.models),
+)
+
+FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX, YOLOX_MASKS)

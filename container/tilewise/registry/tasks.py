@@ -9,7 +9,10 @@ from tilewise.registry.family import load
 DEFAULT_TASK = "detection"
 """What a job or a model is for that names no task."""
 
-_tasks = {DEFAULT_TASK: "tilewise.tasks.detection.task:DetectionTask"}
+_tasks = {
+    DEFAULT_TASK: "tilewise.tasks.detection.task:DetectionTask",
+    "instance_segmentation": "tilewise.tasks.segmentation.task:SegmentationTask",
+}
 
 
 def register_task(name: str, reference: str) -> None:

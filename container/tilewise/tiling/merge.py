@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from tilewise.arrays import Bool, Float64, Floats, Int64
+from tilewise.bitmaps import Bitmaps
 from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
+from tilewise.masks import MASKS
+from tilewise.tiling.merge_masks import Pieces, masks_agree
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
 from tilewise.views.view import View
@@ -20,6 +23,8 @@ FRAGMENT_SHARE = 0.5
 """A fragment is absorbed by a box that holds more than this share of its area."""
 FRAGMENT_WEIGHT = 0.5
 """A fragment's score counts this much where it competes: whole boxes are believed rather."""
+FINER = 1.5
+"""A view that shows an object so many times as large shows its outline better."""
 _ROUNDS = 32
 
 
@@ -47,6 +52,20 @@ def cut_sides(boxes_N4: Floats, view: View, *, width: int, height: int) -> Bool:
 def merge_detections(
     detections: Instances, view_N: Int64, cut_N4: Bool, *, rule: MergeRule, threshold: float
 ) -> Instances:
+    """What :func:`merge_with_masks` says of detections without masks."""
+    ones = np.ones(len(detections))
+    return merge_with_masks(detections, view_N, cut_N4, scale_N=ones, rule=rule, threshold=threshold)[0]
+
+
+def merge_with_masks(
+    detections: Instances,
+    view_N: Int64,
+    cut_N4: Bool,
+    *,
+    scale_N: Float64,
+    rule: MergeRule,
+    threshold: float,
+) -> tuple[Instances, Pieces | None]:
     """Merge what the views of one image show into one list, in which each object stands once.
 
     - ``nms``: Azure AutoML's rule. Best score first, a box removes each lower one of the same class from
@@ -58,24 +77,33 @@ def merge_detections(
       whole boxes that it removed (after Solovyev et al. 2021; the score stays its own, since how many views
       show an object says nothing about it).
 
+    Where detections have masks, boxes propose and masks confirm: boxes of crowded cells overlap that share no
+    pixel. A fragment that remains gets the masks of all that it removed, too, and the box around them. A
+    whole one has its own, or that of a whole one that a much finer view shows; with ``wbf`` the mean.
+
     Args:
         detections: in pixels of the image, from all views.
         view_N: (N,) int64, the view that each comes from.
         cut_N4: (N, 4) bool, see :func:`cut_sides`.
+        scale_N: (N,) pixels of the view for one of the image.
         rule: see above.
         threshold: IoU.
 
     Returns:
         Those that remain, with their own fields, best first; equal scores in the order of ``detections``.
+        What their masks are made of; None where they have none.
 
     """
+    masks = detections.fields.get(MASKS)
+    bitmaps = masks if isinstance(masks, Bitmaps) else None
     if not len(detections):
-        return detections
+        return detections, Pieces.alone(detections)
     boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)
     cut = cut_N4 if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
     weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
     order = np.argsort(-scores * weight, kind="stable")
     ranked = _Ranked(boxes[order], detections.labels[order], view_N[order], cut_N4=cut[order])
+    ranked.masks = None if bitmaps is None else bitmaps.select(order)
     winners, losers = _overlaps(ranked, threshold)
     kept = ~_removed(winners, losers, len(order))
     merged = boxes
@@ -84,7 +112,38 @@ def merge_detections(
         merged[order] = _means(ranked, scores[order], winners, losers, kept)
     remaining = np.sort(order[kept])
     remaining = remaining[np.argsort(-scores[remaining], kind="stable")]
-    return replace(detections.select(remaining), boxes=merged[remaining].astype(np.float32))
+    found = replace(detections.select(remaining), boxes=merged[remaining].astype(np.float32))
+    if bitmaps is None:
+        return found, None
+    members = _members(order, winners, losers, kept)
+    is_cut: Bool = np.any(cut_N4, axis=1)
+    chosen = [
+        _chosen(each, members.get(each, []), is_cut, scale_N, mean=rule == "wbf")
+        for each in remaining.tolist()
+    ]
+    return found, Pieces(bitmaps, chosen, detections.scores, is_cut[remaining])
+
+
+def _members(order: Int64, winners: Int64, losers: Int64, kept: Bool) -> dict[int, list[int]]:
+    """What each detection that remains has removed, best first; what several have, the best of them."""
+    owner = np.full(len(order), len(order))
+    decided = kept[winners] & ~kept[losers]
+    np.minimum.at(owner, losers[decided], winners[decided])
+    members: dict[int, list[int]] = {}
+    for loser in np.flatnonzero(owner < len(order)).tolist():
+        members.setdefault(int(order[owner[loser]]), []).append(int(order[loser]))
+    return members
+
+
+def _chosen(winner: int, removed: list[int], cut: Bool, scale: Float64, *, mean: bool) -> Int64:
+    """Of which detections a mask is made: for a whole one of itself, or of the finest whole view of it."""
+    if not removed or cut[winner]:
+        return np.array([winner, *removed])
+    whole = [each for each in removed if not cut[each]]
+    if mean:
+        return np.array([winner, *whole])
+    finest = max([winner, *whole], key=lambda each: float(scale[each]))
+    return np.array([finest if scale[finest] > FINER * scale[winner] else winner])
 
 
 class _Ranked:
@@ -94,6 +153,7 @@ class _Ranked:
         self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
         self.fragment: Bool = np.any(cut_N4, axis=1)
         self.areas: Float64 = area(boxes_N4)
+        self.masks: Bitmaps | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -114,7 +174,11 @@ def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
         if absorbed.any():
             beyond = np.concatenate([one[:, :2] < other[:, :2], one[:, 2:] > other[:, 2:]], axis=1)
             same |= absorbed & (beyond & ranked.cut[loser]).any(axis=1)
-        pairs.append(np.stack([winner[same], loser[same]]))
+        winner, loser = winner[same], loser[same]
+        if ranked.masks is not None:
+            agree = masks_agree(ranked.masks, winner, loser)
+            winner, loser = winner[agree], loser[agree]
+        pairs.append(np.stack([winner, loser]))
     winners, losers = np.concatenate(pairs, axis=1)
     return winners, losers
 

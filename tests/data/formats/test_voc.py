@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tilewise.data.annotations import ChannelSource
 from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
 from tilewise.data.folder import Folder
 from tilewise.data.formats.voc import read_voc
@@ -327,7 +328,8 @@ def test_anything(tmp_path: Path, content: bytes) -> None:
     if not (tmp_path / "a.png").exists():
         Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
     (tmp_path / "a.xml").write_bytes(content)
-    found = read_voc({"a.xml": tmp_path / "a.xml"}, Folder(tmp_path), "train")
+    folder = Folder(tmp_path)
+    found = read_voc({"a.xml": tmp_path / "a.xml"}, ChannelSource("train", folder, folder, "train"))
     assert len(found.examples) == 1
 
 

@@ -29,6 +29,7 @@ from tilewise.data.annotations import (
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
 from tilewise.data.quoting import as_number, quoted, shortened
+from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets
 
 _CORNERS = ("topX", "topY", "bottomX", "bottomY")
@@ -40,28 +41,35 @@ def find_azure_jsonl(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds Azure's JSON lines: in its annotation channel, or beside its images."""
     files = find_json_lines(source.annotations, AZURE)
     return (
-        DetectedFormat(AZURE, some(files), partial(read_azure_jsonl, files, source.images)) if files else None
+        DetectedFormat(
+            AZURE, some(files), partial(read_azure_jsonl, files, source.images, masks=source.masks)
+        )
+        if files
+        else None
     )
 
 
-def read_azure_jsonl(files: Mapping[str, Path], folder: Folder) -> ParsedChannel:
+def read_azure_jsonl(files: Mapping[str, Path], folder: Folder, *, masks: bool = False) -> ParsedChannel:
     """Read files of such lines, as if they were one; classes are the labels' names in alphabetical order.
 
     Images are looked for in the folder by the path in their ``image_url``, which is never fetched. Crowds are
-    kept as ignored boxes; of polygons the boxes around them are taken.
+    kept as ignored boxes; of polygons the boxes around them are taken, and with ``masks`` themselves: a place
+    inside of two segments of an object is outside of it, which is how Azure's tools write holes.
 
     Raises:
         UserError: two lines have the same image.
 
     """
     numbers: dict[str, int] = {}
-    examples = [_example(where, content, folder, numbers) for where, content in read_json_lines(files)]
+    examples = [
+        _example(where, content, folder, numbers, masks=masks) for where, content in read_json_lines(files)
+    ]
     two_for_one_image(examples)
     return by_name(examples, list(numbers))
 
 
 def _example(
-    where: str, content: dict[str, Any] | str, folder: Folder, numbers: dict[str, int]
+    where: str, content: dict[str, Any] | str, folder: Folder, numbers: dict[str, int], *, masks: bool
 ) -> RawExample:
     """An example whose labels are the numbers that its names have by then."""
     if isinstance(content, str):
@@ -81,7 +89,7 @@ def _example(
         return unusable(key, None, problem)
     try:
         size = _size(content.get("image_details"))
-        rows, names, crowds = _objects(content.get("label"))
+        rows, names, crowds, outlines = _objects(content.get("label"))
         boxes = check_fractions(boxes_from_corners(rows))
     except ValueError as error:
         return unusable(key, folder.files[image_name], str(error))
@@ -93,6 +101,7 @@ def _example(
             boxes,
             np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
             np.asarray(crowds, np.bool_),
+            {MASKS: Masks.of(outlines)} if masks else {},
         ),
         fractions=True,
     )
@@ -118,32 +127,41 @@ def _size(details: Any) -> tuple[int, int] | None:
     return int(matches[0][1]), int(matches[1][1])
 
 
-def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool]]:
+def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool], list[Outline | None]]:
     if not isinstance(label, list):
         raise ValueError(
             f"label is {quoted(label)}, not a list of boxes: give the lines of an object detection task"
         )
     rows, names, crowds = [], [], []
+    outlines: list[Outline | None] = []
     for index, item in enumerate(label):
         try:
             if not isinstance(item, dict):
                 raise ValueError(
                     f"it is {quoted(item)}, not an object with label, topX, topY, bottomX, bottomY"
                 )
-            rows.append(_corners(item))
+            outlines.append(_outline(item))
+            rows.append(_corners(item, outlines[-1]))
             names.append(_name(item["label"]))
             crowds.append(str(item.get("isCrowd")).strip().lower() not in _FALSE)
         except KeyError as error:
             raise ValueError(f"label[{index}]: the key {error} is missing") from None
         except ValueError as error:
             raise ValueError(f"label[{index}]: {error}") from None
-    return rows, names, crowds
+    return rows, names, crowds, outlines
 
 
-def _corners(item: dict[str, Any]) -> list[float]:
-    if "polygon" in item and "topX" not in item:
-        points = [point for segment in _segments(item["polygon"]) for point in segment]
-        return [*np.min(points, axis=0).tolist(), *np.max(points, axis=0).tolist()]
+def _outline(item: dict[str, Any]) -> Outline | None:
+    """The object's polygon; None for a box."""
+    if "polygon" not in item or ("topX" in item and not item["polygon"]):
+        return None
+    return Outline([np.asarray(segment) for segment in _segments(item["polygon"])], even_odd=True)
+
+
+def _corners(item: dict[str, Any], outline: Outline | None) -> list[float]:
+    if outline is not None and "topX" not in item:
+        points = np.concatenate(outline.rings)
+        return [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
     return [as_number(item[corner], f"its {corner} is") for corner in _CORNERS]
 
 

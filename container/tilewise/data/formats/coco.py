@@ -27,6 +27,8 @@ from tilewise.data.json_lines import format_of_lines, largest_json, largest_unna
 from tilewise.data.quoting import as_number, quoted, shortened
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
+from tilewise.masks import MASKS, MaskPacker, Outline, RunLengths, Shape
+from tilewise.rasters import decompressed, part_of_runs
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class _CocoAnnotation(msgspec.Struct, gc=False):
 
 
 class _Outlined(_CocoAnnotation, gc=False):
-    """With its outline, which is decoded only where there is no box: it is most of a file."""
+    """With its outline, decoded only where it is asked for or there is no box: it is most of a file."""
 
     segmentation: Any = None
 
@@ -135,7 +137,9 @@ def _as_text(value: Any) -> str:
 class _Objects:
     """All objects of a file, packed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, masks: bool) -> None:
+        self.masks = MaskPacker() if masks else None
+        self.unread_masks: dict[int, list[str]] = {}
         self.boxes = array("f")
         self.labels = array("i")
         self.ignored = bytearray()
@@ -151,10 +155,20 @@ class _Objects:
         except ValueError as error:
             self.unread.setdefault(image, []).append(f"annotation {_name(row.id)} {error}")
             return
+        if self.masks is not None:
+            self.masks.add(self._mask(row, image))
         self.boxes.extend(box)
         self.labels.append(label)
         self.ignored.append(_flag(row))
         self.images.append(image)
+
+    def _mask(self, row: _CocoAnnotation, image: int) -> Shape | None:
+        """The mask of an annotation that has one; what is wrong with another is kept."""
+        try:
+            return shape_of(row.segmentation) if isinstance(row, _Outlined) and row.segmentation else None
+        except ValueError as error:
+            self.unread_masks.setdefault(image, []).append(f"annotation {_name(row.id)} has {error}")
+            return None
 
     def by_image(self, count: int) -> tuple[Targets[Array], list[int]]:
         """The objects in the order of their images, crowds ignored, and where those of each image end."""
@@ -164,7 +178,8 @@ class _Objects:
         labels = np.asarray(self.labels, np.int64)[order]
         ignored = np.frombuffer(bytes(self.ignored), np.bool_)[order]
         ends: list[int] = np.cumsum(np.bincount(images, minlength=count)).tolist()
-        return Targets(boxes, labels, ignored), ends
+        fields = {} if self.masks is None else {MASKS: self.masks.masks().select(order)}
+        return Targets(boxes, labels, ignored, fields), ends
 
 
 def _flag(row: _CocoAnnotation) -> bool:
@@ -193,41 +208,60 @@ def _without_box(row: _CocoAnnotation) -> bool:
 
 
 def _around(outline: Any) -> tuple[float, float, float, float]:
-    """The box around polygons, or around a mask as COCO packs it: compressed, or as a list of run lengths."""
+    """The box around polygons or a mask."""
+    try:
+        shape = shape_of(outline)
+    except ValueError as error:
+        raise ValueError(f"has no bbox, and {error}") from None
+    if isinstance(shape, RunLengths):
+        bitmap, left, top = part_of_runs(shape.width, shape.height, shape.counts)
+        return left, top, left + bitmap.shape[1], top + bitmap.shape[0]
+    points = np.concatenate(shape.rings)
+    (x0, y0), (x1, y1) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    return x0, y0, x1, y1
+
+
+def shape_of(outline: Any) -> Shape:
+    """A ``segmentation``: polygons, or a mask as COCO packs it, compressed, or as a list of run lengths.
+
+    Raises:
+        ValueError: it is something else; the message follows "has".
+
+    """
     if isinstance(outline, dict):
-        x, y, width, height = _around_mask(outline)
-        return x, y, x + width, y + height
-    if not isinstance(outline, list):
-        raise ValueError(f"has no bbox, and the segmentation {quoted(outline)}")
-    parts = outline if isinstance(outline[0], list) else [outline]
-    points: list[float] = []
-    for part in parts:
+        return _run_lengths(outline)
+    if not isinstance(outline, list) or not outline:
+        raise ValueError(f"the segmentation {quoted(outline)}")
+    rings = []
+    for part in outline if isinstance(outline[0], list) else [outline]:
         if not isinstance(part, list) or len(part) < 6 or len(part) % 2:
-            raise ValueError(f"has no bbox, and a polygon {quoted(part)}, not x and y of 3 points or more")
-        points += [as_number(value, "has a polygon with") for value in part]
-    xs, ys = points[0::2], points[1::2]
-    return min(xs), min(ys), max(xs), max(ys)
+            raise ValueError(f"a polygon {quoted(part)}, not x and y of 3 points or more")
+        numbers = [as_number(value, "a polygon with") for value in part]
+        rings.append(np.array(numbers, np.float64).reshape(-1, 2))
+    return Outline(rings)
 
 
-def _around_mask(mask: dict[str, Any]) -> list[float]:
-    # Imported here: few files need it.
-    from pycocotools import mask as masks
-
+def _run_lengths(mask: dict[str, Any]) -> RunLengths:
+    problem = f"the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
     size: Any = mask.get("size")
     counts: Any = mask.get("counts")
-    valid = isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)
-    if valid and isinstance(counts, list) and size[0] * size[1] < 2**32:
-        valid = all(type(run) is int and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
-        packed = masks.frPyObjects(mask, *size) if valid else {}
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
+        raise ValueError(problem)
+    height, width = size
+    if not (0 < height < 2**31 and 0 < width < 2**31 and height * width < 2**31):
+        raise ValueError(problem)
+    if isinstance(counts, list) and all(type(run) is int and 0 <= run < 2**31 for run in counts):
+        runs = np.asarray(counts, np.int64)
+    elif isinstance(counts, str) and counts and counts.isascii():
+        try:
+            runs = decompressed(counts.encode())
+        except ValueError:
+            raise ValueError(problem) from None
     else:
-        valid = valid and isinstance(counts, str) and bool(counts) and counts.isascii() and max(size) < 2**31
-        packed = {"size": size, "counts": counts.encode()} if valid else {}
-    if not valid:
-        raise ValueError(
-            f"has no bbox, and the mask {quoted(mask)}, not the size and counts of COCO's run lengths"
-        )
-    box: list[float] = masks.toBbox(packed).tolist()
-    return box
+        raise ValueError(problem)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(problem)
+    return RunLengths(width, height, runs)
 
 
 def find_coco(source: ChannelSource) -> DetectedFormat | None:
@@ -235,7 +269,7 @@ def find_coco(source: ChannelSource) -> DetectedFormat | None:
     file = find_coco_file(source.annotations)
     if file is None:
         return None
-    return DetectedFormat("COCO", file.name, lambda: read_coco(file, source.images))
+    return DetectedFormat("COCO", file.name, lambda: read_coco(file, source.images, masks=source.masks))
 
 
 def find_coco_file(folder: Folder) -> Path | None:
@@ -286,18 +320,18 @@ def _looks_like_coco(path: Path) -> bool:
     return re.search(rb'"(?:' + keys + rb')"\s*:', content) is not None
 
 
-def read_coco(file: Path, images: Folder) -> ParsedChannel:
+def read_coco(file: Path, images: Folder, *, masks: bool = False) -> ParsedChannel:
     """Read a COCO file; its images are looked for beside it, and then anywhere below ``images``.
 
     Crowds are kept as ignored boxes. Boxes are float pixels ``x, y, width, height`` from the top left; where
-    an annotation has none, the box around its polygons or mask is taken.
+    an annotation has none, the box around its polygons or mask is taken. With ``masks`` these are kept.
 
     Raises:
         UserError: the file is not JSON, not COCO, or contradicts itself; the message names file and entry.
 
     """
     try:
-        return _parse(_load(file), images, _beside(file, images.root))
+        return _parse(_load(file), images, _beside(file, images.root), masks=masks)
     except KeyError as error:
         raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
     except (TypeError, ValueError, AttributeError, OverflowError, msgspec.ValidationError) as error:
@@ -326,14 +360,14 @@ def _load(file: Path) -> _File | _PlainFile:
     return msgspec.convert(plain, type=_PlainFile)
 
 
-def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedChannel:
+def _parse(content: _File | _PlainFile, folder: Folder, beside: str, *, masks: bool) -> ParsedChannel:
     if not content.categories:
         raise ValueError("it has no categories")
     categories = _in_order(content.categories)
     category_ids = _Ids([_given(category.id, "id") for category in categories], "categories")
     image_ids = _Ids([_given(image.id, "id") for image in content.images], "images")
-    objects = _Objects()
-    for annotation in _annotations(content):
+    objects = _Objects(masks=masks)
+    for annotation in _annotations(content, outlined=masks):
         objects.add(annotation, image_ids, category_ids)
     targets, ends = objects.by_image(len(content.images))
     examples = []
@@ -345,7 +379,10 @@ def _parse(content: _File | _PlainFile, folder: Folder, beside: str) -> ParsedCh
             path = find_addressed(folder, name)
         own = targets.select(slice(start, end))
         unread = tuple(objects.unread.get(index, ()))
-        examples.append(RawExample(shortened(name), path, _size(image), own, unread=unread))
+        of_masks = tuple(objects.unread_masks.get(index, ()))
+        examples.append(
+            RawExample(shortened(name), path, _size(image), own, unread=unread, unread_masks=of_masks)
+        )
     _check_files(examples)
     return _with_classes(examples, categories)
 
@@ -359,7 +396,7 @@ def _size(image: _Image) -> tuple[int, int] | None:
     return (int(sides[0]), int(sides[1])) if all(sides) else None
 
 
-def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
+def _annotations(content: _File | _PlainFile, *, outlined: bool) -> Iterator[_CocoAnnotation]:
     """Each of them once: what has been given is forgotten, and with the last one the file's bytes are."""
     if isinstance(content, _PlainFile):
         yield from content.annotations or []
@@ -370,8 +407,8 @@ def _annotations(content: _File | _PlainFile) -> Iterator[_CocoAnnotation]:
     while rows:
         raw = rows.pop()
         try:
-            row = _decode(raw)
-            yield _decode_outlined(raw) if _without_box(row) else row
+            row = _decode_outlined(raw) if outlined else _decode(raw)
+            yield _decode_outlined(raw) if not outlined and _without_box(row) else row
         except msgspec.ValidationError as error:
             raise ValueError(f"{error} at `$.annotations[{count - len(rows) - 1}]`") from None
 
@@ -392,7 +429,7 @@ def _with_classes(examples: list[RawExample], categories: Sequence[_Category]) -
     """
     names = [str(_given(category.name, "name")) for category in categories]
     used = ParsedChannel(examples).used
-    parents = Counter(str(each.supercategory) for each in categories)
+    parents = Counter(str(each.supercategory) for each in categories if each.supercategory is not None)
     grouped = any(each.supercategory != _NO_GROUP for each in categories)
     groups = {
         index

@@ -31,6 +31,7 @@ from tilewise.data.annotations import (
 )
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
+from tilewise.data.formats.voc_masks import add_instance_masks
 from tilewise.data.quoting import as_number
 from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.targets import Targets
@@ -60,7 +61,7 @@ def find_voc(source: ChannelSource) -> DetectedFormat | None:
     first = islice(files.values(), MAX_CANDIDATES)
     if not any(_looks_like_voc(path) and not folder.ask(kind_of, path) for path in first):
         return None
-    return DetectedFormat("Pascal VOC XML", some(files), partial(read_voc, files, source.images, source.name))
+    return DetectedFormat("Pascal VOC XML", some(files), partial(read_voc, files, source))
 
 
 def _looks_like_voc(path: Path) -> bool:
@@ -68,7 +69,7 @@ def _looks_like_voc(path: Path) -> bool:
         return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
 
 
-def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:
+def read_voc(files: Mapping[str, Path], source: ChannelSource) -> ParsedChannel:
     """Read images and their XML files; classes are the objects' names in alphabetical order.
 
     Pixels count from 1 in VOC, and the last one belongs to its box. Many tools count from 0: where any box of
@@ -76,8 +77,9 @@ def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
 
     Args:
         files: the XML files by their names relative to their folder.
-        folder: holds the images.
-        channel: whose they are, for messages.
+        source: the channel. Where masks are wanted, they are those of a PNG file of an XML file's stem, as in
+            VOC's ``SegmentationObject``: its values, in ascending order and without 0 and, of eight bits,
+            VOC's border 255, are the objects of the XML file.
 
     Returns:
         Difficult objects as ignored boxes; images without an XML file among the examples, as problems.
@@ -92,18 +94,24 @@ def read_voc(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
     if first < 1:
         log.info(
             "channel %s: a box begins at %g, so pixels count from 0 and all boxes are taken as they are",
-            channel,
+            source.name,
             first,
         )
     numbers: dict[str, int] = {}
+    folder = source.images
     examples = [_example(key, one, folder, 0 if first < 1 else 1, numbers) for key, one in read.items()]
     two_for_one_image(examples)
-    return by_name(examples + _without_xml(examples, folder), list(numbers))
+    files_of_masks: frozenset[Path] = frozenset()
+    if source.masks:
+        examples, files_of_masks = add_instance_masks(examples, list(files), source)
+    return by_name(examples + _without_xml(examples, folder, files_of_masks), list(numbers))
 
 
-def _without_xml(examples: list[RawExample], folder: Folder) -> list[RawExample]:
+def _without_xml(
+    examples: list[RawExample], folder: Folder, files_of_masks: frozenset[Path]
+) -> list[RawExample]:
     """Problems for images that no file names; a development kit has masks beside its ``JPEGImages``, too."""
-    named = {example.path for example in examples}
+    named = {example.path for example in examples} | files_of_masks
     photos = {name: path for name, path in folder.images.items() if "/JPEGImages/" in f"/{name}"}
     hint = "no XML file annotates it; an image without objects needs one without any object"
     images = photos or folder.images

@@ -33,6 +33,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.quoting import as_number, quoted
 from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
+from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
 
     Returns:
         Images without a text file among the examples, as images without objects. Classes by name where the
-        channel names them, otherwise mere numbers. Of polygons the boxes around them are taken.
+        channel names them, otherwise mere numbers. Of polygons the boxes around them are taken, and where the
+        source asks for masks themselves.
 
     Raises:
         UserError: two files are for one image, or the classes' names contradict themselves.
@@ -122,7 +124,7 @@ def _example(
 ) -> RawExample:
     try:
         content = read_text(source.annotations.files[label_file]) if label_file else b""
-        targets = _targets(content, index_of)
+        targets = _targets(content, index_of, masks=source.masks)
     except UserError as error:
         return unusable(image, path, str(error))
     except ValueError as error:
@@ -130,18 +132,23 @@ def _example(
     return RawExample(image, path, None, targets, fractions=True)
 
 
-def _targets(content: bytes, index_of: Mapping[int, int] | None) -> Targets[Array]:
+def _targets(content: bytes, index_of: Mapping[int, int] | None, *, masks: bool) -> Targets[Array]:
     rows, labels = [], []
+    outlines: list[Outline | None] = []
     for number, line in enumerate(content.splitlines(), 1):
         words = line.split()
         if not words:
             continue
         try:
             labels.append(_label(words[0], index_of))
-            rows.append(_corners(_numbers(words[1:])))
+            numbers = _numbers(words[1:])
+            rows.append(_corners(numbers))
+            outlines.append(Outline([np.asarray(numbers).reshape(-1, 2)]) if len(numbers) > 4 else None)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
-    return Targets(boxes_from_corners(rows), np.asarray(labels, np.int64), np.zeros(len(labels), np.bool_))
+    fields = {MASKS: Masks.of(outlines)} if masks else {}
+    ignored = np.zeros(len(labels), np.bool_)
+    return Targets(boxes_from_corners(rows), np.asarray(labels, np.int64), ignored, fields)
 
 
 def _numbers(words: Sequence[bytes]) -> list[float]:

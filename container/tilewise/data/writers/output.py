@@ -18,6 +18,7 @@ from tilewise.data.decode import decode_image, read_header
 from tilewise.data.folder import IMAGE_SUFFIXES
 from tilewise.data.records import WHOLE_FILE, Record
 from tilewise.errors import UserError
+from tilewise.masks import MASKS, Masks, Shape
 
 DEPTH = 3
 """Channels that annotations state: what an image has once it is decoded."""
@@ -43,7 +44,7 @@ class Output:
 
     Attributes:
         folder: the folder.
-        images, boxes, bytes: how many were written; bytes are those of the images.
+        images, boxes, masks, bytes: how many were written; bytes are those of the images.
         notes: what was left out or changed -> how often.
 
     """
@@ -51,7 +52,7 @@ class Output:
     def __init__(self, folder: Path, root: Path | None = None):
         """Names are taken from the images' paths below ``root``, the folder that they come from."""
         self.folder = folder
-        self.images = self.boxes = self.bytes = 0
+        self.images = self.boxes = self.masks = self.bytes = 0
         self.notes: Counter[str] = Counter()
         self._root = root
         self._taken: set[str] = set()
@@ -130,6 +131,20 @@ class Output:
             ] += len(truth) - len(boxes)
         self.boxes += len(boxes)
         return boxes
+
+    def masks_of(self, record: Record, *, holds_ignored: bool) -> list[Shape | None]:
+        """The masks of what :meth:`boxes_of` gives, in its order."""
+        masks, truth = record.targets.fields.get(MASKS), record.targets
+        shapes: list[Shape | None] = [None] * len(truth)
+        if isinstance(masks, Masks):
+            shapes = list(masks.shapes())
+        kept = [
+            shape
+            for shape, ignored in zip(shapes, truth.ignored.tolist(), strict=True)
+            if holds_ignored or not ignored
+        ]
+        self.masks += sum(shape is not None for shape in kept)
+        return kept
 
 
 @contextmanager

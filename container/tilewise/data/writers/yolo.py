@@ -8,17 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+import numpy as np
 import yaml
 
 from tilewise.data.records import Record
 from tilewise.data.writers.output import Box, Output, check_class_names
+from tilewise.data.writers.polygons import even_odd_rings, joined
+from tilewise.masks import Shape
 
 
-def write_yolo(records: Iterable[Record], classes: tuple[str, ...], output: Output) -> None:
+def write_yolo(
+    records: Iterable[Record], classes: tuple[str, ...], output: Output, *, masks: bool = False
+) -> None:
     """Write ``images/``, ``labels/``, ``data.yaml`` and ``classes.txt``.
 
     An image without objects has an empty text file. Numbers have all digits that they need: the usual six
-    move a box in a large image.
+    move a box in a large image. With ``masks`` a line is a class and a polygon: parts and holes of an object
+    are joined by lines there and back, as Ultralytics' converter does; an object without a mask has the
+    polygon of its box.
 
     Raises:
         UserError: a class's name has a line break or the like.
@@ -33,9 +40,25 @@ def write_yolo(records: Iterable[Record], classes: tuple[str, ...], output: Outp
     (output.folder / "data.yaml").write_text(text, encoding="utf-8")
     for record in records:
         name = output.put_image(record, "images")
-        lines = [_line(box, record) for box in output.boxes_of(record, holds_ignored=False)]
+        boxes = output.boxes_of(record, holds_ignored=False)
+        if masks:
+            shapes = output.masks_of(record, holds_ignored=False)
+            lines = [_polygon(box, shape, record) for box, shape in zip(boxes, shapes, strict=True)]
+            if missing := sum(shape is None for shape in shapes):
+                output.notes["objects without a mask: the polygon is their box"] += missing
+        else:
+            lines = [_line(box, record) for box in boxes]
         path = output.folder / "labels" / f"{PurePosixPath(name).stem}.txt"
         path.write_text("".join(lines), encoding="utf-8")
+
+
+def _polygon(box: Box, shape: Shape | None, record: Record) -> str:
+    """Class, and the points as fractions of the image's sides."""
+    label, xmin, ymin, xmax, ymax, _ = box
+    corners = np.array([[xmin, ymin], [xmax, ymin], [xmax, ymax], [xmin, ymax]])
+    ring = corners if shape is None else joined(even_odd_rings(shape))
+    points = ring / (record.width, record.height)
+    return f"{label} {' '.join(f'{value!r}' for value in points.reshape(-1).tolist())}\n"
 
 
 def _line(box: Box, record: Record) -> str:

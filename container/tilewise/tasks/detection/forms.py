@@ -21,16 +21,17 @@ MODEL_VERSION = "tilewise"
 
 def azure(images: Sequence[Answered]) -> str:
     """As an endpoint of Azure AutoML for images: an entry an image, corners as fractions, classes by name."""
-    return _compact([_azure(answered) for answered in images])
+    return compact([azure_entry(answered) for answered in images])
 
 
-def _azure(answered: Answered) -> dict[str, Any]:
+def azure_entry(answered: Answered) -> dict[str, Any]:
+    """One image's part of it."""
     width, height = answered.width, answered.height
     boxes = []
     for (left, top, right, bottom), score, label in _instances(answered):
         corners = (left / width, top / height, right / width, bottom / height)
-        box = dict(zip(("topX", "topY", "bottomX", "bottomY"), map(_short, corners), strict=True))
-        boxes.append({"box": box, "label": answered.class_name(label), "score": _short(score)})
+        box = dict(zip(("topX", "topY", "bottomX", "bottomY"), map(short, corners), strict=True))
+        boxes.append({"box": box, "label": answered.class_name(label), "score": short(score)})
     return {"boxes": boxes}
 
 
@@ -40,18 +41,19 @@ def coco_results(images: Sequence[Answered]) -> str:
     Categories count from 1, as ``tilewise convert`` writes them. An image's id is the number that it is named
     by, such as ``000000397133.jpg``, else its place in the request, from 1.
     """
-    return _compact([result for answered in images for result in _coco_results(answered)])
+    return compact([result for answered in images for result in coco_rows(answered)])
 
 
-def _coco_results(answered: Answered) -> Iterable[dict[str, Any]]:
+def coco_rows(answered: Answered) -> Iterable[dict[str, Any]]:
+    """One image's part of it."""
     stem = PurePosixPath(answered.name).stem
     image = int(stem) if stem.isdecimal() and len(stem) <= 18 else answered.number
     for (left, top, right, bottom), score, label in _instances(answered):
         yield {
             "image_id": image,
             "category_id": label + 1,
-            "bbox": [_short(value) for value in (left, top, right - left, bottom - top)],
-            "score": _short(score),
+            "bbox": [short(value) for value in (left, top, right - left, bottom - top)],
+            "score": short(score),
             "category_name": answered.class_name(label),
         }
 
@@ -70,14 +72,15 @@ def yolo_text(images: Sequence[Answered]) -> str:
 
 def geojson(images: Sequence[Answered]) -> str:
     """A FeatureCollection (RFC 7946) whose coordinates are pixels, as QuPath reads it."""
-    return _compact(
-        {"type": "FeatureCollection", "features": [one for answered in images for one in _features(answered)]}
+    return compact(
+        {"type": "FeatureCollection", "features": [one for answered in images for one in features(answered)]}
     )
 
 
-def _features(answered: Answered) -> Iterable[dict[str, Any]]:
+def features(answered: Answered) -> Iterable[dict[str, Any]]:
+    """One image's part of it."""
     for corners, score, label in _instances(answered):
-        left, top, right, bottom = map(_short, corners)
+        left, top, right, bottom = map(short, corners)
         ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
         name = answered.class_name(label)
         yield {
@@ -87,7 +90,7 @@ def _features(answered: Answered) -> Iterable[dict[str, Any]]:
                 "image": answered.file_name,
                 "class_id": label,
                 "class": name,
-                "score": _short(score),
+                "score": short(score),
                 "objectType": "detection",
                 "classification": {"name": name},
             },
@@ -122,17 +125,17 @@ def label_studio(images: Sequence[Answered]) -> str:
     Specification: Label Studio's guide, "Import pre-annotated data". The project's labelling configuration
     has ``<RectangleLabels name="label" toName="image">``.
     """
-    return _compact([_label_studio_task(answered) for answered in images])
+    return compact([_label_studio_task(answered) for answered in images])
 
 
 def _label_studio_task(answered: Answered) -> dict[str, Any]:
     result = []
     for number, ((left, top, right, bottom), score, label) in enumerate(_instances(answered), start=1):
         value = {
-            "x": _short(100 * left / answered.width),
-            "y": _short(100 * top / answered.height),
-            "width": _short(100 * (right - left) / answered.width),
-            "height": _short(100 * (bottom - top) / answered.height),
+            "x": short(100 * left / answered.width),
+            "y": short(100 * top / answered.height),
+            "width": short(100 * (right - left) / answered.width),
+            "height": short(100 * (bottom - top) / answered.height),
             "rotation": 0,
             "rectanglelabels": [answered.class_name(label)],
         }
@@ -146,12 +149,12 @@ def _label_studio_task(answered: Answered) -> dict[str, Any]:
                 "original_height": answered.height,
                 "image_rotation": 0,
                 "value": value,
-                "score": _short(score),
+                "score": short(score),
             }
         )
     scores = [score for _, score, _ in _instances(answered)]
     mean = sum(scores) / max(1, len(scores))
-    prediction = {"model_version": MODEL_VERSION, "score": _short(mean), "result": result}
+    prediction = {"model_version": MODEL_VERSION, "score": short(mean), "result": result}
     return {"data": {"image": answered.file_name}, "predictions": [prediction]}
 
 
@@ -176,11 +179,12 @@ def _instances(answered: Answered) -> Instances:
     return instances
 
 
-def _compact(content: Any) -> str:
+def compact(content: Any) -> str:
+    """JSON without blanks."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Without the digits that a float32 does not have: nine are enough to read the same float32 back."""
     return float(f"{value:.9g}")
 

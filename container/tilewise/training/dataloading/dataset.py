@@ -147,9 +147,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             image = self._decoded(record, factor)
         except (DecodeError, OSError) as error:
             return record.key, str(error)
-        pixels, factor = image.seen_by(view)
-        if isinstance(pixels, np.ndarray):
-            pixels = torch.from_numpy(pixels)
+        pixels, factor = image.to(torch.as_tensor).seen_by(view)
         view = view.snapped(factor)
         sample = make_sample(
             pixels, with_image_sizes(record.targets), view, min_visibility=self.min_visibility, factor=factor

@@ -1,0 +1,253 @@
+"""Instance segmentation: speed of the models, memory of masks, and what jobs learn in a few minutes.
+
+python benchmarks/masks.py speed [--side 320] [--threads 2]
+python benchmarks/masks.py memory [--masks 1000000]
+python benchmarks/masks.py train DATA [--minutes 15] [--out FILE]
+
+``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18.
+``memory``: of reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels.
+``train``: two models learn from whole images and from fixed tiles, with three seeds, on one core. DATA holds
+train.json and val.json, COCO files with masks, and images/. A run's line is written as it ends; a run whose
+line FILE has is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
+
+MODELS = ("maskrcnn_resnet18_fpn", "maskyolox_nano", "maskyolox_tiny", "maskyolox_s")
+TRAINED = {
+    "maskrcnn_resnet18_fpn": {"min_size": "512", "max_size": "640", "training_batch_size": "2"},
+    "maskyolox_tiny": {"image_size": "512", "training_batch_size": "4"},
+}
+WAYS: dict[str, dict[str, str]] = {"whole": {}, "fixed": {"training_views": "fixed"}}
+SEEDS = (0, 1, 2)
+
+
+def speed(side: int, threads: int) -> None:
+    """Every model looks at the same views: the median of its times, with the same detections kept."""
+    import torch
+    from tilewise.models.build import build_detector
+    from tilewise.models.spec import DetectorSpec
+    from tilewise.registry import family_of
+    from tilewise.views.view import Scaling
+
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    generator = torch.Generator().manual_seed(0)
+    view = torch.randint(256, (3, side, side), dtype=torch.uint8, generator=generator)
+    seconds: dict[str, float] = {}
+    for name in MODELS:
+        square = family_of(name).scaling == "square"
+        scaling = Scaling(square=side) if square else Scaling(min_size=side, max_size=side)
+        torch.manual_seed(0)
+        # of fresh weights every candidate passes 0, so that all keep as many: 100
+        detector = build_detector(DetectorSpec(name, 1, scaling, None, 0.0, 0.5, 100)).eval()
+        detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        times = []
+        with torch.inference_mode():
+            for _ in range(6):
+                start = time.perf_counter()
+                (found,) = detector.detect([view])
+                times.append(time.perf_counter() - start)
+        seconds[name] = float(np.median(times[1:]))
+        line = {
+            "model": name,
+            "side": side,
+            "threads": threads,
+            "kept": len(found),
+            "images_per_second": round(1 / seconds[name], 2),
+            "ratio": round(seconds[MODELS[0]] / seconds[name], 2),
+        }
+        print(json.dumps(line), flush=True)
+
+
+def memory(count: int) -> None:
+    """Each in a process of its own, whose peak is told."""
+    for part in ("read", "place"):
+        command = [sys.executable, __file__, "memory", "--masks", str(count), "--part", part]
+        subprocess.run(command, check=True)
+
+
+def read_masks(count: int) -> None:
+    """A COCO file of ten polygons of 24 points an image, as a job reads it."""
+    from PIL import Image
+    from tilewise.data.annotations import ChannelIssues, make_records
+    from tilewise.data.read import read_annotated
+    from tilewise.masks import MASKS
+
+    images, turns = count // 10, np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        with (folder / "coco.json").open("w") as file:
+            rows = ({"id": n, "file_name": f"{n}.jpg", "width": 640, "height": 480} for n in range(images))
+            file.write('{"categories": [{"id": 1, "name": "cell"}], "images": [')
+            file.write(",".join(map(json.dumps, rows)) + '], "annotations": [')
+            rng = np.random.default_rng(0)
+            for number in range(count):
+                x, y, radius = rng.uniform(30, 600), rng.uniform(30, 440), rng.uniform(4, 24)
+                ring = np.stack([x + radius * np.cos(turns), y + radius * np.sin(turns)], axis=1).round(2)
+                (x0, y0), (x1, y1) = ring.min(axis=0).tolist(), ring.max(axis=0).tolist()
+                row: dict[str, Any] = {"id": number, "image_id": number // 10, "category_id": 1, "iscrowd": 0}
+                row |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "segmentation": [ring.reshape(-1).tolist()]}
+                file.write((", " if number else "") + json.dumps(row))
+            file.write("]}")
+        first = folder / "images" / "0.jpg"
+        Image.new("RGB", (640, 480)).save(first)
+        for number in range(1, images):
+            source = first if number % 50_000 else None
+            target = folder / "images" / f"{number}.jpg"
+            if source:
+                os.link(first if number < 50_000 else folder / "images" / "50000.jpg", target)
+            else:
+                Image.new("RGB", (640, 480)).save(target)
+        before, start = _peak(), time.perf_counter()
+        fields = frozenset({MASKS})
+        parsed = read_annotated("train", folder / "images", folder / "coco.json", fields=fields)
+        records = make_records(parsed.examples, ChannelIssues("train"))
+        seconds = time.perf_counter() - start
+    line = {"masks": len(records.targets), "images": len(records), "seconds": round(seconds, 1)}
+    print(json.dumps({**line, "before_MiB": before, "peak_MiB": _peak()}), flush=True)
+
+
+def place_in_scene(objects: int = 5_000) -> None:
+    """Masks that the tiles of a scene of 20,000 x 15,000 pixels have found, as its masks and run lengths."""
+    from tilewise.bitmaps import Bitmaps
+    from tilewise.inference.detections import merge_instances
+    from tilewise.instances import Instances
+    from tilewise.masks import MASKS, Masks
+    from tilewise.tiling.spec import Tiling
+    from tilewise.views.view import View
+
+    rng = np.random.default_rng(0)
+    shown, width, height, tile = [], 20_000, 15_000, 1_000
+    tiles = [(x, y) for y in range(0, height, tile) for x in range(0, width, tile)]
+    rows, columns = np.mgrid[:28, :28] - 13.5
+    disc = (255 * (rows**2 + columns**2 < 14**2)).astype(np.uint8)
+    for x, y in tiles:
+        corners = rng.uniform(0, tile - 60, (objects // len(tiles) + 1, 2)).astype(np.float32)
+        boxes = np.concatenate([corners, corners + 50], axis=1)
+        known = np.ones(len(boxes), np.bool_)
+        fields = {MASKS: Bitmaps(np.repeat(disc[None], len(boxes), axis=0), boxes, known)}
+        scores = rng.random(len(boxes)).astype(np.float32)
+        found = Instances(boxes, scores, np.zeros(len(boxes), np.int64), fields)
+        shown.append((View((x, y, x + tile, y + tile), (tile, tile)), found))
+    before, start = _peak(), time.perf_counter()
+    prediction = merge_instances(shown, width, height, Tiling(kind="fixed", tile_size=tile))
+    masks = prediction.detections.fields[MASKS]
+    assert isinstance(masks, Masks)
+    encoded = masks.encoded(width, height)
+    line = {"objects": len(encoded), "seconds": round(time.perf_counter() - start, 2)}
+    print(json.dumps({**line, "before_MiB": before, "peak_MiB": _peak()}), flush=True)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def train(data: Path, minutes: float, out: Path) -> None:
+    """Each run is a job of its own on one core; its line is written as it ends."""
+    from lay_out import lay_out_job
+
+    done = {_key(json.loads(line)) for line in out.read_text().splitlines()} if out.is_file() else set()
+    for seed in SEEDS:
+        for model, own in TRAINED.items():
+            for way, options in WAYS.items():
+                run = {"data": data.name, "model": model, "views": way, "seed": seed, "minutes": minutes}
+                if _key(run) in done:
+                    continue
+                hyperparameters = {
+                    "task": "instance_segmentation",
+                    "model_name": model,
+                    "minutes": str(minutes),
+                    "validation_metric_type": "coco",
+                    "box_score_threshold": "0.01",
+                    "use_pretrained_model": "0",
+                    "early_stopping": "0",
+                    "num_workers": "0",
+                    "seed": str(seed),
+                    **own,
+                    **options,
+                }
+                with tempfile.TemporaryDirectory() as folder:
+                    base = Path(folder) / "ml"
+                    lay_out_job(data, base, hyperparameters)
+                    environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
+                    job = subprocess.run(
+                        [sys.executable, str(ROOT / "train")],
+                        env=environ,
+                        capture_output=True,
+                        text=True,
+                        timeout=60 * (2 * minutes + 10),
+                        check=False,
+                    )
+                    if job.returncode:
+                        raise SystemExit(job.stdout[-4000:] + job.stderr[-4000:])
+                    content = json.loads((base / "output" / "data" / "metrics.json").read_text())
+                with out.open("a") as file:
+                    file.write(json.dumps(run | _figures(content)) + "\n")
+
+
+def _key(run: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(run[name] for name in ("data", "model", "views", "seed", "minutes"))
+
+
+def _figures(content: dict[str, Any]) -> dict[str, Any]:
+    epochs = content["epochs"]
+    validated = [epoch["validation"] for epoch in epochs if epoch.get("validation")]
+    best = max(validated, key=lambda figures: figures["AP"] or 0)
+    seconds = sum(epoch["seconds"] for epoch in epochs)
+    return {
+        "epochs": len(epochs),
+        "mask_AP": best["AP"],
+        "mask_AP50": best["AP50"],
+        "mask_AP_small": best["AP_small"],
+        "box_AP": best["box"]["AP"],
+        "train_images_per_second": round(sum(epoch["records"] for epoch in epochs) / seconds, 2),
+    }
+
+
+def main() -> None:
+    """Run one of the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parts = parser.add_subparsers(dest="part_of_all", required=True)
+    speeds = parts.add_parser("speed")
+    speeds.add_argument("--side", type=int, default=320)
+    speeds.add_argument("--threads", type=int, default=2)
+    memories = parts.add_parser("memory")
+    memories.add_argument("--masks", type=int, default=1_000_000)
+    memories.add_argument("--part", choices=("read", "place"))
+    training = parts.add_parser("train")
+    training.add_argument("data", type=Path)
+    training.add_argument("--minutes", type=float, default=15)
+    training.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "masks.jsonl")
+    arguments = parser.parse_args()
+    if arguments.part_of_all == "speed":
+        speed(arguments.side, arguments.threads)
+    elif arguments.part_of_all == "train":
+        train(arguments.data, arguments.minutes, arguments.out)
+    elif arguments.part is None:
+        memory(arguments.masks)
+    elif arguments.part == "read":
+        read_masks(arguments.masks)
+    else:
+        place_in_scene()
+
+
+if __name__ == "__main__":
+    main()

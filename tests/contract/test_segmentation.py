@@ -1,0 +1,150 @@
+"""A job of instance segmentation, from its channels to what its model says."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from masked_scenes import write_scenes
+from tilewise.data.annotations import ChannelIssues, make_records
+from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.data.writers.azure_jsonl import write_azure_jsonl
+from tilewise.data.writers.output import Output
+from tilewise.evaluation.evaluate import evaluate, metrics
+from tilewise.evaluation.voc import VocMetric
+from tilewise.inference.predictor import Predictor
+from tilewise.instances import Instances
+from tilewise.masks import MASKS, Masks, RunLengths
+from tilewise.rasters import decompressed
+from tilewise.tasks.answers import Answered, answers_of
+from training_job import Job
+
+JOB = {
+    "task": "image_instance_segmentation",
+    "model_name": "maskyolox_nano",
+    "image_size": "128",
+    "number_of_epochs": "3",
+    "training_batch_size": "2",
+    "validation_batch_size": "1",
+    "box_score_threshold": "0",  # what has learnt so little is sure of nothing
+    "use_pretrained_model": "0",
+    "num_workers": "0",
+    "validation_metric_type": "coco_voc",
+}
+NOTEBOOK = {
+    "model_name": "maskrcnn_resnet50_fpn",
+    "number_of_epochs": "1",
+    "min_size": "64",
+    "max_size": "96",
+    "training_batch_size": "2",
+    "learning_rate": "0.0005",
+    "warmup_cosine_lr_warmup_epochs": "0",
+    "optimizer": "sgd",
+    "early_stopping": "True",
+    "validation_metric_type": "Coco",
+    "number_of_workers": "0",
+}
+"""The job of Azure's notebook for instance segmentation, a trial of its sweep; epochs and size are cut."""
+WANTED = frozenset({MASKS})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, str]:
+    job = Job(tmp_path_factory.mktemp("job"))
+    for name, count in (("train", 6), ("validation", 4)):
+        write_scenes(job.channel(name), count)
+    code, log = job.run({**JOB, "tile_grid_size": "2x1"})
+    assert code == 0, log
+    return job, log
+
+
+def test_log__figures_of_masks_and_of_boxes(trained: tuple[Job, str]) -> None:
+    _, log = trained
+    assert re.search(r"with a mask +12 +6\n", log) and re.search(r"without, for boxes only +3 +3\n", log)
+    assert re.search(r"mask_loss[= ]", log)
+    assert "validation of boxes: AP " in log
+    assert len(re.findall(r"box_mAP", log)) >= 2
+
+
+def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
+    job, _ = trained
+    predictor = Predictor.load(job.base / "model")
+    channel = {"validation": ChannelFolder(job.base / "input" / "data" / "validation")}
+    issues = ChannelIssues("validation")
+    records = make_records(parse_channel("validation", channel, fields=WANTED).examples, issues)
+    figures = evaluate(predictor, records, issues, voc=VocMetric(0.5, "all"))
+    assert figures is not None
+    content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    best = max(content["epochs"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
+    assert figures["box"]["VOC_mAP"] == pytest.approx(best["validation"]["box"]["VOC_mAP"], abs=1e-3)
+    prediction = predictor.predict(records[1].read())
+    masks = prediction.detections.fields[MASKS]
+    assert isinstance(masks, Masks) and len(masks) == len(prediction.detections) > 0
+    own, around = masks.boxes[masks.known], prediction.detections.boxes[masks.known]
+    assert (own[:, :2] >= around[:, :2] - 1).all() and (own[:, 2:] <= around[:, 2:] + 1).all()
+
+
+def test_answers__give_the_logged_mask_ap(trained: tuple[Job, str]) -> None:
+    job, _ = trained
+    predictor = Predictor.load(job.base / "model")
+    channel = {"validation": ChannelFolder(job.base / "input" / "data" / "validation")}
+    parsed = parse_channel("validation", channel, fields=WANTED)
+    records = make_records(parsed.examples, ChannelIssues("validation"))
+    answers = answers_of("instance_segmentation")
+    found = []
+    for record in records:
+        answered = Answered(predictor.predict(record.read()), predictor.classes, record.key)
+        rows = json.loads(answers.forms["coco"].render([answered]))
+        runs = [decompressed(row["segmentation"]["counts"].encode()) for row in rows]
+        shapes = [RunLengths(record.width, record.height, each) for each in runs]
+        boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        scores = np.array([row["score"] for row in rows], np.float32)
+        labels = np.array([row["category_id"] - 1 for row in rows], np.int64)
+        found.append(Instances(boxes, scores, labels, {MASKS: Masks.of(shapes)}))
+    figures = metrics(records, found, predictor.classes, voc=VocMetric(0.5, "all"))
+    content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
+    best = max(content["epochs"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
+    assert figures["VOC"]["mAP"] == pytest.approx(best["validation"]["VOC"]["mAP"], abs=1e-3)
+
+
+def test_azures_notebook__runs(tmp_path: Path) -> None:
+    """Its data are JSON lines with polygons, of which a fifth validate, and its model the default one."""
+    source, job = tmp_path / "source", Job(tmp_path / "job")
+    write_scenes(source, 10)
+    parsed = parse_channel("train", {"train": ChannelFolder(source)}, fields=WANTED)
+    records = make_records(parsed.examples, ChannelIssues("train"))
+    folder = job.channel("train")
+    write_azure_jsonl(records, ("red", "blue"), Output(folder), name="train_annotations")
+    code, log = job.run(NOTEBOOK)
+    assert code == 0, log
+    assert "channel train holds Azure JSON lines (train_annotations.jsonl)" in log
+    assert "no validation channel: 20 % of the training images validate" in log
+    content = json.loads((job.base / "model" / "model.json").read_text())
+    assert content["task"] == "instance_segmentation"
+    assert content["detector"]["max_number_of_polygon_points"] == 100
+
+
+def test_boxes_alone__refused_with_the_way_out(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for name in ("train", "validation"):
+        write_scenes(job.channel(name), 3, masks=name == "validation")
+    code, _ = job.run(JOB)
+    assert code == 2
+    assert (
+        "channel train: no object has a mask, and task=instance_segmentation learns from masks" in job.failure
+    )
+
+
+def test_detection__keeps_no_masks(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for name in ("train", "validation"):
+        write_scenes(job.channel(name), 3)
+    options = {**JOB, "task": "detection", "model_name": "yolox_nano", "number_of_epochs": "1"}
+    code, log = job.run(options)
+    assert code == 0, log
+    assert "with a mask" not in log and "mask_loss" not in log

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as coco_masks
+from tilewise.instances import Instances
+from tilewise.masks import MASKS, Masks, RunLengths
+from tilewise.rasters import Bitmap, rasterise, runs_of
+from tilewise.tasks.answers import Answered
+from tilewise.tasks.segmentation.answers import SegmentationAnswers
+from tilewise.tasks.segmentation.prediction import SegmentedPrediction
+
+# pycocotools 2.0.11 hands NumPy 2 an array without its keyword copy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+ANSWERS = SegmentationAnswers()
+WIDTH, HEIGHT = 200, 100
+
+
+def shapes() -> list[Bitmap]:
+    """A disc with a hole, two parts, and an object of one pixel."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    distance = (columns - 50) ** 2 + (rows - 50) ** 2
+    ring = (distance < 30**2) & (distance > 10**2)
+    parts = (rows > 20) & (rows < 40) & (columns > 100) & (columns < 150) & (abs(columns - 125) > 5)
+    pixel = (rows == 70) & (columns == 170)
+    return [each.astype(np.uint8) for each in (ring, parts, pixel)]
+
+
+def answered(most_points: int = 400, image_type: str = "") -> Answered:
+    masks = Masks.of([RunLengths(WIDTH, HEIGHT, runs_of(each)) for each in shapes()])
+    scores = np.array([0.9, 0.8, 0.7], np.float32)
+    fields = {MASKS: masks.crop((0, 0, WIDTH, HEIGHT), (WIDTH, HEIGHT))}
+    instances = Instances(masks.boxes, scores, np.array([0, 1, 1]), fields)
+    prediction = SegmentedPrediction(WIDTH, HEIGHT, instances, most_points, image_type)
+    return Answered(prediction, ("ring", "part"), "a.png")
+
+
+def drawn(polygon: list[list[float]]) -> Bitmap:
+    rings = [np.array(ring).reshape(-1, 2) * (WIDTH, HEIGHT) for ring in polygon]
+    return rasterise(rings, WIDTH, HEIGHT, even_odd=True)
+
+
+def test_rows__stay_six_numbers_beside_polygons() -> None:
+    content = ANSWERS.content(answered(), as_annotation=False)
+    assert [len(row) for row in content["prediction"]] == [6, 6, 6]
+    for polygon, shape in zip(content["polygons"], shapes(), strict=True):
+        assert np.array_equal(drawn(polygon), shape)
+    assert len(content["polygons"][2][0]) == 8  # one pixel is a square
+
+
+def test_annotations__have_run_lengths() -> None:
+    content = ANSWERS.content(answered(), as_annotation=True)
+    json.dumps(content)
+    for row, shape in zip(content["annotations"], shapes(), strict=True):
+        assert np.array_equal(coco_masks.decode(row["segmentation"]), shape)
+
+
+@pytest.mark.parametrize("most", [12, 40, 100])
+def test_polygons__have_at_most_so_many_points(most: int) -> None:
+    for polygon, shape in zip(
+        ANSWERS.content(answered(most), as_annotation=False)["polygons"], shapes(), strict=True
+    ):
+        assert sum(map(len, polygon)) <= 2 * most
+        again = drawn(polygon)
+        assert (again & shape).sum() / (again | shape).sum() > (0.9 if most >= 40 else 0.4)
+
+
+def form(name: str, **options: Any) -> str:
+    return ANSWERS.forms[name].render([answered(**options)])
+
+
+def test_azure__boxes_with_polygons() -> None:
+    (entry,) = json.loads(form("azure"))
+    assert [box["label"] for box in entry["boxes"]] == ["ring", "part", "part"]
+    assert set(entry["boxes"][0]) == {"box", "label", "score", "polygon"}
+    assert np.array_equal(drawn(entry["boxes"][0]["polygon"]), shapes()[0])
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "bmp"])
+def test_azure__masks_as_pictures(kind: str) -> None:
+    (entry,) = json.loads(form("azure", image_type=kind))
+    for box, shape in zip(entry["boxes"], shapes(), strict=True):
+        content = np.frombuffer(base64.b64decode(box["mask"]["image"]), np.uint8)
+        picture = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
+        assert picture is not None and box["mask"]["type"] == kind
+        left, top = box["mask"]["left"], box["mask"]["top"]
+        part = shape[top : top + picture.shape[0], left : left + picture.shape[1]]
+        assert part.sum() == shape.sum() and np.array_equal(picture > 127, part > 0)
+
+
+def test_coco__results_with_segmentation() -> None:
+    rows = json.loads(form("coco"))
+    assert [row["category_id"] for row in rows] == [1, 2, 2]
+    assert np.array_equal(coco_masks.decode(rows[0]["segmentation"]), shapes()[0])
+
+
+def test_yolo__one_polygon_a_line() -> None:
+    lines = form("yolo").splitlines()
+    for line, shape in zip(lines, shapes(), strict=True):
+        label, *numbers, score = line.split()
+        assert label in "01" and 0 < float(score) < 1
+        assert np.array_equal(drawn([[float(each) for each in numbers]]), shape)
+
+
+def test_geojson__holes_and_parts() -> None:
+    features = json.loads(form("geojson"))["features"]
+    kinds = [feature["geometry"]["type"] for feature in features]
+    assert kinds == ["Polygon", "MultiPolygon", "Polygon"]
+    assert len(features[0]["geometry"]["coordinates"]) == 2  # the ring and its hole
+    assert features[0]["geometry"]["coordinates"][0][0] == features[0]["geometry"]["coordinates"][0][-1]
+
+
+def test_choose__masks_follow() -> None:
+    chosen = ANSWERS.choose(answered().prediction, threshold=0.75, labels={1}, most=None)
+    assert isinstance(chosen, SegmentedPrediction)
+    (polygon,) = ANSWERS.content(Answered(chosen), as_annotation=False)["polygons"]
+    assert np.array_equal(drawn(polygon), shapes()[1])
+
+
+def test_draw__tints_the_masks() -> None:
+    grey = np.full((3, HEIGHT, WIDTH), 128, np.uint8)
+    picture = np.asarray(ANSWERS.draw(grey, answered()))
+    assert picture[50, 30].tolist() != [128, 128, 128] and picture[50, 50].tolist() == [128, 128, 128]
+    assert (grey == 128).all()
