@@ -90,7 +90,7 @@ def spread(detector: Detector, spec: DetectorSpec) -> None:
             depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
             if re.search(names, name) and isinstance(module, nn.Linear | nn.Conv2d) and not depthwise:
                 nn.init.normal_(module.weight)
-                if spec.name.startswith("fcos") and "bbox_reg" in name:
+                if spec.name.startswith("fcos") and "bbox_reg" in name and module.bias is not None:
                     nn.init.ones_(module.bias)  # distances, of which those below 0 are no boxes
                 layers[module] = target
 
