@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_instances import make_instances
 from pipe_platform import PipePlatform, image_record
+from small_training import Nothing, mean_colours
 from squares import squares_split
 from stand_ins import make_hp, make_job
 from tilewise.data.annotations import ChannelIssues
@@ -23,7 +23,6 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
-from tilewise.instances import Instances
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import Model, ModelFamily, register, unregister
@@ -39,24 +38,17 @@ SIDE = 64
 IMAGES = 10
 
 
+def noisy_error(found: Tensor, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
+    counts = torch.tensor([[len(each)] for each in targets]).float()
+    return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
+
+
 class Noisy(Detector):
     """A linear function of the mean colours, with random numbers in its loss and statistics of batches."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), *3 * [nn.Identity()])
-
-    def forward(
-        self, images: Iterable[Tensor], targets: Iterable[Targets[Tensor]] | None = None
-    ) -> dict[str, Tensor] | list[Instances]:
-        images = list(images)
-        colours = torch.stack([image.float().mean(dim=(1, 2)) / 255 for image in images])
-        found = self.network(colours)
-        if targets is None:
-            corner = torch.tensor([[0.0, 0, 30, 30]])
-            one = torch.ones(1)
-            return [make_instances(corner + 20 * x.detach().sigmoid(), one, one - 1) for x in found]
-        counts = torch.tensor([[len(each)] for each in targets]).float()
-        return {"classification": (found * (1 + torch.rand(())) - counts).square().mean()}
+        network = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+        super().__init__(network, mean_colours, noisy_error, Nothing())
 
 
 def scored(predictor: Predictor, stop: StopToken) -> float | None:
@@ -256,12 +248,11 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
 
 
 def test_resume__after_the_last_epoch_only_leaves_the_model_again(
-    images: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hp, data = noisy_hp(), data_of(images)
     first = Job(tmp_path, "first", tmp_path / "checkpoints")
     first.run(data, hp)
-    monkeypatch.setattr(Noisy, "forward", None)
     second = Job(tmp_path, "second", tmp_path / "checkpoints")
     assert len(second.run(data, hp).epochs) == 3
     assert second.model == first.model

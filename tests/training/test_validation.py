@@ -183,10 +183,10 @@ def test_train__the_next_epoch_is_loaded_while_the_model_is_validated(
     loaded.touch()
     found: list[int] = []
 
-    def noting(*arguments: Any) -> Any:
+    def noting(*arguments: Any, **options: Any) -> Any:
         with loaded.open("a") as file:
             file.write("a view\n")
-        return make_sample(*arguments)
+        return make_sample(*arguments, **options)
 
     def waiting(predictor: Predictor, stop: StopToken) -> float:
         end = time.monotonic() + (20 if not found else 1)  # there is no epoch after the second

@@ -134,7 +134,7 @@ class FasterRCNNCriterion:
         rpn, regions = outputs.rpn, outputs.roi_heads
         assert rpn.sample is not None and regions.sample is not None
         first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample, self.learning)
-        return region_losses(regions.logits, regions.deltas, regions.sample, self.learning) | first
+        return region_losses(regions.logits, regions.deltas, regions.sample, learning=self.learning) | first
 
 
 class FasterRCNNPostprocess:

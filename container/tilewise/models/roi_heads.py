@@ -142,7 +142,7 @@ class RoIHeads(nn.Module):
 
 
 def region_losses(
-    logits: Tensor, deltas: Tensor, sample: RegionSample, learning: BoxLearning
+    logits: Tensor, deltas: Tensor, sample: RegionSample, *, learning: BoxLearning
 ) -> dict[str, Tensor]:
     """Cross-entropy of the regions' classes and smooth L1 of the objects' boxes, over all regions.
 

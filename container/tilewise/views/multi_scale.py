@@ -28,7 +28,7 @@ def multi_scale_sides(side: int, smallest: int = STEP) -> list[int]:
 def sides_of(side: int, factors: Sequence[float], *, smallest: int = STEP) -> list[int]:
     """The sides at these factors, in multiples of 32, none below ``smallest``; the largest first."""
     least = -(-smallest // STEP) * STEP
-    return sorted({max(least, STEP * round(factor * side / STEP)) for factor in factors}, reverse=True)
+    return sorted({max(least, STEP * int(factor * side / STEP + 0.5)) for factor in factors}, reverse=True)
 
 
 def factors_for(object_sizes: Floats, smallest_object: float, count: int = 5) -> tuple[float, ...]:
