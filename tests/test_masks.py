@@ -52,7 +52,7 @@ def test_run_lengths__are_pycocotools_own(
 ) -> None:
     height, width = bitmap.shape[0] + top + bottom, bitmap.shape[1] + left + right
     frame = in_frame(bitmap, left, top, width, height)
-    compressed = encode(bitmap, (left, top, 0, 0), width, height)
+    compressed = encode(bitmap, (left, top, 0, 0), width=width, height=height)
     assert compressed == coco_masks.encode(np.asfortranarray(frame))
     assert decompressed(compressed["counts"]).sum() == width * height
     assert np.array_equal(decode_runs(width, height, decompressed(compressed["counts"])), frame)

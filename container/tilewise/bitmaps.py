@@ -76,7 +76,7 @@ class Bitmaps:
                 # from old cells to new ones
                 across = linear * old_cell / new_cell[:, None]
                 start = ((np.array([x0, y0]) @ linear.T + shift) - low) / new_cell
-                new[index] = pulled(values[index], across, start, (0, 0), shape)
+                new[index] = pulled(values[index], across, start, corner=(0, 0), size=shape)
         if isinstance(self.values, np.ndarray):
             return Bitmaps(new, places, self.known)
         import torch
@@ -148,7 +148,7 @@ def _grown(part: Bitmaps, high: int, wide: int) -> Bitmaps:
     return Bitmaps(grown, frames, part.known)
 
 
-def pulled(grid: Any, linear: Any, shift: Any, corner: tuple[float, float], size: tuple[int, int]) -> Any:
+def pulled(grid: Any, linear: Any, shift: Any, *, corner: tuple[float, float], size: tuple[int, int]) -> Any:
     """A grid as an affine map shows it: each new cell is the one that its centre comes from, 0 outside.
 
     Args:

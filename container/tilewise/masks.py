@@ -318,7 +318,7 @@ class Masks:
         """Each mask as COCO's run lengths of a whole frame of that size; None for an object without one."""
         framed = self.crop((0, 0, width, height), (width, height))
         return [
-            encode(*framed.grid(index), width, height) if known else None
+            encode(*framed.grid(index), width=width, height=height) if known else None
             for index, known in enumerate(framed.known.tolist())
         ]
 
@@ -360,7 +360,9 @@ def _warped(mask: RunLengths, linear: Array, shift: Array) -> RunLengths:
     left, top = np.floor(corners.min(axis=0) + 1e-6).astype(int).tolist()
     right, bottom = np.ceil(corners.max(axis=0) - 1e-6).astype(int).tolist()
     bitmap = decode_runs(mask.width, mask.height, mask.counts)
-    grid = pulled(bitmap, linear, shift - (left, top), (mask.left, mask.top), (right - left, bottom - top))
+    grid = pulled(
+        bitmap, linear, shift - (left, top), corner=(mask.left, mask.top), size=(right - left, bottom - top)
+    )
     return RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), left, top)
 
 

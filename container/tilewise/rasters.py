@@ -111,7 +111,7 @@ def part_of_runs(width: int, height: int, counts: Array) -> tuple[Bitmap, int, i
     return bitmap, first, top
 
 
-def encode(bitmap: Bitmap, place: Corners, width: int, height: int) -> RunLengthsOfImage:
+def encode(bitmap: Bitmap, place: Corners, *, width: int, height: int) -> RunLengthsOfImage:
     """A bitmap at a whole-numbered place of an image -> run lengths of the image, which is never made.
 
     Args:

@@ -57,7 +57,7 @@ def test_plan__nothing_overlaps_and_all_lies_inside(
     times: int,
 ) -> None:
     own, width, height = image
-    plan = CopyPaste(times=times).plan(own, width, height, seed)
+    plan = CopyPaste(times=times).plan(own, width, height, seed=seed)
     if plan is None:
         return
     pasted = plan.targets.boxes[len(own) :]
@@ -77,16 +77,16 @@ def test_plan__nothing_overlaps_and_all_lies_inside(
 def test_plan__each_object_comes_as_often_as_asked_where_there_is_room() -> None:
     own = targets((10, 10, 30, 30), (60, 60, 70, 80), (200, 200, 300, 300))
     for times in (1, 3):
-        plan = CopyPaste(times=times).plan(own, 1000, 1000, 5)
+        plan = CopyPaste(times=times).plan(own, 1000, 1000, seed=5)
         assert plan is not None
         assert Counter(paste.source for paste in plan.pastes) == {0: times, 1: times}
 
 
 def test_plan__no_room_is_no_copy_and_room_is_always_found_again() -> None:
     own = targets((2, 2, 12, 12), (0, 14, 40, 40), ignored=[1])
-    assert CopyPaste().plan(own, 40, 40, 0) is None
+    assert CopyPaste().plan(own, 40, 40, seed=0) is None
     narrow = targets((2, 2, 12, 12), (0, 15, 200, 200), (13, 0, 170, 15))
-    found = [CopyPaste().plan(narrow, 200, 200, seed) for seed in range(30)]
+    found = [CopyPaste().plan(narrow, 200, 200, seed=seed) for seed in range(30)]
     assert len({plan is None for plan in found}) == 1
 
 
@@ -105,7 +105,7 @@ def test_pasteable__a_rectangle_that_shows_much_of_another_object_stays() -> Non
 
 def test_plan__fields_come_along() -> None:
     own = replace(targets((10, 10, 30, 30), (200, 200, 300, 300)), fields={"id": Rows(np.array([7, 8]))})
-    plan = CopyPaste(times=2).plan(own, 500, 500, 0)
+    plan = CopyPaste(times=2).plan(own, 500, 500, seed=0)
     assert plan is not None
     values = plan.targets.fields["id"]
     assert isinstance(values, Rows) and values.values.tolist() == [7, 8, 7, 7]
@@ -117,14 +117,14 @@ def test_plan__balance_draws_rare_classes_as_often_as_others() -> None:
     counts: Counter[int] = Counter()
     weights = 1 / np.array([48.0, 2.0])
     for seed in range(10):
-        plan = CopyPaste(class_weights=weights).plan(own, 2000, 2000, seed)
+        plan = CopyPaste(class_weights=weights).plan(own, 2000, 2000, seed=seed)
         assert plan is not None
         counts += Counter(plan.targets.labels[50:].tolist())
     assert 0.8 < counts[0] / counts[1] < 1.25
 
 
 def test_rectangle__is_whole_in_the_box_and_fades_out_around_it() -> None:
-    shape = rectangle(np.array([3, 3, 7, 6], np.float32), 2, (0, 0, 10, 10), (10, 10))
+    shape = rectangle(np.array([3, 3, 7, 6], np.float32), 2, (0, 0, 10, 10), size=(10, 10))
     assert shape[4, 5] == 1 and shape[4, 2] == 0.75 and shape[4, 1] == 0.25 and shape[4, 0] == 0
     assert shape[2, 2] == 0.75**2 and (shape[3:6, 3:7] == 1).all()
 

@@ -94,7 +94,7 @@ def test_mask_targets__are_torchvisions() -> None:
     full = torch.from_numpy(np.array([rasterise([np.array(ring, float)], 96, 96) for ring in RINGS]))
     expected = project_masks_on_boxes(full, regions, objects, 28)
     sizes = torch.full((60, 2), 96)
-    found = mask_targets(masks.select(objects), regions, sizes, 28)
+    found = mask_targets(masks.select(objects), regions, sizes, side=28)
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
 
 
@@ -104,7 +104,7 @@ def test_mask_targets__of_an_object_longer_than_its_grid() -> None:
     full = torch.from_numpy(rasterise([ring], 600, 600))[None]
     region = torch.tensor([[15.0, 22.0, 520.0, 570.0]])
     expected = project_masks_on_boxes(full, region, torch.tensor([0]), 28)
-    found = mask_targets(packed, region, torch.tensor([[600, 600]]), 28)
+    found = mask_targets(packed, region, torch.tensor([[600, 600]]), side=28)
     assert float((found - expected).abs().mean()) < 0.005
 
 

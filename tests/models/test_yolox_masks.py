@@ -93,7 +93,7 @@ def test_learns_two_masks_by_heart(learnt: tuple[Any, float]) -> None:
     detector.eval()
     masks = targets.fields[MASKS]
     assert isinstance(masks, Bitmaps)
-    wanted = mask_targets(masks, targets.boxes, torch.full((2, 2), SIDE), 28) > 0.5
+    wanted = mask_targets(masks, targets.boxes, torch.full((2, 2), SIDE), side=28) > 0.5
     for number, box in enumerate(targets.boxes):
         inside = ((outputs.priors.points > box[:2]) & (outputs.priors.points < box[2:])).all(dim=1)
         surest = int(outputs.objects[0].masked_fill(~inside, -1e9).argmax())

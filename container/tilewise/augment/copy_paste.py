@@ -110,7 +110,13 @@ class CopyPaste:
     bank: PatchBank | None = None
 
     def plan(
-        self, targets: Targets[Array], width: int, height: int, seed: int, donor: Targets[Array] | None = None
+        self,
+        targets: Targets[Array],
+        width: int,
+        height: int,
+        *,
+        seed: int,
+        donor: Targets[Array] | None = None,
     ) -> PastePlan | None:
         """Draw what an image shows once more; the same for each view of it, and in each process.
 

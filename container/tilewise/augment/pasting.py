@@ -20,6 +20,7 @@ def paste_objects(
     pixels: Tensor,
     view: View,
     pastes: Sequence[Paste],
+    *,
     objects: Targets[Array],
     image_of: Callable[[int], DecodedImage],
 ) -> None:
@@ -65,7 +66,7 @@ def _paste(region: Array, paste: Paste, to_region: Float64, box: Float32, image:
     source, factor = image.seen_by(patch)
     patch = patch.snapped(factor)
     cut = np.ascontiguousarray(np.moveaxis(np.asarray(patch.pixels_from_image(source, factor)), 0, 2))
-    shape = rectangle(box, paste.feather, patch.window, size)
+    shape = rectangle(box, paste.feather, patch.window, size=size)
     across, down = patch.scale
     # from the patch's pixels to the region's, whose centres OpenCV puts at whole numbers
     linear = to_region[:, :2] / [across, down]
@@ -77,7 +78,7 @@ def _paste(region: Array, paste: Paste, to_region: Float64, box: Float32, image:
     region[...] = np.rint(region + alpha * (moved.astype(np.float32) - region)).astype(np.uint8)
 
 
-def rectangle(box_4: Float32, feather: int, window: Window, size: tuple[int, int]) -> Float32:
+def rectangle(box_4: Float32, feather: int, window: Window, *, size: tuple[int, int]) -> Float32:
     """(h, w) the shape of an object of which only the box is known: 1 in it, falling to 0 around it.
 
     Args:

@@ -61,4 +61,4 @@ def _box(box: list[float], width: int, height: int) -> RunLengthsOfImage:
     x0, y0, x1, y1 = (round(side) for side in box)
     x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     filled = np.ones((max(y1 - y0, 0), max(x1 - x0, 0)), np.uint8)
-    return encode(filled, (x0, y0, x1, y1), width, height)
+    return encode(filled, (x0, y0, x1, y1), width=width, height=height)

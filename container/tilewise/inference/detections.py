@@ -69,5 +69,5 @@ def merge_instances(
     detections = detections.select(slice(limit))
     if pieces is not None:
         pieces = pieces.select(np.arange(len(detections)))
-        detections = place_masks(detections, pieces, (width, height), mask_threshold)
+        detections = place_masks(detections, pieces, (width, height), threshold=mask_threshold)
     return Prediction(width, height, detections)

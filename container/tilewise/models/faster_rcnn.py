@@ -133,7 +133,7 @@ class FasterRCNNCriterion:
         """``loss_classifier``, ``loss_box_reg``, ``loss_objectness`` and ``loss_rpn_box_reg``."""
         rpn, regions = outputs.rpn, outputs.roi_heads
         assert rpn.sample is not None and regions.sample is not None
-        first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample, self.learning)
+        first = rpn_losses(rpn.objectness, rpn.deltas, rpn.sample, learning=self.learning)
         return region_losses(regions.logits, regions.deltas, regions.sample, learning=self.learning) | first
 
 
@@ -168,13 +168,16 @@ def published_sizes(name: str, scaling: Scaling, *, stride_4_level: bool) -> tup
 
 def build_faster_rcnn(spec: DetectorSpec) -> Detector:
     """Faster R-CNN with ResNet-18 to -152, or MobileNetV3-Large, behind a feature pyramid."""
-    return build_two_stage(spec, "fasterrcnn_", FasterRCNN, TwoStageDetector, FasterRCNNCriterion())
+    return build_two_stage(
+        spec, "fasterrcnn_", FasterRCNN, detector=TwoStageDetector, criterion=FasterRCNNCriterion()
+    )
 
 
 def build_two_stage(
     spec: DetectorSpec,
     prefix: str,
     network: type[FasterRCNN],
+    *,
     detector: type[TwoStageDetector],
     criterion: Criterion,
 ) -> Detector:

@@ -142,7 +142,7 @@ def mask_loss(outputs: MaskRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> T
     heights_widths = torch.tensor(masks.sizes).to(device, non_blocking=True)[image]
     matched = first.to(device, non_blocking=True)[image] + sample.matches[masks.rows]
     regions = torch.cat(outputs.roi_heads.regions)[masks.rows]
-    wanted = mask_targets(grids.select(matched), regions, heights_widths, MASK_SIDE)
+    wanted = mask_targets(grids.select(matched), regions, heights_widths, side=MASK_SIDE)
     labels = sample.labels[masks.rows] - 1
     logits = masks.logits.gather(1, labels[:, None, None, None].expand(-1, 1, MASK_SIDE, MASK_SIDE))
     loss = F.binary_cross_entropy_with_logits(logits.squeeze(1), wanted, reduction="none").mean(dim=(1, 2))
@@ -190,7 +190,9 @@ def with_masks(found: Instances, values: Any) -> Instances:
 
 def build_mask_rcnn(spec: DetectorSpec) -> Detector:
     """Mask R-CNN with ResNet-18 to -152 behind a feature pyramid."""
-    detector = build_two_stage(spec, "maskrcnn_", MaskRCNN, MaskRCNNDetector, MaskRCNNCriterion())
+    detector = build_two_stage(
+        spec, "maskrcnn_", MaskRCNN, detector=MaskRCNNDetector, criterion=MaskRCNNCriterion()
+    )
     network: Any = detector.network
     network.add_masks(MaskBranch(spec.num_classes))
     return detector

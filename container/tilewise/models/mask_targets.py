@@ -9,7 +9,7 @@ MOST_SAMPLES = 4
 
 
 @torch.no_grad()
-def mask_targets(masks: Bitmaps, regions_P4: Tensor, sizes_P2: Tensor, side: int) -> Tensor:
+def mask_targets(masks: Bitmaps, regions_P4: Tensor, sizes_P2: Tensor, *, side: int) -> Tensor:
     """What of each object's mask a region shows: what RoIAlign makes of the mask as a bitmap of the view.
 
     torchvision's ``project_masks_on_boxes``, which needs a bitmap of the whole view of each object. Here each

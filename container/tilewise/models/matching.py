@@ -85,6 +85,7 @@ def match(
     matcher: TorchvisionMatcher,
     targets: Sequence[Target],
     anchors_A4: Tensor,
+    *,
     similar: Callable[[Tensor, Tensor], Tensor] = box_iou,
 ) -> Tensor:
     """Of each image the object that each anchor is matched with: (B, A) int64, negative for none."""

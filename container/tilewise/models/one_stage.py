@@ -69,7 +69,7 @@ class RetinaNetCriterion:
         """``classification`` and ``bbox_regression``."""
         split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
         between = self.matcher.BETWEEN_THRESHOLDS
-        matches = match(self.matcher, split, anchors, similarity(self.learning))
+        matches = match(self.matcher, split, anchors, similar=similarity(self.learning))
         if self.learning.counts:
             count_found(self.learning.counts, matches, image_sizes(targets))
         matches = matches.masked_fill((matches < 0) & anchors_on_ignored(split, anchors), between)

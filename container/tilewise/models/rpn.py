@@ -161,7 +161,7 @@ class RPN(RegionProposalNetwork):
 
     def draw_sample(self, anchors: list[Tensor], targets: list[Target]) -> AnchorSample:
         """Match each image's anchors with its objects, and draw from both kinds."""
-        matches = match(self.proposal_matcher, targets, anchors[0], similarity(self.learning))
+        matches = match(self.proposal_matcher, targets, anchors[0], similar=similarity(self.learning))
         labels, boxes = self._taught(matches, anchors, targets)
         sizes = None
         if "sizes" in targets[0]:
@@ -231,7 +231,7 @@ class RPN(RegionProposalNetwork):
         self, anchors: list[Tensor], targets: list[Target]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """As torchvision's, with label -1 (not sampled) for background anchors on an ignored box."""
-        matches = match(self.proposal_matcher, targets, anchors[0], similarity(self.learning))
+        matches = match(self.proposal_matcher, targets, anchors[0], similar=similarity(self.learning))
         return self._taught(matches, anchors, targets)
 
     def _taught(
@@ -269,7 +269,7 @@ def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
 
 
 def rpn_losses(
-    objectness: Tensor, deltas: Tensor, sample: AnchorSample, learning: BoxLearning = PLAIN
+    objectness: Tensor, deltas: Tensor, sample: AnchorSample, *, learning: BoxLearning = PLAIN
 ) -> dict[str, Tensor]:
     """Cross-entropy of the drawn anchors' objectness and smooth L1 of the objects' boxes.
 

@@ -75,7 +75,7 @@ class SSDCriterion:
         """``bbox_regression`` and ``classification``; class 0 of the outputs is background."""
         logits, deltas = outputs.heads["cls_logits"], outputs.heads["bbox_regression"]
         split, anchors = split_ignored(targets, first_label=1), torch.cat(outputs.anchors)
-        matched = match(self.matcher, split, anchors, similarity(self.learning))
+        matched = match(self.matcher, split, anchors, similar=similarity(self.learning))
         if self.learning.counts:
             count_found(self.learning.counts, matched, image_sizes(targets))
         excluded = anchors_on_ignored(split, anchors)

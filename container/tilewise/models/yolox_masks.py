@@ -134,7 +134,7 @@ def _mask_loss(
         own = boxes[which[rows]]
         logits = mask_logits(outputs.prototypes[image], own, outputs.coefficients[image, priors[rows]])
         sizes = torch.tensor([[height, width]], device=own.device).expand(len(rows), -1)
-        wanted = mask_targets(grids.select(which[rows]), own, sizes, MASK_SIDE)
+        wanted = mask_targets(grids.select(which[rows]), own, sizes, side=MASK_SIDE)
         total = (
             total
             + F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2)).sum()

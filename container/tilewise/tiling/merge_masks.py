@@ -96,7 +96,7 @@ class Pieces:
 
 
 def place_masks(
-    instances: Instances, pieces: Pieces, size: tuple[int, int], threshold: float = 0.5
+    instances: Instances, pieces: Pieces, size: tuple[int, int], *, threshold: float = 0.5
 ) -> Instances:
     """Instances of an image with its masks: a pixel is an object's where that is surer than ``threshold``.
 

@@ -112,7 +112,7 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
     smallest = find_model(spec.name).smallest_object
-    chosen = with_size_factors(job.hp, spec, data.train.sample, smallest)
+    chosen = with_size_factors(job.hp, spec, data.train.sample, smallest_object=smallest)
     job = replace(job, hp=job.distributed.broadcast(chosen))
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     taught = make_distillation(
@@ -209,7 +209,7 @@ def _assemble(
     planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats
-    copy_paste = make_copy_paste(job.hp, data.train, job.distributed, spec.rendering)
+    copy_paste = make_copy_paste(job.hp, data.train, job.distributed, rendering=spec.rendering)
     if not start.state:
         job = _plan_minutes(data, job, spec, planner, copy_paste, compute)
     hp, distributed = job.hp, job.distributed

@@ -61,7 +61,7 @@ class Copies:
 def pasted(copy_paste: CopyPaste, copy: Copy, record: Record) -> Record:
     """A record with the targets of what is pasted into its copy, too."""
     donor = copy.donor.targets if copy.donor else None
-    plan = copy_paste.plan(record.targets, record.width, record.height, copy.seed, donor)
+    plan = copy_paste.plan(record.targets, record.width, record.height, seed=copy.seed, donor=donor)
     return replace(record, targets=plan.targets) if plan else record
 
 

@@ -114,7 +114,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         assert self.copy_paste is not None
         record = self._record(image.image)
         donor = image.donor.targets if image.donor else None
-        plan = self.copy_paste.plan(record.targets, record.width, record.height, image.seed, donor)
+        plan = self.copy_paste.plan(record.targets, record.width, record.height, seed=image.seed, donor=donor)
         if plan is None:
             return _Shown(record)
         return _Shown(replace(record, targets=plan.targets), plan.pastes, record.targets, image.donor)
@@ -171,7 +171,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             targets, image_of = shown.donor.targets, lambda number: donor
         elif bank:
             targets, image_of = bank.targets, bank.image
-        paste_objects(sample.pixels, view, shown.pastes, targets, image_of)
+        paste_objects(sample.pixels, view, shown.pastes, objects=targets, image_of=image_of)
 
 
 def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:

@@ -34,6 +34,7 @@ def make_copy_paste(
     hp: Hyperparameters,
     source: RecordSource,
     distributed: DistributedContext = SINGLE_PROCESS,
+    *,
     rendering: Rendering = AS_STORED,
 ) -> CopyPaste | None:
     """What a job pastes, where it wants that; all processes must call it.

@@ -32,7 +32,7 @@ def training_views(hp: Hyperparameters, data: DataSet, count: int) -> list[Sampl
 
     """
     spec = make_task(hp).fit_spec(hp, data, None)
-    hp = with_size_factors(hp, spec, data.train.sample, find_model(spec.name).smallest_object)
+    hp = with_size_factors(hp, spec, data.train.sample, smallest_object=find_model(spec.name).smallest_object)
     planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats

@@ -40,7 +40,7 @@ def make_planner(hp: Hyperparameters, spec: ModelSpec) -> ViewPlanner | None:
 
 
 def with_size_factors(
-    hp: Hyperparameters, spec: ModelSpec, records: Records, smallest_object: float
+    hp: Hyperparameters, spec: ModelSpec, records: Records, *, smallest_object: float
 ) -> Hyperparameters:
     """The hyperparameters with factors in place of ``multi_scale=auto``; the log says which.
 
