@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from as_torchvisions import AsTorchvisions
 from tilewise.instances import Instances
 from tilewise.models.box_learning import BoxLearning
 from tilewise.models.build import build_detector
@@ -19,7 +20,6 @@ from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads as TorchvisionRoIHeads
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork
@@ -58,20 +58,6 @@ def make_sample(boxes: list[list[float]], ignored: list[bool]) -> Sample:
             torch.tensor(ignored, dtype=torch.bool),
         ),
     )
-
-
-class AsTorchvisions(nn.Module):
-    """A transform of ours with what torchvision's has besides: views have been scaled already."""
-
-    def __init__(self, transform: Any):
-        super().__init__()
-        self.batch = transform
-
-    def forward(self, images: list[Tensor], targets: Any) -> tuple[ImageList, Any]:
-        return self.batch(images), targets
-
-    def postprocess(self, found: Any, *_: Any) -> Any:
-        return found
 
 
 def test_resnet50__is_torchvisions() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from as_torchvisions import AsTorchvisions
 from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps
 from tilewise.masks import MASKS, Masks, Outline
@@ -17,7 +18,6 @@ from tilewise.targets import Targets
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 RINGS = [
@@ -43,20 +43,6 @@ def make_targets(rings: list[Any], masks: bool = True) -> Targets[Tensor]:
 def noise(seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (3, 96, 96), dtype=torch.uint8, generator=generator)
-
-
-class AsTorchvisions(nn.Module):
-    """A transform of ours with what torchvision's has besides: views have been scaled already."""
-
-    def __init__(self, transform: Any):
-        super().__init__()
-        self.batch = transform
-
-    def forward(self, images: list[Tensor], targets: Any) -> tuple[ImageList, Any]:
-        return self.batch(images), targets
-
-    def postprocess(self, found: Any, *_: Any) -> Any:
-        return found
 
 
 def in_view(targets: Targets[Tensor]) -> dict[str, Tensor]:

@@ -20,8 +20,8 @@ MIN_VISIBILITY = 0.4
 
 
 @dataclass(frozen=True)
-class Mosaic(Transform):
-    """Shows parts of four views around a point, each at its own scale: small ones stay as they are.
+class _Mixing(Transform):
+    """Makes views of a sample and of others of its batch.
 
     Attributes:
         probability: of a sample.
@@ -29,20 +29,36 @@ class Mosaic(Transform):
     """
 
     mixes: ClassVar[bool] = True
+    needs_others: ClassVar[bool] = False
+    """Whether there is nothing to do in a batch of one."""
 
     probability: float
 
     def change_samples(
         self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
     ) -> Sequence[Sample]:
-        """Those that are drawn; the other three parts are of other samples of the batch, if there are any."""
+        """Those that are drawn."""
+        possible = len(samples) > 1 or not self.needs_others
         return [
-            self._mosaic(samples, number, rng) if rng.random() < self.probability else samples[number]
+            self._mix(samples, number, rng)
+            if rng.random() < self.probability and possible
+            else samples[number]
             for number, rng in enumerate(rngs)
         ]
 
     @staticmethod
-    def _mosaic(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
+    def _mix(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
+        raise NotImplementedError
+
+
+class Mosaic(_Mixing):
+    """Shows parts of four views around a point, each at its own scale: small ones stay as they are.
+
+    Three parts are of other samples of the batch, if there are any.
+    """
+
+    @staticmethod
+    def _mix(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
         height, width = samples[number].pixels.shape[1:]
         x, y = (int(rng.uniform(0.25, 0.75) * side) for side in (width, height))
         others = [*range(number), *range(number + 1, len(samples))] or [number]
@@ -58,32 +74,13 @@ class Mosaic(Transform):
         return Sample(pixels, Targets.cat(parts))
 
 
-@dataclass(frozen=True)
-class MixUp(Transform):
-    """Shows two views in one another, and the objects of both.
+class MixUp(_Mixing):
+    """Shows two views of a batch in one another, and the objects of both."""
 
-    Attributes:
-        probability: of a sample.
-
-    """
-
-    mixes: ClassVar[bool] = True
-
-    probability: float
-
-    def change_samples(
-        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
-    ) -> Sequence[Sample]:
-        """Those that are drawn, each with another sample of the batch, if there is any."""
-        return [
-            self._mixed(samples, number, rng)
-            if rng.random() < self.probability and len(samples) > 1
-            else samples[number]
-            for number, rng in enumerate(rngs)
-        ]
+    needs_others: ClassVar[bool] = True
 
     @staticmethod
-    def _mixed(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
+    def _mix(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
         own = samples[number]
         height, width = own.pixels.shape[1:]
         other = (number + 1 + int(rng.integers(len(samples) - 1))) % len(samples)
