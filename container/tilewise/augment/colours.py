@@ -6,7 +6,6 @@ does it, not in HSV: a turn about the grey axis is linear. So all four cost one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -33,14 +32,9 @@ _FROM_YIQ = np.linalg.inv(_YIQ)
 class RandomPhotometricDistort(Transform):
     """Changes the colours of samples; see :func:`change_colours`."""
 
-    def change_samples(
-        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
-    ) -> Sequence[Sample]:
-        """All of them, each as it is drawn."""
-        return [
-            replace(sample, pixels=change_colours(sample.pixels, rng))
-            for sample, rng in zip(samples, rngs, strict=True)
-        ]
+    def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Each as it is drawn."""
+        return replace(sample, pixels=change_colours(sample.pixels, rng))
 
 
 def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:

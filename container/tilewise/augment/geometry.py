@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -31,13 +30,8 @@ class RandomOrientation(Transform):
     vertical: bool
     quarter_turns: bool
 
-    def change_samples(
-        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
-    ) -> Sequence[Sample]:
-        """All of them, each as it is drawn."""
-        return [self._change(sample, rng) for sample, rng in zip(samples, rngs, strict=True)]
-
-    def _change(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Each as it is drawn."""
         mirrored = self.vertical and rng.random() < 0.5
         turns = int(rng.integers(4)) if self.quarter_turns else 0
         pixels, targets = sample.pixels, sample.targets
@@ -67,13 +61,8 @@ class RandomAffine(Transform):
     rotation: float
     shear: float
 
-    def change_samples(
-        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
-    ) -> Sequence[Sample]:
-        """All of them, each by angles of its own."""
-        return [self._change(sample, rng) for sample, rng in zip(samples, rngs, strict=True)]
-
-    def _change(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Each by angles of its own."""
         angle, along_x, along_y = np.radians(
             rng.uniform(-1, 1, 3) * [self.rotation, self.shear, self.shear]
         ).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,14 +31,9 @@ class RandomQuality(Transform):
 
     probability: float
 
-    def change_samples(
-        self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
-    ) -> Sequence[Sample]:
-        """All of them, each as it is drawn."""
-        return [
-            replace(sample, pixels=self._change(sample.pixels, rng))
-            for sample, rng in zip(samples, rngs, strict=True)
-        ]
+    def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Each as it is drawn."""
+        return replace(sample, pixels=self._change(sample.pixels, rng))
 
     def _change(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         blurs, is_noisy, compresses = (rng.random(3) < self.probability).tolist()

@@ -53,4 +53,8 @@ class Transform:
         self, samples: Sequence[Sample], rngs: Sequence[np.random.Generator]
     ) -> Sequence[Sample]:
         """Change pixels and targets; images that could not be decoded are not among the samples."""
-        return samples
+        return [self.change_sample(sample, rng) for sample, rng in zip(samples, rngs, strict=True)]
+
+    def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The same of one sample, for a transform that needs no other."""
+        return sample
