@@ -187,8 +187,6 @@ def teachers(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -
             it.
 
     """
-    from tilewise.training.job.teachers import read_teachers
-
     channel = channels.get("teacher")
     if channel is None:
         given = [name for name in DISTILLATION if name in hp.given]
@@ -200,6 +198,8 @@ def teachers(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -
         return []
     if channel.input_mode == "Pipe":
         raise UserError("channel teacher: a model is a file: use input mode File or FastFile")
+    from tilewise.training.job.teachers import read_teachers
+
     return read_teachers(channel.path)
 
 
