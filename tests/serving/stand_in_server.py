@@ -24,6 +24,10 @@ JPEG = b"\xff\xd8\xff"
 
 
 class Detections(list[tuple[list[float], float, int]]):
+    def __init__(self, found: Iterable[tuple[list[float], float, int]] = ()) -> None:
+        super().__init__(found)
+        self.fields: dict[str, Any] = {}  # boxes alone
+
     @property
     def labels(self) -> Any:
         import numpy as np

@@ -46,6 +46,13 @@ def test_boto3__invoke_endpoint(runtime: Any) -> None:
     assert content["categories"][0] == {"class_id": 0, "name": "ant"}
 
 
+def test_boto3__a_picture(runtime: Any) -> None:
+    answer = runtime.invoke_endpoint(
+        EndpointName="cells", ContentType="application/x-image", Accept="image/png", Body=JPEG
+    )
+    assert answer["Body"].read().startswith(b"\x89PNG")
+
+
 def test_boto3__model_error_has_our_reason(runtime: Any) -> None:
     with pytest.raises(ClientError) as caught:
         runtime.invoke_endpoint(
@@ -96,7 +103,7 @@ def test_sdk__predictors_of_version_2(server: EndpointProcess, tmp_path: Path) -
     with runtime_before(server.port) as address:
         script = [str(SDK_PYTHON), str(Path(__file__).with_name("sdk_predictors.py")), address]
         ran = subprocess.run(script, env=environ, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, ran.stdout + ran.stderr + server.log
     answers = json.loads(ran.stdout.splitlines()[-1])
     rows = [[0.0, 0.5, 0.0, 0.1, 0.2, 0.3], [1.0, 0.3, 0.0, 0.1, 0.2, 0.3]]
     one = {"prediction": rows, "classes": ["ant", "bee"]}
