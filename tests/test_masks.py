@@ -161,6 +161,18 @@ def test_masks__share_memory_and_are_packed_when_they_are_joined() -> None:
     assert [one.sum() for one in decoded(some, 20, 20)] == [16, 16]
 
 
+def test_cat__what_comes_from_one_file_keeps_its_array() -> None:
+    square = np.array([[0, 0], [4, 0], [4, 4], [0, 4]], float)
+    masks = Masks.of([Outline([square + 3 * number]) for number in range(8)])
+    parts = [masks.select(slice(start, start + 2)).crop((0, 0, 9, 9), (18, 18)) for start in range(0, 8, 2)]
+    whole, half = Masks.cat(parts), Masks.cat(parts[2:])
+    assert whole.data is masks.data and len(half.data) == len(masks.data) // 2
+    latter = whole.select(slice(4, 8))
+    for number, (one, other) in enumerate(zip(latter.shapes(), half.shapes(), strict=True), start=4):
+        assert isinstance(one, Outline) and isinstance(other, Outline)
+        assert one.rings[0].tolist() == other.rings[0].tolist() == (2 * (square + 3 * number)).tolist()
+
+
 def test_to__a_grid_for_each_object() -> None:
     square = np.array([[10, 10], [14, 10], [14, 14], [10, 14]], float)
     large = np.array([[0, 0], [400, 0], [400, 200], [0, 200]], float)

@@ -1,4 +1,4 @@
-"""From prototypes and what mixes them to the masks of instances: for every backend, in NumPy."""
+"""From what a network says of masks to those of instances: for every backend, in NumPy."""
 
 from __future__ import annotations
 
@@ -18,30 +18,32 @@ PROTOTYPES, STRIDE = 32, 4
 MASK_SIDE = 28
 PLANES = 5
 """What is mixed beside them: planes of a box's own coordinates, see :func:`planes`."""
-_COEFFICIENTS = "coefficients"
 
 
 def instances_of(values: Sequence[Array], limits: Limits) -> Instances:
     """What is left of a view's candidates after suppression.
 
     Args:
-        values: boxes, scores and labels of the candidates; of a network with masks also the (K, prototypes
-            and planes) coefficients of each, and the (prototypes, h, w) prototypes of the view.
+        values: boxes, scores and labels of the candidates; of a network with masks also the (K, 28, 28)
+            masks of each, from 0 to 1; or the (K, prototypes and planes) coefficients of each, and the
+            (prototypes, h, w) prototypes of the view.
         limits: what is kept.
 
     Returns:
-        Best first; with coefficients each with its mask, a bitmap in its box.
+        Best first; of a network with masks each with its own, a bitmap in its box.
 
     """
     boxes, scores, labels, *others = values
     if not others:
         return suppress(boxes, scores, labels, limits=limits)
-    coefficients, prototypes = others
-    fields = {_COEFFICIENTS: Rows(coefficients)}
-    kept = suppress(boxes, scores, labels, limits=limits, fields=fields)
-    mixes = kept.fields[_COEFFICIENTS]
-    assert isinstance(mixes, Rows)
-    masks = mixed_masks(prototypes, kept.boxes, np.asarray(mixes.values))
+    of_each, *prototypes = others
+    kept = suppress(boxes, scores, labels, limits=limits, fields={MASKS: Rows(of_each)})
+    rows = kept.fields[MASKS]
+    assert isinstance(rows, Rows)
+    if prototypes:
+        masks = mixed_masks(prototypes[0], kept.boxes, np.asarray(rows.values))
+    else:
+        masks = np.round(255 * np.asarray(rows.values)).astype(np.uint8)
     known = np.ones(len(kept), np.bool_)
     return Instances(kept.boxes, kept.scores, kept.labels, {MASKS: Bitmaps(masks, kept.boxes, known)})
 

@@ -139,6 +139,11 @@ def encode(bitmap: Bitmap, place: Corners, *, width: int, height: int) -> RunLen
     return compressed
 
 
+def text_of(runs: RunLengthsOfImage | None) -> RunLengthsOfImage | None:
+    """Run lengths as JSON has them."""
+    return None if runs is None else {"size": runs["size"], "counts": runs["counts"].decode()}
+
+
 def area_of(runs: RunLengthsOfImage) -> int:
     """The pixels of a mask; pycocotools 2.0.11 fails for a list of more than 255."""
     return int(decompressed(runs["counts"])[1::2].sum())
@@ -167,6 +172,15 @@ def outline(bitmap: Bitmap, most_points: int | None = None) -> list[Float64]:
         if all(len(ring) <= 3 for ring in rings):
             break
     return rings
+
+
+def joined(rings: Sequence[Array]) -> Array:
+    """One ring of several, joined by lines there and back, which by even-odd is the same: (P, 2)."""
+    first, *others = rings
+    parts = [first]
+    for ring in others:
+        parts += [first[:1], ring, ring[:1]]
+    return np.concatenate([*parts, first[:1]] if others else parts)
 
 
 def _simplified(ring: Float64, tolerance: float) -> Float64:

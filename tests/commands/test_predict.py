@@ -10,10 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from tilewise.__main__ import main
 from tilewise.inference.artifact import Artifact
+from tilewise.models.build import build_detector
+from tilewise.models.spec import SegmenterSpec
+from tilewise.rasters import decompressed
 from tilewise.views.rendering import Rendering
+from tilewise.views.view import Scaling
 
 
 class Tilewise:
@@ -88,6 +93,39 @@ def test_predict__places_what_it_finds_in_a_geotiff(
         assert (west, south, east, north) == pytest.approx(expected)
         area = sum(a[0] * b[1] - b[0] * a[1] for a, b in itertools.pairwise(ring))
         assert area > 0  # counterclockwise, as RFC 7946 has outer rings
+
+
+def test_predict__masks_in_the_answer_and_on_the_map(
+    tilewise: Tilewise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilewise.commands.predict.PICTURE_SIDE", 200)
+    spec = SegmenterSpec("maskyolox_nano", 2, Scaling(square=128), None, 0.0, 0.5, 20)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        detector = build_detector(spec).eval()
+    artifact = Artifact(detector, spec, ("ant", "bee"), {}, {}, task="instance_segmentation")
+    (tmp_path / "model").mkdir()
+    artifact.save(tmp_path / "model", "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), extratags=GEOGRAPHY)
+    options = ("--model", tmp_path / "model", "--out", tmp_path, "--threshold", 0, "--max-detections", 7)
+    code, _, errors = tilewise("predict", tmp_path / "a.tif", *options)
+    assert code == 0, errors
+    with Image.open(tmp_path / "a-detections.png") as picture:
+        assert picture.size == (200, 150)
+    answer = json.loads((tmp_path / "a-detections.json").read_text())
+    features = json.loads((tmp_path / "a-detections.geojson").read_text())["features"]
+    assert len(answer["segmentation"]) == len(features) == len(answer["boxes"]) == 7
+    areas = [int(decompressed(each["counts"].encode())[1::2].sum()) for each in answer["segmentation"]]
+    assert max(areas) > 0 and all(each["size"] == [300, 400] for each in answer["segmentation"])
+    for feature, pixels_inside in zip(features, areas, strict=True):
+        parts = feature["geometry"]["coordinates"]
+        if not pixels_inside:
+            continue
+        parts = [parts] if feature["geometry"]["type"] == "Polygon" else parts
+        rings = [ring for part in parts for ring in part]
+        area = sum(a[0] * b[1] - b[0] * a[1] for ring in rings for a, b in itertools.pairwise(ring)) / 2
+        assert area == pytest.approx(pixels_inside / 4)  # pixels of half a metre; holes turn the other way
 
 
 def test_predict__says_where_the_models_limit_cuts(

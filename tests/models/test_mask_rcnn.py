@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch
 from as_torchvisions import AsTorchvisions
 from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps
+from tilewise.inference.export import trace, write_onnx
+from tilewise.inference.onnx_backend import OnnxBackend
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -142,6 +146,38 @@ def test_resnet50__same_masks_as_torchvision(pair: tuple[Any, Detector]) -> None
         assert isinstance(masks, Bitmaps) and masks.values.shape == (len(other), 28, 28)
         difference = torch.from_numpy(masks.values).float() / 255 - one["masks"][:, 0]
         assert float(difference.abs().max()) < 0.004  # eight bits
+
+
+@pytest.mark.parametrize("most", [20, 3])
+def test_graphs__say_what_the_detector_says(most: int, tmp_path: Path) -> None:
+    """Of views of any size, also of one that shows nothing; suppression in the graph is suppression."""
+    torch.manual_seed(0)
+    scaling = Scaling(min_size=96, max_size=128)
+    spec = DetectorSpec("maskrcnn_resnet18_fpn", 2, scaling, None, 0.05, 0.5, most)
+    detector: Any = build_detector(spec).eval()
+    write_onnx(detector, scaling, tmp_path / "model.onnx")
+    backends = (
+        OnnxBackend(tmp_path / "model.onnx", spec.limits(), 1),
+        TorchBackend(detector, graph=trace(detector, scaling)),
+    )
+    for seed, (height, width) in enumerate(((96, 128), (128, 96), (96, 96))):
+        view = np.random.default_rng(seed).integers(0, 256, (3, height, width), dtype=np.uint8)
+        with torch.inference_mode():
+            (expected,) = detector.detect([torch.from_numpy(view)])
+        assert len(expected) == most
+        for backend in backends:
+            (found,) = backend.detect([view])
+            assert found.labels.tolist() == expected.labels.tolist()
+            np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.05)
+            masks, wanted = found.fields[MASKS], expected.fields[MASKS]
+            assert isinstance(masks, Bitmaps) and isinstance(wanted, Bitmaps)
+            assert np.abs(masks.values.astype(int) - wanted.values).max() <= 2
+    layer: Any = detector.network.roi_heads.box_predictor.cls_score
+    with torch.no_grad():
+        layer.bias[0] = 100  # all is background
+    write_onnx(detector, scaling, tmp_path / "model.onnx")
+    backend = OnnxBackend(tmp_path / "model.onnx", spec.limits(), 1)
+    assert [len(found) for found in backend.detect([np.zeros((3, 96, 128), np.uint8)])] == [0]
 
 
 def test_objects_without_masks__teach_boxes_only() -> None:

@@ -144,6 +144,24 @@ def test_page__a_large_image_and_the_threshold(
     assert browser.run(colours) > 3, "boxes are drawn"
 
 
+def test_page__fills_masks_and_leaves_their_holes(
+    server: EndpointProcess, browser: Browser, tmp_path: Path
+) -> None:
+    image = tmp_path / "white.png"
+    Image.new("RGB", (100, 100), "white").save(image)
+    browser.tell("Page.navigate", url=f"http://127.0.0.1:{server.port}/")
+    browser.wait_for("document.readyState === 'complete' && !!document.querySelector('#file')")
+    ring = [[0.2, 0.2, 0.8, 0.2, 0.8, 0.8, 0.2, 0.8], [0.4, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6, 0.4]]
+    answer = {"prediction": [[0, 0.9, 0.2, 0.2, 0.8, 0.8]], "classes": ["ring"], "polygons": [ring]}
+    browser.run(f"window.fetch = async () => new Response(JSON.stringify({json.dumps(answer)})); 0")
+    browser.drop_file("#view", image)
+    browser.wait_for("document.querySelector('#count').textContent === '1'")
+    browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    colour = "[...pen.getImageData(left + {0} * zoom, top_ + {0} * zoom, 1, 1).data].slice(0, 3)"
+    outside, inside, hole = (browser.run(colour.format(place)) for place in (10, 30, 50))
+    assert outside == hole == [255, 255, 255] != inside
+
+
 def test_page__begins_with_what_the_model_recommends(browser: Browser, tmp_path: Path) -> None:
     """The stand-in finds an ant with 0.5 and a bee with 0.3."""
     model = tmp_path / "ml" / "model"

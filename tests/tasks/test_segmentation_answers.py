@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import cv2
 import numpy as np
@@ -114,6 +116,54 @@ def test_geojson__holes_and_parts() -> None:
     assert kinds == ["Polygon", "MultiPolygon", "Polygon"]
     assert len(features[0]["geometry"]["coordinates"]) == 2  # the ring and its hole
     assert features[0]["geometry"]["coordinates"][0][0] == features[0]["geometry"]["coordinates"][0][-1]
+
+
+def test_manifest__polygons_beside_boxes() -> None:
+    """What the element ``crowd-polygon`` takes: one polygon an object, with vertices in pixels."""
+    line = json.loads(form("manifest"))
+    assert len(line["bounding-box"]["annotations"]) == 3
+    assert line["polygon"]["inputImageProperties"] == {"height": HEIGHT, "width": WIDTH}
+    polygons = line["polygon"]["polygons"]
+    assert [polygon["label"] for polygon in polygons] == ["ring", "part", "part"]
+    for polygon, shape in zip(polygons, shapes(), strict=True):
+        points = np.array([[vertex["x"], vertex["y"]] for vertex in polygon["vertices"]])
+        assert np.array_equal(rasterise([points], WIDTH, HEIGHT), shape)
+    scores = [each["confidence"] for each in line["polygon-metadata"]["objects"]]
+    assert scores == pytest.approx([0.9, 0.8, 0.7])
+
+
+def test_label_studio__a_polygon_each() -> None:
+    (task,) = json.loads(form("label-studio"))
+    results = task["predictions"][0]["result"]
+    assert {result["type"] for result in results} == {"polygonlabels"}
+    for result, shape in zip(results, shapes(), strict=True):
+        points = np.array(result["value"]["points"]) / 100 * (WIDTH, HEIGHT)
+        assert np.array_equal(rasterise([points], WIDTH, HEIGHT), shape)
+    assert [result["value"]["polygonlabels"] for result in results] == [["ring"], ["part"], ["part"]]
+
+
+def test_cvat__pixels_of_each_along_its_rows() -> None:
+    image = fromstring(form("cvat")).find("image")
+    assert image is not None and [each.get("label") for each in image] == ["ring", "part", "part"]
+    for element, shape in zip(image, shapes(), strict=True):
+        left, top, width, height = (int(element.get(name, "")) for name in ("left", "top", "width", "height"))
+        runs = [int(run) for run in element.get("rle", "").split(",")]
+        inside = np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width)
+        drawn = np.zeros((HEIGHT, WIDTH), int)
+        drawn[top : top + height, left : left + width] = inside
+        assert element.tag == "mask" and np.array_equal(drawn, shape)
+
+
+def test_an_object_without_a_mask__keeps_its_box() -> None:
+    instances = answered().prediction.detections.select(slice(2, 3))
+    empty = Masks.of([RunLengths(WIDTH, HEIGHT, np.array([WIDTH * HEIGHT]))])
+    nothing = replace(instances, fields={MASKS: empty.crop((0, 0, WIDTH, HEIGHT), (WIDTH, HEIGHT))})
+    one = Answered(SegmentedPrediction(WIDTH, HEIGHT, nothing), ("ring", "part"), "a.png")
+    forms = {name: ANSWERS.forms[name].render([one]) for name in ("manifest", "label-studio", "cvat", "yolo")}
+    assert [len(each["vertices"]) for each in json.loads(forms["manifest"])["polygon"]["polygons"]] == [4]
+    (result,) = json.loads(forms["label-studio"])[0]["predictions"][0]["result"]
+    assert len(result["value"]["points"]) == 4
+    assert '<box label="part"' in forms["cvat"] and len(forms["yolo"].split()) == 10
 
 
 def test_choose__masks_follow() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tilewise.commands.predict import add_source, source
@@ -14,6 +15,7 @@ from tilewise.data.formats.coco import read_coco
 from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.artifact import read_classes
+from tilewise.masks import MASKS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the metrics as JSON."""
-    content = read_coco(arguments.coco, Folder(arguments.images))
+    """Print the metrics as JSON: of masks where both the file and the model have them."""
+    content = read_coco(arguments.coco, Folder(arguments.images), masks=True)
     classes = read_classes(arguments.model) if arguments.model else content.classes or ()
     examples = in_classes(content, classes, arguments.coco.name, whose="the model")
     records = make_records(examples, ChannelIssues(arguments.coco.name))
     predict = source(arguments)
     detections = [predict(record.source).detections for record in records]
+    if not any(MASKS in each.fields for each in detections):  # a detector's are of boxes
+        records = records.with_targets(replace(records.targets, fields={}))
     voc = VocMetric(arguments.iou, arguments.points)
     print(json.dumps(metrics(records, detections, classes, voc=voc), indent=2))

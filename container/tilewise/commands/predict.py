@@ -6,7 +6,6 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,8 @@ from tilewise.inference.tile_options import read_tile_options
 from tilewise.inference.two_stages import load_predictor
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
+from tilewise.masks import MASKS, Masks
+from tilewise.rasters import text_of
 from tilewise.tiling.spec import AS_TRAINED
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View
@@ -125,7 +126,8 @@ def run(arguments: argparse.Namespace) -> None:
     rendering = model.spec.rendering if model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
-        detections = predict(path).detections
+        found = predict(path)
+        detections = found.detections
         largest = max(detections.labels.tolist(), default=-1)
         names = classes or tuple(str(label) for label in range(largest + 1))
         confident = detections.select(detections.scores >= arguments.threshold)
@@ -139,6 +141,8 @@ def run(arguments: argparse.Namespace) -> None:
             "scores": detections.scores.tolist(),
             "labels": detections.labels.tolist(),
         }
+        if isinstance(masks := detections.fields.get(MASKS), Masks):
+            answer["segmentation"] = [text_of(each) for each in masks.encoded(found.width, found.height)]
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
         reference = read_georeference(path)
         if reference:
@@ -159,5 +163,5 @@ def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tupl
     scale = min(1.0, PICTURE_SIDE / max(image.width, image.height))
     size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
     view = View((0, 0, image.width, image.height), size)
-    shown = replace(detections, boxes=view.boxes_from_image(detections.boxes))
+    shown = detections.crop(view.window, size)
     return np.moveaxis(image.show(view), 2, 0), shown

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from tilewise.inference.artifact import Artifact, write_file
 from tilewise.inference.description import ModelDescription
-from tilewise.inference.graph import INPUT, MASK_OUTPUTS, OUTPUTS, PROTOTYPES
+from tilewise.inference.graph import INPUT, OUTPUTS
 from tilewise.inference.timing import milliseconds
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.spec import DetectorSpec
@@ -63,8 +63,8 @@ def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
 
 def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
     """Write the detector's graph as ONNX; for views of any size, unless all of its views are squares."""
-    names = (*OUTPUTS, *MASK_OUTPUTS) if detector.graph_has_masks else OUTPUTS
-    axes = {name: {0: "candidates"} for name in names if name != PROTOTYPES}
+    names = (*OUTPUTS, *detector.graph_fields)
+    axes = {name: {0: "candidates"} for name in names if name != "prototypes"}
     if scaling.square is None:
         axes[INPUT] = {0: "height", 1: "width"}
     with torch.no_grad(), _without_warnings():
@@ -108,9 +108,6 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
-    if not detector.graph:
-        log.info("the model has no graph for ONNX Runtime: its masks are made after suppression")
-        return
     description = ModelDescription.read(folder)
     path = description.folder / description.graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))

@@ -6,9 +6,7 @@ INPUT = "view"
 """(height, width, 3) uint8 RGB."""
 
 OUTPUTS = ("boxes", "scores", "labels")
-"""(K, 4) float32 in pixels of the view, (K,) float32 and (K,) int64: candidates before suppression."""
+"""(K, 4) float32 in pixels of the view, (K,) float32 and (K,) int64: candidates before suppression.
 
-PROTOTYPES = "prototypes"
-
-MASK_OUTPUTS = ("coefficients", PROTOTYPES)
-"""What a graph with masks gives, too: see :func:`tilewise.prototypes.instances_of`."""
+A graph with masks gives more, by the names that its detector's ``graph_fields`` has.
+"""

@@ -74,7 +74,7 @@ def _load_torch(
     tune_device()
     backend = TorchBackend.on_best_device(Artifact.load(folder).model, batch_size)
     model = backend.model
-    if backend.on_gpu or not freeze or not (isinstance(model, Detector) and model.graph):
+    if backend.on_gpu or not freeze or not (isinstance(model, Detector)):
         return backend, f"eager PyTorch on the {'GPU' if backend.on_gpu else 'CPU'}"
     from tilewise.inference.export import frozen_if_faster
 

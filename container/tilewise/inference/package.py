@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,9 +12,9 @@ from typing import Any, Literal, get_args
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.export import trace, write_onnx
-from tilewise.inference.graph import INPUT, MASK_OUTPUTS, OUTPUTS
-from tilewise.models.spec import DetectorSpec, SegmenterSpec
-from tilewise.prototypes import PLANES, PROTOTYPES, STRIDE
+from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.models.spec import DetectorSpec
+from tilewise.prototypes import MASK_SIDE, PLANES, PROTOTYPES, STRIDE
 from tilewise.views.view import FILL
 
 GraphFormat = Literal["onnx", "openvino", "torchscript"]
@@ -30,15 +31,10 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
         folder: where to; it may be there already.
 
     Raises:
-        UserError: a package is not installed, or the model has no graph.
+        UserError: a package is not installed.
 
     """
     detector, scaling = artifact.model, artifact.spec.scaling
-    if not detector.graph:
-        raise UserError(
-            f"{artifact.spec.name} has no graph, since its masks are made of what suppression leaves: serve "
-            "it with PyTorch, or train a maskyolox_… model, whose graph has masks"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     if graph_format == "torchscript":
         trace(detector, scaling).save(str(folder / "model.pt"))
@@ -48,22 +44,26 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
         _to_openvino(folder)
     if graph_format == "onnx":
         shutil.copyfile(Path(__file__).with_name("portable_example.py"), folder / "detect.py")
-    for name, content in (("labels", list(artifact.classes)), ("facts", facts(artifact.spec))):
+    for name, content in (
+        ("labels", list(artifact.classes)),
+        ("facts", facts(artifact.spec, detector.graph_fields)),
+    ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
 
-_MASKS = {
-    MASK_OUTPUTS[
-        0
-    ]: f"(K, {PROTOTYPES + PLANES}) float32: how much each of the prototypes and then of the planes "
-    "1, u, v, 0.5 - u², 0.5 - v² (u and v from -1 to 1 over the box) counts in the mask, before a sigmoid",
-    MASK_OUTPUTS[1]: f"({PROTOTYPES}, h, w) float32: a pixel is {STRIDE} x {STRIDE} pixels of the view",
+_FIELDS = {
+    "coefficients": f"(K, {PROTOTYPES + PLANES}) float32: how much each of the prototypes and then of the "
+    "planes 1, u, v, 0.5 - u², 0.5 - v² (u and v from -1 to 1 over the box) counts in the mask, before a "
+    "sigmoid",
+    "prototypes": f"({PROTOTYPES}, h, w) float32: a pixel is {STRIDE} x {STRIDE} pixels of the view",
+    "masks": f"(K, {MASK_SIDE}, {MASK_SIDE}) float32: from 0 to 1 in each cell of the box; of what "
+    "suppression in the graph leaves, of which the last row, with the score 0, is nothing",
 }
 
 
-def facts(spec: DetectorSpec) -> dict[str, Any]:
-    """What is to be done before and after the graph, as plain JSON types."""
+def facts(spec: DetectorSpec, fields: Iterable[str] = ()) -> dict[str, Any]:
+    """What is to be done before and after a graph, as plain JSON types; ``fields``: its own of masks."""
     side = spec.scaling.square
     return {
         "model": spec.name,
@@ -72,7 +72,7 @@ def facts(spec: DetectorSpec) -> dict[str, Any]:
             OUTPUTS[0]: "(K, 4) float32: xmin, ymin, xmax, ymax in pixels of the view",
             OUTPUTS[1]: "(K,) float32",
             OUTPUTS[2]: "(K,) int64: index into labels.json",
-            **(_MASKS if isinstance(spec, SegmenterSpec) else {}),
+            **{name: _FIELDS[name] for name in fields},
         },
         "normalised": "in the graph",
         "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; "

@@ -161,10 +161,8 @@ class Detector(VisionModel):
     """A model that finds objects: it says of each view its instances, in its pixels, labels 0-based."""
 
     postprocess: Postprocess
-    graph: ClassVar[bool] = True
-    """Whether network and postprocess are all of it, so that a graph can hold it."""
-    graph_has_masks: ClassVar[bool] = False
-    """Whether that graph says what masks are made of, too."""
+    graph_fields: ClassVar[tuple[str, ...]] = ()
+    """What its graph says beside boxes, scores and labels, by name: see :meth:`graph_values`."""
 
     def learn_boxes(self, learning: BoxLearning) -> None:
         """Set what a job chooses of how boxes are learnt."""

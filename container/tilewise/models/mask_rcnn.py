@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import nms
 
 from tilewise.bitmaps import Bitmaps
 from tilewise.instances import Instances
@@ -24,7 +25,7 @@ from tilewise.models.faster_rcnn import (
     build_two_stage,
 )
 from tilewise.models.mask_targets import mask_targets
-from tilewise.models.postprocess import detections_of
+from tilewise.models.postprocess import detections_of, edges_of
 from tilewise.models.roi_align import RoIAlign
 from tilewise.models.roi_heads import RegionOutputs
 from tilewise.models.rpn import RPNOutputs
@@ -164,7 +165,7 @@ def objects_masks(targets: Targets[Tensor]) -> Bitmaps:
 class MaskRCNNDetector(TwoStageDetector):
     """A detector that gives each instance its mask: the mask branch looks at what suppression leaves."""
 
-    graph = False
+    graph_fields = (MASKS,)
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views, with the field ``masks``: bitmaps of 28 x 28 in their boxes."""
@@ -173,11 +174,35 @@ class MaskRCNNDetector(TwoStageDetector):
         found = detections_of(self.postprocess(outputs, batch.image_sizes), self.postprocess.limits)
         boxes = [torch.from_numpy(each.boxes).to(batch.tensors.device) for each in found]
         labels = torch.cat([torch.from_numpy(each.labels) for each in found]).to(batch.tensors.device)
-        network: Any = self.network
-        logits = network.mask_logits(outputs.features, boxes, batch.image_sizes)
-        own = logits[torch.arange(len(labels), device=labels.device), labels]
-        values = (own.sigmoid() * 255).round().to(torch.uint8).cpu().split([len(each) for each in found])
+        masks = self._masks(outputs, boxes, labels, batch.image_sizes)
+        values = (masks * 255).round().to(torch.uint8).cpu().split([len(each) for each in found])
         return [with_masks(one, each.numpy()) for one, each in zip(found, values, strict=True)]
+
+    def _masks(
+        self, outputs: Any, boxes: list[Tensor], labels: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """How sure it is of each cell of boxes, by the class that each has: (N, 28, 28), from 0 to 1."""
+        network: Any = self.network
+        logits = network.mask_logits(outputs.features, boxes, sizes)
+        rows = torch.arange(labels.shape[0], device=labels.device) * logits.shape[1] + labels
+        return logits.flatten(0, 1)[rows].sigmoid()
+
+    def graph_values(self, outputs: Any, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        """See :meth:`Detector.graph_values`; of one view, what suppression leaves, and the masks of that.
+
+        The last one has the score 0, so that it is never used: a runtime may fail where there is none.
+        """
+        boxes, scores, labels = (each[0] for each in self.postprocess(outputs, sizes))
+        limits = self.postprocess.limits
+        rows = torch.nonzero(scores > limits.score_threshold).flatten()
+        # classes are moved apart, as there is but one suppression for all
+        apart = boxes[rows] + labels[rows, None] * (edges_of(sizes, boxes).max() + 1)
+        rows = rows[nms(apart, scores[rows], limits.nms_iou_threshold)[: limits.detections]]
+        boxes, scores, labels = (
+            torch.cat([each[rows], torch.zeros_like(each[:1])]) for each in (boxes, scores, labels)
+        )
+        masks = self._masks(outputs, [boxes], labels, sizes)
+        return boxes[None], scores[None], labels[None], masks[None]
 
 
 def with_masks(found: Instances, values: Any) -> Instances:

@@ -167,7 +167,7 @@ class YOLOXMaskDetector(Detector):
     """A one-stage detector that gives each instance its mask, a bitmap of 28 x 28 in its box."""
 
     postprocess: Any
-    graph_has_masks = True
+    graph_fields = ("coefficients", "prototypes")
 
     def results(self, images: Sequence[Tensor]) -> list[Instances]:
         """The instances in each of the views, with the field ``masks``."""

@@ -38,15 +38,6 @@ def even_odd_rings(shape: Shape) -> Sequence[Array]:
     return shape.rings if (united == apart).all() else [ring + low for ring in outline(united)]
 
 
-def joined(rings: Sequence[Array]) -> Array:
-    """One ring of several, which are joined by lines there and back: YOLO has one for each object."""
-    first, *others = rings
-    parts = [first]
-    for ring in others:
-        parts += [first[:1], ring, ring[:1]]
-    return np.concatenate([*parts, first[:1]] if others else parts)
-
-
 def flat(ring: Array) -> list[int | float]:
     """``x1, y1, x2, y2, …``."""
     return [number(float(value)) for value in ring.reshape(-1).tolist()]

@@ -13,8 +13,9 @@ import yaml
 
 from tilewise.data.records import Record
 from tilewise.data.writers.output import Box, Output, check_class_names
-from tilewise.data.writers.polygons import even_odd_rings, joined
+from tilewise.data.writers.polygons import even_odd_rings
 from tilewise.masks import Shape
+from tilewise.rasters import joined
 
 
 def write_yolo(

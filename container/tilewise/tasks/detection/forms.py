@@ -6,7 +6,7 @@ This is the one place where pre-labels are rendered: what a model says, for tool
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -102,21 +102,32 @@ def manifest_lines(images: Sequence[Answered]) -> str:
 
     An image's name should be its ``s3://`` address. Boxes are whole pixels.
     """
-    return "".join(json.dumps(_manifest_line(answered), ensure_ascii=False) + "\n" for answered in images)
+    return "".join(json_line(manifest_line(answered)) for answered in images)
 
 
-def _manifest_line(answered: Answered) -> dict[str, Any]:
+def manifest_line(answered: Answered) -> dict[str, Any]:
+    """One image's part of it."""
     label = as_annotations(answered.prediction)
     scores = [box.pop("score") for box in label["annotations"]]
-    metadata = {
+    metadata = label_metadata(answered, scores, "groundtruth/object-detection")
+    return {"source-ref": answered.file_name, "bounding-box": label, "bounding-box-metadata": metadata}
+
+
+def label_metadata(answered: Answered, scores: Sequence[float], kind: str) -> dict[str, Any]:
+    """What a manifest says beside a label of that type, with the scores of its objects."""
+    return {
         "objects": [{"confidence": score} for score in scores],
         "class-map": {str(index): name for index, name in enumerate(answered.classes)},
-        "type": "groundtruth/object-detection",
+        "type": kind,
         "human-annotated": "no",
         "creation-date": datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="microseconds"),
         "job-name": "labeling-job/tilewise",
     }
-    return {"source-ref": answered.file_name, "bounding-box": label, "bounding-box-metadata": metadata}
+
+
+def json_line(content: Any) -> str:
+    """JSON and a newline."""
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def label_studio(images: Sequence[Answered]) -> str:
@@ -125,52 +136,75 @@ def label_studio(images: Sequence[Answered]) -> str:
     Specification: Label Studio's guide, "Import pre-annotated data". The project's labelling configuration
     has ``<RectangleLabels name="label" toName="image">``.
     """
-    return compact([_label_studio_task(answered) for answered in images])
+    return compact([label_studio_task(answered, "rectangle", _percents(answered)) for answered in images])
 
 
-def _label_studio_task(answered: Answered) -> dict[str, Any]:
-    result = []
-    for number, ((left, top, right, bottom), score, label) in enumerate(_instances(answered), start=1):
-        value = {
+def label_studio_task(answered: Answered, kind: str, places: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One image's part of it.
+
+    Args:
+        answered: the image.
+        kind: of its regions, ``rectangle`` or ``polygon``.
+        places: where each object is, in percent of the image's sides, as Label Studio's regions have it.
+
+    """
+    result = [
+        {
+            "id": f"{kind}-{number}",
+            "type": f"{kind}labels",
+            "from_name": "label",
+            "to_name": "image",
+            "original_width": answered.width,
+            "original_height": answered.height,
+            "image_rotation": 0,
+            "value": {**place, f"{kind}labels": [answered.class_name(label)]},
+            "score": short(score),
+        }
+        for number, (place, (_, score, label)) in enumerate(
+            zip(places, _instances(answered), strict=True), start=1
+        )
+    ]
+    mean = sum(score for _, score, _ in _instances(answered)) / max(1, len(result))
+    prediction = {"model_version": MODEL_VERSION, "score": short(mean), "result": result}
+    return {"data": {"image": answered.file_name}, "predictions": [prediction]}
+
+
+def _percents(answered: Answered) -> Iterable[dict[str, float]]:
+    for (left, top, right, bottom), _, _ in _instances(answered):
+        yield {
             "x": short(100 * left / answered.width),
             "y": short(100 * top / answered.height),
             "width": short(100 * (right - left) / answered.width),
             "height": short(100 * (bottom - top) / answered.height),
             "rotation": 0,
-            "rectanglelabels": [answered.class_name(label)],
         }
-        result.append(
-            {
-                "id": f"box-{number}",
-                "type": "rectanglelabels",
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": answered.width,
-                "original_height": answered.height,
-                "image_rotation": 0,
-                "value": value,
-                "score": short(score),
-            }
-        )
-    scores = [score for _, score, _ in _instances(answered)]
-    mean = sum(scores) / max(1, len(scores))
-    prediction = {"model_version": MODEL_VERSION, "score": short(mean), "result": result}
-    return {"data": {"image": answered.file_name}, "predictions": [prediction]}
 
 
 def cvat(images: Sequence[Answered]) -> str:
     """Annotations for CVAT, as its XML 1.1 for images has them; they are to be uploaded to a task."""
+    return cvat_xml(images, lambda answered: [cvat_box(corners) for corners, _, _ in _instances(answered)])
+
+
+def cvat_xml(
+    images: Sequence[Answered], shapes: Callable[[Answered], Iterable[tuple[str, Mapping[str, str]]]]
+) -> str:
+    """The same, of the shapes of each image's objects: the element's name, and where it lies."""
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     for answered in images:
         size = {"width": str(answered.width), "height": str(answered.height)}
         attributes = {"id": str(answered.number - 1), "name": answered.file_name} | size
         image = SubElement(root, "image", attributes)
-        for corners, _, label in _instances(answered):
-            sides = zip(("xtl", "ytl", "xbr", "ybr"), (f"{value:.2f}" for value in corners), strict=True)
+        for (tag, place), (_, _, label) in zip(shapes(answered), _instances(answered), strict=True):
             kind = {"label": answered.class_name(label), "source": "auto", "occluded": "0", "z_order": "0"}
-            SubElement(image, "box", kind | dict(sides))
+            SubElement(image, tag, kind | dict(place))
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def cvat_box(corners: Iterable[float]) -> tuple[str, dict[str, str]]:
+    """A shape for :func:`cvat_xml`."""
+    sides = zip(("xtl", "ytl", "xbr", "ybr"), (f"{value:.2f}" for value in corners), strict=True)
+    return "box", dict(sides)
 
 
 def _instances(answered: Answered) -> Instances:

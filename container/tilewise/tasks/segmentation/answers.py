@@ -11,10 +11,23 @@ import numpy as np
 
 from tilewise.arrays import Array, Float64
 from tilewise.masks import MASKS, Masks
-from tilewise.rasters import outline
+from tilewise.rasters import joined, outline, runs_of, text_of
 from tilewise.tasks.answers import Answered, AnswerForm
 from tilewise.tasks.detection.answers import DetectionAnswers
-from tilewise.tasks.detection.forms import FORMS, azure_entry, coco_rows, compact, features, short
+from tilewise.tasks.detection.forms import (
+    FORMS,
+    azure_entry,
+    coco_rows,
+    compact,
+    cvat_box,
+    cvat_xml,
+    features,
+    json_line,
+    label_metadata,
+    label_studio_task,
+    manifest_line,
+    short,
+)
 from tilewise.tasks.segmentation.prediction import SegmentedPrediction
 
 if TYPE_CHECKING:
@@ -99,31 +112,89 @@ def _run_lengths(answered: Answered) -> list[dict[str, Any] | None]:
     masks = _masks(answered)
     if masks is None:
         return [None] * len(answered.prediction.detections)
-    return [
-        None if one is None else {"size": one["size"], "counts": one["counts"].decode()}
-        for one in masks.encoded(answered.width, answered.height)
-    ]
+    return [text_of(each) for each in masks.encoded(answered.width, answered.height)]
+
+
+def _polygons(answered: Answered) -> Iterator[Array]:
+    """One ring of each instance, in pixels of the image, for forms that have no more: (P, 2).
+
+    The parts and holes of an object are joined by lines there and back; one without a mask has its box's.
+    """
+    for (box, _, _), rings in zip(answered.prediction.detections, rings_of(answered), strict=True):
+        x0, y0, x1, y1 = box
+        yield joined(rings) if rings else np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
 
 
 def yolo_text(images: Sequence[Answered]) -> str:
-    """YOLO's text of one image: class, polygon as fractions, and the score, a line an object.
-
-    The parts and holes of an object are joined by lines there and back.
-    """
+    """YOLO's text of one image: class, polygon as fractions, and the score, a line an object."""
     (answered,) = images
     size = np.array([answered.width, answered.height])
     lines = []
-    found = zip(answered.prediction.detections, rings_of(answered), strict=True)
-    for (box, score, label), rings in found:
-        x0, y0, x1, y1 = box
-        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-        parts = [rings[0] if rings else corners]
-        for ring in rings[1:]:
-            parts += [parts[0][:1], ring, ring[:1]]
-        points = np.concatenate([*parts, parts[0][:1]] if len(rings) > 1 else parts) / size
-        numbers = " ".join(f"{value:.9g}" for value in (*points.reshape(-1).tolist(), score))
+    for ring, (_, score, label) in zip(_polygons(answered), answered.prediction.detections, strict=True):
+        numbers = " ".join(f"{value:.9g}" for value in (*(ring / size).reshape(-1).tolist(), score))
         lines.append(f"{label} {numbers}\n")
     return "".join(lines)
+
+
+def manifest_lines(images: Sequence[Answered]) -> str:
+    """A detector's lines of an augmented manifest, with a label attribute ``polygon`` beside the boxes.
+
+    It has what ``crowd-polygon``, the element of a custom labelling task, writes: ``polygons`` is what its
+    ``initial-value`` takes. They are in the order of the boxes.
+    """
+    return "".join(json_line(_manifest_line(answered)) for answered in images)
+
+
+def _manifest_line(answered: Answered) -> dict[str, Any]:
+    found = answered.prediction.detections
+    polygons = [
+        {
+            "label": answered.class_name(label),
+            "vertices": [{"x": short(x), "y": short(y)} for x, y in ring.tolist()],
+        }
+        for ring, (_, _, label) in zip(_polygons(answered), found, strict=True)
+    ]
+    size = {"height": answered.height, "width": answered.width}
+    metadata = label_metadata(answered, [short(score) for _, score, _ in found], "groundtruth/custom")
+    return {
+        **manifest_line(answered),
+        "polygon": {"inputImageProperties": size, "polygons": polygons},
+        "polygon-metadata": metadata,
+    }
+
+
+def label_studio(images: Sequence[Answered]) -> str:
+    """Tasks with pre-annotations for Label Studio, with its template for polygons.
+
+    The project's labelling configuration has ``<PolygonLabels name="label" toName="image">``.
+    """
+    return compact([label_studio_task(answered, "polygon", _percents(answered)) for answered in images])
+
+
+def _percents(answered: Answered) -> Iterator[dict[str, Any]]:
+    size = np.array([answered.width, answered.height])
+    for ring in _polygons(answered):
+        points = [[short(value) for value in point] for point in (100 * ring / size).tolist()]
+        yield {"points": points, "closed": True}
+
+
+def cvat(images: Sequence[Answered]) -> str:
+    """Annotations for CVAT, as its XML 1.1 for images has them, with each object's pixels as a ``mask``."""
+    return cvat_xml(images, _cvat_masks)
+
+
+def _cvat_masks(answered: Answered) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Of each object run lengths along the rows of the box around it; one without a mask is a box."""
+    masks = _masks(answered)
+    for index, (corners, _, _) in enumerate(answered.prediction.detections):
+        grid, (left, top, _, _) = masks.grid(index) if masks else (np.zeros((0, 0), np.uint8), (0, 0, 0, 0))
+        if not grid.any():
+            yield cvat_box(corners)
+            continue
+        height, width = grid.shape
+        place = {"left": left, "top": top, "width": width, "height": height}
+        runs = ", ".join(map(str, runs_of(grid.T).tolist()))
+        yield "mask", {"rle": runs, **{name: str(int(value)) for name, value in place.items()}}
 
 
 def geojson(images: Sequence[Answered]) -> str:
@@ -132,13 +203,16 @@ def geojson(images: Sequence[Answered]) -> str:
     for answered in images:
         for feature, rings in zip(features(answered), rings_of(answered), strict=True):
             if rings:
-                feature["geometry"] = _geometry(rings)
+                feature["geometry"] = geometry_of(rings)
             found.append(feature)
     return compact({"type": "FeatureCollection", "features": found})
 
 
-def _geometry(rings: Sequence[Float64]) -> dict[str, Any]:
-    """A polygon with its holes, or several: a ring belongs to the smallest one before it that holds it."""
+def geometry_of(rings: Sequence[Float64]) -> dict[str, Any]:
+    """GeoJSON of the rings of a mask, largest first.
+
+    A polygon with its holes, or several: a ring belongs to the smallest one before it that holds it.
+    """
     outer: list[list[Any]] = []
     for ring in rings:  # largest first, and holes turn the other way
         closed = [*ring.tolist(), ring[0].tolist()]
@@ -171,6 +245,9 @@ class SegmentationAnswers(DetectionAnswers):
         "coco": AnswerForm("application/json", coco_results),
         "yolo": AnswerForm("text/plain", yolo_text, one_image=True),
         "geojson": AnswerForm("application/geo+json", geojson),
+        "manifest": AnswerForm("application/jsonlines", manifest_lines),
+        "label-studio": AnswerForm("application/json", label_studio),
+        "cvat": AnswerForm("application/xml", cvat),
     }
     schema: ClassVar[Mapping[str, Any]] = {
         "type": "object",

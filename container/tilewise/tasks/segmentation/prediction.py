@@ -25,7 +25,13 @@ class SegmentedPrediction(Prediction):
 
 
 def merge_segmented(
-    shown: Sequence[tuple[View, Instances]], width: int, height: int, tiling: Tiling, *, spec: SegmenterSpec
+    shown: Sequence[tuple[View, Instances]],
+    width: int,
+    height: int,
+    tiling: Tiling,
+    *,
+    spec: SegmenterSpec,
+    limit: int | None = None,
 ) -> SegmentedPrediction:
     """As :func:`tilewise.inference.detections.merge_instances`, for the model of ``spec``."""
     found = merge_instances(
@@ -33,7 +39,7 @@ def merge_segmented(
         width,
         height,
         tiling,
-        limit=spec.detections_per_image,
+        limit=limit,
         mask_threshold=spec.mask_pixel_score_threshold,
     )
     image_type = spec.image_type if spec.export_as_image else ""

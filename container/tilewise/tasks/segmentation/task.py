@@ -65,7 +65,7 @@ class SegmentationTask(DetectionTask):
     def merger(self, spec: DetectorSpec) -> Merge:
         """See :func:`tilewise.tasks.segmentation.prediction.merge_segmented`."""
         assert isinstance(spec, SegmenterSpec)
-        return partial(merge_segmented, spec=spec)
+        return partial(merge_segmented, spec=spec, limit=spec.detections_per_image)
 
     def loss_figures(self, means: Mapping[str, float], spec: DetectorSpec) -> dict[str, float]:
         """A detector's two, and ``mask_loss``."""
