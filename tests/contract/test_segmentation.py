@@ -47,10 +47,18 @@ NOTEBOOK = {
     "number_of_workers": "0",
 }
 """The job of Azure's notebook for instance segmentation, a trial of its sweep; epochs and size are cut."""
-SIZES = {
-    "maskyolox_nano": {"image_size": "128"},
-    "maskrcnn_resnet18_fpn": {"min_size": "96", "max_size": "128"},
+FEW_STEPS = {
+    "maskyolox_nano": {
+        "image_size": "128",
+        "number_of_epochs": "25",
+        "evaluation_frequency": "25",
+        "optimizer": "adam",
+        "learning_rate": "0.003",
+        "ema_decay": "0",
+    },
+    "maskrcnn_resnet18_fpn": {"min_size": "96", "max_size": "128", "number_of_epochs": "1"},
 }
+"""After these a model finds something, if nothing that overlaps by half."""
 WANTED = frozenset({MASKS})
 
 
@@ -71,8 +79,7 @@ def train(folder: Path, hyperparameters: dict[str, str]) -> tuple[Job, str]:
 def validated(job: Job) -> dict[str, Any]:
     """The figures of the job's model, as it logged them."""
     content = json.loads((job.base / "output" / "data" / "metrics.json").read_text())
-    best = max(content["epochs"], key=lambda epoch: epoch.get("validation", {}).get("mAP", -1))
-    figures: dict[str, Any] = best["validation"]
+    figures: dict[str, Any] = content["best"]
     return figures
 
 
@@ -103,17 +110,16 @@ def test_model__says_what_was_logged(trained: tuple[Job, str]) -> None:
 
 
 @pytest.mark.parametrize("tiles", ["", "2x1"], ids=["whole", "tiles"])
-@pytest.mark.parametrize("model", SIZES)
+@pytest.mark.parametrize("model", FEW_STEPS)
 def test_endpoint__gives_the_logged_mask_ap(model: str, tiles: str, tmp_path: Path) -> None:
-    """Over HTTP, of run lengths; what has learnt so little finds nothing that overlaps by half."""
+    """Over HTTP, of run lengths."""
     job, _ = train(
         tmp_path / "job",
         {
             **{name: value for name, value in JOB.items() if name != "image_size"},
-            **SIZES[model],
+            **FEW_STEPS[model],
             **({"tile_grid_size": tiles} if tiles else {}),
             "model_name": model,
-            "number_of_epochs": "1",
             "validation_iou_threshold": "0.1",
         },
     )

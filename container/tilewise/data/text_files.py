@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import mmap
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from tilewise.errors import UserError
 
 _GZIP = b"\x1f\x8b"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_AT_ONCE = 1 << 24
+"""Bytes that are given back together: whole pages."""
 
 
 @contextmanager
@@ -48,3 +51,30 @@ def read_text(path: Path) -> bytes:
     """All of :func:`open_text`."""
     with open_text(path) as file:
         return file.read()
+
+
+class LargeText:
+    """All of :func:`open_text`, whose beginning can be given back while the rest is still read.
+
+    Attributes:
+        content: the bytes.
+
+    """
+
+    def __init__(self, path: Path):
+        with open_text(path) as file:
+            size = path.stat().st_size - file.tell()
+            if isinstance(file, io.BufferedReader) and size:
+                self.content: bytes | mmap.mmap = mmap.mmap(-1, size)
+                file.readinto(self.content)
+            else:
+                self.content = file.read()
+        self._given_back = self._done = 0
+
+    def done(self, size: int) -> None:
+        """So many bytes more are not looked at again, from the beginning on."""
+        self._done += size
+        whole = (self._done - self._given_back) // _AT_ONCE * _AT_ONCE
+        if whole and isinstance(self.content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self.content.madvise(mmap.MADV_DONTNEED, self._given_back, whole)
+            self._given_back += whole

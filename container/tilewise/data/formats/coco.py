@@ -25,7 +25,7 @@ from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines, largest_json, largest_unnamed
 from tilewise.data.quoting import as_number, quoted, shortened
-from tilewise.data.text_files import open_text, read_text
+from tilewise.data.text_files import LargeText, open_text
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, MaskPacker, Outline, RunLengths, Shape
 from tilewise.rasters import decompressed, part_of_runs
@@ -331,7 +331,7 @@ def read_coco(file: Path, images: Folder, *, masks: bool = False) -> ParsedChann
 
     """
     try:
-        return _parse(_load(file), images, _beside(file, images.root), masks=masks)
+        return _parse(*_load(file), images, _beside(file, images.root), masks=masks)
     except KeyError as error:
         raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
     except (TypeError, ValueError, AttributeError, OverflowError, msgspec.ValidationError) as error:
@@ -344,30 +344,32 @@ def _beside(file: Path, root: Path) -> str:
     return "" if folder == "." else folder
 
 
-def _load(file: Path) -> _File | _PlainFile:
+def _load(file: Path) -> tuple[_File | _PlainFile, LargeText]:
     """Read with msgspec: a million annotations as Python's dictionaries would take a gigabyte."""
-    content = read_text(file)
+    text = LargeText(file)
     try:
-        return msgspec.json.decode(content, type=_File)
+        return msgspec.json.decode(text.content, type=_File), text
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, ValueError, RecursionError):
         pass  # Python's reader takes more, such as NaN, and says better what is wrong
     try:
-        plain = json.loads(content)
+        plain = json.loads(bytes(text.content))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file.name} is not valid JSON: {error}") from None
-    return msgspec.convert(plain, type=_PlainFile)
+    return msgspec.convert(plain, type=_PlainFile), text
 
 
-def _parse(content: _File | _PlainFile, folder: Folder, beside: str, *, masks: bool) -> ParsedChannel:
+def _parse(
+    content: _File | _PlainFile, text: LargeText, folder: Folder, beside: str, *, masks: bool
+) -> ParsedChannel:
     if not content.categories:
         raise ValueError("it has no categories")
     categories = _in_order(content.categories)
     category_ids = _Ids([_given(category.id, "id") for category in categories], "categories")
     image_ids = _Ids([_given(image.id, "id") for image in content.images], "images")
     objects = _Objects(masks=masks)
-    for annotation in _annotations(content, outlined=masks):
+    for annotation in _annotations(content, text, outlined=masks):
         objects.add(annotation, image_ids, category_ids)
     targets, ends = objects.by_image(len(content.images))
     examples = []
@@ -396,8 +398,10 @@ def _size(image: _Image) -> tuple[int, int] | None:
     return (int(sides[0]), int(sides[1])) if all(sides) else None
 
 
-def _annotations(content: _File | _PlainFile, *, outlined: bool) -> Iterator[_CocoAnnotation]:
-    """Each of them once: what has been given is forgotten, and with the last one the file's bytes are."""
+def _annotations(
+    content: _File | _PlainFile, text: LargeText, *, outlined: bool
+) -> Iterator[_CocoAnnotation]:
+    """Each of them once: what has been given is forgotten, and so are its bytes."""
     if isinstance(content, _PlainFile):
         yield from content.annotations or []
         return
@@ -411,6 +415,7 @@ def _annotations(content: _File | _PlainFile, *, outlined: bool) -> Iterator[_Co
             yield _decode_outlined(raw) if not outlined and _without_box(row) else row
         except msgspec.ValidationError as error:
             raise ValueError(f"{error} at `$.annotations[{count - len(rows) - 1}]`") from None
+        text.done(memoryview(raw).nbytes)  # in their order, so that what follows lies behind
 
 
 def _in_order(categories: Sequence[_Category]) -> list[_Category]:
