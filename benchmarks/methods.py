@@ -1,7 +1,7 @@
 """The methods for small objects, alone and together, in runs of bounded cost: writes a line for each run.
 
-python benchmarks/methods.py DATA --runs runs.jsonl [--methods plain copy_paste …]
-    [--ways whole fixed] [--seeds 0] [--mpx 250] [--reduce 160x120] [--minutes 60] [name=value …]
+python benchmarks/methods.py DATA [name=value …] --runs runs.jsonl [--methods plain copy_paste …]
+    [--ways whole fixed] [--seeds 0] [--mpx 250] [--reduce 160x120] [--minutes 60]
 
 DATA holds train.json, val.json (COCO) and images/. Each run is one training job, a process of its own, with
 as many epochs as its budget of pixels holds; its line is written as it ends, and a run whose line is there is

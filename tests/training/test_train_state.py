@@ -181,7 +181,6 @@ CASES: dict[str, dict[str, object]] = {
         "mixup": 0.5,
         "plain_epochs": 1,
         "ema_decay": 0.99,
-        "warmup_steps": 3,
         "gradient_accumulation_step": 2,
         "number_of_epochs": 2,
     },
