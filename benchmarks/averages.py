@@ -71,7 +71,7 @@ def train_with(averages: Averages, base: Path) -> None:
             averages.take_in(average)
         take_in(average)
 
-    ModelEMA._take_in = both  # type: ignore[method-assign]
+    ModelEMA._take_in = both  # type: ignore[assignment, method-assign]
     os.environ["SAGEMAKER_BASE_DIR"] = str(base)
     try:
         runpy.run_path(str(ROOT / "train"), run_name="__main__")

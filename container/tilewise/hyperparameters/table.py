@@ -530,8 +530,8 @@ class Hyperparameters(BaseModel):
         AdvancedSettings,
         Row(
             "Training",
-            "`apply_automl_train_augmentations=false` is `random_windows=0`. The others are accepted: there"
-            " is no mosaic, and input mode FastFile streams.",
+            "`apply_automl_train_augmentations=false` is `random_windows=0`, `apply_mosaic_for_yolo=true`"
+            " is `mosaic=1` for YOLO models. `stream_image_files` is accepted: input mode FastFile streams.",
             azure=None,
         ),
     ]
@@ -911,7 +911,8 @@ class Hyperparameters(BaseModel):
         Scales,
         Row(
             "Small objects",
-            "Zooms of the image pyramid, 1 is the whole image; `snip` and `sniper` only.",
+            "Zooms of the image pyramid: 1 is the whole image, below 1 it lies in a frame; `snip` and"
+            " `sniper` only.",
             azure=(),
             unset="from the data",
         ),
