@@ -14,7 +14,7 @@ from tilewise.inference.two_stages import load_predictor
 from tilewise.tasks.answers import Answered, answers_of
 
 
-class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class Model(mlflow.pyfunc.PythonModel):
     """Answers about encoded images, as an endpoint does."""
 
     def load_context(self, context: Any) -> None:
@@ -23,7 +23,8 @@ class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.answers = answers_of(ModelDescription.read(folder).task)
         self.predictor = load_predictor(folder)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    # MLflow would check inputs by the types of predict in place of the signature, so it has none
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """One row an image.
 
         Args:

@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """What MLflow's client is told where the user tells it nothing else: its own defaults retry for minutes."""
 
@@ -115,7 +117,7 @@ class MlflowTracker:
             try:
                 call()
             except Exception as error:
-                reason = " ".join(str(error).split())[:500]
+                reason = without_password(" ".join(str(error).split()))[:500]
                 log.warning(
                     "MLflow at %s is left out from now on, and the job goes on: %s (after %.0f s)",
                     without_password(os.environ.get("MLFLOW_TRACKING_URI", "")),
@@ -125,9 +127,9 @@ class MlflowTracker:
                 return
 
 
-def without_password(address: str) -> str:
-    """An address without the user and password that it may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+def without_password(text: str) -> str:
+    """A text whose addresses have no user and password any more."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def log_model(mlflow: Any, model_dir: Path) -> None:
