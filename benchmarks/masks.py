@@ -8,7 +8,7 @@ python benchmarks/masks.py train DATA [--minutes 15] [--out FILE]
 ``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18.
 ``memory``: of reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels.
 ``merge``: crowded scenes of tilted ellipses, half of them across borders of tiles: how many of 1,000 stand
-more than once or are lost after merging, and the mean IoU of masks; beside SAHI where PyPI's ``sahi`` is there.
+more than once or are lost after merging, and the mean IoU of masks; with PyPI's ``sahi`` SAHI's ways, too.
 ``train``: two models learn from whole images and from fixed tiles, with three seeds, on one core. DATA holds
 train.json and val.json, COCO files with masks, and images/. A run's line is written as it ends; a run whose
 line FILE has is left out.
