@@ -183,7 +183,7 @@ class MaskRCNNDetector(TwoStageDetector):
     ) -> Tensor:
         """How sure it is of each cell of boxes, by the class that each has: (N, 28, 28), from 0 to 1."""
         network: Any = self.network
-        logits = network.mask_logits(outputs.features, boxes, sizes)
+        logits: Tensor = network.mask_logits(outputs.features, boxes, sizes)
         rows = torch.arange(labels.shape[0], device=labels.device) * logits.shape[1] + labels
         return logits.flatten(0, 1)[rows].sigmoid()
 
