@@ -3,6 +3,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,7 +18,9 @@ OPACITY = 0.4
 
 
 def draw_detections(image: Array, detections: Instances, classes: Sequence[str]) -> Image.Image:
-    """An image with the masks and boxes of its detections drawn, a colour a class, and a legend with counts.
+    """An image with its detections drawn, a colour a class, and a legend with counts.
+
+    Masks are tinted and have an edge: boxes would hide those of crowded objects. Others have their boxes.
 
     Args:
         image: (3, H, W) uint8.
@@ -28,14 +31,18 @@ def draw_detections(image: Array, detections: Instances, classes: Sequence[str])
     pixels = np.ascontiguousarray(np.moveaxis(image, 0, 2))
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
     masks = detections.fields.get(MASKS)
+    boxed = np.ones(len(detections), np.bool_)
     if isinstance(masks, Masks):
         pixels = pixels.copy()
         for index, label in enumerate(detections.labels.tolist()):
-            _fill(pixels, *masks.grid(index), colour=colours[label])
+            grid, place = masks.grid(index)
+            boxed[index] = not grid.any()
+            if grid.any():
+                _fill(pixels, grid, place, colour=colours[label])
     picture = Image.fromarray(pixels)
     width = max(2, round(max(picture.size) / 640))
     canvas = ImageDraw.Draw(picture)
-    for box, _, label in detections:
+    for box, _, label in detections.select(boxed):
         canvas.rectangle(box, outline=colours[label], width=width)
     font = ImageFont.load_default(size=max(14, round(max(picture.size) / 50)))
     top = 4.0
@@ -77,11 +84,14 @@ def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side:
 
 
 def _fill(pixels: Array, grid: Array, place: Corners, *, colour: tuple[int, int, int]) -> None:
-    """Tint the pixels of a mask."""
+    """Tint the pixels of a mask, and give it an edge."""
     left, top = int(place[0]), int(place[1])
     part = pixels[top : top + grid.shape[0], left : left + grid.shape[1]]
     inside = grid > 0
     part[inside] = (OPACITY * np.array(colour) + (1 - OPACITY) * part[inside]).astype(np.uint8)
+    kernel = np.ones((3, 3), np.uint8)
+    inner = cv2.erode(grid, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    part[inside & (inner == 0)] = colour
 
 
 def _colour(label: int, count: int) -> tuple[int, int, int]:
