@@ -540,8 +540,8 @@ class Hyperparameters(BaseModel):
         Decay,
         Row(
             "Training",
-            "Validate and keep a moving average of the weights, of which each step keeps this share; it"
-            " rises to it over some 2000 steps. 0: the weights themselves.",
+            "Validate and keep a moving average of the weights, of which each step keeps this share, but"
+            " in n steps at most n / (n + 20): the last twentieth of them. 0: the weights themselves.",
             azure=0.0,
         ),
     ]
