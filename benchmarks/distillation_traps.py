@@ -85,8 +85,8 @@ class Cached:
         self.maps: dict[tuple[int, ...], list[Tensor]] = {}
 
     def __call__(self, model: VisionModel, images: Sequence[Tensor], maps: distillation.Maps) -> list[Tensor]:
-        """The maps of the first batch of as many views."""
-        key = (len(images), *images[0].shape)
+        """A model's maps of the first batch of as many views."""
+        key = (id(model), len(images), *images[0].shape)  # strides are found with the student, too
         if key not in self.maps:
             self.maps[key] = _teacher_maps(model, images, maps)
         return self.maps[key]

@@ -35,7 +35,7 @@ def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
-        if name == "ssd_resnet50":
+        if name.startswith("ssd"):
             _see_patches(detector, spec.scaling)
     return detector, spec
 
