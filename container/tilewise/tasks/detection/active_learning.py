@@ -56,7 +56,8 @@ def most_informative_first(measures: Sequence[Sequence[float]]) -> list[int]:
 
     """
     places = np.mean([_places(np.asarray(values, np.float64)) for values in measures], axis=0)
-    return np.argsort(places, kind="stable").tolist()
+    order: list[int] = np.argsort(places, kind="stable").tolist()
+    return order
 
 
 def _places(values: Float64) -> Float64:
