@@ -15,6 +15,8 @@ COMMANDS = {
     "convert": "Convert a channel to another format.",
     "predict": "Find objects in images, and draw them.",
     "evaluate": "Compare predictions with a COCO file's ground truth.",
+    "prelabel": "Label images by a model, for a labelling tool in which people correct them.",
+    "rank": "Order unlabelled images by what a label of each would teach the model.",
     "export": "Make the graph of a model: for its endpoint, or for use without Tilewise.",
 }
 """What each does; its module is imported when it is asked for, since most load PyTorch."""

@@ -1,0 +1,183 @@
+"""What ``tilewise prelabel`` and ``tilewise rank`` write, read by the tools that are to read it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from tilewise.__main__ import main
+from tilewise.instances import Instances
+from tilewise.tasks.detection.active_learning import disagreement, most_informative_first, score_entropy
+
+STUDIO = """<View><Image name="image" value="$image"/>
+<RectangleLabels name="label" toName="image"><Label value="ant"/><Label value="bee"/></RectangleLabels>
+</View>"""
+
+
+class Run:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["tilewise", *map(str, arguments)])
+        code = main()
+        return code, *self.capsys.readouterr()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Three images, and one that is none."""
+    folder = tmp_path / "images"
+    generator = np.random.default_rng(0)
+    for name in ("a.png", "7.png", "deep/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def prelabel(run: Run, images: Path, model: Path, form: str, *more: object) -> tuple[str, Path]:
+    out = images.parent / f"labels-{form}"
+    options = ("--to", form, "--out", out, "--threshold", "0.3", *more)
+    code, output, errors = run("prelabel", images, "--model", model, *options)
+    assert code == 0, errors
+    assert "left out broken.png" in output
+    return output, out
+
+
+def read_coco(path: Path) -> COCO:
+    return COCO(str(path))
+
+
+def test_prelabel__coco_is_a_whole_file(run: Run, images: Path, model_folder: Path) -> None:
+    output, out = prelabel(run, images, model_folder, "coco")
+    coco = read_coco(out)
+    assert sorted(one["file_name"] for one in coco.imgs.values()) == ["7.png", "a.png", "deep/a.png"]
+    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["ant", "bee"]
+    assert len(coco.anns) > 0
+    assert f"3 images, {len(coco.anns)} objects from a score of 0.30 on" in output
+    assert all(one["image_id"] in coco.imgs and one["score"] >= 0.3 for one in coco.anns.values())
+
+
+def test_prelabel__all_forms_have_the_same_objects(run: Run, images: Path, model_folder: Path) -> None:
+    coco = read_coco(prelabel(run, images, model_folder, "coco")[1])
+    _, out = prelabel(run, images, model_folder, "manifest", "--prefix", "s3://bucket/images/")
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    names = [one["file_name"] for one in coco.imgs.values()]
+    assert [line["source-ref"] for line in lines] == [f"s3://bucket/images/{name}" for name in names]
+    _, out = prelabel(run, images, model_folder, "label-studio")
+    tasks: list[dict[str, Any]] = json.loads(out.read_text())
+    for number, line, task in zip(coco.imgs, lines, tasks, strict=True):
+        expected = coco.loadAnns(coco.getAnnIds(number))
+        boxes = line["bounding-box"]["annotations"]
+        results = task["predictions"][0]["result"]
+        assert len(boxes) == len(results) == len(expected)
+        for box, result, one in zip(boxes, results, expected, strict=True):
+            left, _, width, _ = one["bbox"]
+            assert (box["left"], box["class_id"] + 1) == (pytest.approx(left, abs=1), one["category_id"])
+            assert result["value"]["width"] * 80 / 100 == pytest.approx(width)
+        assert line["bounding-box-metadata"]["class-map"] == {"0": "ant", "1": "bee"}
+
+
+def test_prelabel__label_studio_takes_the_predictions(run: Run, images: Path, model_folder: Path) -> None:
+    sdk = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed")
+    _, out = prelabel(run, images, model_folder, "label-studio", "--prefix", "/data/local-files/?d=")
+    tasks = json.loads(out.read_text())
+    assert tasks[0]["data"]["image"].startswith("/data/local-files/?d=")
+    checker = sdk.LabelInterface(STUDIO)
+    for task in tasks:
+        assert checker.validate_prediction(task["predictions"][0], return_errors=True) == []
+
+
+def test_prelabel__cvat_has_every_box(run: Run, images: Path, model_folder: Path) -> None:
+    coco = read_coco(prelabel(run, images, model_folder, "coco")[1])
+    _, out = prelabel(run, images, model_folder, "cvat")
+    shown = ElementTree.fromstring(out.read_text()).findall("image")
+    expected = {one["file_name"]: len(coco.getAnnIds(number)) for number, one in coco.imgs.items()}
+    assert {one.attrib["name"]: len(one.findall("box")) for one in shown} == expected
+
+
+def test_prelabel__keeps_what_was_corrected(run: Run, images: Path, model_folder: Path) -> None:
+    _, out = prelabel(run, images, model_folder, "coco")
+    code, _, errors = run("prelabel", images, "--model", model_folder, "--to", "coco", "--out", out)
+    assert (code, "may hold corrected labels" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--to", "manifest"], "give --prefix s3://bucket/folder/"),
+        (["--to", "coco", "--threshold", "40"], "a score is a number from 0 to 1"),
+    ],
+)
+def test_prelabel__says_what_is_wrong(
+    run: Run, images: Path, model_folder: Path, given: list[str], message: str
+) -> None:
+    code, _, errors = run("prelabel", images, "--model", model_folder, "--out", images / "out", *given)
+    assert (code, message in errors) == (2, True), errors
+
+
+def test_prelabel__two_images_of_one_name(run: Run, images: Path, model_folder: Path) -> None:
+    both = images / "a.png", images / "deep" / "a.png"
+    code, _, errors = run("prelabel", *both, "--model", model_folder, "--to", "coco", "--out", images / "out")
+    assert (code, "several images are named a.png" in errors) == (2, True), errors
+
+
+def test_rank__writes_a_table(run: Run, images: Path, model_folder: Path) -> None:
+    out = images.parent / "order.csv"
+    code, output, errors = run("rank", images, "--model", model_folder, "--out", out, "--by", "entropy")
+    assert code == 0, errors
+    assert "left out broken.png" in output
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {row["image"] for row in rows} == {"a.png", "7.png", "deep/a.png"}
+    entropies = [float(row["entropy"]) for row in rows]
+    assert entropies == sorted(entropies, reverse=True) and entropies[-1] > 0
+    assert all(0 < float(row["disagreement"]) <= 1 for row in rows)
+    code, _, errors = run("rank", images, "--model", model_folder, "--out", out, "--top", 1)
+    assert code == 0, errors
+    assert len(out.read_text().splitlines()) == 2
+
+
+def found(*rows: tuple[list[float], float, int]) -> Instances:
+    boxes, scores, labels = zip(*rows, strict=True) if rows else ((), (), ())
+    return Instances(
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(labels, np.int64)
+    )
+
+
+HERE, THERE = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+
+
+def test_score_entropy__is_highest_where_a_score_says_nothing() -> None:
+    assert score_entropy(found((HERE, 0.5, 0), (THERE, 0.5, 0))) == pytest.approx(2)
+    assert score_entropy(found((HERE, 1.0, 0), (THERE, 0.01, 0))) == pytest.approx(0, abs=1e-6)
+    assert score_entropy(found()) == 0
+
+
+def test_disagreement__of_places_classes_and_scores() -> None:
+    one = found((HERE, 0.8, 0))
+    assert disagreement(one, one) == 0
+    assert disagreement(one, found((THERE, 0.8, 0))) == 1
+    assert disagreement(one, found((HERE, 0.8, 1))) == 1
+    assert disagreement(one, found((HERE, 0.4, 0))) == pytest.approx(0.4 / 1.2)
+    assert disagreement(one, found()) == 1
+    assert disagreement(found(), found()) == 0
+
+
+def test_most_informative_first__by_the_mean_place() -> None:
+    assert most_informative_first([[1, 3, 2]]) == [1, 2, 0]
+    assert most_informative_first([[0, 5, 9], [0, 7, 1]]) == [1, 2, 0]
+    assert most_informative_first([[2, 2, 2]]) == [0, 1, 2]
