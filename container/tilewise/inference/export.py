@@ -108,6 +108,9 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
+    if not isinstance(detector, Detector):
+        log.info("the model has no graph for ONNX Runtime: only detectors' are made")
+        return
     if not detector.graph:
         log.info("the model has no graph for ONNX Runtime: its masks are made after suppression")
         return
