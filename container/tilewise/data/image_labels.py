@@ -39,7 +39,7 @@ def names_of(label: object, *, several: bool) -> list[str]:
     if isinstance(label, list):
         if not several:
             raise ValueError(
-                f"its label is the list {quoted(label)}, and an image has one class here: give one name, or "
+                f"its label is {quoted(label)}, and an image has one class here: give one name, or "
                 "task=multilabel_classification"
             )
         return [_name(each) for each in label]

@@ -34,6 +34,7 @@ PRIMARY_OF_LABELS = frozenset(name for names in PRIMARY.values() for name in nam
 
 _DEPTHS = ("18", "34", "50", "101", "152", "200")
 _SMALL_DEPTHS = ("20", "32", "44", "56", "110")
+_UNSET = ("", "none", "null")
 _TRUE, _FALSE = ("1", "true"), ("0", "false", "")
 _SHEAR = degrees(atan(0.1))
 _DEFAULTS = {
@@ -62,7 +63,10 @@ def is_builtin(texts: Mapping[str, str]) -> bool:
     """Whether a job is one for the built-in Image Classification algorithm."""
     if texts.get("model_name"):
         return False
-    return any(texts.get(name) for name in SIGNS) or len(texts.get("image_shape", "").split(",")) == 3
+    return (
+        any(texts.get(name, "").lower() not in _UNSET for name in SIGNS)
+        or len(texts.get("image_shape", "").split(",")) == 3
+    )
 
 
 def in_names_of_table(texts: Mapping[str, str]) -> dict[str, str]:
@@ -72,7 +76,7 @@ def in_names_of_table(texts: Mapping[str, str]) -> dict[str, str]:
         UserError: a value is none of the algorithm's, or asks for what there is not.
 
     """
-    given = {name: text for name, text in texts.items() if text}
+    given = {name: text for name, text in texts.items() if text.lower() not in _UNSET}
     missing = [name for name in ("num_classes", "num_training_samples") if name not in given]
     if missing:
         raise UserError(
@@ -101,11 +105,10 @@ def in_names_of_table(texts: Mapping[str, str]) -> dict[str, str]:
         own |= {theirs: given.pop(name)} if name in given else {}
     for name, default in (("eps", 1e-8), ("gamma", 0.9)):
         text = given.pop(name, "")
-        if text and text != "none" and float(text) != default:
+        if text and not _is_number(text, default):
             raise UserError(f"{name}={text}: it is always {default:g} here; leave it out")
-    if len(given.get("checkpoint_frequency", "")) and given["checkpoint_frequency"] != "none":
-        # there it says which checkpoints go into the model's archive; here the best model alone does
-        given.pop("checkpoint_frequency")
+    # there it says which checkpoints go into the model's archive; here the best model alone does
+    given.pop("checkpoint_frequency", "")
     return _DEFAULTS | given | own
 
 
@@ -151,9 +154,16 @@ def _optimizer(given: dict[str, str]) -> dict[str, str]:
     return {"optimizer": name or "sgd", "nesterov": "0"}
 
 
+def _is_number(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
 def _one_of(given: dict[str, str], name: str, values: Mapping[str, object]) -> str:
     text = given.pop(name, "")
-    value = "" if text.lower() in ("none", "null") else text.lower()
+    value = text.lower()
     if value not in values:
         possible = ", ".join(each for each in values if each)
         raise UserError(f"{name}={text}: must be one of {possible}")
