@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,12 @@ class ClassifierNetwork(nn.Module):
         return Outputs({}, self.body(batch_BCHW).float())
 
 
+class Classifier(VisionModel):
+    """A model that says of each view the score of each class, (C,) float32."""
+
+    figures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
+
+
 def below_body(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
     """The tensors of a published network, by the names that they have here."""
     return {f"{_BODY}{key}": value for key, value in published.items() if f"{_BODY}{key}" in own}
@@ -71,7 +77,7 @@ def build_classifier(spec: ClassifierSpec) -> VisionModel:
     def postprocess(outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Float32]:
         return list(scores(outputs.logits).cpu().numpy())
 
-    return VisionModel(
+    return Classifier(
         ClassifierNetwork(_body(spec)),
         BatchImages(mean, std),
         lambda outputs, targets: criterion(outputs, targets, weights),
@@ -106,9 +112,10 @@ def _one_label(
     with_label = torch.tensor([len(target.labels) > 0 for target in targets], device=labels.device)
     logits = outputs.logits[with_label]
     if not len(labels):  # a process without an image of its own
-        return {"cross_entropy": outputs.logits.sum() * 0}
+        return {"cross_entropy": outputs.logits.sum() * 0, "accuracy": outputs.logits.new_zeros(())}
     weights = None if weights is None else weights.to(logits)
-    return {"cross_entropy": F.cross_entropy(logits, labels, weights)}
+    right = (logits.detach().argmax(dim=1) == labels).float().mean()
+    return {"cross_entropy": F.cross_entropy(logits, labels, weights), "accuracy": right}
 
 
 def _several_labels(
@@ -120,4 +127,5 @@ def _several_labels(
         row[target.labels] = 1
     weights = None if weights is None else weights.to(shown)
     loss = F.binary_cross_entropy_with_logits(outputs.logits, shown, pos_weight=weights)
-    return {"cross_entropy": loss}
+    right = ((outputs.logits.detach() >= 0) == shown.bool()).all(dim=1).float().mean()
+    return {"cross_entropy": loss, "accuracy": right}

@@ -101,7 +101,7 @@ def test_azure_lines__the_wrong_kind(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'label is \["a"\] \(list\), and an image has one class here'):
         read(images)
     (images / "labels.jsonl").write_text("\n".join(lines).replace("[", "").replace("]", ""))
-    with pytest.raises(UserError, match='label is "a", and an image has a list of classes here'):
+    with pytest.raises(UserError, match=r'label is "a" \(text\), and an image has a list of classes here'):
         read(images, several=True)
     boxes = json.dumps({"image_url": "deep/0.png", "label": [{"label": "a", "topX": 0.1}]})
     (images / "labels.jsonl").write_text(boxes)
