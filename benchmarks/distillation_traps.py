@@ -1,7 +1,7 @@
 """What breaks distillation: each trap alone, on one student, beside ours and a plain student; writes lines.
 
-python benchmarks/distillation_traps.py DATA --teacher FOLDER --runs traps.jsonl [--traps ours plain a b …]
-    [--epochs 20] [--seeds 0] [name=value …]
+python benchmarks/distillation_traps.py DATA [name=value …] --teacher FOLDER --runs traps.jsonl
+    [--traps ours plain a b …] [--epochs 20] [--seeds 0]
 
 DATA holds train.json, val.json (COCO) and images/; FOLDER a job's model (model.json and its weights). The
 line of each run is written as it ends, and a run whose line is there is not run again.

@@ -1,15 +1,17 @@
 """The methods for small objects, alone and together, in runs of bounded cost: writes a line for each run.
 
-python benchmarks/methods.py DATA --runs runs.jsonl [--methods plain copy_paste …]
-    [--ways whole fixed] [--seeds 0] [--mpx 250] [--reduce 160x120] [--minutes 60] [name=value …]
+python benchmarks/methods.py DATA [name=value …] --runs runs.jsonl [--methods plain copy_paste …]
+    [--ways whole fixed] [--seeds 0] [--mpx 250] [--reduce 160x120] [--minutes 60]
 
 DATA holds train.json, val.json (COCO) and images/. Each run is one training job, a process of its own, with
 as many epochs as its budget of pixels holds; its line is written as it ends, and a run whose line is there is
 not run again. After so many core-minutes in all no further run begins. In the end it prints a table of what
 the file has: the eight figures, their means and spread over the seeds, and minutes.
 
-A method `distil:NAME` needs the run of a teacher, which it trains first and keeps beside the runs' file:
-`distil` from a teacher on the original images, `distil_pasted` from one on pasted ones (`copy_paste=1`).
+The methods whose names begin with `distil` need a teacher, which is trained first, the same way and with as
+many pixels, and kept beside the runs' file: on the original images, or on pasted ones where the name has
+`pasted`. Teacher and student of `distil` see the original images; of `distil_copy_paste` the student
+alone sees pasted ones, of `distil_pasted_copy_paste` both. Each job but a teacher's starts from `--weights`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from runs import SSDLITE, kept, read_training_images  # noqa: E402
 from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import Split  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
+from tilewise.registry import family_of  # noqa: E402
 from tilewise.training.dataloading.copies import copies_per_image  # noqa: E402
 from tilewise.training.job.copy_paste import make_copy_paste  # noqa: E402
 
@@ -72,7 +75,12 @@ METHODS: dict[str, dict[str, str]] = {
 }
 """Hyperparameters of each method; join two with a plus: `copy_paste+nwd`."""
 
-NOT_FOR = {"rfla": ("ssd", "yolox", "retinanet", "fasterrcnn"), "nwd": ("yolox", "gfl", "fcos")}
+NOT_FOR = {
+    "rfla": ("ssd", "yolox", "retinanet", "fasterrcnn"),
+    "nwd": ("yolox", "gfl", "fcos"),
+    **dict.fromkeys(("stride_4", "mosaic", "mixup"), ("fasterrcnn",)),
+}
+"""The models, by the beginnings of their names, that have no such method."""
 TEACHERS = {"yolox_nano": "yolox_s", "gfl_resnet18_fpn": "gfl_resnet50_fpn"}
 """The teacher of a model, unless `--teacher` names another."""
 
@@ -80,6 +88,15 @@ TEACHERS = {"yolox_nano": "yolox_s", "gfl_resnet18_fpn": "gfl_resnet50_fpn"}
 def hyperparameters_of(method: str) -> dict[str, str]:
     """Those of one method, or of several joined with a plus."""
     return {name: value for each in method.split("+") for name, value in METHODS[each].items()}
+
+
+def of_its_scaling(raw: dict[str, str]) -> dict[str, str]:
+    """With `min_size` and `max_size` in place of `image_size`, for a model that takes these."""
+    side = raw["image_size"]
+    if family_of(raw["model_name"]).scaling == "square":
+        return raw
+    rest = {name: value for name, value in raw.items() if name != "image_size"}
+    return {"min_size": side, "max_size": side} | rest
 
 
 def reduced(data: Path, size: tuple[int, int], folder: Path) -> Path:
@@ -184,21 +201,23 @@ class Bench:
         raw = self.chosen | WAYS[way] | hyperparameters_of(method) | {"seed": str(seed)}
         if model:
             raw["model_name"] = model
+        raw = of_its_scaling(raw)
         pixels = pixels_of_an_epoch(self.records, raw) * (1 + self._copies(raw))
         epochs = max(1, round(self.arguments.mpx * 1e6 / pixels))
         raw |= {"number_of_epochs": str(epochs), "evaluation_frequency": str(epochs), "early_stopping": "0"}
         raw.setdefault("warmup_steps", "50")
         channels: dict[str, Path] = {}
-        if self.arguments.weights:
-            channels["pretrained"] = self.arguments.weights
+        weights = None if model else self.arguments.weights  # a teacher is another model
+        if weights:
+            channels["pretrained"] = weights
         if method.startswith("distil"):
             teacher = self._teacher(method, way, seed)
             if teacher is None:
                 return None
             channels["teacher"] = teacher
         job = {"data": self.data.name, "method": method, "way": way, "model": model, "hyperparameters": raw}
-        job["weights"] = self.arguments.weights and self.arguments.weights.name
-        keep = self._kept_model(method, way, seed) if model else None
+        job["weights"] = weights and weights.name
+        keep = self._kept_model(model, method, way, seed) if model else None
         return kept(self.arguments.runs, job, partial(self._train, raw, channels, keep, job))
 
     def _copies(self, raw: dict[str, str]) -> float:
@@ -217,15 +236,15 @@ class Bench:
         print(job["method"], job["way"], raw["seed"], json.dumps(shown), file=sys.stderr)
         return figures
 
-    def _kept_model(self, method: str, way: str, seed: int) -> Path:
-        folder: Path = self.folder / f"teacher_{method}_{way}_{seed}"
+    def _kept_model(self, model: str, method: str, way: str, seed: int) -> Path:
+        folder: Path = self.folder / f"teacher_{model}_{method}_{way}_{seed}"
         return folder
 
     def _teacher(self, method: str, way: str, seed: int) -> Path | None:
         """The folder of a method's teacher, trained where it is not there yet."""
         model = self.arguments.teacher or TEACHERS.get(self.chosen["model_name"], "yolox_s")
         of = "copy_paste" if "pasted" in method else "plain"
-        folder = self._kept_model(of, way, seed)
+        folder = self._kept_model(model, of, way, seed)
         if not folder.is_dir():
             self.run(of, way, seed, model)
         return folder if folder.is_dir() else None
@@ -267,7 +286,7 @@ def main() -> None:
     parser.add_argument("--mpx", type=float, default=250, help="millions of pixels of views of a run")
     parser.add_argument("--minutes", type=float, default=60, help="after so many no further run begins")
     parser.add_argument("--reduce", help="WIDTHxHEIGHT that images are reduced to, such as 160x120")
-    parser.add_argument("--weights", type=Path, help="what all jobs but the students' teachers start from")
+    parser.add_argument("--weights", type=Path, help="what all jobs but the teachers' start from")
     parser.add_argument("--teacher", help="model_name of the teachers")
     arguments = parser.parse_args()
     for method in arguments.methods:

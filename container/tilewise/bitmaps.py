@@ -95,12 +95,8 @@ class Bitmaps:
         high, wide = values.shape[1:]
         cells = (frames[:, 2:] - frames[:, :2]) / [wide, high]
         inside = values > 127
-        shown = inside.copy()
+        shown = inside & _within(frames, (wide, high), size)
         boxes = np.zeros((len(frames), 4), np.float32)
-        for axis, count in ((0, wide), (1, high)):
-            centres = frames[:, axis, None] + (np.arange(count) + 0.5) * cells[:, axis, None]
-            seen = (centres > 0) & (centres < size[axis])
-            shown &= seen[:, None, :] if axis == 0 else seen[:, :, None]
         for axis, count in ((0, wide), (1, high)):
             taken: Bool = np.any(shown, axis=1 if axis == 0 else 2)
             first = taken.argmax(axis=1)
@@ -109,6 +105,16 @@ class Bitmaps:
             boxes[:, axis + 2] = np.clip(frames[:, axis] + last * cells[:, axis], 0, size[axis])
         share = shown.sum(axis=(1, 2)) / np.maximum(inside.sum(axis=(1, 2)), 1)
         return boxes, share.astype(np.float32)
+
+    def cut(self, size: tuple[int, int]) -> Bitmaps:
+        """Without the cells whose centres a frame of that (width, height) does not show."""
+        high, wide = self.values.shape[1:]
+        within: Any = _within(np.asarray(self.frames), (wide, high), size)
+        if not isinstance(self.values, np.ndarray):
+            import torch
+
+            within = torch.from_numpy(within)
+        return replace(self, values=self.values * within)
 
     def to(self, device: torch.device | str) -> Bitmaps:
         """As tensors on a device."""
@@ -127,6 +133,17 @@ class Bitmaps:
             cat_rows([part.frames for part in parts]),
             cat_rows([part.known for part in parts]),
         )
+
+
+def _within(frames: Any, cells: tuple[int, int], size: tuple[int, int]) -> Bool:
+    """(N, h, w) which cells of grids have their centre in a frame of that (width, height)."""
+    seen = []
+    for axis, count in enumerate(cells):
+        lengths = (frames[:, 2 + axis] - frames[:, axis]) / count
+        centres = frames[:, axis, None] + (np.arange(count) + 0.5) * lengths[:, None]
+        seen.append((centres > 0) & (centres < size[axis]))
+    within: Bool = seen[0][:, None, :] & seen[1][:, :, None]
+    return within
 
 
 def _grown(part: Bitmaps, high: int, wide: int) -> Bitmaps:

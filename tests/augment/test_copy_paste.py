@@ -19,14 +19,15 @@ from tilewise.boxes import intersection, object_size
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
 from tilewise.data.records import Record, Records
+from tilewise.data.shard import Shard
 from tilewise.errors import UserError
 from tilewise.fields import Rows
 from tilewise.targets import Targets
-from tilewise.tiling.spec import Tiling
+from tilewise.tiling.spec import Level, Tiling
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch
-from tilewise.training.dataloading.view_order import Copy
-from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.training.dataloading.view_order import Copy, Item
+from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner
 from tilewise.training.job.copy_paste import make_copy_paste
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling, View
@@ -233,6 +234,38 @@ def test_loader__workers_make_no_difference_and_epochs_differ(made: Split) -> No
     ones, others, later = epoch(0, 1), epoch(2, 1), epoch(0, 2)
     assert all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
     assert [boxes.tolist() for boxes in ones] != [boxes.tolist() for boxes in later]
+
+
+@pytest.mark.parametrize("views", ["whole", "grid", "sniper"])
+def test_loader__two_processes_share_the_batches_of_one(made: Split, views: TrainingViews) -> None:
+    scaling = Scaling(square=64)
+    tiling = {
+        "whole": Tiling(),
+        "grid": Tiling("grid", grid=(2, 1)),
+        "sniper": Tiling("pyramid", levels=(Level(1, 10), Level(2, 0, 20))),
+    }[views]
+    planner = ViewPlanner(views, tiling, scaling, negative_ratio=0.5) if views != "whole" else None
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made)
+    config = LoaderConfig(scaling=scaling, batch_size=2)
+
+    def batches(process: int, processes: int) -> list[list[Item]]:
+        split = replace(made, shard=Shard(process, processes))
+        loader = make_loader(split, config, planner=planner, copy_paste=copy_paste)
+        loader.batch_sampler.epoch = 1  # type: ignore[union-attr]
+        return list(loader.batch_sampler)  # type: ignore[arg-type]
+
+    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    assert len(first) == len(second) == -(-len(alone) // 2)
+    together = [batch for pair in zip(first, second, strict=True) for batch in pair]
+    if planner is None:
+        assert together[: len(alone)] == alone
+    # views are dealt by image, so that two processes take them in another order
+    shown = [
+        Counter((image, view) for batch in each for image, view, _ in batch) for each in (alone, together)
+    ]
+    assert shown[0].keys() == shown[1].keys()
+    images = [image for batch in alone for image, _, _ in batch]
+    assert {image.image for image in images if isinstance(image, Copy)} >= {0, 1}
 
 
 def test_bank__holds_the_objects_of_other_images(record: Record, tmp_path: Path) -> None:

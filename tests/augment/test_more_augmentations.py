@@ -11,7 +11,9 @@ from tilewise.augment.geometry import RandomAffine, RandomOrientation, warp
 from tilewise.augment.mixing import MixUp, Mosaic
 from tilewise.augment.quality import RandomQuality
 from tilewise.augment.transform import Transform
+from tilewise.bitmaps import Bitmaps
 from tilewise.errors import UserError
+from tilewise.masks import MASKS
 from tilewise.targets import Targets
 from tilewise.training.dataloading.loader import PlainLater
 from tilewise.training.job.view_plans import augmentations_of, plain_epochs
@@ -75,6 +77,29 @@ def test_warp__of_a_turn_is_the_box_around_the_ellipse() -> None:
     (box,) = warp(targets, matrix, (100, 100)).boxes
     half = np.sqrt([25 * cosine**2 + 4 * sine**2, 25 * sine**2 + 4 * cosine**2])
     assert box.tolist() == pytest.approx([50 - half[0], 50 - half[1], 50 + half[0], 50 + half[1]])
+
+
+def test_mosaic__masks_end_where_their_part_does() -> None:
+    """Each view is one object with a mask of its whole; whatever a mask covers has its object's colour."""
+
+    def full(colour: int) -> Sample:
+        pixels = torch.full((3, 32, 48), colour, dtype=torch.uint8)
+        boxes = torch.tensor([[0.0, 0, 48, 32]])
+        masks = Bitmaps(torch.full((1, 16, 24), 255, dtype=torch.uint8), boxes, torch.ones(1).bool())
+        return Sample(
+            pixels,
+            Targets(boxes, torch.tensor([colour]), torch.zeros(1, dtype=torch.bool), {MASKS: masks}),
+        )
+
+    for seed in range(5):
+        for mixed in apply(Mosaic(1.0), [full(colour) for colour in (50, 100, 150, 200)], seed):
+            masks = mixed.targets.fields[MASKS]
+            assert isinstance(masks, Bitmaps) and len(masks) == 4
+            for label, grid, frame in zip(mixed.targets.labels, masks.values, masks.frames, strict=True):
+                rows, columns = torch.nonzero(grid, as_tuple=True)
+                x = (frame[0] + (columns + 0.5) * (frame[2] - frame[0]) / 24).floor().long()
+                y = (frame[1] + (rows + 0.5) * (frame[3] - frame[1]) / 16).floor().long()
+                assert len(x) and (mixed.pixels[0, y, x] == label).all()
 
 
 def test_quality__changes_pixels_by_its_own_seed_alone() -> None:

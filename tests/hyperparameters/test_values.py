@@ -197,8 +197,22 @@ def test_advanced_settings__switch_off_random_windows(written: object) -> None:
 
 
 def test_advanced_settings__others_change_nothing() -> None:
-    parsed = parse_hyperparameters({"advanced_settings": '{"apply_mosaic_for_yolo": true}'})
-    assert parsed.random_windows is True
+    written = '{"apply_mosaic_for_yolo": true, "stream_image_files": true}'
+    parsed = parse_hyperparameters({"advanced_settings": written})  # no YOLO
+    assert parsed.random_windows is True and parsed.mosaic == 0
+
+
+@pytest.mark.parametrize("model", ["yolov5", "yolox_nano", "maskyolox_nano"])
+def test_advanced_settings__mosaic_for_yolo(model: str) -> None:
+    written = '{"apply_mosaic_for_yolo": true}'
+    raw = {"model_name": model} | ({"task": "instance_segmentation"} if "mask" in model else {})
+    assert parse_hyperparameters(raw).mosaic == 0
+    assert parse_hyperparameters(raw | {"advanced_settings": written}).mosaic == 1
+    assert parse_hyperparameters(raw | {"advanced_settings": written, "mosaic": "0.5"}).mosaic == 0.5
+    message = problems(raw | {"advanced_settings": written, "mosaic": "0"})
+    assert message.endswith("and mosaic=0 disagree: give one of them")
+    message = problems(raw | {"advanced_settings": '{"apply_mosaic_for_yolo": false}', "mosaic": "0.5"})
+    assert message.endswith("and mosaic=0.5 disagree: give one of them")
 
 
 @pytest.mark.parametrize("written", ["[]", '{"apply_mosaik": true}', '{"apply_mosaic_for_yolo": 3}', "true"])

@@ -113,7 +113,7 @@ def test_views__what_does_not_go_together(raw: dict[str, str], message: str) -> 
     ("name", "text"),
     [
         ("pyramid_scales", "2,1"),
-        ("pyramid_scales", "0.5,1"),
+        ("pyramid_scales", "0.1,1"),
         ("pyramid_scales", "1,1"),
         ("pyramid_ranges", "80-0"),
         ("pyramid_ranges", "80"),

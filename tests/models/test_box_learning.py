@@ -10,7 +10,8 @@ from tilewise.fields import Rows
 from tilewise.models.box_learning import BoxLearning, PositiveCounts, image_sizes, nwd
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
-from tilewise.models.rfla import FIELDS, field_distance, rfla
+from tilewise.models.fpn import receptive_fields, resnet_pyramid
+from tilewise.models.rfla import field_distance, rfla
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.tasks.registry import make_task
@@ -74,12 +75,26 @@ def test_rfla__gives_each_object_points_however_small() -> None:
     points = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), dim=2).reshape(-1, 2)
     strides = torch.full((256,), 8.0)
     boxes = torch.tensor([[30.0, 30, 32, 32], [31, 31, 33, 33], [60, 60, 100, 100]])
-    matches = rfla(points, strides, boxes)
+    matches = rfla(points, strides, boxes, fields={8: 91})
     counts = torch.bincount(matches[matches >= 0], minlength=3).tolist()
     assert counts[2] == 3 and 3 <= counts[0] + counts[1] <= 8 and min(counts) >= 1
     places = points[matches == 2]
     assert (places - torch.tensor([80.0, 80.0])).abs().max() <= 8
-    assert (rfla(points, strides, boxes[:0]) == -1).all() and FIELDS[8] == 91
+    assert (rfla(points, strides, boxes[:0], fields={8: 91}) == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("resnet", "fields"),
+    [
+        ("resnet50", [35, 91, 267, 427, 491, 619]),  # RFLA's own, of the maps at strides 4 to 128
+        # by hand: 11 after the pool; two units of two 3x3 convolutions each; their steps are 4, 8, 16 and 32
+        ("resnet18", [11 + 32, 43 + 8 + 48, 99 + 16 + 96, 211 + 32 + 192, 435 + 64, 499 + 128]),
+        ("resnet101", [35, 91, 91 + 16 + 22 * 32, 811 + 32 + 128, 971 + 64, 1035 + 128]),
+    ],
+)
+def test_receptive_fields__of_each_backbone(resnet: str, fields: list[int]) -> None:
+    found = receptive_fields(resnet_pyramid(resnet, stride_4_level=True))
+    assert [found[stride] for stride in (4, 8, 16, 32, 64, 128)] == fields
 
 
 FAMILIES = {

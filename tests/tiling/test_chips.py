@@ -144,6 +144,16 @@ def test_sniper_views__without_large_objects_the_whole_image_is_left_out() -> No
     )
 
 
+def test_sniper_views__below_1_the_image_lies_in_a_frame() -> None:
+    levels, boxes = (Level(0.5, 100), Level(2, 0, 150)), boxes_of((10, 10, 30, 30), (300, 100, 700, 500))
+    for scaling, chip_size in ((Scaling(square=320), None), (Scaling(min_size=300, max_size=900), 256)):
+        small, *chips = sniper_views(
+            1000, 800, boxes, levels=levels, scaling=scaling, chip_size=chip_size, rng=rng()
+        )
+        assert small.window == (0, 0, 2000, 1600) and small.size == scaling.size_of(1000, 800)
+        assert chips and {view.object_sizes for view in chips} == {(0, 150)}
+
+
 def test_background_views__of_an_image_without_objects() -> None:
     views = background_views(
         1000, 800, boxes_of(), levels=LEVELS, scaling=Scaling(square=320), chip_size=None, count=3, rng=rng()

@@ -22,6 +22,16 @@ def test_pyramid__ranges_are_in_pixels_of_the_original_image() -> None:
     assert widths == {(120.0, math.inf): 1000, (32.0, 150): 600, (0.0, 80): 334}
 
 
+def test_pyramid__below_1_the_image_lies_in_a_frame() -> None:
+    levels = (Level(0.5, 200), Level(1, 0, 300))
+    for scaling in (Scaling(square=512), Scaling(min_size=300, max_size=900)):
+        small, whole = pyramid_views(1000, 601, levels, overlap=0.2, scaling=scaling, training=True)
+        assert small == View((0, 0, 2000, 1202), scaling.size_of(1000, 601), (200.0, math.inf))
+        assert whole.window == (0, 0, 1000, 601)
+        assert small.scale[0] / whole.scale[0] == pytest.approx(0.5)
+        assert small.boxes_from_image(np.array([[0, 0, 1000, 601]], np.float32))[0, 2] == small.size[0] / 2
+
+
 def test_pyramid__believes_a_little_more_than_it_trains_on() -> None:
     views = pyramid_views(1000, 600, LEVELS, overlap=0.2, scaling=Scaling(square=512))
     assert {view.object_sizes for view in views} == {(96.0, math.inf), (25.6, 187.5), (0.0, 100.0)}
@@ -72,6 +82,10 @@ def test_choose_levels__ranges_overlap_and_leave_no_size_out() -> None:
 def test_choose_levels__leaves_out_what_no_object_falls_to() -> None:
     assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([8.0, 9, 10])) == (Level(4),)
     assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([300.0])) == (Level(1),)
+    assert choose_levels((0.5, 1), 0.5, 32, sizes=np.array([50.0, 500])) == (
+        Level(0.5, 120.7, None),
+        Level(1, 0, 271.5),
+    )
     assert choose_levels((1, 2, 4), 0.5, 32, sizes=np.array([8.0, 300])) == (
         Level(1, 42.7, None),
         Level(4, 0, 96.0),

@@ -164,6 +164,19 @@ def test_train__pipe_to_train_and_files_to_validate(
     assert train(data, make_job(hp, tmp_path, detector)).best["AP"] == 1
 
 
+def test_train__objects_are_pasted(
+    stack: ExitStack, tmp_path: Path, detector: Steady, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each image once more in each pass, among them such with an object of another one."""
+    chosen = {"copy_paste": 1, "copy_paste_source": "any", "mosaic": 0.5, "orientation": "any"}
+    hp = pipe_hp(validation_metric_type="none", **chosen)
+    caplog.set_level("INFO")
+    data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2)
+    trained = train(data, make_job(hp, tmp_path, detector))
+    assert [epoch["records"] for epoch in trained.epochs] == [20, 20]
+    assert caplog.text.count("10 of 10 images of this pass came once more, with 10 objects pasted") == 2
+
+
 @pytest.mark.parametrize(("accumulate", "updates"), [(1, 6), (2, 4), (3, 2), (5, 2)])
 def test_train__accumulated_gradients_are_used_at_the_end_of_an_epoch(
     stack: ExitStack, tmp_path: Path, detector: Steady, accumulate: int, updates: int

@@ -166,6 +166,24 @@ CASES: dict[str, dict[str, object]] = {
     "average": {"ema_decay": 0.99, "number_of_epochs": 2},
     "multi_scale": {"multi_scale": 1, "number_of_epochs": 2},
     "copy_paste": {"copy_paste": 1, "copy_paste_source": "any", "number_of_epochs": 2},
+    "everything": {
+        "copy_paste": 1,
+        "copy_paste_source": "any",
+        "copy_paste_balance": 1,
+        "copy_paste_repeats": 2,
+        "tile_grid_size": "2x1",
+        "multi_scale": "0.5,1,1.5",
+        "orientation": "any",
+        "rotation": 10,
+        "shear": 3,
+        "degradation": 0.3,
+        "mosaic": 0.5,
+        "mixup": 0.5,
+        "plain_epochs": 1,
+        "ema_decay": 0.99,
+        "gradient_accumulation_step": 2,
+        "number_of_epochs": 2,
+    },
     "sniper": {
         "training_views": "sniper",
         "pyramid_scales": "1,2",
@@ -184,7 +202,7 @@ def test_resume__after_a_stop_at_any_moment_changes_nothing(
     expected = undisturbed.run(data, hp)
     assert not expected.stopped and len(undisturbed.model) == 2
     final = last_learner(undisturbed.checkpoints)
-    every = {"plain": 1, "accumulation": 2, "one_worker": 7}.get(case, 4)
+    every = {"plain": 1, "accumulation": 2, "one_worker": 7, "everything": 9}.get(case, 4)
     for moment in range(0, undisturbed.asked, every):
         checkpoints = tmp_path / f"checkpoints-{moment}"
         first = Job(tmp_path, f"first-{moment}", checkpoints)
@@ -218,12 +236,19 @@ def objects_of(record: Record) -> list[float]:
     return [number for box in (record.targets.boxes / SIDE).tolist() for number in (0, *box)]
 
 
-def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [({}, 12), ({"copy_paste": 1, "copy_paste_source": "any", "mosaic": 0.5, "orientation": "any"}, 20)],
+    ids=["plain", "pasted"],
+)
+def test_resume__a_pipe_begins_with_its_first_fifo_again(
+    given: dict[str, object], shown: int, images: list[Record], tmp_path: Path
+) -> None:
     content = b"".join(
         image_record([2.0, 5.0, *objects_of(record)], record.read(), index)
         for index, record in enumerate(images)
     )
-    hp = noisy_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3)
+    hp = noisy_hp(num_classes=1, num_training_samples=IMAGES, number_of_epochs=3, **given)
 
     def run(name: str, checkpoints: str, passes: int, stop_after: int | None) -> tuple[Job, TrainResult]:
         job = Job(tmp_path, name, tmp_path / checkpoints)
@@ -238,7 +263,7 @@ def test_resume__a_pipe_begins_with_its_first_fifo_again(images: list[Record], t
             return job, job.run(data, hp, stop_after)
 
     undisturbed, expected = run("undisturbed", "undisturbed_checkpoints", 3, None)
-    assert [epoch["records"] for epoch in expected.epochs] == [12, 12, 12]
+    assert [epoch["records"] for epoch in expected.epochs] == [shown] * 3
     for moment in range(0, undisturbed.asked, 4):
         _, stopped = run(f"first-{moment}", f"checkpoints-{moment}", 3, moment)
         assert stopped.stopped

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pycocotools import mask as coco_masks
 
 from tilewise.arrays import Array, Bool, Float32, Float64, Int64
 from tilewise.boxes import area, intersection, object_size
 from tilewise.data.decode import DecodedImage
+from tilewise.masks import MASKS, Masks
 from tilewise.targets import Targets
 
 SMALL = 32.0
@@ -29,7 +31,7 @@ FEATHERS = (1, 2, 3)
 """Pixels of the image over which a rectangle fades out around its box; one is drawn for each object."""
 
 MOST_OF_OTHERS = 0.3
-"""An object whose rectangle holds a larger share of another one is not pasted: that one would have no box."""
+"""An object whose pixels hold a larger share of another one is not pasted: that one would have no box."""
 
 TRIALS, PLACES = 8, 8
 """So many times so many places are tried for each object."""
@@ -47,7 +49,7 @@ class Paste:
     Attributes:
         source: its number among the objects that it was chosen from.
         to_image: (2, 3) from the pixels of its own image to those where it is pasted.
-        feather: pixels of its own image over which its shape fades out.
+        feather: pixels of its own image over which its rectangle fades out; 0 where its mask is its shape.
 
     """
 
@@ -151,33 +153,29 @@ class CopyPaste:
         numbers = np.arange(len(objects)) if from_bank else np.flatnonzero(pasteable(objects, self.max_size))
         own = numbers if objects is targets else np.flatnonzero(pasteable(targets, self.max_size))
         taken = np.empty((len(targets) + self.times * len(own), 4), np.float32)
-        taken[: len(targets)] = targets.boxes
+        taken[: len(targets)] = extents(targets)
         end = len(targets)
-        boxes: list[Float32] = []
+        covered, masks = extents(objects), masks_of(objects)
+        added: list[Targets[Array]] = []
         pastes: list[Paste] = []
         for number in self._choose(numbers, objects.labels, len(own), rng).tolist():
-            placed = _place(objects.boxes[number], taken[:end], width, height, rng)
+            has_mask = masks is not None and bool(masks.known[number])
+            placed = _place(covered[number], taken[:end], width, height, rng, soft=not has_mask)
             if placed is None:
                 continue
             to_image, feather, box, taken[end] = placed
+            one = objects.select(slice(number, number + 1))
+            fields = {name: each.warp(to_image, (width, height)) for name, each in one.fields.items()}
+            moved = replace(one, boxes=box[None], fields=fields)
+            mask = masks_of(moved)
+            if has_mask and mask is not None:
+                moved = replace(moved, boxes=mask.boxes)
+            if not area(moved.boxes)[0]:  # of so few pixels none is left
+                continue
             end += 1
-            boxes.append(box)
+            added.append(moved)
             pastes.append(Paste(number, to_image, feather))
-        if not pastes:
-            return None
-        added = objects.select(np.array([paste.source for paste in pastes]))
-        fields = {
-            name: type(each).cat(
-                [
-                    each.select(slice(index, index + 1)).warp(paste.to_image, (width, height))
-                    for index, paste in enumerate(pastes)
-                ]
-            )
-            for name, each in added.fields.items()
-        }
-        return PastePlan(
-            Targets.cat([targets, replace(added, boxes=np.stack(boxes), fields=fields)]), tuple(pastes)
-        )
+        return PastePlan(Targets.cat([targets, *added]), tuple(pastes)) if pastes else None
 
     def _choose(self, numbers: Int64, labels: Int64, own: int, rng: np.random.Generator) -> Int64:
         """The objects to paste, in their order."""
@@ -192,32 +190,79 @@ class CopyPaste:
         return rng.choice(numbers, self.times * own, p=weights)
 
 
+def masks_of(targets: Targets[Array]) -> Masks | None:
+    """The masks of objects, where these have any."""
+    masks = targets.fields.get(MASKS)
+    return masks if isinstance(masks, Masks) else None
+
+
+def extents(targets: Targets[Array]) -> Float32:
+    """(N, 4) what objects cover: their boxes, and their masks where these reach beyond."""
+    masks = masks_of(targets)
+    if masks is None:
+        return targets.boxes
+    low, high = targets.boxes[:, :2], targets.boxes[:, 2:]
+    of_masks, known = masks.boxes, masks.known[:, None]
+    low = np.where(known, np.minimum(low, of_masks[:, :2]), low)
+    high = np.where(known, np.maximum(high, of_masks[:, 2:]), high)
+    return np.concatenate([low, high], axis=1)
+
+
 def pasteable(targets: Targets[Array], max_size: float) -> Bool:
-    """(N,) which objects are small and so far from others that their rectangle shows little of these."""
-    boxes = targets.boxes
+    """(N,) which objects are small, and show little of others when they are pasted.
+
+    Those with a mask show its pixels, others a rectangle. A mask that reaches beyond its image has pixels
+    that nobody knows.
+    """
+    boxes, covered, masks = targets.boxes, extents(targets), masks_of(targets)
     small = ~targets.ignored & (object_size(boxes) < max_size) & (area(boxes) > 0)
+    if masks is not None:
+        beyond = (masks.boxes[:, :2] < -1).any(axis=1) | (masks.boxes[:, 2:] > masks.limits + 1).any(axis=1)
+        small &= ~(masks.known & beyond)
     numbers, limits = np.flatnonzero(small), MOST_OF_OTHERS * area(boxes)
     for start in range(0, len(numbers), AT_ONCE):
         some = numbers[start : start + AT_ONCE]
-        grown = boxes[some] + np.array([-1, -1, 1, 1], np.float32) * max(FEATHERS)
+        grown = covered[some] + np.array([-1, -1, 1, 1], np.float32) * max(FEATHERS)
         held = intersection(grown[:, None], boxes) > limits
         held[np.arange(len(some)), some] = False
-        small[some] = ~held.any(axis=1)
+        for row in np.flatnonzero(held.any(axis=1)).tolist():
+            others = np.flatnonzero(held[row])
+            small[some[row]] = masks is not None and not _mask_holds(masks, boxes, some[row], others)
     return np.asarray(small)
 
 
+def _mask_holds(masks: Masks, boxes_N4: Float32, one: int, others: Int64) -> bool:
+    """Whether an object's mask holds much of others, whose boxes stand for those without a mask."""
+    if not masks.known[one]:
+        return True
+    concerned = np.append(others, one)
+    width, height = np.ceil(boxes_N4[concerned, 2:].max(axis=0)).astype(int).tolist()
+    *of_others, own = masks.select(concerned).encoded(width, height)
+    sides = np.concatenate([boxes_N4[others, :2], boxes_N4[others, 2:] - boxes_N4[others, :2]], axis=1)
+    of_boxes = coco_masks.frPyObjects(sides.astype(np.float64), height, width)
+    shapes = [mask or box for mask, box in zip(of_others, of_boxes, strict=True)]
+    shares = coco_masks.iou(shapes, [own], [1])  # of a crowd, COCO takes the share that it holds
+    return bool((np.asarray(shares) > MOST_OF_OTHERS).any())
+
+
 def _place(
-    box_4: Float32, taken_N4: Float32, width: int, height: int, rng: np.random.Generator
+    box_4: Float32,
+    taken_N4: Float32,
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    *,
+    soft: bool,
 ) -> tuple[Float64, int, Float32, Float32] | None:
     """A free place for an object: its map, its feather, its box there, and all that it covers there.
 
     A box that is turned becomes the one around its inscribed ellipse: the one around its corners would grow
-    by a fifth at 15°, and few objects fill their corners.
+    by a fifth at 15°, and few objects fill their corners. ``soft`` says whether it fades out around its box.
     """
     scale = rng.uniform(1 - SCALE, 1 + SCALE)
     angle = rng.uniform(-ANGLE, ANGLE)
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    feather = int(rng.choice(FEATHERS))
+    feather = int(rng.choice(FEATHERS)) if soft else 0
     cosine, sine = math.cos(angle), math.sin(angle)
     half = scale * (box_4[2:] - box_4[:2]).astype(np.float64) / 2
     turned = np.array([[abs(cosine), abs(sine)], [abs(sine), abs(cosine)]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from tilewise.augment.transform import Transform
+from tilewise.bitmaps import Bitmaps
+from tilewise.masks import MASKS
 from tilewise.targets import Targets
 from tilewise.views.arrays import FILL
 from tilewise.views.sample import Sample
@@ -99,4 +101,8 @@ def _part(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> tu
     pixels = torch.tensor(FILL, dtype=torch.uint8)[:, None, None].repeat(1, height, width)
     pixels[:, : shown.shape[1], : shown.shape[2]] = shown
     window = (x0, y0, x0 + width, y0 + height)
-    return pixels, sample.targets.crop(window, size, min_visibility=MIN_VISIBILITY)
+    targets = sample.targets.crop(window, size, min_visibility=MIN_VISIBILITY)
+    masks = targets.fields.get(MASKS)
+    if isinstance(masks, Bitmaps):  # beyond it another view is shown
+        targets = replace(targets, fields={**targets.fields, MASKS: masks.cut(size)})
+    return pixels, targets

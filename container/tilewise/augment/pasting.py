@@ -10,8 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from tilewise.arrays import Array, Float32, Float64
-from tilewise.augment.copy_paste import Paste
+from tilewise.augment.copy_paste import Paste, extents, masks_of
 from tilewise.data.decode import DecodedImage
+from tilewise.masks import Masks
 from tilewise.targets import Targets
 from tilewise.views.view import View, Window
 
@@ -40,9 +41,10 @@ def paste_objects(
     x0, y0, _, _ = view.window
     across, down = view.scale
     canvas = pixels.permute(1, 2, 0).numpy()
+    covered, masks = extents(objects), masks_of(objects)
     for paste in pastes:
         to_view = np.array([[across], [down]]) * (paste.to_image - np.array([[0, 0, x0], [0, 0, y0]]))
-        box = objects.boxes[paste.source]
+        box = covered[paste.source]
         low, high = box[:2] - paste.feather, box[2:] + paste.feather
         corners = np.array([[low[0], low[1], 1], [high[0], low[1], 1], [low[0], high[1], 1], [*high, 1]])
         places = corners @ to_view.T
@@ -50,10 +52,14 @@ def paste_objects(
         right, bottom = np.minimum(np.ceil(places.max(axis=0)), view.size).astype(int).tolist()
         if left < right and top < bottom:
             region = canvas[top:bottom, left:right]
-            _paste(region, paste, to_view - [[0, 0, left], [0, 0, top]], box, image_of(paste.source))
+            to_region = to_view - [[0, 0, left], [0, 0, top]]
+            mask = masks.select(slice(paste.source, paste.source + 1)) if masks is not None else None
+            _paste(region, paste, to_region, box, image_of(paste.source), mask)
 
 
-def _paste(region: Array, paste: Paste, to_region: Float64, box: Float32, image: DecodedImage) -> None:
+def _paste(
+    region: Array, paste: Paste, to_region: Float64, box: Float32, image: DecodedImage, mask: Masks | None
+) -> None:
     """Paste an object into the part of a view that it covers, (h, w, 3); ``to_region`` from its own image."""
     margin = [-paste.feather, -paste.feather, paste.feather, paste.feather]
     around = np.concatenate([np.floor(box[:2]), np.ceil(box[2:])]).astype(int) + margin
@@ -66,7 +72,10 @@ def _paste(region: Array, paste: Paste, to_region: Float64, box: Float32, image:
     source, factor = image.seen_by(patch)
     patch = patch.snapped(factor)
     cut = np.ascontiguousarray(np.moveaxis(np.asarray(patch.pixels_from_image(source, factor)), 0, 2))
-    shape = rectangle(box, paste.feather, patch.window, size=size)
+    if mask is not None and mask.known[0]:
+        shape = silhouette(mask, patch.window, size=patch.size)
+    else:
+        shape = rectangle(box, paste.feather, patch.window, size=patch.size)
     across, down = patch.scale
     # from the patch's pixels to the region's, whose centres OpenCV puts at whole numbers
     linear = to_region[:, :2] / [across, down]
@@ -98,3 +107,20 @@ def rectangle(box_4: Float32, feather: int, window: Window, *, size: tuple[int, 
         outside = np.maximum(np.maximum(low - places, places - high), 0)
         sides.append((1 - outside / feather).clip(min=0))
     return np.asarray(np.outer(sides[1], sides[0]), np.float32)
+
+
+def silhouette(mask: Masks, window: Window, *, size: tuple[int, int]) -> Float32:
+    """(h, w) the shape of an object whose mask is known: the share of each pixel that the mask covers.
+
+    Args:
+        mask: in pixels of its image.
+        window: of the image.
+        size: (width, height) in pixels of the shape.
+
+    """
+    x0, y0, x1, y1 = window
+    shape = np.zeros((y1 - y0, x1 - x0), np.float32)
+    grid, place = mask.crop(window, (x1 - x0, y1 - y0)).grid(0)
+    left, top, right, bottom = map(int, place)
+    shape[top:bottom, left:right] = grid
+    return np.asarray(cv2.resize(shape, size, interpolation=cv2.INTER_AREA))

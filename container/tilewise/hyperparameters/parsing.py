@@ -32,6 +32,12 @@ _ONLY_WITH = {
 }
 """Hyperparameters that say something of another one, which must be given, too."""
 
+_SWITCHES = {"apply_automl_train_augmentations": "random_windows", "apply_mosaic_for_yolo": "mosaic"}
+"""Azure's advanced settings that are ours, by another name."""
+
+_YOLO = ("yolox", "maskyolox")
+"""The families that Azure's setting for YOLO is for."""
+
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 _BUILTIN_MARKS = ("num_training_samples", "base_network")
 _NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
@@ -234,11 +240,14 @@ def _check_task(reader: _Reader) -> None:
 
 
 def _check_augmentations(reader: _Reader) -> None:
-    """Azure's switch for random windows, among its advanced settings, is ours."""
-    settings, windows = reader.entries.get("advanced_settings"), reader.entries.get("random_windows")
-    wanted = settings.value.get("apply_automl_train_augmentations") if settings else None
-    if settings and windows and wanted is not None and wanted != windows.value:
-        reader.refuse_both(settings, windows)
+    """Azure's switches for random windows and for mosaic, among its advanced settings, are ours."""
+    settings = reader.entries.get("advanced_settings")
+    if settings is None:
+        return
+    for switch, name in _SWITCHES.items():
+        ours, wanted = reader.entries.get(name), settings.value.get(switch)
+        if ours and wanted is not None and wanted != bool(ours.value):
+            reader.refuse_both(settings, ours)
 
 
 def _check_metric(reader: _Reader) -> None:
@@ -344,6 +353,8 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
         values["model_size"] = values["model_size"] or "medium"
     settings = values["advanced_settings"] or {}
     values["random_windows"] &= settings.get("apply_automl_train_augmentations", True)
+    if settings.get("apply_mosaic_for_yolo") and family_of(model).name in _YOLO:
+        values["mosaic"] = values["mosaic"] or 1.0  # as YOLOv5 has it: each view
     if values["lr_scheduler_step"]:
         values |= {"learning_rate_scheduler": "step", "step_lr_step_size": None}
     values["training_views"] = training_views(values)

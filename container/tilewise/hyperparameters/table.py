@@ -534,8 +534,8 @@ class Hyperparameters(BaseModel):
         AdvancedSettings,
         Row(
             "Training",
-            "`apply_automl_train_augmentations=false` is `random_windows=0`. The others are accepted: there"
-            " is no mosaic, and input mode FastFile streams.",
+            "`apply_automl_train_augmentations=false` is `random_windows=0`, `apply_mosaic_for_yolo=true`"
+            " is `mosaic=1` for YOLO models. `stream_image_files` is accepted: input mode FastFile streams.",
             azure=None,
         ),
     ]
@@ -544,8 +544,8 @@ class Hyperparameters(BaseModel):
         Decay,
         Row(
             "Training",
-            "Validate and keep a moving average of the weights, of which each step keeps this share; it"
-            " rises to it over some 2000 steps. 0: the weights themselves.",
+            "Validate and keep a moving average of the weights, of which each step keeps this share, but"
+            " in n steps at most n / (n + 20): the last twentieth of them. 0: the weights themselves.",
             azure=0.0,
         ),
     ]
@@ -966,7 +966,8 @@ class Hyperparameters(BaseModel):
         Scales,
         Row(
             "Small objects",
-            "Zooms of the image pyramid, 1 is the whole image; `snip` and `sniper` only.",
+            "Zooms of the image pyramid: 1 is the whole image, below 1 it lies in a frame; `snip` and"
+            " `sniper` only.",
             azure=(),
             unset="from the data",
         ),

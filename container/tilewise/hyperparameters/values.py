@@ -162,12 +162,12 @@ Grid = Annotated[
     AfterValidator(_check_tiled),
     Field(description="columns x rows of more than one tile, such as 3x2, or auto"),
 ]
-_Scale = Annotated[float, Field(ge=1, le=16)]
+_Scale = Annotated[float, Field(ge=0.125, le=16)]
 Scales = Annotated[
     tuple[_Scale, ...],
     BeforeValidator(_read_scales),
     AfterValidator(_check_increasing),
-    Field(description="increasing numbers from 1 to 16, such as 1,2,4"),
+    Field(description="increasing numbers from 0.125 to 16, such as 0.5,1,2"),
 ]
 
 

@@ -22,3 +22,28 @@ def resnet_pyramid(resnet: str, *, stride_4_level: bool) -> nn.Module:
         extra_blocks=LastLevelP6P7(256, 256),
     )
     return backbone
+
+
+def receptive_fields(backbone: nn.Module) -> dict[int, float]:
+    """By its stride, the side in pixels of the theoretical receptive field of each map of a pyramid.
+
+    Each convolution widens it by its kernel's side less one, in steps of the map that it looks at. What the
+    pyramid's own 3x3 convolutions add is left out, as in RFLA (Xu et al., ECCV 2022).
+
+    Args:
+        backbone: of :func:`resnet_pyramid`, whose two last maps are made of the one before by a convolution.
+
+    """
+    side, stride, fields = 1.0, 1, {}
+    for name, module in backbone.body.named_modules():  # type: ignore[union-attr]
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
+            kernel, step = (
+                each[0] if isinstance(each, tuple) else each for each in (module.kernel_size, module.stride)
+            )
+            side += (kernel - 1) * stride
+            stride *= step
+            fields[stride] = side
+    for _ in range(2):
+        side, stride = side + 2 * stride, 2 * stride
+        fields[stride] = side
+    return fields

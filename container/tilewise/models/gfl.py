@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from tilewise.boxes import paired_iou
 from tilewise.models.atss import Positives, atss
 from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
-from tilewise.models.fpn import resnet_pyramid
+from tilewise.models.fpn import receptive_fields, resnet_pyramid
 from tilewise.models.matching import Target, split_ignored
 from tilewise.models.postprocess import Candidates, best_scores, clip
 from tilewise.models.priors import (
@@ -141,12 +141,19 @@ class GFLCriterion:
     divided by the number of positive priors, or of images where there are fewer. Priors on ignored boxes are
     taught nothing.
 
+    Args:
+        fields: of the feature maps, for ``assignment=rfla``, see
+            :func:`tilewise.models.fpn.receptive_fields`.
+
     Attributes:
         learning: what a job chooses of it.
 
     """
 
     learning = BoxLearning()
+
+    def __init__(self, fields: Mapping[int, float] | None = None) -> None:
+        self.fields = fields or {}
 
     def __call__(self, outputs: GFLOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``classification``, ``bbox_regression`` and ``distribution``."""
@@ -159,7 +166,7 @@ class GFLCriterion:
         priors = outputs.priors
         objects = gather_objects(targets)
         if self.learning.assignment == "rfla":
-            positives = _rfla(priors, targets)
+            positives = _rfla(priors, targets, self.fields)
         else:
             positives = atss(priors, objects, len(targets))
         if self.learning.counts:
@@ -199,9 +206,11 @@ class GFLCriterion:
         }
 
 
-def _rfla(priors: Priors, targets: Sequence[Target]) -> Positives:
+def _rfla(priors: Priors, targets: Sequence[Target], fields: Mapping[int, float]) -> Positives:
     """The positives of a batch by their receptive fields."""
-    matches = torch.stack([rfla(priors.points, priors.strides, target["boxes"]) for target in targets])
+    matches = torch.stack(
+        [rfla(priors.points, priors.strides, target["boxes"], fields=fields) for target in targets]
+    )
     counts = [0, *(len(target["boxes"]) for target in targets[:-1])]
     first = torch.tensor(counts).cumsum(0).to(matches.device, non_blocking=True)
     images, places = torch.nonzero(matches >= 0, as_tuple=True)
@@ -263,4 +272,5 @@ def build_gfl(spec: DetectorSpec) -> Detector:
     resnet = spec.name.removeprefix("gfl_").removesuffix("_fpn")
     network = GFL(resnet, spec.num_classes, stride_4_level=spec.stride_4_level)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
-    return Detector(network, transform, GFLCriterion(), GFLPostprocess(limits))
+    criterion = GFLCriterion(receptive_fields(network.backbone))
+    return Detector(network, transform, criterion, GFLPostprocess(limits))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from tilewise.models.anchor_generators import Anchors
 from tilewise.models.anchor_network import AnchorNetwork, AnchorOutputs
 from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Detector
-from tilewise.models.fpn import resnet_pyramid
+from tilewise.models.fpn import receptive_fields, resnet_pyramid
 from tilewise.models.matching import (
     BoxCoder,
     Matcher,
@@ -119,6 +119,10 @@ class FCOSCriterion:
     It picks no points, since a GPU would be waited for to learn how many. Points on ignored boxes take no
     part: their logits are replaced by a certain 'nothing here'.
 
+    Args:
+        fields: of the feature maps, for ``assignment=rfla``, see
+            :func:`tilewise.models.fpn.receptive_fields`.
+
     Attributes:
         learning: what a job chooses of it.
 
@@ -126,8 +130,9 @@ class FCOSCriterion:
 
     learning = BoxLearning()
 
-    def __init__(self) -> None:
+    def __init__(self, fields: Mapping[int, float] | None = None) -> None:
         self.box_coder = BoxLinearCoder(normalize_by_size=True)
+        self.fields = fields or {}
 
     def __call__(self, outputs: AnchorOutputs, targets: Sequence[Targets[Tensor]]) -> dict[str, Tensor]:
         """``classification``, ``bbox_regression`` and ``bbox_ctrness``."""
@@ -170,7 +175,8 @@ class FCOSCriterion:
         if self.learning.assignment != "rfla":
             return match_points(levels, boxes_M4)
         anchors = torch.cat(list(levels))
-        return rfla((anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0], boxes_M4)
+        points, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
+        return rfla(points, strides, boxes_M4, fields=self.fields)
 
 
 def match_points(levels: Sequence[Tensor], boxes_M4: Tensor) -> Tensor:
@@ -249,7 +255,8 @@ def build_fcos(spec: DetectorSpec) -> Detector:
     points = Anchors(tuple((stride,) for stride in strides), ((1.0,),) * len(strides))
     backbone = resnet_pyramid("resnet50", stride_4_level=spec.stride_4_level)
     network = AnchorNetwork(backbone, points, FCOSHead(backbone.out_channels, 1, spec.num_classes))
-    return Detector(network, _transform(), FCOSCriterion(), FCOSPostprocess(_limits(spec)))
+    criterion = FCOSCriterion(receptive_fields(backbone))
+    return Detector(network, _transform(), criterion, FCOSPostprocess(_limits(spec)))
 
 
 def _transform() -> BatchImages:

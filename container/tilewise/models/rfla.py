@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from tilewise.boxes import sides
-
-FIELDS = {4: 35.0, 8: 91.0, 16: 267.0, 32: 427.0, 64: 491.0, 128: 619.0}
-"""By its stride, the side of a map's theoretical receptive field in pixels: of a ResNet-50 with a pyramid."""
 
 TOP, DECAY = 3, 0.9
 """An object's points in the first round, and what its fields shrink by for one more in the second."""
@@ -33,7 +32,7 @@ def field_distance(points_P2: Tensor, radii_P: Tensor, boxes_M4: Tensor) -> Tens
 
 
 @torch.no_grad()
-def rfla(points_P2: Tensor, strides_P: Tensor, boxes_M4: Tensor) -> Tensor:
+def rfla(points_P2: Tensor, strides_P: Tensor, boxes_M4: Tensor, *, fields: Mapping[int, float]) -> Tensor:
     """The object that each point is to find: (P,) int64, -1 for none (section 3.4).
 
     First each object has the three points of the highest score; a point that several want goes to the one
@@ -44,12 +43,13 @@ def rfla(points_P2: Tensor, strides_P: Tensor, boxes_M4: Tensor) -> Tensor:
         points_P2: x and y in pixels of the view.
         strides_P: of their maps.
         boxes_M4: of the objects of one image.
+        fields: by its stride, the side of a map's theoretical receptive field in pixels.
 
     """
     matches = torch.full((len(points_P2),), -1, device=points_P2.device)
     if not len(boxes_M4):
         return matches
-    radii = _radii(strides_P)
+    radii = _radii(strides_P, fields)
     first = _claimed(points_P2, radii, boxes_M4, TOP)
     second = _claimed(points_P2, DECAY * radii, boxes_M4, 1)
     return torch.where(first >= 0, first, second)
@@ -69,9 +69,9 @@ def _claimed(points_P2: Tensor, radii_P: Tensor, boxes_M4: Tensor, count: int) -
     return owner
 
 
-def _radii(strides_P: Tensor) -> Tensor:
+def _radii(strides_P: Tensor, fields: Mapping[int, float]) -> Tensor:
     """Of the effective fields: half of the theoretical ones' radii."""
     radii = torch.zeros_like(strides_P)
-    for stride, side in FIELDS.items():
+    for stride, side in fields.items():
         radii = torch.where(strides_P == stride, side / 4, radii)
     return radii

@@ -8,7 +8,7 @@ import numpy as np
 
 from tilewise.arrays import Floats, Int64
 from tilewise.boxes import object_size
-from tilewise.tiling.pyramid import level_tile
+from tilewise.tiling.pyramid import level_tile, pyramid_views
 from tilewise.tiling.spec import Level
 from tilewise.views.view import Scaling, View, Window
 
@@ -148,7 +148,7 @@ def sniper_views(
     chip_size: int | None,
     rng: np.random.Generator,
 ) -> list[View]:
-    """The positive chips of all levels; of the level that shows the whole image, that one view.
+    """The positive chips of all levels; of a level that shows the whole image, that one view.
 
     Args:
         width: pixels of the image.
@@ -168,8 +168,8 @@ def sniper_views(
         chip, size = chip_of(width, height, level, scaling=scaling, chip_size=chip_size)
         step = rng.uniform(*STRIDE)
         stride = step * chip[0], step * chip[1]
-        if level.zoom == 1 and len(valid):
-            views.append(View((0, 0, width, height), scaling.size_of(width, height), level.trains_on))
+        if level.zoom <= 1 and len(valid):
+            views += pyramid_views(width, height, (level,), overlap=0.0, scaling=scaling, training=True)
         elif level.zoom > 1:
             windows = positive_chips(width, height, valid, chip=chip, stride=stride, rng=rng)
             views += [View(window, size, level.trains_on) for window in windows]

@@ -21,7 +21,7 @@ MIN_SHARE = 0.01
 
 
 def level_tile(width: int, height: int, level: Level) -> tuple[int, int]:
-    """Width and height of a level's windows in pixels of the image."""
+    """Width and height of a level's windows in pixels of the image; below a zoom of 1 they are larger."""
     return math.ceil(width / level.zoom), math.ceil(height / level.zoom)
 
 

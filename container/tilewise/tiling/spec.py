@@ -21,7 +21,8 @@ class Level:
     """One level of a pyramid.
 
     Attributes:
-        zoom: how much larger it shows an object than a view of the whole image does; 1 is the whole image.
+        zoom: how much larger it shows an object than a view of the whole image does; 1 is the whole image,
+            below 1 it lies in a frame.
         smallest, largest: the sizes of the objects that it trains on, √area in pixels of the upright image,
             ``largest`` not included; None: no limit.
 

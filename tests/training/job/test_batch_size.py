@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from fake_gpu import GPU, fake_gpu
-from stand_ins import make_hp
+from squares import squares_split
+from stand_ins import make_hp, make_job
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
@@ -22,6 +26,7 @@ from tilewise.training.job.batch_size import (
     synthetic_batch,
     training_batch_size,
     validation_batch_size,
+    with_batch_size,
 )
 from tilewise.training.step import memory
 from tilewise.training.step.memory import BatchTooLargeError, padded_pixels
@@ -70,6 +75,32 @@ class Several(DistributedContext):
 
     def all_reduce_max(self, number: int) -> int:
         return max(number, -self.least)
+
+
+class Noting(DetectionTask):
+    """Of how many objects a synthetic view is."""
+
+    asked: ClassVar[list[int]] = []
+
+    def synthetic_targets(
+        self, objects: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Targets[torch.Tensor]:
+        self.asked.append(objects)
+        return super().synthetic_targets(objects, size, generator)
+
+
+@pytest.mark.parametrize(
+    ("given", "objects"), [({}, 3), ({"copy_paste": 1, "copy_paste_times": 3}, 12), ({"mixup": 0.5}, 6)]
+)
+def test_auto__counts_the_objects_of_the_fullest_view(
+    given: dict[str, object], objects: int, tmp_path: Path
+) -> None:
+    hp, train = auto_hp(image_size=64, **given), squares_split(tmp_path, "train", 64, 64)
+    job = replace(make_job(hp, tmp_path), task=Noting.of_job(hp))
+    spec = DetectorSpec("yolox_nano", 1, SCALING, None, 0.1, 0.5, 100)
+    Noting.asked.clear()
+    assert with_batch_size(job, make_detector(), spec, train=train).training_batch_size == 8
+    assert {*Noting.asked} == {objects}
 
 
 @pytest.mark.parametrize(("views", "size"), [(3, 1), (8, 1), (16, 2), (40, 4), (128, 16), (9999, 16)])

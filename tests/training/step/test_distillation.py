@@ -220,12 +220,44 @@ def test_teacher__of_other_classes_task_or_family(
         learn_from(two_stages, "ant", distillation_maps="logits")
 
 
-def test_job__ends_as_one_that_was_not_interrupted(model_folder: Path, tmp_path: Path) -> None:
+EVERYTHING: dict[str, object] = {
+    "copy_paste": 1,
+    "copy_paste_source": "any",
+    "copy_paste_times": 2,
+    "multi_scale": "1,1.5",
+    "tile_grid_size": "2x1",
+    "orientation": "any",
+    "rotation": 10,
+    "degradation": 0.3,
+    "mosaic": 0.5,
+    "mixup": 0.5,
+    "plain_epochs": 1,
+    "stride_4_level": 1,
+    "small_object_loss_factor": 1.5,
+    "size_loss_exponent": 0.25,
+    "backbone_learning_rate_factor": 0.5,
+    "warmup_steps": 3,
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"copy_paste": 1},
+        {**EVERYTHING, "ema_decay": 0.99},
+        {**EVERYTHING, "training_batch_size": "auto"},
+    ],
+    ids=["copy_paste", "everything", "auto"],
+)
+def test_job__ends_as_one_that_was_not_interrupted(
+    given: dict[str, object], model_folder: Path, tmp_path: Path
+) -> None:
     """With a teacher, its adapters and pasted objects; the model holds nothing of the teacher."""
     images = squares_split(tmp_path, "train", SIDE, 8)
     data = DataSet(("ant",), images, squares_split(tmp_path, "validation", SIDE, 2, seed=1))
     hp = make_hp(
-        model_name="yolox_nano", image_size=SIDE, number_of_epochs=2, copy_paste=1, evaluation_frequency=2
+        **{"model_name": "yolox_nano", "image_size": SIDE, "number_of_epochs": 2, "evaluation_frequency": 2},
+        **given,
     )
     start = Start(teachers=[Artifact.load(model_folder)])
     for name in ("whole", "first", "second", "checkpoints"):
@@ -247,5 +279,6 @@ def test_job__ends_as_one_that_was_not_interrupted(model_folder: Path, tmp_path:
     assert [each["losses"] for each in trained.epochs] == [each["losses"] for each in expected.epochs]
     assert all("distillation" in each["losses"] for each in trained.epochs)
     ones, others = saved(tmp_path / "whole"), saved(tmp_path / "second")
-    assert ones.keys() == others.keys() == detector("yolox_nano", classes=1).network.state_dict().keys()
+    own = build_detector(Artifact.load(tmp_path / "whole").spec).network.state_dict()
+    assert ones.keys() == others.keys() == own.keys()
     assert all(torch.equal(ones[name], others[name]) for name in ones)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import math
-
+import pytest
 import torch
 from tilewise.models.detector import Detector
 from tilewise.training.step.ema import EVERY, ModelEMA
@@ -24,7 +23,7 @@ def test_average__forgets_its_beginning_and_takes_buffers_along() -> None:
     norm.running_mean.fill_(3.0)
     norm.num_batches_tracked.fill_(7)
     average.update()
-    kept = 0.9998 * (1 - math.exp(-1 / 2000))
+    kept = 1 / 21
     torch.testing.assert_close(average.model.network[0].weight, first + (1 - kept))  # type: ignore[index]
     torch.testing.assert_close(
         average.model.network[1].running_mean,  # type: ignore[index]
@@ -75,3 +74,16 @@ def test_average__goes_on_from_a_checkpoint_as_if_it_had_not_stopped() -> None:
 def test_average__is_not_trained() -> None:
     average = ModelEMA(make_detector(), 0.9)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+@pytest.mark.parametrize("steps", [200, 800, 5000])
+def test_average__spans_the_last_twentieth_of_a_training_however_short(steps: int) -> None:
+    detector = make_detector()
+    average = ModelEMA(detector, 0.9998)
+    weight = detector.network[0].weight  # type: ignore[index]
+    for step in range(steps):
+        with torch.no_grad():
+            weight.fill_(step / steps)  # so that the average tells how old it is
+        average.update()
+    age = 1 - average.model.network[0].weight.mean().item()  # type: ignore[index]
+    assert 0.03 < age < 0.07

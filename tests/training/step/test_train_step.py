@@ -167,7 +167,7 @@ def test_ema__is_the_average_that_is_evaluated() -> None:
     expected = torch.full((1, 3), 0.5)
     for step in range(1, 6):
         train_step.learn(a_batch())
-        kept = 0.9 * (1 - torch.exp(torch.tensor(-step / 2000)))
+        kept = step / (step + 20)
         expected = kept * expected + (1 - kept) * detector.network.weight.detach()  # type: ignore[operator]
         torch.testing.assert_close(train_step.evaluated.network.weight, expected)
     assert train_step.evaluated.network.state_dict().keys() == detector.network.state_dict().keys()

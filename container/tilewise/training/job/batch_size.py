@@ -55,9 +55,11 @@ def with_batch_size(
     hp, objects = job.hp, int(train.sample.object_counts.max(initial=0))
     if hp.training_batch_size != AUTO_BATCH:
         return hp
-    targets = partial(job.task.synthetic_targets, objects)
     if hp.copy_paste:
         objects *= 1 + hp.copy_paste_times
+    if hp.mixup:  # a view shows the objects of two
+        objects *= 2
+    targets = partial(job.task.synthetic_targets, objects)
     factors, views = size_factors(hp, spec), train.expected_images
     return resolve_batch_size(
         hp,

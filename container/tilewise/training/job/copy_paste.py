@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from tilewise.arrays import Array, Float64
-from tilewise.augment.copy_paste import FEATHERS, SMALL, CopyPaste, PatchBank, pasteable
+from tilewise.augment.copy_paste import FEATHERS, SMALL, CopyPaste, PatchBank, extents, pasteable
 from tilewise.boxes import object_size
 from tilewise.data.decode import DecodeError
 from tilewise.data.records import Records
@@ -111,13 +111,16 @@ def _bank(source: RecordSource, max_size: float, seed: int, rendering: Rendering
         except (DecodeError, OSError) as error:
             source.issues.leave_out(record.key, str(error))
             continue
-        for number, box in enumerate(chosen.boxes):
+        for number, box in enumerate(extents(chosen)):
             low = (np.floor(box[:2]).astype(int) - max(FEATHERS)).clip(min=0)
             high = (np.ceil(box[2:]).astype(int) + max(FEATHERS)).clip(max=[record.width, record.height])
             window = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
             view = View(window, (window[2] - window[0], window[3] - window[1]))
+            part = chosen.select(slice(number, number + 1)).crop(window, view.size)
+            if not len(part):  # less than a pixel is left of a side
+                continue
             patches.append(np.asarray(view.pixels_from_image(*image.seen_by(view))))
-            parts.append(chosen.select(slice(number, number + 1)).crop(window, view.size))
+            parts.append(part)
             room -= patches[-1].nbytes
     if not patches:
         return None

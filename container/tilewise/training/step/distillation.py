@@ -48,10 +48,8 @@ class ChannelDistillation(ExtraLoss):
     mean.
 
     Teachers see the very pixels that the student sees, normalised as they were trained. They are no part of
-    this
-    module: neither the optimizer nor a checkpoint knows them. Where widths differ, a 1x1 convolution, which
-        is
-    learnt, turns the student's channels into the teacher's.
+    this module: neither the optimizer nor a checkpoint knows them. Where widths differ, a 1x1 convolution,
+    which is learnt, turns the student's channels into the teacher's.
 
     Args:
         student: the model to train.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,8 @@ import torch
 
 from tilewise.models.detector import VisionModel
 
-WARM_UP_STEPS = 2000
+SHARE = 20
+"""A young average spans the last twentieth of its steps; short trainings need that as much as long ones."""
 
 EVERY = 4
 """Steps whose weights are taken in together, by the last of them: each time costs a pass over all weights."""
@@ -18,10 +18,12 @@ EVERY = 4
 class ModelEMA:
     """An exponential moving average of a model's weights, and of its buffers: normalisation's statistics.
 
-    After the n-th step the average keeps ``decay * (1 - exp(-n / 2000))`` of itself, as YOLOX has it
-    (arXiv 2107.08430, its published code): a young average forgets where it began. Of :data:`EVERY` steps it
-    takes in the last, with the share of all. Not PyTorch's ``AveragedModel``, which has its counter of steps
-    on the GPU, where reading it would stop the GPU.
+    After the n-th step the average keeps ``n / (n + 20)`` of itself, and ``decay`` at most: it spans the last
+    twentieth of the steps, whatever their number, until the decay limits it. YOLOX (arXiv 2107.08430, its
+    published code) keeps ``decay * (1 - exp(-n / 2000))``: after 800 steps an average of two of them, as good
+    as none in the short trainings that small data sets have. ``benchmarks/averages.py`` compares them. Of
+    :data:`EVERY` steps the average takes in the last, with the share of all. Not PyTorch's ``AveragedModel``,
+    which has its counter of steps on the GPU, where reading it would stop the GPU.
 
     Args:
         model: to average, on its device; it is copied as it is.
@@ -67,7 +69,7 @@ class ModelEMA:
     def _take_in(self) -> None:
         if not self._waiting:
             return
-        kept = (self.decay * (1 - math.exp(-self.steps / WARM_UP_STEPS))) ** self._waiting
+        kept = min(self.decay, self.steps / (self.steps + SHARE)) ** self._waiting
         self._waiting = 0
         torch._foreach_lerp_([old for old, _ in self._weights], [new for _, new in self._weights], 1 - kept)
         if self._counters:
