@@ -355,8 +355,8 @@ def parse_channel(
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
     formats = [one for find in (LABEL_FORMATS if source.image_labels else FORMATS) if (one := find(source))]
-    if source.image_labels and not formats and (folders := find_class_folders(source)):
-        formats = [folders]
+    if source.image_labels and not formats and not any(find(source) for find in FORMATS):
+        formats = [folders] if (folders := find_class_folders(source)) else []
     expected_formats = CONTENT_TYPES.get(content_type)
     if expected_formats and not any(one.format in expected_formats for one in formats):
         instead = f"{formats[0].format} ({formats[0].where})" if formats else "no annotations of a known form"
