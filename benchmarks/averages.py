@@ -90,22 +90,10 @@ def scores(averages: Averages, base: Path) -> dict[str, Any]:
     for rule, tensors in averages.by_rule.items():
         taken = dict(zip(averages.keys, (each.contiguous() for each in tensors), strict=True))
         save_file(own | taken, weights)
-        command = [
-            sys.executable,
-            "-m",
-            "tilewise",
-            "evaluate",
-            str(channel / "annotations.json"),
-            str(channel),
-        ]
+        arguments = ["evaluate", str(channel / "annotations.json"), str(channel), "--model", str(model)]
         environ = os.environ | {"PYTHONPATH": str(ROOT / "container")}
-        ran = subprocess.run(
-            [*command, str(channel), "--model", str(model)],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        command = [sys.executable, "-m", "tilewise", *arguments]
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
         results[rule] = {name: round(json.loads(ran.stdout)[name], 3) for name in FIGURES}
     return results
 

@@ -222,6 +222,23 @@ def test_checkpoint_dir__only_where_the_job_wants_checkpoints(base: Path) -> Non
     assert platform.checkpoint_dir() == base / "checkpoints"
 
 
+def test_tensorboard_dir__only_where_the_job_has_a_place_for_it(base: Path) -> None:
+    assert platform.tensorboard_dir() is None
+    config = base / "input" / "config" / "tensorboardoutputconfig.json"
+    usual = base / "output" / "tensorboard"
+    for local_path in ({"LocalPath": "/opt/ml/output/tensorboard/"}, {"LocalPath": None}, {}):
+        config.write_text(json.dumps({"S3OutputPath": "s3://bucket/a"} | local_path))
+        assert platform.tensorboard_dir() == usual
+    config.write_text(json.dumps({"S3OutputPath": "s3://bucket/a", "LocalPath": "/somewhere/else"}))
+    assert platform.tensorboard_dir() == Path("/somewhere/else")
+    for text in ("{", "[]"):
+        config.write_text(text)
+        assert platform.tensorboard_dir() == usual
+    config.unlink()
+    usual.mkdir(parents=True)
+    assert platform.tensorboard_dir() == usual
+
+
 def test_read_job__by_a_user_who_may_not_make_the_code_folder(base: Path) -> None:
     configure(base, hyperparameters={"num_classes": "2"})
     code = (

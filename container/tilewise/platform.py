@@ -60,6 +60,22 @@ def checkpoint_dir() -> Path | None:
     return folder if config.is_file() or folder.is_dir() else None
 
 
+def tensorboard_dir() -> Path | None:
+    """The folder that SageMaker mirrors to the job's ``TensorBoardOutputConfig``; None where it has none."""
+    config = base_dir() / "input" / "config" / "tensorboardoutputconfig.json"
+    folder = base_dir() / "output" / "tensorboard"
+    if not config.is_file():
+        return folder if folder.is_dir() else None
+    try:
+        local_path = json.loads(config.read_text(encoding="utf-8")).get("LocalPath")
+    except (ValueError, AttributeError, OSError):
+        log.warning("%s cannot be read: TensorBoard's events are also written to %s", config, folder)
+        return folder
+    usual = "/opt/ml/output/tensorboard"
+    moved = isinstance(local_path, str) and local_path.rstrip("/") not in ("", usual)
+    return Path(local_path) if moved else folder
+
+
 def job_name() -> str:
     """What the job is called, as SageMaker says in its environment; "" elsewhere."""
     return os.environ.get("TRAINING_JOB_NAME", "")

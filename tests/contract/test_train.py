@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from event_files import read_pictures, read_scalars
 from training_job import QUICK, Job, wait_for, without_graph
 
 BUILTIN = {
@@ -54,6 +55,24 @@ def test_train__images_with_json_leave_a_whole_model_and_the_builtins_lines(job:
     assert "could not be written" not in output
     report = (job.base / "output" / "data" / "report.html").read_text()
     assert "data:image/jpeg" in report
+
+
+def test_train__tensorboard_where_the_job_asks_for_it_and_no_mlflow_where_there_is_none(job: Job) -> None:
+    config = {"S3OutputPath": "s3://bucket/events", "LocalPath": str(job.base / "events")}
+    (job.base / "input" / "config" / "tensorboardoutputconfig.json").write_text(json.dumps(config))
+    server = {"MLFLOW_TRACKING_URI": "http://user:secret@127.0.0.1:9"}  # nobody listens there
+    code, output = job.run(QUICK, environ=server)
+    assert code == 0, output
+    for folder in (job.base / "events", job.base / "output" / "data" / "tensorboard"):
+        scalars = read_scalars(folder)
+        assert [step for step, _ in scalars["loss/total"]] == [0, 1]
+        assert [step for step, _ in scalars["validation/AP"]] == [0, 1]
+        assert read_pictures(folder)
+    (warning,) = [
+        line for line in output.splitlines() if "MLFLOW_TRACKING_URI" in line or "MLflow at" in line
+    ]
+    assert "the job goes on" in warning
+    assert "secret" not in output
 
 
 def test_train__from_weights_in_a_channel(job: Job) -> None:

@@ -256,6 +256,11 @@ class PresenceTask:
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         return {f"validation/{name}": value for name, value in metrics.items()}
 
+    def validation_pictures(
+        self, scored: ScoredPresence, classes: tuple[str, ...], rendering: Rendering
+    ) -> dict[str, Image.Image]:
+        return {}
+
     def channel_statistics(
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
     ) -> dict[str, Any]:

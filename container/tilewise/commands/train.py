@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
     from tilewise.training.checkpointing.checkpoints import Checkpoints
     from tilewise.training.distributed.context import DistributedContext
+    from tilewise.training.history import TrainResult
+    from tilewise.training.job.context import JobContext
     from tilewise.training.train import Start
 
 log = logging.getLogger(__name__)
@@ -270,12 +272,15 @@ def _train(
     from tilewise.training.job.context import JobContext
     from tilewise.training.job.environment import describe_environment
     from tilewise.training.job.metric_lines import MetricLines
-    from tilewise.training.job.outputs import write_outputs
-    from tilewise.training.job.validation import test
+    from tilewise.training.job.tracking import Tracking, open_tracking
     from tilewise.training.train import train
 
     environment = describe_environment(job.hosts)
     log.info("Environment: %s", json.dumps(environment))
+    folders = (platform.output_data_dir() / "tensorboard", platform.tensorboard_dir())
+    tracking = Tracking()
+    if distributed.is_main_process:
+        tracking = open_tracking(folders, job_name=platform.job_name(), stop=stop)
     context = JobContext(
         hp=hp,
         task=make_task(hp),
@@ -286,10 +291,19 @@ def _train(
         stop=stop,
         name=platform.job_name(),
         environment=environment,
+        tracking=tracking,
     )
-    result = train(data, context, start)
-    if not distributed.is_main_process:
-        return
+    with tracking:
+        result = train(data, context, start)
+        if distributed.is_main_process:
+            _leave_results(result, data, context)
+
+
+def _leave_results(result: TrainResult, data: DataSet, context: JobContext) -> None:
+    """What the leader does once the model is there: test, outputs, graph."""
+    from tilewise.training.job.outputs import write_outputs
+    from tilewise.training.job.validation import test
+
     if data.test and not result.stopped:
         figures = test(data.test, context)
         result = replace(result, test=figures)
@@ -297,8 +311,9 @@ def _train(
             task = context.task
             context.lines.test(task.test_scores(figures), task.describe("test", figures))
     write_outputs(result, data, context, folder=platform.output_data_dir())
-    if not result.stopped and not stop.requested:
+    if not result.stopped and not context.stop.requested:
         _add_graph()
+    context.tracking.results(platform.output_data_dir(), platform.model_dir())
     if result.stopped:
         log.info("stopped on request; the best model so far is in %s", platform.model_dir())
     else:

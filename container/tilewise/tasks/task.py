@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 if TYPE_CHECKING:  # an endpoint needs little of it
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from tilewise.arrays import Float32
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # an endpoint needs little of it
     from tilewise.stop import StopToken
     from tilewise.targets import Targets
     from tilewise.tasks.answers import Answers
+    from tilewise.views.rendering import Rendering
 
 
 class Scored(Protocol):
@@ -186,6 +188,18 @@ class Task(Protocol):
 
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """The figures of a validation for TensorBoard, by their tag there."""
+
+    def validation_pictures(
+        self, scored: Any, classes: tuple[str, ...], rendering: Rendering
+    ) -> dict[str, Image]:
+        """Some images with what the model said of them, for TensorBoard, by their tag there; always the same.
+
+        Args:
+            scored: a validation's.
+            classes: names by label.
+            rendering: how pixels become colours.
+
+        """
 
     # what a job leaves
 

@@ -52,6 +52,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train the epochs that are left; returns what all of them gave."""
         epochs, best, stopped = self.job.hp.number_of_epochs, self.best, False
+        self.job.tracking.begin(self.job.hp, self.job.task, self.history.epochs)
         for epoch in range(self.progress.epoch, epochs):
             if best.score.should_stop(epoch):
                 waited = best.score.waited
@@ -80,6 +81,7 @@ class Trainer:
             if looks and not self.false_positives.look():
                 return False
             self.history.epochs.append(self.train_epoch(epoch))
+            self.job.tracking.trained(self.history.epochs[-1])
         if self.job.stopping():
             return False
         if learns:
@@ -158,6 +160,7 @@ class Trainer:
         if metrics_and_scored is None:
             return False
         self.best.offer(epoch, *metrics_and_scored)
+        self.job.tracking.validated(self.history.epochs[-1], metrics_and_scored[1], self.best.classes)
         return True
 
     def _with_bar(self, epoch: int, batches: Iterator[Batch | bytes]) -> Iterable[Batch | bytes]:

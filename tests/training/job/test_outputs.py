@@ -11,7 +11,6 @@ import torch
 from made_instances import make_instances
 from PIL import Image
 from stand_ins import make_job
-from tensorboardX.proto.event_pb2 import Event
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.records import Record, Records
@@ -56,20 +55,6 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.message for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
-def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Step and value by tag, read from the TFRecord file: length, checksum, event, checksum."""
-    (path,) = folder.iterdir()
-    content = path.read_bytes()
-    scalars: dict[str, list[tuple[int, float]]] = {}
-    while content:
-        length = int.from_bytes(content[:8], "little")
-        event = Event.FromString(content[12 : 12 + length])
-        for value in event.summary.value:
-            scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
-        content = content[16 + length :]
-    return scalars
-
-
 def make_description(folder: Path) -> Path:
     """As far as outputs add to it."""
     folder.mkdir(exist_ok=True)
@@ -98,13 +83,6 @@ def test_outputs__of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert details["classes"]["bee"]["recall"] == 0
     assert details["classes"]["bee"]["best_score_threshold"] is None  # it has no hit
     assert details["AP_by_size"]["small, 16 to 32"] == {"objects": 2, "AP": 0.5, "AP50": 0.5}
-
-    scalars = events(out / "tensorboard")
-    assert scalars["loss/total"] == [(0, 3.0), (1, 1.5)]
-    assert scalars["validation/AP50"] == [(1, 0.5)]
-    assert scalars["train/records_per_second"] == [(0, 4.0), (1, 4.0)]
-    assert [rate for _, rate in scalars["train/learning_rate"]] == pytest.approx([0.1, 0.1])
-    assert "validation/AP_large" not in scalars  # there is no large object
 
     page = (out / "report.html").read_text()
     assert "data:image/jpeg" in page

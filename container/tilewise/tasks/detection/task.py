@@ -18,6 +18,7 @@ from tilewise.tasks.task import Evaluation
 # What an endpoint does not need is imported where it is used: it would start later by it.
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from tilewise.arrays import Float32
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tilewise.stop import StopToken
     from tilewise.targets import Targets
     from tilewise.tasks.task import Gather
+    from tilewise.views.rendering import Rendering
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,14 @@ class DetectionTask:
         for name, value in metrics.get("AP_class", {}).items():
             scalars[f"validation_AP_of/{name}"] = value
         return {name: value for name, value in scalars.items() if value is not None}
+
+    def validation_pictures(
+        self, scored: Scored, classes: tuple[str, ...], rendering: Rendering
+    ) -> dict[str, Image]:
+        """See :func:`tilewise.evaluation.beside_truth.pictures_beside_truth`."""
+        from tilewise.evaluation.beside_truth import pictures_beside_truth
+
+        return pictures_beside_truth(scored, classes, rendering)
 
     def channel_statistics(
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool

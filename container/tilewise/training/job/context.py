@@ -10,6 +10,7 @@ from tilewise.stop import NEVER, StopToken
 from tilewise.tasks.task import Task
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.training.job.metric_lines import MetricLines
+from tilewise.training.job.tracking import Tracking
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class JobContext:
         stop: the job's stop token.
         name: what the platform calls the job; "" where it has no name.
         environment: what the job runs on, for ``model.json``.
+        tracking: told of the figures of each epoch while the job goes on.
 
     """
 
@@ -38,6 +40,7 @@ class JobContext:
     stop: StopToken = NEVER
     name: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    tracking: Tracking = field(default_factory=Tracking)
 
     def stopping(self) -> bool:
         """Whether any process has been asked to stop: all ask, and all stop after the same step."""

@@ -1,4 +1,4 @@
-"""What a job leaves in ``/opt/ml/output/data``: ``metrics.json``, ``report.html``, TensorBoard's events."""
+"""What a job leaves in ``/opt/ml/output/data`` at its end: ``metrics.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, *, folder
         if analysis is not None and (recommended := analysis.recommended()):
             add_to_description(job.model_dir, recommended)
     write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
-    with _only_a_warning("TensorBoard's events"):
-        write_events(result, job.task, folder / "tensorboard")
     with _only_a_warning("the report"):
         write_report(
             result, data.classes, job, path=folder / "report.html", statistics=statistics, analysis=analysis
@@ -98,35 +96,6 @@ def write_metrics(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def write_events(result: TrainResult, task: Task, folder: Path) -> None:
-    """Leave the history as TensorBoard's events, one a scalar and epoch.
-
-    They are written at the end, from the history: so a job that was resumed leaves one whole file.
-    """
-    # Imported here: it looks at much of the environment, and most of a job does not need it.
-    from tensorboardX import SummaryWriter
-
-    epochs = result.epochs
-    durations = [epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in epochs]
-    moment = time.time() - sum(durations)
-    with SummaryWriter(str(folder)) as writer:
-        for epoch, seconds in zip(epochs, durations, strict=True):
-            moment += seconds
-            for name, value in _scalars(epoch, task).items():
-                writer.add_scalar(name, value, epoch["epoch"], walltime=moment)
-
-
-def _scalars(epoch: Mapping[str, Any], task: Task) -> dict[str, float]:
-    scalars = {f"loss/{name}": value for name, value in epoch["losses"].items()}
-    if scalars:
-        scalars["loss/total"] = sum(scalars.values())
-    if "learning_rate" in epoch:
-        scalars["train/learning_rate"] = epoch["learning_rate"]
-    if epoch["seconds"]:
-        scalars["train/records_per_second"] = epoch["records"] / epoch["seconds"]
-    return scalars | task.scalars(epoch.get("validation", {}))
 
 
 def write_report(
