@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.classifier import Outputs
 from tilewise.models.classifier_spec import ClassifierSpec
+from tilewise.models.detector import BatchImages
 from tilewise.models.freezing import freeze, stages_of
 from tilewise.models.pretrained import load_pretrained
 from tilewise.registry import model_names
@@ -53,7 +55,8 @@ def test_model__is_the_published_one(name: str) -> None:
         (scores,) = model.detect([torch.zeros(3, 32, 32, dtype=torch.uint8)])
     assert scores.shape == (3,) and math.isclose(float(scores.sum()), 1, abs_tol=1e-5)
     mean = 0.5 * 255 if name.startswith("vit") else 0.485 * 255
-    assert float(model.transform.mean[0]) == pytest.approx(mean)  # type: ignore[union-attr]
+    assert isinstance(model.transform, BatchImages)
+    assert float(model.transform.mean[0]) == pytest.approx(mean)
 
 
 HEADS = ("fc", "classifier", "head", "last_linear")
@@ -147,7 +150,7 @@ def test_class_weights__are_scikit_learns_balanced(how: int, expected: tuple[flo
     assert weights == (None if expected is None else pytest.approx(expected, rel=1e-3))
 
 
-def one_hot(labels: list[int], classes: int) -> np.ndarray:
+def one_hot(labels: list[int], classes: int) -> Any:
     return np.arange(classes) == np.array(labels)[:, None]
 
 
@@ -236,7 +239,7 @@ def test_answers__what_is_not_chosen_has_the_score_0() -> None:
         ({"threshold": 0.0, "labels": {0, 2}, "most": None}, [0.25, 0, 0.125]),
         ({"threshold": 0.0, "labels": None, "most": 1}, [0, 0.625, 0]),
     ):
-        assert choose(prediction, **options).scores.tolist() == expected  # type: ignore[arg-type]
+        assert choose(prediction, **options).scores.tolist() == expected
 
 
 def test_merger__pools_views() -> None:

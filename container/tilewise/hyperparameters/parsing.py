@@ -336,7 +336,8 @@ def _defaults(reader: _Reader, model: str) -> dict[str, Any]:
     """Those of the job's dialect, and in Azure AutoML's those of the model's family before them."""
     family = family_of(model)
     applies = (None, family.scaling)
-    own = family.defaults | family.task_defaults.get(reader.task, {}) if reader.dialect == "azure" else {}
+    task_defaults = family.task_defaults.get(reader.task, {})
+    own = {**family.defaults, **task_defaults} if reader.dialect == "azure" else {}
     return {
         name: own.get(name, row.default(reader.dialect)) if row.scaling in applies else None
         for name, row in ROWS.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,7 @@ def _body(spec: ClassifierSpec) -> nn.Module:
     import timm
 
     # the position embeddings are those of the published size, and are interpolated for others
-    sizes = {"dynamic_img_size": True} if spec.name.startswith("vit") else {}
+    sizes: dict[str, Any] = {"dynamic_img_size": True} if spec.name.startswith("vit") else {}
     body: nn.Module = timm.create_model(
         _OF_TIMM[spec.name], pretrained=False, num_classes=spec.num_classes, **sizes
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,7 +33,12 @@ def merger(*, several: bool) -> Merge:
 
 
 def _pooled(
-    shown: Sequence[tuple[View, Float32]], width: int, height: int, tiling: Tiling, *, pool: np.ufunc
+    shown: Sequence[tuple[View, Float32]],
+    width: int,
+    height: int,
+    tiling: Tiling,
+    *,
+    pool: Callable[..., Float32],
 ) -> ClassScores:
     scores = np.stack([result for _, result in shown])
     pooled: Float32 = scores[0] if len(scores) == 1 else pool(scores, axis=0)
