@@ -12,13 +12,14 @@ from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.errors import UserError
 from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.registry import family_of, load
-from tilewise.tasks.answers import Answers
+from tilewise.tasks.answers import Answered, Answers
 from tilewise.tasks.classification.answers import ClassificationAnswers
 from tilewise.tasks.classification.prediction import ClassScores, merger
 from tilewise.views.view import CentreCrop
 
 if TYPE_CHECKING:  # an endpoint needs little of it
     import torch
+    from PIL.Image import Image
     from torch import Tensor
 
     from tilewise.data.annotations import ChannelIssues
@@ -33,11 +34,15 @@ if TYPE_CHECKING:  # an endpoint needs little of it
     from tilewise.targets import Targets
     from tilewise.tasks.classification.analysis import Analysis, ScoredImages
     from tilewise.tasks.task import Evaluation, Gather
+    from tilewise.views.rendering import Rendering
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("accuracy", "balanced_accuracy", "AUC_macro", "average_precision_score_macro", "f1_score_macro")
 """The figures of a line of the log, beside the loss; the others are in ``metrics.json``."""
+
+PICTURES = 4
+"""So many images of a validation are drawn."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,21 @@ class ClassificationTask:
     def scalars(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """All figures that are defined."""
         return {f"validation/{name}": value for name, value in metrics.items() if value is not None}
+
+    def validation_pictures(
+        self, scored: ScoredImages, classes: tuple[str, ...], rendering: Rendering
+    ) -> dict[str, Image]:
+        """The first few images whose files can be had, with what the model said."""
+        from tilewise.data.decode import decode_reduced
+
+        pictures: dict[str, Image] = {}
+        for record, prediction in zip(scored.records, scored.predictions, strict=True):
+            if len(pictures) == PICTURES or not record.path.is_file():
+                break
+            pixels = decode_reduced(record.source, lambda width, height: 1, rendering=rendering).pixels
+            picture = self.answers.draw(pixels, Answered(prediction, classes))
+            pictures[f"validation/{record.key}"] = picture
+        return pictures
 
     def channel_statistics(
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
