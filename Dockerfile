@@ -57,6 +57,7 @@ COPY --from=packages /opt/venv /opt/venv
 ENV PATH=/opt/tilewise:/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/tilewise/container \
     PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     LANG=C.UTF-8 \
     XDG_CACHE_HOME=/tmp/cache \

@@ -39,6 +39,9 @@ OTHER_NAMES = {
     "number_of_workers": ("3", 3, "4"),
     "random_seed": ("7", 7, "8"),
     "tile_predictions_nms_thresh": ("0.4", 0.4, "0.9"),
+    "train_crop_size": ("96", 96, "128"),
+    "valid_crop_size": ("96", 96, "128"),
+    "valid_resize_size": ("288", 288, "320"),
     "validation_size": ("0.4", 0.4, "0.9"),
 }
 """Azure's other name -> a value as text and as read, and another one."""
@@ -48,6 +51,8 @@ OTHER_NAMES = {
 def test_alias__azures_other_names(other: str) -> None:
     name, (text, value, different) = AZURE_OTHER_NAMES[other], OTHER_NAMES[other]
     extra = {"tile_grid_size": "3x2", "model_name": "yolox_s"}
+    if name.endswith(("_crop_size", "_resize_size")):
+        extra = {"model_name": "resnet18"}
     assert getattr(parse_hyperparameters({other: text, **extra}), name) == value
     with pytest.raises(UserError, match=name):
         parse_hyperparameters({other: text, name: different, **extra})

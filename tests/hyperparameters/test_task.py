@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from raw_hyperparameters import BUILTIN, problems
+from raw_hyperparameters import problems
 from tilewise.hyperparameters import parse_hyperparameters
 
 
@@ -37,21 +37,6 @@ def test_task__hyperparameters_of_another_one() -> None:
     message = problems(raw)
     assert "max_number_of_polygon_points=2: must be a whole number, at least 3" in message
     assert "image_type='gif': must be one of jpg, png, bmp" in message
-
-
-@pytest.mark.parametrize(
-    ("raw", "start"),
-    [
-        ({"task": "image-classification"}, "task=image-classification asks for image classification,"),
-        ({"num_layers": 18}, "num_layers=18 asks for image classification,"),
-        ({"image_shape": "3,224,224"}, "image_shape=3,224,224 asks for image classification,"),
-        (BUILTIN | {"top_k": "5", "num_classes": "none"}, "top_k=5 asks for image classification,"),
-    ],
-)
-def test_task__another_one_is_refused_before_the_table_is_read(raw: dict[str, object], start: str) -> None:
-    message = problems(raw)
-    assert message.startswith(start) and "which this version cannot train yet" in message
-    assert ";" not in message
 
 
 def test_task__unknown() -> None:

@@ -70,14 +70,14 @@ def test_register__a_family_of_another_task_is_not_for_detection() -> None:
         builder="nowhere:build",
         scaling="square",
         classification_losses=frozenset(),
-        tasks=("classification",),
+        tasks=("sorting",),
     )
     register(family)
     try:
-        assert "sorter_1" not in model_names() and model_names("classification") == ("sorter_1",)
+        assert "sorter_1" not in model_names() and model_names("sorting") == ("sorter_1",)
     finally:
         unregister("sorter")
-    assert model_names("classification") == ()
+    assert model_names("sorting") == ()
 
 
 def test_import__needs_no_other_package() -> None:

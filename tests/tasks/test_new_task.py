@@ -389,7 +389,7 @@ def test_model__of_a_task_that_there_is_not(data: DataSet, tmp_path: Path) -> No
     model = run(data, tmp_path, "kept")[0].model_dir
     unregister_task("presence")
     try:
-        with pytest.raises(UserError, match="has no task presence; the tasks are: detection"):
+        with pytest.raises(UserError, match="has no task presence; the tasks are: classification, detection"):
             Artifact.load(model)
     finally:
         register_task("presence", f"{__name__}:PresenceTask")

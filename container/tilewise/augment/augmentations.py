@@ -7,6 +7,7 @@ from tilewise.augment.flip import RandomHorizontalFlip
 from tilewise.augment.geometry import RandomAffine, RandomOrientation
 from tilewise.augment.mixing import MixUp, Mosaic
 from tilewise.augment.quality import RandomQuality
+from tilewise.augment.resized_crop import RandomResizedCrop
 from tilewise.augment.transform import Transform
 from tilewise.augment.window import RandomWindow
 from tilewise.views.view import Scaling
@@ -24,6 +25,8 @@ class Augmentations:
         degradation: the probability of blur, of noise and of JPEG.
         mosaic: its probability.
         mixup: its probability.
+        resized_crop: the side in pixels of the square that a part of an image is scaled to, in place of
+            SSD's windows; None for these.
 
     """
 
@@ -34,6 +37,7 @@ class Augmentations:
     degradation: float = 0.0
     mosaic: float = 0.0
     mixup: float = 0.0
+    resized_crop: int | None = None
 
     @property
     def mixes(self) -> bool:
@@ -53,7 +57,8 @@ def make_augmentations(
 
     """
     more = more or Augmentations()
-    transforms: list[Transform] = [RandomWindow(scaling)] if random_windows else []
+    window = RandomResizedCrop(more.resized_crop) if more.resized_crop else RandomWindow(scaling)
+    transforms: list[Transform] = [window] if random_windows else []
     if more.mosaic:
         transforms.append(Mosaic(more.mosaic))
     if more.mixup:

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tilewise.inference.artifact import Artifact
     from tilewise.inference.export import add_graph
     from tilewise.inference.package import write_package
+    from tilewise.models.detector import Detector
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if arguments.int8 and (arguments.to != "onnx" or not arguments.images):
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
         return
     out = arguments.out or arguments.model.with_name(f"{arguments.model.resolve().name}-{arguments.to}")
     artifact = Artifact.load(arguments.model)
+    if not isinstance(artifact.model, Detector):
+        raise UserError(f"{arguments.model} is a model for task={artifact.task}: only detectors are exported")
     write_package(artifact, arguments.to, out)
     if arguments.int8:
         _quantise(artifact, out / "model.onnx", arguments)

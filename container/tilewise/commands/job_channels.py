@@ -30,6 +30,9 @@ SDK_CHANNELS = ("code", "sm_drivers", "recipe")
 DISTILLATION = ("distillation_maps", "distillation_temperature", "distillation_weight")
 """Hyperparameters that have an effect with the channel ``teacher`` only."""
 
+LIST_CHANNELS = tuple(f"{name}_lst" for name in DATA_CHANNELS)
+"""Lists of images with their labels, as the built-in Image Classification has them."""
+
 CHANNELS = (*DATA_CHANNELS, *(f"{name}_annotation" for name in DATA_CHANNELS), *WEIGHTS_CHANNELS)
 
 
@@ -61,7 +64,7 @@ def data_channels(
         if name in SDK_CHANNELS:
             log.warning("channel %s is not used: it belongs to the SageMaker SDK", name)
             continue
-        if name not in CHANNELS:
+        if name not in (CHANNELS if "classification" not in hp.task else (*CHANNELS, *LIST_CHANNELS)):
             raise UserError(_unknown(name))
         if name in WEIGHTS_CHANNELS:
             continue

@@ -23,11 +23,12 @@ from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.detections import Prediction
 from tilewise.inference.tile_options import read_tile_options
-from tilewise.inference.two_stages import load_predictor
+from tilewise.inference.two_stages import FindsObjects, load_predictor
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.masks import MASKS, Masks
 from tilewise.rasters import text_of
+from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View
@@ -86,6 +87,12 @@ def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[
         return lambda image: ask_endpoint(url, image if isinstance(image, bytes) else image.read_bytes())
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
+    task = ModelDescription.read(arguments.model).task
+    if not isinstance(find_task(task)(), FindsObjects):
+        raise UserError(
+            f"{arguments.model} is a model for task={task}, which finds no objects to draw: serve it, "
+            "or take Predictor.load of Python"
+        )
     keep_freed_memory(OF_VIEWS)
     predictor = load_predictor(arguments.model, tiles)
     if most is not None:

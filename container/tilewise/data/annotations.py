@@ -19,6 +19,7 @@ from tilewise.arrays import Array, Float32, Int64
 from tilewise.boxes import paired_iou
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.folder import Folder
+from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.plausibility import implausible
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
@@ -169,6 +170,16 @@ class ChannelSource:
         """Whether masks are wanted."""
         return MASKS in self.fields
 
+    @property
+    def image_labels(self) -> bool:
+        """Whether labels of whole images are wanted, not objects."""
+        return ONE_LABEL in self.fields or self.several_labels
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether an image has any number of these."""
+        return SEVERAL_LABELS in self.fields
+
 
 @dataclass(frozen=True)
 class DetectedFormat:
@@ -206,6 +217,7 @@ class ChannelIssues:
         image_files: see :class:`ParsedChannel`.
         rendering: of the channel's images.
         remarks: what of an image is left aside, and has been said.
+        image_labels: whether its objects are labels of whole images, all at the same place.
 
     """
 
@@ -224,6 +236,7 @@ class ChannelIssues:
     remarks: set[str] = field(default_factory=set)
     masks: int = 0
     masks_dropped: list[str] = field(default_factory=list)
+    image_labels: bool = False
 
     def note_remarks(self, key: str, header: ImageHeader) -> None:
         """Say what of an image is left aside, once for all images of its kind."""
@@ -365,6 +378,8 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
 
 def note_implausible(records: Records, issues: ChannelIssues) -> None:
     """Note what is not plausible in records as a whole, and warn of it; a fault is for :meth:`check`."""
+    if issues.image_labels:
+        return
     issues.faults, issues.doubts = implausible(records, issues.clipped)
     for doubt in issues.doubts:
         log.warning("channel %s: %s", issues.channel, doubt)

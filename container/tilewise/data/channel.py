@@ -30,9 +30,11 @@ from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
 from tilewise.data.exports import name_foreign
 from tilewise.data.folder import Folder
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
+from tilewise.data.formats.class_folders import find_class_folders
 from tilewise.data.formats.coco import find_coco
 from tilewise.data.formats.cvat import find_cvat
 from tilewise.data.formats.image_json import find_image_json
+from tilewise.data.formats.label_lists import find_label_csv, find_lst
 from tilewise.data.formats.label_studio import find_label_studio
 from tilewise.data.formats.labelme import find_labelme
 from tilewise.data.formats.labelme_xml import find_labelme_xml
@@ -69,6 +71,14 @@ FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_via,
 )
 """Each looks for one format in a channel."""
+
+LABEL_FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
+    find_recordio,
+    find_azure_jsonl,
+    find_lst,
+    find_label_csv,
+)
+"""The same where images have labels; without any of these, their folders are their classes."""
 
 CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
     "application/x-recordio": ("RecordIO", MANIFEST),
@@ -207,6 +217,11 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
                 f"channel {name} is in input mode Pipe, whose formats hold boxes only: give it in mode File "
                 "or FastFile, since instance segmentation learns from masks"
             )
+        if choice.image_labels:
+            raise UserError(
+                f"channel {name} is in input mode Pipe, which image classification does not read: give it in "
+                "mode File or FastFile"
+            )
     with ExitStack() as stack:
         pipes = {
             name: stack.enter_context(closing(open_pipe(name, channel, stop)))
@@ -289,7 +304,12 @@ def _splits(
         if name not in pipes
     }
     issues_by_channel = {
-        name: ChannelIssues(name, rendering=rendering, image_files=parsed_channels[name].image_files)
+        name: ChannelIssues(
+            name,
+            rendering=rendering,
+            image_files=parsed_channels[name].image_files,
+            image_labels=choice.image_labels,
+        )
         for name in examples
     }
     return {
@@ -317,7 +337,7 @@ def parse_channel(
         UserError: it holds no format, or several.
 
     """
-    other = f"{name}_annotation"
+    other = f"{name}_lst" if f"{name}_lst" in folders else f"{name}_annotation"
     for part in (name, other):
         if part in folders and not folders[part].path.is_dir():
             raise UserError(f"the folder of channel {part} is not there: {folders[part].path}")
@@ -334,7 +354,9 @@ def parse_channel(
 
 
 def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
-    formats = [one for find in FORMATS if (one := find(source))]
+    formats = [one for find in (LABEL_FORMATS if source.image_labels else FORMATS) if (one := find(source))]
+    if source.image_labels and not formats and not any(find(source) for find in FORMATS):
+        formats = [folders] if (folders := find_class_folders(source)) else []
     expected_formats = CONTENT_TYPES.get(content_type)
     if expected_formats and not any(one.format in expected_formats for one in formats):
         instead = f"{formats[0].format} ({formats[0].where})" if formats else "no annotations of a known form"
@@ -357,6 +379,8 @@ def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
 
 def _nothing(source: ChannelSource) -> str:
     images = source.images.images
+    if source.image_labels:
+        return _no_labels(source)
     what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
     start = f"channel {source.name} holds {what} no annotations of a known form{where}"
@@ -370,6 +394,18 @@ def _nothing(source: ChannelSource) -> str:
         "manifest, Azure JSON lines, or for each image one JSON file (in the channel "
         f"{source.name}_annotation), Pascal VOC XML or YOLO text file, or an export of CVAT, Label Studio, "
         "LabelMe or the VGG Image Annotator; docs/data_formats.md shows each"
+    )
+
+
+def _no_labels(source: ChannelSource) -> str:
+    images = source.images.images
+    what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
+    objects = [one.format for find in FORMATS if (one := find(source))]
+    known = f": {' and '.join(objects)} is of objects, for task=detection" if objects else ""
+    return (
+        f"channel {source.name} holds {what} no labels of images of a known form{known}: give a folder of "
+        "images for each class, Azure JSON lines, a CSV file with a title line, a .lst file (in the channel "
+        f"{source.name}_lst), or RecordIO files (.rec)"
     )
 
 
@@ -389,5 +425,8 @@ def _divide(split: Split, share: float, seed: int) -> dict[str, Split]:
     held, kept = np.sort(order[:count]), np.sort(order[count:])
     return {
         "train": Split(split.records.select(kept.tolist()), split.issues),
-        "validation": Split(split.records.select(held.tolist()), ChannelIssues("validation", images=count)),
+        "validation": Split(
+            split.records.select(held.tolist()),
+            ChannelIssues("validation", images=count, image_labels=split.issues.image_labels),
+        ),
     }

@@ -76,20 +76,18 @@ def table(
     both = channels.values()
     (first, (records, _)), *others = channels.items()
     same = {} if streams else {name: duplicates(records, theirs) for name, (theirs, _) in others}
+    counts = [_class_counts(records, classes) for records, _ in both]
     rows: _Rows = {
         "images": [f"{len(records)}" for records, _ in both],
         "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],
         "  left out, unusable": [f"{len(issues.left_out)}" for _, issues in both],
         **({f"  also in {first}": ["", *(f"{len(pairs)}" for pairs in same.values())]} if same else {}),
-        "boxes": [f"{len(records.targets)}" for records, _ in both],
-        "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
-        "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
-        **_mask_rows(channels),
-        "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
-        "    exact repetitions": [f"{issues.repeated}" for _, issues in both],
-        **_count_rows("class:", classes, [_class_counts(records, classes) for records, _ in both]),
-        **_count_rows("√area in px:", SIZE_NAMES, [size_histogram(records) for records, _ in both]),
     }
+    if any(issues.image_labels for _, issues in both):
+        rows["  without a class"] = rows.pop("  without objects")
+        rows |= _count_rows("class:", classes, counts)
+    else:
+        rows |= _object_rows(channels) | _count_rows("class:", classes, counts) | _size_rows(channels)
     width = max(map(len, rows))
     lines = [" " * width + "".join(f"  {name:>10}" for name in channels)]
     lines += [name.ljust(width) + "".join(f"  {cell:>10}" for cell in cells) for name, cells in rows.items()]
@@ -103,6 +101,25 @@ def table(
             keys = some([key if key == its else f"{key} = {its}" for key, its in pairs])
             lines.append(f"{name}: {len(pairs)} images are in {first} too, so its figures flatter: {keys}")
     return "\n".join(lines)
+
+
+def _object_rows(channels: Mapping[str, tuple[Records, ChannelIssues]]) -> _Rows:
+    """What became of the boxes."""
+    both = channels.values()
+    return {
+        "boxes": [f"{len(records.targets)}" for records, _ in both],
+        "  ignored (crowd, difficult)": [f"{int(records.targets.ignored.sum())}" for records, _ in both],
+        "  clipped to their image": [f"{issues.clipped}" for _, issues in both],
+        **_mask_rows(channels),
+        "  dropped": [f"{len(issues.dropped)}" for _, issues in both],
+        "    exact repetitions": [f"{issues.repeated}" for _, issues in both],
+    }
+
+
+def _size_rows(channels: Mapping[str, tuple[Records, ChannelIssues]]) -> _Rows:
+    return _count_rows(
+        "√area in px:", SIZE_NAMES, [size_histogram(records) for records, _ in channels.values()]
+    )
 
 
 def _mask_rows(channels: Mapping[str, tuple[Records, ChannelIssues]]) -> _Rows:

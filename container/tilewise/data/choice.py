@@ -11,6 +11,7 @@ import numpy as np
 
 from tilewise.arrays import Array, Int64
 from tilewise.data.annotations import RawExample
+from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
@@ -40,6 +41,11 @@ class DataChoice:
     seed: int = 0
     label_attribute: str | None = None
     fields: frozenset[str] = frozenset()
+
+    @property
+    def image_labels(self) -> bool:
+        """Whether labels of whole images are read, not objects."""
+        return bool(self.fields & {ONE_LABEL, SEVERAL_LABELS})
 
     def num_classes_of_data(self, given: int | None) -> int | None:
         """How many classes the data has, where a job says a number: of all classes, or of those it chose."""

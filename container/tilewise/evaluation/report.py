@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import jinja2
@@ -41,13 +40,7 @@ def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = 
         stop: looked at before each image; when it says so, the rest are left out.
 
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["figure"] = figure
-    template = environment.from_string(
-        files("tilewise.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
+    template = report_template("evaluation/report.html.j2")
     best, worst = _pictures(run, stop) if pictures and run.analysis else ([], [])
     seconds = sum(epoch["seconds"] + epoch.get("validation_seconds", 0) for epoch in run.epochs)
     return template.render(
@@ -61,18 +54,36 @@ def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = 
         best=best,
         worst=worst,
         pictures=pictures,
-        chosen=_chosen(run),
+        chosen=chosen(run),
         minutes=seconds / 60,
-        speed=_speed(run),
+        speed=speed(run),
         size_names=SIZE_NAMES,
         max_reasons=MAX_REASONS,
-        versions={
-            "Tilewise": tilewise.__version__,
-            "Python": platform.python_version(),
-            "PyTorch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        },
+        versions=versions(),
     )
+
+
+def report_template(name: str) -> jinja2.Template:
+    """A template of this package, with the filter ``figure``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tilewise", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["figure"] = figure
+    return environment.get_template(name)
+
+
+def versions() -> dict[str, str]:
+    """What a report was made with."""
+    return {
+        "Tilewise": tilewise.__version__,
+        "Python": platform.python_version(),
+        "PyTorch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -80,13 +91,14 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _chosen(run: ReportContent) -> int | None:
+def chosen(run: ReportContent) -> int | None:
     """The epoch whose weights were saved."""
     epochs = [one["epoch"] for one in run.epochs if run.best and one.get("validation") == run.best]
     return epochs[0] if epochs else None
 
 
-def _speed(run: ReportContent) -> float | None:
+def speed(run: ReportContent) -> float | None:
+    """Training samples a second."""
     seconds = sum(epoch["seconds"] for epoch in run.epochs)
     return sum(epoch["records"] for epoch in run.epochs) / seconds if seconds else None
 
@@ -113,14 +125,14 @@ def _pictures(run: ReportContent, stop: StopToken) -> tuple[list[Picture], list[
 def _charts(run: ReportContent) -> dict[str, Markup | None]:
     """All of the :data:`CHARTS`, None where there is nothing to draw."""
     charts: dict[str, Markup | None] = dict.fromkeys(CHARTS)
-    best_epoch = _chosen(run)
-    losses = _history(run, lambda epoch: epoch["losses"])
+    best_epoch = chosen(run)
+    losses = history(run, lambda epoch: epoch["losses"])
     if losses:
-        text = "Mean training losses of each epoch: " + _ends(losses)
+        text = "Mean training losses of each epoch: " + ends(losses)
         charts["loss"] = line_chart(losses, text, "epoch", mark=best_epoch, whole_numbers=True)
-    scores = _history(run, _scores)
+    scores = history(run, _scores)
     if scores:
-        text = "Figures of the validation after each epoch: " + _ends(scores)
+        text = "Figures of the validation after each epoch: " + ends(scores)
         span = (run.epochs[0]["epoch"], run.epochs[-1]["epoch"])
         charts["score"] = line_chart(
             scores, text, "epoch", y_max=1, x_range=span, mark=best_epoch, whole_numbers=True
@@ -144,9 +156,10 @@ def _scores(epoch: Mapping[str, Any]) -> dict[str, float | None]:
     return scores | ({"VOC mAP": metrics["VOC"]["mAP"]} if "VOC" in metrics else {})
 
 
-def _history(
+def history(
     run: ReportContent, values: Callable[[Mapping[str, Any]], Mapping[str, float | None]]
 ) -> list[Line]:
+    """A line for each of the values that epochs have."""
     points: dict[str, list[tuple[float, float]]] = {}
     for epoch in run.epochs:
         for name, value in values(epoch).items():
@@ -155,7 +168,8 @@ def _history(
     return [Line(name, its) for name, its in points.items()]
 
 
-def _ends(lines: Sequence[Line]) -> str:
+def ends(lines: Sequence[Line]) -> str:
+    """Where each line begins and ends, in words."""
     return "; ".join(
         f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines
     )

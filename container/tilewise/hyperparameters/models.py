@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-DEFAULT_MODELS = {"instance_segmentation": "maskrcnn_resnet50_fpn"}
+DEFAULT_MODELS = {
+    "instance_segmentation": "maskrcnn_resnet50_fpn",
+    "classification": "seresnext",
+    "multilabel_classification": "seresnext",
+}
 """The model of a job that names none, where it is not the table's."""
 
 YOLOV5 = "yolov5"

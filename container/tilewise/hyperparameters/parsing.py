@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
 
 from tilewise.errors import UserError
+from tilewise.hyperparameters.classification import (
+    CLASSIFICATION_TASKS,
+    PRIMARY_OF_LABELS,
+    check_classification,
+    in_names_of_table,
+    is_builtin,
+)
 from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
 from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
@@ -56,7 +63,10 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     """
     texts = {name: _as_text(value) for name, value in raw.items()}
     task = decide_task(texts)
-    reader = _Reader(texts | ({"task": task} if texts.get("task") else {}), task)
+    written = texts
+    if task in CLASSIFICATION_TASKS and is_builtin(texts):
+        written = in_names_of_table(texts)
+    reader = _Reader(written | ({"task": task} if texts.get("task") else {}), task)
     _check_required(reader)
     _check_schedule(reader)
     _check_classes(reader)
@@ -65,12 +75,24 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     _check_task(reader)
     check_views(reader.entries, reader.refuse)
     model = _resolve_model(reader)
-    if model is not None:
+    if model is not None and task in CLASSIFICATION_TASKS:
+        values = _defaults(reader, model) | {name: entry.value for name, entry in reader.entries.items()}
+        check_classification(
+            task,
+            reader.entries,
+            {name: row.group for name, row in ROWS.items()},
+            values=values | {"model_name": model},
+            refuse=reader.refuse,
+        )
+    elif model is not None:
         _check_scaling(reader, model)
     problems = [problem for messages in reader.problems.values() for problem in messages]
     if problems or model is None:
         raise UserError("; ".join(problems))
-    return Hyperparameters.model_validate(_complete(reader, model))
+    values = _complete(reader, model)
+    return Hyperparameters.model_validate(
+        values | {"given": tuple(name for name in values["given"] if name in raw)}
+    )
 
 
 class _Entry(NamedTuple):
@@ -206,9 +228,14 @@ def _check_classes(reader: _Reader) -> None:
 
 
 def _check_task(reader: _Reader) -> None:
+    classifies = reader.task in CLASSIFICATION_TASKS
+    own = CLASSIFICATION_TASKS[0] if classifies else reader.task
+    primary = reader.entries.get("primary_metric")
+    if primary and not classifies and primary.value in PRIMARY_OF_LABELS:
+        reader.refuse(primary.name, f"{primary} is a figure of task=classification; leave it out")
     for canonical, entry in reader.entries.items():
         task = ROWS[canonical].task
-        if task and task != reader.task:
+        if task and task != own:
             reader.refuse(entry.name, f"{entry}: applies only to task={task}; leave it out")
 
 
@@ -309,7 +336,8 @@ def _defaults(reader: _Reader, model: str) -> dict[str, Any]:
     """Those of the job's dialect, and in Azure AutoML's those of the model's family before them."""
     family = family_of(model)
     applies = (None, family.scaling)
-    own = family.defaults if reader.dialect == "azure" else {}
+    task_defaults = family.task_defaults.get(reader.task, {})
+    own = {**family.defaults, **task_defaults} if reader.dialect == "azure" else {}
     return {
         name: own.get(name, row.default(reader.dialect)) if row.scaling in applies else None
         for name, row in ROWS.items()

@@ -98,7 +98,10 @@ AZURE_OTHER_NAMES = {
     "nms_iou_thresh": "nms_iou_threshold",
     "number_of_workers": "num_workers",
     "random_seed": "seed",
+    "train_crop_size": "training_crop_size",
     "tile_predictions_nms_thresh": "tile_predictions_nms_threshold",
+    "valid_crop_size": "validation_crop_size",
+    "valid_resize_size": "validation_resize_size",
     "validation_size": "validation_data_size",
 }
 """Azure AutoML's names from before its second SDK, and those that only its SDK has: jobs still have them."""
@@ -128,8 +131,9 @@ class Hyperparameters(BaseModel):
         str,
         Row(
             "Model",
-            "What the model is for: `detection` or `instance_segmentation`. Azure AutoML's names, such as"
-            " `image-object-detection`, are read, too, and a model's name tells its task.",
+            "What the model is for: `detection`, `instance_segmentation`, `classification` or"
+            " `multilabel_classification`. Azure AutoML's names, such as `image-object-detection`, are read,"
+            " too, and a model's name tells its task ([how](classification.md)).",
             azure="detection",
         ),
     ]
@@ -138,8 +142,8 @@ class Hyperparameters(BaseModel):
         Field(description="one of the models below"),
         Row(
             "Model",
-            "The detector, for instance segmentation by default `maskrcnn_resnet50_fpn`. In the built-in's"
-            " terms, an SSD on this base network.",
+            "The model, for instance segmentation by default `maskrcnn_resnet50_fpn`, for classification"
+            " `seresnext`. In the built-in's terms, an SSD on this base network.",
             azure="fasterrcnn_resnet50_fpn",
             builtin="ssd_vgg16",
             alias="base_network",
@@ -844,6 +848,57 @@ class Hyperparameters(BaseModel):
     image_type: Annotated[
         Literal["jpg", "png", "bmp"],
         Row("Masks", "Of these pictures.", azure="jpg", task="instance_segmentation"),
+    ]
+
+    training_crop_size: Annotated[
+        Count | None,
+        Row(
+            "Classification",
+            "Side in pixels of the square that training sees of an image.",
+            azure=None,
+            unset="-",
+            task="classification",
+        ),
+    ]
+    validation_resize_size: Annotated[
+        Count | None,
+        Row(
+            "Classification",
+            "Pixels that an image's shorter side is scaled to, before validation and serving look at its"
+            " middle.",
+            azure=None,
+            unset="-",
+            task="classification",
+        ),
+    ]
+    validation_crop_size: Annotated[
+        Count | None,
+        Row(
+            "Classification",
+            "Side in pixels of that square in the middle.",
+            azure=None,
+            unset="-",
+            task="classification",
+        ),
+    ]
+    weighted_loss: Annotated[
+        Annotated[int, Field(ge=0, le=2)],
+        Row(
+            "Classification",
+            "How rare classes count in the loss: 0, as all others; 1, by the root of their weights; 2, by"
+            " their weights, images / (classes · images of the class).",
+            azure=0,
+            task="classification",
+        ),
+    ]
+    top_k: Annotated[
+        Annotated[int, Field(ge=2)] | None,
+        Row(
+            "Classification",
+            "Also log how often the true class is among so many likeliest ones; one label an image only.",
+            azure=None,
+            task="classification",
+        ),
     ]
 
     training_views: Annotated[

@@ -233,6 +233,12 @@ PrimaryMetric = Literal[
     "AR_small",
     "AR_medium",
     "AR_large",
+    "accuracy",
+    "iou",
+    "AUC_weighted",
+    "norm_macro_recall",
+    "average_precision_score_weighted",
+    "precision_score_weighted",
 ]
 AdvancedSettings = Annotated[
     dict[

@@ -108,6 +108,9 @@ def add_graph(folder: Path) -> None:
     """
     artifact = Artifact.load(folder)
     detector, scaling = artifact.model, artifact.spec.scaling
+    if not isinstance(detector, Detector):
+        log.info("the model has no graph for ONNX Runtime: only detectors' are made")
+        return
     description = ModelDescription.read(folder)
     path = description.folder / description.graph
     write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))

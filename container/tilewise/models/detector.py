@@ -79,10 +79,12 @@ class VisionModel(nn.Module):
 
     Attributes:
         frozen_norms: normalisation layers that stay in evaluation mode when the model is trained.
+        figures: what the criterion says beside the losses, by name: it is logged, and not learnt from.
 
     """
 
     postprocess: Any
+    figures: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,

@@ -12,10 +12,13 @@ from tilewise.registry.backbones import (
     VGG_16,
     mobilenet_v3_large,
 )
+from tilewise.registry.classifiers import CLASSIFIERS
 from tilewise.registry.family import SMALLEST_OBJECT_AT_STRIDE_4, Backbone, Model, ModelFamily, Weights
 
 SOURCES = {
     "torchvision": "https://download.pytorch.org/models/",
+    "resnest": "https://s3.us-west-1.wasabisys.com/resnest/torch/",
+    "pretrainedmodels": "http://data.lip6.fr/cadene/pretrainedmodels/",
     "yolox": "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/",
 }
 """Where the files of weights are published.
@@ -174,4 +177,4 @@ YOLOX_MASKS = ModelFamily(
     models=tuple(Model(f"mask{model.name}", model.weights, model.backbone) for model in YOLOX.models),
 )
 
-FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX, YOLOX_MASKS)
+FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX, YOLOX_MASKS, *CLASSIFIERS)

@@ -109,6 +109,7 @@ class ModelFamily:
         two_stages: whether it proposes regions first, and then looks at them.
         stride_4_level: whether the hyperparameter ``stride_4_level`` may add a feature map.
         defaults: the hyperparameters whose defaults are others than a job of Azure AutoML's has.
+        task_defaults: the same in jobs for one of its tasks, by the task's name.
         tasks: what it can be trained for.
 
     """
@@ -124,6 +125,7 @@ class ModelFamily:
     two_stages: bool = False
     stride_4_level: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    task_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("detection",)
 
 

@@ -12,6 +12,8 @@ DEFAULT_TASK = "detection"
 _tasks = {
     DEFAULT_TASK: "tilewise.tasks.detection.task:DetectionTask",
     "instance_segmentation": "tilewise.tasks.segmentation.task:SegmentationTask",
+    "classification": "tilewise.tasks.classification.task:ClassificationTask",
+    "multilabel_classification": "tilewise.tasks.classification.task:MultilabelTask",
 }
 
 

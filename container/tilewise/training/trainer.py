@@ -136,9 +136,11 @@ class Trainer:
         if means:
             lines.losses(epoch, done.batches, self.job.task.loss_figures(means, self.best.spec))
         lines.throughput(records / done.seconds)
+        scores = {name: means[name] for name in self.train_step.model.figures & means.keys()}
         return {
             "epoch": epoch,
-            "losses": means,
+            "losses": {name: value for name, value in means.items() if name not in scores},
+            **({"scores": scores} if scores else {}),
             "records": records,
             "pixels": pixels,
             "seconds": round(done.seconds, 3),

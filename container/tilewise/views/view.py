@@ -15,7 +15,17 @@ from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array
 if TYPE_CHECKING:  # an endpoint may do without it
     from torch import Tensor
 
-__all__ = ["ANY_SIZE", "FILL", "Scaling", "SizeRange", "View", "Window", "objects_shown", "whole_image"]
+__all__ = [
+    "ANY_SIZE",
+    "FILL",
+    "CentreCrop",
+    "Scaling",
+    "SizeRange",
+    "View",
+    "Window",
+    "objects_shown",
+    "whole_image",
+]
 
 Pixels = TypeVar("Pixels", Array, "Tensor")
 
@@ -51,6 +61,24 @@ class Scaling:
         assert self.min_size is not None and self.max_size is not None
         scale = min(self.min_size / min(width, height), self.max_size / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
+
+    def window(self, width: int, height: int) -> Window:
+        """What is seen of an image of so many pixels, where it is seen once: all of it."""
+        return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class CentreCrop(Scaling):
+    """The shorter side becomes ``resized`` pixels, and the ``square`` in the middle is seen."""
+
+    resized: int = 256
+
+    def window(self, width: int, height: int) -> Window:
+        """The square in the middle, in whole pixels of the image."""
+        assert self.square is not None
+        side = max(1, round(min(width, height) * self.square / self.resized))
+        left, top = (width - side) // 2, (height - side) // 2
+        return left, top, left + side, top + side
 
 
 @dataclass(frozen=True)
@@ -151,7 +179,7 @@ class View:
 
 def whole_image(width: int, height: int, scaling: Scaling) -> list[View]:
     """The plan that looks at the image once, as a whole."""
-    return [View((0, 0, width, height), scaling.size_of(width, height))]
+    return [View(scaling.window(width, height), scaling.size_of(width, height))]
 
 
 def objects_shown(views: Sequence[View], boxes_N4: Floats, min_visibility: float) -> Bool:

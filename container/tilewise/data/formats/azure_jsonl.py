@@ -1,19 +1,20 @@
-"""JSON lines as Azure AutoML takes them for object detection and instance segmentation.
+"""JSON lines as Azure AutoML takes them for its image tasks.
 
 Specification: Azure Machine Learning, "Data schemas to train computer vision models with automated machine
-learning", sections "Object detection" and "Instance segmentation".
+learning".
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -27,6 +28,7 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.folder import Folder
+from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
 from tilewise.data.quoting import as_number, quoted, shortened
 from tilewise.masks import MASKS, Masks, Outline
@@ -42,19 +44,34 @@ def find_azure_jsonl(source: ChannelSource) -> DetectedFormat | None:
     files = find_json_lines(source.annotations, AZURE)
     return (
         DetectedFormat(
-            AZURE, some(files), partial(read_azure_jsonl, files, source.images, masks=source.masks)
+            AZURE,
+            some(files),
+            partial(
+                read_azure_jsonl,
+                files,
+                source.images,
+                masks=source.masks,
+                names=partial(names_of, several=source.several_labels) if source.image_labels else None,
+            ),
         )
         if files
         else None
     )
 
 
-def read_azure_jsonl(files: Mapping[str, Path], folder: Folder, *, masks: bool = False) -> ParsedChannel:
+def read_azure_jsonl(
+    files: Mapping[str, Path],
+    folder: Folder,
+    *,
+    masks: bool = False,
+    names: Callable[[Any], list[str]] | None = None,
+) -> ParsedChannel:
     """Read files of such lines, as if they were one; classes are the labels' names in alphabetical order.
 
     Images are looked for in the folder by the path in their ``image_url``, which is never fetched. Crowds are
     kept as ignored boxes; of polygons the boxes around them are taken, and with ``masks`` themselves: a place
-    inside of two segments of an object is outside of it, which is how Azure's tools write holes.
+    inside of two segments of an object is outside of it, which is how Azure's tools write holes. Where
+    ``names`` is given it has the classes of an image by its label, and there are no boxes.
 
     Raises:
         UserError: two lines have the same image.
@@ -62,14 +79,21 @@ def read_azure_jsonl(files: Mapping[str, Path], folder: Folder, *, masks: bool =
     """
     numbers: dict[str, int] = {}
     examples = [
-        _example(where, content, folder, numbers, masks=masks) for where, content in read_json_lines(files)
+        _example(where, content, folder, numbers, masks=masks, names=names)
+        for where, content in read_json_lines(files)
     ]
     two_for_one_image(examples)
     return by_name(examples, list(numbers))
 
 
 def _example(
-    where: str, content: dict[str, Any] | str, folder: Folder, numbers: dict[str, int], *, masks: bool
+    where: str,
+    content: dict[str, Any] | str,
+    folder: Folder,
+    numbers: dict[str, int],
+    *,
+    masks: bool,
+    names: Callable[[Any], list[str]] | None,
 ) -> RawExample:
     """An example whose labels are the numbers that its names have by then."""
     if isinstance(content, str):
@@ -89,22 +113,29 @@ def _example(
         return unusable(key, None, problem)
     try:
         size = _size(content.get("image_details"))
-        rows, names, crowds, outlines = _objects(content.get("label"))
-        boxes = check_fractions(boxes_from_corners(rows))
+        targets = (
+            whole_image_targets([_number(name, numbers) for name in names(content.get("label"))])
+            if names
+            else _targets(content.get("label"), numbers, masks=masks)
+        )
     except ValueError as error:
         return unusable(key, folder.files[image_name], str(error))
-    return RawExample(
-        key=key,
-        path=folder.files[image_name],
-        size=size,
-        targets=Targets(
-            boxes,
-            np.asarray([numbers.setdefault(name, len(numbers)) for name in names], np.int64),
-            np.asarray(crowds, np.bool_),
-            {MASKS: Masks.of(outlines)} if masks else {},
-        ),
-        fractions=True,
+    return RawExample(key=key, path=folder.files[image_name], size=size, targets=targets, fractions=True)
+
+
+def _targets(label: Any, numbers: dict[str, int], *, masks: bool) -> Targets[Array]:
+    rows, names, crowds, outlines = _objects(label)
+    boxes = check_fractions(boxes_from_corners(rows))
+    return Targets(
+        boxes,
+        np.asarray([_number(name, numbers) for name in names], np.int64),
+        np.asarray(crowds, np.bool_),
+        {MASKS: Masks.of(outlines)} if masks else {},
     )
+
+
+def _number(name: str, numbers: dict[str, int]) -> int:
+    return numbers.setdefault(name, len(numbers))
 
 
 def _path(address: str) -> str:

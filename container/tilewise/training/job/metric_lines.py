@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterable, Mapping
 
 LINE_EVERY_SECONDS = 30.0
+SCORES = ("accuracy",)
+"""What of a training's figures is the better, the higher it is."""
 
 
 class MetricLines:
-    """Prints the lines of the built-in Object Detection algorithm that its metric definitions read.
+    """Prints the lines of the built-in algorithms that their metric definitions read.
 
-    ``validation:mAP``, ``train:cross_entropy``, ``train:smooth_l1``, ``train:progress`` and
+    ``validation:mAP``, or of classification ``validation:accuracy`` and ``train:accuracy``;
+    ``train:cross_entropy``, ``train:smooth_l1``, ``train:progress`` and
     ``train:throughput``.
 
     Args:
@@ -37,9 +40,10 @@ class MetricLines:
     def losses(self, epoch: int, batches: int, figures: Mapping[str, float]) -> None:
         """The mean losses of an epoch, by the names that the metric definitions know."""
         for name, value in figures.items():
+            kind = "score" if name in SCORES else "loss"
             self._print(
                 f"#quality_metric: host={self.host}, epoch={epoch}, batch={batches} "
-                f"train {name} <loss>=({value:.6f})"
+                f"train {name} <{kind}>=({value:.6f})"
             )
 
     def throughput(self, records_per_second: float) -> None:

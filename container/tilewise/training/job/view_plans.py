@@ -95,6 +95,7 @@ def augmentations_of(hp: Hyperparameters) -> Augmentations:
         degradation=hp.degradation,
         mosaic=hp.mosaic,
         mixup=hp.mixup,
+        resized_crop=hp.training_crop_size,
     )
 
 

@@ -183,7 +183,8 @@ class TrainStep:
             losses: dict[str, Tensor] = self._forward(
                 [sample.pixels for sample in samples], [sample.targets for sample in samples]
             )
-        total = self._check.admit(weight * torch.stack(list(losses.values())).sum())
+        learnt = [loss for name, loss in losses.items() if name not in self.model.figures]
+        total = self._check.admit(weight * torch.stack(learnt).sum())
         if total is None:
             return {}
         self._scaler.scale(total).backward()

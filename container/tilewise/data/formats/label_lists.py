@@ -1,0 +1,132 @@
+"""Lists of images with their labels: MXNet's ``.lst``, and CSV files with a title line.
+
+Specifications: SageMaker's developer guide, "Image Classification", input in image format (``train_lst``);
+MXNet's ``tools/im2rec.py``; Azure Machine Learning's converter for multi-label data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from tilewise.data.annotations import (
+    ChannelSource,
+    DetectedFormat,
+    ParsedChannel,
+    RawExample,
+    by_name,
+    some,
+    two_for_one_image,
+    unusable,
+)
+from tilewise.data.folder import Folder
+from tilewise.data.image_labels import check_one_width, hot_labels, names_of, one_label, whole_image_targets
+from tilewise.data.text_files import open_text
+from tilewise.errors import UserError
+
+LST, CSV = "a list of images (.lst)", "a CSV file of labels"
+
+
+def find_lst(source: ChannelSource) -> DetectedFormat | None:
+    """Whether a channel, or its list channel, holds ``.lst`` files."""
+    files = source.annotations.with_suffix(".lst")
+    read = partial(read_lst, files, source.images, several=source.several_labels)
+    return DetectedFormat(LST, some(files), read) if files else None
+
+
+def find_label_csv(source: ChannelSource) -> DetectedFormat | None:
+    """Whether a channel holds CSV files."""
+    files = source.annotations.with_suffix(".csv")
+    read = partial(read_label_csv, files, source.images, several=source.several_labels)
+    return DetectedFormat(CSV, some(files), read) if files else None
+
+
+def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
+    """Lines of ``index``, class id (or 0 and 1 for each class) and path, separated by tabs.
+
+    Raises:
+        UserError: two lines name the same image, or a file is no text.
+
+    """
+    widths: set[int] = set()
+    examples = []
+    for where, line in _lines(files):
+        cells = line.split("\t")
+        if len(cells) < 3:
+            problem = f"it has {len(cells)} columns: give index, label and path, separated by tabs"
+            examples.append(unusable(where, None, problem))
+            continue
+        try:
+            values = [float(cell) for cell in cells[1:-1]]
+            labels = hot_labels(values) if several else one_label(values)
+        except ValueError as error:
+            text = str(error)
+            problem = f"its label is no number ({text})" if text.startswith("could not") else text
+            examples.append(unusable(f"{cells[-1].strip()} ({where})", None, problem))
+            continue
+        widths.add(len(values))
+        examples.append(_example(where, cells[-1].strip(), labels, folder))
+    two_for_one_image(examples)
+    if several:
+        check_one_width(widths, some(files))
+    return ParsedChannel(examples, tuple(map(str, range(max(widths, default=0)))) if several else None)
+
+
+def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
+    """Rows of a file's name and its class, or with ``several`` its classes with spaces between them.
+
+    The first line of each file is a title. Classes are in alphabetical order.
+
+    Raises:
+        UserError: a file has no title, is no CSV, or two rows name the same image.
+
+    """
+    numbers: dict[str, int] = {}
+    examples = []
+    for name, path in files.items():
+        with open_text(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            try:
+                rows = list(csv.reader(text))
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UserError(f"{name} is no CSV file in UTF-8: {error}") from None
+        if not rows or len(rows[0]) < 2 or folder.find_image(rows[0][0].strip()):
+            raise UserError(f"{name}: its first line must be a title, such as filename,label")
+        for number, row in enumerate(rows[1:], 2):
+            if not row:
+                continue
+            where = f"{name} line {number}"
+            try:
+                if len(row) != len(rows[0]):
+                    raise ValueError(f"it has {len(row)} cells, and the title {len(rows[0])}")
+                names = names_of(row[1].split() if several else row[1], several=several)
+            except ValueError as error:
+                examples.append(unusable(where, None, str(error)))
+                continue
+            labels = [numbers.setdefault(each, len(numbers)) for each in names]
+            examples.append(_example(where, row[0].strip(), labels, folder))
+    two_for_one_image(examples)
+    return by_name(examples, list(numbers))
+
+
+def _lines(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    for name, path in files.items():
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    text = line.decode().strip("\r\n")
+                except UnicodeDecodeError:
+                    raise UserError(f"{name} line {number} is not UTF-8 text") from None
+                if text.strip():
+                    yield f"{name} line {number}", text
+
+
+def _example(where: str, name: str, labels: list[int], folder: Folder) -> RawExample:
+    key = f"{name} ({where})"
+    image = folder.find_image(name) or folder.find_image_called(name)
+    if image is None:
+        return unusable(key, None, f"its image {name} is not in the channel, or not only once")
+    return RawExample(key, folder.files[image], None, whole_image_targets(labels), fractions=True)
