@@ -110,6 +110,19 @@ def test_prelabel__cvat_has_every_box(run: Run, images: Path, model_folder: Path
     assert {one.attrib["name"]: len(one.findall("box")) for one in shown} == expected
 
 
+def test_prelabel__datumaro_reads_cvats_file(run: Run, images: Path, model_folder: Path) -> None:
+    datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
+    _, out = prelabel(run, images, model_folder, "cvat")
+    expected = {
+        Path(one.attrib["name"]).with_suffix("").as_posix(): len(one.findall("box"))
+        for one in ElementTree.fromstring(out.read_text()).findall("image")
+    }
+    read = datumaro.Dataset.import_from(str(out.rename(out.with_suffix(".xml"))), "cvat")
+    assert {item.id: len(item.annotations) for item in read} == expected
+    names = [label.name for label in read.categories()[datumaro.AnnotationType.label]]
+    assert names == ["ant", "bee"]
+
+
 def test_prelabel__keeps_what_was_corrected(run: Run, images: Path, model_folder: Path) -> None:
     _, out = prelabel(run, images, model_folder, "coco")
     code, _, errors = run("prelabel", images, "--model", model_folder, "--to", "coco", "--out", out)

@@ -191,13 +191,20 @@ def cvat_xml(
     """The same, of the shapes of each image's objects: the element's name, and where it lies."""
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
+    task = SubElement(SubElement(root, "meta"), "task")  # CVAT can do without it, Datumaro cannot
+    names = dict.fromkeys(name for answered in images for name in answered.classes)
     for answered in images:
         size = {"width": str(answered.width), "height": str(answered.height)}
         attributes = {"id": str(answered.number - 1), "name": answered.file_name} | size
         image = SubElement(root, "image", attributes)
         for (tag, place), (_, _, label) in zip(shapes(answered), _instances(answered), strict=True):
-            kind = {"label": answered.class_name(label), "source": "auto", "occluded": "0", "z_order": "0"}
+            name = answered.class_name(label)
+            names[name] = None
+            kind = {"label": name, "source": "auto", "occluded": "0", "z_order": "0"}
             SubElement(image, tag, kind | dict(place))
+    labels = SubElement(task, "labels")
+    for name in names:
+        SubElement(SubElement(labels, "label"), "name").text = name
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
