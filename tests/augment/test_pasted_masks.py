@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,8 @@ def test_plan__masks_lie_in_their_boxes_and_on_no_other(seed: int) -> None:
             ys, xs = np.nonzero(mask)
             edges = [xs.min() - x0, ys.min() - y0, x1 - xs.max() - 1, y1 - ys.max() - 1]
             assert min(edges) > -1 and max(edges) < 1.5
-            assert 0.5 < mask.sum() / before[paste.source].sum() < 1.8
+            size = abs(np.linalg.det(paste.to_image[:, :2])) * before[paste.source].sum()
+            assert abs(mask.sum() - size) < 4 + 0.5 * (x1 - x0 + y1 - y0)  # whole pixels at the edge
 
 
 def test_pasteable__by_what_masks_hold() -> None:
@@ -171,15 +174,16 @@ def test_samples__show_the_masks_pixels_alone(record: Record, view: View, source
         masks = sample.targets.fields[MASKS]
         assert isinstance(masks, Bitmaps)
         reds = (red - green > 64) & away
-        for number, box in enumerate(sample.targets.boxes.tolist()):
+        for number in range(len(sample.targets)):
             frame = masks.frames[number].tolist()
             if min(view.window[:2]) == 0 and number == 0:
                 continue
             shown += 1
             expected = _on_view(masks.values[number].numpy() > 127, frame, tuple(red.shape))
             differs = reds.numpy() != expected
-            edge = 2 * (box[2] - box[0] + box[3] - box[1])
-            assert differs.sum() < 0.5 * edge, (seed, number)
+            near = np.ones(2 * [2 * math.ceil(zoom) + 3], np.uint8)
+            edge = cv2.dilate(expected.astype(np.uint8), near) > cv2.erode(expected.astype(np.uint8), near)
+            assert not (differs & ~edge).any(), (seed, number)
     assert shown
 
 

@@ -152,30 +152,27 @@ class CopyPaste:
         from_bank = self.of_others and self.bank is not None
         numbers = np.arange(len(objects)) if from_bank else np.flatnonzero(pasteable(objects, self.max_size))
         own = numbers if objects is targets else np.flatnonzero(pasteable(targets, self.max_size))
-        taken = np.empty((len(targets) + self.times * len(own), 4), np.float32)
-        taken[: len(targets)] = extents(targets)
-        end = len(targets)
-        covered, masks = extents(objects), masks_of(objects)
-        added: list[Targets[Array]] = []
-        pastes: list[Paste] = []
-        for number in self._choose(numbers, objects.labels, len(own), rng).tolist():
-            has_mask = masks is not None and bool(masks.known[number])
-            placed = _place(covered[number], taken[:end], width, height, rng, soft=not has_mask)
-            if placed is None:
-                continue
-            to_image, feather, box, taken[end] = placed
-            one = objects.select(slice(number, number + 1))
-            fields = {name: each.warp(to_image, (width, height)) for name, each in one.fields.items()}
-            moved = replace(one, boxes=box[None], fields=fields)
-            mask = masks_of(moved)
-            if has_mask and mask is not None:
-                moved = replace(moved, boxes=mask.boxes)
-            if not area(moved.boxes)[0]:  # of so few pixels none is left
-                continue
-            end += 1
-            added.append(moved)
-            pastes.append(Paste(number, to_image, feather))
-        return PastePlan(Targets.cat([targets, *added]), tuple(pastes)) if pastes else None
+        chosen = self._choose(numbers, objects.labels, len(own), rng)
+        if not len(chosen):
+            return None
+        masks = masks_of(objects)
+        soft = np.ones(len(chosen), bool) if masks is None else ~masks.known[chosen]
+        poses = _Poses.draw(extents(objects)[chosen], width, height, soft, rng)
+        placed = poses.place(extents(targets), rng)
+        chosen, to_image = chosen[placed], poses.to_image()[placed]
+        moved = replace(objects.select(chosen), boxes=poses.boxes()[placed])
+        if moved.fields:  # each goes its own way
+            moved = Targets.cat(
+                [
+                    _warped(moved.select(slice(number, number + 1)), matrix, (width, height))
+                    for number, matrix in enumerate(to_image)
+                ]
+                or [moved]
+            )
+        left = np.flatnonzero(area(moved.boxes) > 0)  # of some so few pixels that none is left
+        feathers = poses.feather[placed].tolist()
+        pastes = tuple(Paste(int(chosen[one]), to_image[one], feathers[one]) for one in left.tolist())
+        return PastePlan(Targets.cat([targets, moved.select(left)]), pastes) if pastes else None
 
     def _choose(self, numbers: Int64, labels: Int64, own: int, rng: np.random.Generator) -> Int64:
         """The objects to paste, in their order."""
@@ -245,45 +242,110 @@ def _mask_holds(masks: Masks, boxes_N4: Float32, one: int, others: Int64) -> boo
     return bool((np.asarray(shares) > MOST_OF_OTHERS).any())
 
 
-def _place(
-    box_4: Float32,
-    taken_N4: Float32,
-    width: int,
-    height: int,
-    rng: np.random.Generator,
-    *,
-    soft: bool,
-) -> tuple[Float64, int, Float32, Float32] | None:
-    """A free place for an object: its map, its feather, its box there, and all that it covers there.
+def _warped(one: Targets[Array], to_image: Float64, size: tuple[int, int]) -> Targets[Array]:
+    """An object whose box is where it is pasted already, with its fields there, too."""
+    moved = replace(one, fields={name: each.warp(to_image, size) for name, each in one.fields.items()})
+    mask = masks_of(moved)
+    return moved if mask is None or not mask.known[0] else replace(moved, boxes=mask.boxes)
+
+
+@dataclass
+class _Poses:
+    """How objects are turned, and where they go.
 
     A box that is turned becomes the one around its inscribed ellipse: the one around its corners would grow
-    by a fifth at 15°, and few objects fill their corners. ``soft`` says whether it fades out around its box.
+    by a fifth at 15°, and few objects fill their corners.
+
+    Attributes:
+        linear: (K, 2, 2) each one's scale, turn and mirror.
+        feather: (K,) pixels of its own image over which it fades out.
+        own_centre: (K, 2) in its own image.
+        ellipse: (K, 2) half the sides of its box where it goes.
+        covered: (K, 2) half the sides of all that it covers there.
+        low: (K, 2) where its centre may lie.
+        high: (K, 2) the same; below ``low`` where it has no room.
+        centre: (K, 2) where it goes, as far as that is known.
+
     """
-    scale = rng.uniform(1 - SCALE, 1 + SCALE)
-    angle = rng.uniform(-ANGLE, ANGLE)
-    mirror = -1.0 if rng.random() < 0.5 else 1.0
-    feather = int(rng.choice(FEATHERS)) if soft else 0
-    cosine, sine = math.cos(angle), math.sin(angle)
-    half = scale * (box_4[2:] - box_4[:2]).astype(np.float64) / 2
-    turned = np.array([[abs(cosine), abs(sine)], [abs(sine), abs(cosine)]])
-    covered = turned @ (half + scale * feather)
-    low, high = BORDER + covered, np.array([width, height]) - BORDER - covered
-    if (low > high).any():
-        return None
-    for _ in range(TRIALS):
-        centres = rng.uniform(low, high, (PLACES, 2))
-        places = np.concatenate([centres - covered, centres + covered], axis=1).astype(np.float32)
-        apart: Array = (places[:, None, 2:] <= taken_N4[:, :2]) | (places[:, None, :2] >= taken_N4[:, 2:])
-        free: Array = np.all(apart.any(axis=2), axis=1)
-        if free.any():
-            break
-    else:
-        return None
-    first = int(free.argmax())
-    centre = centres[first]
-    linear = scale * np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
-    own_centre = (box_4[:2] + box_4[2:]).astype(np.float64) / 2
-    to_image = np.column_stack([linear, centre - linear @ own_centre])
-    ellipse = np.sqrt(turned**2 @ half**2)
-    box = np.concatenate([centre - ellipse, centre + ellipse]).astype(np.float32)
-    return to_image, feather, box, places[first]
+
+    linear: Float64
+    feather: Int64
+    own_centre: Float64
+    ellipse: Float64
+    covered: Float64
+    low: Float64
+    high: Float64
+    centre: Float64
+
+    @staticmethod
+    def draw(boxes_K4: Float32, width: int, height: int, soft_K: Bool, rng: np.random.Generator) -> _Poses:
+        """For what objects cover in their own images; ``soft`` says which fade out around their boxes."""
+        count, boxes = len(boxes_K4), boxes_K4.astype(np.float64)
+        scale = rng.uniform(1 - SCALE, 1 + SCALE, count)
+        angle = rng.uniform(-ANGLE, ANGLE, count)
+        mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
+        feather = rng.choice(FEATHERS, count) * soft_K
+        cosine, sine = np.cos(angle), np.sin(angle)
+        linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]).transpose(2, 0, 1)
+        turned = abs(linear)
+        half = scale[:, None, None] * (boxes[:, 2:] - boxes[:, :2])[..., None] / 2
+        covered = (turned @ (half + (scale * feather)[:, None, None]))[..., 0]
+        low, high = BORDER + covered, np.array([width, height]) - BORDER - covered
+        return _Poses(
+            linear=scale[:, None, None] * linear,
+            feather=feather,
+            own_centre=(boxes[:, :2] + boxes[:, 2:]) / 2,
+            ellipse=np.sqrt(turned**2 @ half**2)[..., 0],
+            covered=covered,
+            low=low,
+            high=high,
+            centre=np.zeros_like(low),
+        )
+
+    def place(self, taken_N4: Float32, rng: np.random.Generator) -> Int64:
+        """Choose free places, one object after the other. Returns which objects have one."""
+        placed: list[int] = []
+        covered = np.empty((len(self.low), 4), np.float32)
+        roomy = np.all(self.low <= self.high, axis=1)
+        for start in range(0, len(self.low), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            first = self._places(self.low[some, None], self.high[some, None], rng, PLACES)
+            free = _apart(first, self.covered[some, None], taken_N4)
+            for one in np.flatnonzero(roomy[some]).tolist():
+                number, done = start + one, covered[: len(placed)]
+                places = first[one][free[one]]
+                places = places[_apart(places, self.covered[number], done)]
+                if not len(places):
+                    more = self._places(self.low[number], self.high[number], rng, (TRIALS - 1) * PLACES)
+                    mine = self.covered[number]
+                    places = more[_apart(more, mine, taken_N4) & _apart(more, mine, done)]
+                if len(places):
+                    self.centre[number] = places[0]
+                    covered[len(placed)] = _around(places[0], self.covered[number])
+                    placed.append(number)
+        return np.array(placed, np.int64)
+
+    @staticmethod
+    def _places(low: Float64, high: Float64, rng: np.random.Generator, count: int) -> Float64:
+        return low + rng.random((*low.shape[:-2], count, 2)) * (high - low)
+
+    def to_image(self) -> Float64:
+        """(K, 2, 3) from each one's own image to where it is pasted."""
+        offset = self.centre[..., None] - self.linear @ self.own_centre[..., None]
+        return np.concatenate([self.linear, offset], axis=2)
+
+    def boxes(self) -> Float32:
+        """(K, 4) where they are pasted."""
+        return _around(self.centre, self.ellipse)
+
+
+def _around(centres: Float64, half: Float64) -> Float32:
+    """(..., 4) boxes by their centres and half their sides."""
+    return np.concatenate([centres - half, centres + half], axis=-1).astype(np.float32)
+
+
+def _apart(centres: Float64, half: Float64, taken_N4: Float32) -> Bool:
+    """(...,) whether boxes by their centres and half their sides overlap with none of others."""
+    boxes = _around(centres, half)[..., None, :]
+    apart: Array = (boxes[..., 2:] <= taken_N4[:, :2]) | (boxes[..., :2] >= taken_N4[:, 2:])
+    return np.asarray(apart.any(axis=-1).all(axis=-1))

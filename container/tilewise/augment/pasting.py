@@ -41,20 +41,22 @@ def paste_objects(
     x0, y0, _, _ = view.window
     across, down = view.scale
     canvas = pixels.permute(1, 2, 0).numpy()
-    covered, masks = extents(objects), masks_of(objects)
-    for paste in pastes:
-        to_view = np.array([[across], [down]]) * (paste.to_image - np.array([[0, 0, x0], [0, 0, y0]]))
-        box = covered[paste.source]
-        low, high = box[:2] - paste.feather, box[2:] + paste.feather
-        corners = np.array([[low[0], low[1], 1], [high[0], low[1], 1], [low[0], high[1], 1], [*high, 1]])
-        places = corners @ to_view.T
-        left, top = np.floor(places.min(axis=0)).astype(int).clip(min=0).tolist()
-        right, bottom = np.minimum(np.ceil(places.max(axis=0)), view.size).astype(int).tolist()
-        if left < right and top < bottom:
-            region = canvas[top:bottom, left:right]
-            to_region = to_view - [[0, 0, left], [0, 0, top]]
-            mask = masks.select(slice(paste.source, paste.source + 1)) if masks is not None else None
-            _paste(region, paste, to_region, box, image_of(paste.source), mask)
+    masks, sources = masks_of(objects), np.array([paste.source for paste in pastes], np.int64)
+    boxes = extents(objects)[sources]
+    to_image = np.array([paste.to_image for paste in pastes]).reshape(-1, 2, 3)
+    to_view = np.array([[across], [down]]) * (to_image - np.array([[0, 0, x0], [0, 0, y0]]))
+    feather = np.array([[paste.feather] for paste in pastes]).reshape(-1, 1)
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 + feather
+    centre = (to_view[..., :2] @ ((boxes[:, :2] + boxes[:, 2:]) / 2)[..., None])[..., 0] + to_view[..., 2]
+    reach = (abs(to_view[..., :2]) @ half[..., None])[..., 0]
+    low = np.floor(centre - reach).clip(min=0).astype(int)
+    high = np.minimum(np.ceil(centre + reach), view.size).astype(int)
+    for number in np.flatnonzero((low < high).all(axis=1)).tolist():
+        (left, top), (right, bottom), source = low[number], high[number], pastes[number].source
+        region = canvas[top:bottom, left:right]
+        to_region = to_view[number] - [[0, 0, left], [0, 0, top]]
+        mask = masks.select(slice(source, source + 1)) if masks is not None else None
+        _paste(region, pastes[number], to_region, boxes[number], image_of(source), mask)
 
 
 def _paste(
