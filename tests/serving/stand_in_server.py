@@ -35,7 +35,9 @@ class Detections(list[tuple[list[float], float, int]]):
         return np.array([label for _, _, label in self])
 
     def select(self, indexes: Any) -> Detections:
-        return Detections(self[index] for index in indexes)
+        import numpy as np
+
+        return Detections(self[index] for index in np.arange(len(self))[indexes])
 
 
 @dataclass(frozen=True)

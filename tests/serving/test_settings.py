@@ -93,7 +93,7 @@ def test_read_settings__largest_payload(environ: dict[str, str], megabytes: int)
         ("TILEWISE_MAX_PAYLOAD_MB", "1e3"),
         ("TILEWISE_MAX_PIXELS", "0"),
         ("TILEWISE_MAX_IN_FLIGHT", "9" * 5000),
-        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/csv"),
+        ("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "text/html"),
         ("SAGEMAKER_CONTAINER_LOG_LEVEL", "loud"),
     ],
 )
