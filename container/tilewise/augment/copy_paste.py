@@ -346,6 +346,7 @@ def _around(centres: Float64, half: Float64) -> Float32:
 
 def _apart(centres: Float64, half: Float64, taken_N4: Float32) -> Bool:
     """(...,) whether boxes by their centres and half their sides overlap with none of others."""
-    boxes = _around(centres, half)[..., None, :]
-    apart: Array = (boxes[..., 2:] <= taken_N4[:, :2]) | (boxes[..., :2] >= taken_N4[:, 2:])
-    return np.asarray(apart.any(axis=-1).all(axis=-1))
+    x0, y0, x1, y1 = np.moveaxis(_around(centres, half), -1, 0)[..., None]
+    left, top, right, bottom = np.ascontiguousarray(taken_N4.T)
+    apart = (x1 <= left) | (x0 >= right) | (y1 <= top) | (y0 >= bottom)
+    return np.asarray(apart.all(axis=-1))
