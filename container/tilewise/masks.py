@@ -6,7 +6,7 @@ Pixels are COCO's: an outline is rasterised by pycocotools, after it has been sc
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -389,3 +389,9 @@ def _sampled(bitmap: Bitmap, placement: tuple[float, float, float, float], colum
     grid = np.zeros((rows, columns), np.uint8)
     grid[np.ix_(down, across)] = bitmap[np.ix_(y[down], x[across])]
     return grid
+
+
+def masks_in(fields: Mapping[str, object]) -> Masks | None:
+    """The masks among the fields of objects, where these have any."""
+    masks = fields.get(MASKS)
+    return masks if isinstance(masks, Masks) else None

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 from tilewise.arrays import Array, Bool, Float32, Float64, Int64
 from tilewise.boxes import area, intersection, object_size
 from tilewise.data.decode import DecodedImage
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
 
 SMALL = 32.0
@@ -155,12 +155,13 @@ class CopyPaste:
         chosen = self._choose(numbers, objects.labels, len(own), rng)
         if not len(chosen):
             return None
-        masks = masks_of(objects)
-        soft = np.ones(len(chosen), bool) if masks is None else ~masks.known[chosen]
-        poses = _Poses.draw(extents(objects)[chosen], width, height, soft, rng)
+        objects = objects.select(chosen)
+        masks = masks_in(objects.fields)
+        soft = np.ones(len(chosen), bool) if masks is None else ~masks.known
+        poses = _Poses.draw(extents(objects), width, height, soft, rng)
         placed = poses.place(extents(targets), rng)
         chosen, to_image = chosen[placed], poses.to_image()[placed]
-        moved = replace(objects.select(chosen), boxes=poses.boxes()[placed])
+        moved = replace(objects.select(placed), boxes=poses.boxes()[placed])
         if moved.fields:  # each goes its own way
             moved = Targets.cat(
                 [
@@ -187,15 +188,9 @@ class CopyPaste:
         return rng.choice(numbers, self.times * own, p=weights)
 
 
-def masks_of(targets: Targets[Array]) -> Masks | None:
-    """The masks of objects, where these have any."""
-    masks = targets.fields.get(MASKS)
-    return masks if isinstance(masks, Masks) else None
-
-
 def extents(targets: Targets[Array]) -> Float32:
     """(N, 4) what objects cover: their boxes, and their masks where these reach beyond."""
-    masks = masks_of(targets)
+    masks = masks_in(targets.fields)
     if masks is None:
         return targets.boxes
     low, high = targets.boxes[:, :2], targets.boxes[:, 2:]
@@ -211,7 +206,7 @@ def pasteable(targets: Targets[Array], max_size: float) -> Bool:
     Those with a mask show its pixels, others a rectangle. A mask that reaches beyond its image has pixels
     that nobody knows.
     """
-    boxes, covered, masks = targets.boxes, extents(targets), masks_of(targets)
+    boxes, covered, masks = targets.boxes, extents(targets), masks_in(targets.fields)
     small = ~targets.ignored & (object_size(boxes) < max_size) & (area(boxes) > 0)
     if masks is not None:
         beyond = (masks.boxes[:, :2] < -1).any(axis=1) | (masks.boxes[:, 2:] > masks.limits + 1).any(axis=1)
@@ -245,7 +240,7 @@ def _mask_holds(masks: Masks, boxes_N4: Float32, one: int, others: Int64) -> boo
 def _warped(one: Targets[Array], to_image: Float64, size: tuple[int, int]) -> Targets[Array]:
     """An object whose box is where it is pasted already, with its fields there, too."""
     moved = replace(one, fields={name: each.warp(to_image, size) for name, each in one.fields.items()})
-    mask = masks_of(moved)
+    mask = masks_in(moved.fields)
     return moved if mask is None or not mask.known[0] else replace(moved, boxes=mask.boxes)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from tilewise.arrays import Array, Float32, Float64
-from tilewise.augment.copy_paste import Paste, extents, masks_of
+from tilewise.augment.copy_paste import Paste, extents
 from tilewise.data.decode import DecodedImage
-from tilewise.masks import Masks
+from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
 from tilewise.views.view import View, Window
 
@@ -41,8 +41,8 @@ def paste_objects(
     x0, y0, _, _ = view.window
     across, down = view.scale
     canvas = pixels.permute(1, 2, 0).numpy()
-    masks, sources = masks_of(objects), np.array([paste.source for paste in pastes], np.int64)
-    boxes = extents(objects)[sources]
+    shown = objects.select(np.array([paste.source for paste in pastes], np.int64))
+    boxes, masks = extents(shown), masks_in(shown.fields)
     to_image = np.array([paste.to_image for paste in pastes]).reshape(-1, 2, 3)
     to_view = np.array([[across], [down]]) * (to_image - np.array([[0, 0, x0], [0, 0, y0]]))
     feather = np.array([[paste.feather] for paste in pastes]).reshape(-1, 1)
@@ -52,11 +52,11 @@ def paste_objects(
     low = np.floor(centre - reach).clip(min=0).astype(int)
     high = np.minimum(np.ceil(centre + reach), view.size).astype(int)
     for number in np.flatnonzero((low < high).all(axis=1)).tolist():
-        (left, top), (right, bottom), source = low[number], high[number], pastes[number].source
+        (left, top), (right, bottom) = low[number], high[number]
         region = canvas[top:bottom, left:right]
         to_region = to_view[number] - [[0, 0, left], [0, 0, top]]
-        mask = masks.select(slice(source, source + 1)) if masks is not None else None
-        _paste(region, pastes[number], to_region, boxes[number], image_of(source), mask)
+        mask = masks.select(slice(number, number + 1)) if masks is not None else None
+        _paste(region, pastes[number], to_region, boxes[number], image_of(pastes[number].source), mask)
 
 
 def _paste(

@@ -379,9 +379,9 @@ def _only_format(source: ChannelSource, content_type: str) -> DetectedFormat:
 
 def _nothing(source: ChannelSource) -> str:
     images = source.images.images
-    if source.image_labels:
-        return _no_labels(source)
     what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
+    if source.image_labels:
+        return _no_labels(source, what)
     where = "" if source.annotations is source.images else f" (nor does {source.annotation_name})"
     start = f"channel {source.name} holds {what} no annotations of a known form{where}"
     if foreign := name_foreign(source.annotations):
@@ -397,9 +397,7 @@ def _nothing(source: ChannelSource) -> str:
     )
 
 
-def _no_labels(source: ChannelSource) -> str:
-    images = source.images.images
-    what = f"{len(images)} images ({some(images)}), but" if images else "no images, and"
+def _no_labels(source: ChannelSource, what: str) -> str:
     objects = [one.format for find in FORMATS if (one := find(source))]
     known = f": {' and '.join(objects)} is of objects, for task=detection" if objects else ""
     return (

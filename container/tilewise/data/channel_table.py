@@ -12,7 +12,7 @@ from tilewise.arrays import Bool, Int64
 from tilewise.data.annotations import ChannelIssues, some
 from tilewise.data.plausibility import spelt_alike
 from tilewise.data.records import Record, Records, open_encoded
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 
 SIZE_LIMITS = (8, 16, 32, 96)
 """√area in pixels of the image where one size class ends: tiny ones after AI-TOD, the others COCO's."""
@@ -137,8 +137,8 @@ def _mask_rows(channels: Mapping[str, tuple[Records, ChannelIssues]]) -> _Rows:
 
 def masks_of(records: Records) -> Bool | None:
     """(N,) which objects have a mask; None where masks have not been read."""
-    masks = records.targets.fields.get(MASKS)
-    return masks.known if isinstance(masks, Masks) else None
+    masks = masks_in(records.targets.fields)
+    return None if masks is None else masks.known
 
 
 def _class_counts(records: Records, classes: tuple[str, ...]) -> Int64:

@@ -182,10 +182,9 @@ class ClassificationTask:
             UserError: that figure is not defined on the validation images.
 
         """
-        names = dict.fromkeys(("accuracy", *(["top_k_accuracy"] if self.top_k else []), self.primary))
-        if self.primary in names:  # it chooses, and so stands last
-            names.pop(self.primary)
-            names[self.primary] = None
+        names = dict.fromkeys(("accuracy", *(["top_k_accuracy"] if self.top_k else [])))
+        names.pop(self.primary, None)
+        names[self.primary] = None  # it chooses, and so stands last
         if metrics[self.primary] is None:
             raise UserError(
                 f"primary_metric={self.primary} is not defined on the validation images, which have too few "

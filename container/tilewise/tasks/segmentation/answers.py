@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from tilewise.arrays import Array, Float64
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import Masks, masks_in
 from tilewise.rasters import joined, outline, runs_of, text_of
 from tilewise.tasks.answers import Answered, AnswerForm
 from tilewise.tasks.detection.answers import DetectionAnswers
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 
 def _masks(answered: Answered) -> Masks | None:
-    masks = answered.prediction.detections.fields.get(MASKS)
-    return masks if isinstance(masks, Masks) else None
+    return masks_in(answered.prediction.detections.fields)
 
 
 def rings_of(answered: Answered) -> list[list[Float64]]:
