@@ -11,31 +11,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import Tilewise
 from PIL import Image
-from tilewise.__main__ import main
 from tilewise.inference.artifact import Artifact
 from tilewise.models.build import build_detector
 from tilewise.models.spec import SegmenterSpec
 from tilewise.rasters import decompressed
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import Scaling
-
-
-class Tilewise:
-    """``python -m tilewise``, in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["tilewise", *map(str, arguments)])
-        code = main()
-        return code, *self.capsys.readouterr()
-
-
-@pytest.fixture
-def tilewise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Tilewise:
-    return Tilewise(monkeypatch, capsys)
 
 
 @pytest.fixture

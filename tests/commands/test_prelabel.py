@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from command_line import Tilewise
 from PIL import Image
 from pycocotools.coco import COCO
-from tilewise.__main__ import main
 from tilewise.instances import Instances
 from tilewise.tasks.detection.active_learning import disagreement, most_informative_first, score_entropy
 
 STUDIO = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="label" toName="image"><Label value="ant"/><Label value="bee"/></RectangleLabels>
 </View>"""
-
-
-class Run:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["tilewise", *map(str, arguments)])
-        code = main()
-        return code, *self.capsys.readouterr()
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -49,10 +33,10 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def prelabel(run: Run, images: Path, model: Path, form: str, *more: object) -> tuple[str, Path]:
+def prelabel(tilewise: Tilewise, images: Path, model: Path, form: str, *more: object) -> tuple[str, Path]:
     out = images.parent / f"labels-{form}"
     options = ("--to", form, "--out", out, "--threshold", "0.3", *more)
-    code, output, errors = run("prelabel", images, "--model", model, *options)
+    code, output, errors = tilewise("prelabel", images, "--model", model, *options)
     assert code == 0, errors
     assert "left out broken.png" in output
     return output, out
@@ -62,8 +46,8 @@ def read_coco(path: Path) -> COCO:
     return COCO(str(path))
 
 
-def test_prelabel__coco_is_a_whole_file(run: Run, images: Path, model_folder: Path) -> None:
-    output, out = prelabel(run, images, model_folder, "coco")
+def test_prelabel__coco_is_a_whole_file(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
+    output, out = prelabel(tilewise, images, model_folder, "coco")
     coco = read_coco(out)
     assert sorted(one["file_name"] for one in coco.imgs.values()) == ["7.png", "a.png", "deep/a.png"]
     assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["ant", "bee"]
@@ -72,13 +56,15 @@ def test_prelabel__coco_is_a_whole_file(run: Run, images: Path, model_folder: Pa
     assert all(one["image_id"] in coco.imgs and one["score"] >= 0.3 for one in coco.anns.values())
 
 
-def test_prelabel__all_forms_have_the_same_objects(run: Run, images: Path, model_folder: Path) -> None:
-    coco = read_coco(prelabel(run, images, model_folder, "coco")[1])
-    _, out = prelabel(run, images, model_folder, "manifest", "--prefix", "s3://bucket/images/")
+def test_prelabel__all_forms_have_the_same_objects(
+    tilewise: Tilewise, images: Path, model_folder: Path
+) -> None:
+    coco = read_coco(prelabel(tilewise, images, model_folder, "coco")[1])
+    _, out = prelabel(tilewise, images, model_folder, "manifest", "--prefix", "s3://bucket/images/")
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     names = [one["file_name"] for one in coco.imgs.values()]
     assert [line["source-ref"] for line in lines] == [f"s3://bucket/images/{name}" for name in names]
-    _, out = prelabel(run, images, model_folder, "label-studio")
+    _, out = prelabel(tilewise, images, model_folder, "label-studio")
     tasks: list[dict[str, Any]] = json.loads(out.read_text())
     for number, line, task in zip(coco.imgs, lines, tasks, strict=True):
         expected = coco.loadAnns(coco.getAnnIds(number))
@@ -92,9 +78,11 @@ def test_prelabel__all_forms_have_the_same_objects(run: Run, images: Path, model
         assert line["bounding-box-metadata"]["class-map"] == {"0": "ant", "1": "bee"}
 
 
-def test_prelabel__label_studio_takes_the_predictions(run: Run, images: Path, model_folder: Path) -> None:
+def test_prelabel__label_studio_takes_the_predictions(
+    tilewise: Tilewise, images: Path, model_folder: Path
+) -> None:
     sdk = pytest.importorskip("label_studio_sdk.label_interface", reason="label-studio-sdk is not installed")
-    _, out = prelabel(run, images, model_folder, "label-studio", "--prefix", "/data/local-files/?d=")
+    _, out = prelabel(tilewise, images, model_folder, "label-studio", "--prefix", "/data/local-files/?d=")
     tasks = json.loads(out.read_text())
     assert tasks[0]["data"]["image"].startswith("/data/local-files/?d=")
     checker = sdk.LabelInterface(STUDIO)
@@ -102,17 +90,17 @@ def test_prelabel__label_studio_takes_the_predictions(run: Run, images: Path, mo
         assert checker.validate_prediction(task["predictions"][0], return_errors=True) == []
 
 
-def test_prelabel__cvat_has_every_box(run: Run, images: Path, model_folder: Path) -> None:
-    coco = read_coco(prelabel(run, images, model_folder, "coco")[1])
-    _, out = prelabel(run, images, model_folder, "cvat")
+def test_prelabel__cvat_has_every_box(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
+    coco = read_coco(prelabel(tilewise, images, model_folder, "coco")[1])
+    _, out = prelabel(tilewise, images, model_folder, "cvat")
     shown = ElementTree.fromstring(out.read_text()).findall("image")
     expected = {one["file_name"]: len(coco.getAnnIds(number)) for number, one in coco.imgs.items()}
     assert {one.attrib["name"]: len(one.findall("box")) for one in shown} == expected
 
 
-def test_prelabel__datumaro_reads_cvats_file(run: Run, images: Path, model_folder: Path) -> None:
+def test_prelabel__datumaro_reads_cvats_file(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
     datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
-    _, out = prelabel(run, images, model_folder, "cvat")
+    _, out = prelabel(tilewise, images, model_folder, "cvat")
     expected = {
         Path(one.attrib["name"]).with_suffix("").as_posix(): len(one.findall("box"))
         for one in ElementTree.fromstring(out.read_text()).findall("image")
@@ -123,9 +111,9 @@ def test_prelabel__datumaro_reads_cvats_file(run: Run, images: Path, model_folde
     assert names == ["ant", "bee"]
 
 
-def test_prelabel__keeps_what_was_corrected(run: Run, images: Path, model_folder: Path) -> None:
-    _, out = prelabel(run, images, model_folder, "coco")
-    code, _, errors = run("prelabel", images, "--model", model_folder, "--to", "coco", "--out", out)
+def test_prelabel__keeps_what_was_corrected(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
+    _, out = prelabel(tilewise, images, model_folder, "coco")
+    code, _, errors = tilewise("prelabel", images, "--model", model_folder, "--to", "coco", "--out", out)
     assert (code, "may hold corrected labels" in errors) == (2, True)
 
 
@@ -137,21 +125,23 @@ def test_prelabel__keeps_what_was_corrected(run: Run, images: Path, model_folder
     ],
 )
 def test_prelabel__says_what_is_wrong(
-    run: Run, images: Path, model_folder: Path, given: list[str], message: str
+    tilewise: Tilewise, images: Path, model_folder: Path, given: list[str], message: str
 ) -> None:
-    code, _, errors = run("prelabel", images, "--model", model_folder, "--out", images / "out", *given)
+    code, _, errors = tilewise("prelabel", images, "--model", model_folder, "--out", images / "out", *given)
     assert (code, message in errors) == (2, True), errors
 
 
-def test_prelabel__two_images_of_one_name(run: Run, images: Path, model_folder: Path) -> None:
+def test_prelabel__two_images_of_one_name(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
     both = images / "a.png", images / "deep" / "a.png"
-    code, _, errors = run("prelabel", *both, "--model", model_folder, "--to", "coco", "--out", images / "out")
+    code, _, errors = tilewise(
+        "prelabel", *both, "--model", model_folder, "--to", "coco", "--out", images / "out"
+    )
     assert (code, "several images are named a.png" in errors) == (2, True), errors
 
 
-def test_rank__writes_a_table(run: Run, images: Path, model_folder: Path) -> None:
+def test_rank__writes_a_table(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
     out = images.parent / "order.csv"
-    code, output, errors = run("rank", images, "--model", model_folder, "--out", out, "--by", "entropy")
+    code, output, errors = tilewise("rank", images, "--model", model_folder, "--out", out, "--by", "entropy")
     assert code == 0, errors
     assert "left out broken.png" in output
     rows = list(csv.DictReader(out.read_text().splitlines()))
@@ -159,7 +149,7 @@ def test_rank__writes_a_table(run: Run, images: Path, model_folder: Path) -> Non
     entropies = [float(row["entropy"]) for row in rows]
     assert entropies == sorted(entropies, reverse=True) and entropies[-1] > 0
     assert all(0 < float(row["disagreement"]) <= 1 for row in rows)
-    code, _, errors = run("rank", images, "--model", model_folder, "--out", out, "--top", 1)
+    code, _, errors = tilewise("rank", images, "--model", model_folder, "--out", out, "--top", 1)
     assert code == 0, errors
     assert len(out.read_text().splitlines()) == 2
 
