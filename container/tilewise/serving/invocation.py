@@ -79,7 +79,8 @@ class Invocations:
                     image.content, tiles=options.tiles, client_left=body.client_left, timings=timings
                 )
                 chosen = _choose(prediction, options, model, shown=form.is_picture)
-                images.append(Answered(chosen, model.served.classes, image.name, number))
+                explained = {} if image.explain is None else model.explain(image.content, image.explain)
+                images.append(Answered(chosen, model.served.classes, image.name, number, explained))
             if form.is_picture:
                 return _picture(model, ask.images[0].content, images[0], form.media_type)
         finally:
