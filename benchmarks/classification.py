@@ -68,11 +68,10 @@ def lay_out(case: str, data: Path, folder: Path) -> None:
             if case == "crops"
             else ("--task", "multilabel_classification", "--objects-as", "labels", "--to", "azure-jsonl")
         )
-        convert = [sys.executable, "-m", "tilewise", "convert", source / "images", folder / name, *how]
+        places = [str(source / "images"), str(folder / name), "--annotations", str(source / file)]
+        command = [sys.executable, "-m", "tilewise", "convert", *places, *how]
         environ = os.environ | {"PYTHONPATH": str(ROOT / "container")}
-        subprocess.run(
-            [*convert, "--annotations", source / file], check=True, env=environ, capture_output=True
-        )
+        subprocess.run(command, check=True, env=environ, capture_output=True)
 
 
 def cut_tiles(data: Path, folder: Path) -> Path:

@@ -91,6 +91,7 @@ def test_evaluate__of_several_labels_by_a_file(tilewise: Tilewise, tmp_path: Pat
     assert code == 2 and "no.json holds no labels of images: give Azure JSON lines" in errors
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.load.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2", "resnest50", "seresnext", "vits16r224"])
 def test_export__the_graphs_say_the_same(tilewise: Tilewise, name: str, image: Path, tmp_path: Path) -> None:
     model = save_classifier(tmp_path / "model", name)

@@ -40,7 +40,8 @@ def save_model(folder: Path, *, several: bool = False) -> Path:
     spec = ClassifierSpec("resnet18", 2, CentreCrop(square=SIDE, resized=SIDE), SIDE, several)
     model = task.build(spec).eval()
     with torch.no_grad():
-        model.network.body.fc.bias.copy_(torch.tensor([50.0, 40.0 if several else -50.0]))  # type: ignore[union-attr]
+        bias = model.network.get_parameter("body.fc.bias")
+        bias.copy_(torch.tensor([50.0, 40.0 if several else -50.0]))
     Artifact(model, spec, CLASSES, {}, {}, task=task.name).save(folder, "model")
     return folder
 

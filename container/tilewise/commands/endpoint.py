@@ -21,8 +21,10 @@ ACCEPT = "application/json;format=coco, application/json;q=0.5"
 """COCO's results have exact masks; whoever does not know them answers with the built-in's rows."""
 
 
-def ask_endpoint(url: str, image: bytes) -> Prediction | ClassScores:
-    """Send an encoded image to a running ``/invocations`` and read the answer.
+def ask_endpoint(url: str, image: bytes) -> Any:
+    """Send an encoded image to a running ``/invocations``, and read the answer.
+
+    A detector's is a :class:`Prediction`, a classifier's :class:`ClassScores`.
 
     Args:
         url: ``http://127.0.0.1:8080``, without a path.

@@ -73,10 +73,12 @@ def _draw_bars(part: SubFigure, title: str, shown: Bool, classes: tuple[str, ...
     axes = part.subplots(gridspec_kw={"left": 0.05, "right": 0.98, "top": 0.85, "bottom": 0.3})
     bars = axes.bar(np.arange(len(names)), heights, color="#2f7bff")
     axes.bar_label(bars, [f"{height:,.0f}" for height in heights], size=9)
-    axes.set_xticks(np.arange(len(names)), names, rotation=45 if len(names) > 8 else 0)
+    many = len(names) > 8
+    axes.set_xticks(
+        np.arange(len(names)), names, rotation=45 if many else 0, ha="right" if many else "center"
+    )
     for label in axes.get_xticklabels():
         label.set_parse_math(False)
-        label.set_ha("right" if len(names) > 8 else "center")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.15)
     axes.set_title(title, loc="left", size=15, parse_math=False)

@@ -57,7 +57,7 @@ class ViewNetwork(nn.Module):
             batch = F.pad(batch, (0, -width % transform.divisor, 0, -height % transform.divisor))
         # as in training; a graph's runtime chooses its own
         batch = batch.contiguous(memory_format=torch.channels_last)
-        outputs = self.model.outputs(ImageList(batch, [(height, width)]))
+        outputs: Any = self.model.outputs(ImageList(batch, [(height, width)]))
         return tuple(each[0] for each in self.model.graph_values(outputs, [(height, width)]))
 
 
@@ -71,9 +71,8 @@ def trace(model: GraphModel, scaling: Scaling) -> torch.jit.ScriptModule:
 
 def write_onnx(model: GraphModel, scaling: Scaling, path: Path) -> None:
     """Write the model's graph as ONNX; for views of any size, unless all of its views are squares."""
-    finds = isinstance(model, Detector)
-    names = (*OUTPUTS, *model.graph_fields) if finds else (SCORES,)
-    axes = {name: {0: "candidates"} for name in names if finds and name != "prototypes"}
+    names = (*OUTPUTS, *model.graph_fields) if isinstance(model, Detector) else (SCORES,)
+    axes = {name: {0: "candidates"} for name in names if len(names) > 1 and name != "prototypes"}
     if scaling.square is None:
         axes[INPUT] = {0: "height", 1: "width"}
     of_one_size = of_squares(model, scaling.square or 0) if isinstance(model, Classifier) else nullcontext()
