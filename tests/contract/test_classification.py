@@ -284,6 +284,7 @@ def test_pipe__the_builtins_job(tmp_path: Path) -> None:
             for at in order.tolist()
         )
     job.content_type = "application/x-recordio"
+    (job.base / "input" / "data").mkdir()
     with job.platform("train", 2), job.platform("validation", 2):
         code, log = job.run(AWS)
     assert code == 0, log

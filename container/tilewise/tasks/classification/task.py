@@ -88,6 +88,8 @@ class ClassificationTask:
                 ", ".join(absent),
                 "them" if len(absent) > 1 else "it",
             )
+        tiling = _tiling(hp)
+        log.info("each image is seen as %s", tiling)
         return ClassifierSpec(
             name=hp.model_name,
             num_classes=len(data.classes),
@@ -95,7 +97,7 @@ class ClassificationTask:
             training_crop=hp.training_crop_size,
             several=self.several,
             class_weights=self._class_weights(hp.weighted_loss, counts, len(data.train.sample)),
-            tiling=_tiling(hp),
+            tiling=tiling,
             rendering=hp.rendering,
         )
 
