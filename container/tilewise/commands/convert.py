@@ -61,10 +61,8 @@ FORMATS = (
     "cvat",
     "labelme",
     "via",
-    "folders",
-    "csv",
-    "lst",
 )
+"""Formats of objects."""
 
 HOLD_LABELS = ("folders", "azure-jsonl", "csv", "lst", "manifest", "recordio")
 """Formats of images that have classes."""
@@ -82,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``convert``."""
     parser.add_argument("source", metavar="SRC", type=Path, help="the channel's folder, in any format")
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that is not there yet, or empty")
-    parser.add_argument("--to", required=True, choices=FORMATS)
+    parser.add_argument("--to", required=True, choices=list(dict.fromkeys((*FORMATS, *HOLD_LABELS))))
     add_task(parser)
     parser.add_argument(
         "--annotations",
@@ -194,7 +192,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"--to {arguments.to} holds objects: images with classes go to {', '.join(HOLD_LABELS)}"
         )
-    if not labels and arguments.to in ("folders", "csv", "lst"):
+    if not labels and arguments.to not in FORMATS:
         raise UserError(
             f"--to {arguments.to} holds images with classes: say so with --task classification or "
             "multilabel_classification"

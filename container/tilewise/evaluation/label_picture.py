@@ -70,10 +70,11 @@ def _draw_bars(part: SubFigure, title: str, shown: Bool, classes: tuple[str, ...
     without = int((~shown.any(axis=1)).sum())
     if without:
         names, heights = [*names, "without a class"], [*heights, without]
-    axes = part.subplots(gridspec_kw={"left": 0.05, "right": 0.98, "top": 0.85, "bottom": 0.3})
+    many = len(names) > 8
+    places = {"left": 0.05, "right": 0.98, "top": 0.85, "bottom": 0.35 if many else 0.12}
+    axes = part.subplots(gridspec_kw=places)
     bars = axes.bar(np.arange(len(names)), heights, color="#2f7bff")
     axes.bar_label(bars, [f"{height:,.0f}" for height in heights], size=9)
-    many = len(names) > 8
     axes.set_xticks(
         np.arange(len(names)), names, rotation=45 if many else 0, ha="right" if many else "center"
     )
