@@ -47,8 +47,8 @@ def write_data(job: dict[str, Any], folder: Path) -> Path:
 def train(job: dict[str, Any], folder: Path) -> tuple[Any, dict[str, Any]]:
     """The trained model, and what it took."""
     import torch
-    from ultralytics import YOLO
-    from ultralytics.engine import trainer as engine
+    from ultralytics import YOLO  # type: ignore[import-not-found]
+    from ultralytics.engine import trainer as engine  # type: ignore[import-not-found]
 
     engine.time = SimpleNamespace(time=time.process_time)
     spent: dict[str, Any] = {}

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from tilewise.errors import UserError
 from tilewise.inference.description import model_in
+from tilewise.inference.model_card import ModelCard
 from tilewise.machine import available_memory
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.served_model import ServedModel
 from tilewise.tasks.answers import Answers, answers_of
 
