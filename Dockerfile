@@ -4,7 +4,8 @@
 #
 #   --build-arg BASE_IMAGE=…    any Debian with Python 3.11 and its venv module
 #   --build-arg WEIGHTS=…       what to bake in below weights/: a folder, or one file; see weights/README.md
-#   --build-arg FETCH_WEIGHTS=… what to download there: models' names, or all; nothing by default
+#   --build-arg FETCH_WEIGHTS=… what to download there, where not those of the models that jobs train by default:
+#                               strict, none, all, or models' names; see weights/README.md
 #   --build-arg REVISION=$(git rev-parse HEAD)
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -69,10 +70,10 @@ ENV PATH=/opt/tilewise:/opt/venv/bin:$PATH \
 
 ARG WEIGHTS=weights
 COPY ${WEIGHTS} /opt/tilewise/weights/
-ARG FETCH_WEIGHTS=
+ARG FETCH_WEIGHTS=default
 COPY docker/fetch_weights.py /opt/tilewise/
 COPY container/tilewise/registry /opt/tilewise/container/tilewise/registry/
-RUN [ -z "$FETCH_WEIGHTS" ] || python3 /opt/tilewise/fetch_weights.py /opt/tilewise/weights $FETCH_WEIGHTS
+RUN python3 /opt/tilewise/fetch_weights.py /opt/tilewise/weights ${FETCH_WEIGHTS:-none}
 
 COPY LICENSE train serve /opt/tilewise/
 COPY container /opt/tilewise/container

@@ -68,6 +68,8 @@ METHODS: dict[str, dict[str, str]] = {
     "degradation": {"degradation": "0.2"},
     "mosaic": {"mosaic": "0.5"},
     "mixup": {"mixup": "0.3"},
+    "no_windows": {"random_windows": "0"},
+    "no_colours": {"colour_changes": "0"},
     "distil": {},
     "distil_logits": {"distillation_maps": "logits"},
     "distil_copy_paste": {"copy_paste": "1"},

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Fill a folder with published weights: fetch_weights.py FOLDER MODEL …, or FOLDER all.
+"""Fill a folder with published weights: fetch_weights.py FOLDER MODEL …; or all, default, strict or none.
 
-At an image's build, or by hand; a training job never downloads. MODEL is a model_name. Only Python is needed,
-and the package's registry of models, which names the files.
+At an image's build, or by hand; a training job never downloads. MODEL is a model_name. `default` are those
+that jobs of both services begin with by default: what cannot be fetched is warned of, and the build goes on.
+`strict` are the same, but a file that fails is an error, as with models by name and `all`; `none` fetches
+nothing. Only Python is needed, and the package's registry of models, which names the files.
 
 Each file's SHA-256 is compared with what is pinned there, and a file that does not agree is not kept. Of
 YOLOX's files and two of torchvision's all of it is known. Of torchvision's others it is the first 8 digits,
@@ -15,12 +17,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "container"))
 
-from tilewise.registry import SOURCES, find_model, model_names, task_names
+from tilewise.registry import SOURCES, Weights, find_model, model_names, task_names
 
 WEIGHTS = {
     name: find_model(name).published[0]
@@ -29,6 +33,38 @@ WEIGHTS = {
     if find_model(name).published
 }
 """The best start for each model: its own weights where they are published, else its backbone's."""
+
+
+DEFAULT_MODELS = (
+    "ssd_vgg16",
+    "ssd_resnet50",
+    "fasterrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "yolox_s",
+    "yolox_m",
+    "maskrcnn_resnet50_fpn",
+)
+"""The models that jobs of SageMaker's built-in algorithm and of Azure AutoML train by default."""
+SETS = ("default", "strict", "all", "none")
+
+
+def files_of(models: Sequence[str]) -> dict[Weights, list[str]]:
+    """The files to fetch, each with the models that begin with it.
+
+    By default also the backbone that SSD was published with, which those who know the built-in algorithm may
+    want: a job takes COCO's whole detector where both are there.
+    """
+    names = [name for name in models if name not in SETS]
+    if "all" in models:
+        names = list(WEIGHTS)
+    by_default = "default" in models or "strict" in models
+    files: dict[Weights, list[str]] = {}
+    for name in dict.fromkeys([*(DEFAULT_MODELS if by_default else ()), *names]):
+        files.setdefault(WEIGHTS[name], []).append(name)
+    backbone = find_model("ssd_vgg16").backbone
+    if by_default and backbone:
+        files.setdefault(backbone.weights[0], [])
+    return files
 
 
 def fetch(url: str, path: Path, pin: str) -> str:
@@ -53,34 +89,52 @@ def fetch(url: str, path: Path, pin: str) -> str:
     return digest.hexdigest()
 
 
+def _warning(names: Sequence[str]) -> str:
+    return (
+        f". The image is built without it: there, jobs with model_name={' or '.join(names)} train from "
+        "scratch, which takes longer and ends less accurate, unless they have a channel pretrained. "
+        "FETCH_WEIGHTS=strict makes this an error"
+    )
+
+
 def _check(name: str, digest: str, pin: str) -> None:
     if not digest.startswith(pin):
         raise ValueError(f"{name} has the SHA-256 {digest}, not {pin}{'…' if len(pin) < 64 else ''}")
 
 
 def main() -> int:
-    """Fetch what is asked for; what is there already is only compared. Returns 1 where a file fails."""
+    """Fetch what is asked for; what is there already is only compared. Returns 1 where a file fails.
+
+    With ``default`` a file that fails is warned of instead, and a source that is out of reach is asked once.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("models", nargs="+", metavar="MODEL", choices=[*WEIGHTS, "all"])
+    parser.add_argument("models", nargs="+", metavar="MODEL", choices=[*WEIGHTS, *SETS])
     for source, url in SOURCES.items():
         parser.add_argument(f"--{source}", default=url, metavar="URL", help="a mirror")
     arguments = parser.parse_args()
-    names = list(WEIGHTS) if "all" in arguments.models else arguments.models
+    if "none" in arguments.models and len(arguments.models) > 1:
+        parser.error("none goes with no other")
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    failed = False
-    for weights in dict.fromkeys(WEIGHTS[name] for name in names):
+    failed, lenient = False, "default" in arguments.models
+    unreachable: dict[str, str] = {}
+    for weights, names in files_of(arguments.models).items():
         file, pin = weights.file, weights.pin
         path, mirror = arguments.folder / file, getattr(arguments, weights.source)
         try:
             if path.exists():
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 _check(file, digest, pin)
+            elif lenient and weights.source in unreachable:
+                raise OSError(unreachable[weights.source])
             else:
                 digest = fetch(mirror + file, path, pin)
         except (OSError, ValueError) as error:
-            print(f"{file}: failed: {error}", file=sys.stderr)
-            failed = True
+            if isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError):
+                unreachable[weights.source] = str(error)
+            warning = _warning(names) if lenient and names else ""
+            print(f"{'WARNING: ' * lenient}{file}: failed: {error}{warning}", file=sys.stderr)
+            failed = failed or not lenient
             continue
         known = "pinned" if len(pin) == 64 else "only its first 8 digits are pinned"
         print(f"{file}: SHA-256 {digest} ({known})")

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "Find objects in images, and draw them.",
     "evaluate": "Compare predictions with a COCO file's ground truth.",
     "prelabel": "Label images by a model, for a labelling tool in which people correct them.",
+    "errors": "List likely label errors of a channel: where a model is sure and the labels say otherwise.",
     "rank": "Order unlabelled images by what a label of each would teach the model.",
     "export": "Make the graph of a model: for its endpoint, or for use without Tilewise.",
 }

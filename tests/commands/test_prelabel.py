@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ import pytest
 from command_line import Tilewise
 from PIL import Image
 from pycocotools.coco import COCO
+from tilewise.inference.artifact import add_to_description
 from tilewise.instances import Instances
 from tilewise.tasks.detection.active_learning import disagreement, most_informative_first, score_entropy
 
@@ -109,6 +111,27 @@ def test_prelabel__datumaro_reads_cvats_file(tilewise: Tilewise, images: Path, m
     assert {item.id: len(item.annotations) for item in read} == expected
     names = [label.name for label in read.categories()[datumaro.AnnotationType.label]]
     assert names == ["ant", "bee"]
+
+
+def test_prelabel__takes_what_the_model_recommends_for_each_class(
+    tilewise: Tilewise, images: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    every = read_coco(prelabel(tilewise, images, model, "coco", "--threshold", "0")[1])
+    ants, bees = scores(every, 1), scores(every, 2)
+    recommended = {"ant": float(np.median(ants)), "bee": 2.0}
+    add_to_description(model, {"recommended_threshold": 0.9, "recommended_thresholds": recommended})
+    out = tmp_path / "recommended"
+    code, output, errors = tilewise("prelabel", images, "--model", model, "--to", "coco", "--out", out)
+    assert code == 0, errors
+    assert f"from a score of {recommended['ant']:.2f} to 2.00, by class, on" in output
+    coco = read_coco(out)
+    assert scores(coco, 1) == [score for score in ants if score >= recommended["ant"]]
+    assert len(bees) > 0 and scores(coco, 2) == []
+
+
+def scores(coco: COCO, category: int) -> list[float]:
+    return sorted(one["score"] for one in coco.anns.values() if one["category_id"] == category)
 
 
 def test_prelabel__keeps_what_was_corrected(tilewise: Tilewise, images: Path, model_folder: Path) -> None:

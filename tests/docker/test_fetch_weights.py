@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import urllib.error
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tilewise.registry import Weights, model_names, task_names
@@ -134,3 +139,114 @@ def test_fetch__yolox_has_a_mirror_of_its_own(
     monkeypatch.setitem(fetch_weights.WEIGHTS, "yolox_s", pinned)
     assert run(monkeypatch, *arguments) == 0
     assert (tmp_path / "weights" / "yolox_s.pth").read_bytes() == b"weights"
+
+
+@pytest.fixture
+def default_files(
+    mirror: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, list[str]]:
+    """A mirror's folder with the files of the default models, YOLOX's too, and their names."""
+    folder, _ = mirror
+    names = []
+    for model in fetch_weights.DEFAULT_MODELS:
+        source = fetch_weights.WEIGHTS[model].source
+        names.append(publish(folder, monkeypatch, model, model.encode()))
+        digest = hashlib.sha256(model.encode()).hexdigest()
+        monkeypatch.setitem(fetch_weights.WEIGHTS, model, Weights(names[-1], source, digest))
+    name = f"vgg16_features-{hashlib.sha256(b'features').hexdigest()[:8]}.pth"
+    (folder / name).write_bytes(b"features")
+    backbone = fetch_weights.find_model("ssd_vgg16").backbone
+    assert backbone
+    vgg = replace(backbone, weights=(Weights(name),))
+    monkeypatch.setattr(fetch_weights, "find_model", lambda name: SimpleNamespace(backbone=vgg))
+    return folder, [*names, name]
+
+
+def test_files__of_the_default_models() -> None:
+    files = fetch_weights.files_of(["default"])
+    assert fetch_weights.files_of(["strict"]) == files
+    assert [weights.file for weights, models in files.items() if "ssd_vgg16" in models] == [
+        "ssd300_vgg16_coco-b556d3b4.pth"
+    ]
+    assert [weights.file for weights, models in files.items() if not models] == [
+        "vgg16_features-amdegroot-88682ab5.pth"
+    ]
+    assert {name for models in files.values() for name in models} == set(fetch_weights.DEFAULT_MODELS)
+    assert fetch_weights.files_of(["none"]) == {}
+    more = fetch_weights.files_of(["strict", "yolox_l"])
+    assert {weights.file for weights in more} - {weights.file for weights in files} == {"yolox_l.pth"}
+
+
+@pytest.mark.parametrize("word", ["default", "strict"])
+def test_fetch__the_default_models(
+    word: str,
+    mirror: tuple[Path, str],
+    default_files: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = default_files[1]
+    target, url = tmp_path / "weights", mirror[1]
+    assert run(monkeypatch, target, word, "--torchvision", url, "--yolox", url) == 0
+    assert sorted(path.name for path in target.iterdir()) == sorted(names)
+    assert capsys.readouterr().err == ""
+
+
+def test_fetch__by_default_goes_on_without_what_fails_and_says_what_that_means(
+    mirror: tuple[Path, str],
+    default_files: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, names = default_files
+    (folder / names[0]).unlink()
+    (folder / names[1]).write_bytes(b"damaged")
+    target, mirrors = tmp_path / "weights", ("--torchvision", mirror[1], "--yolox", mirror[1])
+    assert run(monkeypatch, target, "default", *mirrors) == 0
+    assert sorted(path.name for path in target.iterdir()) == sorted(names[2:])
+    one, other = capsys.readouterr().err.splitlines()
+    assert one.startswith(f"WARNING: {names[0]}: failed: HTTP Error 404")
+    assert "there, jobs with model_name=ssd_vgg16 train from scratch" in one
+    assert "takes longer and ends less accurate, unless they have a channel pretrained" in one
+    assert f"{names[1]} has the SHA-256" in other and "model_name=ssd_resnet50 train" in other
+    assert run(monkeypatch, target, "strict", *mirrors) == 1
+    assert "WARNING" not in capsys.readouterr().err
+
+
+def test_fetch__asks_a_source_that_is_out_of_reach_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def refuse(url: str, timeout: float) -> None:
+        asked.append(url)
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    assert run(monkeypatch, tmp_path / "weights", "default") == 0
+    assert len(asked) == 2, "torchvision's and YOLOX's"
+    assert capsys.readouterr().err.count("no route to host") == len(fetch_weights.files_of(["default"]))
+    assert run(monkeypatch, tmp_path / "weights", "strict") == 1
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+@pytest.mark.parametrize(("word", "code"), [(None, 0), ("strict", 1), ("none", 0), ("", 0), ("yolox_s", 1)])
+def test_dockerfile__fetches_as_it_says(
+    word: str | None, code: int, mirror: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Its own line, run by a shell, with a mirror that has nothing."""
+    text = (ROOT / "Dockerfile").read_text()
+    (default,) = re.findall(r"^ARG FETCH_WEIGHTS=(.*)$", text, re.MULTILINE)
+    (line,) = re.findall(r"^RUN (python3 /opt/tilewise/fetch_weights.py .*)$", text, re.MULTILINE)
+    line = line.replace("/opt/tilewise/fetch_weights.py", str(ROOT / "docker" / "fetch_weights.py"))
+    line = line.replace("/opt/tilewise/weights", str(tmp_path / "weights")).replace("python3", sys.executable)
+    chosen = default if word is None else word
+    mirrors = f" --torchvision {mirror[1]} --yolox {mirror[1]}" if chosen else ""
+    environ = {"PATH": os.environ["PATH"], "FETCH_WEIGHTS": chosen + mirrors}
+    done = subprocess.run(["sh", "-c", line], env=environ, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert ("WARNING" in done.stderr) == (word is None)
+    assert ("404" in done.stderr) == (word not in ("none", ""))
+    assert not list((tmp_path / "weights").iterdir())

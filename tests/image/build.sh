@@ -40,6 +40,7 @@ if command -v uv >/dev/null && [ -d "$(uv cache dir)" ]; then
     cache=(--volume "$(uv cache dir):/uv-cache" --build-arg UV_NO_CACHE=0)
 fi
 step "the image"
-podman build --quiet --format docker --tag localhost/tilewise-test --build-arg "BASE_IMAGE=$base" "${cache[@]}" . >/dev/null
+podman build --quiet --format docker --tag localhost/tilewise-test --build-arg "BASE_IMAGE=$base" \
+    --build-arg FETCH_WEIGHTS=none "${cache[@]}" . >/dev/null
 step "$(podman image inspect localhost/tilewise-test --format 'built: {{.Size}} bytes in {{len .RootFS.Layers}} layers:')"
 podman history localhost/tilewise-test --format '{{.Size}}  {{.CreatedBy}}' | grep -v '^0 B' | cut -c1-110

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from tilewise.errors import UserError
 from tilewise.inference import artifact as artifact_module
 from tilewise.inference.artifact import Artifact, read_classes
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
-from tilewise.serving.model_card import ModelCard
 from tilewise.tiling.spec import Level, Tiling
 from tilewise.views.view import Scaling
 

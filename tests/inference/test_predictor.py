@@ -428,3 +428,29 @@ def test_predict__a_large_jpeg_is_reduced_and_found_at_the_same_place() -> None:
     whole = next(predictor.predict_all([decoded(torch.from_numpy(pixels).permute(2, 0, 1))]))
     assert (reduced.width, reduced.height) == (whole.width, whole.height) == (1280, 960)
     assert np.abs(reduced.detections.boxes - whole.detections.boxes).max() < 8
+
+
+class SeesTheLeft(Spot):
+    """Finds what is bright, and is the surer of it the further left it is."""
+
+    def detect(self, images: Sequence[Tensor]) -> list[Instances]:
+        found = []
+        for image in images:
+            y, x = torch.nonzero(image[0] > 200, as_tuple=True)
+            box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+            found.append(make_instances([box], [1 - float(box[0]) / image.shape[2]], [0]))
+        return found
+
+
+@pytest.mark.parametrize(("mirror", "score"), [(False, 0.25), (True, 0.9)])
+@pytest.mark.parametrize("merge", ["fragment", "nms", "wbf"])
+def test_predict__merges_what_a_view_and_its_mirror_image_show(
+    mirror: bool, score: float, merge: MergeRule
+) -> None:
+    image = torch.zeros(3, 50, 100, dtype=torch.uint8)
+    image[:, 10:20, 75:90] = 255  # mirrored it begins at 10
+    plan = ViewPlan(Scaling(min_size=50, max_size=100), Tiling(merge=merge))
+    plain = Predictor(TorchBackend(SeesTheLeft(), 2), plan, ("ant",), merge=merge_instances)
+    (found,) = plain.seen_as(TileOptions(mirror=mirror)).predict_all([decoded(image)])
+    assert found.detections.boxes.tolist() == [[75, 10, 90, 20]]
+    assert found.detections.scores.tolist() == pytest.approx([score])

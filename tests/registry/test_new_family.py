@@ -17,11 +17,11 @@ from tilewise.data.channel import DataSet, Split
 from tilewise.errors import UserError
 from tilewise.hyperparameters import as_markdown, parse_hyperparameters
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.registry import register, unregister
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
@@ -92,8 +92,10 @@ def test_job__logs_its_losses_and_freezes_its_stages(
     data: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    _, trained = run(data, tmp_path, "none", layers_to_freeze=2, number_of_epochs=1)
-    assert "no weights of dots_s are published: training from scratch" in caplog.text
+    model, trained = run(data, tmp_path, "none", layers_to_freeze=2, number_of_epochs=1)
+    reason = "use_pretrained_model=1, but no weights of dots_s are published: training from scratch"
+    assert [entry.levelname for entry in caplog.records if entry.message == reason] == ["WARNING"]
+    assert Artifact.load(model).environment["trained_from_scratch"] == trained.from_scratch == reason
     assert (
         "frozen: 6 of 11 parameters, and the statistics of 2 normalisation layers: body.stage0" in caplog.text
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 from tilewise.errors import UserError
 from tilewise.inference.backend import WatchedBackend
+from tilewise.inference.model_card import ModelCard
 from tilewise.serving import server
-from tilewise.serving.model_card import ModelCard
 
 JPEG = b"\xff\xd8\xff"
 

@@ -3,30 +3,29 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from made_instances import make_instances
 from tilewise.data.decode import DecodedImage, DecodeError, ImageTooLargeError
+from tilewise.inference.detections import Prediction
+from tilewise.inference.model_card import ModelCard
+from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model
 from tilewise.serving.responses import Form
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings
 from tilewise.tiling.spec import TileOptions
 from werkzeug.test import TestResponse
-
-if TYPE_CHECKING:
-    from tilewise.inference.detections import Prediction
 
 JPEG = b"\xff\xd8\xff and so on"
 
@@ -71,21 +70,25 @@ class FakePredictor:
     def predict_all(self, images: Iterable[DecodedImage]) -> Iterator[Prediction]:
         found = make_instances([[10, 20, 30, 60]], [0.5], [1])
         for image in images:
-            yield cast(
-                "Prediction", SimpleNamespace(width=image.width, height=image.height, detections=found)
-            )
+            yield Prediction(image.width, image.height, found)
 
 
 class Client:
     """A test client for an app around a fake predictor."""
 
-    def __init__(self, settings: Settings, predictor: FakePredictor, start: bool = True) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        predictor: FakePredictor,
+        start: bool = True,
+        card: ModelCard = ModelCard(),  # noqa: B008  # it is frozen
+    ) -> None:
         thread = ComputeThread(0.2, 60, _unexpected)
         self.thread = thread
         self.model = ServedModel(
             lambda: cast(Predicts, predictor), thread, _unexpected, on_breakdown=_unexpected
         )
-        model = Model(self.model, ModelCard())
+        model = Model(self.model, card)
         if start:
             self.start()
         self.http: FlaskClient = create_app(model, settings).test_client()
@@ -171,6 +174,31 @@ def test_invocations__image_types(client: Client, predictor: FakePredictor, cont
 def test_invocations__other_types(client: Client, predictor: FakePredictor, content_type: str) -> None:
     assert "application/x-image" in refused(client.invoke(JPEG, content_type), 415)
     assert predictor.images == []
+
+
+def test_invocations__calibrated_scores_on_request(predictor: FakePredictor) -> None:
+    """A score of 0.5 stands for a chance of 0.27, which is below a threshold of 0.5."""
+    card = ModelCard(classes=("ant", "bee"), threshold=0.45, calibration=ScoreCalibration(2.0, -1.0))
+    client = Client(Settings(), predictor, card=card)
+
+    def answered(query: str) -> list[float]:
+        response = client.http.post(f"/invocations?{query}", data=JPEG, content_type="application/x-image")
+        return [row[1] for row in response.get_json()["prediction"]]
+
+    assert answered("") == answered("scores=model") == [0.5]
+    assert answered("scores=calibrated") == pytest.approx([1 / (1 + math.e)])
+    assert answered("scores=calibrated&threshold=0.5") == []
+    assert answered("scores=calibrated&threshold=0.2") == pytest.approx([1 / (1 + math.e)])
+    assert answered("scores=calibrated&threshold=recommended") == pytest.approx([1 / (1 + math.e)])
+    described = client.http.get("/").get_json()["model"]
+    assert described["score_calibration"] == {"temperature": 2.0, "bias": -1.0}
+
+
+def test_invocations__nothing_calibrates_the_scores(client: Client) -> None:
+    response = client.http.post(
+        "/invocations?scores=calibrated", data=JPEG, content_type="application/x-image"
+    )
+    assert "nothing calibrates the scores of this model" in refused(response, 400)
 
 
 def test_invocations__annotation(client: Client) -> None:

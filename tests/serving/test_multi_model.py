@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from endpoint_process import EndpointProcess, standing_in
+from tilewise.inference.model_card import ModelCard
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import (
     LoadedError,
     Model,

@@ -15,10 +15,14 @@ def test_read_options__all() -> None:
         "classes": "ant, 1",
         "tile_grid_size": "3x2",
         "overlap": "0.1",
+        "tta": "mirror",
+        "scores": "calibrated",
         "format": "coco",
     }
     options = read_options(texts, FORMS)
-    assert options == Options(0.5, 10, ("ant", "1"), TileOptions(grid=(3, 2), overlap=0.1), "coco")
+    tiles = TileOptions(grid=(3, 2), overlap=0.1, mirror=True)
+    assert options == Options(0.5, 10, ("ant", "1"), tiles, "coco", calibrated=True)
+    assert read_options({"tta": "none"}, FORMS).tiles == TileOptions(mirror=False)
     assert options.labels(("ant", "bee")) == frozenset({0, 1})
     assert read_options({"tile_size": "none"}, FORMS).tiles == TileOptions(tiled=False)
     assert read_options({}, FORMS) == Options()
@@ -42,6 +46,8 @@ def test_read_options__as_json_has_them() -> None:
         ({"tile_grid_size": "100x100"}, "at most 1024"),
         ({"tile_grid_size": "3x2", "tile_size": "640"}, "exclude each other"),
         ({"overlap": "2"}, "overlap=2: must be at least 0"),
+        ({"tta": "flip"}, "tta='flip': must be one of none, mirror"),
+        ({"scores": "raw"}, "scores=raw: possible are model, calibrated"),
         ({"format": "xml"}, "format=xml: possible are coco, png"),
     ],
 )

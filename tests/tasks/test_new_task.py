@@ -27,6 +27,7 @@ from tilewise.evaluation.report_content import ReportContent
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.batching import Merge
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.models.detector import BatchImages, VisionModel
 from tilewise.registry import (
@@ -41,7 +42,6 @@ from tilewise.registry import (
 )
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model as ServingModel
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings

@@ -19,13 +19,13 @@ from tilewise.arrays import Float32
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact, add_to_description, read_classes
 from tilewise.inference.batching import Merge
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.two_stages import load_predictor
 from tilewise.models.detector import BatchImages, VisionModel
 from tilewise.registry import register_task, unregister_task
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings

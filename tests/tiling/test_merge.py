@@ -11,7 +11,7 @@ from made_instances import make_instances
 from scattered import scattered_detections
 from tilewise.arrays import Bool, Floats, Int64
 from tilewise.instances import Instances
-from tilewise.tiling.merge import cut_sides, merge_detections
+from tilewise.tiling.merge import cut_sides, merge_detections, merge_with_masks
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
 from tilewise.views.view import View
@@ -264,3 +264,19 @@ def test_merge__100_000_boxes_take_little_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("window", "left"), [([0, 0], 2), ([0, 1], 1)])
+def test_merge__neighbours_in_a_mirror_image_stay(window: list[int], left: int) -> None:
+    """Boxes with an IoU of 1/3: of two tiles they are one object, of a view and its mirror image two."""
+    found = make_instances(torch.tensor([A, HALF]), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))
+    merged_, _ = merge_with_masks(
+        found,
+        np.array([0, 1]),
+        np.zeros((2, 4), np.bool_),
+        window_N=np.array(window),
+        scale_N=np.ones(2),
+        rule="fragment",
+        threshold=0.25,
+    )
+    assert len(merged_) == left

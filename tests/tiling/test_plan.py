@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tilewise.tiling.plan import plan_views
-from tilewise.tiling.spec import Tiling
+from tilewise.tiling.spec import TileOptions, Tiling
 from tilewise.views.view import ANY_SIZE, Scaling
 
 SCALING = Scaling(square=100)
@@ -37,3 +38,16 @@ def test_tiling__says_what_the_whole_image_is_for() -> None:
         "the whole image for objects from 50 px on and 3x2 tiles"
     )
     assert str(Tiling("grid", grid=(3, 2))).startswith("the whole image and 3x2 tiles")
+
+
+def test_plan_views__mirrored_ones_follow_their_views_but_not_in_training() -> None:
+    plain = Tiling("grid", grid=(2, 1), whole_from=50)
+    tiling = TileOptions(mirror=True).change(plain)
+    views = plan_views(tiling, 400, 300, scaling=SCALING)
+    assert views[::2] == plan_views(plain, 400, 300, scaling=SCALING)
+    assert views[1::2] == [replace(view, mirrored=True) for view in views[::2]]
+    training = plan_views(plain, 400, 300, scaling=SCALING, training=True)
+    assert plan_views(tiling, 400, 300, scaling=SCALING, training=True) == training
+    assert TileOptions(mirror=False).change(tiling) == plain
+    assert str(tiling).endswith("merged by fragment at IoU 0.25, each view also mirrored")
+    assert [view.mirrored for view in plan_views(Tiling(mirror=True), 9, 9, scaling=SCALING)] == [False, True]

@@ -313,3 +313,13 @@ def test_pixels_from_image__the_axis_that_shrinks_goes_first(
     scaled = View(window, (320, 320)).pixels_from_image(thin)
     assert scaled.shape == (3, 320, 320) and largest <= thin.numel()
     assert (scaled[:, 150, 150] == 200).all()
+
+
+def test_pixels__mirrored() -> None:
+    image = picture(40, 60)
+    plain, mirrored = (View((10, -5, 50, 30), (33, 21), mirrored=each) for each in (False, True))
+    shown = mirrored.pixels_from_image(image)
+    assert torch.equal(shown, plain.pixels_from_image(image).flip(-1))
+    array = mirrored.pixels_from_image(image.numpy())
+    assert np.array_equal(array, plain.pixels_from_image(image.numpy())[:, :, ::-1])
+    assert np.moveaxis(array, 0, 2).flags.c_contiguous

@@ -15,7 +15,7 @@ from tilewise.views.view import Scaling
 
 @dataclass(frozen=True)
 class Augmentations:
-    """What varies training views beside windows, mirroring and colours; see the hyperparameters.
+    """What varies training views beside windows and mirroring; see the hyperparameters.
 
     Attributes:
         vertical_flip: whether half of the views are mirrored top to bottom.
@@ -25,6 +25,7 @@ class Augmentations:
         degradation: the probability of blur, of noise and of JPEG.
         mosaic: its probability.
         mixup: its probability.
+        colours: whether brightness, contrast, saturation and hue are changed.
         resized_crop: the side in pixels of the square that a part of an image is scaled to, in place of
             SSD's windows; None for these.
 
@@ -37,6 +38,7 @@ class Augmentations:
     degradation: float = 0.0
     mosaic: float = 0.0
     mixup: float = 0.0
+    colours: bool = True
     resized_crop: int | None = None
 
     @property
@@ -52,7 +54,7 @@ def make_augmentations(
 
     Args:
         scaling: of views of whole images.
-        random_windows: whether a view's window is varied; otherwise it is only mirrored and coloured.
+        random_windows: whether a view's window is varied; otherwise it is only mirrored and recoloured.
         more: what a job adds.
 
     """
@@ -70,4 +72,6 @@ def make_augmentations(
     transforms.append(RandomHorizontalFlip())
     if more.degradation:
         transforms.append(RandomQuality(more.degradation))
-    return [*transforms, RandomPhotometricDistort()]
+    if more.colours:
+        transforms.append(RandomPhotometricDistort())
+    return transforms

@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.int8:
         _quantise(artifact, out / "model.onnx", arguments)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    if artifact.spec.tiling.mirror:
+        print("this model was validated with tta=mirror; the example looks at each view once, not mirrored")
 
 
 def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:

@@ -15,7 +15,8 @@ from tilewise.commands.unlabelled import find_images, predict_each
 from tilewise.errors import UserError
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
-from tilewise.tasks.answers import Answered, Answers, answers_of
+from tilewise.inference.model_card import ModelCard
+from tilewise.tasks.answers import Answered, Answers, Threshold, answers_of
 from tilewise.tasks.detection.forms import compact
 
 TOOLS = {
@@ -32,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, choices=TOOLS, help="; ".join(map(": ".join, TOOLS.items())))
     parser.add_argument("--out", required=True, type=Path, help="the file to write")
     parser.add_argument(
-        "--threshold", type=float, help="the lowest score; default: what the model recommends, else 0.4"
+        "--threshold",
+        type=float,
+        help="the lowest score; default: for each class what the model recommends, else 0.4",
     )
     parser.add_argument(
         "--prefix", default="", help="goes before each name: where the tool finds it, as s3://bucket/images/"
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     answers = answers_of(model.task)
     if arguments.to not in answers.forms:
         raise UserError(f"--to {arguments.to}: a model of task {model.task} has no such form")
-    threshold = _threshold(arguments)
+    threshold = _threshold(arguments, classes)
     images = find_images(arguments.images)
     answered = []
     for number, (name, prediction) in enumerate(predict_each(images, source(arguments)), start=1):
@@ -69,16 +72,24 @@ def run(arguments: argparse.Namespace) -> None:
     text = render(answered)
     arguments.out.write_text(text, encoding="utf-8")
     objects = sum(len(one.prediction.detections) for one in answered)
-    print(f"{arguments.out}: {len(answered)} images, {objects} objects from a score of {threshold:.2f} on")
+    print(
+        f"{arguments.out}: {len(answered)} images, {objects} objects from a score of {_shown(threshold)} on"
+    )
 
 
-def _threshold(arguments: argparse.Namespace) -> float:
+def _threshold(arguments: argparse.Namespace, classes: tuple[str, ...]) -> Threshold:
     if arguments.threshold is not None:
         if not 0 <= arguments.threshold <= 1:
             raise UserError(f"--threshold {arguments.threshold}: a score is a number from 0 to 1")
         return float(arguments.threshold)
-    description = json.loads((arguments.model / "model.json").read_text(encoding="utf-8"))
-    return float(description.get("recommended_threshold") or 0.4)
+    return ModelCard.read(arguments.model).recommended(classes)
+
+
+def _shown(threshold: Threshold) -> str:
+    """One score, or the least and the largest of the classes."""
+    scores = [threshold] if isinstance(threshold, float) else threshold
+    ends = [f"{end:.2f}" for end in (min(scores), max(scores))]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}, by class,"
 
 
 def coco_file(images: Sequence[Answered], answers: Answers) -> str:

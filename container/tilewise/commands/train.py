@@ -186,7 +186,14 @@ def run_job(
         if "model" in job.channels:
             earlier = state["classes"] if state else initial.classes if initial else ()
             data = in_places_of(data, earlier)
-        start = Start(pretrained_folder(job.channels, hp), initial, checkpoints, state, teachers=learnt_from)
+        start = Start(
+            pretrained_folder(job.channels, hp),
+            initial,
+            checkpoints,
+            state,
+            teachers=learnt_from,
+            continues="model" in job.channels,
+        )
         _train(job, hp, data, stop, distributed, start)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from tilewise.data.samples import DecodeError
 from tilewise.errors import UserError
 
 Found = TypeVar("Found")
+Source = TypeVar("Source", bound=bytes | Path)
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
@@ -36,7 +37,9 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(found)
 
 
-def predict_each(images: dict[str, Path], predict: Callable[[Path], Found]) -> Iterator[tuple[str, Found]]:
+def predict_each(
+    images: Mapping[str, Source], predict: Callable[[Source], Found]
+) -> Iterator[tuple[str, Found]]:
     """Each image's name, and what is said of it; a damaged one is named and left out.
 
     Raises:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
+
+import numpy as np
 
 from tilewise.arrays import Int64
 from tilewise.data.records import Records
@@ -17,6 +20,8 @@ from tilewise.evaluation.confusion import (
     outcome,
 )
 from tilewise.evaluation.curves import Curve, curves
+from tilewise.evaluation.fit_calibration import calibration_error, fit_calibration
+from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.instances import Instances
 
 BACKGROUND = "(background)"
@@ -89,12 +94,28 @@ class Analysis:
             }
         return rows
 
+    @cached_property
+    def calibration(self) -> ScoreCalibration | None:
+        """What the scores mean; None where the validation has too few detections to say it."""
+        return fit_calibration(self.total.scores, self.total.hits)
+
+    @property
+    def calibration_errors(self) -> tuple[float, float] | None:
+        """The expected calibration error of the scores, and of the calibrated ones, on the same images."""
+        if self.calibration is None:
+            return None
+        calibrated = self.calibration(self.total.scores).astype(np.float64)
+        before, after = (calibration_error(each, self.total.hits) for each in (self.total.scores, calibrated))
+        return before, after
+
     def recommended(self) -> dict[str, Any]:
-        """The scores of the best F1, of all classes together and of each class that was found."""
+        """The scores of the best F1, of all together and of each class that was found; what scores mean."""
         if not self.total.hits.any():
             return {}
         found = zip(self.classes, self.by_class, strict=True)
+        calibration = self.calibration
         return {
+            **({} if calibration is None else {"score_calibration": calibration.to_json()}),
             "recommended_threshold": self.score_threshold,
             "recommended_thresholds": {name: curve.best_score for name, curve in found if curve.hits.any()},
         }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 import torch
 import torchvision
 from markupsafe import Markup
@@ -48,6 +49,7 @@ def report_page(run: ReportContent, *, pictures: bool = True, stop: StopToken = 
         analysis=run.analysis,
         rates=run.analysis.rates() if run.analysis else {},
         class_rows=_class_rows(run),
+        calibrated=_calibrated(run.analysis),
         charts=_charts(run),
         matrix=_matrix(run.analysis),
         confusions=_confusions(run.analysis),
@@ -226,6 +228,13 @@ def _class_rows(run: ReportContent) -> list[dict[str, Any]]:
         {"name": name, "AP": by_class.get(name), **row} for name, row in run.analysis.class_rows().items()
     ]
     return sorted(rows, key=lambda row: -row["objects"])
+
+
+def _calibrated(analysis: Analysis | None) -> list[float]:
+    """What scores of 0.5, 0.7 and 0.9 mean."""
+    if analysis is None or analysis.calibration is None:
+        return []
+    return [float(chance) for chance in analysis.calibration(np.array([0.5, 0.7, 0.9]))]
 
 
 def _matrix(analysis: Analysis | None) -> list[tuple[str, list[tuple[int, int]]]]:

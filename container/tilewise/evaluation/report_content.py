@@ -21,6 +21,7 @@ class ReportContent:
         given: name -> the user's spelling of it, for those that the user gave.
         data: channel name -> its figures, as the task has them.
         rendering: which of an image's stored values the model sees, and its pictures show.
+        from_scratch: why the job trained from scratch although weights were asked for; else empty.
         analysis: what the task has to say of the saved model and the validation images; None without.
 
     """
@@ -34,4 +35,5 @@ class ReportContent:
     given: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rendering: Rendering = AS_STORED
+    from_scratch: str = ""
     analysis: Any = None

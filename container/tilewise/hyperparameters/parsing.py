@@ -353,7 +353,8 @@ def _complete(reader: _Reader, model: str) -> dict[str, Any]:
     if named and named.value.lower() == YOLOV5:
         values["model_size"] = values["model_size"] or "medium"
     settings = values["advanced_settings"] or {}
-    values["random_windows"] &= settings.get("apply_automl_train_augmentations", True)
+    if not settings.get("apply_automl_train_augmentations", True):
+        values["random_windows"] = False
     if settings.get("apply_mosaic_for_yolo") and family_of(model).name in _YOLO:
         values["mosaic"] = values["mosaic"] or 1.0  # as YOLOv5 has it: each view
     if values["lr_scheduler_step"]:

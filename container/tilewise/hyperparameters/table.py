@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tilewise.hyperparameters.models import BASE_NETWORKS
 from tilewise.hyperparameters.values import (
     AdvancedSettings,
+    AutoFlag,
     Bands,
     BatchSize,
     ClassMap,
@@ -34,6 +35,7 @@ from tilewise.hyperparameters.values import (
     Scales,
     Share,
     Steps,
+    TTAName,
     Workers,
 )
 from tilewise.registry import InputScaling
@@ -214,11 +216,20 @@ class Hyperparameters(BaseModel):
         ),
     ]
     random_windows: Annotated[
-        Flag,
+        AutoFlag,
         Row(
             "Model",
             "Train on random crops and zoom-outs of whole images and tiles; 0: these are only mirrored and"
-            " recoloured, as the views of `snip` and `sniper` are.",
+            " recoloured, as the views of `snip` and `sniper` are. `auto`: from 14 epochs on.",
+            azure=True,
+        ),
+    ]
+    colour_changes: Annotated[
+        AutoFlag,
+        Row(
+            "Model",
+            "Change brightness, contrast, saturation and hue of training views at random; `auto`: unless the"
+            " training images are grey.",
             azure=True,
         ),
     ]
@@ -960,6 +971,15 @@ class Hyperparameters(BaseModel):
     tile_predictions_nms_threshold: Annotated[
         Fraction,
         Row("Small objects", "IoU above which boxes of two views are one object.", azure=0.25),
+    ]
+    tta: Annotated[
+        TTAName,
+        Row(
+            "Small objects",
+            "`mirror`: validation and endpoint look at each view mirrored, too, and merge what both show"
+            " ([in twice the time](small_objects.md#mirrored-views)).",
+            azure="none",
+        ),
     ]
     chip_size: Annotated[
         Count | None,

@@ -150,6 +150,7 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlap = Annotated[float, Field(ge=0, lt=1)]
 MergeName = Literal["fragment", "nms", "wbf"]
+TTAName = Literal["none", "mirror"]
 Steps = Annotated[
     tuple[Count, ...],
     BeforeValidator(_read_steps),
@@ -182,12 +183,23 @@ def _read_multi_scale(value: object) -> object:
     return tuple(value.strip("[]() ,").split(","))
 
 
+def _read_auto_flag(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return "auto" if value.lower() == "auto" else _read_flag(value)
+
+
 def _check_factors(value: object) -> object:
     if isinstance(value, tuple) and len(value) < 2:
         raise ValueError("one factor")
     return _check_increasing(value) if isinstance(value, tuple) else value
 
 
+AutoFlag = Annotated[
+    bool | Literal["auto"],
+    BeforeValidator(_read_auto_flag),
+    Field(description="0, 1, true, false or auto"),
+]
 _Factor = Annotated[float, Field(ge=0.125, le=4)]
 MultiScale = Annotated[
     bool | Literal["auto"] | tuple[_Factor, ...],

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.instances import Instances
 from tilewise.tiling.merge import cut_sides, merge_with_masks
 from tilewise.tiling.merge_masks import Pieces, place_masks
 from tilewise.tiling.spec import Tiling
-from tilewise.views.view import View
+from tilewise.views.view import View, Window
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Prediction:
     height: int
     detections: Instances
 
+    def rescored(self, calibration: ScoreCalibration) -> Prediction:
+        """With what a validation has shown the scores to mean; the order stays."""
+        scores = calibration(self.detections.scores)
+        return replace(self, detections=replace(self.detections, scores=scores))
+
 
 def merge_instances(
     shown: Sequence[tuple[View, Instances]],
@@ -44,14 +50,19 @@ def merge_instances(
     So many as ``limit`` are kept at most. Masks become those of the image, of the pixels that a model is
     surer of than ``mask_threshold``.
     """
-    parts, views, cuts, scales = [], [], [], []
-    for number, (view, instances) in enumerate(shown):
+    parts, views, windows, cuts, scales = [], [], [], [], []
+    seen: list[Window] = []
+    for number, (view, of_view) in enumerate(shown):
+        instances = view.upright(of_view)
+        if view.window not in seen[-1:]:  # a mirrored view follows the one that it mirrors
+            seen.append(view.window)
         cut = cut_sides(instances.boxes, view, width=width, height=height)
         detections = view.to_image(instances, width, height)
         answered = view.answers_for(detections.boxes)
         parts.append(detections.select(answered))
         cuts.append(cut[answered])
         views.append(np.full(len(parts[-1]), number))
+        windows.append(np.full(len(parts[-1]), len(seen)))
         scales.append(np.full(len(parts[-1]), math.sqrt(view.scale[0] * view.scale[1])))
     detections = Instances.cat(parts)
     if len(parts) > 1:
@@ -59,6 +70,7 @@ def merge_instances(
             detections,
             np.concatenate(views),
             np.concatenate(cuts),
+            window_N=np.concatenate(windows),
             scale_N=np.concatenate(scales),
             rule=tiling.merge,
             threshold=tiling.merge_threshold,

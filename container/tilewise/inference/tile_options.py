@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.values import Count, Fraction, Grid, MergeName, Overlap, Values, shown
+from tilewise.hyperparameters.values import Count, Fraction, Grid, MergeName, Overlap, TTAName, Values, shown
 from tilewise.tiling.spec import TileOptions
 
 _READERS = {
@@ -15,6 +15,7 @@ _READERS = {
     "tile_overlap_ratio": Values(Overlap),
     "tile_predictions_nms_threshold": Values(Fraction),
     "tile_merge": Values(MergeName),
+    "tta": Values(TTAName),
 }
 TILE_OPTIONS = tuple(_READERS)
 """The names, those of the hyperparameters."""
@@ -56,4 +57,5 @@ def read_tile_options(texts: Mapping[str, str], written: Callable[[str], str]) -
         overlap=values.get("tile_overlap_ratio"),
         merge=values.get("tile_merge"),
         merge_threshold=values.get("tile_predictions_nms_threshold"),
+        mirror=values["tta"] == "mirror" if "tta" in values else None,
     )

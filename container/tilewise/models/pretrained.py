@@ -33,20 +33,28 @@ def load_pretrained(detector: VisionModel, name: str, channel: Path | None = Non
         UserError: the channel holds no weights, or the file none that fit.
 
     """
+    found = find_pretrained(name, channel)
+    return found if isinstance(found, str) else _load(detector.network, name, found)
+
+
+def find_pretrained(name: str, channel: Path | None = None) -> Path | str:
+    """The file that :func:`load_pretrained` starts from, or a sentence that says why there is none.
+
+    Raises:
+        UserError: the channel holds no weights.
+
+    """
     file_names = published_files(name)
     folder = os.environ.get("TILEWISE_WEIGHTS", "")
     if channel is not None:
-        path = _in_channel(channel, file_names)
-    elif not file_names:
+        return _in_channel(channel, file_names)
+    if not file_names:
         return f"use_pretrained_model=1, but no weights of {name} are published: training from scratch"
-    else:
-        there = [Path(folder) / file for file in file_names if folder and (Path(folder) / file).is_file()]
-        if not there:
-            where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
-            files = _published(file_names)
-            return f"use_pretrained_model=1, but there is no {files} {where}: training from scratch"
-        path = there[0]
-    return _load(detector.network, name, path)
+    there = [Path(folder) / file for file in file_names if folder and (Path(folder) / file).is_file()]
+    if there:
+        return there[0]
+    where = f"in {folder}" if folder else "here (TILEWISE_WEIGHTS names no folder)"
+    return f"use_pretrained_model=1, but there is no {_published(file_names)} {where}: training from scratch"
 
 
 def published_files(name: str) -> list[str]:

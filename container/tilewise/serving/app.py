@@ -10,10 +10,10 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import RequestRedirect
 
+import tilewise
 from tilewise.serving.errors import add_error_handlers
 from tilewise.serving.invocation import Invocations
 from tilewise.serving.logs import LOG_FIELDS
-from tilewise.serving.model_card import version
 from tilewise.serving.models import Model, ModelSet
 from tilewise.serving.multi_model import add_model_routes
 from tilewise.serving.openapi import describe, paths
@@ -27,6 +27,7 @@ BATCH_MEGABYTES = 100
 """A transform job's concurrent requests times their largest payload must stay within this."""
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 PAGE_FILE = Path(__file__).with_name("page.html")
+VERSION = {"name": "tilewise", "version": tilewise.__version__}
 
 
 class Endpoint:
@@ -56,7 +57,7 @@ class Endpoint:
         best = request.accept_mimetypes.best_match(["application/json", "text/html"], "application/json")
         if best == "text/html" and self.settings.page and not self.is_multi_model:
             return Response(PAGE_FILE.read_text(encoding="utf-8"), mimetype="text/html")
-        content: dict[str, Any] = version() | {"ready": self.ready}
+        content: dict[str, Any] = VERSION | {"ready": self.ready}
         if isinstance(self.models, Model):
             content["model"] = self.models.card.to_json()
         return _json(content | {"paths": list(paths(multi_model=self.is_multi_model))})
@@ -113,7 +114,7 @@ def create_app(models: Model | ModelSet, settings: Settings, metrics: Metrics | 
 
     @app.get("/version")
     def tell_version() -> Response:
-        return _json(version())
+        return _json(VERSION)
 
     @app.get("/openapi.json")
     def openapi() -> Response:

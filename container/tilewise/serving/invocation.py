@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from flask import Response, request
 
+from tilewise.errors import UserError
+from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.serving.addresses import Addresses
 from tilewise.serving.compute import NEVER
 from tilewise.serving.errors import RefusedError
@@ -31,7 +34,7 @@ from tilewise.serving.responses import (
 )
 from tilewise.serving.served_model import Timings
 from tilewise.serving.settings import Settings
-from tilewise.tasks.answers import Answered, Answers
+from tilewise.tasks.answers import Answered, Answers, Threshold
 
 if TYPE_CHECKING:
     from tilewise.arrays import Array
@@ -144,15 +147,32 @@ def _choose(prediction: Any, options: Options, model: Model, *, shown: bool) -> 
     """What of a prediction is asked for; of a picture, where nothing is said, what the model recommends."""
     classes = model.card.classes or model.served.classes
     labels = options.labels(classes)
-    threshold = "recommended" if shown and options.threshold is None else options.threshold
+    recommended = options.threshold == "recommended" or (shown and options.threshold is None)
+    threshold: Threshold | None = (
+        model.card.recommended(classes) if recommended else cast("float | None", options.threshold)
+    )
+    if options.calibrated:
+        calibration = _calibration(model)
+        prediction = prediction.rescored(calibration)
+        if recommended:
+            threshold = calibration(np.array(threshold)).tolist()
     if threshold is None and labels is None and options.most is None:
         return prediction
     return model.answers.choose(
         prediction,
-        threshold=model.card.recommended(classes) if threshold == "recommended" else threshold or 0.0,
+        threshold=threshold or 0.0,
         labels=labels,
         most=options.most,
     )
+
+
+def _calibration(model: Model) -> ScoreCalibration:
+    if model.card.calibration is None:
+        raise UserError(
+            "scores=calibrated: nothing calibrates the scores of this model, which takes a training with "
+            "enough validation images: ask for scores=model"
+        )
+    return model.card.calibration
 
 
 def _picture(model: Model, image: bytes, answered: Answered, media_type: str) -> Response:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tilewise.serving.model_card import ModelCard
+from tilewise.inference.model_card import ModelCard
 from tilewise.serving.served_model import Timings
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"

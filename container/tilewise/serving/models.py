@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 from tilewise.errors import UserError
 from tilewise.inference.description import model_in
+from tilewise.inference.model_card import ModelCard
 from tilewise.machine import available_memory
 from tilewise.registry import find_task
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.served_model import ServedModel
 from tilewise.tasks.answers import Answers, Explains, answers_of
 

@@ -33,6 +33,11 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tile_grid_size": ({"type": "string", "examples": ["3x2"]}, "columns x rows of tiles, or none"),
     "tile_size": ({"type": "string", "examples": ["640"]}, "pixels of tiles of a fixed size, or none"),
     "overlap": ({"type": "number"}, "share of a tile that neighbours have in common"),
+    "tta": ({"enum": ["none", "mirror"]}, "mirror: each view is looked at mirrored, too"),
+    "scores": (
+        {"enum": ["model", "calibrated"]},
+        "calibrated: the share of such detections that were right in validation, for threshold, too",
+    ),
 }
 
 

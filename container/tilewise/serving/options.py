@@ -13,8 +13,23 @@ from tilewise.inference.tile_options import read_tile_options
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-NAMES = ("threshold", "max_detections", "classes", "tile_grid_size", "tile_size", "overlap", "format")
-_TILES = {"tile_grid_size": "tile_grid_size", "tile_size": "tile_size", "overlap": "tile_overlap_ratio"}
+NAMES = (
+    "threshold",
+    "max_detections",
+    "classes",
+    "tile_grid_size",
+    "tile_size",
+    "overlap",
+    "tta",
+    "scores",
+    "format",
+)
+_TILES = {
+    "tile_grid_size": "tile_grid_size",
+    "tile_size": "tile_size",
+    "overlap": "tile_overlap_ratio",
+    "tta": "tta",
+}
 SMALLEST_TILE, MOST_TILES = 32, 1024
 MOST_DETECTIONS = 100_000
 
@@ -30,6 +45,7 @@ class Options:
         classes: names or numbers of the classes that are answered; None for all.
         tiles: in place of the model's own.
         form: the answer's; "" for what Accept says.
+        calibrated: whether scores are answered as the model was calibrated in validation.
 
     """
 
@@ -38,6 +54,7 @@ class Options:
     classes: tuple[str, ...] | None = None
     tiles: TileOptions = AS_TRAINED
     form: str = ""
+    calibrated: bool = False
 
     def labels(self, names: tuple[str, ...]) -> frozenset[int] | None:
         """The labels of the classes that are asked for.
@@ -112,6 +129,7 @@ def read_options(texts: Mapping[str, Any], forms: Iterable[str]) -> Options:
         classes=classes or None,
         tiles=_tiles(given),
         form=form,
+        calibrated=_calibrated(given.get("scores", "")),
     )
 
 
@@ -131,6 +149,12 @@ def _tiles(given: Mapping[str, str]) -> TileOptions:
     if tiles.grid is not None and tiles.grid[0] * tiles.grid[1] > MOST_TILES:
         raise UserError(f"tile_grid_size={texts['tile_grid_size']}: at most {MOST_TILES} tiles")
     return tiles
+
+
+def _calibrated(text: str) -> bool:
+    if text not in ("", "model", "calibrated"):
+        raise UserError(f"scores={text[:50]}: possible are model, calibrated")
+    return text == "calibrated"
 
 
 def _threshold(text: str) -> float | Literal["recommended"] | None:

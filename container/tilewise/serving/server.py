@@ -23,6 +23,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from tilewise.errors import UserError
+from tilewise.inference.model_card import ModelCard
 from tilewise.machine import (
     MAX_PIXELS,
     OF_VIEWS,
@@ -36,7 +37,6 @@ from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.gunicorn_config import gunicorn_options
 from tilewise.serving.logs import configure_logging, label_native_lines
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model, ModelRegistry, ModelSet
 from tilewise.serving.served_model import Predicts, ServedModel
 from tilewise.serving.settings import Settings, read_settings, thread_caps

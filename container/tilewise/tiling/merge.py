@@ -25,6 +25,11 @@ FRAGMENT_WEIGHT = 0.5
 """A fragment's score counts this much where it competes: whole boxes are believed rather."""
 FINER = 1.5
 """A view that shows an object so many times as large shows its outline better."""
+MIRRORED_IOU = 0.55
+"""The IoU above which boxes of a view and of its mirror image are one object, where a lower one is asked for.
+
+Both show all of the view: what lies closely beside an object is not the same object cut off by a border.
+"""
 _ROUNDS = 32
 
 
@@ -54,7 +59,9 @@ def merge_detections(
 ) -> Instances:
     """What :func:`merge_with_masks` says of detections without masks."""
     ones = np.ones(len(detections))
-    return merge_with_masks(detections, view_N, cut_N4, scale_N=ones, rule=rule, threshold=threshold)[0]
+    return merge_with_masks(
+        detections, view_N, cut_N4, window_N=view_N, scale_N=ones, rule=rule, threshold=threshold
+    )[0]
 
 
 def merge_with_masks(
@@ -62,6 +69,7 @@ def merge_with_masks(
     view_N: Int64,
     cut_N4: Bool,
     *,
+    window_N: Int64,
     scale_N: Float64,
     rule: MergeRule,
     threshold: float,
@@ -85,6 +93,8 @@ def merge_with_masks(
         detections: in pixels of the image, from all views.
         view_N: (N,) int64, the view that each comes from.
         cut_N4: (N, 4) bool, see :func:`cut_sides`.
+        window_N: (N,) int64, the window of each view: a view and its mirror image have the same, and their
+            boxes are one object from an IoU of :data:`MIRRORED_IOU` on.
         scale_N: (N,) pixels of the view for one of the image.
         rule: see above.
         threshold: IoU.
@@ -102,7 +112,9 @@ def merge_with_masks(
     cut = cut_N4 if rule != "nms" else np.zeros((len(detections), 4), np.bool_)
     weight = np.where(cut.any(axis=1), FRAGMENT_WEIGHT, 1.0)
     order = np.argsort(-scores * weight, kind="stable")
-    ranked = _Ranked(boxes[order], detections.labels[order], view_N[order], cut_N4=cut[order])
+    ranked = _Ranked(
+        boxes[order], detections.labels[order], view_N[order], window_N=window_N[order], cut_N4=cut[order]
+    )
     ranked.masks = None if bitmaps is None else bitmaps.select(order)
     winners, losers = _overlaps(ranked, threshold)
     kept = ~_removed(winners, losers, len(order))
@@ -149,8 +161,9 @@ def _chosen(winner: int, removed: list[int], cut: Bool, scale: Float64, *, mean:
 class _Ranked:
     """Boxes in the order in which they may remove others."""
 
-    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, *, cut_N4: Bool):
+    def __init__(self, boxes_N4: Float64, labels_N: Int64, view_N: Int64, *, window_N: Int64, cut_N4: Bool):
         self.boxes, self.labels, self.view, self.cut = boxes_N4, labels_N, view_N, cut_N4
+        self.window = window_N
         self.fragment: Bool = np.any(cut_N4, axis=1)
         self.areas: Float64 = area(boxes_N4)
         self.masks: Bitmaps | None = None
@@ -169,7 +182,8 @@ def _overlaps(ranked: _Ranked, threshold: float) -> tuple[Int64, Int64]:
         one, other = ranked.boxes[winner], ranked.boxes[loser]
         common = intersection(one, other)
         union = ranked.areas[winner] + ranked.areas[loser] - common
-        same = common > threshold * union
+        mirrored = ranked.window[winner] == ranked.window[loser]
+        same = common > np.where(mirrored, max(threshold, MIRRORED_IOU), threshold) * union
         absorbed = ranked.fragment[loser] & (common > FRAGMENT_SHARE * ranked.areas[loser])
         if absorbed.any():
             beyond = np.concatenate([one[:, :2] < other[:, :2], one[:, 2:] > other[:, 2:]], axis=1)

@@ -19,9 +19,17 @@ def plan_views(
         width: pixels of the upright image.
         height: pixels of the upright image.
         scaling: how the detector's views are scaled.
-        training: whether they get the ranges of sizes to train on, or the wider ones to answer for.
+        training: whether they get the ranges of sizes to train on, or the wider ones to answer for; then none
+            is mirrored.
 
     """
+    views = _plain_views(tiling, width, height, scaling=scaling, training=training)
+    if tiling.mirror and not training:
+        return [each for view in views for each in (view, replace(view, mirrored=True))]
+    return views
+
+
+def _plain_views(tiling: Tiling, width: int, height: int, *, scaling: Scaling, training: bool) -> list[View]:
     if tiling.kind == "pyramid":
         return pyramid_views(
             width, height, tiling.levels, overlap=tiling.overlap, scaling=scaling, training=training

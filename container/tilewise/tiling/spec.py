@@ -60,6 +60,7 @@ class Tiling:
         merge: the rule, see :func:`tilewise.tiling.merge.merge_detections`; ``pool`` where there are no boxes
             to merge but scores.
         merge_threshold: the IoU above which boxes of two views are one object.
+        mirror: whether each view is also looked at mirrored, when the detector is validated and serves.
 
     """
 
@@ -71,6 +72,7 @@ class Tiling:
     whole_from: float = 0.0
     merge: MergeRule = "fragment"
     merge_threshold: float = 0.25
+    mirror: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -84,6 +86,9 @@ class Tiling:
         return Tiling(**{**content, "grid": None if grid is None else (grid[0], grid[1]), "levels": levels})
 
     def __str__(self) -> str:
+        return self._views() + (", each view also mirrored" if self.mirror else "")
+
+    def _views(self) -> str:
         if self.kind == "whole":
             return "the whole image"
         pools = self.merge == "pool"
@@ -111,7 +116,7 @@ class TileOptions:
 
     Attributes:
         tiled: False for the whole image alone.
-        grid, tile_size, overlap, merge, merge_threshold: as in :class:`Tiling`.
+        grid, tile_size, overlap, merge, merge_threshold, mirror: as in :class:`Tiling`.
 
     """
 
@@ -121,11 +126,13 @@ class TileOptions:
     overlap: float | None = None
     merge: MergeRule | None = None
     merge_threshold: float | None = None
+    mirror: bool | None = None
 
     def change(self, tiling: Tiling) -> Tiling:
         """A model's tiling with these options."""
-        overrides = {"overlap": self.overlap, "merge": self.merge, "merge_threshold": self.merge_threshold}
-        changed = replace(tiling, **{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        names = ("overlap", "merge", "merge_threshold", "mirror")
+        overrides = {name: getattr(self, name) for name in names}
+        changed = replace(tiling, **{name: value for name, value in overrides.items() if value is not None})
         if not self.tiled:
             return replace(changed, kind="whole", grid=None, tile_size=None, levels=(), whole_from=0.0)
         if self.grid is not None:

@@ -92,7 +92,8 @@ class TrainResult:
     """What a run leaves beside the model: the figures of its weights, of each epoch, of the test.
 
     ``scored`` is what the saved model found in the validation images; ``hp`` the job's hyperparameters with a
-    number for every ``auto`` that the job found out.
+    number for every ``auto`` that the job found out; ``from_scratch`` why it trained from scratch although
+    weights were asked for, empty where it did not.
     """
 
     best: dict[str, Any] = field(default_factory=dict)
@@ -101,3 +102,4 @@ class TrainResult:
     test: dict[str, Any] | None = None
     scored: Scored | None = None
     hp: Hyperparameters | None = None
+    from_scratch: str = ""

@@ -20,7 +20,7 @@ from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
-from tilewise.models.pretrained import load_pretrained
+from tilewise.models.pretrained import find_pretrained, load_pretrained
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
 from tilewise.training.checkpointing.checkpoints import Checkpoints
@@ -29,11 +29,12 @@ from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.loader import default_workers
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History, Progress, TrainResult
+from tilewise.training.job.augmentation_choices import with_colour_changes, with_random_windows
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
 from tilewise.training.job.class_balance import balance
-from tilewise.training.job.context import JobContext
+from tilewise.training.job.context import FROM_SCRATCH, JobContext
 from tilewise.training.job.copy_paste import make_copy_paste
 from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
@@ -70,6 +71,7 @@ class Start:
         state: of a training of the same job, to go on from there; it is emptied.
         extra_losses: to learn from beside the model's own.
         teachers: trained models to learn from, see :mod:`tilewise.training.step.distillation`.
+        continues: whether the job began with a model, which is not read again where it is resumed.
 
     """
 
@@ -79,6 +81,7 @@ class Start:
     state: dict[str, Any] | None = None
     extra_losses: Sequence[ExtraLoss] = ()
     teachers: Sequence[Artifact] = ()
+    continues: bool = False
 
 
 def train(data: DataSet, job: JobContext, start: Start | None = None) -> TrainResult:
@@ -113,7 +116,10 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     spec = _agree_on_spec(data, job, start)
     smallest = find_model(spec.name).smallest_object
     chosen = with_size_factors(job.hp, spec, data.train.sample, smallest_object=smallest)
+    chosen = with_colour_changes(chosen, data.train.sample, spec.rendering)
     job = replace(job, hp=job.distributed.broadcast(chosen))
+    if reason := _why_from_scratch(spec, job, start):
+        job = replace(job, environment={**job.environment, FROM_SCRATCH: reason})
     model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     taught = make_distillation(
         job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers
@@ -164,13 +170,24 @@ def _agree_on_spec(data: DataSet, job: JobContext, start: Start) -> ModelSpec:
     return spec
 
 
+def _why_from_scratch(spec: ModelSpec, job: JobContext, start: Start) -> str:
+    """Why a job trains from scratch although weights were asked for; empty where it does not."""
+    if start.initial or start.continues or not job.hp.use_pretrained_model:
+        return ""
+    found = find_pretrained(spec.name, start.pretrained)
+    return found if isinstance(found, str) else ""
+
+
 def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     """The model with the weights that the job begins with."""
     hp, model = job.hp, job.task.build(spec)
     if start.initial and not start.state:
         go_on_from(model, start.initial)
     elif hp.use_pretrained_model and not start.state:
-        log.info(load_pretrained(model, spec.name, start.pretrained))
+        if FROM_SCRATCH in job.environment:
+            log.warning("%s", job.environment[FROM_SCRATCH])
+        else:
+            log.info(load_pretrained(model, spec.name, start.pretrained))
     if hp.layers_to_freeze or hp.freeze_layer_pattern:
         frozen = freeze(
             model, spec.name, hp.layers_to_freeze, pattern=hp.freeze_layer_pattern, azure=hp.azure_yolov5
@@ -212,6 +229,7 @@ def _assemble(
     copy_paste = make_copy_paste(job.hp, data.train, job.distributed, rendering=spec.rendering)
     if not start.state:
         job = _plan_minutes(data, job, spec, planner, copy_paste, compute)
+    job = replace(job, hp=with_random_windows(job.hp))
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)

@@ -179,6 +179,7 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
         names += ["training_batch_size", "validation_batch_size"]
     if hp.precision == "auto" and not hp.deterministic:
         names += ["precision"]
+    names += [name for name in ("random_windows", "colour_changes") if getattr(hp, name) == "auto"]
     if hp.multi_scale == "auto":
         was["multi_scale"] = tuple(was["multi_scale"])
         names += ["multi_scale"]

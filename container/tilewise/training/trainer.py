@@ -16,7 +16,7 @@ from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import ThreadTuner
-from tilewise.training.job.context import JobContext
+from tilewise.training.job.context import FROM_SCRATCH, JobContext
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.validation import Validator
@@ -71,7 +71,14 @@ class Trainer:
             best.save(len(self.history.epochs), {})
         elif best.metrics and not scored and not stopped and self.job.distributed.is_main_process:
             scored = self.validator.score_again()
-        return TrainResult(best.metrics, self.history.epochs, stopped, scored=scored, hp=self.job.hp)
+        return TrainResult(
+            best.metrics,
+            self.history.epochs,
+            stopped,
+            scored=scored,
+            hp=self.job.hp,
+            from_scratch=self.job.environment.get(FROM_SCRATCH, ""),
+        )
 
     def _epoch(self, epoch: int) -> bool:
         """An epoch, or the rest of one that was interrupted; returns whether the job goes on."""

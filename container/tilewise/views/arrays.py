@@ -66,6 +66,12 @@ def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:
     return np.moveaxis(scaled, 2, 0)
 
 
+def mirror_array(pixels: Array) -> Array:
+    """(3, H, W) uint8 mirrored left to right, memory of its own with the colours last."""
+    mirrored: Array = np.moveaxis(cv2.flip(np.moveaxis(pixels, 0, 2), 1), 2, 0)
+    return mirrored
+
+
 def y_first(width: int, height: int, size: tuple[int, int]) -> bool:
     """Whether y is scaled before x. Pillow begins with x; here an axis that shrinks precedes one that grows.
 

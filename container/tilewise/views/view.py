@@ -10,7 +10,7 @@ import numpy as np
 from tilewise.arrays import Array, Bool, Floats
 from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
-from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array
+from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array, mirror_array
 
 if TYPE_CHECKING:  # an endpoint may do without it
     from torch import Tensor
@@ -93,12 +93,14 @@ class View:
         size: (width, height) in pixels of what the model sees.
         object_sizes: the sizes of the objects that it answers for, √area in pixels of the upright image:
             objects of other sizes are ignored in training, and detections of other sizes are dropped.
+        mirrored: whether its pixels are mirrored left to right, at inference only.
 
     """
 
     window: Window
     size: tuple[int, int]
     object_sizes: SizeRange = ANY_SIZE
+    mirrored: bool = False
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -125,11 +127,15 @@ class View:
         """Boxes in the view's pixels -> boxes in the image's pixels, not clipped."""
         return boxes_N4 / self._factor(boxes_N4) + self._offset(boxes_N4)
 
+    def upright(self, detections: Instances) -> Instances:
+        """What was found in the view, in its pixels -> as they are without mirroring."""
+        return detections.flip(self.size[0]) if self.mirrored else detections
+
     def to_image(self, detections: Instances, width: int, height: int) -> Instances:
         """What was found in the view -> in the pixels of its image, cut at the image's border.
 
         Args:
-            detections: in the view's pixels, on the CPU.
+            detections: in the view's pixels, :meth:`upright`, on the CPU.
             width: pixels of the image.
             height: pixels of the image.
 
@@ -164,10 +170,12 @@ class View:
         if isinstance(image, WindowedPixels):
             image, window = image.part(window)
         if isinstance(image, np.ndarray):
-            return cut_array(image, window, self.size)
+            cut = cut_array(image, window, self.size)
+            return mirror_array(cut) if self.mirrored else cut
         from tilewise.views.tensors import cut_tensor
 
-        return cut_tensor(image, window, self.size)
+        tensor = cut_tensor(image, window, self.size)
+        return tensor.flip(-1) if self.mirrored else tensor
 
     def _offset(self, like: Floats) -> Floats:
         x0, y0, _, _ = self.window

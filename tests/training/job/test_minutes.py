@@ -65,3 +65,27 @@ def test_minutes__and_epochs_disagree() -> None:
         make_hp(epochs=3, minutes=20)
     with pytest.raises(UserError, match="minutes=0: must be greater than 0"):
         make_hp(minutes=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "minutes", "epochs", "validations", "warm_up"),
+    [
+        (30, 5, 95, 5, 8),
+        (300, 20, 37, 5, 3),
+        (3_000, 60, 11, 4, 1),
+        (30_000, 5, 1, 1, 0),
+        (30_000, 60, 1, 1, 0),
+        (30_000, 600, 11, 4, 1),
+    ],
+)
+def test_plan__of_30_images_and_of_30_000(
+    images: int, minutes: int, epochs: int, validations: int, warm_up: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tenth is validated, and ten images are learnt from in a second."""
+    pixels = 320**2
+    hp = planned(minutes, images * pixels, images // 10 * pixels, 10 * pixels)
+    assert hp.number_of_epochs == epochs
+    assert math.ceil(epochs / hp.evaluation_frequency) == validations
+    assert hp.warmup_cosine_lr_warmup_epochs == warm_up
+    whole_epoch = LOADING * images / 10 + VALIDATION * images / 100
+    assert ("holds no whole epoch" in caplog.text) == (whole_epoch > 60 * minutes)

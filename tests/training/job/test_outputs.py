@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_outputs__without_validation(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert not warnings(caplog)
     assert json.loads((tmp_path / "data" / "metrics.json").read_text())["details"] is None
     assert "No model of this run was validated" in (tmp_path / "data" / "report.html").read_text()
+
+
+def test_outputs__the_reports_head_says_what_trained_from_scratch(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    trained = replace(make_trained(data), from_scratch="there is no yolox_s.pth here")
+    job = make_job(HP, make_description(tmp_path / "model"))
+    write_outputs(trained, data, job, folder=tmp_path / "data")
+    head = (tmp_path / "data" / "report.html").read_text().partition("</header>")[0]
+    assert '<span class="pill warn">from scratch</span>there is no yolox_s.pth here' in head
+    write_outputs(make_trained(data), data, job, folder=tmp_path / "data")
+    assert "from scratch" not in (tmp_path / "data" / "report.html").read_text().partition("</header>")[0]
 
 
 def test_outputs__a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

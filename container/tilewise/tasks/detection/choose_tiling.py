@@ -38,6 +38,7 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         overlap=hp.tile_overlap_ratio,
         merge=hp.tile_merge,
         merge_threshold=hp.tile_predictions_nms_threshold,
+        mirror=hp.tta == "mirror",
     )
     if hp.training_views in ("snip", "sniper"):
         levels = _levels(hp, records, scaling, smallest_object)

@@ -12,6 +12,9 @@ from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedCon
 from tilewise.training.job.metric_lines import MetricLines
 from tilewise.training.job.tracking import Tracking
 
+FROM_SCRATCH = "trained_from_scratch"
+"""In a job's environment: why it trains from scratch although weights were asked for."""
+
 
 @dataclass(frozen=True)
 class JobContext:

@@ -79,6 +79,12 @@ def plan_epochs(
     chosen = {name: value for name, value in planned.items() if name not in hp.given}
     expected = (epochs * epoch_seconds + min(epochs, VALIDATIONS) * validation_seconds) / 60
     log.info("minutes=%g: number_of_epochs=%d, some %.1f minutes", hp.minutes, epochs, expected)
+    if epoch_seconds + validation_seconds > seconds:
+        log.warning(
+            "minutes=%g holds no whole epoch, and one is trained whole: for a shorter job give fewer images "
+            "(tilewise convert --max-images), or a faster instance",
+            hp.minutes,
+        )
     return replace(job, hp=hp.model_copy(update=chosen))
 
 

@@ -125,6 +125,7 @@ def write_report(
         data=statistics,
         rendering=hp.rendering,
         analysis=analysis,
+        from_scratch=result.from_scratch,
     )
     page = job.task.report_page(content, job.stop)
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.

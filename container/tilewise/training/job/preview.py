@@ -10,6 +10,7 @@ from tilewise.hyperparameters.values import AUTO_BATCH
 from tilewise.registry import find_model
 from tilewise.tasks.registry import make_task
 from tilewise.training.dataloading.loader import read_batch
+from tilewise.training.job.augmentation_choices import with_colour_changes, with_random_windows
 from tilewise.training.job.class_balance import balance
 from tilewise.training.job.copy_paste import make_copy_paste
 from tilewise.training.job.view_plans import load_views, make_planner, with_size_factors
@@ -33,6 +34,7 @@ def training_views(hp: Hyperparameters, data: DataSet, count: int) -> list[Sampl
     """
     spec = make_task(hp).fit_spec(hp, data, None)
     hp = with_size_factors(hp, spec, data.train.sample, smallest_object=find_model(spec.name).smallest_object)
+    hp = with_random_windows(with_colour_changes(hp, data.train.sample, spec.rendering))
     planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats

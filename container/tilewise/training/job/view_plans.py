@@ -85,7 +85,7 @@ def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
 
 
 def augmentations_of(hp: Hyperparameters) -> Augmentations:
-    """What varies a job's views beside windows, mirroring and colours."""
+    """What varies a job's views beside windows and mirroring."""
     any_way_up = hp.orientation == "any"
     return Augmentations(
         vertical_flip=hp.vertical_flip or any_way_up,
@@ -95,6 +95,7 @@ def augmentations_of(hp: Hyperparameters) -> Augmentations:
         degradation=hp.degradation,
         mosaic=hp.mosaic,
         mixup=hp.mixup,
+        colours=bool(hp.colour_changes),
         resized_crop=hp.training_crop_size,
     )
 
@@ -127,7 +128,7 @@ def load_views(  # noqa: PLR0913  # what the job has decided
         seed=hp.seed,
         min_visibility=hp.min_box_visibility,
         factors=size_factors(hp, spec),
-        random_windows=hp.random_windows,
+        random_windows=bool(hp.random_windows),
         rendering=spec.rendering,
         augmentations=augmentations_of(hp),
         plain_from=hp.number_of_epochs - plain_epochs(hp),

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tilewise
 from tilewise.inference.description import model_in
+from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.registry import DEFAULT_TASK
 
 DEFAULT_THRESHOLD = 0.4
@@ -27,6 +27,7 @@ class ModelCard:
         tiling: which views of an image it sees.
         threshold: the score from which on what it says is worth showing; None where it recommends nothing.
         thresholds: the same for each class for which it recommends one, by name.
+        calibration: what the scores mean; None where no validation has shown it.
         trained_with: the version of Tilewise.
 
     """
@@ -37,6 +38,7 @@ class ModelCard:
     tiling: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
+    calibration: ScoreCalibration | None = None
     trained_with: str = ""
 
     @staticmethod
@@ -48,8 +50,10 @@ class ModelCard:
             if "classifier" in content:  # the answers have its classes
                 classifier = ModelCard.read(folder / str(content["classifier"]["model"]))
                 content["classes"] = classifier.classes
+                content.pop("score_calibration", None)  # the answers' scores are both models'
             spec = content.get("detector") or content.get("model") or {}
             threshold = content.get("recommended_threshold")
+            calibration = content.get("score_calibration")
             by_class = content.get("recommended_thresholds") or {}
             return ModelCard(
                 network=str(spec.get("name", "")),
@@ -58,6 +62,7 @@ class ModelCard:
                 tiling=spec.get("tiling", {}),
                 threshold=None if threshold is None else float(threshold),
                 thresholds={str(name): float(each) for name, each in by_class.items()},
+                calibration=None if calibration is None else ScoreCalibration.from_json(calibration),
                 trained_with=str(content.get("versions", {}).get("tilewise", "")),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -77,10 +82,6 @@ class ModelCard:
             "tiling": self.tiling,
             "recommended_threshold": self.threshold,
             "recommended_thresholds": self.thresholds,
+            "score_calibration": None if self.calibration is None else self.calibration.to_json(),
             "trained_with": self.trained_with,
         }
-
-
-def version() -> dict[str, str]:
-    """What ``GET /version`` says."""
-    return {"name": "tilewise", "version": tilewise.__version__}
