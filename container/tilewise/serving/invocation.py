@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,7 @@ class Invocations:
         options = read_options(_given(ask), (*answers.forms, *PICTURE_NAMES))
         form = self._form(ask, options, answers)
         _check_one_image(form, answers, len(ask.images))
+        with_pictures = _with_pictures(form, options, answers)
         timings = Timings()
         try:
             images = []
@@ -79,6 +81,7 @@ class Invocations:
                     image.content, tiles=options.tiles, client_left=body.client_left, timings=timings
                 )
                 chosen = _choose(prediction, options, model, shown=form.is_picture)
+                chosen = with_pictures(chosen) if with_pictures else chosen
                 images.append(Answered(chosen, model.served.classes, image.name, number))
             if form.is_picture:
                 return _picture(model, ask.images[0].content, images[0], form.media_type)
@@ -137,6 +140,25 @@ def _check_one_image(form: Form, answers: Answers, count: int) -> None:
     one_image = form.is_picture or (form.name and answers.forms[form.name].one_image)
     if one_image and count > 1:
         raise RefusedError(406, f"{form.name or form.media_type} holds one image: {count} are asked for")
+
+
+def _with_pictures(form: Form, options: Options, answers: Answers) -> Callable[[Any], Any] | None:
+    """What shows a prediction's masks as pictures, as the request wants it; None where it says nothing.
+
+    Raises:
+        RefusedError: it wants them in a form, or of a model, that has none.
+
+    """
+    known = {name: each.with_pictures for name, each in answers.forms.items() if each.with_pictures}
+    pictures = options.pictures
+    if pictures is None or (form.name not in known and not pictures.wanted):
+        return None
+    if form.name not in known:
+        where = f"format={', '.join(known)}" if known else "a model of instance segmentation"
+        raise RefusedError(400, f"export_as_image and image_type: masks come as pictures with {where} only")
+    show = known[form.name]
+    assert show is not None
+    return partial(show, pictures=pictures)
 
 
 def _choose(prediction: Any, options: Options, model: Model, *, shown: bool) -> Any:

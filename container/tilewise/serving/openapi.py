@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tilewise
+from tilewise.serving.options import IMAGE_TYPES
 from tilewise.serving.responses import PICTURE_NAMES
 from tilewise.tasks.answers import AnswerForm
 
@@ -33,6 +34,11 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "tile_grid_size": ({"type": "string", "examples": ["3x2"]}, "columns x rows of tiles, or none"),
     "tile_size": ({"type": "string", "examples": ["640"]}, "pixels of tiles of a fixed size, or none"),
     "overlap": ({"type": "number"}, "share of a tile that neighbours have in common"),
+    "export_as_image": (
+        {"enum": ["0", "1", "false", "true"]},
+        "whether format=azure of a model with masks has these as pictures, too",
+    ),
+    "image_type": ({"enum": list(IMAGE_TYPES)}, "the type of these pictures; alone it asks for them"),
 }
 
 

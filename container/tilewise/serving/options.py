@@ -10,13 +10,25 @@ from typing import Any, Literal
 
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.tasks.answers import MaskPictures
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
-NAMES = ("threshold", "max_detections", "classes", "tile_grid_size", "tile_size", "overlap", "format")
+NAMES = (
+    "threshold",
+    "max_detections",
+    "classes",
+    "tile_grid_size",
+    "tile_size",
+    "overlap",
+    "format",
+    "export_as_image",
+    "image_type",
+)
 _TILES = {"tile_grid_size": "tile_grid_size", "tile_size": "tile_size", "overlap": "tile_overlap_ratio"}
 SMALLEST_TILE, MOST_TILES = 32, 1024
 MOST_DETECTIONS = 100_000
+IMAGE_TYPES = ("jpg", "png", "bmp")
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Options:
         classes: names or numbers of the classes that are answered; None for all.
         tiles: in place of the model's own.
         form: the answer's; "" for what Accept says.
+        pictures: masks as pictures in the answer; None for as the model was trained.
 
     """
 
@@ -38,6 +51,7 @@ class Options:
     classes: tuple[str, ...] | None = None
     tiles: TileOptions = AS_TRAINED
     form: str = ""
+    pictures: MaskPictures | None = None
 
     def labels(self, names: tuple[str, ...]) -> frozenset[int] | None:
         """The labels of the classes that are asked for.
@@ -112,6 +126,7 @@ def read_options(texts: Mapping[str, Any], forms: Iterable[str]) -> Options:
         classes=classes or None,
         tiles=_tiles(given),
         form=form,
+        pictures=_pictures(given),
     )
 
 
@@ -131,6 +146,16 @@ def _tiles(given: Mapping[str, str]) -> TileOptions:
     if tiles.grid is not None and tiles.grid[0] * tiles.grid[1] > MOST_TILES:
         raise UserError(f"tile_grid_size={texts['tile_grid_size']}: at most {MOST_TILES} tiles")
     return tiles
+
+
+def _pictures(given: Mapping[str, str]) -> MaskPictures | None:
+    """A type alone asks for pictures, too."""
+    wanted, kind = given.get("export_as_image", "").lower(), given.get("image_type", "").lower()
+    if wanted not in ("", "0", "1", "false", "true"):
+        raise UserError(f"export_as_image={wanted[:50]}: it must be 0, 1, true or false")
+    if kind and kind not in IMAGE_TYPES:
+        raise UserError(f"image_type={kind[:50]}: possible are {', '.join(IMAGE_TYPES)}")
+    return MaskPictures(wanted in ("", "1", "true"), kind) if wanted or kind else None
 
 
 def _threshold(text: str) -> float | Literal["recommended"] | None:
