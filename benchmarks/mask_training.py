@@ -131,13 +131,16 @@ def _ours(run: Run, data: Path, folder: Path, chosen: dict[str, str]) -> dict[st
         "minutes_of_the_job": round(minutes, 1),
         "train_peak_GiB": float(peak[1]) if peak else None,
     }
-    return learnt | json.loads(_on_one_core([__file__, "look", str(data), str(base / "model")], run))
+    looked: dict[str, Any] = json.loads(_on_one_core([__file__, "look", str(data), str(base / "model")], run))
+    return learnt | looked
 
 
 def _torchvisions(run: Run, data: Path, folder: Path) -> dict[str, Any]:
     job = [str(data), str(folder / "weights.pth")]
-    learnt = json.loads(_on_one_core([__file__, "torchvision", *job, str(run.minutes), str(run.seed)], run))
-    return learnt | json.loads(_on_one_core([__file__, "look_torchvision", *job], run))
+    train = [__file__, "torchvision", *job, str(run.minutes), str(run.seed)]
+    learnt: dict[str, Any] = json.loads(_on_one_core(train, run))
+    looked: dict[str, Any] = json.loads(_on_one_core([__file__, "look_torchvision", *job], run))
+    return learnt | looked
 
 
 def _on_one_core(command: list[str], run: Run, *, stop_after: float | None = None, **environ: str) -> str:
@@ -156,7 +159,8 @@ def _on_one_core(command: list[str], run: Run, *, stop_after: float | None = Non
     if stopping:
         stopping.cancel()
     if program.returncode:
-        raise SystemExit(output[-4000:] + errors[-4000:])
+        said = output[-4000:] + errors[-4000:]
+        raise SystemExit(f"{' '.join(command)} ended with {program.returncode}\n{said}")
     return output
 
 

@@ -126,7 +126,7 @@ def test_plan__balance_draws_rare_classes_as_often_as_others() -> None:
 
 def test_fade__is_whole_in_the_box_and_fades_out_around_it() -> None:
     # pixels of a row of 10, around a box from 3 to 7 that fades out over 2
-    shown = fade(((np.arange(10) + 0.5 - 5) / 2).astype(np.float32), np.float32([2 / 2 + 1]))
+    shown = fade(((np.arange(10) + 0.5 - 5) / 2).astype(np.float32), np.array([2 / 2 + 1], np.float32))
     assert shown.tolist() == [0, 0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25, 0]
 
 

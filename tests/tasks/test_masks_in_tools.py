@@ -17,6 +17,8 @@ from tilewise.tasks.answers import Answered
 from tilewise.tasks.segmentation.answers import SegmentationAnswers
 from tilewise.tasks.segmentation.prediction import SegmentedPrediction
 
+# pycocotools 2.0.11 hands NumPy 2 an array without its keyword copy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 WIDTH, HEIGHT = 90, 70
 CLASSES = ("ring", "part")
 STUDIO = """<View><Image name="image" value="$image"/>
@@ -60,7 +62,8 @@ def test_cvat__its_sdk_decodes_the_masks(answered: Answered) -> None:
 def test_cvat__datumaro_reads_the_masks(answered: Answered, tmp_path: Path) -> None:
     datumaro = pytest.importorskip("datumaro", reason="datumaro is not installed")
     (tmp_path / "annotations.xml").write_text(rendered("cvat", answered))
-    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.png")
     (item,) = datumaro.Dataset.import_from(str(tmp_path / "annotations.xml"), "cvat")
     for one, expected in zip(item.annotations, bitmaps(), strict=True):
         assert one.type.name == "mask" and np.array_equal(one.image, expected)

@@ -316,8 +316,9 @@ class _Poses:
                 some = waiting[start : start + step]
                 low, high = self.low[some, None], self.high[some, None]
                 places = low + rng.random((len(some), count, 2)) * (high - low)
-                free = _apart(_around(places, self.covered[some, None]), taken_N4).all(axis=-1)
-                has = free.any(axis=1)
+                apart = _apart(_around(places, self.covered[some, None]), taken_N4)
+                free: Bool = np.all(apart, axis=-1)
+                has: Bool = np.any(free, axis=1)
                 some, centres = some[has], places[has, free[has].argmax(axis=1)]
                 boxes = _around(centres, self.covered[some])
                 mine = _first_apart(boxes)

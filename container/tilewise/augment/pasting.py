@@ -119,10 +119,12 @@ def _paste(
     reach = half / unit + np.where(stack.has_shape, 2, 1)[:, None]
     numbers = np.concatenate([linear.reshape(-1, 4), offset, reach], axis=1)
     xx, xy, yx, yy, x0, y0, wide, high = _repeated(numbers, of)
-    u, v = xx * columns + xy * rows + x0, yx * columns + yy * rows + y0
-    alpha = fade(u, wide) * fade(v, high)
+    across, down = columns.astype(np.float32), rows.astype(np.float32)
+    u, v = xx * across + xy * down + x0, yx * across + yy * down + y0
+    alpha: Float32 = fade(u, wide) * fade(v, high)
     kept = np.flatnonzero(alpha > 0)
-    rows, columns, of, alpha, u, v = (each[kept] for each in (rows, columns, of, alpha, u, v))
+    rows, columns, of = (each[kept] for each in (rows, columns, of))
+    alpha, u, v = (each[kept] for each in (alpha, u, v))
     # from there to the stack's pixels, whose centres OpenCV puts at whole numbers
     start = (middle - stack.corners) * stack.scale - 0.5
     numbers = np.concatenate([unit * stack.scale, start, stack.sizes - 1, stack.rows[:, None]], axis=1)
@@ -205,8 +207,8 @@ class _Stack:
         rows = ends - sizes[:, 1]
         shape = reduction * int(ends[-1]), reduction * int(sizes[:, 0].max())
         has_shape = np.zeros(len(images), np.bool_) if masks is None else masks.known
-        patches = np.zeros((*shape, 3), np.uint8)
-        shapes = np.zeros(shape, np.float32) if has_shape.any() else None
+        patches: Array = np.zeros((*shape, 3), np.uint8)
+        shapes: Float32 | None = np.zeros(shape, np.float32) if has_shape.any() else None
         places = np.concatenate([low, high, reduction * sizes, reduction * rows[:, None]], axis=1).tolist()
         pixels: dict[int, Array] = {}  # of each image, its colours last
         for number, (x0, y0, x1, y1, wide, tall, top) in enumerate(places):
@@ -225,8 +227,8 @@ class _Stack:
                 shapes[top : top + y1 - y0, : x1 - x0] = silhouette(mask, window, size=(x1 - x0, y1 - y0))
         if reduction > 1:
             size = shape[1] // reduction, shape[0] // reduction
-            patches = cv2.resize(patches, size, interpolation=cv2.INTER_AREA)
-            shapes = None if shapes is None else cv2.resize(shapes, size, interpolation=cv2.INTER_AREA)
+            patches = _reduced(patches, size)
+            shapes = None if shapes is None else _reduced(shapes, size)
         return _Stack(
             patches,
             shapes,
@@ -236,6 +238,10 @@ class _Stack:
             rows.astype(np.float32),
             np.float32(1 / (factor * reduction)),
         )
+
+
+def _reduced(image: Array, size: tuple[int, int]) -> Array:
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _cut(scene: DecodedImage, window: Window) -> Array:

@@ -172,7 +172,7 @@ class RPN(RegionProposalNetwork):
 
     def draw_sample(self, anchors: list[Tensor], targets: list[Target], strides_A: Tensor) -> AnchorSample:
         """Match each image's anchors with its objects, and draw from both kinds."""
-        matches = self._match(anchors[0], targets, strides_A)
+        matches = self.match_anchors(anchors[0], targets, strides_A)
         labels, boxes = self._taught(matches, anchors, targets)
         sizes = None
         if "sizes" in targets[0]:
@@ -184,7 +184,7 @@ class RPN(RegionProposalNetwork):
         objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
         return AnchorSample(objects, background, torch.cat(labels), box_targets, sizes)
 
-    def _match(self, anchors_A4: Tensor, targets: list[Target], strides_A: Tensor) -> Tensor:
+    def match_anchors(self, anchors_A4: Tensor, targets: list[Target], strides_A: Tensor) -> Tensor:
         """Of each image the object that each anchor is matched with: (B, A) int64, negative for none."""
         if self.learning.assignment != "rfla":
             return match(self.proposal_matcher, targets, anchors_A4, similar=similarity(self.learning))

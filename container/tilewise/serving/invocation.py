@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import partial
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +157,7 @@ def _with_pictures(form: Form, options: Options, answers: Answers) -> Callable[[
         raise RefusedError(400, f"export_as_image and image_type: masks come as pictures with {where} only")
     show = known[form.name]
     assert show is not None
-    return partial(show, pictures=pictures)
+    return lambda prediction: show(prediction, pictures)
 
 
 def _choose(prediction: Any, options: Options, model: Model, *, shown: bool) -> Any:
