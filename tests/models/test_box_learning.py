@@ -87,18 +87,18 @@ def test_rfla__gives_each_object_points_however_small() -> None:
 
 def test_rfla_anchors__teach_the_one_most_alike_at_each_point() -> None:
     model = detector("fasterrcnn_resnet18_fpn", assignment="rfla")
-    rpn: Any = model.network.rpn
+    network: Any = model.network
     transform: Any = model.transform
     batch = transform([torch.zeros((3, 96, 96), dtype=torch.uint8)])
-    maps = list(model.network.features(batch.tensors).values())
-    (anchors,) = rpn.anchor_generator(batch, maps)
+    maps = list(network.features(batch.tensors).values())
+    (anchors,) = network.rpn.anchor_generator(batch, maps)
     assert anchors.shape == (3 * (24**2 + 12**2 + 6**2 + 3**2 + 2**2), 4)
     boxes = torch.tensor([[40.0, 40, 43, 43], [8, 30, 92, 58]])
     targets = {"boxes": boxes, "labels": torch.ones(2, dtype=torch.int64), "ignored": boxes[:0]}
     counts = [3 * each.shape[2] * each.shape[3] for each in maps]
     strides = strides_of(96, [each.shape[2] for each in maps], counts)
     assert strides.unique().tolist() == [4, 8, 16, 32, 64]
-    (matches,) = rpn.match_anchors(anchors, [targets], strides)
+    (matches,) = network.rpn.match_anchors(anchors, [targets], strides)
     for number, box in enumerate(boxes):
         mine = anchors[matches == number]
         assert 3 <= len(mine) <= 4
