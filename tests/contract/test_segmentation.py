@@ -142,7 +142,6 @@ def test_endpoint__gives_the_logged_mask_ap(model: str, tiles: str, tmp_path: Pa
     figures = metrics(records, found, ("red", "blue"), voc=VocMetric(0.1, "all"))
     logged = validated(job)
     assert figures["VOC"]["mAP"] == pytest.approx(logged["VOC"]["mAP"], abs=1e-3)
-    assert figures["box"]["VOC_mAP"] == pytest.approx(logged["box"]["VOC_mAP"], abs=1e-3)
     assert logged["VOC"]["mAP"] > 0.01, "figures of nothing say nothing"
 
 
