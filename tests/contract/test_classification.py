@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from endpoint_process import serving
 from labelled_images import class_folders, record_file, several_labels
+from pipe_platform import image_record
 from tilewise.inference.predictor import Predictor
 from training_job import Job
 
+COLOURS = ("blue", "green", "red")
 SMALL = {
     "training_crop_size": "32",
     "validation_crop_size": "32",
@@ -52,6 +54,35 @@ AWS = {
     "num_workers": "0",
 }
 """The job of SageMaker's example of the built-in algorithm; epochs and size are cut."""
+
+
+AWS_SEVERAL = {
+    "num_layers": "18",
+    "use_pretrained_model": "1",
+    "image_shape": "3,32,32",
+    "num_classes": "3",
+    "mini_batch_size": "8",
+    "resize": "36",
+    "epochs": "2",
+    "learning_rate": "0.01",
+    "num_training_samples": "16",
+    "use_weighted_loss": "1",
+    "augmentation_type": "crop_color_transform",
+    "precision_dtype": "float32",
+    "multi_label": "1",
+    "num_workers": "0",
+}
+"""The same of its example for several labels; epochs and size are cut."""
+SWEEP = {
+    "task": "image_classification",
+    "model_name": "vits16r224",
+    "early_stopping": "True",
+    "evaluation_frequency": "1",
+    "learning_rate": "0.005",
+    "number_of_epochs": "1",
+    "primary_metric": "accuracy",
+}
+"""A trial of the sweep in Azure's example for one label; epochs are cut."""
 
 
 def metrics_of(job: Job) -> dict[str, object]:
@@ -170,6 +201,110 @@ def test_job__resumes_with_the_same_classifier(one_label: tuple[Job, str], tmp_p
     assert code == 2 and "model_name resnet34, but that model resnet18" in job.failure
 
 
+def test_builtin__its_job_for_several_labels(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.content_type = "application/x-image"
+    for channel, count in (("train", 16), ("validation", 6)):
+        labels = several_labels(job.channel(channel), count, seed=len(channel))
+        (job.channel(channel) / "labels.jsonl").unlink()
+        rows = [
+            [number, *(int(name in own) for name in ("blue", "green", "red")), f"{number}.png"]
+            for number, own in enumerate(labels)
+        ]
+        lines = ("\t".join(map(str, row)) for row in rows)
+        (job.channel(f"{channel}_lst") / f"{channel}.lst").write_text("\n".join(lines) + "\n")
+    code, log = job.run(AWS_SEVERAL)
+    assert code == 0, log
+    assert len(re.findall(r"validation accuracy <score>=\(", log)) == 2
+    model = json.loads((job.base / "model" / "model.json").read_text())
+    assert (model["task"], model["classes"]) == ("multilabel_classification", ["0", "1", "2"])
+    assert len(model["detector"]["class_weights"]) == 3
+
+
+def test_azure__its_sweep_and_a_manifest(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for channel, count in (("train", 4), ("validation", 2)):
+        class_folders(job.channel(channel), count, seed=len(channel))
+        names = sorted(path.relative_to(job.channel(channel)) for path in job.channel(channel).rglob("*.png"))
+        lines = [
+            {
+                "source-ref": f"s3://bucket/{name}",
+                "colour": COLOURS.index(name.parent.name),
+                "colour-metadata": {
+                    "class-name": name.parent.name,
+                    "type": "groundtruth/image-classification",
+                },
+            }
+            for name in names
+        ]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        (job.channel(channel) / "output.manifest").write_text(text)
+    code, log = job.run({**SMALL, **SWEEP})
+    assert code == 0, log
+    assert "channel train holds an augmented manifest" in log
+    assert json.loads((job.base / "model" / "model.json").read_text())["classes"] == list(COLOURS)
+
+
+def test_tiles__are_pooled_in_validation_and_at_the_endpoint(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    several_labels(job.channel("train"), 16)
+    several_labels(job.channel("validation"), 6, seed=500)
+    raw = {**SMALL, "task": "multilabel_classification", "model_name": "resnet18", "number_of_epochs": "1"}
+    code, log = job.run(raw | {"tile_grid_size": "2x1", "tile_overlap_ratio": "0.5"})
+    assert code == 0, log
+    assert "seen as the whole image and 2x1 tiles with an overlap of 0.5, their scores pooled" in log
+    best = metrics_of(job)["best"]
+    predictor = Predictor.load(job.base / "model")
+    truth, found = [], []
+    for line in (job.channel("validation") / "labels.jsonl").read_text().splitlines():
+        content = json.loads(line)
+        path = job.channel("validation") / Path(content["image_url"]).name
+        image = predictor.decode(path)
+        views = predictor.plan.views(image.width, image.height)
+        assert len(views) == 3
+        alone = [predictor.backend.detect([view.pixels_from_image(image.pixels)])[0] for view in views]
+        (pooled,) = predictor.predict_all([image])
+        assert np.allclose(pooled.scores, np.max(alone, axis=0), atol=1e-5)
+        truth.append([name in content["label"] for name in predictor.classes])
+        found.append(pooled.scores)
+    clipped = np.clip(np.array(found, np.float64), 1e-15, 1 - 1e-15)
+    loss = -np.where(truth, np.log(clipped), np.log(1 - clipped)).mean()
+    assert isinstance(best, dict) and best["log_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_pipe__the_builtins_job(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    for channel, count in (("train", 12), ("validation", 3)):
+        folder = tmp_path / channel
+        class_folders(folder, count, seed=len(channel))
+        images = sorted(folder.rglob("*.png"))
+        order = np.random.default_rng(0).permutation(len(images))
+        job.piped[channel] = b"".join(
+            image_record(["blue", "green", "red"].index(images[at].parent.name), images[at].read_bytes(), at)
+            for at in order.tolist()
+        )
+    job.content_type = "application/x-recordio"
+    (job.base / "input" / "data").mkdir()
+    with job.platform("train", 2), job.platform("validation", 2):
+        code, log = job.run(AWS)
+    assert code == 0, log
+    assert len(re.findall(r"validation accuracy <score>=\(", log)) == 2
+    assert "Traceback" not in log and re.search(r"class: 2 +12 +3\n", log)
+
+
+def test_objects__cut_out_or_as_labels(tmp_path: Path) -> None:
+    for how, task in (("crops", "classification"), ("labels", "multilabel_classification")):
+        job = Job(tmp_path / how)
+        for channel, count in (("train", 8), ("validation", 3)):
+            job.add_images(channel, count)
+        raw = {**SMALL, "task": task, "model_name": "resnet18", "number_of_epochs": "1", "objects_as": how}
+        code, log = job.run(raw)
+        assert code == 0, log
+        model = json.loads((job.base / "model" / "model.json").read_text())
+        assert (model["task"], model["classes"]) == (task, ["red", "blue"])
+        assert re.search(rf"images +{'21 +6' if how == 'crops' else '8 +3'}\n", log)
+
+
 def test_bad_input__is_told_in_a_sentence(tmp_path: Path) -> None:
     job = Job(tmp_path)
     class_folders(job.channel("train"), 4, classes=("red",))
@@ -177,6 +312,8 @@ def test_bad_input__is_told_in_a_sentence(tmp_path: Path) -> None:
     assert job.run(raw)[0] == 2
     assert "channel train has the class red only: give images of two classes or more" in job.failure
     class_folders(job.channel("train"), 4)
-    class_folders(job.channel("teacher"), 1)
-    assert job.run(raw | {"tile_grid_size": "2x2"})[0] == 2
-    assert "tile_grid_size='2x2' has no effect with task=classification" in job.failure
+    (job.channel("teacher") / "model.tar.gz").write_bytes(b"")
+    assert job.run(raw)[0] == 2
+    assert "channel teacher: from a teacher the maps of a detector are learnt, and task=cla" in job.failure
+    assert job.run(raw | {"training_views": "grid"})[0] == 2
+    assert "training_views='grid' has no effect with task=classification" in job.failure

@@ -106,7 +106,13 @@ def test_builtin__wrong_values(raw: dict[str, str], message: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ({"tile_grid_size": "3x2"}, "tile_grid_size='3x2' has no effect with task=classification, which has"),
+        (
+            {"training_views": "grid"},
+            "training_views='grid' has no effect with task=classification, which ha",
+        ),
+        ({"tile_grid_size": "auto"}, "tile_grid_size='auto': a grid is chosen by the sizes of objects, and"),
+        ({"tile_overlap_ratio": "0.5"}, "tile_overlap_ratio=0.5: there are no tiles; give tile_grid_size o"),
+        ({"objects_as": "crops", "bands": "3,2,1"}, "bands='3,2,1': objects that are cut out are kept in 8"),
         ({"image_size": "320"}, "image_size=320 has no effect with task=classification"),
         ({"mosaic": "0.5"}, "mosaic=0.5 has no effect with task=classification"),
         ({"box_score_threshold": "0.5"}, "box_score_threshold=0.5 has no effect with task=classification"),
@@ -137,6 +143,11 @@ def test_builtin__wrong_values(raw: dict[str, str], message: str) -> None:
 )
 def test_azure__what_does_not_go_together(raw: dict[str, str], message: str) -> None:
     assert problems({"task": "classification"} | raw).startswith(message)
+
+
+def test_tiles__are_for_validation_and_serving() -> None:
+    hp = parse_hyperparameters({"task": "classification", "tile_grid_size": "3x2", "tile_overlap_ratio": "0"})
+    assert (hp.tile_grid_size, hp.tile_overlap_ratio, hp.training_views) == ((3, 2), 0, "whole")
 
 
 def test_other_tasks__take_nothing_of_it() -> None:

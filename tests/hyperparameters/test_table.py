@@ -20,6 +20,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "validation_crop_size": (None, None, None),
     "weighted_loss": (0, 0, 0),
     "top_k": (None, None, None),
+    "objects_as": (None, None, None),
     "num_classes": (None, None, 2),
     "num_training_samples": (None, None, 500),
     "label_width": (None, None, None),

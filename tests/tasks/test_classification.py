@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics as sk
 from tilewise.augment.resized_crop import drawn_window
+from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.models.classifier import Outputs
@@ -22,10 +25,12 @@ from tilewise.models.pretrained import load_pretrained
 from tilewise.registry import model_names
 from tilewise.targets import Targets
 from tilewise.tasks.answers import Answered, answers_of
+from tilewise.tasks.classification.analysis import ScoredImages
 from tilewise.tasks.classification.metrics import figures_of
 from tilewise.tasks.classification.prediction import ClassScores, merger
 from tilewise.tasks.classification.task import ClassificationTask, MultilabelTask
 from tilewise.tiling.spec import WHOLE_IMAGE
+from tilewise.views.rendering import AS_STORED
 from tilewise.views.view import CentreCrop, View, whole_image
 
 PARAMETERS = {
@@ -96,6 +101,24 @@ def test_pretrained__by_file_with_another_head(
         key for key in own if own[key].shape == published[key].shape and (own[key] == published[key]).all()
     ]
     assert len(own) - len(same) == 2  # weight and bias of the head
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnext", "resnest50", "vits16r224"])
+def test_weights__nothing_is_asked_of_the_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("it opens a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("TILEWISE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = ClassificationTask().build(spec_of(name))
+    assert load_pretrained(model, name).endswith("training from scratch")
+    torch.save(model.network.body.state_dict(), tmp_path / "whatever.pth")  # type: ignore[union-attr]
+    assert "loaded from whatever.pth" in load_pretrained(model, name, tmp_path)
 
 
 def test_spec__goes_through_json() -> None:
@@ -262,3 +285,24 @@ def test_of_job__has_its_figure() -> None:
         UserError, match="primary_metric=AUC_weighted is not defined on the validation images"
     ):
         task.scores(figures | {"AUC_weighted": None})
+
+
+def test_validation_pictures__leave_out_what_is_too_large_or_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("large", (400, 300)), ("small", (80, 60)), ("damaged", (80, 60))):
+        Image.new("RGB", size, (9, 9, 9)).save(tmp_path / f"{name}.png")
+    (tmp_path / "damaged.png").write_bytes((tmp_path / "damaged.png").read_bytes()[:60])
+    monkeypatch.setattr("tilewise.tasks.classification.pictures.MAX_PIXELS", 80 * 60)
+    records = Records(
+        Record(f"{name}.png", tmp_path / f"{name}.png", *size, Targets.none())
+        for name, size in (
+            ("large", (400, 300)),
+            ("damaged", (80, 60)),
+            ("gone", (8, 6)),
+            ("small", (80, 60)),
+        )
+    )
+    said = [ClassScores(8, 6, np.array([0.5, 0.5], np.float32))] * 4
+    pictures = ClassificationTask().validation_pictures(ScoredImages(records, said), ("a", "b"), AS_STORED)
+    assert {tag: picture.size for tag, picture in pictures.items()} == {"validation/small.png": (80, 60)}

@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
-from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
+from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice, ObjectsAs
 from tilewise.data.classes import agreed_classes, in_classes
+from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.records import Records
 from tilewise.errors import UserError
+from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
+
+_LABELS = {CLASSIFICATION: ONE_LABEL, MULTILABEL: SEVERAL_LABELS}
 
 
 def say_what_is_read() -> None:
     """Let the readers' messages, which a job logs, go to standard error."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tilewise").setLevel(logging.INFO)
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """The options that say what the images have."""
+    parser.add_argument(
+        "--task",
+        choices=("detection", *_LABELS),
+        default="detection",
+        help="detection: images have objects; the others: they have one class, or any number",
+    )
+    parser.add_argument(
+        "--objects-as",
+        choices=get_args(ObjectsAs),
+        help="images have objects, and shall have classes: as the hyperparameter objects_as",
+    )
+
+
+def label_fields(arguments: argparse.Namespace) -> frozenset[str]:
+    """The fields of the ground truth that hold the classes of images; none where they have objects.
+
+    Raises:
+        UserError: the options do not go together.
+
+    """
+    if arguments.objects_as and arguments.task == "detection":
+        raise UserError("--objects-as goes with --task classification or multilabel_classification")
+    return frozenset({_LABELS[arguments.task]} if arguments.task in _LABELS else ())
 
 
 def chosen_classes(channels: Mapping[str, ParsedChannel], names: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,15 +12,30 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
+from tilewise.commands.channels import (
+    add_task,
+    checked_records,
+    chosen_classes,
+    label_fields,
+    say_what_is_read,
+)
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.choice import DataChoice, OtherClasses
+from tilewise.data.image_labels import SEVERAL_LABELS
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.azure_jsonl import write_azure_jsonl
 from tilewise.data.writers.coco import write_coco
 from tilewise.data.writers.cvat import write_cvat
 from tilewise.data.writers.image_json import write_image_json
+from tilewise.data.writers.image_labels import (
+    write_class_folders,
+    write_label_csv,
+    write_label_lines,
+    write_label_lst,
+    write_label_manifest,
+    write_label_records,
+)
 from tilewise.data.writers.label_studio import write_label_studio
 from tilewise.data.writers.labelme import write_labelme
 from tilewise.data.writers.manifest import write_manifest
@@ -47,6 +62,10 @@ FORMATS = (
     "labelme",
     "via",
 )
+"""Formats of objects."""
+
+HOLD_LABELS = ("folders", "azure-jsonl", "csv", "lst", "manifest", "recordio")
+"""Formats of images that have classes."""
 
 HOLD_MASKS = ("coco", "azure-jsonl", "yolo-seg")
 """Formats that masks are read for."""
@@ -61,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``convert``."""
     parser.add_argument("source", metavar="SRC", type=Path, help="the channel's folder, in any format")
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that is not there yet, or empty")
-    parser.add_argument("--to", required=True, choices=FORMATS)
+    parser.add_argument("--to", required=True, choices=list(dict.fromkeys((*FORMATS, *HOLD_LABELS))))
+    add_task(parser)
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -113,21 +133,35 @@ def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
-    choice = DataChoice(tuple(arguments.only), arguments.other_classes, arguments.max_images, arguments.seed)
-    holds_masks = arguments.to in HOLD_MASKS and arguments.masks != "none"
-    fields = frozenset({MASKS} if holds_masks else ())
+    labels = label_fields(arguments)
+    holds_masks = arguments.to in HOLD_MASKS and arguments.masks != "none" and not labels
+    choice = DataChoice(
+        tuple(arguments.only),
+        arguments.other_classes,
+        arguments.max_images,
+        arguments.seed,
+        fields=labels or frozenset({MASKS} if holds_masks else ()),
+        objects_as=arguments.objects_as,
+    )
     with new_folder(target) as folder:
         channel = read_annotated(
-            name, source, arguments.annotations, label_attribute=arguments.label_attribute, fields=fields
+            name,
+            source,
+            arguments.annotations,
+            label_attribute=arguments.label_attribute,
+            fields=choice.read_fields,
         )
         known = chosen_classes({name: channel}, arguments.classes)
         classes = choice.of_classes(known)
-        issues = ChannelIssues(name)
+        issues = ChannelIssues(name, image_labels=choice.image_labels)
         records = checked_records(channel, known, issues, whose="--classes", choice=choice)
+        records = choice.of_records(records, issues, classes)
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
-    written = f"{output.boxes:,} boxes" + (f" and {output.masks:,} masks" if output.masks else "")
+    written = f"{output.boxes:,} {'labels' if labels else 'boxes'}" + (
+        f" and {output.masks:,} masks" if output.masks else ""
+    )
     print(
         f"{target}: {output.images:,} images ({output.bytes:,} bytes) with {written} "
         f"as {arguments.to} in {time.monotonic() - started:.1f} s"
@@ -153,6 +187,16 @@ def _check_options(arguments: argparse.Namespace) -> None:
         "skip_empty": ("recordio",),
         "s3_prefix": ("manifest", "label-studio"),
     }
+    labels = label_fields(arguments)
+    if labels and arguments.to not in HOLD_LABELS:
+        raise UserError(
+            f"--to {arguments.to} holds objects: images with classes go to {', '.join(HOLD_LABELS)}"
+        )
+    if not labels and arguments.to not in FORMATS:
+        raise UserError(
+            f"--to {arguments.to} holds images with classes: say so with --task classification or "
+            "multilabel_classification"
+        )
     if arguments.masks != "as-read":
         takes = "coco or azure-jsonl" if arguments.masks == "none" else "coco"
         if arguments.to not in takes.split(" or "):
@@ -162,7 +206,26 @@ def _check_options(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{option.replace('_', '-')} goes with --to {' or '.join(forms)} only")
 
 
+def _label_writer(arguments: argparse.Namespace) -> _Write:
+    several = SEVERAL_LABELS in label_fields(arguments)
+    if arguments.to == "manifest":
+        return partial(
+            write_label_manifest, name=arguments.name, several=several, s3_prefix=arguments.s3_prefix
+        )
+    writers: dict[str, Callable[..., None]] = {
+        "azure-jsonl": write_label_lines,
+        "csv": write_label_csv,
+        "lst": write_label_lst,
+        "recordio": write_label_records,
+    }
+    if arguments.to == "folders":
+        return write_class_folders
+    return partial(writers[arguments.to], name=arguments.name, several=several)
+
+
 def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
+    if label_fields(arguments):
+        return _label_writer(arguments)
     if arguments.to == "recordio":
         return partial(
             write_recordio,

@@ -14,14 +14,17 @@ from tilewise.inference.detections import Prediction
 from tilewise.instances import Instances
 from tilewise.masks import MASKS, Masks, RunLengths
 from tilewise.rasters import decompressed
+from tilewise.tasks.classification.prediction import ClassScores
 
 TIMEOUT_SECONDS = 60
 ACCEPT = "application/json;format=coco, application/json;q=0.5"
 """COCO's results have exact masks; whoever does not know them answers with the built-in's rows."""
 
 
-def ask_endpoint(url: str, image: bytes) -> Prediction:
-    """Send an encoded image to a running ``/invocations`` and read the answer.
+def ask_endpoint(url: str, image: bytes) -> Any:
+    """Send an encoded image to a running ``/invocations``, and read the answer.
+
+    A detector's is a :class:`Prediction`, a classifier's :class:`ClassScores`.
 
     Args:
         url: ``http://127.0.0.1:8080``, without a path.
@@ -40,6 +43,9 @@ def ask_endpoint(url: str, image: bytes) -> Prediction:
         with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # the user names the address
             answer = json.loads(response.read())
         header = read_header(image)
+        if isinstance(answer, dict) and not isinstance((answer["prediction"] or [[]])[0], list):
+            scores = np.array(answer["prediction"], np.float32)
+            return ClassScores(header.width, header.height, scores)
         found = _from_coco if isinstance(answer, list) else _from_rows
         return Prediction(header.width, header.height, found(answer, header.width, header.height))
     except HTTPError as error:

@@ -1,4 +1,4 @@
-"""Compare predictions with a COCO file's ground truth."""
+"""Compare predictions with the ground truth of annotated images."""
 
 from __future__ import annotations
 
@@ -6,21 +6,32 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from tilewise.commands.channels import checked_records
 from tilewise.commands.predict import add_source, source
 from tilewise.data.annotations import ChannelIssues, make_records
-from tilewise.data.classes import in_classes
+from tilewise.data.classes import ClassIds, in_classes
 from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import read_coco
+from tilewise.data.read import read_annotated
 from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.artifact import read_classes
+from tilewise.inference.description import ModelDescription
 from tilewise.masks import MASKS
+from tilewise.registry import find_task
+from tilewise.tasks.classification.analysis import ScoredImages
+from tilewise.tasks.classification.task import ClassificationTask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``evaluate``."""
-    parser.add_argument("coco", type=Path, help="COCO JSON file")
+    parser.add_argument(
+        "coco",
+        type=Path,
+        help="COCO JSON file; of a classifier the file of labels, or once more the folder of its images",
+    )
     parser.add_argument("images", type=Path, help="folder of its images")
     parser.add_argument("--iou", type=float, default=0.5, help="IoU threshold of the VOC metric")
     parser.add_argument(
@@ -34,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the metrics as JSON: of masks where both the file and the model have them."""
+    task = find_task(ModelDescription.read(arguments.model).task)() if arguments.model else None
+    if isinstance(task, ClassificationTask):
+        print(json.dumps(_of_classes(arguments, task), indent=2))
+        return
     content = read_coco(arguments.coco, Folder(arguments.images), masks=True)
     classes = read_classes(arguments.model) if arguments.model else content.classes or ()
     examples = in_classes(content, classes, arguments.coco.name, whose="the model")
@@ -44,3 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
         records = records.with_targets(replace(records.targets, fields={}))
     voc = VocMetric(arguments.iou, arguments.points)
     print(json.dumps(metrics(records, detections, classes, voc=voc), indent=2))
+
+
+def _of_classes(arguments: argparse.Namespace, task: ClassificationTask) -> dict[str, Any]:
+    """The figures of a classifier."""
+    name, classes = arguments.images.resolve().name, read_classes(arguments.model)
+    annotations = None if arguments.coco.resolve() == arguments.images.resolve() else arguments.coco
+    parsed = read_annotated(name, arguments.images, annotations, fields=task.target_fields)
+    if parsed.classes is None:
+        ids = ClassIds(len(classes))
+        parsed = replace(parsed, examples=[ids.to_labels(each, name) for each in parsed.examples])
+    issues = ChannelIssues(name, image_labels=True)
+    records = checked_records(parsed, classes, issues, whose="the model")
+    predict = source(arguments, classifies=True)
+    scored = ScoredImages(records, [predict(record.source) for record in records])
+    return task.figures(scored, classes)

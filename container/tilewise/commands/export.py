@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the graph."""
     # Imported here: to print the help takes no PyTorch.
     from tilewise.inference.artifact import Artifact
-    from tilewise.inference.export import add_graph
+    from tilewise.inference.export import GraphModel, add_graph
     from tilewise.inference.package import write_package
     from tilewise.models.detector import Detector
 
@@ -50,8 +50,10 @@ def run(arguments: argparse.Namespace) -> None:
         return
     out = arguments.out or arguments.model.with_name(f"{arguments.model.resolve().name}-{arguments.to}")
     artifact = Artifact.load(arguments.model)
-    if not isinstance(artifact.model, Detector):
-        raise UserError(f"{arguments.model} is a model for task={artifact.task}: only detectors are exported")
+    if not isinstance(artifact.model, GraphModel):
+        raise UserError(f"{arguments.model} is a model for task={artifact.task}, of which no graph is made")
+    if arguments.int8 and not isinstance(artifact.model, Detector):
+        raise UserError(f"--int8: {arguments.model} is a model for task={artifact.task}, not a detector")
     write_package(artifact, arguments.to, out)
     if arguments.int8:
         _quantise(artifact, out / "model.onnx", arguments)

@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 
 from tilewise.arrays import Array, Float64
-from tilewise.commands.channels import checked_records, chosen_classes, say_what_is_read
+from tilewise.commands.channels import (
+    add_task,
+    checked_records,
+    chosen_classes,
+    label_fields,
+    say_what_is_read,
+)
 from tilewise.data.annotations import ChannelIssues, check_objects
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, masks_of, size_histogram, table
+from tilewise.data.choice import DataChoice
+from tilewise.data.image_labels import shown_classes
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.evaluation.channel_picture import draw_channels
+from tilewise.evaluation.label_picture import draw_labels
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.hyperparameters.values import Bands, PixelRange, Values, shown
 from tilewise.masks import MASKS
@@ -48,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--annotations", nargs="+", type=Path, help="for each of them its annotations' folder or file"
     )
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for inspect.png")
+    add_task(parser)
     parser.add_argument(
         "--scale", type=int, metavar="SIDE", help="objects' sizes in images scaled to SIDE x SIDE pixels"
     )
@@ -82,16 +92,26 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.scale is not None and arguments.scale < 1:
         raise UserError(f"--scale is {arguments.scale}: it must be the side of a square in pixels")
     folders = _folders(arguments.channels, arguments.annotations)
+    labels = label_fields(arguments)
+    if labels and (arguments.augmented is not None or arguments.scale is not None):
+        option = "--scale" if arguments.augmented is None else "--augmented"
+        raise UserError(f"{option} is of objects: it does not go with --task {arguments.task}")
+    choice = DataChoice(fields=labels or frozenset({MASKS}), objects_as=arguments.objects_as)
     channels = {
-        name: read_annotated(name, *places, fields=frozenset({MASKS})) for name, places in folders.items()
+        name: read_annotated(name, *places, fields=choice.read_fields) for name, places in folders.items()
     }
     classes = chosen_classes(channels, arguments.classes)
     rendering = Rendering(_read(arguments, "bands", Bands), _read(arguments, "pixel_range", PixelRange))
-    issues_by_channel = {name: _Patient(name, rendering=rendering) for name in channels}
+    issues_by_channel = {
+        name: _Patient(name, rendering=rendering, image_labels=choice.image_labels) for name in channels
+    }
     first = next(iter(channels))
     records = {
         name: checked_records(one, classes, issues_by_channel[name], whose=f"channel {first}")
         for name, one in channels.items()
+    }
+    records = {
+        name: choice.of_records(one, issues_by_channel[name], classes) for name, one in records.items()
     }
     scaled = {name: _scaled(one, arguments.scale) for name, one in records.items()}
     data_by_channel = {name: (scaled[name], issues_by_channel[name]) for name in records}
@@ -103,15 +123,19 @@ def run(arguments: argparse.Namespace) -> None:
     print(text, file=sys.stderr if arguments.json else sys.stdout)
     arguments.out.mkdir(parents=True, exist_ok=True)
     picture = arguments.out / "inspect.png"
-    sides = {name: one.object_sizes for name, one in scaled.items()}
-    damaged = draw_channels(
-        records, sides, classes, title=pixels, path=picture, seed=arguments.seed, rendering=rendering
-    )
+    if labels:
+        damaged = draw_labels(records, classes, path=picture, seed=arguments.seed, rendering=rendering)
+    else:
+        sides = {name: one.object_sizes for name, one in scaled.items()}
+        damaged = draw_channels(
+            records, sides, classes, title=pixels, path=picture, seed=arguments.seed, rendering=rendering
+        )
     print(f"the picture: {picture}", file=sys.stderr if arguments.json else sys.stdout)
     for key, reason in damaged.items():
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(_as_json(data_by_channel, classes, damaged), indent=2, ensure_ascii=False))
+        facts = _labels_as_json if labels else _as_json
+        print(json.dumps(facts(data_by_channel, classes, damaged), indent=2, ensure_ascii=False))
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
     check_objects(first, not records[first].targets.ignored.all())
@@ -212,6 +236,30 @@ def _as_json(
                 "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
                 "doubts": issues.faults + issues.doubts,
                 "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
+            }
+            for name, (records, issues) in channels.items()
+        },
+        "cannot_be_decoded": dict(damaged),
+    }
+
+
+def _labels_as_json(
+    channels: Mapping[str, tuple[Records, ChannelIssues]],
+    classes: tuple[str, ...],
+    damaged: Mapping[str, str],
+) -> dict[str, Any]:
+    first = next(iter(channels))
+    return {
+        "classes": classes,
+        "channels": {
+            name: {
+                "images": len(records),
+                "images_without_class": int((records.object_counts == 0).sum()),
+                "images_left_out": issues.left_out,
+                "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
+                "images_by_class": dict(
+                    zip(classes, shown_classes(records, len(classes)).sum(axis=0).tolist(), strict=True)
+                ),
             }
             for name, (records, issues) in channels.items()
         },

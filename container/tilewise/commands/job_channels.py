@@ -199,6 +199,11 @@ def teachers(channels: Mapping[str, platform.JobChannel], hp: Hyperparameters) -
                 "model.tar.gz in the channel teacher, or leave it out"
             )
         return []
+    if "classification" in hp.task:
+        raise UserError(
+            f"channel teacher: from a teacher the maps of a detector are learnt, and task={hp.task} has "
+            "none: leave the channel out"
+        )
     if channel.input_mode == "Pipe":
         raise UserError("channel teacher: a model is a file: use input mode File or FastFile")
     from tilewise.training.job.teachers import read_teachers

@@ -1,4 +1,4 @@
-"""Find objects in images, and draw them."""
+"""Find objects in images, or say which classes they show, and draw it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
-from tilewise.inference.detections import Prediction
 from tilewise.inference.tile_options import read_tile_options
-from tilewise.inference.two_stages import FindsObjects, load_predictor
+from tilewise.inference.two_stages import ClassifiesCrops, FindsObjects, load_predictor
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.masks import masks_in
 from tilewise.rasters import text_of
 from tilewise.registry import find_task
+from tilewise.tasks.answers import Answered
+from tilewise.tasks.classification.answers import SHOWN, ClassificationAnswers
+from tilewise.tasks.classification.prediction import ClassScores
 from tilewise.tiling.spec import AS_TRAINED
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View
@@ -62,12 +64,15 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[bytes | Path], Prediction]:
+def source(
+    arguments: argparse.Namespace, most: int | None = None, *, classifies: bool = False
+) -> Callable[[bytes | Path], Any]:
     """Who predicts: the endpoint or the model that the options name.
 
     Args:
         arguments: the options.
         most: detections of an image; None for as many as the model was trained with, or the endpoint returns.
+        classifies: whether a model may say which classes an image shows, and finds no objects.
 
     Raises:
         UserError: they name neither, or tiles that cannot be had.
@@ -88,10 +93,15 @@ def source(arguments: argparse.Namespace, most: int | None = None) -> Callable[[
     if not arguments.model:
         raise UserError("give --model DIR or --endpoint URL")
     task = ModelDescription.read(arguments.model).task
-    if not isinstance(find_task(task)(), FindsObjects):
+    finds = isinstance(find_task(task)(), FindsObjects)
+    if not finds and not (classifies and isinstance(find_task(task)(), ClassifiesCrops)):
         raise UserError(
             f"{arguments.model} is a model for task={task}, which finds no objects to draw: serve it, "
             "or take Predictor.load of Python"
+        )
+    if not finds and most is not None:
+        raise UserError(
+            f"--max-detections: {arguments.model} is a model for task={task}, which finds no objects"
         )
     keep_freed_memory(OF_VIEWS)
     predictor = load_predictor(arguments.model, tiles)
@@ -117,7 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """For each image write ``<name>-detections.json`` with all, and ``….png`` with those that pass drawn.
 
-    A GeoTIFF also gets ``….geojson``, with all of them in its own coordinates.
+    A classifier's are ``<name>-classes.json``, with the score of each class, and ``….png``. A GeoTIFF
+    also gets ``….geojson``, with all of them in its own coordinates.
 
     Raises:
         UserError: two images have the same name, so that one picture would replace the other.
@@ -127,13 +138,16 @@ def run(arguments: argparse.Namespace) -> None:
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
-    predict = source(arguments, arguments.max_detections)
+    predict = source(arguments, arguments.max_detections, classifies=True)
     model = ModelDescription.read(arguments.model) if arguments.model else None
     classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
     arguments.out.mkdir(parents=True, exist_ok=True)
     for path in arguments.images:
         found = predict(path)
+        if isinstance(found, ClassScores):
+            _write_classes(arguments.out, path, found, classes, rendering)
+            continue
         detections = found.detections
         largest = max(detections.labels.tolist(), default=-1)
         names = classes or tuple(str(label) for label in range(largest + 1))
@@ -162,6 +176,19 @@ def run(arguments: argparse.Namespace) -> None:
             )
         summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
         print(f"{picture}: {summary}")
+
+
+def _write_classes(
+    out: Path, path: Path, found: ClassScores, classes: tuple[str, ...] | None, rendering: Rendering
+) -> None:
+    names = classes or tuple(str(label) for label in range(len(found.scores)))
+    picture = out / f"{path.stem}-classes.png"
+    pixels, _ = _picture_of(path, Instances.none(), rendering)
+    ClassificationAnswers().draw(pixels, Answered(found, names)).save(picture)
+    answer = {"image": path.name, "classes": names, "scores": found.scores.tolist()}
+    picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
+    best = np.argsort(-found.scores, kind="stable")[:SHOWN]
+    print(f"{picture}: {', '.join(f'{names[label]} {found.scores[label]:.2f}' for label in best)}")
 
 
 def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Array, Instances]:

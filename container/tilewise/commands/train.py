@@ -163,6 +163,7 @@ def run_job(
                 hp.seed,
                 label_attribute=hp.label_attribute,
                 fields=find_task(hp.task).target_fields,
+                objects_as=hp.objects_as,
             ),
         )
     except StopWaiting:

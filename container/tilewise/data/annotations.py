@@ -155,6 +155,7 @@ class ChannelSource:
         annotation_name: the name of the channel that ``annotations`` belongs to.
         label_attribute: of an augmented manifest, the one to train on, where the job says which.
         fields: the optional fields of the ground truth that are wanted; others are not kept.
+        class_ids: see :class:`tilewise.data.image_labels.ImageLabels`.
 
     """
 
@@ -164,6 +165,7 @@ class ChannelSource:
     annotation_name: str
     label_attribute: str | None = None
     fields: frozenset[str] = frozenset()
+    class_ids: bool = False
 
     @property
     def masks(self) -> bool:

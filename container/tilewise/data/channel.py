@@ -44,6 +44,7 @@ from tilewise.data.formats.via import find_via
 from tilewise.data.formats.voc import find_voc
 from tilewise.data.formats.yolo import find_yolo
 from tilewise.data.json_lines import AZURE, MANIFEST
+from tilewise.data.label_numbers import has_class_ids, media_type
 from tilewise.data.pipe.channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.pipe.stream import Stream, StreamElsewhere
 from tilewise.data.records import Record, Records
@@ -74,6 +75,7 @@ FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
 
 LABEL_FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_recordio,
+    find_manifest,
     find_azure_jsonl,
     find_lst,
     find_label_csv,
@@ -217,19 +219,21 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
                 f"channel {name} is in input mode Pipe, whose formats hold boxes only: give it in mode File "
                 "or FastFile, since instance segmentation learns from masks"
             )
-        if choice.image_labels:
+        if choice.objects_as:
             raise UserError(
-                f"channel {name} is in input mode Pipe, which image classification does not read: give it in "
-                "mode File or FastFile"
+                f"channel {name} is in input mode Pipe, which does not go with objects_as: give it in mode "
+                "File or FastFile"
             )
     with ExitStack() as stack:
         pipes = {
-            name: stack.enter_context(closing(open_pipe(name, channel, stop)))
+            name: stack.enter_context(
+                closing(open_pipe(name, channel, stop, choice.labels(channel.content_type)))
+            )
             for name, channel in piped.items()
             if reads_pipes
         }
         parsed_channels = {
-            name: parse_channel(name, folders, choice.label_attribute, fields=choice.fields)
+            name: parse_channel(name, folders, choice.label_attribute, fields=choice.read_fields)
             if name in folders
             else read_head(name, pipes[name])
             if reads_pipes
@@ -250,6 +254,7 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
                 ids,
                 expected=channel.images,
                 choose=partial(choice.of_objects, known=known),
+                image_labels=choice.image_labels,
             )
             if reads_pipes
             else StreamElsewhere(name, channel.images)
@@ -259,6 +264,10 @@ def read_data_set(  # noqa: PLR0913  # each is a fact of the job of its own, giv
             assert validation_share is not None
             log.info("no validation channel: %g %% of the training images validate", 100 * validation_share)
             splits |= _divide(splits["train"], validation_share, seed)
+        splits = {
+            name: replace(split, records=choice.of_records(split.records, split.issues, classes))
+            for name, split in splits.items()
+        }
         sources = streams | {name: _sharded(name, split, folders) for name, split in splits.items()}
         data_by_channel = {
             name: (sources[name].sample, sources[name].issues) for name in SPLITS if name in sources
@@ -337,17 +346,25 @@ def parse_channel(
         UserError: it holds no format, or several.
 
     """
+    content_type = folders[name].content_type
     other = f"{name}_lst" if f"{name}_lst" in folders else f"{name}_annotation"
     for part in (name, other):
         if part in folders and not folders[part].path.is_dir():
             raise UserError(f"the folder of channel {part} is not there: {folders[part].path}")
     images = Folder(folders[name].path)
-    source = (
-        ChannelSource(name, images, Folder(folders[other].path), other, label_attribute, fields)
-        if other in folders
-        else ChannelSource(name, images, images, name, label_attribute, fields)
+    annotations, annotation_name = (
+        (Folder(folders[other].path), other) if other in folders else (images, name)
     )
-    detected_format = _only_format(source, folders[name].content_type)
+    source = ChannelSource(
+        name,
+        images,
+        annotations,
+        annotation_name,
+        label_attribute,
+        fields,
+        class_ids=has_class_ids(content_type),
+    )
+    detected_format = _only_format(source, media_type(content_type))
     log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
     parsed = with_fields(detected_format.read(), fields)
     return replace(parsed, image_files=tuple(islice(images.images, MAX_NAMED + 1)))
@@ -399,11 +416,15 @@ def _nothing(source: ChannelSource) -> str:
 
 def _no_labels(source: ChannelSource, what: str) -> str:
     objects = [one.format for find in FORMATS if (one := find(source))]
-    known = f": {' and '.join(objects)} is of objects, for task=detection" if objects else ""
+    known = (
+        f": {' and '.join(objects)} is of objects, for task=detection or with objects_as=labels or crops"
+        if objects
+        else ""
+    )
     return (
         f"channel {source.name} holds {what} no labels of images of a known form{known}: give a folder of "
-        "images for each class, Azure JSON lines, a CSV file with a title line, a .lst file (in the channel "
-        f"{source.name}_lst), or RecordIO files (.rec)"
+        "images for each class, Azure JSON lines, an augmented manifest, a CSV file with a title line, a "
+        f".lst file (in the channel {source.name}_lst), or RecordIO files (.rec)"
     )
 
 

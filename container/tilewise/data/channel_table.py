@@ -10,6 +10,7 @@ import numpy as np
 
 from tilewise.arrays import Bool, Int64
 from tilewise.data.annotations import ChannelIssues, some
+from tilewise.data.image_labels import shown_classes
 from tilewise.data.plausibility import spelt_alike
 from tilewise.data.records import Record, Records, open_encoded
 from tilewise.masks import masks_in
@@ -76,7 +77,12 @@ def table(
     both = channels.values()
     (first, (records, _)), *others = channels.items()
     same = {} if streams else {name: duplicates(records, theirs) for name, (theirs, _) in others}
-    counts = [_class_counts(records, classes) for records, _ in both]
+    counts = [
+        shown_classes(records, len(classes)).sum(axis=0)
+        if issues.image_labels
+        else _class_counts(records, classes)
+        for records, issues in both
+    ]
     rows: _Rows = {
         "images": [f"{len(records)}" for records, _ in both],
         "  without objects": [f"{int((records.object_counts == 0).sum())}" for records, _ in both],

@@ -10,14 +10,18 @@ from typing import Literal
 import numpy as np
 
 from tilewise.arrays import Array, Int64
-from tilewise.data.annotations import RawExample
+from tilewise.data.annotations import ChannelIssues, RawExample
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
+from tilewise.data.label_numbers import ImageLabels, has_class_ids
+from tilewise.data.objects_as import classes_of_objects, cut_objects
+from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
 OtherClasses = Literal["drop", "ignore"]
+ObjectsAs = Literal["labels", "crops"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class DataChoice:
         seed: draws them.
         label_attribute: of augmented manifests, see :func:`read_manifest`.
         fields: the optional fields of the ground truth that are read, such as masks.
+        objects_as: what becomes of objects where labels of whole images are wanted: the ``labels`` of their
+            image, or ``crops``, images of their own; None where the data has labels of images.
 
     """
 
@@ -41,11 +47,32 @@ class DataChoice:
     seed: int = 0
     label_attribute: str | None = None
     fields: frozenset[str] = frozenset()
+    objects_as: ObjectsAs | None = None
 
     @property
     def image_labels(self) -> bool:
         """Whether labels of whole images are read, not objects."""
-        return bool(self.fields & {ONE_LABEL, SEVERAL_LABELS})
+        return bool(self.read_fields & {ONE_LABEL, SEVERAL_LABELS})
+
+    @property
+    def read_fields(self) -> frozenset[str]:
+        """The fields that are asked of the readers."""
+        return self.fields - {ONE_LABEL, SEVERAL_LABELS} if self.objects_as else self.fields
+
+    def labels(self, content_type: str) -> ImageLabels | None:
+        """How images are labelled in a channel of that content type; None where they have objects."""
+        if not self.image_labels:
+            return None
+        return ImageLabels(SEVERAL_LABELS in self.fields, has_class_ids(content_type))
+
+    def of_records(self, records: Records, issues: ChannelIssues, classes: tuple[str, ...]) -> Records:
+        """Records of a channel, with labels into ``classes``: what :attr:`objects_as` makes of them."""
+        if self.objects_as is None:
+            return records
+        issues.image_labels = True
+        if self.objects_as == "crops":
+            return cut_objects(records, issues)
+        return classes_of_objects(records, issues, classes, several=SEVERAL_LABELS in self.fields)
 
     def num_classes_of_data(self, given: int | None) -> int | None:
         """How many classes the data has, where a job says a number: of all classes, or of those it chose."""

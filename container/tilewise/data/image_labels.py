@@ -5,17 +5,17 @@ Each is an object that covers its image. So records, shares, classes and their c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from tilewise.arrays import Array
+from tilewise.arrays import Array, Bool
 from tilewise.data.quoting import quoted
-from tilewise.errors import UserError
+from tilewise.data.records import Records
+from tilewise.registry.classifiers import ONE_LABEL, SEVERAL_LABELS
 from tilewise.targets import Targets
 
-ONE_LABEL, SEVERAL_LABELS = "image_label", "image_labels"
-"""Among the fields of the ground truth that a task learns from: an image has one label, or any number."""
+__all__ = ["ONE_LABEL", "SEVERAL_LABELS", "names_of", "shown_classes", "whole_image_targets"]
 
 
 def whole_image_targets(labels: Sequence[int]) -> Targets[Array]:
@@ -23,6 +23,13 @@ def whole_image_targets(labels: Sequence[int]) -> Targets[Array]:
     unique = list(dict.fromkeys(labels))
     boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(unique), 1))
     return Targets(boxes, np.asarray(unique, np.int64), np.zeros(len(unique), np.bool_))
+
+
+def shown_classes(records: Records, classes: int) -> Bool:
+    """(N, classes) which classes each image has."""
+    shown = np.zeros((len(records), classes), np.bool_)
+    shown[np.repeat(np.arange(len(records)), records.object_counts), records.targets.labels] = True
+    return shown
 
 
 def names_of(label: object, *, several: bool) -> list[str]:
@@ -49,55 +56,6 @@ def names_of(label: object, *, several: bool) -> list[str]:
             "or task=classification"
         )
     return [_name(label)]
-
-
-def hot_labels(values: Sequence[float]) -> list[int]:
-    """The labels that a row of 0 and 1, one a class, has.
-
-    Raises:
-        ValueError: it has other numbers, or is no row.
-
-    """
-    if len(values) < 2:
-        raise ValueError(
-            "its label is one number, and an image has several classes here: give 0 or 1 for each class, or "
-            "task=classification (multi_label=0)"
-        )
-    wrong = [value for value in values if value not in (0, 1)]
-    if wrong:
-        raise ValueError(f"its labels have the number {wrong[0]:g}: give 0 or 1 for each class")
-    return [label for label, value in enumerate(values) if value]
-
-
-def check_one_width(widths: Collection[int], where: str) -> None:
-    """Refuse rows of 0 and 1 for different numbers of classes.
-
-    Raises:
-        UserError: they are.
-
-    """
-    if len(widths) > 1:
-        counts = ", ".join(map(str, sorted(widths)))
-        raise UserError(
-            f"{where}: images have labels for {counts} classes: give 0 or 1 for each class to all"
-        )
-
-
-def one_label(values: Sequence[float]) -> list[int]:
-    """The class id that the only one of some numbers is.
-
-    Raises:
-        ValueError: they are several, or it is no id.
-
-    """
-    if len(values) != 1:
-        raise ValueError(
-            f"it has {len(values)} labels, and an image has one class here: give one class id, or "
-            "task=multilabel_classification (multi_label=1)"
-        )
-    if values[0] < 0 or values[0] != int(values[0]) or values[0] >= 1 << 24:
-        raise ValueError(f"its label is {values[0]:g}, which is not 0, 1, 2, …")
-    return [int(values[0])]
 
 
 def _name(label: object) -> str:

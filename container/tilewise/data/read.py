@@ -11,6 +11,7 @@ from tilewise.data.folder import Folder, OneFile
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.formats.cvat import find_cvat
+from tilewise.data.formats.label_lists import find_label_csv, find_lst
 from tilewise.data.formats.label_studio import find_label_studio
 from tilewise.data.formats.manifest import find_manifest
 from tilewise.data.formats.via import find_via
@@ -19,6 +20,8 @@ from tilewise.errors import UserError
 
 _OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_cvat, find_label_studio, find_via)
 """Formats of one file with all annotations; what is none of them is read as COCO."""
+_LABELS_OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_lst, find_label_csv)
+"""The same where images have labels."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,15 @@ def read_annotated(
         source = ChannelSource(
             name, Folder(folder), OneFile(annotations), annotations.name, label_attribute, fields
         )
-        formats = [format for find in _OF_ONE_FILE if (format := find(source))]
+        finders = _LABELS_OF_ONE_FILE if source.image_labels else _OF_ONE_FILE
+        formats = [format for find in finders if (format := find(source))]
         if formats:
             return with_fields(formats[0].read(), fields)
+        if source.image_labels:
+            raise UserError(
+                f"{annotations.name} holds no labels of images: give Azure JSON lines, an augmented "
+                "manifest, a CSV file with a title line, or a .lst file"
+            )
         return with_fields(read_coco(annotations, source.images, masks=source.masks), fields)
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:

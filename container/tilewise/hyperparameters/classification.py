@@ -27,6 +27,9 @@ OF_OBJECTS = (
 )
 """Hyperparameters, and groups of them, that a job for classification cannot give."""
 
+OF_TILES = ("tile_grid_size", "tile_size", "tile_overlap_ratio")
+"""Those of these groups that it can."""
+
 _PRIMARY = ("accuracy", "AUC_weighted", "norm_macro_recall", "average_precision_score_weighted")
 PRIMARY = {CLASSIFICATION: (*_PRIMARY, "precision_score_weighted"), MULTILABEL: ("iou", *_PRIMARY)}
 PRIMARY_OF_LABELS = frozenset(name for names in PRIMARY.values() for name in names)
@@ -206,14 +209,46 @@ def check_classification(
 
     """
     for canonical, entry in entries.items():
-        if canonical in OF_OBJECTS or groups[canonical] in OF_OBJECTS:
+        of_objects = canonical in OF_OBJECTS or groups[canonical] in OF_OBJECTS
+        if of_objects and canonical not in OF_TILES:
             refuse(entry.name, f"{entry} has no effect with task={task}, which has no objects; leave it out")
     kind, primary = entries.get("validation_metric_type"), entries.get("primary_metric")
     if kind and kind.value != "none":
         refuse(kind.name, f"{kind} is of boxes: with task={task} leave it out, or give none")
     if primary and primary.value not in PRIMARY[task]:
         refuse(primary.name, f"{primary}: with task={task} it must be one of {', '.join(PRIMARY[task])}")
+    _check_tiles(entries, values, refuse)
+    _check_objects(entries, values, refuse)
     _check_crops(entries, values, refuse)
+
+
+def _check_tiles(
+    entries: Mapping[str, _Entry], values: Mapping[str, Any], refuse: Callable[[str, str], None]
+) -> None:
+    grid, overlap = entries.get("tile_grid_size"), entries.get("tile_overlap_ratio")
+    if grid and grid.value == "auto":
+        refuse(
+            grid.name,
+            f"{grid}: a grid is chosen by the sizes of objects, and there are none here: give columns x "
+            "rows, such as 3x2",
+        )
+    if overlap and not (values["tile_grid_size"] or values["tile_size"]):
+        refuse(
+            overlap.name,
+            f"{overlap}: there are no tiles; give tile_grid_size or tile_size, or leave it out",
+        )
+
+
+def _check_objects(
+    entries: Mapping[str, _Entry], values: Mapping[str, Any], refuse: Callable[[str, str], None]
+) -> None:
+    rendered = entries.get("bands") or entries.get("pixel_range")
+    if rendered and values["objects_as"] == "crops":
+        refuse(
+            rendered.name,
+            f"{rendered}: objects that are cut out are kept in 8 bits and three bands, so that it does "
+            "not go with objects_as=crops; leave out one",
+        )
 
 
 def _check_crops(

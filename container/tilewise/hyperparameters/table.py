@@ -891,6 +891,16 @@ class Hyperparameters(BaseModel):
             task="classification",
         ),
     ]
+    objects_as: Annotated[
+        Literal["labels", "crops"] | None,
+        Row(
+            "Classification",
+            "What becomes of a channel whose images have objects: `labels`, the classes of an image's"
+            " objects are its own; `crops`, each object is cut out, an image with one class.",
+            azure=None,
+            task="classification",
+        ),
+    ]
     top_k: Annotated[
         Annotated[int, Field(ge=2)] | None,
         Row(

@@ -1,12 +1,13 @@
-"""A detector as a graph of fixed operations: one view in, candidates out."""
+"""A model as a graph of fixed operations: one view in; candidates out, or the scores of classes."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from torchvision.models.detection.image_list import ImageList
 
 from tilewise.inference.artifact import Artifact, write_file
 from tilewise.inference.description import ModelDescription
-from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.graph import INPUT, OUTPUTS, SCORES
 from tilewise.inference.timing import milliseconds
+from tilewise.models.classifier import Classifier, of_squares
+from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.models.detector import BatchImages, Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.views.view import Scaling
@@ -26,22 +29,27 @@ log = logging.getLogger(__name__)
 OPSET = 17
 TOLERANCE = 1e-3
 """By so much scores may differ from PyTorch's."""
+GraphModel = Detector | Classifier
+"""The models that there are graphs of."""
 
 
 class ViewNetwork(nn.Module):
     """What a graph holds: normalisation, padding, network, decoding of boxes and the choice of the best.
 
-    Suppression is left to :func:`tilewise.suppression.suppress`.
+    Suppression is left to :func:`tilewise.suppression.suppress`. A classifier's holds what makes its scores.
     """
 
-    def __init__(self, detector: Detector):
+    def __init__(self, model: GraphModel):
         super().__init__()
-        self.detector = detector
+        self.model = model
         self.eval()
 
     def forward(self, view_HW3: Tensor) -> tuple[Tensor, ...]:
-        """uint8 RGB -> (K, 4) boxes in the view's pixels, (K,) scores, (K,) labels; and what masks take."""
-        transform = self.detector.transform
+        """uint8 RGB -> (K, 4) boxes in the view's pixels, (K,) scores, (K,) labels; and what masks take.
+
+        Of a classifier (C,) scores.
+        """
+        transform = self.model.transform
         assert isinstance(transform, BatchImages)
         batch = (view_HW3.permute(2, 0, 1) - transform.mean).div(transform.std)[None]
         height, width = batch.shape[2:]
@@ -49,27 +57,28 @@ class ViewNetwork(nn.Module):
             batch = F.pad(batch, (0, -width % transform.divisor, 0, -height % transform.divisor))
         # as in training; a graph's runtime chooses its own
         batch = batch.contiguous(memory_format=torch.channels_last)
-        outputs = self.detector.outputs(ImageList(batch, [(height, width)]))
-        return tuple(each[0] for each in self.detector.graph_values(outputs, [(height, width)]))
+        outputs: Any = self.model.outputs(ImageList(batch, [(height, width)]))
+        return tuple(each[0] for each in self.model.graph_values(outputs, [(height, width)]))
 
 
-def trace(detector: Detector, scaling: Scaling) -> torch.jit.ScriptModule:
-    """The detector's graph in PyTorch's own form, with its weights folded in; on the CPU."""
+def trace(model: GraphModel, scaling: Scaling) -> torch.jit.ScriptModule:
+    """The model's graph in PyTorch's own form, with its weights folded in; on the CPU."""
     with torch.no_grad(), _without_warnings():
-        traced = torch.jit.trace(ViewNetwork(detector), (_example(scaling),), check_trace=False)
+        traced = torch.jit.trace(ViewNetwork(model), (_example(scaling),), check_trace=False)
         frozen: torch.jit.ScriptModule = torch.jit.freeze(traced)
         return frozen
 
 
-def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
-    """Write the detector's graph as ONNX; for views of any size, unless all of its views are squares."""
-    names = (*OUTPUTS, *detector.graph_fields)
-    axes = {name: {0: "candidates"} for name in names if name != "prototypes"}
+def write_onnx(model: GraphModel, scaling: Scaling, path: Path) -> None:
+    """Write the model's graph as ONNX; for views of any size, unless all of its views are squares."""
+    names = (*OUTPUTS, *model.graph_fields) if isinstance(model, Detector) else (SCORES,)
+    axes = {name: {0: "candidates"} for name in names if len(names) > 1 and name != "prototypes"}
     if scaling.square is None:
         axes[INPUT] = {0: "height", 1: "width"}
-    with torch.no_grad(), _without_warnings():
+    of_one_size = of_squares(model, scaling.square or 0) if isinstance(model, Classifier) else nullcontext()
+    with torch.no_grad(), _without_warnings(), of_one_size:
         torch.onnx.export(
-            ViewNetwork(detector),
+            ViewNetwork(model),
             (_example(scaling),),
             str(path),
             input_names=[INPUT],
@@ -80,19 +89,19 @@ def write_onnx(detector: Detector, scaling: Scaling, path: Path) -> None:
         )
 
 
-def frozen_if_faster(detector: Detector, scaling: Scaling) -> tuple[torch.jit.ScriptModule | None, str]:
-    """The detector traced and frozen, if it then says the same in less time; and how to call what runs."""
+def frozen_if_faster(model: GraphModel, scaling: Scaling) -> tuple[torch.jit.ScriptModule | None, str]:
+    """The model traced and frozen, if it then says the same in less time; and how to call what runs."""
     view = _example(scaling)
     with torch.inference_mode():
         try:
-            graph = trace(detector, scaling)
-            difference = _difference(graph(view), ViewNetwork(detector)(view))
+            graph = trace(model, scaling)
+            difference = _difference(graph(view), ViewNetwork(model)(view))
         except RuntimeError as error:  # whatever the tracer cannot do
             return None, f"eager PyTorch, as it cannot be traced ({str(error).splitlines()[0]})"
         if difference > TOLERANCE:
             return None, f"eager PyTorch, as scores of the frozen one differ by {difference:.1g}"
-        image = [view.permute(2, 0, 1)]
-        frozen, eager = milliseconds(lambda: graph(view)), milliseconds(lambda: detector.candidates(image))
+        image = view.permute(2, 0, 1)
+        frozen, eager = milliseconds(lambda: graph(view)), milliseconds(lambda: _eager(model, image))
     times = f"{frozen:.0f} ms a view; eager {eager:.0f} ms"
     return (
         (graph, f"frozen PyTorch ({times})") if frozen < eager else (None, f"eager PyTorch (frozen {times})")
@@ -107,20 +116,20 @@ def add_graph(folder: Path) -> None:
 
     """
     artifact = Artifact.load(folder)
-    detector, scaling = artifact.model, artifact.spec.scaling
-    if not isinstance(detector, Detector):
-        log.info("the model has no graph for ONNX Runtime: only detectors' are made")
+    model, scaling = artifact.model, artifact.spec.scaling
+    if not isinstance(model, GraphModel):
+        log.info("the model has no graph for ONNX Runtime: none is made of models for task=%s", artifact.task)
         return
     description = ModelDescription.read(folder)
     path = description.folder / description.graph
-    write_file(path, lambda temporary: write_onnx(detector, scaling, temporary))
-    refusal = _why_not_kept(path, detector, artifact.spec)
+    write_file(path, lambda temporary: write_onnx(model, scaling, temporary))
+    refusal = _why_not_kept(path, model, artifact.spec)
     if refusal:
         path.unlink()
         log.info("the model has no graph for ONNX Runtime: %s", refusal)
 
 
-def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
+def _why_not_kept(path: Path, model: GraphModel, spec: DetectorSpec | ClassifierSpec) -> str:
     """Why a graph is not to be used; empty where it is."""
     from tilewise.inference.onnx_backend import OnnxBackend
 
@@ -128,13 +137,13 @@ def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
     view = _example(spec.scaling)
     image = view.permute(2, 0, 1)
     with torch.inference_mode():
-        expected = ViewNetwork(detector)(view)
+        expected = ViewNetwork(model)(view)
         found = tuple(map(torch.from_numpy, backend.values(image.numpy())))
         difference = _difference(found, expected)
         if difference > TOLERANCE:
             return f"its scores differ by {difference:.1g}"
         graph = milliseconds(lambda: backend.values(image.numpy()))
-        eager = milliseconds(lambda: detector.candidates([image]))
+        eager = milliseconds(lambda: _eager(model, image))
     times = f"{graph:.0f} ms a view on {torch.get_num_threads()} threads, PyTorch {eager:.0f} ms"
     if graph > eager:
         return f"it would take {times}"
@@ -142,8 +151,15 @@ def _why_not_kept(path: Path, detector: Detector, spec: DetectorSpec) -> str:
     return ""
 
 
+def _eager(model: GraphModel, image: Tensor) -> Any:
+    """What a graph says of a view, in PyTorch as in training."""
+    return model.candidates([image]) if isinstance(model, Detector) else model.results([image])
+
+
 def _difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
     """By how much the best scores differ; boxes of equal scores may come in any order."""
+    if len(found) == 1:
+        return float((found[0] - expected[0]).abs().max())
     best, other = (each[1].sort(descending=True).values[:100] for each in (found, expected))
     return float((best - other).abs().max()) if len(best) == len(other) else float("inf")
 

@@ -68,15 +68,16 @@ def _load_torch(
     from tilewise.inference.artifact import Artifact
     from tilewise.inference.device import require_supported_gpus, tune_device
     from tilewise.inference.torch_backend import TorchBackend
-    from tilewise.models.detector import Detector
 
     require_supported_gpus()
     tune_device()
     backend = TorchBackend.on_best_device(Artifact.load(folder).model, batch_size)
     model = backend.model
-    if backend.on_gpu or not freeze or not (isinstance(model, Detector)):
+    if backend.on_gpu or not freeze:
         return backend, f"eager PyTorch on the {'GPU' if backend.on_gpu else 'CPU'}"
-    from tilewise.inference.export import frozen_if_faster
+    from tilewise.inference.export import GraphModel, frozen_if_faster
 
+    if not isinstance(model, GraphModel):
+        return backend, "eager PyTorch on the CPU"
     backend.graph, how = frozen_if_faster(model, description.spec.scaling)
     return backend, how

@@ -3,15 +3,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from tilewise.arrays import Array, Float32, Int64
-from tilewise.inference.graph import INPUT
-from tilewise.instances import Instances
+from tilewise.inference.graph import INPUT, said_of_view
 from tilewise.machine import available_cores
-from tilewise.prototypes import instances_of
 from tilewise.suppression import Limits
 
 
@@ -20,7 +19,7 @@ class OnnxBackend:
 
     Args:
         path: the graph.
-        limits: what is kept of its candidates.
+        limits: what is kept of its candidates; None where it gives none, as a classifier's.
         threads: that compute a view together; None for ``OMP_NUM_THREADS``, else for all cores there are.
 
     Attributes:
@@ -30,7 +29,7 @@ class OnnxBackend:
 
     on_gpu, batch_size = False, 1
 
-    def __init__(self, path: Path, limits: Limits, threads: int | None = None):
+    def __init__(self, path: Path, limits: Limits | None, threads: int | None = None):
         self.limits = limits
         options = onnxruntime.SessionOptions()
         given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -47,9 +46,9 @@ class OnnxBackend:
         """See :class:`~tilewise.inference.backend.Backend`."""
         return pixels
 
-    def detect(self, views: Sequence[Array]) -> list[Instances]:
+    def detect(self, views: Sequence[Array]) -> list[Any]:
         """See :class:`~tilewise.inference.backend.Backend`."""
-        return [instances_of(self.values(view), self.limits) for view in views]
+        return [said_of_view(self.values(view), self.limits) for view in views]
 
     def candidates(self, view: Array) -> tuple[Float32, Float32, Int64]:
         """Boxes, scores and labels of what a view, (3, h, w) uint8, may show."""

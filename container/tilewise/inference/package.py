@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.export import trace, write_onnx
-from tilewise.inference.graph import INPUT, OUTPUTS
+from tilewise.inference.graph import INPUT, OUTPUTS, SCORES
+from tilewise.models.classifier import Classifier
+from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.models.spec import DetectorSpec
 from tilewise.prototypes import MASK_SIDE, PLANES, PROTOTYPES, STRIDE
 from tilewise.views.view import FILL
@@ -22,7 +24,9 @@ FORMATS: tuple[GraphFormat, ...] = get_args(GraphFormat)
 
 
 def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -> None:
-    """Write a model's graph, ``labels.json`` and ``facts.json``, and for ONNX ``detect.py``, which uses them.
+    """Write a model's graph, ``labels.json`` and ``facts.json``, and for ONNX an example that uses them.
+
+    The example is ``detect.py``, of a classifier ``classify.py``, which takes what it needs from the other.
 
     Args:
         artifact: the model.
@@ -34,19 +38,21 @@ def write_package(artifact: Artifact, graph_format: GraphFormat, folder: Path) -
         UserError: a package is not installed.
 
     """
-    detector, scaling = artifact.model, artifact.spec.scaling
+    model, scaling = artifact.model, artifact.spec.scaling
     folder.mkdir(parents=True, exist_ok=True)
     if graph_format == "torchscript":
-        trace(detector, scaling).save(str(folder / "model.pt"))
+        trace(model, scaling).save(str(folder / "model.pt"))
     else:
-        write_onnx(detector, scaling, folder / "model.onnx")
+        write_onnx(model, scaling, folder / "model.onnx")
     if graph_format == "openvino":
         _to_openvino(folder)
     if graph_format == "onnx":
         shutil.copyfile(Path(__file__).with_name("portable_example.py"), folder / "detect.py")
+    if graph_format == "onnx" and isinstance(model, Classifier):
+        shutil.copyfile(Path(__file__).with_name("portable_classifier.py"), folder / "classify.py")
     for name, content in (
         ("labels", list(artifact.classes)),
-        ("facts", facts(artifact.spec, detector.graph_fields)),
+        ("facts", facts(artifact.spec, getattr(model, "graph_fields", ()))),
     ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
@@ -62,24 +68,33 @@ _FIELDS = {
 }
 
 
-def facts(spec: DetectorSpec, fields: Iterable[str] = ()) -> dict[str, Any]:
+def facts(spec: DetectorSpec | ClassifierSpec, fields: Iterable[str] = ()) -> dict[str, Any]:
     """What is to be done before and after a graph, as plain JSON types; ``fields``: its own of masks."""
     side = spec.scaling.square
-    return {
+    shared = {
         "model": spec.name,
         "input": {"name": INPUT, "shape": [side, side, 3], "dtype": "uint8", "colours": "RGB"},
-        "outputs": {
-            OUTPUTS[0]: "(K, 4) float32: xmin, ymin, xmax, ymax in pixels of the view",
-            OUTPUTS[1]: "(K,) float32",
-            OUTPUTS[2]: "(K,) int64: index into labels.json",
-            **{name: _FIELDS[name] for name in fields},
-        },
         "normalised": "in the graph",
         "scaled": "bilinear, antialiased, as Pillow does it: x, then y, each rounded to 8 bits; "
         "but an axis that shrinks before one that grows",
         "scaling": asdict(spec.scaling),
         "tiling": spec.tiling.to_json(),
         "fill": list(FILL),
+    }
+    if isinstance(spec, ClassifierSpec):
+        return {
+            **shared,
+            "outputs": {SCORES: "(C,) float32: by index into labels.json"},
+            "pooled": "the highest of the views' scores" if spec.several else "the mean of the views' scores",
+        }
+    return {
+        **shared,
+        "outputs": {
+            OUTPUTS[0]: "(K, 4) float32: xmin, ymin, xmax, ymax in pixels of the view",
+            OUTPUTS[1]: "(K,) float32",
+            OUTPUTS[2]: "(K,) int64: index into labels.json",
+            **{name: _FIELDS[name] for name in fields},
+        },
         "score_threshold": spec.score_threshold,
         "nms_iou_threshold": spec.nms_iou_threshold,
         "detections_per_view": spec.detections_per_view,

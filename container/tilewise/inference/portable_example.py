@@ -83,7 +83,8 @@ class Model:
 def views(facts: dict[str, Any], width: int, height: int) -> list[tuple[Any, tuple[int, int], Any]]:
     """For each view its window in pixels of the image, its size, and the sizes of objects it answers for."""
     tiling, any_size = facts["tiling"], (0.0, math.inf)
-    whole = ((0, 0, width, height), view_size(facts["scaling"], width, height), any_size)
+    scaling = facts["scaling"]
+    whole = (whole_window(scaling, width, height), view_size(scaling, width, height), any_size)
     overlap = tiling["overlap"]
     if tiling["kind"] == "whole":
         return [whole]
@@ -113,6 +114,15 @@ def views(facts: dict[str, Any], width: int, height: int) -> list[tuple[Any, tup
     if tiling["whole_from"]:
         whole = (whole[0], whole[1], (tiling["whole_from"] / ANSWER_SLACK, math.inf))
     return [whole, *((window, size, any_size) for window in tiles)]
+
+
+def whole_window(scaling: dict[str, Any], width: int, height: int) -> Any:
+    """What is seen of an image where it is seen once: all, or of a classifier the square in its middle."""
+    if "resized" not in scaling:
+        return (0, 0, width, height)
+    side = max(1, round(min(width, height) * scaling["square"] / scaling["resized"]))
+    left, top = (width - side) // 2, (height - side) // 2
+    return (left, top, left + side, top + side)
 
 
 def windows(width: int, height: int, tile: tuple[int, int], *, overlap: float) -> list[Any]:

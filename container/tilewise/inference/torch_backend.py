@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tilewise.arrays import Array
 from tilewise.inference.device import best_device
+from tilewise.inference.graph import said_of_view
 from tilewise.models.detector import VisionModel
-from tilewise.prototypes import instances_of
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +64,10 @@ class TorchBackend:
 
         """
         if self.graph is not None:
-            limits, found = self.model.postprocess.limits, []
+            limits, found = getattr(self.model.postprocess, "limits", None), []
             for view in views:
                 values = self.graph(torch.as_tensor(view).permute(1, 2, 0))
-                found.append(instances_of([each.numpy() for each in values], limits))
+                found.append(said_of_view([each.numpy() for each in values], limits))
             return found
         return self._detect([torch.as_tensor(view) for view in views])
 

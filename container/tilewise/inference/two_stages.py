@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from tilewise.arrays import Array, Float32
+from tilewise.arrays import Float32
+from tilewise.data.crops import MARGIN, crop_around
 from tilewise.data.decode import DecodedImage
 from tilewise.errors import UserError
 from tilewise.inference.description import DESCRIPTION, ModelDescription
@@ -18,7 +19,6 @@ from tilewise.inference.load import BackendName
 from tilewise.inference.predictor import Predictor
 from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
-from tilewise.views.view import View
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Stage:
     """
 
     model: str
-    margin: float = 0.1
+    margin: float = MARGIN
     score_threshold: float = 0.05
 
     @staticmethod
@@ -165,20 +165,11 @@ class TwoStagePredictor(Predictor):
             (found,) = super().predict_all([image])
             objects, boxes = self._finds.boxes(found, self._stage.score_threshold)
             on_cpu = image.to(lambda pixels: pixels)
-            crops = (DecodedImage.whole(self._crop(on_cpu, box)) for box in boxes)
+            crops = (
+                DecodedImage.whole(np.moveaxis(crop_around(on_cpu, box, self._stage.margin), 2, 0))
+                for box in boxes
+            )
             said = self._classifier.predict_all(crops)
             scores = [self._classifies.class_scores(each) for each in said]
             class_scores = np.array(scores, np.float32).reshape(len(boxes), len(self.classes))
             yield self._finds.relabelled(objects, class_scores)
-
-    def _crop(self, image: DecodedImage, box: Float32) -> Array:
-        """The box's pixels and some around it, (3, h, w), at least one and none beyond the image."""
-        corners, size = box.reshape(2, 2), np.array([image.width, image.height])
-        around = self._stage.margin * (corners[1] - corners[0])
-        first = np.clip(np.floor(corners[0] - around), 0, size - 1).astype(int)
-        end = np.clip(np.ceil(corners[1] + around), first + 1, size).astype(int)
-        window = (int(first[0]), int(first[1]), int(end[0]), int(end[1]))
-        view = View(window, (window[2] - window[0], window[3] - window[1]))
-        pixels, factor = image.seen_by(view)
-        crop: Array = view.snapped(factor).pixels_from_image(pixels, factor)
-        return crop

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -61,6 +62,39 @@ class Classifier(VisionModel):
 
     figures: ClassVar[frozenset[str]] = frozenset({"accuracy"})
 
+    def graph_values(self, outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor]:
+        """What a graph says of each view: (B, C) scores."""
+        return (self.postprocess(outputs, sizes),)
+
+    def results(self, images: Sequence[Tensor]) -> list[Float32]:
+        """The scores of each of the views."""
+        batch = self.transform(images)
+        return list(self.postprocess(self.outputs(batch), batch.image_sizes).cpu().numpy())
+
+
+@contextmanager
+def of_squares(model: Classifier, side: int) -> Iterator[None]:
+    """While it lasts, a ViT has the position embeddings of views of that side: no graph could scale them."""
+    body: Any = model.network.body
+    if not hasattr(body, "pos_embed"):
+        yield
+        return
+    # Imported here: it takes seconds, and other models do without.
+    from timm.layers import resample_abs_pos_embed
+
+    embeddings, patches = body.pos_embed, body.patch_embed
+    old, new = patches.grid_size, patches.dynamic_feat_size((side, side))
+    body.pos_embed = nn.Parameter(
+        resample_abs_pos_embed(
+            embeddings.detach(), list(new), list(old), num_prefix_tokens=body.num_prefix_tokens
+        )
+    )
+    patches.grid_size = new
+    try:
+        yield
+    finally:
+        body.pos_embed, patches.grid_size = embeddings, old
+
 
 def below_body(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
     """The tensors of a published network, by the names that they have here."""
@@ -74,14 +108,11 @@ def build_classifier(spec: ClassifierSpec) -> VisionModel:
     weights = None if spec.class_weights is None else torch.tensor(spec.class_weights)
     scores: Callable[[Tensor], Tensor] = torch.sigmoid if spec.several else _softmax
 
-    def postprocess(outputs: Outputs, sizes: Sequence[tuple[int, int]]) -> list[Float32]:
-        return list(scores(outputs.logits).cpu().numpy())
-
     return Classifier(
         ClassifierNetwork(_body(spec)),
         BatchImages(mean, std),
         lambda outputs, targets: criterion(outputs, targets, weights),
-        postprocess,
+        lambda outputs, sizes: scores(outputs.logits),
     )
 
 

@@ -33,6 +33,9 @@ class ClassifierSpec:
     tiling: Tiling = WHOLE_IMAGE
     rendering: Rendering = AS_STORED
 
+    def limits(self) -> None:
+        """None: it has no candidates of which some are kept."""
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
         return asdict(self)

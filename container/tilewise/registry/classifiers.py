@@ -8,6 +8,8 @@ from tilewise.registry.backbones import RESNET_18, RESNET_34, RESNET_50, RESNET_
 from tilewise.registry.family import Backbone, Model, ModelFamily, Weights
 
 CLASSIFICATION, MULTILABEL = "classification", "multilabel_classification"
+ONE_LABEL, SEVERAL_LABELS = "image_label", "image_labels"
+"""Among the fields of the ground truth that a task learns from: an image has one label, or any number."""
 
 _DEFAULTS = {
     "image_size": None,
@@ -15,6 +17,7 @@ _DEFAULTS = {
     "validation_crop_size": 224,
     "validation_resize_size": 256,
     "primary_metric": "accuracy",
+    "training_views": "whole",
 }
 
 

@@ -17,7 +17,7 @@ from tilewise.registry.family import SMALLEST_OBJECT_AT_STRIDE_4, Backbone, Mode
 
 SOURCES = {
     "torchvision": "https://download.pytorch.org/models/",
-    "resnest": "https://s3.us-west-1.wasabisys.com/resnest/torch/",
+    "resnest": "https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/",
     "pretrainedmodels": "http://data.lip6.fr/cadene/pretrainedmodels/",
     "yolox": "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/",
 }

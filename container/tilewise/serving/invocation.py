@@ -81,7 +81,8 @@ class Invocations:
                 )
                 chosen = _choose(prediction, options, model, shown=form.is_picture)
                 chosen = with_pictures(chosen) if with_pictures else chosen
-                images.append(Answered(chosen, model.served.classes, image.name, number))
+                explained = {} if image.explain is None else model.explain(image.content, image.explain)
+                images.append(Answered(chosen, model.served.classes, image.name, number, explained))
             if form.is_picture:
                 return _picture(model, ask.images[0].content, images[0], form.media_type)
         finally:

@@ -6,19 +6,20 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tilewise.errors import UserError
 from tilewise.inference.description import model_in
 from tilewise.machine import available_memory
+from tilewise.registry import find_task
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.model_card import ModelCard
 from tilewise.serving.served_model import ServedModel
-from tilewise.tasks.answers import Answers, answers_of
+from tilewise.tasks.answers import Answers, Explains, answers_of
 
 logger = logging.getLogger(__name__)
 LIBRARIES_BYTES = 400 * 2**20
@@ -47,11 +48,30 @@ class Model:
     Attributes:
         served: computes.
         card: what its folder says of it.
+        folder: the folder.
 
     """
 
     served: ServedModel
     card: ModelCard
+    folder: Path | None = None
+
+    def explain(self, image: bytes, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What speaks for the model's answer about an encoded image; see :class:`Explains`.
+
+        Raises:
+            UserError: it cannot be so explained.
+            BusyError, DecodeError: as :meth:`ServedModel.predict`.
+
+        """
+        task = find_task(self.card.task)()
+        if not isinstance(task, Explains) or self.folder is None:
+            raise UserError(
+                f"model_explainability: the model is one for task={self.card.task}; only what classifies "
+                "images is explained"
+            )
+        explanation = task.explanation(self.folder, asked)
+        return self.served.with_pixels(image, lambda pixels: explanation(pixels, self.served.pulse))
 
     @property
     def answers(self) -> Answers:

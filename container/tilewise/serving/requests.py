@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +25,7 @@ JSON_LINES_TYPES = (
 )
 ACCEPTED_TYPES = f"{IMAGE_TYPES}, application/json, application/jsonlines, multipart/form-data"
 MOST_IMAGES = 1000
-_KEYS = ("image", "b64", "data", "body", "bytes", "source-ref", "url", "image_url")
+_KEYS = ("image", "image_base64", "b64", "data", "body", "bytes", "source-ref", "url", "image_url")
 """Where an object of JSON may hold an image; the first that it has counts."""
 _NAMES = ("name", "file_name", "filename", "file", "source-ref")
 
@@ -40,10 +40,18 @@ class UnsupportedTypeError(UserError):
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image, and what the request calls it."""
+    """An encoded image.
+
+    Attributes:
+        content: its bytes.
+        name: what the request calls it.
+        explain: Azure's ``xai_parameters``, where it wants the answer explained.
+
+    """
 
     content: bytes
     name: str = ""
+    explain: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,10 @@ def _read_lines(body: bytes, fetch: Fetch) -> Ask:
 def _image(value: Any, where: str, fetch: Fetch) -> Image:
     """An image as base64 or as an address, perhaps within an object."""
     name = ""
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # Azure's with model_explainability
+        value = _parse(value.encode(), where)
+    if isinstance(value, dict) and "model_explainability" in value:
+        return _explained(value, where, fetch)
     if isinstance(value, dict):
         name = next((value[key] for key in _NAMES if isinstance(value.get(key), str)), "")
         key = next((key for key in _KEYS if key in value), None)
@@ -176,6 +188,17 @@ def _image(value: Any, where: str, fetch: Fetch) -> Image:
         return Image(base64.b64decode("".join(text.split()), altchars=_url_safe(text), validate=True), name)
     except (binascii.Error, ValueError):
         raise UserError(f"{where} is not valid base64") from None
+
+
+def _explained(value: Mapping[str, Any], where: str, fetch: Fetch) -> Image:
+    """An image with Azure's ``model_explainability`` and ``xai_parameters``."""
+    rest = {
+        name: each for name, each in value.items() if name not in ("model_explainability", "xai_parameters")
+    }
+    wanted, parameters = value["model_explainability"], value.get("xai_parameters") or {}
+    if not isinstance(wanted, bool) or not isinstance(parameters, dict):
+        raise UserError(f'{where}: "model_explainability" must be true or false, "xai_parameters" an object')
+    return replace(_image(rest, where, fetch), explain=parameters if wanted else None)
 
 
 def _url_safe(text: str) -> bytes | None:

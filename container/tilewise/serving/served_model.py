@@ -140,6 +140,10 @@ class ServedModel:
         """Whether the model has answered its warm-up prediction, and answers still."""
         return self._predictor is not None and not self._thread.broken
 
+    def pulse(self) -> None:
+        """Tell that work on pixels gets on; see :meth:`with_pixels`."""
+        self._thread.pulse()
+
     def with_pixels(self, image: bytes, work: Callable[[Array], T]) -> T:
         """What work on an image's pixels returns, (3, H, W) uint8, such as drawing, when its turn comes.
 

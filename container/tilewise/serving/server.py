@@ -93,7 +93,7 @@ class Server(BaseApplication):
         )
         card = ModelCard.read(folder)
         self.metrics.model(folder=folder, card=card)
-        return Model(served, card)
+        return Model(served, card, folder)
 
 
 def use_own_gpu(folder: Path) -> None:

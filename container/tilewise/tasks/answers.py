@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tilewise.registry import find_task, task_names
 
@@ -26,6 +27,8 @@ class Answered:
         classes: names by label.
         name: of the image, for the forms that have one.
         number: of the image in its request, from 1.
+        explanation: what speaks for it, where that is asked for: plain JSON types, by their names in an
+            answer.
 
     """
 
@@ -33,6 +36,7 @@ class Answered:
     classes: tuple[str, ...] = ()
     name: str = ""
     number: int = 1
+    explanation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def width(self) -> int:
@@ -87,6 +91,29 @@ class AnswerForm:
     render: Callable[[Sequence[Answered]], str]
     one_image: bool = False
     with_pictures: Callable[[Any, MaskPictures], Any] | None = None
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A task that can say which pixels of an image speak for its answer."""
+
+    def explanation(
+        self, folder: Path, asked: Mapping[str, Any]
+    ) -> Callable[[Array, Callable[[], None]], dict[str, Any]]:
+        """What explains images to a request.
+
+        Args:
+            folder: of the model.
+            asked: Azure's ``xai_parameters``.
+
+        Returns:
+            Of an image's pixels, (3, H, W) uint8, what :attr:`Answered.explanation` is to have; it calls the
+            second argument as it gets on.
+
+        Raises:
+            UserError: it cannot be so explained.
+
+        """
 
 
 class Answers(Protocol):

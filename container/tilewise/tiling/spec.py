@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 TilingKind = Literal["whole", "grid", "fixed", "pyramid"]
-MergeRule = Literal["fragment", "nms", "wbf"]
+MergeRule = Literal["fragment", "nms", "wbf", "pool"]
 
 ANSWER_SLACK = 1.25
 """Detections may be so much larger or smaller than what a level trains on (SNIPER: 1.1 to 1.6)."""
@@ -57,7 +57,8 @@ class Tiling:
         overlap: the share of a tile that neighbours have in common.
         whole_from: beside tiles the whole image trains on objects from this size on, √area in pixels of the
             upright image; tiles show smaller ones better.
-        merge: the rule, see :func:`tilewise.tiling.merge.merge_detections`.
+        merge: the rule, see :func:`tilewise.tiling.merge.merge_detections`; ``pool`` where there are no boxes
+            to merge but scores.
         merge_threshold: the IoU above which boxes of two views are one object.
 
     """
@@ -85,7 +86,10 @@ class Tiling:
     def __str__(self) -> str:
         if self.kind == "whole":
             return "the whole image"
-        merging = f"merged by {self.merge} at IoU {self.merge_threshold:g}"
+        pools = self.merge == "pool"
+        merging = (
+            "their scores pooled" if pools else f"merged by {self.merge} at IoU {self.merge_threshold:g}"
+        )
         if self.kind == "pyramid":
             zooms = ", ".join(f"{level.zoom:g}" for level in self.levels)
             return f"a pyramid with zooms {zooms}, {merging}"

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_images import class_folders, record_file, several_labels, write_image
+from labelled_images import COLOURS, class_folders, record_file, several_labels, write_image
+from PIL import Image
 from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
-from tilewise.data.choice import DataChoice
+from tilewise.data.choice import DataChoice, ObjectsAs
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.records import Records
 from tilewise.errors import UserError
@@ -16,10 +17,17 @@ LABELS = ["a", "b", "a", "c"]
 
 
 def read(
-    train: Path, *others: tuple[str, Path], several: bool = False, num_classes: int | None = None
+    train: Path,
+    *others: tuple[str, Path],
+    several: bool = False,
+    num_classes: int | None = None,
+    content_type: str = "",
+    objects_as: ObjectsAs | None = None,
 ) -> DataSet:
-    channels = {"train": ChannelFolder(train), **{name: ChannelFolder(path) for name, path in others}}
-    choice = DataChoice(fields=frozenset({SEVERAL_LABELS if several else ONE_LABEL}))
+    channels = {"train": ChannelFolder(train, content_type)}
+    channels |= {name: ChannelFolder(path) for name, path in others}
+    fields = frozenset({SEVERAL_LABELS if several else ONE_LABEL})
+    choice = DataChoice(fields=fields, objects_as=objects_as)
     validates = "validation" in channels
     return read_data_set(channels, num_classes, validates=validates, seed=0, choice=choice)
 
@@ -180,6 +188,136 @@ def test_recordio__one_label_and_several(images: Path, tmp_path: Path) -> None:
     record_file(packed / "train.rec", [(paths[0], [1, 0, 1]), (paths[1], [1, 0])])
     with pytest.raises(UserError, match="images have labels for 2, 3 classes"):
         read(packed, several=True)
+
+
+def manifest(images: Path, *labels: object, **metadata: object) -> None:
+    """A line an image; ``metadata`` of each label, where there is any."""
+    lines = []
+    for index, label in enumerate(labels):
+        line = {"source-ref": f"s3://bucket/deep/{index}.png", "class": label}
+        if metadata:
+            own = {
+                name: value[index] if isinstance(value, list) else value for name, value in metadata.items()
+            }
+            line["class-metadata"] = {"type": "groundtruth/image-classification", **own}
+        lines.append(json.dumps(line))
+    (images / "output.manifest").write_text("\n".join(lines) + "\n")
+
+
+def test_manifest__one_class_by_its_id_and_name(images: Path) -> None:
+    manifest(images, 7, 3, "7", 3, **{"class-name": ["dog", "cat", "dog", "cat"]})
+    data = read(images)
+    assert data.classes == ("cat", "dog")
+    assert labels_of(data.train.sample) == {"0.png": [1], "1.png": [0], "2.png": [1], "3.png": [0]}
+    manifest(images, 2, 0, 1, 2)
+    assert read(images, num_classes=3).train.sample.targets.labels.tolist() == [2, 0, 1, 2]
+
+
+def test_manifest__several_classes_as_a_row_or_by_their_ids(images: Path) -> None:
+    manifest(images, [1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 1, 0])
+    data = read(images, several=True)
+    assert data.classes == ("0", "1", "2")
+    assert labels_of(data.train.sample) == {"0.png": [0], "1.png": [1], "2.png": [], "3.png": [0, 1]}
+    manifest(images, [0], [1, 2], [], [1])
+    by_id = "application/x-recordio; label-format=class-id"
+    found = labels_of(read(images, several=True, content_type=by_id).train.sample)
+    assert found == {"0.png": [0], "1.png": [1, 2], "2.png": [], "3.png": [1]}
+    manifest(images, [4], [4, 0], [], [0], **{"class-map": {"0": "cat", "4": "dog"}})
+    data = read(images, several=True)
+    assert data.classes == ("cat", "dog")
+    assert labels_of(data.train.sample) == {"0.png": [1], "1.png": [1, 0], "2.png": [], "3.png": [0]}
+
+
+@pytest.mark.parametrize(
+    ("label", "several", "message"),
+    [
+        ([1, 0], False, r"its label class: it is \[1, 0\] \(list\), and an image has one class here"),
+        (1, True, r"its label class: it is 1 \(number\), and an image has a list of classes here"),
+        ([0, 2], True, r"it is \[0, 2\] \(list\): give 0 or 1 for each class, or class ids with"),
+        ("cat", False, r'it has "cat" \(text\), not a number'),
+        (-1, False, "its label is -1, which is not 0, 1, 2"),
+        (1e400, False, "its label is inf, which is not 0, 1, 2"),
+        ({"a": 1}, False, "has no label attribute, a class or a list of classes, in any of its lines"),
+    ],
+)
+def test_manifest__faults(images: Path, label: object, several: bool, message: str) -> None:
+    manifest(images, label)
+    with pytest.raises(UserError, match=message):
+        read(images, several=several)
+
+
+def test_manifest__rows_of_different_length(images: Path) -> None:
+    manifest(images, [0, 1], [0, 1, 1])
+    with pytest.raises(UserError, match="images have labels for 2, 3 classes: give 0 or 1 for each class"):
+        read(images, several=True)
+
+
+def coco(folder: Path, *objects: tuple[int, str, tuple[int, int, int, int]], ignored: bool = False) -> None:
+    """Images with squares, each (number of the image, colour, corner and size)."""
+    count = 1 + max(image for image, *_ in objects)
+    pixels = np.full((count, 48, 64, 3), 120, np.uint8)
+    names = sorted(COLOURS)
+    rows = []
+    for row, (image, colour, (x, y, width, height)) in enumerate(objects):
+        pixels[image, y : y + height, x : x + width] = COLOURS[colour]
+        kind = {"category_id": names.index(colour), "iscrowd": int(ignored and not row)}
+        rows.append({"id": row, "image_id": image, "bbox": [x, y, width, height], **kind})
+    folder.mkdir(parents=True, exist_ok=True)
+    for image in range(count):
+        Image.fromarray(pixels[image]).save(folder / f"{image}.png")
+    content = {
+        "images": [{"id": image, "file_name": f"{image}.png"} for image in range(count)],
+        "annotations": rows,
+        "categories": [{"id": label, "name": name} for label, name in enumerate(names)],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+
+
+def test_objects_as_crops__cut_out_with_a_margin(tmp_path: Path) -> None:
+    coco(
+        tmp_path,
+        *((0, "red", (10, 10, 20, 10)), (0, "blue", (40, 30, 24, 18)), (1, "green", (0, 0, 10, 10))),
+    )
+    data = read(tmp_path, objects_as="crops")
+    records = list(data.train.sample)
+    assert data.classes == ("blue", "green", "red")
+    assert [record.targets.labels.tolist() for record in records] == [[2], [0], [1]]
+    # a tenth of the sides on each side, within the image
+    assert [(record.width, record.height) for record in records] == [(24, 12), (27, 20), (11, 11)]
+    assert records[0].key == "0.png, object 1"
+    red = np.asarray(Image.open(records[0].path))
+    assert red[6, 12].tolist() == list(COLOURS["red"]) and red[0, 0].tolist() == [120] * 3
+    assert labels_of(data.train.sample)  # each is of the whole crop
+
+
+def test_objects_as_crops__validation_has_other_images(tmp_path: Path) -> None:
+    coco(tmp_path, *((image, "red", (x, 10, 8, 8)) for image in range(10) for x in (5, 30)))
+    channels = {"train": ChannelFolder(tmp_path)}
+    choice = DataChoice(fields=frozenset({ONE_LABEL}), objects_as="crops")
+    data = read_data_set(channels, None, validates=True, validation_share=0.2, seed=1, choice=choice)
+    assert data.validation is not None
+    own, others = (
+        {each.key.split(",")[0] for each in split.sample} for split in (data.train, data.validation)
+    )
+    assert len(own) == 8 and len(others) == 2 and not own & others
+
+
+def test_objects_as_labels__of_their_images(tmp_path: Path) -> None:
+    coco(
+        tmp_path,
+        *((0, "red", (10, 10, 20, 10)), (0, "blue", (40, 30, 9, 9)), (0, "blue", (4, 30, 9, 9))),
+        *((2, "green", (0, 0, 10, 10)),),
+    )
+    records = read(tmp_path, objects_as="labels", several=True).train.sample
+    assert [sorted(set(record.targets.labels.tolist())) for record in records] == [[0, 2], [], [1]]
+    assert records[0].targets.boxes[0].tolist() == [10, 10, 30, 20]
+    with pytest.raises(UserError, match=r"0\.png: it has objects of 2 classes \(blue, red\), and an image h"):
+        read(tmp_path, objects_as="labels")
+    coco(tmp_path, *((0, "red", (10, 10, 20, 10)), (2, "green", (0, 0, 10, 10))))
+    assert len(read(tmp_path, objects_as="labels").train.sample) == 2  # the one without has no class
+    coco(tmp_path, (0, "red", (10, 10, 20, 10)), ignored=True)
+    with pytest.raises(UserError, match="channel train: no image has an object that gives it a class"):
+        read(tmp_path, objects_as="crops")
 
 
 def test_damaged_images__are_named(tmp_path: Path) -> None:

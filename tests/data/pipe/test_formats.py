@@ -12,6 +12,7 @@ from PIL import Image
 from pipe_platform import MAGIC, image_record, manifest, png, record_bytes
 from tilewise.data.annotations import RawExample
 from tilewise.data.decode import ImageHeader
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.pipe.formats import StreamItem, read_arrivals
 from tilewise.errors import UserError
 
@@ -51,6 +52,36 @@ def test_manifest__image_and_label_alternate() -> None:
     headers = [arrival.info[0] for arrival in items]
     assert [(h.width, h.height) for h in headers if isinstance(h, ImageHeader)] == [(40, 30), (9, 9)]
     assert {arrival.format for arrival in items} == {"an augmented manifest"}
+
+
+def labelled(several: bool, *contents: bytes) -> list[StreamItem]:
+    stream = io.BytesIO(b"".join(contents))
+    return list(read_arrivals(stream, "train_0", labels=ImageLabels(several)))
+
+
+def test_labels__of_image_records_and_of_a_manifest() -> None:
+    metadata = json.dumps({"class-name": "cat", "type": "groundtruth/image-classification"}).encode()
+    streams = [
+        (False, [image_record(2.0, png())], [[2]], {}),
+        (True, [image_record([1.0, 0.0, 1.0], png())], [[0, 2]], {}),
+        (False, [record_bytes(png()), record_bytes(b'"1"'), record_bytes(metadata)], [[1]], {1: "cat"}),
+        (True, [record_bytes(png()), record_bytes(b"[0,1]"), record_bytes(png()), record_bytes(b"[0, 0]")],
+         [[1], []], {}),
+    ]  # fmt: skip
+    for several, contents, labels, names in streams:
+        items = labelled(several, *contents)
+        assert [item.example.targets.labels.tolist() for item in items] == labels
+        assert all(item.example.fractions and not item.example.problem for item in items)
+        assert items[0].names == names
+
+
+def test_labels__of_the_other_kind_are_a_problem() -> None:
+    (item,) = labelled(False, record_bytes(png()), record_bytes(b"[1, 0]"))
+    assert item.example.problem.startswith("its label: it is [1, 0] (list), and an image has one class here")
+    (item,) = labelled(True, image_record(2.0, png()))
+    assert item.example.problem.startswith("its label is one number, and an image has several classes here")
+    (item,) = labelled(True, manifest(png(), [(0, 1, 2, 10, 20)]))
+    assert item.example.problem.startswith("none of the 1 JSON texts after it is a class or a list of classe")
 
 
 def test_manifest__class_ids_as_text() -> None:

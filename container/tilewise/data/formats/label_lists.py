@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -23,9 +24,11 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.folder import Folder
-from tilewise.data.image_labels import check_one_width, hot_labels, names_of, one_label, whole_image_targets
+from tilewise.data.image_labels import names_of, whole_image_targets
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
+from tilewise.targets import Targets
 
 LST, CSV = "a list of images (.lst)", "a CSV file of labels"
 
@@ -51,7 +54,7 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
         UserError: two lines name the same image, or a file is no text.
 
     """
-    widths: set[int] = set()
+    kind = ImageLabels(several)
     examples = []
     for where, line in _lines(files):
         cells = line.split("\t")
@@ -60,19 +63,15 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
             examples.append(unusable(where, None, problem))
             continue
         try:
-            values = [float(cell) for cell in cells[1:-1]]
-            labels = hot_labels(values) if several else one_label(values)
+            labels = kind.of_numbers([float(cell) for cell in cells[1:-1]])
         except ValueError as error:
             text = str(error)
             problem = f"its label is no number ({text})" if text.startswith("could not") else text
             examples.append(unusable(f"{cells[-1].strip()} ({where})", None, problem))
             continue
-        widths.add(len(values))
         examples.append(_example(where, cells[-1].strip(), labels, folder))
     two_for_one_image(examples)
-    if several:
-        check_one_width(widths, some(files))
-    return ParsedChannel(examples, tuple(map(str, range(max(widths, default=0)))) if several else None)
+    return ParsedChannel(examples, kind.classes(some(files)))
 
 
 def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
@@ -107,7 +106,7 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
                 examples.append(unusable(where, None, str(error)))
                 continue
             labels = [numbers.setdefault(each, len(numbers)) for each in names]
-            examples.append(_example(where, row[0].strip(), labels, folder))
+            examples.append(_example(where, row[0].strip(), whole_image_targets(labels), folder))
     two_for_one_image(examples)
     return by_name(examples, list(numbers))
 
@@ -124,9 +123,9 @@ def _lines(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
                     yield f"{name} line {number}", text
 
 
-def _example(where: str, name: str, labels: list[int], folder: Folder) -> RawExample:
+def _example(where: str, name: str, targets: Targets[Array], folder: Folder) -> RawExample:
     key = f"{name} ({where})"
     image = folder.find_image(name) or folder.find_image_called(name)
     if image is None:
         return unusable(key, None, f"its image {name} is not in the channel, or not only once")
-    return RawExample(key, folder.files[image], None, whole_image_targets(labels), fractions=True)
+    return RawExample(key, folder.files[image], None, targets, fractions=True)

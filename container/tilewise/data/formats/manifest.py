@@ -30,6 +30,7 @@ from tilewise.data.annotations import (
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import quoted, shortened
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
@@ -69,12 +70,20 @@ def find_manifest(source: ChannelSource) -> DetectedFormat | None:
     files = find_json_lines(source.annotations, MANIFEST)
     if not files:
         return None
-    read = partial(read_manifest, files, source.images, source.name, attribute=source.label_attribute)
+    labels = ImageLabels(source.several_labels, source.class_ids) if source.image_labels else None
+    read = partial(
+        read_manifest, files, source.images, source.name, attribute=source.label_attribute, labels=labels
+    )
     return DetectedFormat(MANIFEST, some(files), read)
 
 
 def read_manifest(
-    files: Mapping[str, Path], folder: Folder, channel: str, *, attribute: str | None = None
+    files: Mapping[str, Path],
+    folder: Folder,
+    channel: str,
+    *,
+    attribute: str | None = None,
+    labels: ImageLabels | None = None,
 ) -> ParsedChannel:
     """Read a manifest, or several as if they were one.
 
@@ -83,6 +92,7 @@ def read_manifest(
         folder: where their images are looked for before they are fetched from S3.
         channel: whose they are, for messages.
         attribute: the label attribute to train on, where the job says which.
+        labels: how images are labelled; None for objects.
 
     Returns:
         Classes by name in the order of their ids where every id in use has a name, otherwise mere numbers;
@@ -94,21 +104,22 @@ def read_manifest(
 
     """
     who = f"channel {channel}: {some(files)}"
-    lines = _read_labelled(files)
-    attribute = _label_attribute(lines, attribute, who)
+    lines = _read_labelled(files, labels)
+    attribute = _label_attribute(lines, attribute, who, objects=labels is None)
     if attribute:
         log.info("%s: the label attribute is %s", who, attribute)
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
-    examples = [_example(line, attribute, paths) for line in lines]
+    examples = [_example(line, attribute, paths, fractions=labels is not None) for line in lines]
     two_for_one_image(examples)
-    return _with_classes(ParsedChannel(examples, names=names))
+    rows = labels.classes(who) if labels else None
+    return ParsedChannel(examples, rows) if rows else _with_classes(ParsedChannel(examples, names=names))
 
 
-def _read_labelled(files: Mapping[str, Path]) -> list[_Line]:
+def _read_labelled(files: Mapping[str, Path], kind: ImageLabels | None) -> list[_Line]:
     """The lines of all files but those without any label, beside others: the input of a labelling job."""
     lines_by_file = {
-        name: [_read_line(where, content) for where, content in read_json_lines({name: path})]
+        name: [_read_line(where, content, kind) for where, content in read_json_lines({name: path})]
         for name, path in files.items()
     }
     labelled = {
@@ -123,7 +134,7 @@ def _read_labelled(files: Mapping[str, Path]) -> list[_Line]:
     return list(chain.from_iterable(labelled.values()))
 
 
-def _read_line(where: str, content: dict[str, Any] | str) -> _Line:
+def _read_line(where: str, content: dict[str, Any] | str, kind: ImageLabels | None) -> _Line:
     if isinstance(content, str):
         return _broken(where, content)
     image = content.get("source-ref")
@@ -142,21 +153,21 @@ def _read_line(where: str, content: dict[str, Any] | str) -> _Line:
             f"{where} is of a video: its source-ref {shortened(image)} names a sequence of frames; give a "
             "manifest with one image in each line"
         )
-    labels = {
-        key: _parse(value)
-        for key, value in content.items()
-        if isinstance(value, dict) and "annotations" in value
-    }
     metadata = {
         key.removesuffix("-metadata"): value
         for key, value in content.items()
         if key.endswith("-metadata") and isinstance(value, dict)
     }
+    found = {key: value for key, value in content.items() if _is_label(key, value, metadata, kind)}
+    names = {
+        key: kind.names(value, metadata.get(key)) if kind else class_map(metadata.get(key))
+        for key, value in found.items()
+    }
     return _Line(
         where,
         image,
-        labels,
-        {key: class_map(metadata.get(key)) for key in labels},
+        {key: _parse(value, names[key], kind) for key, value in found.items()},
+        names,
         {
             key: shortened(str(value["failure-reason"]))
             for key, value in metadata.items()
@@ -170,14 +181,21 @@ def _broken(where: str, fault: str) -> _Line:
     return _Line(where, "", {}, {}, {}, fault=fault)
 
 
-def _parse(label: dict[str, Any]) -> _Parsed | str:
+def _is_label(key: str, value: Any, metadata: Mapping[str, Any], kind: ImageLabels | None) -> bool:
+    """Whether an attribute may be the label: beside others with metadata none without."""
+    if kind is None:
+        return isinstance(value, dict) and "annotations" in value
+    return key != "source-ref" and kind.may_be(value) and (key in metadata or not metadata)
+
+
+def _parse(label: Any, names: Mapping[int, str], kind: ImageLabels | None) -> _Parsed | str:
     try:
-        return parse_label(label)
+        return (kind.of_json(label, names), None) if kind else parse_label(label)
     except ValueError as error:
         return str(error)
 
 
-def _label_attribute(lines: Iterable[_Line], wanted: str | None, who: str) -> str:
+def _label_attribute(lines: Iterable[_Line], wanted: str | None, who: str, *, objects: bool) -> str:
     """The label attribute to train on.
 
     The one that the job names; else the only one, the only one that corrects another, or the only one that
@@ -186,9 +204,10 @@ def _label_attribute(lines: Iterable[_Line], wanted: str | None, who: str) -> st
     good = [line for line in lines if not line.fault]
     labelled = Counter(attribute for line in good for attribute in line.labels)
     if not labelled and good:
+        form = "an object with a list of annotations" if objects else "a class or a list of classes"
+        job = "a bounding box job" if objects else "an image classification job"
         raise UserError(
-            f"{who} has no label attribute, an object with a list of annotations, in any of its lines: give "
-            "the output of a bounding box job"
+            f"{who} has no label attribute, {form}, in any of its lines: give the output of {job}"
         )
     if wanted is not None:
         if wanted not in labelled:
@@ -267,7 +286,7 @@ def _label(line: _Line, attribute: str) -> _Parsed | str:
     return f"its label {attribute}: {label}" if isinstance(label, str) else label
 
 
-def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str]) -> RawExample:
+def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str], *, fractions: bool) -> RawExample:
     key = f"{shortened(path_in(line.image))} ({line.where})" if line.image else line.where
     label = _label(line, attribute)
     if isinstance(label, str):
@@ -276,7 +295,7 @@ def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str]) -> Ra
     if isinstance(path, str):
         return unusable(key, None, path)
     targets, size = label
-    return RawExample(key, path, size, targets)
+    return RawExample(key, path, size, targets, fractions=fractions)
 
 
 def _with_classes(numbered: ParsedChannel) -> ParsedChannel:

@@ -6,7 +6,7 @@ Specification of the labels: MXNet, ``src/io/iter_image_det_recordio.cc`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tilewise.data.annotations import (
     check_fractions,
     some,
 )
-from tilewise.data.image_labels import check_one_width, hot_labels, one_label, whole_image_targets
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.recordio import ImageRecord, scan
 from tilewise.targets import Targets
 
@@ -58,23 +58,11 @@ def read_labelled_files(files: Mapping[str, Path], *, several: bool) -> ParsedCh
         UserError: as :func:`read_record_files`.
 
     """
-    read = _of_classes if several else _of_class
-    examples, widths = [], set()
-    for name, path in files.items():
-        for record in scan(path):
-            widths.add(len(record.labels))
-            examples.append(make_example(name, path, record, read))
-    if several:
-        check_one_width(widths, some(files))
-    return ParsedChannel(examples, tuple(map(str, range(max(widths, default=0)))) if several else None)
-
-
-def _of_classes(label: Float32) -> Targets[Array]:
-    return whole_image_targets(hot_labels(label.tolist()))
-
-
-def _of_class(label: Float32) -> Targets[Array]:
-    return whole_image_targets(one_label(label.tolist()))
+    kind = ImageLabels(several)
+    examples = [
+        make_example(name, path, record, kind) for name, path in files.items() for record in scan(path)
+    ]
+    return ParsedChannel(examples, kind.classes(some(files)))
 
 
 def _targets(label: Float32) -> Targets[Array]:
@@ -98,13 +86,11 @@ def _targets(label: Float32) -> Targets[Array]:
     return Targets(check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult)
 
 
-def make_example(
-    name: str, path: Path, record: ImageRecord, read: Callable[[Float32], Targets[Array]] = _targets
-) -> RawExample:
-    """An image record's boxes and class ids, or why they cannot be read; ``read`` reads its label."""
+def make_example(name: str, path: Path, record: ImageRecord, labels: ImageLabels | None = None) -> RawExample:
+    """An image record's boxes and class ids, or why they cannot be read; with ``labels`` those of images."""
     problem = ""
     try:
-        targets = read(record.labels)
+        targets = labels.of_numbers(record.labels.tolist()) if labels else _targets(record.labels)
     except ValueError as error:
         problem = str(error)
         targets = Targets.none()

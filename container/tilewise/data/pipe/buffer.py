@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.pipe.fifo import POLL_SECONDS, StopWaiting, open_fifo
 from tilewise.data.pipe.formats import StreamItem, Turn, read_arrivals
 from tilewise.machine import memory_limit
@@ -154,8 +155,9 @@ class Pipe:
         *,
         stop: StopToken = NEVER,
         turn: Turn = lambda number: True,
+        labels: ImageLabels | None = None,
     ):
-        self.path, self.passes, self.turn = path, passes, turn
+        self.path, self.passes, self.turn, self.labels = path, passes, turn, labels
         self.buffer = Buffer(limit, stop)
         self._thread = threading.Thread(target=self._read, name=f"pipe {path.name}", daemon=True)
         self._thread.start()
@@ -181,7 +183,7 @@ class Pipe:
             for number in range(self.passes):
                 name = f"{self.path.name}_{number}"
                 with open_fifo(self.path.with_name(name), self.buffer) as file:
-                    for arrival in read_arrivals(file, name, self.turn):
+                    for arrival in read_arrivals(file, name, self.turn, self.labels):
                         self.buffer.put(arrival)
                 self.buffer.put(None)
         except StopWaiting as stop:

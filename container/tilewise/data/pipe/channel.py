@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewise.data.annotations import ParsedChannel
+from tilewise.data.label_numbers import ImageLabels, media_type
 from tilewise.data.pipe.buffer import Pipe, buffer_bytes
 from tilewise.data.pipe.stream import first_items
 from tilewise.data.shard import EVERYTHING, Shard
@@ -57,7 +58,7 @@ def check_pipe(
         UserError: it cannot; the message says what to do.
 
     """
-    if name.endswith("_annotation") or channel.content_type not in CONTENT_TYPES:
+    if name.endswith(("_annotation", "_lst")) or media_type(channel.content_type) not in CONTENT_TYPES:
         what = f"content type {channel.content_type}" if channel.content_type else "annotation channels"
         raise UserError(
             f"channel {name}: input mode Pipe takes RecordIO files or an augmented manifest (content type "
@@ -80,8 +81,11 @@ def check_pipe(
         )
 
 
-def open_pipe(name: str, channel: ChannelPipe, stop: StopToken) -> Pipe:
-    """Begin to read a channel; what is not shuffled waits in a quarter of the memory."""
+def open_pipe(name: str, channel: ChannelPipe, stop: StopToken, labels: ImageLabels | None = None) -> Pipe:
+    """Begin to read a channel, of images with ``labels`` or with objects.
+
+    What is not shuffled waits in a quarter of the memory.
+    """
     memory = buffer_bytes() // (1 if name == "train" else 4)
     log.info(
         "channel %s streams through pipes, the first is %s_0; up to %.0f MB of its images wait in memory",
@@ -90,7 +94,9 @@ def open_pipe(name: str, channel: ChannelPipe, stop: StopToken) -> Pipe:
         memory / 2**20,
     )
     # An eighth is for the images that the loader keeps to fill up the last batch.
-    return Pipe(channel.path, channel.passes, memory // 8 * 7, stop=stop, turn=channel.shard.takes)
+    return Pipe(
+        channel.path, channel.passes, memory // 8 * 7, stop=stop, turn=channel.shard.takes, labels=labels
+    )
 
 
 def read_head(name: str, pipe: Pipe) -> ParsedChannel:

@@ -18,6 +18,7 @@ from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.image_starts import starts_like_image
+from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import shortened
 from tilewise.data.recordio import StreamRecord, read_stream, split_image_record
 from tilewise.errors import UserError
@@ -61,13 +62,19 @@ Turn = Callable[[int], bool]
 """Whether the image of a number, counted from 0, is for this host; the others are passed over."""
 
 
-def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True) -> Iterator[StreamItem]:
+def read_arrivals(
+    stream: IO[bytes],
+    name: str,
+    turn: Turn = lambda number: True,
+    labels: ImageLabels | None = None,
+) -> Iterator[StreamItem]:
     """The images of a pipe, in their order; its first record decides what it holds.
 
     Args:
         stream: see :func:`read_stream`.
         name: names the pipe in messages and in the images' keys.
         turn: which images are for this host.
+        labels: how images are labelled; None for objects.
 
     Raises:
         UserError: the pipe is damaged, empty, or holds something else; the message names it.
@@ -80,7 +87,7 @@ def read_arrivals(stream: IO[bytes], name: str, turn: Turn = lambda number: True
     manifest = _is_manifest(first, name)
     format = "an augmented manifest" if manifest else "RecordIO image records"
     examples = _manifest_examples if manifest else _image_record_examples
-    for example, names in examples(chain(first, records), name, turn):
+    for example, names in examples(chain(first, records), name, turn, labels):
         size = len(example.encoded or b"") + 64 * len(example.targets) + 2048
         yield StreamItem(example, read_image_info(example), names, size, format)
 
@@ -156,17 +163,21 @@ def _is_image(content: bytes) -> bool:
 _Found = Iterator[tuple[RawExample, Mapping[int, str]]]
 
 
-def _image_record_examples(records: Iterator[StreamRecord], name: str, turn: Turn) -> _Found:
+def _image_record_examples(
+    records: Iterator[StreamRecord], name: str, turn: Turn, labels: ImageLabels | None
+) -> _Found:
     for record in records:
         if turn(record.number):
             header, image = split_image_record(record, name)
-            yield replace(make_example(name, Path(name), header), encoded=image), {}
+            yield replace(make_example(name, Path(name), header, labels), encoded=image), {}
 
 
-def _manifest_examples(records: Iterator[StreamRecord], name: str, turn: Turn) -> _Found:
+def _manifest_examples(
+    records: Iterator[StreamRecord], name: str, turn: Turn, labels: ImageLabels | None
+) -> _Found:
     for index, group in enumerate(_groups(records)):
         if turn(index):
-            yield _manifest_example(group, name)
+            yield _manifest_example(group, name, labels)
 
 
 def _groups(records: Iterator[StreamRecord]) -> Iterator[_Group]:
@@ -193,11 +204,16 @@ def _as_json(content: bytes) -> Any:
         return _NO_JSON
 
 
-def _manifest_example(group: _Group, name: str) -> tuple[RawExample, dict[int, str]]:
-    labels = [text for text in group.texts if isinstance(text, dict) and "annotations" in text]
+def _manifest_example(
+    group: _Group, name: str, kind: ImageLabels | None
+) -> tuple[RawExample, dict[int, str]]:
+    if kind:
+        labels = [text for text in group.texts if kind.may_be(text)]
+    else:
+        labels = [text for text in group.texts if isinstance(text, dict) and "annotations" in text]
     names: dict[int, str] = {}
     for text in group.texts:
-        names |= class_map(text)
+        names |= kind.names(labels[0], text) if kind and labels else class_map(text)
     example = RawExample(
         key=f"{name}#{group.number}",
         path=Path(name),
@@ -206,13 +222,14 @@ def _manifest_example(group: _Group, name: str) -> tuple[RawExample, dict[int, s
         encoded=group.image,
     )
     if len(labels) != 1:
+        what = "is a class or a list of classes" if kind else "has annotations"
         problem = (
-            f"{len(labels) or 'none'} of the {len(group.texts)} JSON texts after it has annotations: list "
-            "source-ref and one label attribute in AttributeNames"
+            f"{len(labels) or 'none'} of the {len(group.texts)} JSON texts after it {what}: list source-ref "
+            "and one label attribute in AttributeNames"
         )
         return replace(example, problem=problem), names
     try:
-        targets, size = parse_label(labels[0])
+        targets, size = (kind.of_json(labels[0], names), None) if kind else parse_label(labels[0])
     except ValueError as error:
         return replace(example, problem=f"its label: {error}"), names
-    return replace(example, targets=targets, size=size), names
+    return replace(example, targets=targets, size=size, fractions=kind is not None), names

@@ -52,6 +52,7 @@ class Stream(RecordSource):
         ids: the class ids that there are.
         expected: how many images a pass has, where the job says so.
         choose: leaves of an example, whose labels are those of ``ids``, what is used.
+        image_labels: whether these are labels of whole images.
 
     Attributes:
         issues: what became of the images and boxes of the present pass.
@@ -69,11 +70,12 @@ class Stream(RecordSource):
         *,
         expected: int | None = None,
         choose: Callable[[RawExample], RawExample] = lambda example: example,
+        image_labels: bool = False,
     ):
         self.channel, self.pipe, self.ids, self.choose = channel, pipe, ids, choose
         self._expected = expected
         self.names: dict[int, str] = {}
-        self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT)
+        self.issues = ChannelIssues(channel, expected=expected or UNKNOWN_COUNT, image_labels=image_labels)
         self._passes = self._objects = 0
         self._labels: Int64 | None = None
         ahead = [self._check(pipe.buffer.get()) for _ in first_items(pipe)]

@@ -16,6 +16,8 @@ from tilewise.data.writers.output import Output, check_s3_prefix
 LABEL = "bounding-box"
 """The attribute that holds an image's boxes: the second of a job's ``AttributeNames``."""
 
+WITHOUT_S3 = "source-refs name images without S3: a SageMaker job needs --s3-prefix"
+
 
 def write_manifest(
     records: Iterable[Record],
@@ -60,4 +62,4 @@ def write_manifest(
             }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     if not s3_prefix:
-        output.notes["source-refs name images without S3: a SageMaker job needs --s3-prefix"] += output.images
+        output.notes[WITHOUT_S3] += output.images

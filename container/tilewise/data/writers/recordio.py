@@ -7,7 +7,7 @@ Specification: dmlc-core, ``src/recordio.cc``; MXNet, ``python/mxnet/recordio.py
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import IO
 
@@ -39,7 +39,9 @@ _NOT_MXNETS = "images are GIF or WebP, which Tilewise decodes, but MXNet 1.9 doe
 
 
 def pack(identity: int, labels: npt.ArrayLike, image: bytes) -> bytes:
-    """The content of an image record: as ``mx.recordio.pack`` with an array of labels."""
+    """The content of an image record: as ``mx.recordio.pack`` with an array of labels, or with a number."""
+    if isinstance(labels, int):
+        return IMAGE_HEADER.pack(0, float(labels), identity, 0) + image
     packed = np.asarray(labels, "<f4").tobytes()
     return IMAGE_HEADER.pack(len(packed) // 4, 0.0, identity, 0) + packed + image
 
@@ -102,16 +104,34 @@ def write_recordio(
         UserError: an image is too large for a record.
 
     """
-    with ExitStack() as stack:
-        rec = stack.enter_context((output.folder / f"{name}.rec").open("xb"))
-        idx = stack.enter_context((output.folder / f"{name}.idx").open("x", encoding="utf-8", newline="\n"))
-        lst = stack.enter_context((output.folder / f"{name}.lst").open("x", encoding="utf-8", newline="\n"))
+
+    def labelled() -> Iterator[tuple[Record, list[int | float]]]:
         for record in records:
             label = _label(record, output, difficult=difficult, with_size=with_size)
             empty = len(label) <= label[0]
             if empty and skip_empty:
                 output.notes[_EMPTY_SKIPPED] += 1
                 continue
+            output.notes[_EMPTY_WRITTEN] += empty
+            yield record, label
+
+    write_image_records(labelled(), output, name=name)
+
+
+def write_image_records(
+    labelled: Iterable[tuple[Record, Sequence[int | float] | int]], output: Output, *, name: str
+) -> None:
+    """Write ``<name>.rec``, ``.idx`` and ``.lst`` of images, each with its label: numbers, or one.
+
+    Raises:
+        UserError: an image is too large for a record.
+
+    """
+    with ExitStack() as stack:
+        rec = stack.enter_context((output.folder / f"{name}.rec").open("xb"))
+        idx = stack.enter_context((output.folder / f"{name}.idx").open("x", encoding="utf-8", newline="\n"))
+        lst = stack.enter_context((output.folder / f"{name}.lst").open("x", encoding="utf-8", newline="\n"))
+        for record, label in labelled:
             image = record.read()
             identity, offset = output.images, rec.tell()
             try:
@@ -121,10 +141,9 @@ def write_recordio(
                     f"{record.key}: its record would be too large: {error}; make the image smaller"
                 ) from None
             output.count(len(image))
-            output.notes[_EMPTY_WRITTEN] += empty
             output.notes[_NOT_MXNETS] += image[:4] == b"GIF8" or image[8:12] == b"WEBP"
             idx.write(f"{identity}\t{offset}\n")
-            numbers = "\t".join(map(repr, label))
+            numbers = "\t".join(map(repr, [label] if isinstance(label, int) else label))
             lst.write(f"{identity}\t{numbers}\t{output.name(record, output.suffix(record, image))}\n")
 
 

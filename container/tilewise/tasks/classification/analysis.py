@@ -10,6 +10,7 @@ import numpy as np
 from sklearn import metrics as sk
 
 from tilewise.arrays import Bool, Float64, Int64
+from tilewise.data.image_labels import shown_classes
 from tilewise.data.records import Records
 from tilewise.tasks.classification.metrics import predicted
 from tilewise.tasks.classification.prediction import ClassScores
@@ -36,11 +37,7 @@ class ScoredImages:
 
     def truth(self, classes: int) -> Bool:
         """(N, C) which classes each image has."""
-        truth = np.zeros((len(self.records), classes), np.bool_)
-        truth[np.repeat(np.arange(len(truth)), self.records.object_counts), self.records.targets.labels] = (
-            True
-        )
-        return truth
+        return shown_classes(self.records, classes)
 
     def scores(self) -> Float64:
         """(N, C) what the model said."""

@@ -34,7 +34,10 @@ def _names(answered: Answered) -> list[str]:
 
 def azure(images: Sequence[Answered]) -> str:
     """As an endpoint of Azure AutoML for images: all classes, in the order of their labels."""
-    entries = [{"probs": _scores(answered), "labels": _names(answered)} for answered in images]
+    entries = [
+        {"probs": _scores(answered), "labels": _names(answered), **answered.explanation}
+        for answered in images
+    ]
     return json.dumps(entries, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
@@ -63,6 +66,10 @@ class ClassificationAnswers:
                 "items": {"type": "number"},
             },
             "classes": {"type": "array", "items": {"type": "string"}},
+            "visualizations": {
+                "description": "with model_explainability: a PNG as base64, or a list of them"
+            },
+            "attributions": {"description": "the same as numbers", "type": "array"},
         },
     }
 
@@ -72,7 +79,7 @@ class ClassificationAnswers:
         if as_annotation:
             label = int(np.argmax(scores))
             return {"class_id": label, "class_name": answered.class_name(label), "score": scores[label]}
-        return {"prediction": scores, "classes": list(answered.classes)}
+        return {"prediction": scores, "classes": list(answered.classes), **answered.explanation}
 
     def choose(
         self,

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from PIL import Image
 from sklearn import metrics as sk
 
-from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.charts import SERIES, Line, line_chart
 from tilewise.evaluation.report import (
@@ -27,6 +26,7 @@ from tilewise.evaluation.report_content import ReportContent
 from tilewise.stop import StopToken
 from tilewise.tasks.classification.analysis import Analysis
 from tilewise.tasks.classification.metrics import has_both
+from tilewise.tasks.classification.pictures import small_picture
 from tilewise.views.rendering import Rendering
 
 THUMBNAIL = 224
@@ -131,12 +131,10 @@ def _most_wrong(analysis: Analysis | None, rendering: Rendering, stop: StopToken
 
 def _thumbnail(record: Record, rendering: Rendering) -> str:
     """A small JPEG as a data URI; empty where the image cannot be had again."""
-    try:
-        pixels = decode_reduced(record.source, lambda width, height: 1, rendering=rendering).pixels
-    except (DecodeError, OSError):
+    pixels = small_picture(record, THUMBNAIL, rendering)
+    if pixels is None:
         return ""
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, 2)))
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"

@@ -1,20 +1,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tilewise.arrays import Float32
-from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
+from tilewise.arrays import Array, Float32
 from tilewise.errors import UserError
 from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.registry import family_of, load
+from tilewise.registry.classifiers import ONE_LABEL, SEVERAL_LABELS
 from tilewise.tasks.answers import Answered, Answers
 from tilewise.tasks.classification.answers import ClassificationAnswers
 from tilewise.tasks.classification.prediction import ClassScores, merger
+from tilewise.tiling.spec import Tiling, TilingKind
 from tilewise.views.view import CentreCrop
 
 if TYPE_CHECKING:  # an endpoint needs little of it
@@ -70,20 +72,24 @@ class ClassificationTask:
 
     def fit_spec(self, hp: Hyperparameters, data: DataSet, initial: ClassifierSpec | None) -> ClassifierSpec:
         """The crops that the job says, and the weights of its classes."""
+        from tilewise.data.image_labels import shown_classes
+
         assert hp.validation_crop_size and hp.validation_resize_size and hp.training_crop_size
-        counts = np.bincount(data.train.sample.targets.labels, minlength=len(data.classes))
+        counts = shown_classes(data.train.sample, len(data.classes)).sum(axis=0)
         if len(data.classes) < 2 and not self.several:
             raise UserError(
                 f"channel train has the class {data.classes[0]} only: give images of two classes or more"
             )
         absent = [name for name, count in zip(data.classes, counts.tolist(), strict=True) if not count]
-        if absent:
+        if absent and data.train.known_length:
             log.warning(
                 "channel train has no image of the class%s %s: nothing is learnt of %s",
                 "es" if len(absent) > 1 else "",
                 ", ".join(absent),
                 "them" if len(absent) > 1 else "it",
             )
+        tiling = _tiling(hp)
+        log.info("each image is seen as %s", tiling)
         return ClassifierSpec(
             name=hp.model_name,
             num_classes=len(data.classes),
@@ -91,6 +97,7 @@ class ClassificationTask:
             training_crop=hp.training_crop_size,
             several=self.several,
             class_weights=self._class_weights(hp.weighted_loss, counts, len(data.train.sample)),
+            tiling=tiling,
             rendering=hp.rendering,
         )
 
@@ -164,16 +171,20 @@ class ClassificationTask:
         """The figures of :mod:`tilewise.tasks.classification.metrics`."""
         from tilewise.evaluation.predicting import predict_records
         from tilewise.tasks.classification.analysis import ScoredImages
-        from tilewise.tasks.classification.metrics import figures_of
         from tilewise.tasks.task import Evaluation
 
         predicted = predict_records(predictor, records, issues, stop=stop)
         scored: ScoredImages | None = gather(ScoredImages(*predicted) if predicted else None)
         if scored is None:
             return None
-        truth = scored.truth(len(predictor.classes))
-        figures = figures_of(truth, scored.scores(), several=self.several, top_k=self.top_k)
-        return Evaluation(figures, scored)
+        return Evaluation(self.figures(scored, predictor.classes), scored)
+
+    def figures(self, scored: ScoredImages, classes: tuple[str, ...]) -> dict[str, Any]:
+        """Those of :mod:`tilewise.tasks.classification.metrics`."""
+        from tilewise.tasks.classification.metrics import figures_of
+
+        truth = scored.truth(len(classes))
+        return figures_of(truth, scored.scores(), several=self.several, top_k=self.top_k)
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """``accuracy``, and the figure that the job chose instead.
@@ -211,22 +222,26 @@ class ClassificationTask:
         self, scored: ScoredImages, classes: tuple[str, ...], rendering: Rendering
     ) -> dict[str, Image]:
         """The first few images whose files can be had, with what the model said."""
-        from tilewise.data.decode import decode_reduced
+        from tilewise.evaluation.beside_truth import MAX_SIDE
+        from tilewise.tasks.classification.pictures import small_picture
 
         pictures: dict[str, Image] = {}
         for record, prediction in zip(scored.records, scored.predictions, strict=True):
-            if len(pictures) == PICTURES or not record.path.is_file():
+            if len(pictures) == PICTURES:
                 break
-            pixels = decode_reduced(record.source, lambda width, height: 1, rendering=rendering).pixels
-            picture = self.answers.draw(pixels, Answered(prediction, classes))
-            pictures[f"validation/{record.key}"] = picture
+            pixels = small_picture(record, MAX_SIDE, rendering)
+            if pixels is not None:
+                picture = self.answers.draw(pixels, Answered(prediction, classes))
+                pictures[f"validation/{record.key}"] = picture
         return pictures
 
     def channel_statistics(
         self, records: Records, issues: ChannelIssues, classes: tuple[str, ...], *, whole: bool
     ) -> dict[str, Any]:
         """Images, those without a class, those left out, and how many each class has."""
-        counts = np.bincount(records.targets.labels, minlength=len(classes)).tolist()
+        from tilewise.data.image_labels import shown_classes
+
+        counts = shown_classes(records, len(classes)).sum(axis=0).tolist()
         return {
             "images": len(records),
             "whole": whole,
@@ -246,6 +261,14 @@ class ClassificationTask:
         """See :class:`tilewise.inference.two_stages.ClassifiesCrops`."""
         return prediction.scores
 
+    def explanation(
+        self, folder: Path, asked: Mapping[str, Any]
+    ) -> Callable[[Array, Callable[[], None]], dict[str, Any]]:
+        """See :class:`tilewise.tasks.answers.Explains`."""
+        from tilewise.tasks.classification.explanations import explanation
+
+        return explanation(folder, asked)
+
     def report_page(self, content: ReportContent, stop: StopToken) -> str:
         """See :func:`tilewise.tasks.classification.report.report_page`."""
         from tilewise.tasks.classification.report import report_page
@@ -262,6 +285,14 @@ class MultilabelTask(ClassificationTask):
     name: ClassVar[str] = "multilabel_classification"
     several: ClassVar[bool] = True
     target_fields: ClassVar[frozenset[str]] = frozenset({SEVERAL_LABELS})
+
+
+def _tiling(hp: Hyperparameters) -> Tiling:
+    """The views of an image, whose scores are pooled."""
+    grid, size = hp.tile_grid_size, hp.tile_size
+    assert grid != "auto"
+    kind: TilingKind = "grid" if grid else "fixed" if size else "whole"
+    return Tiling(kind, grid, size, overlap=hp.tile_overlap_ratio, merge="pool")
 
 
 def _figure(value: float | None) -> str:
