@@ -3,15 +3,17 @@
 python benchmarks/masks.py speed [--side 320] [--threads 2]
 python benchmarks/masks.py memory [--masks 1000000]
 python benchmarks/masks.py merge [--scenes 10]
-python benchmarks/masks.py train DATA [--minutes 15] [--out FILE]
+python benchmarks/masks.py train DATA [name=value …] [--minutes 15] [--models …] [--ways whole fixed]
+    [--seeds 0 1 2] [--out FILE]
 
 ``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18.
 ``memory``: of reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels.
 ``merge``: crowded scenes of tilted ellipses, half of them across borders of tiles: how many of 1,000 stand
 more than once or are lost after merging, and the mean IoU of masks; with PyPI's ``sahi`` SAHI's ways, too.
-``train``: two models learn from whole images and from fixed tiles, with three seeds, on one core. DATA holds
-train.json and val.json, COCO files with masks, and images/. A run's line is written as it ends; a run whose
-line FILE has is left out.
+``train``: two models learn from whole images and from fixed tiles, and torchvision's Mask R-CNN by its own
+loop, all on one core and for as many minutes. DATA holds train.json and val.json, COCO files with masks, or
+train_masks.json and val_masks.json; and images/. A run's line is written as it ends; a run whose line FILE
+has is left out.
 """
 
 from __future__ import annotations
@@ -33,13 +35,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
+import mask_training  # noqa: E402
+
 MODELS = ("maskrcnn_resnet18_fpn", "maskyolox_nano", "maskyolox_tiny", "maskyolox_s")
-TRAINED = {
-    "maskrcnn_resnet18_fpn": {"min_size": "512", "max_size": "640", "training_batch_size": "2"},
-    "maskyolox_tiny": {"image_size": "512", "training_batch_size": "4"},
-}
-WAYS: dict[str, dict[str, str]] = {"whole": {}, "fixed": {"training_views": "fixed"}}
-SEEDS = (0, 1, 2)
 
 
 def speed(side: int, threads: int) -> None:
@@ -315,68 +313,6 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
-def train(data: Path, minutes: float, out: Path) -> None:
-    """Each run is a job of its own on one core; its line is written as it ends."""
-    from lay_out import lay_out_job
-
-    done = {_key(json.loads(line)) for line in out.read_text().splitlines()} if out.is_file() else set()
-    for seed in SEEDS:
-        for model, own in TRAINED.items():
-            for way, options in WAYS.items():
-                run = {"data": data.name, "model": model, "views": way, "seed": seed, "minutes": minutes}
-                if _key(run) in done:
-                    continue
-                hyperparameters = {
-                    "task": "instance_segmentation",
-                    "model_name": model,
-                    "minutes": str(minutes),
-                    "validation_metric_type": "coco",
-                    "box_score_threshold": "0.01",
-                    "use_pretrained_model": "0",
-                    "early_stopping": "0",
-                    "num_workers": "0",
-                    "seed": str(seed),
-                    **own,
-                    **options,
-                }
-                with tempfile.TemporaryDirectory() as folder:
-                    base = Path(folder) / "ml"
-                    lay_out_job(data, base, hyperparameters)
-                    environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base), "OMP_NUM_THREADS": "1"}
-                    job = subprocess.run(
-                        [sys.executable, str(ROOT / "train")],
-                        env=environ,
-                        capture_output=True,
-                        text=True,
-                        timeout=60 * (2 * minutes + 10),
-                        check=False,
-                    )
-                    if job.returncode:
-                        raise SystemExit(job.stdout[-4000:] + job.stderr[-4000:])
-                    content = json.loads((base / "output" / "data" / "metrics.json").read_text())
-                with out.open("a") as file:
-                    file.write(json.dumps(run | _figures(content)) + "\n")
-
-
-def _key(run: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(run[name] for name in ("data", "model", "views", "seed", "minutes"))
-
-
-def _figures(content: dict[str, Any]) -> dict[str, Any]:
-    epochs = content["epochs"]
-    validated = [epoch["validation"] for epoch in epochs if epoch.get("validation")]
-    best = max(validated, key=lambda figures: figures["AP"] or 0)
-    seconds = sum(epoch["seconds"] for epoch in epochs)
-    return {
-        "epochs": len(epochs),
-        "mask_AP": best["AP"],
-        "mask_AP50": best["AP50"],
-        "mask_AP_small": best["AP_small"],
-        "box_AP": best["box"]["AP"],
-        "train_images_per_second": round(sum(epoch["records"] for epoch in epochs) / seconds, 2),
-    }
-
-
 def main() -> None:
     """Run one of the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -390,16 +326,14 @@ def main() -> None:
     merging = parts.add_parser("merge")
     merging.add_argument("--scenes", type=int, default=10)
     training = parts.add_parser("train")
-    training.add_argument("data", type=Path)
-    training.add_argument("--minutes", type=float, default=15)
-    training.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "masks.jsonl")
+    mask_training.add_arguments(training)
     arguments = parser.parse_args()
     if arguments.part_of_all == "speed":
         speed(arguments.side, arguments.threads)
     elif arguments.part_of_all == "merge":
         merge(arguments.scenes)
     elif arguments.part_of_all == "train":
-        train(arguments.data, arguments.minutes, arguments.out)
+        mask_training.run(arguments)
     elif arguments.part is None:
         memory(arguments.masks)
     elif arguments.part == "read":

@@ -78,7 +78,7 @@ METHODS: dict[str, dict[str, str]] = {
 """Hyperparameters of each method; join two with a plus: `copy_paste+nwd`."""
 
 NOT_FOR = {
-    "rfla": ("ssd", "yolox", "retinanet", "fasterrcnn"),
+    "rfla": ("ssd", "yolox", "retinanet"),
     "nwd": ("yolox", "gfl", "fcos"),
     **dict.fromkeys(("stride_4", "mosaic", "mixup"), ("fasterrcnn",)),
 }

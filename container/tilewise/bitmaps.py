@@ -59,14 +59,15 @@ class Bitmaps:
         Each new cell is the one that its centre comes from: mirrored and turned by quarters, they are exact.
         """
         values, frames = np.asarray(self.values), np.asarray(self.frames, np.float64)
-        linear, shift = np.asarray(matrix, np.float64)[:, :2], np.asarray(matrix, np.float64)[:, 2]
+        matrices = np.broadcast_to(np.asarray(matrix, np.float64), (len(values), 2, 3))
         high, wide = values.shape[1:]
-        straight = not linear[0, 1] and not linear[1, 0]
-        turned = not linear[0, 0] and not linear[1, 1]
+        straight = not matrices[:, 0, 1].any() and not matrices[:, 1, 0].any()
+        turned = not matrices[:, 0, 0].any() and not matrices[:, 1, 1].any()
         shape = (wide, high) if straight else (high, wide) if turned else (max(wide, high),) * 2
         new = np.zeros((len(values), shape[1], shape[0]), np.uint8)
         places = np.zeros((len(values), 4), np.float32)
         for index, (x0, y0, x1, y1) in enumerate(frames.tolist()):
+            linear, shift = matrices[index, :, :2], matrices[index, :, 2]
             corners = np.array([(x, y) for x in (x0, x1) for y in (y0, y1)]) @ linear.T + shift
             low, far = corners.min(axis=0), corners.max(axis=0)
             places[index] = (*low, *far)
@@ -177,10 +178,17 @@ def pulled(grid: Any, linear: Any, shift: Any, *, corner: tuple[float, float], s
 
     """
     width, height = size
-    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    centres = np.stack([x.ravel(), y.ravel()], axis=1) - shift
-    old = np.floor(centres @ np.linalg.inv(linear).T - corner + 1e-9).astype(np.int64)
-    inside = ((old >= 0) & (old < (grid.shape[1], grid.shape[0]))).all(axis=1)
-    new = np.zeros(height * width, grid.dtype)
+    x, y = np.arange(width) + 0.5 - shift[0], np.arange(height) + 0.5 - shift[1]
+    if not linear[0, 1] and not linear[1, 0]:  # rows and columns stay such
+        columns = np.floor(x / linear[0, 0] - corner[0] + 1e-9).astype(np.int64)
+        rows = np.floor(y / linear[1, 1] - corner[1] + 1e-9).astype(np.int64)
+        across, down = (columns >= 0) & (columns < grid.shape[1]), (rows >= 0) & (rows < grid.shape[0])
+        new = np.zeros((height, width), grid.dtype)
+        new[np.ix_(down, across)] = grid[np.ix_(rows[down], columns[across])]
+        return new
+    old = np.stack(np.meshgrid(x, y), axis=-1) @ np.linalg.inv(linear).T
+    old = np.floor(old - corner + 1e-9).astype(np.int64)
+    inside = ((old >= 0) & (old < (grid.shape[1], grid.shape[0]))).all(axis=-1)
+    new = np.zeros((height, width), grid.dtype)
     new[inside] = grid[old[inside, 1], old[inside, 0]]
-    return new.reshape(height, width)
+    return new

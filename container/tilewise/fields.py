@@ -49,7 +49,8 @@ class Field(Protocol):
         """As an affine map shows it in a new frame.
 
         Args:
-            matrix: (2, 3) from pixels of the present frame to those of the new one.
+            matrix: (2, 3) from pixels of the present frame to those of the new one; or (N, 2, 3), of each
+                object its own.
             size: (width, height) in pixels of the new frame.
 
         """

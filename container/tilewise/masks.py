@@ -205,9 +205,9 @@ class Masks:
         Points are moved. Of run lengths each new pixel is the one that its centre comes from: mirrored, and
         turned by quarters, they are exact.
         """
-        linear, shift = np.asarray(matrix)[:, :2], np.asarray(matrix)[:, 2]
         packer = MaskPacker()
-        for shape in self.shapes():
+        matrices = np.broadcast_to(np.asarray(matrix, np.float64), (len(self), 2, 3))
+        for shape, linear, shift in zip(self.shapes(), matrices[..., :2], matrices[..., 2], strict=True):
             if isinstance(shape, Outline):
                 rings = [ring @ linear.T + shift for ring in shape.rings]
                 packer.add(Outline(rings, even_odd=shape.even_odd))
@@ -291,9 +291,9 @@ class Masks:
         sx, sy, dx, dy = sx * across, sy * down, (dx - left) * across, (dy - top) * down
         content = self.data[slice(*self.spans[index].tolist())]
         if content[0] == _RUNS:
-            grid = _sampled(
-                decode_runs(int(content[1]), int(content[2]), content[3:]), (sx, sy, dx, dy), columns, rows
-            )
+            bitmap = decode_runs(int(content[1]), int(content[2]), content[3:])
+            scale, shift = np.array([[sx, 0], [0, sy]]), (dx, dy)
+            grid = pulled(bitmap, scale, shift, corner=(0, 0), size=(columns, rows))
         else:
             rings = [ring * (sx, sy) + (dx, dy) for ring in _rings(content)]
             grid = rasterise(rings, columns, rows, even_odd=bool(content[0] == _EVEN_ODD))
@@ -377,18 +377,6 @@ def _warped(mask: RunLengths, linear: Array, shift: Array) -> RunLengths:
         bitmap, linear, shift - (left, top), corner=(mask.left, mask.top), size=(right - left, bottom - top)
     )
     return RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), left, top)
-
-
-def _sampled(bitmap: Bitmap, placement: tuple[float, float, float, float], columns: int, rows: int) -> Bitmap:
-    """A bitmap moved and scaled, by the pixel that each cell's centre lies in."""
-    sx, sy, dx, dy = placement
-    x = np.floor((np.arange(columns) + 0.5 - dx) / sx).astype(np.int64)
-    y = np.floor((np.arange(rows) + 0.5 - dy) / sy).astype(np.int64)
-    height, width = bitmap.shape
-    across, down = (x >= 0) & (x < width), (y >= 0) & (y < height)
-    grid = np.zeros((rows, columns), np.uint8)
-    grid[np.ix_(down, across)] = bitmap[np.ix_(y[down], x[across])]
-    return grid
 
 
 def masks_in(fields: Mapping[str, object]) -> Masks | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tilewise.arrays import Array
 from tilewise.boxes import crop_boxes, flip_boxes, sides, visible_part
 from tilewise.fields import Corners, Field, Index, cat_fields, cat_rows, to_device
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 
 A = TypeVar("A", Array, Tensor)
 
@@ -79,8 +79,8 @@ class Targets(Generic[A]):
         boxes, visible, share = visible_part(crop_boxes(self.boxes, window, size), size)
         # only what is seen is drawn anew: to do so for all masks of an image would cost every tile as much
         fields = {name: each.select(visible).crop(window, size) for name, each in self.fields.items()}
-        masks = fields.get(MASKS)
-        if not isinstance(masks, Masks):
+        masks = masks_in(fields)
+        if masks is None:
             ignored = self.ignored | (share < min_visibility)
             return type(self)(boxes[visible], self.labels[visible], ignored[visible], fields)
         seen: Any = self.select(visible)

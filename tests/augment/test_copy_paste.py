@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from stand_ins import make_hp
 from tilewise.augment.copy_paste import BORDER, SCALE, CopyPaste, pasteable
-from tilewise.augment.pasting import rectangle
+from tilewise.augment.pasting import fade
 from tilewise.boxes import intersection, object_size
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
@@ -124,10 +124,10 @@ def test_plan__balance_draws_rare_classes_as_often_as_others() -> None:
     assert 0.8 < counts[0] / counts[1] < 1.25
 
 
-def test_rectangle__is_whole_in_the_box_and_fades_out_around_it() -> None:
-    shape = rectangle(np.array([3, 3, 7, 6], np.float32), 2, (0, 0, 10, 10), size=(10, 10))
-    assert shape[4, 5] == 1 and shape[4, 2] == 0.75 and shape[4, 1] == 0.25 and shape[4, 0] == 0
-    assert shape[2, 2] == 0.75**2 and (shape[3:6, 3:7] == 1).all()
+def test_fade__is_whole_in_the_box_and_fades_out_around_it() -> None:
+    # pixels of a row of 10, around a box from 3 to 7 that fades out over 2
+    shown = fade(((np.arange(10) + 0.5 - 5) / 2).astype(np.float32), np.array([2 / 2 + 1], np.float32))
+    assert shown.tolist() == [0, 0.25, 0.75, 1, 1, 1, 1, 0.75, 0.25, 0]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from masked_scenes import write_scenes
 from PIL import Image
 from tilewise.__main__ import main
 from tilewise.data.records import Record, Records
@@ -134,6 +135,23 @@ def test_inspect__augmented_views(tilewise: Any, tmp_path: Path) -> None:
     assert code == 2 and "--augmented copy_paste: give hyperparameters as NAME=VALUE" in errors
     code, _, errors = tilewise(*arguments, "copy_past=1")
     assert code == 2 and "did you mean copy_paste" in errors
+
+
+def test_inspect__augmented_views_have_masks_where_they_are_learnt(tilewise: Any, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", 5)
+    arguments = ("inspect", tmp_path / "data", "--out", tmp_path, "--augmented", "image_size=96")
+    options = ("random_windows=0", "copy_paste=1", "copy_paste_max_size=auto")
+
+    def drawn(*chosen: str) -> Any:
+        code, _, errors = tilewise(*arguments, *options, *chosen)
+        assert code == 0, errors
+        with Image.open(tmp_path / "augmented.png") as picture:
+            return np.asarray(picture).astype(int)
+
+    with_boxes = drawn("model_name=yolox_nano")
+    with_masks = drawn("model_name=maskyolox_nano", "task=instance_segmentation")
+    # of a disc that is tinted with its class's colour more pixels differ than of a box of one pixel's width
+    assert ((with_boxes - with_masks) != 0).any(axis=2).mean() > 0.02
 
 
 def test_choose_tiles__telling_and_never_twice() -> None:

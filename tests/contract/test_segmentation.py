@@ -131,6 +131,14 @@ def test_endpoint__gives_the_logged_mask_ap(model: str, tiles: str, tmp_path: Pa
         server.wait_until_ready()
         url = f"http://127.0.0.1:{server.port}"
         found = [ask_endpoint(url, record.read()).detections for record in records]
+        status, _, body = server.request(
+            "POST", "/invocations?format=azure&image_type=png", records[1].read(), Content_Type="image/png"
+        )
+        assert status == 200 and json.loads(body)[0]["boxes"][0]["mask"]["type"] == "png"
+        status, _, body = server.request(
+            "POST", "/invocations?export_as_image=1", records[1].read(), Content_Type="image/png"
+        )
+        assert status == 400 and b"masks come as pictures with format=azure only" in body
     figures = metrics(records, found, ("red", "blue"), voc=VocMetric(0.1, "all"))
     logged = validated(job)
     assert figures["VOC"]["mAP"] == pytest.approx(logged["VOC"]["mAP"], abs=1e-3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.fpn import receptive_fields, resnet_pyramid
 from tilewise.models.rfla import field_distance, rfla
+from tilewise.models.rpn import strides_of
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.tasks.registry import make_task
@@ -83,6 +85,32 @@ def test_rfla__gives_each_object_points_however_small() -> None:
     assert (rfla(points, strides, boxes[:0], fields={8: 91}) == -1).all()
 
 
+def test_rfla_anchors__teach_the_one_most_alike_at_each_point() -> None:
+    model = detector("fasterrcnn_resnet18_fpn", assignment="rfla")
+    network: Any = model.network
+    transform: Any = model.transform
+    batch = transform([torch.zeros((3, 96, 96), dtype=torch.uint8)])
+    maps = list(network.features(batch.tensors).values())
+    (anchors,) = network.rpn.anchor_generator(batch, maps)
+    assert anchors.shape == (3 * (24**2 + 12**2 + 6**2 + 3**2 + 2**2), 4)
+    boxes = torch.tensor([[40.0, 40, 43, 43], [8, 30, 92, 58]])
+    targets = {"boxes": boxes, "labels": torch.ones(2, dtype=torch.int64), "ignored": boxes[:0]}
+    counts = [3 * each.shape[2] * each.shape[3] for each in maps]
+    strides = strides_of(96, [each.shape[2] for each in maps], counts)
+    assert strides.unique().tolist() == [4, 8, 16, 32, 64]
+    (matches,) = network.rpn.match_anchors(anchors, [targets], strides)
+    for number, box in enumerate(boxes):
+        mine = anchors[matches == number]
+        assert 3 <= len(mine) <= 4
+        assert ((mine[:, :2] + mine[:, 2:]) / 2 - (box[:2] + box[2:]) / 2).abs().max() <= 32
+    wide = anchors[matches == 1]
+    assert (wide[:, 2] - wide[:, 0] > wide[:, 3] - wide[:, 1]).all()  # of three shapes the wide one
+    by_point = matches.view(-1, 3)
+    found = (by_point >= 0).any(dim=1)
+    assert (by_point[found].sort(dim=1).values[:, :2] == -2).all()
+    assert (by_point[~found] == -1).all()
+
+
 @pytest.mark.parametrize(
     ("resnet", "fields"),
     [
@@ -104,6 +132,7 @@ FAMILIES = {
     "retinanet_resnet50_fpn": "nwd",
     "fcos_resnet50_fpn": "rfla",
     "fasterrcnn_resnet18_fpn": "nwd",
+    "fasterrcnn_mobilenet_v3_large_fpn": "rfla",
 }
 
 
@@ -184,6 +213,8 @@ def test_stride_4__one_more_map_in_front(name: str, anchors: tuple[float, ...] |
 
 
 def test_hyperparameters__an_assignment_that_the_family_has_not() -> None:
-    with pytest.raises(UserError, match="assignment='rfla': it is not defined for yolox_nano, only for fcos"):
+    with pytest.raises(
+        UserError, match="assignment='rfla': it is not defined for yolox_nano, only for fasterrcnn"
+    ):
         make_hp(model_name="yolox_nano", assignment="rfla")
     assert make_hp(model_name="fcos_resnet50_fpn", assignment="rfla").assignment == "rfla"

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tilewise.errors import UserError
 from tilewise.serving.options import Options, check_names, read_attributes, read_options
+from tilewise.tasks.answers import MaskPictures
 from tilewise.tiling.spec import TileOptions
 
 FORMS = ("coco", "png")
@@ -34,6 +37,19 @@ def test_read_options__as_json_has_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("texts", "pictures"),
+    [
+        ({}, None),
+        ({"export_as_image": True}, MaskPictures(wanted=True)),
+        ({"export_as_image": "0", "image_type": "png"}, MaskPictures(wanted=False, image_type="png")),
+        ({"image_type": "PNG"}, MaskPictures(wanted=True, image_type="png")),
+    ],
+)
+def test_read_options__masks_as_pictures(texts: dict[str, Any], pictures: MaskPictures | None) -> None:
+    assert read_options(texts, FORMS).pictures == pictures
+
+
+@pytest.mark.parametrize(
     ("texts", "reason"),
     [
         ({"threshold": "high"}, "threshold=high: it must be a number from 0 to 1"),
@@ -49,6 +65,8 @@ def test_read_options__as_json_has_them() -> None:
         ({"tta": "flip"}, "tta='flip': must be one of none, mirror"),
         ({"scores": "raw"}, "scores=raw: possible are model, calibrated"),
         ({"format": "xml"}, "format=xml: possible are coco, png"),
+        ({"export_as_image": "yes"}, "export_as_image=yes: it must be 0, 1, true or false"),
+        ({"image_type": "gif"}, "image_type=gif: possible are jpg, png, bmp"),
     ],
 )
 def test_read_options__wrong_values(texts: dict[str, str], reason: str) -> None:

@@ -13,9 +13,9 @@ from pycocotools import mask as coco_masks
 from tilewise.instances import Instances
 from tilewise.masks import MASKS, Masks, RunLengths
 from tilewise.rasters import Bitmap, rasterise, runs_of
-from tilewise.tasks.answers import Answered
+from tilewise.tasks.answers import Answered, MaskPictures
 from tilewise.tasks.segmentation.answers import SegmentationAnswers
-from tilewise.tasks.segmentation.prediction import SegmentedPrediction
+from tilewise.tasks.segmentation.prediction import SegmentedPrediction, with_pictures
 
 # pycocotools 2.0.11 hands NumPy 2 an array without its keyword copy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -39,7 +39,9 @@ def answered(most_points: int = 400, image_type: str = "") -> Answered:
     scores = np.array([0.9, 0.8, 0.7], np.float32)
     fields = {MASKS: masks.crop((0, 0, WIDTH, HEIGHT), (WIDTH, HEIGHT))}
     instances = Instances(masks.boxes, scores, np.array([0, 1, 1]), fields)
-    prediction = SegmentedPrediction(WIDTH, HEIGHT, instances, most_points, image_type)
+    prediction = SegmentedPrediction(WIDTH, HEIGHT, instances, most_points)
+    if image_type:
+        prediction = with_pictures(prediction, MaskPictures(wanted=True, image_type=image_type))
     return Answered(prediction, ("ring", "part"), "a.png")
 
 
@@ -94,6 +96,18 @@ def test_azure__masks_as_pictures(kind: str) -> None:
         left, top = box["mask"]["left"], box["mask"]["top"]
         part = shape[top : top + picture.shape[0], left : left + picture.shape[1]]
         assert part.sum() == shape.sum() and np.array_equal(picture > 127, part > 0)
+
+
+def test_azure__a_request_chooses_pictures() -> None:
+    trained = replace(answered().prediction, export_as_image=True, image_type="bmp")
+    for pictures, kind in (
+        (MaskPictures(wanted=True), "bmp"),
+        (MaskPictures(wanted=True, image_type="png"), "png"),
+        (MaskPictures(wanted=False), None),
+    ):
+        shown = Answered(with_pictures(trained, pictures), ("ring", "part"))
+        (entry,) = json.loads(ANSWERS.forms["azure"].render([shown]))
+        assert [box.get("mask", {}).get("type") for box in entry["boxes"]] == [kind] * 3
 
 
 def test_coco__results_with_segmentation() -> None:

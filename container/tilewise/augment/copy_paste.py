@@ -33,10 +33,12 @@ FEATHERS = (1, 2, 3)
 MOST_OF_OTHERS = 0.3
 """An object whose pixels hold a larger share of another one is not pasted: that one would have no box."""
 
-TRIALS, PLACES = 8, 8
-"""So many times so many places are tried for each object."""
+PLACES = (4, 4, 8, 16, 32)
+"""So many places are tried for each object, in so many rounds."""
 
 AT_ONCE = 64
+PAIRS_AT_ONCE = 1 << 21
+"""So many objects, and so many pairs of places and boxes, are compared at a time, to bound the memory."""
 
 ALWAYS_FREE = 0
 """The seed that tells whether an image has room: what it places can be pasted in each epoch."""
@@ -119,6 +121,7 @@ class CopyPaste:
         *,
         seed: int,
         donor: Targets[Array] | None = None,
+        own: Int64 | None = None,
     ) -> PastePlan | None:
         """Draw what an image shows once more; the same for each view of it, and in each process.
 
@@ -128,52 +131,28 @@ class CopyPaste:
             height: pixels of the image.
             seed: of what is drawn. Where it finds no room for anything, :data:`ALWAYS_FREE` is tried.
             donor: of the image that objects come from, where each image has one.
+            own: what :meth:`pasteable_of` says of ``targets``, where that is known already.
 
         Returns:
             None where nothing finds room.
 
         """
-        objects = self._objects(targets, donor)
-        return self._draw(targets, width, height, seed, objects) or self._draw(
-            targets, width, height, ALWAYS_FREE, objects
-        )
+        own = self.pasteable_of(targets) if own is None else own
+        objects, numbers = targets, own
+        if self.of_others and self.bank:  # its objects have been chosen already
+            objects, numbers = self.bank.targets, np.arange(len(self.bank.targets))
+        elif self.of_others and donor is not None:
+            objects, numbers = donor, self.pasteable_of(donor)
+        for each in (seed, ALWAYS_FREE):
+            rng = np.random.default_rng(each)
+            chosen = self._choose(numbers, objects.labels, len(own), rng)
+            if len(chosen) and (plan := _draw(targets, (width, height), objects.select(chosen), chosen, rng)):
+                return plan
+        return None
 
-    def _objects(self, targets: Targets[Array], donor: Targets[Array] | None) -> Targets[Array]:
-        """Those to choose from."""
-        if not self.of_others:
-            return targets
-        return self.bank.targets if self.bank else donor if donor is not None else targets
-
-    def _draw(
-        self, targets: Targets[Array], width: int, height: int, seed: int, objects: Targets[Array]
-    ) -> PastePlan | None:
-        rng = np.random.default_rng(seed)
-        # as those of another image these have been chosen already
-        from_bank = self.of_others and self.bank is not None
-        numbers = np.arange(len(objects)) if from_bank else np.flatnonzero(pasteable(objects, self.max_size))
-        own = numbers if objects is targets else np.flatnonzero(pasteable(targets, self.max_size))
-        chosen = self._choose(numbers, objects.labels, len(own), rng)
-        if not len(chosen):
-            return None
-        objects = objects.select(chosen)
-        masks = masks_in(objects.fields)
-        soft = np.ones(len(chosen), bool) if masks is None else ~masks.known
-        poses = _Poses.draw(extents(objects), width, height, soft, rng)
-        placed = poses.place(extents(targets), rng)
-        chosen, to_image = chosen[placed], poses.to_image()[placed]
-        moved = replace(objects.select(placed), boxes=poses.boxes()[placed])
-        if moved.fields:  # each goes its own way
-            moved = Targets.cat(
-                [
-                    _warped(moved.select(slice(number, number + 1)), matrix, (width, height))
-                    for number, matrix in enumerate(to_image)
-                ]
-                or [moved]
-            )
-        left = np.flatnonzero(area(moved.boxes) > 0)  # of some so few pixels that none is left
-        feathers = poses.feather[placed].tolist()
-        pastes = tuple(Paste(int(chosen[one]), to_image[one], feathers[one]) for one in left.tolist())
-        return PastePlan(Targets.cat([targets, moved.select(left)]), pastes) if pastes else None
+    def pasteable_of(self, targets: Targets[Array]) -> Int64:
+        """The numbers of the objects of an image that may be pasted."""
+        return np.flatnonzero(pasteable(targets, self.max_size))
 
     def _choose(self, numbers: Int64, labels: Int64, own: int, rng: np.random.Generator) -> Int64:
         """The objects to paste, in their order."""
@@ -186,6 +165,27 @@ class CopyPaste:
             weights = self.class_weights[labels[numbers]]
             weights = weights / weights.sum()
         return rng.choice(numbers, self.times * own, p=weights)
+
+
+def _draw(
+    targets: Targets[Array],
+    size: tuple[int, int],
+    objects: Targets[Array],
+    numbers: Int64,
+    rng: np.random.Generator,
+) -> PastePlan | None:
+    """Where objects, which have these numbers among all, go in an image of that (width, height)."""
+    masks = masks_in(objects.fields)
+    soft = np.ones(len(objects), bool) if masks is None else ~masks.known
+    poses = _Poses.draw(extents(objects), *size, soft, rng)
+    placed = poses.place(extents(targets), rng)
+    to_image = poses.to_image()[placed]
+    moved = _warped(replace(objects.select(placed), boxes=poses.boxes()[placed]), to_image, size)
+    left = np.flatnonzero(area(moved.boxes) > 0)  # of some so few pixels that none is left
+    feathers = poses.feather[placed].tolist()
+    sources = numbers[placed].tolist()
+    pastes = tuple(Paste(sources[one], to_image[one], feathers[one]) for one in left.tolist())
+    return PastePlan(Targets.cat([targets, moved.select(left)]), pastes) if pastes else None
 
 
 def extents(targets: Targets[Array]) -> Float32:
@@ -237,11 +237,15 @@ def _mask_holds(masks: Masks, boxes_N4: Float32, one: int, others: Int64) -> boo
     return bool((np.asarray(shares) > MOST_OF_OTHERS).any())
 
 
-def _warped(one: Targets[Array], to_image: Float64, size: tuple[int, int]) -> Targets[Array]:
-    """An object whose box is where it is pasted already, with its fields there, too."""
-    moved = replace(one, fields={name: each.warp(to_image, size) for name, each in one.fields.items()})
-    mask = masks_in(moved.fields)
-    return moved if mask is None or not mask.known[0] else replace(moved, boxes=mask.boxes)
+def _warped(targets: Targets[Array], to_image_N23: Float64, size: tuple[int, int]) -> Targets[Array]:
+    """Objects whose boxes are where they are pasted already, with their fields there, too."""
+    if not targets.fields:
+        return targets
+    fields = {name: each.warp(to_image_N23, size) for name, each in targets.fields.items()}
+    masks = masks_in(fields)
+    known = np.zeros((len(targets), 1), np.bool_) if masks is None else masks.known[:, None]
+    boxes = targets.boxes if masks is None else np.where(known, masks.boxes, targets.boxes)
+    return replace(targets, boxes=boxes, fields=fields)
 
 
 @dataclass
@@ -298,31 +302,30 @@ class _Poses:
         )
 
     def place(self, taken_N4: Float32, rng: np.random.Generator) -> Int64:
-        """Choose free places, one object after the other. Returns which objects have one."""
-        placed: list[int] = []
-        covered = np.empty((len(self.low), 4), np.float32)
-        roomy = np.all(self.low <= self.high, axis=1)
-        for start in range(0, len(self.low), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            first = self._places(self.low[some, None], self.high[some, None], rng, PLACES)
-            free = _apart(first, self.covered[some, None], taken_N4)
-            for one in np.flatnonzero(roomy[some]).tolist():
-                number, done = start + one, covered[: len(placed)]
-                places = first[one][free[one]]
-                places = places[_apart(places, self.covered[number], done)]
-                if not len(places):
-                    more = self._places(self.low[number], self.high[number], rng, (TRIALS - 1) * PLACES)
-                    mine = self.covered[number]
-                    places = more[_apart(more, mine, taken_N4) & _apart(more, mine, done)]
-                if len(places):
-                    self.centre[number] = places[0]
-                    covered[len(placed)] = _around(places[0], self.covered[number])
-                    placed.append(number)
-        return np.array(placed, np.int64)
+        """Choose free places at random. Returns which objects have one.
 
-    @staticmethod
-    def _places(low: Float64, high: Float64, rng: np.random.Generator, count: int) -> Float64:
-        return low + rng.random((*low.shape[:-2], count, 2)) * (high - low)
+        All objects choose at once. Where two want one place, it is the first one's, and the other chooses
+        again in the next round.
+        """
+        placed = np.zeros(len(self.low), np.bool_)
+        roomy = np.all(self.low <= self.high, axis=1)
+        for count in PLACES:
+            waiting = np.flatnonzero(roomy & ~placed)
+            step = max(1, min(4 * AT_ONCE, PAIRS_AT_ONCE // (count * (len(taken_N4) + AT_ONCE))))
+            for start in range(0, len(waiting), step):
+                some = waiting[start : start + step]
+                low, high = self.low[some, None], self.high[some, None]
+                places = low + rng.random((len(some), count, 2)) * (high - low)
+                apart = _apart(_around(places, self.covered[some, None]), taken_N4)
+                free: Bool = np.all(apart, axis=-1)
+                has: Bool = np.any(free, axis=1)
+                some, centres = some[has], places[has, free[has].argmax(axis=1)]
+                boxes = _around(centres, self.covered[some])
+                mine = _first_apart(boxes)
+                self.centre[some[mine]] = centres[mine]
+                placed[some[mine]] = True
+                taken_N4 = np.concatenate([taken_N4, boxes[mine]])
+        return np.flatnonzero(placed)
 
     def to_image(self) -> Float64:
         """(K, 2, 3) from each one's own image to where it is pasted."""
@@ -339,9 +342,20 @@ def _around(centres: Float64, half: Float64) -> Float32:
     return np.concatenate([centres - half, centres + half], axis=-1).astype(np.float32)
 
 
-def _apart(centres: Float64, half: Float64, taken_N4: Float32) -> Bool:
-    """(...,) whether boxes by their centres and half their sides overlap with none of others."""
-    x0, y0, x1, y1 = np.moveaxis(_around(centres, half), -1, 0)[..., None]
-    left, top, right, bottom = np.ascontiguousarray(taken_N4.T)
-    apart = (x1 <= left) | (x0 >= right) | (y1 <= top) | (y0 >= bottom)
-    return np.asarray(apart.all(axis=-1))
+def _apart(boxes: Float32, others_N4: Float32) -> Bool:
+    """(…, 4) and (N, 4) -> (…, N) whether they share nothing."""
+    x0, y0, x1, y1 = (boxes[..., side, None] for side in range(4))
+    left, top, right, bottom = np.ascontiguousarray(others_N4.T)
+    apart: Bool = x1 <= left
+    apart |= x0 >= right
+    apart |= y1 <= top
+    apart |= y0 >= bottom
+    return apart
+
+
+def _first_apart(boxes_N4: Float32) -> Bool:
+    """(N,) which boxes are kept if each one that overlaps with a kept one before it is not."""
+    kept = np.ones(len(boxes_N4), np.bool_)
+    for later, earlier in np.argwhere(np.tril(~_apart(boxes_N4, boxes_N4), -1)).tolist():
+        kept[later] &= not kept[earlier]
+    return kept

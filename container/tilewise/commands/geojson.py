@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewise.data.geotiff import GeoReference
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import Masks, masks_in
 from tilewise.rasters import outline
 from tilewise.tasks.segmentation.answers import geometry_of
 
@@ -22,10 +22,10 @@ def to_geojson(found: Instances, classes: Sequence[str], reference: GeoReference
     x0, y0, x1, y1 = found.boxes.astype(np.float64).T
     rings = np.stack([[x0, y1], [x1, y1], [x1, y0], [x0, y0], [x0, y1]]).transpose(2, 0, 1)
     placed = reference.coordinates(rings.reshape(-1, 2)).reshape(rings.shape)
-    masks = found.fields.get(MASKS)
+    masks = masks_in(found.fields)
     features = []
     for row, (_, score, label) in enumerate(found):
-        mask = _mask(masks, row, reference) if isinstance(masks, Masks) else None
+        mask = None if masks is None else _mask(masks, row, reference)
         features.append(
             {
                 "type": "Feature",

@@ -154,12 +154,16 @@ def _draw_augmented(split: Split, classes: tuple[str, ...], given: list[str], pa
     """
     # Imported here: a table of what there is needs no PyTorch.
     from tilewise.evaluation.draw import draw_training_views
+    from tilewise.tasks.registry import make_task
     from tilewise.training.job.preview import training_views
 
     unclear = [text for text in given if "=" not in text]
     if unclear:
         raise UserError(f"--augmented {unclear[0]}: give hyperparameters as NAME=VALUE, such as copy_paste=1")
     hp = parse_hyperparameters(dict(text.split("=", 1) for text in given))
+    targets, wanted = split.records.targets, make_task(hp).target_fields
+    own = {name: field for name, field in targets.fields.items() if name in wanted}
+    split = replace(split, records=split.records.with_targets(replace(targets, fields=own)))
     samples = training_views(hp, DataSet(classes, split, None), VIEWS)
     if not samples:
         raise UserError("--augmented: none of the images that were to be drawn can be decoded")

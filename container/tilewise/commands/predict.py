@@ -27,7 +27,7 @@ from tilewise.inference.tile_options import read_tile_options
 from tilewise.inference.two_stages import ClassifiesCrops, FindsObjects, load_predictor
 from tilewise.instances import Instances
 from tilewise.machine import OF_VIEWS, keep_freed_memory
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 from tilewise.rasters import text_of
 from tilewise.registry import find_task
 from tilewise.tasks.answers import Answered
@@ -174,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
             "scores": detections.scores.tolist(),
             "labels": detections.labels.tolist(),
         }
-        if isinstance(masks := detections.fields.get(MASKS), Masks):
+        if (masks := masks_in(detections.fields)) is not None:
             answer["segmentation"] = [text_of(each) for each in masks.encoded(found.width, found.height)]
         picture.with_suffix(".json").write_text(json.dumps(answer), encoding="utf-8")
         reference = read_georeference(path)

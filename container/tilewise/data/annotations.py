@@ -23,7 +23,7 @@ from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.plausibility import implausible
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import MASKS, Masks, masks_in
 from tilewise.targets import Targets
 from tilewise.views.rendering import AS_STORED, Rendering
 
@@ -523,8 +523,8 @@ def _with_checked_masks(
     targets: Targets[Array], example: RawExample, header: ImageHeader, issues: ChannelIssues
 ) -> Targets[Array]:
     """With masks cut at the image's border, and without those that cannot be their object's."""
-    masks = targets.fields.get(MASKS)
-    if not isinstance(masks, Masks):
+    masks = masks_in(targets.fields)
+    if masks is None:
         return targets
     width, height = header.width, header.height
     known, size, around = masks.known, np.asarray((width, height), np.float32), masks.boxes

@@ -22,7 +22,7 @@ from tilewise.data.channel_table import SIZE_LIMITS
 from tilewise.data.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 from tilewise.rasters import outline
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View, Window
@@ -233,8 +233,8 @@ def _draw_tile(axes: Axes, tile: Tile, record: Record, palette: _Palette, render
 def _draw_masks(axes: Axes, tile: Tile, record: Record, colours: list[str]) -> None:
     """Masks, filled, of the objects that the tile shows."""
     x0, y0, x1, y1 = tile.window
-    masks = record.targets.fields.get(MASKS)
-    if not isinstance(masks, Masks):
+    masks = masks_in(record.targets.fields)
+    if masks is None:
         return
     left, top, right, bottom = masks.boxes.T
     seen = masks.known & (right > x0) & (left < x1) & (bottom > y0) & (top < y1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -8,10 +9,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tilewise.arrays import Array
+from tilewise.bitmaps import Bitmaps, pulled
 from tilewise.fields import Corners
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import MASKS, masks_in
 from tilewise.views.sample import Sample
+
+Ink = tuple[int, int, int]
+"""Red, green and blue."""
 
 OPACITY = 0.4
 """Of a mask over its image."""
@@ -30,9 +35,9 @@ def draw_detections(image: Array, detections: Instances, classes: Sequence[str])
     """
     pixels = np.ascontiguousarray(np.moveaxis(image, 0, 2))
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
-    masks = detections.fields.get(MASKS)
+    masks = masks_in(detections.fields)
     boxed = np.ones(len(detections), np.bool_)
-    if isinstance(masks, Masks):
+    if masks is not None:
         pixels = pixels.copy()
         for index, label in enumerate(detections.labels.tolist()):
             grid, place = masks.grid(index)
@@ -56,7 +61,7 @@ def draw_detections(image: Array, detections: Instances, classes: Sequence[str])
 
 
 def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side: int = 480) -> Image.Image:
-    """Training views as the network gets them, in rows of four, with their boxes; ignored ones are grey.
+    """Training views as the network gets them, in rows of four, with masks, or boxes; ignored ones are grey.
 
     Args:
         samples: at least one.
@@ -69,21 +74,46 @@ def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side:
     sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 4)), (255, 255, 255))
     colours = [_colour(label, len(classes)) for label in range(len(classes))]
     for number, sample in enumerate(samples):
-        picture = Image.fromarray(sample.pixels.permute(1, 2, 0).numpy())
+        targets, grey = sample.targets, (128, 128, 128)
+        inks = [
+            grey if ignored else colours[label]
+            for label, ignored in zip(targets.labels.tolist(), targets.ignored.tolist(), strict=True)
+        ]
+        pixels = sample.pixels.permute(1, 2, 0).numpy().copy()
+        masked = _fill_masks(pixels, targets.fields.get(MASKS), inks)
+        picture = Image.fromarray(pixels)
         zoom = side / max(picture.size)
         size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
         picture = picture.resize(size, Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.BOX)
         canvas = ImageDraw.Draw(picture)
-        targets = sample.targets
-        for box, label, ignored in zip(
-            (targets.boxes * zoom).tolist(), targets.labels.tolist(), targets.ignored.tolist(), strict=True
-        ):
-            canvas.rectangle(box, outline=(128, 128, 128) if ignored else colours[label], width=1)
+        for number_of_box, (box, ink) in enumerate(zip((targets.boxes * zoom).tolist(), inks, strict=True)):
+            if number_of_box not in masked:
+                canvas.rectangle(box, outline=ink, width=1)
         sheet.paste(picture, (number % columns * (side + 4), number // columns * (side + 4)))
     return sheet
 
 
-def _fill(pixels: Array, grid: Array, place: Corners, *, colour: tuple[int, int, int]) -> None:
+def _fill_masks(pixels: Array, masks: object, inks: Sequence[Ink]) -> set[int]:
+    """Tint the masks that a view's objects have. Returns which these are."""
+    drawn: set[int] = set()
+    if not isinstance(masks, Bitmaps):
+        return drawn
+    for index, (x0, y0, x1, y1) in enumerate(np.asarray(masks.frames).tolist()):
+        left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
+        right, bottom = min(math.ceil(x1), pixels.shape[1]), min(math.ceil(y1), pixels.shape[0])
+        if not masks.known[index] or right <= left or bottom <= top:
+            continue
+        cells = (np.asarray(masks.values[index]) > 127).astype(np.uint8)
+        cell = np.diag([(x1 - x0) / cells.shape[1], (y1 - y0) / cells.shape[0]])
+        size = right - left, bottom - top
+        grid = pulled(cells, cell, (x0 - left, y0 - top), corner=(0, 0), size=size)
+        if grid.any():
+            _fill(pixels, grid, (left, top, right, bottom), colour=inks[index])
+            drawn.add(index)
+    return drawn
+
+
+def _fill(pixels: Array, grid: Array, place: Corners, *, colour: Ink) -> None:
     """Tint the pixels of a mask, and give it an edge."""
     left, top = int(place[0]), int(place[1])
     part = pixels[top : top + grid.shape[0], left : left + grid.shape[1]]
@@ -94,7 +124,7 @@ def _fill(pixels: Array, grid: Array, place: Corners, *, colour: tuple[int, int,
     part[inside & (inner == 0)] = colour
 
 
-def _colour(label: int, count: int) -> tuple[int, int, int]:
+def _colour(label: int, count: int) -> Ink:
     """Hues evenly apart, all bright."""
     red, green, blue = colorsys.hsv_to_rgb(label / max(count, 1), 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -14,7 +14,7 @@ from tilewise.evaluation.slow import say_if_slow
 from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.inference.predictor import Predictor
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 from tilewise.stop import NEVER, StopToken
 
 
@@ -91,8 +91,8 @@ def metrics(
 
 def records_of_masks(records: Records) -> Records:
     """Records whose objects without a mask are ignored."""
-    masks = records.targets.fields[MASKS]
-    assert isinstance(masks, Masks)
+    masks = masks_in(records.targets.fields)
+    assert masks is not None
     return records.with_targets(replace(records.targets, ignored=records.targets.ignored | ~masks.known))
 
 

@@ -11,14 +11,14 @@ from tilewise.arrays import Float64, Floats
 from tilewise.boxes import area, intersection, paired_iou
 from tilewise.data.records import Record, Records
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import MASKS, masks_in
 from tilewise.rasters import RunLengthsOfImage, encode
 
 
 def on_masks(records: Records) -> bool:
     """Whether figures are computed on masks: objects have some."""
-    masks = records.targets.fields.get(MASKS)
-    return isinstance(masks, Masks) and bool(masks.known.any())
+    masks = masks_in(records.targets.fields)
+    return masks is not None and bool(masks.known.any())
 
 
 def iou(record: Record, detections: Instances) -> Floats:
@@ -49,8 +49,8 @@ def _of_masks(record: Record, detections: Instances, *, inside: bool) -> Float64
 
 def encoded_masks(objects: Any, width: int, height: int) -> list[RunLengthsOfImage]:
     """The masks of instances or targets of an image: of an object without one its box, filled."""
-    masks = objects.fields.get(MASKS)
-    encoded = masks.encoded(width, height) if isinstance(masks, Masks) else [None] * len(objects)
+    masks = masks_in(objects.fields)
+    encoded = [None] * len(objects) if masks is None else masks.encoded(width, height)
     return [
         _box(box, width, height) if mask is None else mask
         for mask, box in zip(encoded, objects.boxes.tolist(), strict=True)

@@ -18,7 +18,7 @@ from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, Outcome
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import masks_in
 from tilewise.rasters import outline
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import View, Window
@@ -158,10 +158,10 @@ def _shapes(record: Record, one: Outcome, classes: Sequence[str]) -> Iterator[_S
 
 def _outlines(objects: Any) -> list[_Rings]:
     """The outline of each object's mask in pixels of the image; none where it has no mask."""
-    masks = objects.fields.get(MASKS)
-    found: list[_Rings] = [()] * (0 if isinstance(masks, Masks) else len(objects))
-    if not isinstance(masks, Masks):
-        return found
+    masks = masks_in(objects.fields)
+    found: list[_Rings] = []
+    if masks is None:
+        return [()] * len(objects)
     for index in range(len(masks)):
         grid, (left, top, _, _) = masks.grid(index)
         place = np.array([left, top])

@@ -15,6 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from tilewise.models.anchor_generators import Anchors
 from tilewise.models.box_learning import BoxLearning, image_sizes
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, Criterion, Detector
+from tilewise.models.fpn import receptive_fields
 from tilewise.models.matching import BoxCoder, split_ignored
 from tilewise.models.postprocess import Candidates, clip
 from tilewise.models.roi_align import RoIAlign
@@ -210,7 +211,8 @@ def build_two_stage(
     box_head = TwoMLPHead(backbone.out_channels * REGION_SIDE**2, REGION_FEATURES)
     box_predictor = SinglePrecisionPredictor(REGION_FEATURES, spec.num_classes + 1)
     pool = RoIAlign(["0", "1", "2", "3"], output_size=REGION_SIDE, sampling_ratio=2)
-    stages = RPN(anchors, rpn_head, proposals), RoIHeads(pool, box_head, box_predictor)
+    rpn = RPN(anchors, rpn_head, proposals, receptive_fields(backbone))
+    stages = rpn, RoIHeads(pool, box_head, box_predictor)
     limits = spec.limits(proposals * spec.num_classes)
     transform = BatchImages(IMAGENET_MEAN, IMAGENET_STD, divisor=32)
     return detector(network(backbone, *stages), transform, criterion, FasterRCNNPostprocess(limits))

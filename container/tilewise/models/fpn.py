@@ -31,7 +31,8 @@ def receptive_fields(backbone: nn.Module) -> dict[int, float]:
     pyramid's own 3x3 convolutions add is left out, as in RFLA (Xu et al., ECCV 2022).
 
     Args:
-        backbone: of :func:`resnet_pyramid`, whose two last maps are made of the one before by a convolution.
+        backbone: whose two last maps are made of the one before by a convolution, as :func:`resnet_pyramid`
+            has it. RFLA takes Faster R-CNN's last map, which is but thinned out, for such a one, too.
 
     """
     side, stride, fields = 1.0, 1, {}

@@ -55,6 +55,40 @@ def rfla(points_P2: Tensor, strides_P: Tensor, boxes_M4: Tensor, *, fields: Mapp
     return torch.where(first >= 0, first, second)
 
 
+def rfla_anchors(
+    anchors_A4: Tensor, strides_A: Tensor, boxes_M4: Tensor, *, fields: Mapping[int, float], per_point: int
+) -> tuple[Tensor, Tensor]:
+    """The same where each point has several anchors: the one whose shape is most like the object's is taught.
+
+    RFLA has one anchor a point. The others of a point that finds an object are neither object nor background.
+
+    Args:
+        anchors_A4: of one view, those of a point after each other and around it.
+        strides_A: of their maps.
+        boxes_M4: of the objects of one image.
+        fields: see :func:`rfla`.
+        per_point: anchors.
+
+    Returns:
+        (A,) int64, the object that each anchor is to find, -1 for none; (A,) bool, which are neither.
+
+    """
+    by_point = anchors_A4.unflatten(0, (-1, per_point))
+    points = (by_point[:, 0, :2] + by_point[:, 0, 2:]) / 2
+    matches = rfla(points, strides_A[::per_point], boxes_M4, fields=fields)
+    if not len(boxes_M4):
+        none = torch.full((len(anchors_A4),), -1, device=anchors_A4.device)
+        return none, torch.zeros_like(none, dtype=torch.bool)
+    own = sides(boxes_M4)[matches.clamp(min=0)][:, None]
+    shared = torch.minimum(sides(by_point), own).prod(dim=2)
+    united = sides(by_point).prod(dim=2) + own.prod(dim=2) - shared
+    best = (shared / united.clamp(min=1e-6)).argmax(dim=1, keepdim=True)
+    chosen = torch.zeros_like(shared, dtype=torch.bool).scatter_(1, best, value=True)
+    found = (matches >= 0)[:, None]
+    of_anchor = torch.where(chosen, matches[:, None], -1)
+    return of_anchor.flatten(), (found & ~chosen).flatten()
+
+
 def _claimed(points_P2: Tensor, radii_P: Tensor, boxes_M4: Tensor, count: int) -> Tensor:
     """Each point's object, of those that have it among their ``count`` best; -1 for none."""
     best = torch.zeros(len(points_P2), device=points_P2.device)

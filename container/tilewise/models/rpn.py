@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,7 @@ from tilewise.models.matching import (
     similarity,
 )
 from tilewise.models.postprocess import clip, edges_of
+from tilewise.models.rfla import rfla_anchors
 from tilewise.models.totals import mean_over_processes
 
 PLAIN = BoxLearning()
@@ -120,6 +123,8 @@ class RPN(RegionProposalNetwork):
         anchor_generator: of all feature maps.
         head: feature maps -> objectness and box regression.
         proposals: the most that are made of an image in evaluation, and taken of a feature map.
+        fields: of the feature maps, for ``assignment=rfla``, see
+            :func:`tilewise.models.fpn.receptive_fields`.
 
     Attributes:
         learning: what a job chooses of it.
@@ -128,7 +133,9 @@ class RPN(RegionProposalNetwork):
 
     learning = BoxLearning()
 
-    def __init__(self, anchor_generator: nn.Module, head: nn.Module, proposals: int):
+    def __init__(
+        self, anchor_generator: nn.Module, head: nn.Module, proposals: int, fields: Mapping[int, float]
+    ):
         most = {"training": 2000, "testing": proposals}
         super().__init__(
             anchor_generator,
@@ -144,6 +151,7 @@ class RPN(RegionProposalNetwork):
         # torchvision's constructor takes none of these
         self.proposal_matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         self.box_coder, self.fg_bg_sampler = BoxCoder((1.0, 1.0, 1.0, 1.0)), Sampler(256, 0.5)
+        self.fields = fields
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[Target] | None = None
@@ -156,12 +164,15 @@ class RPN(RegionProposalNetwork):
         objectness, deltas = concat_box_prediction_layers(*by_level)
         boxes = self.box_coder.decode(deltas.detach(), anchors).view(len(anchors), -1, 4)
         proposals, _ = self.filter_proposals(boxes, objectness, images.image_sizes, counts)
-        sample = None if targets is None else self.draw_sample(anchors, targets)
+        sample = None
+        if targets is not None:
+            strides = strides_of(images.tensors.shape[2], [each.shape[2] for each in maps], counts)
+            sample = self.draw_sample(anchors, targets, strides)
         return RPNOutputs(objectness, deltas, proposals, sample)
 
-    def draw_sample(self, anchors: list[Tensor], targets: list[Target]) -> AnchorSample:
+    def draw_sample(self, anchors: list[Tensor], targets: list[Target], strides_A: Tensor) -> AnchorSample:
         """Match each image's anchors with its objects, and draw from both kinds."""
-        matches = match(self.proposal_matcher, targets, anchors[0], similar=similarity(self.learning))
+        matches = self.match_anchors(anchors[0], targets, strides_A)
         labels, boxes = self._taught(matches, anchors, targets)
         sizes = None
         if "sizes" in targets[0]:
@@ -172,6 +183,22 @@ class RPN(RegionProposalNetwork):
         box_targets = self.box_coder.encode_single(torch.cat(boxes), torch.cat(anchors))
         objects, background = (torch.cat(drawn) for drawn in self.fg_bg_sampler(labels))
         return AnchorSample(objects, background, torch.cat(labels), box_targets, sizes)
+
+    def match_anchors(self, anchors_A4: Tensor, targets: list[Target], strides_A: Tensor) -> Tensor:
+        """Of each image the object that each anchor is matched with: (B, A) int64, negative for none."""
+        if self.learning.assignment != "rfla":
+            return match(self.proposal_matcher, targets, anchors_A4, similar=similarity(self.learning))
+        strides, per_point = (
+            strides_A.to(anchors_A4.device),
+            self.anchor_generator.num_anchors_per_location()[0],
+        )
+        found = []
+        for target in targets:
+            matches, neither = rfla_anchors(
+                anchors_A4, strides, target["boxes"], fields=self.fields, per_point=per_point
+            )
+            found.append(matches.masked_fill(neither, self.proposal_matcher.BETWEEN_THRESHOLDS))
+        return torch.stack(found)
 
     def filter_proposals(
         self,
@@ -247,6 +274,12 @@ class RPN(RegionProposalNetwork):
             found = len(target["boxes"])
             boxes.append(target["boxes"][matches.clamp(min=0)] if found else torch.zeros_like(anchor))
         return labels, boxes
+
+
+def strides_of(side: int, sides: list[int], counts: list[int]) -> Tensor:
+    """(A,) of each anchor the stride of its map, by a side of the batch and those of its maps."""
+    strides = torch.tensor([2.0 ** round(math.log2(side / each)) for each in sides])
+    return strides.repeat_interleave(torch.tensor(counts))
 
 
 def best_of_each_group(scores_M: Tensor, groups_M: Tensor, most: int) -> Tensor:

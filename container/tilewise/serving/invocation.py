@@ -74,6 +74,7 @@ class Invocations:
         options = read_options(_given(ask), (*answers.forms, *PICTURE_NAMES))
         form = self._form(ask, options, answers)
         _check_one_image(form, answers, len(ask.images))
+        with_pictures = _with_pictures(form, options, answers)
         timings = Timings()
         try:
             images = []
@@ -82,6 +83,7 @@ class Invocations:
                     image.content, tiles=options.tiles, client_left=body.client_left, timings=timings
                 )
                 chosen = _choose(prediction, options, model, shown=form.is_picture)
+                chosen = with_pictures(chosen) if with_pictures else chosen
                 explained = {} if image.explain is None else model.explain(image.content, image.explain)
                 images.append(Answered(chosen, model.served.classes, image.name, number, explained))
             if form.is_picture:
@@ -141,6 +143,25 @@ def _check_one_image(form: Form, answers: Answers, count: int) -> None:
     one_image = form.is_picture or (form.name and answers.forms[form.name].one_image)
     if one_image and count > 1:
         raise RefusedError(406, f"{form.name or form.media_type} holds one image: {count} are asked for")
+
+
+def _with_pictures(form: Form, options: Options, answers: Answers) -> Callable[[Any], Any] | None:
+    """What shows a prediction's masks as pictures, as the request wants it; None where it says nothing.
+
+    Raises:
+        RefusedError: it wants them in a form, or of a model, that has none.
+
+    """
+    known = {name: each.with_pictures for name, each in answers.forms.items() if each.with_pictures}
+    pictures = options.pictures
+    if pictures is None or (form.name not in known and not pictures.wanted):
+        return None
+    if form.name not in known:
+        where = f"format={', '.join(known)}" if known else "a model of instance segmentation"
+        raise RefusedError(400, f"export_as_image and image_type: masks come as pictures with {where} only")
+    show = known[form.name]
+    assert show is not None
+    return lambda prediction: show(prediction, pictures)
 
 
 def _choose(prediction: Any, options: Options, model: Model, *, shown: bool) -> Any:

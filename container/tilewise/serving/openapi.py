@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tilewise
+from tilewise.serving.options import IMAGE_TYPES
 from tilewise.serving.responses import PICTURE_NAMES
 from tilewise.tasks.answers import AnswerForm
 
@@ -38,6 +39,11 @@ _OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"enum": ["model", "calibrated"]},
         "calibrated: the share of such detections that were right in validation, for threshold, too",
     ),
+    "export_as_image": (
+        {"enum": ["0", "1", "false", "true"]},
+        "whether format=azure of a model with masks has these as pictures, too",
+    ),
+    "image_type": ({"enum": list(IMAGE_TYPES)}, "the type of these pictures; alone it asks for them"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tilewise.errors import UserError
 from tilewise.inference.tile_options import read_tile_options
+from tilewise.tasks.answers import MaskPictures
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -23,6 +24,8 @@ NAMES = (
     "tta",
     "scores",
     "format",
+    "export_as_image",
+    "image_type",
 )
 _TILES = {
     "tile_grid_size": "tile_grid_size",
@@ -32,6 +35,7 @@ _TILES = {
 }
 SMALLEST_TILE, MOST_TILES = 32, 1024
 MOST_DETECTIONS = 100_000
+IMAGE_TYPES = ("jpg", "png", "bmp")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Options:
         tiles: in place of the model's own.
         form: the answer's; "" for what Accept says.
         calibrated: whether scores are answered as the model was calibrated in validation.
+        pictures: masks as pictures in the answer; None for as the model was trained.
 
     """
 
@@ -55,6 +60,7 @@ class Options:
     tiles: TileOptions = AS_TRAINED
     form: str = ""
     calibrated: bool = False
+    pictures: MaskPictures | None = None
 
     def labels(self, names: tuple[str, ...]) -> frozenset[int] | None:
         """The labels of the classes that are asked for.
@@ -130,6 +136,7 @@ def read_options(texts: Mapping[str, Any], forms: Iterable[str]) -> Options:
         tiles=_tiles(given),
         form=form,
         calibrated=_calibrated(given.get("scores", "")),
+        pictures=_pictures(given),
     )
 
 
@@ -155,6 +162,16 @@ def _calibrated(text: str) -> bool:
     if text not in ("", "model", "calibrated"):
         raise UserError(f"scores={text[:50]}: possible are model, calibrated")
     return text == "calibrated"
+
+
+def _pictures(given: Mapping[str, str]) -> MaskPictures | None:
+    """A type alone asks for pictures, too."""
+    wanted, kind = given.get("export_as_image", "").lower(), given.get("image_type", "").lower()
+    if wanted not in ("", "0", "1", "false", "true"):
+        raise UserError(f"export_as_image={wanted[:50]}: it must be 0, 1, true or false")
+    if kind and kind not in IMAGE_TYPES:
+        raise UserError(f"image_type={kind[:50]}: possible are {', '.join(IMAGE_TYPES)}")
+    return MaskPictures(wanted in ("", "1", "true"), kind) if wanted or kind else None
 
 
 def _threshold(text: str) -> float | Literal["recommended"] | None:

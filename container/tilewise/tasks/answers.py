@@ -61,6 +61,20 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class MaskPictures:
+    """What a request chooses of masks as pictures.
+
+    Attributes:
+        wanted: whether the answer holds them.
+        image_type: of each, ``jpg``, ``png`` or ``bmp``; "" for the model's own.
+
+    """
+
+    wanted: bool
+    image_type: str = ""
+
+
+@dataclass(frozen=True)
 class AnswerForm:
     """A form of an answer as text, beside the task's own JSON.
 
@@ -68,12 +82,15 @@ class AnswerForm:
         media_type: of the answer.
         render: a whole answer about all images of a request.
         one_image: whether it cannot hold more than one.
+        with_pictures: a prediction that is shown with masks as pictures, or without, as a request chooses;
+            None where the form has no place for them.
 
     """
 
     media_type: str
     render: Callable[[Sequence[Answered]], str]
     one_image: bool = False
+    with_pictures: Callable[[Any, MaskPictures], Any] | None = None
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from tilewise.data.decode import decode_image, read_header
 from tilewise.data.folder import IMAGE_SUFFIXES
 from tilewise.data.records import WHOLE_FILE, Record
 from tilewise.errors import UserError
-from tilewise.masks import MASKS, Masks, Shape
+from tilewise.masks import Shape, masks_in
 
 DEPTH = 3
 """Channels that annotations state: what an image has once it is decoded."""
@@ -134,10 +134,8 @@ class Output:
 
     def masks_of(self, record: Record, *, holds_ignored: bool) -> list[Shape | None]:
         """The masks of what :meth:`boxes_of` gives, in its order."""
-        masks, truth = record.targets.fields.get(MASKS), record.targets
-        shapes: list[Shape | None] = [None] * len(truth)
-        if isinstance(masks, Masks):
-            shapes = list(masks.shapes())
+        masks, truth = masks_in(record.targets.fields), record.targets
+        shapes: list[Shape | None] = [None] * len(truth) if masks is None else list(masks.shapes())
         kept = [
             shape
             for shape, ignored in zip(shapes, truth.ignored.tolist(), strict=True)

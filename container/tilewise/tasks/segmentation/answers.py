@@ -28,7 +28,7 @@ from tilewise.tasks.detection.forms import (
     manifest_line,
     short,
 )
-from tilewise.tasks.segmentation.prediction import SegmentedPrediction
+from tilewise.tasks.segmentation.prediction import SegmentedPrediction, with_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,9 +84,10 @@ def _azure(answered: Answered) -> dict[str, Any]:
 
 
 def _pictures(answered: Answered) -> Iterator[dict[str, Any]]:
-    masks, kind = _masks(answered), getattr(answered.prediction, "image_type", "")
-    if masks is None or not kind:
+    masks, prediction = _masks(answered), answered.prediction
+    if masks is None or not isinstance(prediction, SegmentedPrediction) or not prediction.export_as_image:
         return
+    kind = prediction.image_type
     for index in range(len(masks)):
         grid, (left, top, _, _) = masks.grid(index)
         pixels = 255 * grid if grid.size else np.zeros((1, 1), np.uint8)
@@ -240,7 +241,7 @@ class SegmentationAnswers(DetectionAnswers):
 
     forms: ClassVar[Mapping[str, AnswerForm]] = {
         **FORMS,
-        "azure": AnswerForm("application/json", azure),
+        "azure": AnswerForm("application/json", azure, with_pictures=with_pictures),
         "coco": AnswerForm("application/json", coco_results),
         "yolo": AnswerForm("text/plain", yolo_text, one_image=True),
         "geojson": AnswerForm("application/geo+json", geojson),

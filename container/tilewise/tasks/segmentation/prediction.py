@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.instances import Instances
 from tilewise.models.spec import SegmenterSpec
+from tilewise.tasks.answers import MaskPictures
 from tilewise.tiling.spec import Tiling
 from tilewise.views.view import View
 
@@ -16,12 +17,14 @@ class SegmentedPrediction(Prediction):
 
     Attributes:
         most_points: of an instance's outline.
-        image_type: of the masks' pictures; "" for none.
+        export_as_image: whether answers hold masks as pictures, too.
+        image_type: of these.
 
     """
 
     most_points: int = 100
-    image_type: str = ""
+    export_as_image: bool = False
+    image_type: str = "jpg"
 
 
 def merge_segmented(
@@ -42,5 +45,20 @@ def merge_segmented(
         limit=limit,
         mask_threshold=spec.mask_pixel_score_threshold,
     )
-    image_type = spec.image_type if spec.export_as_image else ""
-    return SegmentedPrediction(width, height, found.detections, spec.max_number_of_polygon_points, image_type)
+    return SegmentedPrediction(
+        width,
+        height,
+        found.detections,
+        spec.max_number_of_polygon_points,
+        export_as_image=spec.export_as_image,
+        image_type=spec.image_type,
+    )
+
+
+def with_pictures(prediction: SegmentedPrediction, pictures: MaskPictures) -> SegmentedPrediction:
+    """A prediction whose answers hold masks as pictures, or not, as a request chooses."""
+    return replace(
+        prediction,
+        export_as_image=pictures.wanted,
+        image_type=pictures.image_type or prediction.image_type,
+    )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tilewise.errors import UserError
-from tilewise.masks import MASKS, Masks
+from tilewise.masks import MASKS
 from tilewise.models.spec import DetectorSpec, SegmenterSpec
 from tilewise.tasks.answers import Answers
 from tilewise.tasks.detection.task import DetectionTask
@@ -41,8 +41,9 @@ class SegmentationTask(DetectionTask):
             UserError: no object of the training data has a mask.
 
         """
-        masks = data.train.sample.targets.fields.get(MASKS)
-        if not isinstance(masks, Masks) or not masks.known.any():
+        from tilewise.evaluation.overlap import on_masks
+
+        if not on_masks(data.train.sample):
             raise UserError(
                 "channel train: no object has a mask, and task=instance_segmentation learns from masks: give "
                 "COCO's segmentation, Azure's polygon, VOC's instance PNGs or YOLO's polygons, or train with "
@@ -92,8 +93,9 @@ class SegmentationTask(DetectionTask):
 
         Sizes are those of the masks.
         """
-        masks = records.targets.fields.get(MASKS)
-        if not isinstance(masks, Masks) or not masks.known.any():
+        from tilewise.evaluation.overlap import on_masks
+
+        if not on_masks(records):
             raise UserError(
                 "channel validation: no object has a mask, so that no figure of masks can be computed: give "
                 "masks, or validation_metric_type=none"

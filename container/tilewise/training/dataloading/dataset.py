@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tilewise.arrays import Array
+from tilewise.arrays import Array, Int64
 from tilewise.augment.copy_paste import CopyPaste, Paste
 from tilewise.augment.pasting import paste_objects
 from tilewise.augment.transform import Draft, Transform
@@ -25,6 +25,10 @@ from tilewise.views.view import Scaling, View, whole_image
 
 KEPT_COPIES = 64
 """What is pasted into so many images is kept: their next views show the same."""
+
+
+KEPT_CHOICES = 10_000
+"""Of so many images it is kept which objects may be pasted."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         self.rendering = rendering
         self.copy_paste = copy_paste
         self._copies: dict[int, _Shown] = {}  # by their seeds, the last ones at the end
+        self._pasteable: dict[int, Int64] = {}  # by their indices, of images that have been copied
 
     def __len__(self) -> int:
         return len(self.records)
@@ -114,10 +119,28 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         assert self.copy_paste is not None
         record = self._record(image.image)
         donor = image.donor.targets if image.donor else None
-        plan = self.copy_paste.plan(record.targets, record.width, record.height, seed=image.seed, donor=donor)
+        plan = self.copy_paste.plan(
+            record.targets,
+            record.width,
+            record.height,
+            seed=image.seed,
+            donor=donor,
+            own=self._pasteable_of(image.image, record),
+        )
         if plan is None:
             return _Shown(record)
         return _Shown(replace(record, targets=plan.targets), plan.pastes, record.targets, image.donor)
+
+    def _pasteable_of(self, image: int | Record, record: Record) -> Int64:
+        """The numbers of a record's objects that may be pasted: the same in each epoch."""
+        assert self.copy_paste is not None
+        if isinstance(image, Record):  # of a pipe: it does not come again
+            return self.copy_paste.pasteable_of(record.targets)
+        if image not in self._pasteable:
+            while len(self._pasteable) >= KEPT_CHOICES:
+                del self._pasteable[next(iter(self._pasteable))]
+            self._pasteable[image] = self.copy_paste.pasteable_of(record.targets)
+        return self._pasteable[image]
 
     def _record(self, image: int | Record) -> Record:
         return image if isinstance(image, Record) else self.records[image]
