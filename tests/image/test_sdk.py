@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_container import IMAGE, find_engine
+from image_container import IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 SDK_PYTHON = ROOT / ".venv-sdk" / "bin" / "python"
@@ -25,30 +22,6 @@ Session.wait_for_endpoint.__defaults__ = (1, False)  # looks every second, not e
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-
-
-@pytest.fixture
-def docker_host(tmp_path: Path) -> Iterator[str]:
-    """The address of a Docker socket with the image behind it: Docker's own, or podman's for this test."""
-    if not SDK_PYTHON.exists():
-        pytest.skip("the SageMaker SDK is not set up: bash tests/image/setup_sdk.sh")
-    for command in ("docker", "docker-compose"):
-        if not shutil.which(command):
-            pytest.skip(f"the SageMaker SDK calls {command}, which is not installed")
-    engine = find_engine()
-    if engine == "docker":
-        yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-        return
-    path = tmp_path / "podman.sock"
-    service = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{path}"])
-    try:
-        deadline = time.monotonic() + 20
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        yield f"unix://{path}"
-    finally:
-        service.terminate()
-        service.wait()
 
 
 def sdk_environment(tmp_path: Path, docker_host: str) -> dict[str, str]:
@@ -77,15 +50,15 @@ def containers(environ: dict[str, str]) -> dict[str, str]:
     }
 
 
-def test_sdk__fit_twice_deploy_predict_transform(tmp_path: Path, job: Path, docker_host: str) -> None:
+@pytest.mark.skipif(not SDK_PYTHON.exists(), reason="not set up: bash tests/image/setup_sdk.sh")
+def test_sdk__fit_twice_deploy_predict_transform(
+    tmp_path: Path, job: Path, docker_host: str, free_port: int
+) -> None:
     environ = sdk_environment(tmp_path, docker_host)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for picture in (job / "input" / "data" / "validation").glob("*.jpg"):
         shutil.copy(picture, pictures)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     before = containers(environ)
     script = [str(SDK_PYTHON), "-c", RUN, str(ROOT / "examples" / "local_mode.py"), IMAGE]
     chosen = ("image_size=128", "number_of_epochs=2", "training_batch_size=4", "box_score_threshold=0.01")
@@ -95,7 +68,7 @@ def test_sdk__fit_twice_deploy_predict_transform(tmp_path: Path, job: Path, dock
         str(tmp_path / "out"),
         *chosen,
         "use_pretrained_model=0",
-        f"--port={port}",
+        f"--port={free_port}",
         "--instances=2",
         "--more-epochs=1",
     )
