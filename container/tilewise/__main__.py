@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "Compare predictions with a COCO file's ground truth.",
     "prelabel": "Label images by a model, for a labelling tool in which people correct them.",
     "rank": "Order unlabelled images by what a label of each would teach the model.",
+    "tune": "Search hyperparameters on this machine, and keep the best model.",
     "export": "Make the graph of a model: for its endpoint, or for use without Tilewise.",
 }
 """What each does; its module is imported when it is asked for, since most load PyTorch."""
