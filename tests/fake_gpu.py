@@ -278,6 +278,8 @@ def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[FakeGpu]:
         "mem_get_info": lambda *_: (16 * gib, 16 * gib),
         "memory_allocated": lambda *_: gib,
         "max_memory_allocated": lambda *_: 2 * gib,
+        "max_memory_reserved": lambda *_: 2 * gib,
+        "reset_peak_memory_stats": lambda *_: None,
         "is_current_stream_capturing": lambda: False,
         "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda *_: None,

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +11,12 @@ from parts import parts
 from PIL import Image
 from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
-from tilewise.data.decode import DecodedImage, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
-from tilewise.training.dataloading import dataset as dataset_module
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.dataloading.dataset import TrainingDataset
+from tilewise.training.dataloading.dataset import TrainingDataset, decode_record
 from tilewise.training.dataloading.loader import (
     ImageSampler,
     LoaderConfig,
@@ -30,9 +28,10 @@ from tilewise.training.dataloading.loader import (
 from tilewise.training.dataloading.view_order import Item, index_of
 from tilewise.training.dataloading.view_sampler import TrainingViews, ViewPlanner
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
-from tilewise.views.rendering import Rendering
-from tilewise.views.sample import Sample
-from tilewise.views.view import Scaling
+from tilewise.views.rendering import AS_STORED
+from tilewise.views.sample import Sample, make_sample
+from tilewise.views.view import Scaling, whole_image
+from torch.utils.data import DataLoader
 
 
 @pytest.fixture
@@ -154,35 +153,36 @@ def test_default_workers__follow_the_cores(cores: int, workers: int) -> None:
     assert default_workers(cores=cores) == workers
 
 
-def tiled(
-    records: Records,
-    workers: int,
-    views: TrainingViews = "grid",
-    epoch: int = 0,
-    memory: int | None = None,
-) -> list[Batch]:
+def tiled_loader(
+    records: Records, workers: int, views: TrainingViews = "grid", memory: int | None = None
+) -> DataLoader[Any]:
     planner = ViewPlanner(views, Tiling("grid", grid=(2, 2)), Scaling(square=32), negative_ratio=9.0)
     config = LoaderConfig(scaling=Scaling(square=32), batch_size=3, workers=workers, memory=memory)
-    loader = make_loader(Split(records, ChannelIssues("train")), config, planner=planner)
+    return make_loader(Split(records, ChannelIssues("train")), config, planner=planner)
+
+
+def tiled(records: Records, workers: int, views: TrainingViews = "grid", epoch: int = 0) -> list[Batch]:
+    loader = tiled_loader(records, workers, views)
     loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
     return [read_batch(batch) for batch in loader]
 
 
+@pytest.mark.parametrize(("memory", "kept"), [(None, True), (1, False)])
 def test_loader__an_image_is_decoded_once_for_all_its_views(
-    records: Records, monkeypatch: pytest.MonkeyPatch
+    records: Records, memory: int | None, kept: bool
 ) -> None:
-    decoded: list[bytes] = []
-
-    def count(data: bytes, reduction: Callable[[int, int], int], *, rendering: Rendering) -> DecodedImage:
-        decoded.append(data)
-        return decode_reduced(data, reduction, rendering=rendering)
-
-    monkeypatch.setattr(dataset_module, "decode_reduced", count)
-    loaded = tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0)
-    assert sum(map(len, loaded)) == 30
-    assert len(decoded) == len(set(decoded)) == 6
-    tiled(records.select([0, 1, 2, 3, 4, 6]), workers=0, memory=1)
-    assert len(decoded) == 6 + 30
+    """Nobody misses the file of an image that stays decoded, once one of its views was made."""
+    records = records.select([0, 1, 2, 3, 4, 6])
+    loader = tiled_loader(records, workers=0, memory=memory)
+    samples: list[Any] = []
+    batches: Any = loader.batch_sampler
+    for items in batches:
+        samples += loader.dataset.__getitems__(items)  # type: ignore[attr-defined]
+        for image, _, _ in items:
+            records[index_of(image)].path.unlink(missing_ok=True)
+    made = sum(isinstance(sample, Sample) for sample in samples)
+    assert len(samples) == 30
+    assert made == 30 if kept else 6 <= made < 30
 
 
 @pytest.mark.parametrize("planned", [False, True])
@@ -205,23 +205,30 @@ def test_loader__whole_images_stay_decoded_where_all_fit(
     assert sum(len(read_batch(batch)) for batch in loader) == (6 if fit else 0)
 
 
-def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(
-    records: Records, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = Records([replace(record, width=600, height=400) for record in records])
-    factors = []
-
-    def decode(record: Record, factor: int, rendering: Rendering) -> DecodedImage:
-        factors.append(factor)
-        pixels = np.zeros((3, 400 // factor, 600 // factor), np.uint8)
-        return DecodedImage(pixels, 600, 400, factor)
-
-    monkeypatch.setattr(dataset_module, "decode_record", decode)
-    config = LoaderConfig(scaling=Scaling(square=48), batch_size=7, random_windows=False)
+def test_loader__large_images_seen_whole_are_decoded_reduced_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    noise = np.random.default_rng(0).integers(256, size=(400, 600, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    records = Records([Record(path.name, path, 600, 400, targets=Targets.none())])
+    scaling = Scaling(square=48)
+    config = LoaderConfig(scaling=scaling, batch_size=1, random_windows=False)
     loader = make_loader(Split(records, ChannelIssues("train")), config)
-    for _ in range(2):
-        assert [len(read_batch(batch)) for batch in loader] == [7]
-    assert factors == [8] * 14
+    assert isinstance(loader.dataset, TrainingDataset)
+    loader.dataset.augmentations = ()
+    (sample,) = samples_of([read_batch(batch) for batch in loader])
+    (view,) = whole_image(600, 400, scaling)
+    seen = {
+        factor: decode_record(records[0], factor, AS_STORED).to(torch.as_tensor).seen_by(view)[0]
+        for factor in (1, 8)
+    }
+    drawn = {
+        factor: make_sample(pixels, Targets.none(), view, factor=factor).pixels
+        for factor, pixels in seen.items()
+    }
+    assert torch.equal(sample.pixels, drawn[8])
+    assert not torch.equal(sample.pixels, drawn[1])
+    path.unlink()
+    assert [len(read_batch(batch)) for batch in loader] == [0]
 
 
 @pytest.mark.parametrize(("workers", "processes", "images"), [(0, 1, 8), (1, 1, 8), (2, 1, 4), (0, 2, 4)])

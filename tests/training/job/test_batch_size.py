@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -33,6 +33,7 @@ from tilewise.training.step.memory import BatchTooLargeError, padded_pixels
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
+from torch import nn
 
 SCALING = Scaling(square=64)
 GIB = 2**30
@@ -66,6 +67,27 @@ def resolved(
         targets=five_objects,
         distributed=distributed,
     )
+
+
+class Roomy(Detector):
+    """Runs out of memory with views of more pixels in all than it has room for."""
+
+    def __init__(self, pixels: int):
+        super().__init__(nn.Linear(1, 1), *3 * [nn.Identity()])
+        self.pixels = pixels
+
+    def forward(self, images: Any, targets: Any = None) -> Any:
+        if padded_pixels([(image.shape[-2], image.shape[-1]) for image in images]) > self.pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return {"loss": self.network(torch.ones(1, 1, device=GPU)).sum()}
+
+
+def on_gpu(detector: Detector, views: int) -> int:
+    """The batch size chosen for a fake GPU."""
+    chosen = resolve_batch_size(
+        auto_hp(), detector.to(GPU), SCALING, factors=[1.0], views=views, targets=five_objects
+    )
+    return chosen.training_batch_size
 
 
 class Several(DistributedContext):
@@ -136,15 +158,20 @@ def test_auto__on_a_cpu_takes_a_share_of_the_memory_that_is_free(
     ],
 )
 def test_auto__says_what_limits_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, views: int, most: int, reason: str
+    caplog: pytest.LogCaptureFixture, views: int, most: int, reason: str
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(batch_size, "_fits_gpu", lambda *_: lambda count: count <= most)
     with fake_gpu():
-        resolve_batch_size(
-            auto_hp(), make_detector().to(GPU), SCALING, factors=[1.0], views=views, targets=five_objects
-        )
+        on_gpu(Roomy(most * 64 * 64), views)
     assert f"({reason})" in caplog.text
+
+
+def test_auto__keeps_a_margin_of_a_gpus_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Roomy(10 * 64 * 64)
+    with fake_gpu():
+        assert on_gpu(detector, views=9999) == 8
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 15.2 * GIB)
+        assert on_gpu(detector, views=9999) == 1
 
 
 def test_auto__leaves_weights_statistics_and_random_numbers_alone() -> None:
@@ -166,32 +193,6 @@ def test_auto__of_a_machine_is_that_of_all_its_gpus(monkeypatch: pytest.MonkeyPa
     assert chosen.training_batch_size == chosen.validation_batch_size == 16
     monkeypatch.setattr(Several, "least", 2)
     assert resolved(hp, views=200, distributed=distributed).training_batch_size == 8
-
-
-class SmallGpu:
-    """A GPU for so many pixels, in place of the step that runs on it."""
-
-    def __init__(self, pixels: int):
-        self.pixels = pixels
-        self.tried: list[int] = []
-
-    def learn(self, train_step: TrainStep, batch: Batch) -> None:
-        self.tried.append(len(batch))
-        if padded_pixels(batch.sizes) > self.pixels:
-            raise BatchTooLargeError("it does not")
-
-
-def test_auto__on_a_gpu_tries_steps_until_one_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = SmallGpu(10 * 64 * 64)
-    monkeypatch.setattr(TrainStep, "learn", lambda train_step, batch: gpu.learn(train_step, batch))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (GIB, GIB))
-    fits = batch_size._fits_gpu(make_detector(), [], auto_hp(), lambda count: views(count, 64, 64))
-    assert [fits(count) for count in (2, 4, 8, 16)] == [True, True, True, False]
-    assert gpu.tried == [2, 2, 4, 4, 8, 8, 16]
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 0.95 * GIB)
-    assert not fits(2)
 
 
 @pytest.mark.parametrize(

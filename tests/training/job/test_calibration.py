@@ -19,7 +19,7 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.training.distributed.context import DistributedContext
 from tilewise.training.job import calibration
-from tilewise.training.job.calibration import Compute, Setting, ThreadTuner, calibrate
+from tilewise.training.job.calibration import Compute, Setting, ThreadTuner, calibrate, timed
 from tilewise.training.job.context import JobContext
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
@@ -175,6 +175,23 @@ def test_calibrate__slow_steps_have_fewer_and_smaller_views() -> None:
     assert sizes[0] == (1, 64 * 64)
     assert {count for count, _ in sizes} == {1}
     assert sizes[-1][1] <= 64 * 64 / 4
+
+
+def test_calibrate__smaller_views_are_such_as_the_model_can_take() -> None:
+    """SSD300's last maps would be smaller than the windows of their convolutions."""
+    spec = DetectorSpec("ssd_vgg16", 1, Scaling(square=300), None, 0.1, 0.5, 100)
+    sizes = set()
+
+    def slow(step: TrainStep, batch: list[Sample]) -> float:
+        height, width = batch[0].pixels.shape[1:]
+        if (height, width) not in sizes:
+            timed(step, batch)
+        sizes.add((height, width))
+        return 10.0
+
+    job = make_job(make_hp(model_name="ssd_vgg16", image_size=300), Path("model"))
+    calibrate(job, build_detector(spec), spec, train=images(), timer=slow)
+    assert sizes == {(300, 300), (288, 288)}
 
 
 class Load:

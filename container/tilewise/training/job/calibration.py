@@ -18,6 +18,7 @@ import torch
 from tilewise.data.source import RecordSource
 from tilewise.models.detector import VisionModel
 from tilewise.models.spec import ModelSpec
+from tilewise.registry import find_model
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.job.batch_size import synthetic_batch, training_batch_size, undisturbed
 from tilewise.training.job.context import JobContext
@@ -34,6 +35,9 @@ WORTH_IT = 200
 
 STEP_SECONDS = 0.4
 """About what a tried step takes: the number of its views, then their size, follow from it."""
+
+PATCH = 32
+"""Smaller views have sides of a multiple of it: maps of all strides and a transformer's patches are whole."""
 
 CLEARLY = 1.03
 """So many times as fast fewer threads must be to be taken."""
@@ -140,7 +144,15 @@ def calibrate(
         with undisturbed(device):
             view = _typical_view(spec.scaling, train)
             objects = _typical_objects(train)
-            trial = Trial(job, model, view, objects=objects, timer=timer, extra_losses=extra_losses)
+            trial = Trial(
+                job,
+                model,
+                view,
+                smallest_view=find_model(spec.name).smallest_view(min(view)),
+                objects=objects,
+                timer=timer,
+                extra_losses=extra_losses,
+            )
             rates, best = trial.run(precisions, compute.threads, fewer=not fixed and device.type == "cpu")
         chosen, compute.pixels_per_second = job.distributed.broadcast((best, rates[best]))
         if device.type == "cpu":
@@ -167,6 +179,7 @@ class Trial:
         job: the training job.
         model: is copied.
         view: (width, height) of a typical view in pixels.
+        smallest_view: the shortest side in pixels that the model can take.
         objects: of a typical view.
         timer: does a step; returns its seconds.
         extra_losses: are copied.
@@ -182,6 +195,7 @@ class Trial:
         model: VisionModel,
         view: tuple[int, int],
         *,
+        smallest_view: int,
         objects: int,
         timer: Timer,
         extra_losses: Sequence[ExtraLoss] = (),
@@ -189,6 +203,7 @@ class Trial:
         self.job, self.model, self.timer, self.extra_losses = job, model, timer, extra_losses
         self.batch_size = training_batch_size(job.hp, job.distributed.local_size)
         self.view, self.pixels = view, view[0] * view[1]
+        self.smallest_view = smallest_view
         self._make = partial(synthetic_batch, targets=partial(job.task.synthetic_targets, objects))
 
     def run(
@@ -237,8 +252,16 @@ class Trial:
         whole = self.batch_size * seconds <= 2 * STEP_SECONDS
         count = self.batch_size if whole else max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
         shrink = max(1.0, (seconds / (2 * STEP_SECONDS)) ** 0.5)
-        width, height = (max(32, round(side / shrink)) for side in self.view)
-        return self._make(count, (width, height))
+        return self._make(count, self._shrunk(shrink))
+
+    def _shrunk(self, shrink: float) -> tuple[int, int]:
+        """The view about so many times smaller, as far as the model can take it: in whole patches of it."""
+        if shrink == 1.0:
+            return self.view
+        width, height = (
+            min(side, max(self.smallest_view, round(side / shrink / PATCH) * PATCH)) for side in self.view
+        )
+        return width, height
 
     def _measure(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
         """Pixels a second of the faster of two steps, after one that does not count."""
