@@ -15,6 +15,7 @@ import boto3
 import numpy as np
 import pytest
 import tifffile
+from botocore.validate import ParamValidator
 from tilewise.evaluation.coco import FIGURES
 from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
@@ -245,6 +246,50 @@ def test_deploy_and_transform__models_and_endpoints(aws: dict[str, str], kind: s
     job = client(aws).describe_transform_job(TransformJobName=f"transform-{kind}")
     assert job["BatchStrategy"] == "SingleRecord"
     assert job["TransformInput"]["ContentType"] == "application/x-image"
+
+
+@pytest.mark.parametrize("kind", ["real-time", "async"])
+def test_deploy__scales_by_the_load_and_captures(aws: dict[str, str], kind: str) -> None:
+    name = f"scaled-{kind}"
+    more = ("--output", "s3://bucket/answers", "--max-instances", "5", "--requests-per-minute", "90")
+    model = ("--image", IMAGE, "--role", ROLE, "--model", "s3://bucket/model.tar.gz", "--kind", kind)
+    run(aws, "deploy.py", name, *model, *more, "--capture", "s3://bucket/kept", "--capture-percent", "20")
+    capture = client(aws).describe_endpoint_config(EndpointConfigName=name)["DataCaptureConfig"]
+    assert (capture["DestinationS3Uri"], capture["InitialSamplingPercentage"]) == ("s3://bucket/kept", 20)
+    scaling = boto3.client(
+        "application-autoscaling",
+        region_name="us-east-1",
+        endpoint_url=aws["AWS_ENDPOINT_URL"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    resource = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{name}/variant/all"}
+    (target,) = scaling.describe_scalable_targets(
+        ServiceNamespace="sagemaker", ResourceIds=[resource["ResourceId"]]
+    )["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 5)
+    (policy,) = scaling.describe_scaling_policies(**resource)["ScalingPolicies"]
+    tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+    assert tracking["TargetValue"] == (4 if kind == "async" else 90)
+
+
+def test_create_training_job__registers_the_model_and_keeps_the_instance(
+    aws: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    import create_training_job
+
+    group = "arn:aws:sagemaker:us-east-1:111111111111:model-package-group/tilewise"
+    command = ["registered", *JOB, "--register", group, "--warm-pool", "30"]
+    arguments = create_training_job.parser("").parse_intermixed_args(command)
+    definition = create_training_job.training_definition(arguments)
+    # moto keeps neither; botocore's own model of the request knows both
+    shape = client(aws).meta.service_model.operation_model("CreateTrainingJob").input_shape
+    request = {"TrainingJobName": "registered", "HyperParameters": {}, **definition}
+    report = ParamValidator().validate(request, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert definition["ModelPackageConfig"] == {"ModelPackageGroupArn": group}
+    assert definition["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 1800
 
 
 def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:

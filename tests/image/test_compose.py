@@ -61,7 +61,8 @@ def test_up__trains_and_serves_with_the_page(
         page = urlopen(Request(f"{address}/", headers={"Accept": "text/html"})).read().decode()
         assert "<html" in page
         picture = (job / "input" / "data" / "validation" / "0.jpg").read_bytes()
-        answer = json.load(urlopen(Request(f"{address}/invocations", data=picture)))
+        request = Request(f"{address}/invocations", picture, {"Content-Type": "image/jpeg"})
+        answer = json.load(urlopen(request))
         assert answer["classes"] == ["square"]
         assert "completed 100 % of epochs" in compose("logs", "train")
     finally:
