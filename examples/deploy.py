@@ -60,7 +60,8 @@ def scaling_requests(arguments: argparse.Namespace) -> tuple[dict[str, Any], dic
     """RegisterScalableTarget and PutScalingPolicy: from one instance to so many, by the load.
 
     A real-time endpoint keeps its invocations of an instance and minute near a target; what an instance takes,
-    the server's ``/metrics`` say (docs/serving.md). An asynchronous one keeps its backlog near four an instance.
+    the server's ``/metrics`` say (docs/serving.md). An asynchronous one keeps its backlog near four an
+    instance.
     """
     asynchronous = arguments.kind == "async"
     resource = {
