@@ -59,9 +59,8 @@ def capture_config(address: str, percent: int) -> dict[str, Any]:
 def scaling_requests(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """RegisterScalableTarget and PutScalingPolicy: from one instance to so many, by the load.
 
-    A real-time endpoint keeps its invocations of an instance and minute near a target; what an instance takes,
-    the server's ``/metrics`` say (docs/serving.md). An asynchronous one keeps its backlog near four an
-    instance.
+    A real-time endpoint keeps its invocations of an instance and minute near a target: `/metrics` say what an
+    instance takes (docs/serving.md). An asynchronous one keeps its backlog near four an instance.
     """
     asynchronous = arguments.kind == "async"
     resource = {
