@@ -31,8 +31,8 @@ if sys.argv[4] == "2":
 else:
     import botocore.client, sagemaker.core.helper.session_helper as session
     call = botocore.client.BaseClient._make_api_call
-    def without_empty(*arguments):  # which moto says of a model without a VPC, and SageMaker does not
-        return {key: value for key, value in call(*arguments).items() if key != "VpcConfig" or value}
+    def without_empty(*arguments):  # as {} of a model without a VPC, which moto says and SageMaker does not
+        return {key: value for key, value in call(*arguments).items() if value != {}}
     botocore.client.BaseClient._make_api_call = without_empty
 session.sts_regional_endpoint = lambda region: os.environ["AWS_ENDPOINT_URL"]
 names = {}
