@@ -13,6 +13,7 @@ requirements:  # pin anew what pyproject.toml asks for
 	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml -o requirements.txt
 	uv pip compile --quiet --no-header --upgrade --python-version 3.11 pyproject.toml --extra test -c requirements.txt -o tests/requirements.txt
 	printf 'sagemaker<3\npillow\n' | uv pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11 - -o tests/image/sdk_requirements.txt
+	printf 'sagemaker>=3\npillow\n' | uv pip compile --quiet --no-header --no-annotate --upgrade --python-version 3.11 - -o tests/image/sdk3_requirements.txt
 
 docs:  # generate what is generated
 	PYTHONPATH=container .venv/bin/python -m tilewise hyperparameters > docs/hyperparameters.md

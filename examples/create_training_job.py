@@ -60,6 +60,9 @@ def training_definition(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a training job and each job of a tuning have in common."""
     channels = [channel(name, arguments.data, arguments.manifest) for name in ("train", "validation")]
     hours = 3600 * arguments.hours
+    resources = {"InstanceType": arguments.instance_type, "InstanceCount": 1, "VolumeSizeInGB": 50}
+    if arguments.warm_pool:
+        resources["KeepAlivePeriodInSeconds"] = 60 * arguments.warm_pool
     definition: dict[str, Any] = {
         "AlgorithmSpecification": {
             "TrainingImage": arguments.image,
@@ -69,14 +72,12 @@ def training_definition(arguments: argparse.Namespace) -> dict[str, Any]:
         "RoleArn": arguments.role,
         "InputDataConfig": channels,
         "OutputDataConfig": {"S3OutputPath": arguments.output},
-        "ResourceConfig": {
-            "InstanceType": arguments.instance_type,
-            "InstanceCount": 1,
-            "VolumeSizeInGB": 50,
-        },
+        "ResourceConfig": resources,
         "StoppingCondition": {"MaxRuntimeInSeconds": hours},
         "EnableNetworkIsolation": True,  # nothing is downloaded in a job: the weights are in the image
     }
+    if arguments.register:
+        definition["ModelPackageConfig"] = {"ModelPackageGroupArn": arguments.register}
     if arguments.spot:
         definition["EnableManagedSpotTraining"] = True
         definition["StoppingCondition"]["MaxWaitTimeInSeconds"] = 2 * hours
@@ -96,6 +97,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     command.add_argument("--instance-type", default="ml.g5.xlarge")
     command.add_argument(
         "--spot", action="store_true", help="spot instances: cheaper; an interrupted job resumes"
+    )
+    command.add_argument(
+        "--register", metavar="ARN", help="of a model package group, which gets the model as a version"
+    )
+    command.add_argument(
+        "--warm-pool", type=int, metavar="MINUTES", help="keep the instance for a next job; not with --spot"
     )
     command.add_argument("--hours", type=int, default=4, help="after which the job is stopped (default 4)")
     command.add_argument("hyperparameters", nargs="*", metavar="name=value")

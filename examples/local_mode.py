@@ -1,10 +1,12 @@
 """Train, deploy, predict and transform on this machine, through the SageMaker Python SDK's Local Mode.
 
-    pip install 'sagemaker<3'      # version 3 has no Estimator; no AWS account, but docker and docker compose
+    pip install 'sagemaker>=3'     # local_mode_v2.py is for version 2. No AWS account, but docker and compose
     python examples/local_mode.py IMAGE DATA PICTURES OUT [name=value …]
 
 DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS the same
-lines run with another `instance_type`, S3 addresses for the folders, a role of yours, and the image in ECR.
+ModelTrainer runs without `training_mode`, with a role and an instance in `Compute`: images_to_endpoint.ipynb.
+ModelBuilder's own Local Mode knows some servers and no image of yours, so that the SDK's LocalSession serves
+the model here.
 """
 
 from __future__ import annotations
@@ -19,13 +21,29 @@ from typing import Any
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Local Mode wants one, and uses none
 
-from sagemaker.deserializers import JSONDeserializer
-from sagemaker.estimator import Estimator
-from sagemaker.inputs import TrainingInput
-from sagemaker.local import LocalSession
-from sagemaker.serializers import IdentitySerializer
+from sagemaker.core.local.local_session import LocalSession
+from sagemaker.core.training.configs import Compute, InputData
+from sagemaker.train.model_trainer import Mode, ModelTrainer
 
 HYPERPARAMETERS = {"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320, "number_of_epochs": 10}
+NAME = "tilewise"
+
+
+def train(
+    image: str, folders: list[Path], hyperparameters: dict[str, Any], root: Path, *, instances: int
+) -> Path:
+    """Train in containers, and return the model's archive."""
+    root.mkdir(parents=True)
+    trainer = ModelTrainer(
+        training_mode=Mode.LOCAL_CONTAINER,
+        training_image=image,
+        compute=Compute(instance_type="local_cpu", instance_count=instances),  # local_gpu: this machine's GPU
+        hyperparameters=hyperparameters,
+        local_container_root=str(root),
+    )
+    channels = [InputData(channel_name=each.name, data_source=str(each)) for each in folders]
+    trainer.train(input_data_config=channels, wait=True)
+    return root / "compressed_artifacts" / "model.tar.gz"
 
 
 def main() -> int:
@@ -42,66 +60,58 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
-    (out / "answers").mkdir(parents=True, exist_ok=True)
+    answers = out / "answers"
+    answers.mkdir(parents=True)
+
+    hyperparameters = HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    folders = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
+    model = train(arguments.image, folders, hyperparameters, out / "job", instances=arguments.instances)
+    print(f"fit: {model}")
+    if arguments.more_epochs:
+        channel = out / "model"  # a channel of its name: SageMaker gives the archive in its folder
+        channel.mkdir()
+        shutil.copy(model, channel)
+        hyperparameters |= {"number_of_epochs": arguments.more_epochs}
+        model = train(arguments.image, [*folders, channel], hyperparameters, out / "job-2", instances=1)
+        print(f"fit again: {model}")
+
     session = LocalSession()
     settings = {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
     session.config = {"local": settings}
-
-    hyperparameters = HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    job: dict[str, Any] = {
-        "image_uri": arguments.image,
-        "role": "arn:aws:iam::111111111111:role/local",  # with a slash the SDK does not ask IAM for it
-        "instance_type": "local",  # local_gpu uses this machine's GPU
-        "output_path": f"file://{out}",
-        "sagemaker_session": session,
-    }
-    folders = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
-    channels = {folder.name: TrainingInput(f"file://{folder}") for folder in folders}
-    estimator = Estimator(instance_count=arguments.instances, hyperparameters=hyperparameters, **job)
-    estimator.fit(channels)
-    print(f"fit: {estimator.model_data}")
-    if arguments.more_epochs:
-        before = out / "before"
-        before.mkdir(exist_ok=True)
-        shutil.copy(out / "model.tar.gz", before)  # which the second job writes anew
-        hyperparameters |= {"number_of_epochs": arguments.more_epochs}
-        # model_uri becomes the channel `model`
-        estimator = Estimator(
-            instance_count=1, hyperparameters=hyperparameters, model_uri=f"file://{before}", **job
-        )
-        estimator.fit(channels)
-        print(f"fit again: {estimator.model_data}")
-
-    predictor = estimator.deploy(
-        initial_instance_count=1,
-        instance_type="local",
-        serializer=IdentitySerializer("image/jpeg"),
-        deserializer=JSONDeserializer(),
-    )
+    client, runtime = session.sagemaker_client, session.sagemaker_runtime_client
+    container = {"Image": arguments.image, "ModelDataUrl": f"file://{model}", "Environment": {}}
+    client.create_model(ModelName=NAME, PrimaryContainer=container)
+    variant = {"VariantName": "all", "ModelName": NAME, "InstanceType": "local", "InitialInstanceCount": 1}
+    client.create_endpoint_config(EndpointConfigName=NAME, ProductionVariants=[variant])
+    client.create_endpoint(EndpointName=NAME, EndpointConfigName=NAME)
+    pictures = sorted(arguments.pictures.resolve().iterdir())
     try:
-        pictures = sorted(arguments.pictures.resolve().iterdir())
-        found = predictor.predict(pictures[0].read_bytes())["prediction"]
+        answer = runtime.invoke_endpoint(
+            Body=pictures[0].read_bytes(),
+            EndpointName=NAME,
+            ContentType="image/jpeg",
+            Accept="application/json",
+        )
+        found = json.loads(answer["Body"].read())["prediction"]
         best = ", ".join(f"{number:.3f}" for number in found[0]) if found else "nothing"
         print(f"predict: {pictures[0].name}: {len(found)} objects; class, score and box of the best: {best}")
     finally:
-        predictor.delete_endpoint()
+        client.delete_endpoint(EndpointName=NAME)
 
-    transformer = estimator.transformer(
-        instance_count=1,
-        instance_type="local",
-        strategy="SingleRecord",  # an image a request
-        accept="application/jsonlines",
-        assemble_with="Line",
-        output_path=f"file://{out / 'answers'}",
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"file://{arguments.pictures.resolve()}"}}
+    client.create_transform_job(
+        TransformJobName=NAME,
+        ModelName=NAME,
+        BatchStrategy="SingleRecord",
+        TransformInput={"DataSource": source, "ContentType": "application/x-image"},
+        TransformOutput={"S3OutputPath": f"file://{answers}", "Accept": "application/jsonlines"},
+        TransformResources={"InstanceType": "local", "InstanceCount": 1},
     )
-    pictures_address = f"file://{arguments.pictures.resolve()}"
-    transformer.transform(pictures_address, content_type="application/x-image", logs=False)
-    answers = sorted((out / "answers").rglob("*.out"))
-    texts = [
-        text for answer in answers for text in answer.read_text().splitlines() if text
-    ]  # Line adds its own
-    lines = [json.loads(text) for text in texts]
-    print(f"transform: {len(answers)} answers, {sum(len(line['prediction']) for line in lines)} objects")
+    counts = {
+        file.name: len(json.loads(file.read_text().splitlines()[0])["prediction"])
+        for file in sorted(answers.rglob("*.out"))
+    }
+    print(f"transform: {len(counts)} answers, {sum(counts.values())} objects")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -40,3 +41,43 @@ def test_models__page_has_the_table_of_the_registry() -> None:
     page = (ROOT / "docs" / "models.md").read_text()
     assert page == with_table(page), "run: make docs"
     assert set(model_names()) <= read_figures().keys(), "run: python benchmarks/models.py MODEL"
+
+
+MESSAGES_OF_OTHERS = {
+    "CUDA out of memory",
+    "CannotStartContainerError",
+    "The NVIDIA driver on your system is too old",
+    "did not pass the ping health check",
+    "ModelError … 424",
+    "OriginalStatusCode",
+}
+"""In the tables of training and endpoints, what PyTorch, Docker and SageMaker say."""
+
+
+def texts_of(package: Path) -> str:
+    """All texts in the code, with … for what is filled in."""
+    texts: list[str] = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_troubleshooting__messages_are_those_of_the_code() -> None:
+    page = (
+        (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## Docker, podman")[0]
+    )
+    source = texts_of(ROOT / "container" / "tilewise")
+    checked = 0
+    for row in re.findall(r"^\| (.+?) \| .+ \|$", page, re.MULTILINE):
+        for message in {*re.findall(r"`([^`]{9,})`", row)} - MESSAGES_OF_OTHERS:
+            # three words in a row, since what is between them may be a value
+            words = [part.split() for part in message.split("…")]
+            runs = [" ".join(part[n : n + 3]) for part in words for n in range(max(1, len(part) - 2)) if part]
+            assert any(run in source for run in runs if len(run) > 8), f"no code says {message!r}"
+            checked += 1
+    assert checked > 30

@@ -27,7 +27,7 @@ FLOORS = (
         "targets",
     },
     {"hyperparameters", "machine", "platform", "tiling", "views"},
-    {"data", "augment", "models"},
+    {"data", "augment", "models", "tuning"},
     {"evaluation", "inference"},
     {"tasks"},
     {"training"},

@@ -18,6 +18,7 @@ COMMANDS = {
     "prelabel": "Label images by a model, for a labelling tool in which people correct them.",
     "errors": "List likely label errors of a channel: where a model is sure and the labels say otherwise.",
     "rank": "Order unlabelled images by what a label of each would teach the model.",
+    "tune": "Search hyperparameters on this machine, and keep the best model.",
     "export": "Make the graph of a model: for its endpoint, or for use without Tilewise.",
 }
 """What each does; its module is imported when it is asked for, since most load PyTorch."""

@@ -15,6 +15,7 @@ import boto3
 import numpy as np
 import pytest
 import tifffile
+from botocore.validate import ParamValidator
 from tilewise.evaluation.coco import FIGURES
 from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
@@ -121,6 +122,114 @@ def test_tune__every_range_of_the_table_is_sent(aws: dict[str, str]) -> None:
     run(aws, "tune.py", "everything", *JOB, "--search", *names)
 
 
+SWEEP = """
+training_parameters: {early_stopping: true}
+limits: {max_trials: 12, max_concurrent_trials: 3, timeout_minutes: 90}
+sweep:
+  sampling_algorithm: random
+  early_termination: {type: bandit, evaluation_interval: 2, slack_factor: 0.2, delay_evaluation: 6}
+search_space:
+  - model_name: {type: choice, values: [yolov5]}
+    learning_rate: {type: loguniform, min_value: -9.21034, max_value: -4.60517}
+    training_batch_size: {type: quniform, min_value: 4, max_value: 16, q: 1}
+  - model_name: {type: choice, values: [fasterrcnn_resnet50_fpn]}
+    learning_rate: {type: uniform, min_value: 0.0001, max_value: 0.001}
+    tile_grid_size: {type: choice, values: ['2x1', '3x2', '5x3']}
+"""
+
+
+def describe_tuning(aws: dict[str, str], name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A tuning job's configuration and its definitions, one or several."""
+    tuning = client(aws).describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+    several = tuning.get("TrainingJobDefinitions") or [tuning["TrainingJobDefinition"]]
+    return tuning["HyperParameterTuningJobConfig"], several
+
+
+def test_tune__a_sweep_of_azure(aws: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    run(aws, "tune.py", "sweep", *JOB, "--space", str(tmp_path / "sweep.yaml"), "number_of_epochs=20")
+    config, (yolo, rcnn) = describe_tuning(aws, "sweep")
+    limits = config["ResourceLimits"]
+    assert (limits["MaxNumberOfTrainingJobs"], limits["MaxParallelTrainingJobs"]) == (12, 3)
+    assert limits["MaxRuntimeInSeconds"] == 5400
+    assert (config["Strategy"], config["TrainingJobEarlyStoppingType"]) == ("Random", "Auto")
+    assert "ParameterRanges" not in config
+    for definition, model in ((yolo, "yolov5"), (rcnn, "fasterrcnn_resnet50_fpn")):
+        assert definition["TuningObjective"] == {"Type": "Maximize", "MetricName": "validation:mAP"}
+        assert definition["StaticHyperParameters"] == {
+            "model_name": model,
+            "early_stopping": "1",
+            "number_of_epochs": "20",
+        }
+        assert definition["AlgorithmSpecification"]["MetricDefinitions"]
+    assert yolo["DefinitionName"] != rcnn["DefinitionName"]
+    (rate,) = yolo["HyperParameterRanges"]["ContinuousParameterRanges"]
+    assert rate["ScalingType"] == "Logarithmic"
+    assert [float(rate[end]) for end in ("MinValue", "MaxValue")] == pytest.approx([1e-4, 1e-2], rel=1e-4)
+    (batch,) = yolo["HyperParameterRanges"]["IntegerParameterRanges"]
+    assert (batch["MinValue"], batch["MaxValue"]) == ("4", "16")
+    (grids,) = rcnn["HyperParameterRanges"]["CategoricalParameterRanges"]
+    assert grids == {"Name": "tile_grid_size", "Values": ["2x1", "3x2", "5x3"]}
+
+
+def test_tune__a_grid_has_all_its_jobs(aws: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "sweep: {sampling_algorithm: grid}\n"
+        "search_space:\n"
+        "  tile_grid_size: choice('2x1', '3x2', '5x3')\n"
+        "  optimizer: choice('sgd', 'adamw')\n"
+    )
+    run(aws, "tune.py", "grid", *JOB, "--space", str(path), "--jobs", "20")
+    config, (definition,) = describe_tuning(aws, "grid")
+    assert (config["Strategy"], config["ResourceLimits"]["MaxNumberOfTrainingJobs"]) == ("Grid", 6)
+    assert config["TrainingJobEarlyStoppingType"] == "Off"  # as in Azure, where no policy is given
+    assert definition["StaticHyperParameters"] == {}
+
+
+def test_tune__automatic_spaces(aws: dict[str, str]) -> None:
+    run(aws, "tune.py", "auto", *JOB, "--auto")
+    config, definitions = describe_tuning(aws, "auto")
+    assert config["Strategy"] == "Bayesian" and len(definitions) == 2
+    grids = [
+        each["Values"]
+        for definition in definitions
+        for each in definition["HyperParameterRanges"]["CategoricalParameterRanges"]
+        if each["Name"] == "tile_grid_size"
+    ]
+    assert grids == [["none", "2x1", "3x2", "5x3"]] * 2
+    run(
+        aws,
+        "tune.py",
+        "auto-cpu",
+        *JOB,
+        "--auto",
+        "--instance-type",
+        "ml.c5.2xlarge",
+        "model_name=yolox_nano",
+    )
+    _, (definition,) = describe_tuning(aws, "auto-cpu")
+    assert definition["StaticHyperParameters"]["model_name"] == "yolox_nano"
+
+
+@pytest.mark.parametrize(
+    ("space", "more", "message"),
+    [
+        ("optimizer: sgd", (), "space 1 has nothing to search"),
+        ("learning_rate: uniform(0, 1)", ("learning_rate=0.1",), "cannot be both fixed and searched"),
+        ("learning_rate: normal(0, 1)", (), "normal has no ends"),
+        ("[" + ", ".join(["{momentum: 'uniform(0, 1)'}"] * 11) + "]", (), "takes 10 spaces, not 11"),
+    ],
+)
+def test_tune__wrong_spaces_are_refused(
+    aws: dict[str, str], tmp_path: Path, space: str, more: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "space.yaml").write_text(space)
+    command = [sys.executable, str(EXAMPLES / "tune.py"), "x", *JOB, "--space", str(tmp_path / "space.yaml")]
+    done = subprocess.run([*command, *more], env=aws, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["real-time", "async", "serverless"])
 def test_deploy_and_transform__models_and_endpoints(aws: dict[str, str], kind: str) -> None:
     output = ("--output", "s3://bucket/answers") if kind == "async" else ()
@@ -137,6 +246,50 @@ def test_deploy_and_transform__models_and_endpoints(aws: dict[str, str], kind: s
     job = client(aws).describe_transform_job(TransformJobName=f"transform-{kind}")
     assert job["BatchStrategy"] == "SingleRecord"
     assert job["TransformInput"]["ContentType"] == "application/x-image"
+
+
+@pytest.mark.parametrize("kind", ["real-time", "async"])
+def test_deploy__scales_by_the_load_and_captures(aws: dict[str, str], kind: str) -> None:
+    name = f"scaled-{kind}"
+    more = ("--output", "s3://bucket/answers", "--max-instances", "5", "--requests-per-minute", "90")
+    model = ("--image", IMAGE, "--role", ROLE, "--model", "s3://bucket/model.tar.gz", "--kind", kind)
+    run(aws, "deploy.py", name, *model, *more, "--capture", "s3://bucket/kept", "--capture-percent", "20")
+    capture = client(aws).describe_endpoint_config(EndpointConfigName=name)["DataCaptureConfig"]
+    assert (capture["DestinationS3Uri"], capture["InitialSamplingPercentage"]) == ("s3://bucket/kept", 20)
+    scaling = boto3.client(
+        "application-autoscaling",
+        region_name="us-east-1",
+        endpoint_url=aws["AWS_ENDPOINT_URL"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    resource = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{name}/variant/all"}
+    (target,) = scaling.describe_scalable_targets(
+        ServiceNamespace="sagemaker", ResourceIds=[resource["ResourceId"]]
+    )["ScalableTargets"]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 5)
+    (policy,) = scaling.describe_scaling_policies(**resource)["ScalingPolicies"]
+    tracking = policy["TargetTrackingScalingPolicyConfiguration"]
+    assert tracking["TargetValue"] == (4 if kind == "async" else 90)
+
+
+def test_create_training_job__registers_the_model_and_keeps_the_instance(
+    aws: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.path.insert(0, str(EXAMPLES))
+    import create_training_job
+
+    group = "arn:aws:sagemaker:us-east-1:111111111111:model-package-group/tilewise"
+    command = ["registered", *JOB, "--register", group, "--warm-pool", "30"]
+    arguments = create_training_job.parser("").parse_intermixed_args(command)
+    definition = create_training_job.training_definition(arguments)
+    # moto keeps neither; botocore's own model of the request knows both
+    shape = client(aws).meta.service_model.operation_model("CreateTrainingJob").input_shape
+    request = {"TrainingJobName": "registered", "HyperParameters": {}, **definition}
+    report = ParamValidator().validate(request, shape)
+    assert not report.has_errors(), report.generate_report()
+    assert definition["ModelPackageConfig"] == {"ModelPackageGroupArn": group}
+    assert definition["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 1800
 
 
 def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:

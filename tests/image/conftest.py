@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +21,35 @@ def engine() -> Iterator[Engine]:
     yield found
     for container in found.containers:
         container.remove()
+
+
+@pytest.fixture
+def docker_host(tmp_path: Path) -> Iterator[str]:
+    """The address of a Docker socket with the image behind it: Docker's own, or podman's for this test."""
+    for command in ("docker", "docker-compose"):
+        if not shutil.which(command):
+            pytest.skip(f"{command} is not installed")
+    if find_engine() == "docker":
+        yield os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        return
+    path = tmp_path / "podman.sock"
+    service = subprocess.Popen(["podman", "system", "service", "--time=0", f"unix://{path}"])
+    try:
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield f"unix://{path}"
+    finally:
+        service.terminate()
+        service.wait()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @pytest.fixture

@@ -346,3 +346,7 @@ def _warn_of_wrong_count(hp: Hyperparameters, count: int) -> None:
             hp.num_training_samples,
             count,
         )
+
+
+if __name__ == "__main__":  # as tuning runs a trial
+    sys.exit(main(platform.StopRequest().listen()))

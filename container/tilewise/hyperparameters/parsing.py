@@ -95,6 +95,24 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     )
 
 
+class Spelling(NamedTuple):
+    """A hyperparameter under one of its names.
+
+    Attributes:
+        canonical: its name in the table.
+        values: what it takes.
+
+    """
+
+    canonical: str
+    values: Values
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes whole numbers only."""
+        return self.values.allowed.startswith("a whole number")
+
+
 class _Entry(NamedTuple):
     """A hyperparameter as the user wrote it, and its value."""
 
@@ -162,6 +180,18 @@ def _spellings() -> dict[str, tuple[str, Values]]:
 
 
 _SPELLINGS = _spellings()
+
+
+def find_hyperparameter(name: str) -> Spelling:
+    """What a user means by a name, for who has a value of one hyperparameter to check.
+
+    Raises:
+        UserError: there is none of that name; the message has the nearest ones.
+
+    """
+    if name not in _SPELLINGS:
+        raise UserError(f"{name}: unknown hyperparameter{did_you_mean(name, _SPELLINGS)}")
+    return Spelling(*_SPELLINGS[name])
 
 
 def _is_unset(name: str, text: str) -> bool:
