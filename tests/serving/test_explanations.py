@@ -16,11 +16,11 @@ from flask.testing import FlaskClient
 from PIL import Image
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.serving.app import create_app
 from tilewise.serving.compute import ComputeThread
-from tilewise.serving.model_card import ModelCard
 from tilewise.serving.models import Model
 from tilewise.serving.served_model import ServedModel
 from tilewise.serving.settings import Settings
