@@ -71,7 +71,7 @@ def test_troubleshooting__messages_are_those_of_the_code() -> None:
     page = (
         (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").partition("## Docker, podman")[0]
     )
-    source = texts_of(ROOT / "container" / "tilewise")
+    source = texts_of(ROOT / "container" / "tilewise") + texts_of(ROOT / "docker")
     checked = 0
     for row in re.findall(r"^\| (.+?) \| .+ \|$", page, re.MULTILINE):
         for message in {*re.findall(r"`([^`]{9,})`", row)} - MESSAGES_OF_OTHERS:
