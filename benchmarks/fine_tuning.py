@@ -111,7 +111,7 @@ def table(runs: Path) -> str:
             if key[:2] == (data, SCRATCH)
             for each in of_key
         ]
-        share = f"{statistics.mean(aps) / max(1e-9, statistics.mean(scratch)):.2f}" if scratch else ""
+        share = f"{statistics.mean(aps) / statistics.mean(scratch):.2f}" if any(scratch) else ""
         took = f"{statistics.mean(each['minutes'] for each in figures):.1f}"
         spread = f"{min(aps):.3f} to {max(aps):.3f}" if len(aps) > 1 else ""
         of_small = f"{statistics.mean(small):.3f}" if small else ""
