@@ -97,7 +97,7 @@ def test_integrated_gradients__sum_to_what_the_image_changes(tmp_path: Path) -> 
     """Their completeness: all pixels together are the logit's difference to a black image's."""
     folder = save_model(tmp_path)
     model = Artifact.load(folder).model
-    _, answer = ask(serve(folder), xai_algorithm="integrated_gradients", attributions=True, n_steps=300)
+    _, answer = ask(serve(folder), xai_algorithm="integrated_gradients", attributions=True, n_steps=60)
     view = Predictor.load(folder).plan.views(100, 80)[0]
     crop = view.pixels_from_image(np.moveaxis(np.asarray(Image.open(io.BytesIO(photograph()))), 2, 0))
     with torch.no_grad():
