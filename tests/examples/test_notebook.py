@@ -68,7 +68,7 @@ def test_notebook__uploads_trains_deploys_and_draws_what_is_found(
         pytest.skip("no SageMaker SDK here: bash tests/image/setup_sdk.sh")
     if version == 3 and not os.environ.get("TILEWISE_NOTEBOOKS"):
         pytest.skip(
-            "version 3 asks for a job's state every half minute: TILEWISE_NOTEBOOKS=1 runs its notebook"
+            "version 3 polls every half minute: TILEWISE_NOTEBOOKS=1 runs its notebook"
         )
     for channel in ("train", "validation"):
         (tmp_path / "data" / channel).mkdir(parents=True)
