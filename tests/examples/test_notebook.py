@@ -67,9 +67,7 @@ def test_notebook__uploads_trains_deploys_and_draws_what_is_found(
     if not python.exists():
         pytest.skip("no SageMaker SDK here: bash tests/image/setup_sdk.sh")
     if version == 3 and not os.environ.get("TILEWISE_NOTEBOOKS"):
-        pytest.skip(
-            "version 3 polls every half minute: TILEWISE_NOTEBOOKS=1 runs its notebook"
-        )
+        pytest.skip("version 3 polls every half minute: TILEWISE_NOTEBOOKS=1 runs its notebook")
     for channel in ("train", "validation"):
         (tmp_path / "data" / channel).mkdir(parents=True)
         Image.new("RGB", (80, 60), (0, 0, 90)).save(tmp_path / "data" / channel / "0.jpg")
