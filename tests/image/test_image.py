@@ -18,7 +18,7 @@ import torch, tilewise
 from torchvision.io import decode_jpeg
 names = [module.name for module in pkgutil.walk_packages(tilewise.__path__, "tilewise.")]
 for name in names:
-    if not name.endswith(("__main__", "mlflow_model")):  # MLflow loads that one, and is not in the image
+    if not name.endswith(("__main__", "mlflow_model", "portable_classifier")):  # these are loaded elsewhere
         importlib.import_module(name)
 print(len(names), "modules")
 """
