@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import resource
 import statistics
 import subprocess
@@ -49,7 +48,7 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
 from methods import reduced  # noqa: E402
-from runs import kept, train_once  # noqa: E402
+from runs import as_far_as_time_reaches, kept, on_one_core, require_time, train_once  # noqa: E402
 from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
@@ -246,8 +245,7 @@ def run_one(
         TimeoutError: no run may begin any more.
 
     """
-    if time.monotonic() > end:
-        raise TimeoutError
+    require_time(end)
     if side in OURS:
         figures = train_ours(side, data, minutes, seed)
     elif side in ULTRALYTICS:
@@ -311,13 +309,11 @@ def main() -> None:
         return
     if not (arguments.data and arguments.runs):
         parser.error("name DATA and --runs, or --table")
-    core = min(os.sched_getaffinity(0)) if arguments.core is None else arguments.core
-    os.sched_setaffinity(0, {core})
-    os.environ["OMP_NUM_THREADS"] = "1"
+    on_one_core(arguments.core)
     end = time.monotonic() + 60 * arguments.stop_after
     made = arguments.runs.with_suffix("")
     made.mkdir(parents=True, exist_ok=True)
-    try:
+    with as_far_as_time_reaches(arguments.runs, table):
         for seed in arguments.seeds:
             for name in arguments.sets:
                 data = arguments.data / name.partition("_")[0]
@@ -327,10 +323,6 @@ def main() -> None:
                     job = {"set": name, "side": side, "minutes": arguments.minutes, "seed": seed}
                     run = partial(run_one, arguments.ultralytics, side, data, arguments.minutes, seed, end)
                     kept(arguments.runs, job, run)
-    except TimeoutError:
-        print("the time is over: the same command goes on where this one stopped", file=sys.stderr)
-    if arguments.runs.is_file():
-        print(table(arguments.runs))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -30,7 +29,7 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
 from methods import train_once  # noqa: E402
-from runs import kept  # noqa: E402
+from runs import as_far_as_time_reaches, kept, on_one_core, require_time  # noqa: E402
 
 SCRATCH = "scratch"
 SHARE = 1 / 5
@@ -69,8 +68,7 @@ def run_one(
         TimeoutError: no run may begin any more.
 
     """
-    if time.monotonic() > end:
-        raise TimeoutError
+    require_time(end)
     raw = chosen | {"minutes": f"{minutes:g}", "seed": str(seed)}
     channels = {}
     if recipe == SCRATCH:
@@ -144,12 +142,10 @@ def main() -> None:
     recipes = [recipe for recipe in arguments.recipes if recipe != SCRATCH]
     if unknown := [each for recipe in recipes for each in recipe.split("+") if each not in RECIPES]:
         parser.error(f"there is no recipe {unknown[0]}; the recipes are {', '.join(RECIPES)}")
-    core = min(os.sched_getaffinity(0)) if arguments.core is None else arguments.core
-    os.sched_setaffinity(0, {core})
-    os.environ["OMP_NUM_THREADS"] = "1"
+    on_one_core(arguments.core)
     end = time.monotonic() + 60 * arguments.stop_after
     chosen = {"model_name": "yolox_nano"} | dict(pair.split("=", 1) for pair in arguments.set)
-    try:
+    with as_far_as_time_reaches(arguments.runs, table):
         for seed in arguments.seeds:
             for data in arguments.data:
                 for recipe in (SCRATCH, *recipes):
@@ -158,10 +154,6 @@ def main() -> None:
                     job |= {"hyperparameters": chosen, "weights": arguments.weights.name}
                     run = partial(run_one, data, chosen, recipe, arguments.weights, minutes, seed, end)
                     kept(arguments.runs, job, run)
-    except TimeoutError:
-        print("the time is over: the same command goes on where this one stopped", file=sys.stderr)
-    if arguments.runs.is_file():
-        print(table(arguments.runs))
 
 
 if __name__ == "__main__":

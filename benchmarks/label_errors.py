@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
 from methods import train_once  # noqa: E402
+from runs import on_one_core  # noqa: E402
 from tilewise.arrays import Float64  # noqa: E402
 from tilewise.boxes import paired_iou  # noqa: E402
 from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
@@ -191,8 +191,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--core", type=int, help="where all takes place; the first one by default")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if arguments.core is None else arguments.core})
-    os.environ["OMP_NUM_THREADS"] = "1"
+    on_one_core(arguments.core)
     content = json.loads(find_coco_files(arguments.data)[0].read_text())
     if "class" in arguments.kinds and len(content["categories"]) < 2:
         parser.error("--kinds class: this set has one class")

@@ -35,7 +35,7 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 from lay_out import lay_out_job  # noqa: E402
 from PIL import Image  # noqa: E402
 from pixels import pixels_of_an_epoch  # noqa: E402
-from runs import SSDLITE, kept, read_training_images  # noqa: E402
+from runs import SSDLITE, as_far_as_time_reaches, kept, read_training_images, require_time  # noqa: E402
 from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import Split  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
@@ -231,8 +231,7 @@ class Bench:
     def _train(
         self, raw: dict[str, str], channels: dict[str, Path], keep: Path | None, job: dict[str, Any]
     ) -> dict[str, Any]:
-        if time.monotonic() > self.end:
-            raise TimeoutError
+        require_time(self.end)
         figures = train_once(self.data, raw, channels, keep)
         shown = {name: value for name, value in figures.items() if name in (*EIGHT, "minutes")}
         print(job["method"], job["way"], raw["seed"], json.dumps(shown), file=sys.stderr)
@@ -297,16 +296,12 @@ def main() -> None:
             parser.error(f"there is no method {unknown[0]}; the methods are {', '.join(METHODS)}")
     bench = Bench(arguments)
     model = bench.chosen["model_name"]
-    try:
+    with as_far_as_time_reaches(arguments.runs, table):
         for seed in arguments.seeds:
             for way in arguments.ways:
                 for method in arguments.methods:
                     if not any(model.startswith(NOT_FOR.get(each, ())) for each in method.split("+")):
                         bench.run(method, way, seed)
-    except TimeoutError:
-        print("the time is over: the same command goes on where this one stopped", file=sys.stderr)
-    if arguments.runs.is_file():
-        print(table(arguments.runs))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,34 @@ def kept(store: Path | None, job: dict[str, Any], run: Callable[[], dict[str, An
         with store.open("a") as file:
             file.write(json.dumps({"job": job, "figures": figures}) + "\n")
     return figures
+
+
+def on_one_core(core: int | None) -> None:
+    """Compute on one core with one thread from now on, here and in all jobs; None for the first core."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0)) if core is None else core})
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def require_time(end: float) -> None:
+    """To be asked before a run begins.
+
+    Raises:
+        TimeoutError: ``end``, of ``time.monotonic()``, is over.
+
+    """
+    if time.monotonic() > end:
+        raise TimeoutError
+
+
+@contextlib.contextmanager
+def as_far_as_time_reaches(runs: Path, table: Callable[[Path], str]) -> Iterator[None]:
+    """Runs within :func:`require_time`'s limit; afterwards the table of the file that they are kept in."""
+    try:
+        yield
+    except TimeoutError:
+        print("the time is over: the same command goes on where this one stopped", file=sys.stderr)
+    if runs.is_file():
+        print(table(runs))
 
 
 def summary(runs: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
