@@ -134,8 +134,8 @@ def run(arguments: argparse.Namespace) -> None:
     for key, reason in damaged.items():
         print(f"{key} cannot be decoded: {reason}", file=sys.stderr)
     if arguments.json:
-        facts = _labels_as_json if labels else _as_json
-        print(json.dumps(facts(data_by_channel, classes, damaged), indent=2, ensure_ascii=False))
+        facts = _as_json(data_by_channel, classes, damaged, labels=bool(labels))
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
     for issues in issues_by_channel.values():
         ChannelIssues.check(issues)
     check_objects(first, not records[first].targets.ignored.all())
@@ -215,27 +215,20 @@ def _as_json(
     channels: Mapping[str, tuple[Records, ChannelIssues]],
     classes: tuple[str, ...],
     damaged: Mapping[str, str],
+    *,
+    labels: bool,
 ) -> dict[str, Any]:
     first = next(iter(channels))
+    of_targets = _images_as_json if labels else _boxes_as_json
     return {
         "classes": classes,
         "channels": {
             name: {
                 "images": len(records),
-                "images_without_objects": int((records.object_counts == 0).sum()),
+                f"images_without_{'class' if labels else 'objects'}": int((records.object_counts == 0).sum()),
                 "images_left_out": issues.left_out,
                 "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
-                "boxes": len(records.targets),
-                "boxes_ignored": int(records.targets.ignored.sum()),
-                "boxes_clipped": issues.clipped,
-                "boxes_dropped": issues.dropped,
-                "boxes_repeated": issues.repeated,
-                "masks": int(known.sum()) if (known := masks_of(records)) is not None else 0,
-                "masks_dropped": issues.masks_dropped,
-                "boxes_by_class": _by_class(records, classes),
-                "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
-                "doubts": issues.faults + issues.doubts,
-                "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
+                **of_targets(records, issues, classes),
             }
             for name, (records, issues) in channels.items()
         },
@@ -243,28 +236,25 @@ def _as_json(
     }
 
 
-def _labels_as_json(
-    channels: Mapping[str, tuple[Records, ChannelIssues]],
-    classes: tuple[str, ...],
-    damaged: Mapping[str, str],
-) -> dict[str, Any]:
-    first = next(iter(channels))
+def _boxes_as_json(records: Records, issues: ChannelIssues, classes: tuple[str, ...]) -> dict[str, Any]:
     return {
-        "classes": classes,
-        "channels": {
-            name: {
-                "images": len(records),
-                "images_without_class": int((records.object_counts == 0).sum()),
-                "images_left_out": issues.left_out,
-                "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
-                "images_by_class": dict(
-                    zip(classes, shown_classes(records, len(classes)).sum(axis=0).tolist(), strict=True)
-                ),
-            }
-            for name, (records, issues) in channels.items()
-        },
-        "cannot_be_decoded": dict(damaged),
+        "boxes": len(records.targets),
+        "boxes_ignored": int(records.targets.ignored.sum()),
+        "boxes_clipped": issues.clipped,
+        "boxes_dropped": issues.dropped,
+        "boxes_repeated": issues.repeated,
+        "masks": int(known.sum()) if (known := masks_of(records)) is not None else 0,
+        "masks_dropped": issues.masks_dropped,
+        "boxes_by_class": _by_class(records, classes),
+        "boxes_by_size": dict(zip(SIZE_NAMES, size_histogram(records).tolist(), strict=True)),
+        "doubts": issues.faults + issues.doubts,
+        "most_objects_in_an_image": int(records.object_counts.max(initial=0)),
     }
+
+
+def _images_as_json(records: Records, issues: ChannelIssues, classes: tuple[str, ...]) -> dict[str, Any]:
+    shown = shown_classes(records, len(classes)).sum(axis=0).tolist()
+    return {"images_by_class": dict(zip(classes, shown, strict=True))}
 
 
 def _by_class(records: Records, classes: tuple[str, ...]) -> dict[str, int]:
