@@ -108,6 +108,18 @@ def test_integrated_gradients__sum_to_what_the_image_changes(tmp_path: Path) -> 
     )
 
 
+def test_explanation__is_of_the_model_that_is_in_the_folder_now(tmp_path: Path) -> None:
+    """An endpoint of several models may load another one from the same folder."""
+    folder = save_model(tmp_path)
+    _, before = ask(serve(folder), xai_algorithm="guided_backprop", attributions=True)
+    artifact = Artifact.load(folder)
+    with torch.no_grad():
+        artifact.model.network.get_parameter("body.fc.weight").neg_()
+    artifact.save(folder, "another")
+    _, after = ask(serve(folder), xai_algorithm="guided_backprop", attributions=True)
+    assert before[0]["attributions"] != after[0]["attributions"]
+
+
 def test_several__a_sheet_for_each_class_that_is_found(tmp_path: Path) -> None:
     http = serve(save_model(tmp_path, several=True))
     status, answer = ask(http, xai_algorithm="guided_gradcam")

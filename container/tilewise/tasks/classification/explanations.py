@@ -27,11 +27,13 @@ _SHOWN = 0.3
 """The share of the pixels that the last picture of a sheet shows."""
 
 
-def explain(folder: Path, parameters: Parameters, pixels: Array, pulse: Callable[[], None]) -> dict[str, Any]:
+def explain(
+    description: ModelDescription, parameters: Parameters, pixels: Array, pulse: Callable[[], None]
+) -> dict[str, Any]:
     """What speaks for the classes of an image: ``visualizations`` and ``attributions``, as they are wanted.
 
     Args:
-        folder: of the model.
+        description: of the model.
         parameters: what is wanted.
         pixels: of the image, (3, H, W) uint8; the square in its middle is explained.
         pulse: called as it gets on.
@@ -41,7 +43,7 @@ def explain(folder: Path, parameters: Parameters, pixels: Array, pulse: Callable
         order of the labels.
 
     """
-    gradients = _loaded(folder)
+    gradients = _loaded(description.folder, description.weights)
     crop, labels = gradients.look(pixels, parameters.confidence_score_threshold_multilabel)
     maps = [gradients.attribute(crop, label, parameters, pulse) for label in labels]
     found: dict[str, list[Any]] = {}
@@ -53,7 +55,8 @@ def explain(folder: Path, parameters: Parameters, pixels: Array, pulse: Callable
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: Path) -> Gradients:
+def _loaded(folder: Path, weights: str) -> Gradients:
+    """The model of that folder for as long as it has these weights: another one has another file's name."""
     from tilewise.tasks.classification.gradients import Gradients
 
     return Gradients(folder)
@@ -65,7 +68,7 @@ def explanation(
     """What explains the images of a request; see :class:`tilewise.tasks.answers.Explains`."""
     description = ModelDescription.read(folder)
     parameters = read_parameters(asked, description.spec.name)
-    return lambda pixels, pulse: explain(description.folder, parameters, pixels, pulse)
+    return lambda pixels, pulse: explain(description, parameters, pixels, pulse)
 
 
 def _sheet(crop: Array, values: Float32) -> str:

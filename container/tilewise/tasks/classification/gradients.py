@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +51,7 @@ class Gradients:
         self.several: bool = artifact.spec.several
         self._scaling = artifact.spec.scaling
         self._model = artifact.model.to(best_device())
-        self._network = _FromPixels(copy.deepcopy(self._model)).eval()
+        self._network = _FromPixels(self._model).eval()
         for module in self._network.modules():
             if isinstance(module, nn.ReLU):
                 module.inplace = False  # hooks look at what comes in and what goes out
