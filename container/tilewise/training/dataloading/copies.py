@@ -14,7 +14,7 @@ from tilewise.training.dataloading.view_order import Copy
 
 log = logging.getLogger(__name__)
 
-KEPT_EPOCHS = 4
+KEPT_EPOCHS = 8
 """In so many epochs a copy shows the same: where images stay decoded, it is pasted once for all of them. In
 each epoch one in so many is drawn anew."""
 
