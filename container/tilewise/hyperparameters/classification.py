@@ -12,6 +12,8 @@ from math import atan, degrees
 from typing import Any, Protocol
 
 from tilewise.errors import UserError
+from tilewise.hyperparameters.groups.detections import DetectionsHyperparameters
+from tilewise.hyperparameters.groups.small_objects import SmallObjectsHyperparameters
 from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
 
 CLASSIFICATION_TASKS = (CLASSIFICATION, MULTILABEL)
@@ -20,15 +22,16 @@ SIGNS = ("num_layers", "augmentation_type", "top_k", "multi_label")
 """Hyperparameters of the built-in Image Classification that its Object Detection does not have."""
 
 OF_OBJECTS = (
-    *("Detections", "Small objects"),  # groups of the table
+    *DetectionsHyperparameters.model_fields,
+    *SmallObjectsHyperparameters.model_fields,
     *("image_size", "min_size", "max_size", "multi_scale", "stride_4_level", "freeze_layer_pattern"),
     *("classes", "other_classes", "label_width", "mosaic", "mixup", "plain_epochs", "model_size"),
     *("validation_iou_threshold", "backbone_learning_rate_factor", "compile"),
 )
-"""Hyperparameters, and groups of them, that a job for classification cannot give."""
+"""Hyperparameters that a job for classification cannot give."""
 
 OF_TILES = ("tile_grid_size", "tile_size", "tile_overlap_ratio")
-"""Those of these groups that it can."""
+"""Those of them that it can."""
 
 _PRIMARY = ("accuracy", "AUC_weighted", "norm_macro_recall", "average_precision_score_weighted")
 PRIMARY = {CLASSIFICATION: (*_PRIMARY, "precision_score_weighted"), MULTILABEL: ("iou", *_PRIMARY)}
@@ -193,9 +196,8 @@ class _Entry(Protocol):
 def check_classification(
     task: str,
     entries: Mapping[str, _Entry],
-    groups: Mapping[str, str],
-    *,
     values: Mapping[str, Any],
+    *,
     refuse: Callable[[str, str], None],
 ) -> None:
     """Refuse what does not go with images that have classes, or with the model.
@@ -203,14 +205,12 @@ def check_classification(
     Args:
         task: the job's.
         entries: what the user gave, by canonical name.
-        groups: the heading of each hyperparameter of the table.
         values: what holds, given or not.
         refuse: called with the name and the problem.
 
     """
     for canonical, entry in entries.items():
-        of_objects = canonical in OF_OBJECTS or groups[canonical] in OF_OBJECTS
-        if of_objects and canonical not in OF_TILES:
+        if canonical in OF_OBJECTS and canonical not in OF_TILES:
             refuse(entry.name, f"{entry} has no effect with task={task}, which has no objects; leave it out")
     kind, primary = entries.get("validation_metric_type"), entries.get("primary_metric")
     if kind and kind.value != "none":

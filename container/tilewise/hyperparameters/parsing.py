@@ -15,7 +15,8 @@ from tilewise.hyperparameters.classification import (
     is_builtin,
 )
 from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
-from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
+from tilewise.hyperparameters.row import Dialect
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
@@ -77,13 +78,8 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     model = _resolve_model(reader)
     if model is not None and task in CLASSIFICATION_TASKS:
         values = _defaults(reader, model) | {name: entry.value for name, entry in reader.entries.items()}
-        check_classification(
-            task,
-            reader.entries,
-            {name: row.group for name, row in ROWS.items()},
-            values=values | {"model_name": model},
-            refuse=reader.refuse,
-        )
+        values["model_name"] = model
+        check_classification(task, reader.entries, values, refuse=reader.refuse)
     elif model is not None:
         _check_scaling(reader, model)
     problems = [problem for messages in reader.problems.values() for problem in messages]
