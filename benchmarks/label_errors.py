@@ -32,7 +32,8 @@ from methods import train_once  # noqa: E402
 from runs import on_one_core  # noqa: E402
 from tilewise.arrays import Float64  # noqa: E402
 from tilewise.boxes import paired_iou  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402

@@ -36,8 +36,8 @@ from lay_out import lay_out_job  # noqa: E402
 from PIL import Image  # noqa: E402
 from pixels import pixels_of_an_epoch  # noqa: E402
 from runs import SSDLITE, as_far_as_time_reaches, kept, read_training_images, require_time  # noqa: E402
-from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import Split  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.registry import family_of  # noqa: E402
 from tilewise.training.dataloading.copies import copies_per_image  # noqa: E402

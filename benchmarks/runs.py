@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files, lay_out_job  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402

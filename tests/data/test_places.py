@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.places import in_places_of, places
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets

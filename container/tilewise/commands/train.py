@@ -121,8 +121,8 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
-    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.checks import check_objects
     from tilewise.data.choice import DataChoice
     from tilewise.data.pipe.fifo import StopWaiting
     from tilewise.data.places import in_places_of

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import some
 from tilewise.data.channel import DataSet
+from tilewise.data.quoting import some
 
 log = logging.getLogger(__name__)
 

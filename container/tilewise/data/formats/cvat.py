@@ -22,7 +22,6 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -42,7 +41,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.safe_xml import ERRORS, children_of_root
 from tilewise.errors import UserError
 from tilewise.fields import Corners

@@ -18,7 +18,6 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -27,7 +26,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import find_coco_file
 from tilewise.data.ground_truth import parse_label
 from tilewise.data.json_lines import MAX_CANDIDATES, PEEK, format_of_lines, largest_json
-from tilewise.data.quoting import shortened
+from tilewise.data.quoting import shortened, some
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 

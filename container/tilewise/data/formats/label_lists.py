@@ -19,13 +19,13 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.label_numbers import ImageLabels
+from tilewise.data.quoting import some
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets

@@ -26,7 +26,6 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -44,7 +43,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError

@@ -23,7 +23,6 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -41,7 +40,7 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners

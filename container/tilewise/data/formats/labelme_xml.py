@@ -17,7 +17,6 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -33,6 +32,7 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
 )
+from tilewise.data.quoting import some
 from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.fields import Corners
 

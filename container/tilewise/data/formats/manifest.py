@@ -23,7 +23,6 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -31,7 +30,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
 from tilewise.data.label_numbers import ImageLabels
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
 from tilewise.targets import Targets

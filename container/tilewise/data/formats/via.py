@@ -26,7 +26,6 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
@@ -43,7 +42,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners

@@ -25,14 +25,13 @@ from tilewise.data.annotations import (
     RawExample,
     boxes_from_corners,
     by_name,
-    some,
     two_for_one_image,
     unusable,
 )
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.formats.voc_masks import add_instance_masks
-from tilewise.data.quoting import as_number
+from tilewise.data.quoting import as_number, some
 from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.targets import Targets
 

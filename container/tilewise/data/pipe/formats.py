@@ -13,7 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from tilewise.data.annotations import ImageInfo, RawExample, read_image_info
+from tilewise.data.annotations import RawExample
+from tilewise.data.checks import ImageInfo, read_image_info
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import class_map, parse_label
