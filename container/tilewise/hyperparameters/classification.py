@@ -7,13 +7,14 @@ Classification Hyperparameters".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import atan, degrees
-from typing import Any, Protocol
+from typing import Any
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters.groups.detections import DetectionsHyperparameters
 from tilewise.hyperparameters.groups.small_objects import SmallObjectsHyperparameters
+from tilewise.hyperparameters.reader import Reader
 from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
 
 CLASSIFICATION_TASKS = (CLASSIFICATION, MULTILABEL)
@@ -183,32 +184,15 @@ def _flag(given: dict[str, str], name: str) -> bool:
     return text.lower() in _TRUE
 
 
-class _Entry(Protocol):
-    @property
-    def name(self) -> str:
-        """As written."""
-
-    @property
-    def value(self) -> Any:
-        """As read."""
-
-
-def check_classification(
-    task: str,
-    entries: Mapping[str, _Entry],
-    values: Mapping[str, Any],
-    *,
-    refuse: Callable[[str, str], None],
-) -> None:
+def check_classification(reader: Reader, values: Mapping[str, Any]) -> None:
     """Refuse what does not go with images that have classes, or with the model.
 
     Args:
-        task: the job's.
-        entries: what the user gave, by canonical name.
+        reader: what is given.
         values: what holds, given or not.
-        refuse: called with the name and the problem.
 
     """
+    task, entries, refuse = reader.task, reader.entries, reader.refuse
     for canonical, entry in entries.items():
         if canonical in OF_OBJECTS and canonical not in OF_TILES:
             refuse(entry.name, f"{entry} has no effect with task={task}, which has no objects; leave it out")
@@ -217,57 +201,53 @@ def check_classification(
         refuse(kind.name, f"{kind} is of boxes: with task={task} leave it out, or give none")
     if primary and primary.value not in PRIMARY[task]:
         refuse(primary.name, f"{primary}: with task={task} it must be one of {', '.join(PRIMARY[task])}")
-    _check_tiles(entries, values, refuse)
-    _check_objects(entries, values, refuse)
-    _check_crops(entries, values, refuse)
+    _check_tiles(reader, values)
+    _check_objects(reader, values)
+    _check_crops(reader, values)
 
 
-def _check_tiles(
-    entries: Mapping[str, _Entry], values: Mapping[str, Any], refuse: Callable[[str, str], None]
-) -> None:
-    grid, overlap = entries.get("tile_grid_size"), entries.get("tile_overlap_ratio")
+def _check_tiles(reader: Reader, values: Mapping[str, Any]) -> None:
+    grid, overlap = reader.entries.get("tile_grid_size"), reader.entries.get("tile_overlap_ratio")
     if grid and grid.value == "auto":
-        refuse(
+        reader.refuse(
             grid.name,
             f"{grid}: a grid is chosen by the sizes of objects, and there are none here: give columns x "
             "rows, such as 3x2",
         )
     if overlap and not (values["tile_grid_size"] or values["tile_size"]):
-        refuse(
+        reader.refuse(
             overlap.name,
             f"{overlap}: there are no tiles; give tile_grid_size or tile_size, or leave it out",
         )
 
 
-def _check_objects(
-    entries: Mapping[str, _Entry], values: Mapping[str, Any], refuse: Callable[[str, str], None]
-) -> None:
-    rendered = entries.get("bands") or entries.get("pixel_range")
+def _check_objects(reader: Reader, values: Mapping[str, Any]) -> None:
+    rendered = reader.entries.get("bands") or reader.entries.get("pixel_range")
     if rendered and values["objects_as"] == "crops":
-        refuse(
+        reader.refuse(
             rendered.name,
             f"{rendered}: objects that are cut out are kept in 8 bits and three bands, so that it does "
             "not go with objects_as=crops; leave out one",
         )
 
 
-def _check_crops(
-    entries: Mapping[str, _Entry], values: Mapping[str, Any], refuse: Callable[[str, str], None]
-) -> None:
+def _check_crops(reader: Reader, values: Mapping[str, Any]) -> None:
     model, training = values["model_name"], values["training_crop_size"]
     crop, resize = values["validation_crop_size"], values["validation_resize_size"]
-    named = next((name for name in entries if name.endswith("_crop_size")), "validation_resize_size")
+    named = next((name for name in reader.entries if name.endswith("_crop_size")), "validation_resize_size")
     if resize < crop:
-        refuse(
+        reader.refuse(
             "validation_resize_size",
             f"validation_resize_size={resize} is less than validation_crop_size={crop}: the shorter side "
             "must hold the crop",
         )
     if training != crop and (model.startswith("vit") or not values["random_windows"]):
         why = f"{model} sees one size only" if model.startswith("vit") else "without random windows"
-        refuse(named, f"training_crop_size={training} and validation_crop_size={crop} must be equal: {why}")
+        reader.refuse(
+            named, f"training_crop_size={training} and validation_crop_size={crop} must be equal: {why}"
+        )
     step = 16 if model.startswith("vit") else 32 if model == "seresnext" else 1
     wrong = [side for side in (training, crop) if side % step or side < 32]
     if wrong:
         multiples = f"a multiple of {step} pixels, and" if step > 1 else ""
-        refuse(named, f"a crop of {wrong[0]} pixels: {model} takes {multiples} at least 32")
+        reader.refuse(named, f"a crop of {wrong[0]} pixels: {model} takes {multiples} at least 32")
