@@ -99,7 +99,7 @@ _BY_SUFFIX = {".json": _JSON, ".ndjson": _JSON, ".xml": _XML, ".csv": _CSV, ".tx
 
 
 def kind_of(path: Path) -> str:
-    """Who wrote a file: a tool whose exports a reader takes, one of :data:`CURES`, or "" for anything else."""
+    """Who wrote a file: a tool that a reader is for, one of :data:`CURES`, or "" for anything else."""
     table = _BY_SUFFIX.get(path.suffix.lower())
     if table is None:
         return ""
