@@ -173,7 +173,7 @@ def by_name(examples: Iterable[RawExample], names: Sequence[str]) -> ParsedChann
     return ParsedChannel([each.with_labels(new[each.targets.labels]) for each in examples], classes)
 
 
-def two_for_one_image(examples: Iterable[RawExample]) -> None:
+def require_different_images(examples: Iterable[RawExample]) -> None:
     """Refuse examples that are the same image file; unusable ones do not count.
 
     Raises:

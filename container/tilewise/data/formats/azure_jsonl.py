@@ -23,7 +23,7 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     by_name,
     check_fractions,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.folder import Folder
@@ -81,7 +81,7 @@ def read_azure_jsonl(
         _example(where, content, folder, numbers, masks=masks, names=names)
         for where, content in read_json_lines(files)
     ]
-    two_for_one_image(examples)
+    require_different_images(examples)
     return by_name(examples, list(numbers))
 
 

@@ -22,7 +22,7 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import CVAT, files_of
@@ -127,7 +127,7 @@ def read_cvat(files: Mapping[str, Path], folder: Folder, channel: str) -> Parsed
             _read(name, path, task)
         except ERRORS as error:
             raise UserError(f"{name} is not XML of CVAT: {error}") from None
-    two_for_one_image(task.examples)
+    require_different_images(task.examples)
     task.counts.tell(channel)
     return ParsedChannel(task.examples, tuple(task.numbers))
 

@@ -26,7 +26,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import LABEL_STUDIO, files_of
@@ -166,7 +166,7 @@ def read_label_studio(files: Mapping[str, Path], folder: Folder, channel: str) -
     _tell(counts, who)
     counts.outlines.tell(channel)
     _fetch(examples, missing, who)
-    two_for_one_image(examples)
+    require_different_images(examples)
     return by_name(examples, list(numbers))
 
 

@@ -17,7 +17,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import LABELME_XML, some_of
@@ -69,7 +69,7 @@ def read_labelme_xml(files: Mapping[str, Path], folder: Folder, channel: str) ->
     numbers, counts = ClassNumbers(), OutlineCounts()
     read = (_example(key, path, folder, numbers, counts) for key, path in files.items())
     examples = [example for example in read if example]
-    two_for_one_image(examples)
+    require_different_images(examples)
     counts.tell(channel)
     named = {example.path for example in examples}
     photos = {name: path for name, path in folder.images.items() if "/Masks/" not in f"/{name}"}

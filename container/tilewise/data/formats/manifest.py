@@ -23,7 +23,7 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.folder import Folder
@@ -110,7 +110,7 @@ def read_manifest(
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
     examples = [_example(line, attribute, paths, fractions=labels is not None) for line in lines]
-    two_for_one_image(examples)
+    require_different_images(examples)
     rows = labels.classes(who) if labels else None
     return ParsedChannel(examples, rows) if rows else _with_classes(ParsedChannel(examples, names=names))
 

@@ -25,7 +25,7 @@ from tilewise.data.annotations import (
     RawExample,
     boxes_from_corners,
     by_name,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import kind_of
@@ -99,7 +99,7 @@ def read_voc(files: Mapping[str, Path], source: ChannelSource) -> ParsedChannel:
     numbers: dict[str, int] = {}
     folder = source.images
     examples = [_example(key, one, folder, 0 if first < 1 else 1, numbers) for key, one in read.items()]
-    two_for_one_image(examples)
+    require_different_images(examples)
     files_of_masks: frozenset[Path] = frozenset()
     if source.masks:
         examples, files_of_masks = add_instance_masks(examples, list(files), source)
