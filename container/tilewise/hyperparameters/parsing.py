@@ -7,12 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.classification import (
-    CLASSIFICATION_TASKS,
-    check_classification,
-    in_names_of_table,
-    is_builtin,
-)
+from tilewise.hyperparameters.builtin_classification import in_names_of_table, is_builtin_classification
+from tilewise.hyperparameters.classification import CLASSIFICATION_TASKS, check_classification
 from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
 from tilewise.hyperparameters.reader import Entry, Reader
 from tilewise.hyperparameters.rules import check_model, check_together
@@ -42,7 +38,7 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
     texts = {name: _as_text(value) for name, value in raw.items()}
     task = decide_task(texts)
     written = texts
-    if task in CLASSIFICATION_TASKS and is_builtin(texts):
+    if task in CLASSIFICATION_TASKS and is_builtin_classification(texts):
         written = in_names_of_table(texts)
     reader = Reader(written | ({"task": task} if texts.get("task") else {}), task)
     check_together(reader)
