@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader
 
 from tilewise.data.source import RecordSource
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.dataloading.loader import PlainLater, read_batch
+from tilewise.training.dataloading.loader import read_batch
+from tilewise.training.dataloading.samplers import PlainLater
 
 
 class EpochLoader:
