@@ -134,7 +134,8 @@ def test_plan__epochs_are_cut_where_whole_ones_would_leave_much_of_the_time(
 ) -> None:
     caplog.set_level(logging.INFO)
     hp, found = plan(minutes, 60_000, 0, 1000 * LOADING)
-    assert (hp.number_of_epochs, found) == (epochs, pytest.approx(share))
+    assert hp.number_of_epochs == epochs
+    assert found == pytest.approx(share)
     assert said in caplog.text
 
 
