@@ -1,11 +1,13 @@
 """How cost grows: CPU seconds and memory over two decades of each size, and the exponent of each curve.
 
-python benchmarks/scaling.py [AXIS …] [--runs FILE] [--plot FILE]
+python benchmarks/scaling.py [AXIS …] [--runs FILE] [--minutes 20] [--plot FILE]
 
-Each point is a process of its own with one thread; it prints a JSON line as it ends, and with --runs goes on
-where it stopped. Memory is the peak of what the work adds to what its inputs take. The exponent is that of
-the steepest half decade from the point where the work takes a twentieth of a second: an overhead that is paid
-once would hide it below. --plot draws all curves as one SVG.
+Each point is a process of its own on one core with one thread; it prints a JSON line as it ends. The file of
+--runs keeps the points: the same command goes on where the last one stopped, and with all of them there it
+only prints the exponents and draws the plot, an SVG. A point that takes longer than three minutes is left
+out, and larger ones of its axis with it. Memory is the peak of what the work adds to what its inputs take.
+The exponent is that of the steepest half decade from the point where the work takes a twentieth of a second:
+an overhead that is paid once would hide it below.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import io
 import itertools
 import json
 import math
+import multiprocessing
 import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("container", "tests", "benchmarks")]
 
+import torch  # noqa: E402
+import torchvision  # noqa: E402, F401  # before the processes fork: each would import them anew
+from runs import on_one_core  # noqa: E402
+
 Work = Callable[[], object]
 HALF_DECADE = math.sqrt(10)
-ENOUGH_SECONDS, LEAST_SECONDS = 0.5, 0.05
+ENOUGH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 0.5, 0.05, 180
+LEAST_MIB = 20.0
 SIDE = 320
 MODEL = "yolox_nano"
 
@@ -104,7 +111,6 @@ def picture(side: int) -> bytes:
 
 def step(boxes: int = 10, classes: int = 1) -> Work:
     """A training step with two views."""
-    import torch
     from stand_ins import make_hp
     from tilewise.models.build import build_detector
     from tilewise.models.spec import DetectorSpec
@@ -142,7 +148,6 @@ def learning_classes(count: int, folder: Path) -> Work:
 
 def predictor(folder: Path, tiling: Any, classes: int = 2) -> Any:
     """An untrained YOLOX, which finds nothing above its threshold."""
-    import torch
     from tilewise.inference.detections import merge_instances
     from tilewise.inference.predictor import Predictor
     from tilewise.inference.torch_backend import TorchBackend
@@ -228,9 +233,6 @@ def sizes_of(ends: tuple[int, int]) -> list[int]:
 
 def measure(axis: str, size: int) -> dict[str, Any]:
     """CPU seconds of the work, the least of several times, and what it adds to the memory at its peak."""
-    import torch
-
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = AXES[axis][1](size, Path(folder))
         gc.collect()
@@ -251,6 +253,23 @@ def measure(axis: str, size: int) -> dict[str, Any]:
         }
 
 
+def in_own_process(axis: str, size: int) -> dict[str, Any]:
+    """A point; its seconds are None where it takes too long. This process has imported what all need."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sender.send(measure(axis, size)))
+    process.start()
+    sender.close()
+    process.join(MOST_SECONDS)
+    if process.is_alive():
+        process.kill()
+        return {"axis": axis, "size": size, "seconds": None, "MiB": None}
+    try:
+        return dict(receiver.recv())
+    except EOFError:
+        raise RuntimeError(f"{axis}, {size}: failed with exit code {process.exitcode}") from None
+
+
 def peak_mib() -> float:
     """The peak of this process's memory since it was last reset."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -258,39 +277,76 @@ def peak_mib() -> float:
     return int(found[1]) / 1024
 
 
-def exponents(points: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+def exponents(points: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """The steepest half decade of time, and that of memory, and over all of them."""
-    rows = sorted(points, key=lambda point: point["size"])
     result: dict[str, float | None] = {}
-    for key, least in (("seconds", LEAST_SECONDS), ("MiB", 20.0)):
+    for key, least in (("seconds", LEAST_SECONDS), ("MiB", LEAST_MIB)):
         slopes = [
-            math.log(later[key] / earlier[key]) / math.log(later["size"] / earlier["size"])
-            for earlier, later in itertools.pairwise(rows)
+            slope(earlier, later, key)
+            for earlier, later in itertools.pairwise(points)
             if earlier[key] >= least
         ]
         result[f"steepest {key}"] = round(max(slopes), 2) if slopes else None
-        first, last = rows[0], rows[-1]
-        if min(first[key], last[key]) > 0:
-            whole = math.log(last[key] / first[key]) / math.log(last["size"] / first["size"])
-            result[f"overall {key}"] = round(whole, 2)
+        if len(points) > 1 and min(points[0][key], points[-1][key]) > 0:
+            result[f"overall {key}"] = round(slope(points[0], points[-1], key), 2)
     return result
 
 
-def draw(points: list[dict[str, Any]], path: Path) -> None:
-    """Time relative to the smallest size over the size relative to the smallest, both in decades."""
-    from tilewise.evaluation.charts import HEIGHT, WIDTH, Line, line_chart
+def slope(earlier: dict[str, Any], later: dict[str, Any], key: str) -> float:
+    """The exponent between two points."""
+    return math.log(later[key] / earlier[key]) / math.log(later["size"] / earlier["size"])
 
-    lines = []
-    for axis in dict.fromkeys(point["axis"] for point in points):
-        rows = sorted((each for each in points if each["axis"] == axis), key=lambda each: each["size"])
-        first = rows[0]
-        decades = [
-            (math.log10(row["size"] / first["size"]), math.log10(row["seconds"] / first["seconds"]))
-            for row in rows
-        ]
-        lines.append(Line(axis, decades))
-    chart = line_chart(lines, "CPU time over size", "decades of size", y_max=2.2, x_range=(0, 2))
-    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}">{chart}</svg>\n')
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 50, 230, 16, 44
+COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")
+
+
+def draw(curves: dict[str, Sequence[dict[str, Any]]]) -> str:
+    """An SVG of CPU seconds over the size as a multiple of the smallest, both in decades."""
+    every = [row["seconds"] for rows in curves.values() for row in rows]
+    low, high = math.floor(math.log10(min(every))), math.ceil(math.log10(max(every)))
+
+    def at(size: float, seconds: float) -> str:
+        across = math.log10(size) / 2 * (WIDTH - LEFT - RIGHT)
+        up = (math.log10(seconds) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+        return f"{LEFT + across:.1f},{HEIGHT - BOTTOM - up:.1f}"
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        f'font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>'
+    ]
+    for decade in range(low, high + 1):
+        left, right = at(1, 10**decade), at(100, 10**decade)
+        y = float(left.partition(",")[2])
+        parts.append(f'<polyline points="{left} {right}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{10.0**decade:g} s</text>')
+    for times in (1, 10, 100):
+        x = float(at(times, 1).partition(",")[0])
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{times}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">times the smallest size</text>')
+    first = 10.0 ** (low + 0.3)
+    line = f'{at(1, first)} {at(100, first * 100)}" stroke="#999" stroke-dasharray="4 4'
+    parts.append(f'<polyline points="{line}"/>')
+    for number, (axis, rows) in enumerate(curves.items()):
+        colour, dash = COLOURS[number % len(COLOURS)], ' stroke-dasharray="6 3"' * (number >= len(COLOURS))
+        places = " ".join(at(row["size"] / rows[0]["size"], row["seconds"]) for row in rows)
+        parts.append(f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        x, y = WIDTH - RIGHT + 14, TOP + 14 + 22 * number
+        parts.append(f'<path d="M{x} {y}h22" stroke="{colour}" stroke-width="2"{dash}/>')
+        found = exponents(rows)["steepest seconds"]
+        label = f"{axis}: {rows[0]['size']} to {rows[-1]['size']} {AXES[axis][0]}"
+        parts.append(f'<text x="{x + 28}" y="{y + 4}" font-size="10">{label}, {found or "-"}</text>')
+    y = TOP + 14 + 22 * len(curves)
+    parts.append(f'<path d="M{WIDTH - RIGHT + 14} {y}h22" stroke="#999" stroke-dasharray="4 4"/>')
+    parts.append(f'<text x="{WIDTH - RIGHT + 42}" y="{y + 4}" font-size="10">exponent 1</text></svg>\n')
+    return "\n".join(parts)
+
+
+def complete(known: Sequence[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
+    """The points of an axis that were measured, the smallest first."""
+    own = [point for point in known if point["axis"] == axis and point["seconds"] is not None]
+    return sorted(own, key=lambda point: int(point["size"]))
 
 
 def main() -> None:
@@ -298,31 +354,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"of: {', '.join(AXES)}")
     parser.add_argument("--runs", type=Path, help="a file to keep the points in, a line each")
+    parser.add_argument("--minutes", type=float, default=20, help="no point begins after them")
     parser.add_argument("--plot", type=Path, help="an SVG to draw")
-    parser.add_argument("--here", type=int, metavar="SIZE", help="measure one point in this process")
     arguments = parser.parse_args()
-    if arguments.here:
-        print(json.dumps(measure(arguments.axes[0], arguments.here)))
-        return
-    known = arguments.runs.read_text().splitlines() if arguments.runs and arguments.runs.exists() else []
-    points = [json.loads(line) for line in known]
-    for axis in arguments.axes or AXES:
+    if unknown := {*arguments.axes} - AXES.keys():
+        parser.error(f"no such axis: {', '.join(unknown)}; there are {', '.join(AXES)}")
+    end, store = time.monotonic() + 60 * arguments.minutes, arguments.runs
+    on_one_core(None)
+    torch.set_num_threads(1)
+    points = [json.loads(line) for line in store.read_text().splitlines()] if store and store.exists() else []
+    wanted = arguments.axes or list(AXES)
+    for axis in wanted:
         for size in sizes_of(AXES[axis][2]):
-            if any((point["axis"], point["size"]) == (axis, size) for point in points):
-                continue
-            command = [sys.executable, __file__, axis, "--here", str(size)]
-            line = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
-                -1
-            ]
-            points.append(json.loads(line))
-            print(line, flush=True)
-            if arguments.runs:
-                with arguments.runs.open("a") as file:
-                    file.write(line + "\n")
-        its = [point for point in points if point["axis"] == axis]
-        print(json.dumps({"axis": axis, "over": AXES[axis][0], **exponents(its)}), flush=True)
+            found = next((each for each in points if (each["axis"], each["size"]) == (axis, size)), None)
+            if found is None and time.monotonic() < end:
+                found = in_own_process(axis, size)
+                points.append(found)
+                print(json.dumps(found), flush=True)
+                if store:
+                    with store.open("a") as file:
+                        file.write(json.dumps(found) + "\n")
+            if found is None or found["seconds"] is None:
+                break
+    if time.monotonic() >= end:
+        print(
+            "the time is over: the same command with --runs goes on where this one stopped", file=sys.stderr
+        )
+    curves = {axis: complete(points, axis) for axis in wanted}
+    for axis, rows in curves.items():
+        print(json.dumps({"axis": axis, "over": AXES[axis][0], "points": len(rows), **exponents(rows)}))
     if arguments.plot:
-        draw(points, arguments.plot)
+        arguments.plot.write_text(draw({axis: rows for axis, rows in curves.items() if len(rows) > 1}))
 
 
 if __name__ == "__main__":

@@ -40,15 +40,14 @@ def near_pairs(
     levels = np.unique(level_of).tolist()
     # IoU <= ratio of the sides, so boxes of levels further apart do not reach the threshold
     apart = max(2, math.ceil(-math.log2(threshold)) + 1) if threshold > 0 else levels[-1] if levels else 0
+    centres = np.ascontiguousarray((boxes_N4[:, :2] + boxes_N4[:, 2:]).T / 2)
+    members: dict[int, Int64] = {}  # of the levels so far, in the order of their cells: as searches are fast
     for target in levels:
-        cells = _Cells(boxes_N4, labels_N, np.flatnonzero(level_of == target), side=2.0**target)
-        for level in levels:
-            if level > target:
-                break
-            at_level = level_of == level
+        cells = _Cells(centres, labels_N, np.flatnonzero(level_of == target), side=2.0**target)
+        members[target] = cells.members
+        for level, indices in members.items():
             if target - level > apart:
-                at_level &= reaching_N
-            indices = np.flatnonzero(at_level)
+                indices = indices[reaching_N[indices]]
             spare = cells.side * max(0.0, 0.5 - threshold)
             reach = sides_N2[indices] / 2 + spare
             reach[reaching_N[indices]] = np.maximum(reach[reaching_N[indices]], cells.side / 2)
@@ -60,29 +59,31 @@ def near_pairs(
 class _Cells:
     """Boxes of one level, sorted by class, row of cells, and x."""
 
-    def __init__(self, boxes_N4: Float64, labels_N: Int64, members: Int64, *, side: float):
+    def __init__(self, centres_2N: Float64, labels_N: Int64, members: Int64, *, side: float):
         self.side = side
-        self.labels = labels_N
-        self.centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-        self.origin = self.centres.min(axis=0)
-        span = np.ceil((self.centres.max(axis=0) - self.origin) / side).astype(np.int64)
+        self.labels, self.centres = labels_N, centres_2N
+        self.origin = centres_2N.min(axis=1)
+        span = np.ceil((centres_2N.max(axis=1) - self.origin) / side).astype(np.int64)
         self.columns, self.rows = int(span[0] + 1) * _FINE, int(span[1] + 1)
-        keys = self._key(members, self._row(self.centres[members, 1]), self._column(self.centres[members, 0]))
+        x, y = centres_2N[:, members]
+        keys = self._key(members, self._row(y), self._column(x))
         order = np.argsort(keys, kind="stable")
         self.keys, self.members = keys[order], members[order]
 
     def near(self, indices: Int64, reach: Float64, *, chunk: int) -> Iterator[tuple[Int64, Int64]]:
         """Pairs of ``indices`` and members whose centres are at most ``reach`` away, or a little more."""
-        x, y = self.centres[indices].T
+        x, y = self.centres[:, indices]
         top, bottom = self._row(y - reach[:, 1]), self._row(y + reach[:, 1])
         left, right = self._column(x - reach[:, 0]), self._column(x + reach[:, 0])
         for offset in range(_ROWS + 1):
-            row = top + offset
-            there = np.flatnonzero(row <= bottom)
-            in_row = indices[there]
-            start = np.searchsorted(self.keys, self._key(in_row, row[there], left[there]), "left")
-            end = np.searchsorted(self.keys, self._key(in_row, row[there], right[there]), "right")
-            for first, positions in _expand(start, end, chunk):
+            there = np.flatnonzero(top + offset <= bottom)
+            leftmost = self._key(indices[there], top[there] + offset, left[there])
+            rightmost = leftmost + (right - left)[there]
+            start = np.searchsorted(self.keys, leftmost, "left")
+            some = np.flatnonzero(self.keys.take(start, mode="clip") <= rightmost)  # most have none
+            end = np.searchsorted(self.keys, rightmost[some], "right")
+            in_row = indices[there[some]]
+            for first, positions in _expand(start[some], end, chunk):
                 yield in_row[first], self.members[positions]
 
     def _row(self, y: Float64) -> Int64:

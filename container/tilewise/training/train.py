@@ -40,7 +40,7 @@ from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
-from tilewise.training.job.minutes import pixels_of_views, plan_epochs, refuse_pipe
+from tilewise.training.job.minutes import Pace, Work, pixels_of_views, plan_epochs, refuse_pipe
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
@@ -196,28 +196,18 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
     return model
 
 
-def _plan_minutes(
+def _work_of(
     data: DataSet,
     job: JobContext,
     spec: ModelSpec,
     planner: ViewPlanner | None,
     copy_paste: CopyPaste | None,
-    compute: Compute,
-) -> JobContext:
-    """The job with a number of epochs in place of its ``minutes``, where it has any; the leader plans."""
-    if job.hp.minutes is None:
-        return job
+) -> Work:
     images = data.train.sample
     pixels = pixels_of_views(images, spec, planner, seed=job.hp.seed)
     train_pixels = round(pixels * (1 + copies_per_image(copy_paste, images)))
     validated = 0 if data.validation is None else data.validation.expected_images
-    planned = plan_epochs(
-        job,
-        train_pixels,
-        pixels * validated // max(1, len(images)),
-        pixels_per_second=compute.pixels_per_second,
-    )
-    return replace(job, hp=job.distributed.broadcast(planned.hp))
+    return Work(train_pixels, pixels * validated // max(1, len(images)))
 
 
 def _assemble(
@@ -227,8 +217,12 @@ def _assemble(
     if planner:
         planner.repeats = repeats
     copy_paste = make_copy_paste(job.hp, data.train, job.distributed, rendering=spec.rendering)
-    if not start.state:
-        job = _plan_minutes(data, job, spec, planner, copy_paste, compute)
+    work, share = None, 1.0
+    if job.hp.minutes is not None and not start.state:
+        work = _work_of(data, job, spec, planner, copy_paste)
+        job, share = plan_epochs(job, work, pixels_per_second=compute.pixels_per_second)
+        hp, share = job.distributed.broadcast((job.hp, share))  # the leader plans
+        job = replace(job, hp=hp)
     job = replace(job, hp=with_random_windows(job.hp))
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
@@ -247,6 +241,7 @@ def _assemble(
     )
     copies = 0.0 if data.train.known_length else copies_per_image(copy_paste, data.train.sample)
     loader = EpochLoader(data.train, batches, copies)
+    loader.share = share
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
     train_step = TrainStep(
         model,
@@ -266,6 +261,7 @@ def _assemble(
 
     progress = Progress()
     history = History(progress)
+    pace = Pace(job, loader, train_step.scheduler, history=history, work=work)
     best = BestModel(job, spec, data.classes, train_step=train_step)
     false_positives = FalsePositives(job, planner, data.train, predictor=predictor)
     parts: dict[str, Stateful] = {
@@ -274,6 +270,7 @@ def _assemble(
         "history": history,
         "false_positives": false_positives,
         "compute": compute,
+        "pace": pace,
     }
     state = TrainState(job, spec, data.classes, progress=progress, parts=parts)
     trainer = Trainer(
@@ -282,6 +279,7 @@ def _assemble(
         false_positives=false_positives,
         train_step=train_step,
         threads=ThreadTuner(compute),
+        pace=pace,
         normalisation=NormalisationStatistics(batches, hp.seed),
         validator=Validator(job, data.validation, train_step, predictor=predictor),
         best=best,

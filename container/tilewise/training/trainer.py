@@ -18,6 +18,7 @@ from tilewise.training.job.best_model import BestModel
 from tilewise.training.job.calibration import ThreadTuner
 from tilewise.training.job.context import FROM_SCRATCH, JobContext
 from tilewise.training.job.false_positives import FalsePositives
+from tilewise.training.job.minutes import Pace
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.validation import Validator
 from tilewise.training.step.loss_means import LossMeans, means_of
@@ -38,6 +39,7 @@ class Trainer:
     false_positives: FalsePositives
     train_step: TrainStep
     threads: ThreadTuner
+    pace: Pace
 
     # which model is kept
     normalisation: NormalisationStatistics
@@ -51,9 +53,9 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train the epochs that are left; returns what all of them gave."""
-        epochs, best, stopped = self.job.hp.number_of_epochs, self.best, False
+        best, stopped = self.best, False
         self.job.tracking.begin(self.job.hp, self.job.task, self.history.epochs)
-        for epoch in range(self.progress.epoch, epochs):
+        while (epoch := self.progress.epoch) < self.job.hp.number_of_epochs:
             if best.score.should_stop(epoch):
                 waited = best.score.waited
                 log.info("no improvement in %d validations: stopping early after epoch %d", waited, epoch - 1)
@@ -62,6 +64,7 @@ class Trainer:
             if stopped:
                 self.checkpointer.save()
                 break
+            epochs = self.job.hp.number_of_epochs
             self.job.lines.progress(epoch + 1, epochs)
             last = epoch + 1 == epochs or best.score.should_stop(epoch + 1)
             if last or self.checkpointer.due(epoch + 1):
@@ -104,6 +107,7 @@ class Trainer:
         done, lines = self.progress, self.job.lines
         self.train_step.begin_epoch(done.batches)
         self.train_step.model.watch(on=epoch == 0)
+        self.pace.begin_epoch()
         batches = self.loader.batches(epoch, done.batches)
         start = time.monotonic() - done.seconds
         losses = LossMeans(done.losses, done.learnt)
@@ -117,6 +121,7 @@ class Trainer:
             done.records += len(batch)
             done.pixels += batch.area
             lines.batches(epoch, done.batches, done.records, seconds=time.monotonic() - start)
+            self.pace.step(batch.area)
             if self.job.stopping():
                 break
         else:

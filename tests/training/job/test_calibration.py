@@ -19,7 +19,7 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.training.distributed.context import DistributedContext
 from tilewise.training.job import calibration
-from tilewise.training.job.calibration import Compute, Setting, ThreadTuner, calibrate, timed
+from tilewise.training.job.calibration import Compute, Setting, ThreadTuner, calibrate, race, timed
 from tilewise.training.job.context import JobContext
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
@@ -160,6 +160,60 @@ def test_calibrate__the_leader_decides() -> None:
     job = replace(job_of(), distributed=Follower())
     job, compute = calibrate(job, make_detector(), SPEC, train=images(), timer=Machine(FAST_IN_FP32))
     assert (job.hp.precision, compute.threads, compute.pixels_per_second) == ("bf16", 2, 123.0)
+
+
+class Disturbed:
+    """Steps that vary by some percent; one in six or so takes up to three times as long."""
+
+    def __init__(self, seconds: dict[Setting, float], seed: int):
+        self.seconds, self.random = seconds, np.random.default_rng(seed)
+        self.left, self.total = 0, 0.0
+
+    def __call__(self, setting: Setting) -> float:
+        if not self.left and self.random.random() < 0.1:
+            self.left = int(self.random.integers(1, 4))
+        slower = self.random.uniform(1.2, 3) if self.left else 1.0
+        self.left = max(0, self.left - 1)
+        seconds = float(self.seconds[setting] * self.random.normal(1, 0.03) * slower)
+        self.total += seconds
+        return seconds
+
+
+TWO, ONE = Setting("fp32", 2), Setting("fp32", 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most"),
+    [
+        ({TWO: 0.4, ONE: 0.65}, 8),  # as of FCOS on two quiet cores
+        ({TWO: 0.6, ONE: 0.4}, 8),  # beside a process that keeps a core busy
+        ({TWO: 5.0, ONE: 0.5}, 40),  # beside several
+    ],
+)
+def test_race__single_slow_steps_do_not_decide(seconds: dict[Setting, float], most: float) -> None:
+    """Nearly always the faster one wins, and its time is known within a fifth."""
+    right, near, seeds = 0, 0, 400
+    best = min(seconds, key=lambda setting: seconds[setting])
+    for seed in range(seeds):
+        disturbed = Disturbed(seconds, seed)
+        found = race([TWO, ONE], disturbed)
+        right += min(found, key=lambda setting: found[setting]) == best
+        near += abs(found[best] / seconds[best] - 1) < 0.2
+        assert disturbed.total < most * 1.5
+    assert right >= 0.97 * seeds
+    assert near >= 0.9 * seeds
+
+
+def test_race__takes_turns_and_leaves_the_first_step_out() -> None:
+    took = iter([3.0, 3.0, 1.0, 2.0, 2.2, 1.2, 1.1, 2.1])
+    tried = []
+
+    def seconds(setting: Setting) -> float:
+        tried.append(setting)
+        return next(took)
+
+    assert race([TWO, ONE], seconds) == {TWO: 1.0, ONE: 2.0}
+    assert tried == [ONE, TWO, TWO, ONE, ONE, TWO, TWO, ONE]
 
 
 def test_calibrate__slow_steps_have_fewer_and_smaller_views() -> None:

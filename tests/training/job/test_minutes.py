@@ -2,25 +2,48 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import make_hp, make_job
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.training.job.minutes import LOADING, VALIDATION, VALIDATIONS, plan_epochs
+from tilewise.training.dataloading.epoch_loader import EpochLoader
+from tilewise.training.history import History, Progress
+from tilewise.training.job.minutes import (
+    LOADING,
+    MOST,
+    VALIDATION,
+    VALIDATIONS,
+    Pace,
+    Work,
+    plan_epochs,
+)
+from tilewise.training.step.lr_scheduler import LRScheduler
 
 
 def planned(minutes: float, train: int, validation: int, speed: float, **more: object) -> Hyperparameters:
+    return plan(minutes, train, validation, speed, **more)[0]
+
+
+def plan(
+    minutes: float, train: int, validation: int, speed: float, **more: object
+) -> tuple[Hyperparameters, float]:
     job = make_job(make_hp(minutes=minutes, **more), Path("model"))
-    return plan_epochs(job, train, validation, pixels_per_second=speed).hp
+    job, share = plan_epochs(job, Work(train, validation), pixels_per_second=speed)
+    return job.hp, share
 
 
-def seconds_of(hp: Hyperparameters, train: int, validation: int, speed: float) -> float:
+def seconds_of(hp: Hyperparameters, share: float, train: int, validation: int, speed: float) -> float:
     validations = math.ceil(hp.number_of_epochs / hp.evaluation_frequency)
-    return (hp.number_of_epochs * LOADING * train + validations * VALIDATION * validation) / speed
+    return (LOADING * (hp.number_of_epochs * share * train + validations * VALIDATION * validation)) / speed
 
 
 @given(
@@ -33,13 +56,17 @@ def seconds_of(hp: Hyperparameters, train: int, validation: int, speed: float) -
 def test_plan__fills_the_minutes(
     minutes: float, train: int, validation: int, speed: float, more: dict[str, object]
 ) -> None:
-    hp = planned(minutes, train, validation, speed, **more)
-    seconds = seconds_of(hp, train, validation, speed)
-    epoch = (LOADING * train + VALIDATION * validation) / speed
+    hp, share = plan(minutes, train, validation, speed, **more)
+    seconds = seconds_of(hp, share, train, validation, speed)
+    once = LOADING * VALIDATION * validation / speed
     assert hp.number_of_epochs >= 1
-    assert seconds <= 60 * minutes + VALIDATION * validation / speed + 1e-6 or hp.number_of_epochs == 1
-    # no more than an epoch, and validations that were not needed, is left
-    assert seconds + epoch + VALIDATIONS * VALIDATION * validation / speed >= 60 * minutes * (1 - 1e-9)
+    assert 0 <= share <= 1
+    assert seconds <= (60 * minutes + once) * (1 + 1e-9)
+    # validations that are not needed take up to five times as long; with long ones epochs are not cut
+    if 0 < share < 1 and not more:
+        assert seconds == pytest.approx(60 * minutes)
+    elif not validation:
+        assert seconds >= MOST * 60 * minutes * (1 - 1e-9)
     if not more:
         assert math.ceil(hp.number_of_epochs / hp.evaluation_frequency) <= VALIDATIONS
 
@@ -56,7 +83,7 @@ def test_plan__what_the_user_chose_stays(caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize(("epochs", "warm_up"), [(1, 0), (3, 0), (4, 1), (18, 2), (60, 5)])
 def test_plan__few_epochs_have_no_warm_up(epochs: int, warm_up: int) -> None:
     """A rate that only rises teaches little."""
-    hp = planned(epochs + 0.5, 60_000, 0, 1000 * LOADING)
+    hp = planned(epochs + 0.1, 60_000, 0, 1000 * LOADING)
     assert (hp.number_of_epochs, hp.warmup_cosine_lr_warmup_epochs) == (epochs, warm_up)
 
 
@@ -75,6 +102,7 @@ def test_minutes__and_epochs_disagree() -> None:
         (3_000, 60, 11, 4, 1),
         (30_000, 5, 1, 1, 0),
         (30_000, 60, 1, 1, 0),
+        (30_000, 100, 2, 2, 0),
         (30_000, 600, 11, 4, 1),
     ],
 )
@@ -87,5 +115,138 @@ def test_plan__of_30_images_and_of_30_000(
     assert hp.number_of_epochs == epochs
     assert math.ceil(epochs / hp.evaluation_frequency) == validations
     assert hp.warmup_cosine_lr_warmup_epochs == warm_up
-    whole_epoch = LOADING * images / 10 + VALIDATION * images / 100
+    whole_epoch = LOADING * (images / 10 + VALIDATION * images / 100)
     assert ("holds no whole epoch" in caplog.text) == (whole_epoch > 60 * minutes)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "epochs", "share", "said"),
+    [
+        (0.4, 1, 0.4, "number_of_epochs=1 with 40 % of the batches, some 0.4 minutes"),
+        (1.1, 1, 1.0, "number_of_epochs=1, some 1.0 minutes"),
+        (1.9, 2, 0.95, "number_of_epochs=2 with 95 % of the batches, some 1.9 minutes"),
+        (3.1, 3, 1.0, "number_of_epochs=3, some 3.0 minutes"),
+        (7.9, 7, 1.0, "number_of_epochs=7, some 7.0 minutes"),
+    ],
+)
+def test_plan__epochs_are_cut_where_whole_ones_would_leave_much_of_the_time(
+    minutes: float, epochs: int, share: float, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    hp, found = plan(minutes, 60_000, 0, 1000 * LOADING)
+    assert hp.number_of_epochs == epochs
+    assert found == pytest.approx(share)
+    assert said in caplog.text
+
+
+class SomeBatches:
+    """In place of a DataLoader: an epoch of so many batches."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self.batch_sampler = SimpleNamespace(epoch=0, start=0)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.batch_sampler.start, self.count))
+
+
+class Training:
+    """A job of a minute, whose epochs have 200 steps of a view of 100 pixels, without validations.
+
+    Args:
+        trial: seconds of a step as the trial had them.
+
+    """
+
+    STEPS = 200
+
+    def __init__(self, trial: float, **more: object):
+        job = make_job(make_hp(minutes=1, **more), Path("model"))
+        work = Work(100 * self.STEPS, 0)
+        self.job, share = plan_epochs(job, work, pixels_per_second=100 * LOADING / trial)
+        source: Any = SimpleNamespace(known_length=True, supports_random_access=True)
+        batches: Any = SomeBatches(self.STEPS)
+        self.loader = EpochLoader(source, batches)
+        self.loader.share = share
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        self.scheduler = LRScheduler(optimizer, self.job.hp, self.loader.expected_batches(1))
+        self.optimizer, self.now, self.progress = optimizer, 0.0, Progress()
+        self.pace = Pace(
+            self.job,
+            self.loader,
+            self.scheduler,
+            history=History(self.progress),
+            work=work,
+            clock=lambda: self.now,
+        )
+
+    def run(self, step: Callable[[float], float]) -> list[float]:
+        """Train with steps of so many seconds by the time; returns the learning rates of all steps."""
+        rates = []
+        while self.progress.epoch < self.job.hp.number_of_epochs:
+            self.pace.begin_epoch()
+            for _ in self.loader.batches(self.progress.epoch):
+                rates.append(self.optimizer.param_groups[0]["lr"])
+                self.now += step(self.now)
+                self.progress.pixels += 100
+                self.scheduler.step()
+                self.pace.step(100)
+            self.scheduler.end_epoch()
+            self.progress.next_epoch()
+        return rates
+
+
+@pytest.mark.parametrize("trial", [0.01, 0.1, 0.2, 0.25, 1.0])
+@pytest.mark.parametrize("step", [0.015, 0.04, 0.16, 0.5])
+def test_pace__mends_the_trials_error_in_the_first_steps(trial: float, step: float) -> None:
+    training = Training(trial)
+    rates = training.run(lambda now: step)
+    assert 60 * MOST * (1 - Pace.WRONG) <= training.now <= 60 * (1 + Pace.WRONG)
+    assert rates[-1] < 0.1 < 0.9 < max(rates)  # it falls to its end, whatever was planned first
+
+
+def test_pace__what_is_right_stays(caplog: pytest.LogCaptureFixture) -> None:
+    training = Training(0.05)
+    before = training.job.hp
+    training.run(lambda now: 0.05 * (1.05 if int(now) % 2 else 0.95))
+    assert training.job.hp is before
+    assert training.now == pytest.approx(60, rel=MOST / 10)
+
+
+@pytest.mark.parametrize("change", [5.0, 20.0, 40.0, 50.0])
+def test_pace__ends_in_time_when_other_work_comes(change: float, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    training = Training(0.05)
+    training.run(lambda now: 0.05 if now < change else 0.15)
+    assert 45 < training.now < 60 * 1.25
+    if change < 50:
+        assert re.search(
+            r"minutes=1: after 0\.\d minutes number_of_epochs=\d+.* by the steps so far", caplog.text
+        )
+
+
+def test_pace__makes_no_job_longer_in_the_second_half() -> None:
+    training = Training(0.1)
+    epochs, share = training.job.hp.number_of_epochs, training.loader.share
+    training.run(lambda now: 0.1 if now < 35 else 0.02)
+    assert (training.job.hp.number_of_epochs, training.loader.share) == (epochs, share)
+
+
+def test_pace__of_a_job_without_minutes_or_resumed_keeps_its_epochs() -> None:
+    training = Training(0.1)
+    training.pace.work = None
+    epochs = training.job.hp.number_of_epochs
+    training.run(lambda now: 0.01)
+    assert training.job.hp.number_of_epochs == epochs
+
+
+def test_pace__its_share_is_in_the_checkpoint() -> None:
+    training, other = Training(0.75), Training(0.1)
+    assert training.loader.known_batches == 80
+    other.pace.load_state_dict(training.pace.state_dict())
+    assert other.loader.known_batches == 80
+    other.pace.load_state_dict({})  # of a version that cut no epochs
+    assert other.loader.known_batches == Training.STEPS

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from tilewise.data.source import RecordSource
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import read_batch
+from tilewise.training.dataloading.samplers import PlainLater
 
 
 class EpochLoader:
@@ -17,18 +18,22 @@ class EpochLoader:
         loader: of its batches, from :func:`tilewise.training.dataloading.loader.make_loader`.
         copies_per_image: how many copies with pasted objects an epoch shows for each image, about.
 
+    Attributes:
+        share: of its batches that an epoch has, the first ones of its order, at least one; of a pipe all.
+
     """
 
     def __init__(
         self, source: RecordSource, loader: DataLoader[Batch | bytes], copies_per_image: float = 0.0
     ):
         self.source, self.loader, self.copies_per_image = source, loader, copies_per_image
+        self.share = 1.0
         self._prefetched: Iterator[Batch | bytes] | None = None
 
     @property
     def known_batches(self) -> int | None:
         """How many an epoch has; None where its images come through a pipe."""
-        return len(self.loader) if self.source.known_length else None
+        return max(1, round(self.share * len(self.loader))) if self.source.known_length else None
 
     def expected_batches(self, images_a_step: int) -> int:
         """How many an epoch has, as far as is known; all processes together take so many images a step."""
@@ -40,7 +45,14 @@ class EpochLoader:
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
         """Those of an epoch, from one on, for :meth:`read`: the ones that were prefetched, if any were."""
         prefetched, self._prefetched = self._prefetched, None
-        return self._begin(epoch, start) if prefetched is None else prefetched
+        begun = self._begin(epoch, start) if prefetched is None else prefetched
+        return self._share_of(begun, start)
+
+    def plan(self, share: float, *, plain_from: int) -> None:
+        """Epochs have such a share of their batches, and no view of several from another epoch on."""
+        self.share = share
+        if isinstance(self.loader.batch_sampler, PlainLater):
+            self.loader.batch_sampler.plain_from = plain_from
 
     def prefetch(self, epoch: int) -> None:
         """Let loader processes begin with an epoch, where the source has its images already."""
@@ -58,6 +70,14 @@ class EpochLoader:
         for key, reason in batch.damaged:
             self.source.issues.leave_out(key, reason)
         return batch
+
+    def _share_of(self, batches: Iterator[Batch | bytes], number: int) -> Iterator[Batch | bytes]:
+        while (known := self.known_batches) is None or number < known:  # it may change meanwhile
+            try:
+                yield next(batches)
+            except StopIteration:
+                return
+            number += 1
 
     def _begin(self, epoch: int, start: int = 0) -> Iterator[Batch | bytes]:
         assert self.loader.batch_sampler is not None

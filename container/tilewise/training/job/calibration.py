@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 WORTH_IT = 200
 """Steps of a training from which on a trial pays; a shorter one has it where ``minutes`` need its figure."""
 
-STEP_SECONDS = 0.4
+STEP_SECONDS = 0.3
 """About what a tried step takes: the number of its views, then their size, follow from it."""
 
 PATCH = 32
 """Smaller views have sides of a multiple of it: maps of all strides and a transformer's patches are whole."""
+
+LEAST_ROUNDS, MOST_ROUNDS, RACE_SECONDS, LONGEST_RACE = 3, 5, 3.0, 20.0
+"""So often settings are tried in turns: more often than the least only within some seconds."""
 
 CLEARLY = 1.03
 """So many times as fast fewer threads must be to be taken."""
@@ -219,12 +222,19 @@ class Trial:
         """
         steps = {precision: self._steps(precision) for precision in precisions}
         batch = self._batch_for(steps[precisions[0]], {threads, 1} if fewer else {threads})
-        measure = partial(self._measure, batch=batch)
-        rates = {Setting(each, threads): measure(step, threads) for each, step in steps.items()}
-        best = max(rates, key=lambda setting: rates[setting])
+        rates: dict[Setting, float] = {}
+
+        def faster(settings: list[Setting]) -> Setting:
+            seconds = race(settings, lambda each: self._seconds(steps[each.precision], each.threads, batch))
+            rates.update({setting: pixels_of(batch) / each for setting, each in seconds.items()})
+            return max(settings, key=lambda setting: rates[setting])
+
+        best, *others = (Setting(each, threads) for each in precisions)
+        if others or not fewer or threads == 1:
+            best = faster([best, *others])
         while fewer and best.threads > 1:
             less = Setting(best.precision, best.threads // 2)
-            rates[less] = measure(steps[best.precision], less.threads)
+            faster([best, less])
             if rates[less] < CLEARLY * rates[best]:
                 break
             best = less
@@ -246,8 +256,7 @@ class Trial:
         """
         one = self._make(1, self.view)
         self.timer(step, one)  # the first one also sets up what the others use
-        rates = [self._rate(step, each, one) for each in threads]
-        seconds = math.prod(self.view) / max(rates)
+        seconds = min(self._seconds(step, each, one) for each in threads)
         # the whole batch, if that takes twice as long at most: fewer views are slower by the view
         whole = self.batch_size * seconds <= 2 * STEP_SECONDS
         count = self.batch_size if whole else max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
@@ -263,15 +272,38 @@ class Trial:
         )
         return width, height
 
-    def _measure(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
-        """Pixels a second of the faster of two steps, after one that does not count."""
-        return max([self._rate(step, threads, batch) for _ in range(3)][1:])
-
-    def _rate(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
+    def _seconds(self, step: TrainStep, threads: int, batch: list[Sample]) -> float:
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
-        seconds = self.timer(step, batch)
-        return sum(math.prod(sample.pixels.shape[1:]) for sample in batch) / seconds
+        return self.timer(step, batch)
+
+
+def race(settings: Sequence[Setting], seconds: Callable[[Setting], float]) -> dict[Setting, float]:
+    """The seconds of a step in each setting: the least of some, which the settings take in turns.
+
+    So what disturbs this machine for a while meets all of them, and single slow steps decide nothing: a
+    setting that is slow beside other work is so in all of its steps. The first, which finds cold caches, does
+    not count.
+
+    Args:
+        settings: to try.
+        seconds: does a step in a setting.
+
+    """
+    found: dict[Setting, list[float]] = {setting: [] for setting in settings}
+    total = 0.0
+    for number in range(1 + MOST_ROUNDS):
+        for setting in settings if number % 2 else settings[::-1]:
+            found[setting].append(seconds(setting))
+            total += found[setting][-1]
+        if total > (RACE_SECONDS if number >= LEAST_ROUNDS else LONGEST_RACE):
+            break
+    return {setting: min(times[1:] or times) for setting, times in found.items()}
+
+
+def pixels_of(batch: Sequence[Sample]) -> int:
+    """Of all views."""
+    return sum(math.prod(sample.pixels.shape[1:]) for sample in batch)
 
 
 def _typical_view(scaling: Scaling, train: RecordSource) -> tuple[int, int]:

@@ -16,12 +16,12 @@ FROM_SCRATCH = "trained_from_scratch"
 """In a job's environment: why it trains from scratch although weights were asked for."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class JobContext:
     """What each part of a training job may know of the job, and all that it knows of the platform.
 
     Attributes:
-        hp: the job's hyperparameters.
+        hp: the job's hyperparameters; a job of so many ``minutes`` may replace them while it trains.
         task: what the model is trained for.
         lines: prints the metrics.
         model_dir: where the best model is kept, see :class:`tilewise.inference.artifact.Artifact`.

@@ -40,13 +40,13 @@ class FalsePositives:
         predictor: Callable[[], Predictor],
     ):
         self.job, self.planner, self.train, self.predictor = job, planner, train, predictor
+        self._epoch = max(1, job.hp.number_of_epochs // 3)  # by the first plan of a job of so many minutes
 
     def due(self, epoch: int) -> bool:
         """Whether they are looked for before this epoch."""
-        hp = self.job.hp
         if not self.planner or self.planner.views != "sniper":  # whole images show the objects well enough
             return False
-        return hp.negative_views == "false_alarms" and epoch == max(1, hp.number_of_epochs // 3)
+        return self.job.hp.negative_views == "false_alarms" and epoch == self._epoch
 
     def look(self) -> bool:
         """Look at the training images; returns False when the job is to stop instead."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,8 +14,12 @@ from tilewise.data.source import RecordSource
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
+from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.training.history import History
 from tilewise.training.job.context import JobContext
+from tilewise.training.job.view_plans import plain_epochs
+from tilewise.training.step.lr_scheduler import LRScheduler
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +34,12 @@ VALIDATIONS = 5
 
 WARM_UP = 1 / 12
 """Of the epochs, where ``warmup_cosine_lr_warmup_epochs`` is not given."""
+
+MOST = 5 / 6
+"""Of the time: whole epochs that use less of it are cut, and one more fits."""
+
+LEAST_SHARE = 0.4
+"""Of an epoch's batches, where there is more than one."""
 
 
 def refuse_pipe(hp: Hyperparameters, train: RecordSource) -> None:
@@ -44,48 +56,226 @@ def refuse_pipe(hp: Hyperparameters, train: RecordSource) -> None:
         )
 
 
-def plan_epochs(
-    job: JobContext, train_pixels: int, validation_pixels: int, *, pixels_per_second: float
-) -> JobContext:
+@dataclass(frozen=True)
+class Plan:
+    """How long a training is.
+
+    Attributes:
+        epochs: so many.
+        share: of its batches that each epoch has.
+        every: epochs between validations.
+
+    """
+
+    epochs: int
+    share: float
+    every: int
+
+    @property
+    def length(self) -> float:
+        """In whole epochs."""
+        return self.epochs * self.share
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an epoch and a validation are, and how long they take.
+
+    Attributes:
+        train_pixels: of the views of an epoch, of all processes.
+        validation_pixels: of those of a validation; 0 without one.
+
+    """
+
+    train_pixels: int
+    validation_pixels: int
+
+    def seconds(self, pixels_per_second: float) -> tuple[float, float]:
+        """Of an epoch and of a validation, where so many pixels of views are learnt from in a second."""
+        return self.train_pixels / pixels_per_second, VALIDATION * self.validation_pixels / pixels_per_second
+
+
+def fit(seconds: float, epoch: float, validation: float, *, every: int | None = None, done: int = 0) -> Plan:
+    """What fits into a time.
+
+    Whole epochs, if they use most of it; else the epochs are cut, so that they use all of it.
+
+    Args:
+        seconds: that there are.
+        epoch: seconds of a whole one.
+        validation: seconds.
+        every: epochs between validations; None for :data:`VALIDATIONS` of them.
+        done: epochs before, which only count for what most of the time is.
+
+    """
+    if every is None:
+        room = (seconds - VALIDATIONS * validation) / epoch
+        every = max(1, -(-int(room) // VALIDATIONS))
+        if room < VALIDATIONS:
+            room = seconds / (epoch + validation)
+    else:
+        room = seconds / (epoch + validation / every)
+    whole = max(0, int(room))
+    if whole and done + whole >= MOST * (done + room):
+        return Plan(whole, 1.0, every)
+    cut = whole + 1
+    share = min(1.0, (seconds / cut - validation / every) / epoch)
+    if whole and share < LEAST_SHARE:
+        return Plan(whole, 1.0, every)
+    return Plan(cut, max(0.0, share), every)
+
+
+def plan_epochs(job: JobContext, work: Work, *, pixels_per_second: float) -> tuple[JobContext, float]:
     """The job with the number of epochs that its ``minutes`` hold; the log says which.
 
     Args:
         job: the training job.
-        train_pixels: of the views of an epoch, of all processes.
-        validation_pixels: of those of a validation; 0 without one.
-        pixels_per_second: of the views that one process learns from.
+        work: of an epoch.
+        pixels_per_second: of the views that one process learns from in its steps alone.
+
+    Returns:
+        The job, and the share of an epoch's batches that its epochs have.
 
     """
     hp = job.hp
     if hp.minutes is None:
-        return job
-    speed = pixels_per_second * job.distributed.size
-    epoch_seconds = LOADING * train_pixels / speed
-    validation_seconds = VALIDATION * validation_pixels / speed
-    seconds = 60 * hp.minutes
-    if "evaluation_frequency" in hp.given:
-        epochs = int(seconds / (epoch_seconds + validation_seconds / hp.evaluation_frequency))
-    else:
-        epochs = int((seconds - VALIDATIONS * validation_seconds) / epoch_seconds)
-        if epochs < VALIDATIONS:
-            epochs = int(seconds / (epoch_seconds + validation_seconds))
-    epochs = max(1, epochs)
+        return job, 1.0
+    epoch, validation = work.seconds(pixels_per_second * job.distributed.size / LOADING)
+    every = hp.evaluation_frequency if "evaluation_frequency" in hp.given else None
+    plan = fit(60 * hp.minutes, epoch, validation, every=every)
+    hp = with_plan(hp, plan)
+    log.info("minutes=%g: %s, some %.1f minutes", hp.minutes, said(plan), minutes_of(plan, epoch, validation))
+    if plan.length < 1:
+        log.warning(
+            "minutes=%g holds no whole epoch, and not all images are learnt from: give more minutes, a "
+            "faster instance, or fewer images (tilewise convert --max-images)",
+            hp.minutes,
+        )
+    return replace(job, hp=hp), plan.share
+
+
+def with_plan(hp: Hyperparameters, plan: Plan) -> Hyperparameters:
+    """The hyperparameters of a plan, but for those that the user gave."""
+    epochs = plan.epochs
     planned = {
         "number_of_epochs": epochs,
         "evaluation_frequency": -(-epochs // VALIDATIONS),
         # of one to three epochs a whole one would be too much: the rate would hardly fall
         "warmup_cosine_lr_warmup_epochs": max(int(epochs >= 4), round(epochs * WARM_UP)),
     }
-    chosen = {name: value for name, value in planned.items() if name not in hp.given}
-    expected = (epochs * epoch_seconds + min(epochs, VALIDATIONS) * validation_seconds) / 60
-    log.info("minutes=%g: number_of_epochs=%d, some %.1f minutes", hp.minutes, epochs, expected)
-    if epoch_seconds + validation_seconds > seconds:
-        log.warning(
-            "minutes=%g holds no whole epoch, and one is trained whole: for a shorter job give fewer images "
-            "(tilewise convert --max-images), or a faster instance",
-            hp.minutes,
+    return hp.model_copy(update={name: value for name, value in planned.items() if name not in hp.given})
+
+
+def said(plan: Plan) -> str:
+    """For the log."""
+    cut = f" with {100 * plan.share:.0f} % of the batches" if plan.share < 1 else ""
+    return f"number_of_epochs={plan.epochs}{cut}"
+
+
+def minutes_of(plan: Plan, epoch: float, validation: float) -> float:
+    """That a plan takes, by the seconds of an epoch and of a validation."""
+    return (plan.length * epoch + -(-plan.epochs // plan.every) * validation) / 60
+
+
+class Pace:
+    """Plans the rest of a job of so many ``minutes`` anew, by how fast its steps really are.
+
+    What the trial measured holds for a moment, and other work may come or go. So after 16 steps, and each
+    time when there are 16 and an eighth more, the leader looks at the steps since it looked last. All
+    processes look after the same step. In the second half of the time a job is only made shorter: the
+    learning rate, which has fallen, would rise again. A job that was resumed keeps its plan, as it may be on
+    another machine.
+
+    Args:
+        job: the training job; its hyperparameters are replaced.
+        loader: of its batches; its epochs are cut.
+        scheduler: of its learning rate.
+        history: of the epochs.
+        work: of an epoch; None for a job whose plan stays.
+        clock: seconds.
+
+    """
+
+    COLD, FIRST = 4, 16
+    """The first steps, which do not count, and those before the first look."""
+    WRONG = 0.1
+    """A plan stays unless it is too long, or a longer one fits, by more than such a share of all."""
+
+    def __init__(
+        self,
+        job: JobContext,
+        loader: EpochLoader,
+        scheduler: LRScheduler,
+        *,
+        history: History,
+        work: Work | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.job, self.loader, self.scheduler, self.history, self.work = job, loader, scheduler, history, work
+        self._clock = clock
+        self._start = self._last = clock()
+        self._steps, self._next, self._pixels, self._seconds = 0, self.FIRST, 0, 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint."""
+        return {"share": self.loader.share}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.loader.share = state.get("share", 1.0)
+
+    def begin_epoch(self) -> None:
+        """To be called before an epoch's first batch is asked for."""
+        self._last = self._clock()
+
+    def step(self, pixels: int) -> None:
+        """To be called after each step, of views of so many pixels; it may plan anew."""
+        if self.work is None:
+            return
+        now = self._clock()
+        self._steps += 1
+        if self._steps > self.COLD:
+            self._pixels += pixels
+            self._seconds += now - self._last
+        self._last = now
+        if self._steps == self._next:
+            self._look(self.work, now - self._start)
+            self._next += max(self.FIRST, self._steps // 8)
+            self._pixels, self._seconds = 0, 0.0
+
+    def _look(self, work: Work, elapsed: float) -> None:
+        job, loader = self.job, self.loader
+        speed = max(1, self._pixels) * job.distributed.size / max(1e-9, self._seconds)
+        plan = job.distributed.broadcast(self._plan(work, speed, elapsed))
+        if plan is None:
+            return
+        job.hp = with_plan(job.hp, plan)
+        loader.plan(plan.share, plain_from=job.hp.number_of_epochs - plain_epochs(job.hp))
+        batches = loader.known_batches
+        assert batches is not None
+        self.scheduler.plan(job.hp, -(-batches // job.hp.gradient_accumulation_step))
+        log.info(
+            "minutes=%g: after %.1f minutes %s, by the steps so far", job.hp.minutes, elapsed / 60, said(plan)
         )
-    return replace(job, hp=hp.model_copy(update=chosen))
+
+    def _plan(self, work: Work, speed: float, elapsed: float) -> Plan | None:
+        """Another plan of the job from the present epoch on; None where the one that there is will do."""
+        hp, progress = self.job.hp, self.history.progress
+        assert hp.minutes is not None
+        epoch, validation = work.seconds(speed)
+        measured = [
+            each["validation_seconds"] for each in self.history.epochs if "validation_seconds" in each
+        ]
+        validation = measured[-1] if measured else validation
+        seconds, every, done = 60 * hp.minutes, hp.evaluation_frequency, progress.epoch
+        left = seconds - elapsed + progress.pixels * self.job.distributed.size / speed  # as if it began now
+        present = Plan(hp.number_of_epochs - done, self.loader.share, every)
+        rest = fit(left, epoch, validation, every=every, done=done)
+        too_long = 60 * minutes_of(present, epoch, validation) > left + self.WRONG * seconds
+        too_short = rest.length > present.length + self.WRONG * (done + present.length)
+        if (too_long and rest.length < present.length) or (too_short and elapsed < seconds / 2):
+            return replace(rest, epochs=done + rest.epochs)
+        return None
 
 
 def pixels_of_views(records: Records, spec: ModelSpec, planner: ViewPlanner | None, *, seed: int) -> int:

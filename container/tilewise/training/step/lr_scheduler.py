@@ -37,6 +37,11 @@ class LRScheduler:
         self.epoch, self.steps_per_epoch, self.step_of_epoch = self.epoch + 1, max(1, self.step_of_epoch), 0
         self._set()
 
+    def plan(self, hp: Hyperparameters, steps_per_epoch: int) -> None:
+        """The job has another number of epochs or of steps in them from here on."""
+        self.hp, self.steps_per_epoch = hp, steps_per_epoch
+        self._set()
+
     def state_dict(self) -> dict[str, int]:
         """For a checkpoint: how far it is. What the rates are is the job's to say."""
         return {
