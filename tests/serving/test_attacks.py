@@ -63,12 +63,16 @@ def test_slow_clients__that_do_not_read_hold_up_nobody(server: EndpointProcess) 
 
 
 def test_slow_head__408_in_the_end_though_it_goes_on(server: EndpointProcess) -> None:
+    others = [server.connect(FIRST_BYTES["headers"]) for _ in range(60)]
     with server.connect(FIRST_BYTES["headers"]) as connection:
         answered = threading.Event()
         drip(connection, answered)
         answer = server.answer_on(connection)
         answered.set()
     assert answer[0] == 408 and "head" in reason(answer)
+    for other in others:  # which time out together
+        with other:
+            assert server.answer_on(other)[0] == 408
 
 
 def drip(connection: socket.socket, answered: threading.Event) -> None:
@@ -139,6 +143,11 @@ def test_pipelined_requests__answered_in_order(server: EndpointProcess) -> None:
     with server.connect(b"".join(requests)) as connection:
         found = [len(json.loads(server.answer_on(connection)[2])["prediction"]) for _ in bodies]
     assert found == [6, 2, 4]
+
+
+def test_pipelined_pings__hundreds_answered(server: EndpointProcess) -> None:
+    with server.connect(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 1500) as connection:
+        assert all(server.answer_on(connection)[0] == 200 for _ in range(1500))
 
 
 def test_abandoned_requests__not_computed(server: EndpointProcess) -> None:
