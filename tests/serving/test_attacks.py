@@ -146,8 +146,12 @@ def test_pipelined_requests__answered_in_order(server: EndpointProcess) -> None:
 
 
 def test_pipelined_pings__hundreds_answered(server: EndpointProcess) -> None:
+    said = b""
     with server.connect(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 1500) as connection:
-        assert all(server.answer_on(connection)[0] == 200 for _ in range(1500))
+        while said.count(b"HTTP/1.1 200 OK") < 1500:
+            piece = connection.recv(65536)
+            assert piece
+            said += piece
 
 
 def test_abandoned_requests__not_computed(server: EndpointProcess) -> None:

@@ -45,10 +45,11 @@ STOP_S = 2.0
 CHECK_S = 0.25
 GIVE_UPS, GIVE_UP_S = 5, 0.02
 """So many clients that time out together are given up on at a time, and so often: a ping waits for few."""
-EVENTS = 16
-"""So many are handled before the poller looks for a new connection."""
+EVENTS, ACCEPTS = 8, 64
+"""So many events are handled before the poller takes so many new connections."""
 HEALTH = "/ping"
 """What the poller answers itself: it takes a moment, and no thread has to get its turn for it."""
+HEALTH_CHECK = f"GET {HEALTH} ".encode()
 OPEN_FILES = 65536
 SPARE_FILES = 200
 """That are no connections."""
@@ -154,24 +155,35 @@ class Worker(ThreadWorker):
                     self.accept(listener)
 
     def accept(self, listener: Any) -> None:
+        """Take connections, one at a time where several workers share them."""
+        for _ in range(ACCEPTS if self.cfg.workers == 1 else 1):
+            try:
+                self.accept_one(listener)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self.drop_slowest()
+                return  # else there is none: it has left again, or another worker was faster
+
+    def accept_one(self, listener: Any) -> None:
         """Take a connection; where there are too many, the one goes whose head has been coming longest.
 
-        One at a time, so that those that come together are shared among the workers.
+        A health check is received before what has come from others.
+
+        Raises:
+            OSError: there is none, or no file for it.
+
         """
         if len(self.connections) >= self.worker_connections - 1:
             self.drop_slowest()
-        try:
-            accepted, client = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.drop_slowest()
-            return  # else there is none: it has left again, or another worker was faster
+        accepted, client = listener.accept()
         accepted.settimeout(0)
         incoming = self.expect_request(client)
         connection = Connection(accepted, client, listener.getsockname(), incoming=incoming)
         self.connections[connection] = None
         self.nr_conns += 1
-        self.on_event(connection, accepted)  # mostly its request is there already
+        with contextlib.suppress(OSError):  # nothing has come yet, or it has left: the poller will tell
+            if accepted.recv(len(HEALTH_CHECK), socket.MSG_PEEK) == HEALTH_CHECK:
+                self.on_event(connection, accepted)
         if connection.state in ("receiving", "answering") and not connection.watched:
             self.watch(connection, selectors.EVENT_READ)
 
