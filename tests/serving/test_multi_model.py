@@ -159,7 +159,7 @@ def test_models__an_unloaded_one_leaves_the_memory_at_once(tmp_path: Path) -> No
             self.tell = tell
 
     def start(folder: Path, on_failure: Callable[[], None]) -> Model:
-        predictor = Predictor()
+        predictor: Any = Predictor()
         predictors.append(weakref.ref(predictor))
         served = ServedModel(partial(iter([predictor]).__next__), thread, on_failure, on_breakdown=on_failure)
         return Model(served, ModelCard.read(folder))
