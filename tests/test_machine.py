@@ -122,15 +122,17 @@ def work():
         had = grown()
         memory.give_back()
         print(had, grown())
+    clock.append(clock[-1] + 0.5)
     fill_and_free(64)
     memory.give_back()
     print(grown())
-    memory._next = 0
+    clock.append(clock[-1] + 1.5)
     memory.give_back()
     print(grown())
 
 machine.keep_freed_memory(256 << 20, one_heap=True)
-memory, kept = machine.FreedMemory(), []
+clock, kept = [100.0], []
+memory = machine.FreedMemory(lambda: clock[-1])
 before = machine.resident_bytes()
 thread = threading.Thread(target=work)
 thread.start()

@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -188,28 +189,34 @@ class FreedMemory:
 
     Else a process stays as large as it was when most was needed at the same time: it grows with every
     coincidence of large images and bodies, for thousands of requests.
+
+    Args:
+        now: seconds.
+
     """
 
-    def __init__(self) -> None:
-        self._usual = 0
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._loaded = self._usual = 0
         self._next = 0.0
 
     def is_usual(self) -> None:
         """What this process has now it may keep; to be called when its model has looked at an image."""
         with suppress(OSError):  # no /proc, or no file can be opened
-            self._usual = resident_bytes()
+            self._loaded = self._usual = resident_bytes()
 
     def give_back(self) -> None:
         """Give it back, at most once a second: what is needed again is faulted in again."""
-        if time.monotonic() < self._next:
+        now = self._now()
+        if now < self._next:
             return
         with suppress(OSError):
             if resident_bytes() > self._usual + SPARE_BYTES:
-                self._next = time.monotonic() + GIVE_BACK_S
+                self._next = now + GIVE_BACK_S
                 trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
                 if trim is not None:
                     trim(0)
-                self._usual = max(self._usual, resident_bytes())
+                self._usual = max(self._loaded, resident_bytes())
 
 
 def forget_garbage() -> None:

@@ -171,6 +171,7 @@ def test_models__an_unloaded_one_leaves_the_memory_at_once(tmp_path: Path) -> No
     try:
         models.load("a", make_model(tmp_path / "a", ["ant"]))
         assert predictors[0]() is not None
+        thread.submit(lambda: None).result()  # the thread holds nothing of the loading any more
         models.unload("a")
         assert predictors[0]() is None
     finally:
