@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
@@ -45,8 +46,8 @@ STOP_S = 2.0
 CHECK_S = 0.25
 GIVE_UPS, GIVE_UP_S = 5, 0.02
 """So many clients that time out together are given up on at a time, and so often: a ping waits for few."""
-EVENTS, ACCEPTS = 8, 64
-"""So many events are handled before the poller takes so many new connections."""
+EVENTS, ACCEPTS, SILENT = 8, 64, 16
+"""So many events are handled before the poller takes so many new connections, and looks at the newest."""
 HEALTH = "/ping"
 """What the poller answers itself: it takes a moment, and no thread has to get its turn for it."""
 HEALTH_CHECK = f"GET {HEALTH} ".encode()
@@ -129,6 +130,7 @@ class Worker(ThreadWorker):
         self.connections: dict[Connection, None] = {}
         self.held_bytes = 0
         self.max_held_bytes = max(2 * settings.max_payload_bytes, memory_limit() // settings.workers // 8)
+        self.silent: deque[Connection] = deque(maxlen=SILENT)
         self.next_check = 0.0
         self.computed = 0
         super().init_process()
@@ -150,9 +152,27 @@ class Worker(ThreadWorker):
             timeout = min(timeout, max(0.0, self.next_check - time.monotonic()))
         for number, (key, _) in enumerate(self.poller.select(timeout), start=1):
             key.data(key.fileobj)
-            if number % EVENTS == 0 and self._accepting:
-                for listener in self.sockets:
-                    self.accept(listener)
+            if number % EVENTS == 0:
+                self.look_for_health_checks()
+
+    def look_for_health_checks(self) -> None:
+        """Answer those that have come since this turn began, before what else it has to go on with."""
+        for listener in self.sockets if self._accepting else ():
+            self.accept(listener)
+        newest = list(self.silent)
+        self.silent.clear()
+        self.silent.extend(each for each in newest if self.is_silent(each))
+
+    def is_silent(self, connection: Connection) -> bool:
+        """Whether nothing has come on it yet; a health check is answered."""
+        try:
+            if connection.socket.recv(len(HEALTH_CHECK), socket.MSG_PEEK) == HEALTH_CHECK:
+                self.on_event(connection, connection.socket)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # it has left: the poller will tell
+        return False
 
     def accept(self, listener: Any) -> None:
         """Take connections, one at a time where several workers share them."""
@@ -167,8 +187,6 @@ class Worker(ThreadWorker):
     def accept_one(self, listener: Any) -> None:
         """Take a connection; where there are too many, the one goes whose head has been coming longest.
 
-        A health check is received before what has come from others.
-
         Raises:
             OSError: there is none, or no file for it.
 
@@ -181,9 +199,8 @@ class Worker(ThreadWorker):
         connection = Connection(accepted, client, listener.getsockname(), incoming=incoming)
         self.connections[connection] = None
         self.nr_conns += 1
-        with contextlib.suppress(OSError):  # nothing has come yet, or it has left: the poller will tell
-            if accepted.recv(len(HEALTH_CHECK), socket.MSG_PEEK) == HEALTH_CHECK:
-                self.on_event(connection, accepted)
+        if self.is_silent(connection):
+            self.silent.append(connection)
         if connection.state in ("receiving", "answering") and not connection.watched:
             self.watch(connection, selectors.EVENT_READ)
 
