@@ -4,21 +4,25 @@ python benchmarks/slow_clients.py [--connections 500] [--kinds idle,onebyte,head
 
 One worker with SSDlite's graph. The clients send a part of a request at the same moment, and then a byte
 every two seconds; so they time out together. Beside them an honest client sends one image after the other,
-but with ``--alone``, and a ping goes out every 20 ms over a connection of its own.
+but with ``--alone``, and a ping goes out every 20 ms over a connection of its own. Each of the three is a
+process, which competes with the server for the cores: so ``server_…_ms`` is given beside what the pinging
+client measures, from the moment before it sends the request to the one at which the kernel has the answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
+import multiprocessing
 import os
 import socket
+import struct
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -36,74 +40,104 @@ KINDS = {
     "body": (HEAD + b"Content-Length: 20000\r\n\r\n\xff", 37),
 }
 """What each sends first, and seconds until all have timed out."""
+SO_TIMESTAMPNS = 35
+"""Of Linux: when the kernel got what is received; Python has no name for it."""
 
 
-def ping(port: int) -> float:
-    """Seconds until 200."""
-    started = time.perf_counter()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/ping")
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    if response.status != 200:
-        raise RuntimeError(f"/ping says {response.status}")
-    return time.perf_counter() - started
+def ping(port: int) -> tuple[float, float]:
+    """Seconds until the client has 200, connection included, and those that are the server's."""
+    started = time.time()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        asked = time.time()
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer, about, _, _ = connection.recvmsg(4096, 1024)
+        answered = time.time()
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise RuntimeError(f"/ping says {answer[:100]!r}")
+    ((_, _, stamp),) = about
+    seconds, nanoseconds = struct.unpack("qq", stamp)
+    return answered - started, seconds + nanoseconds / 1e9 - asked
 
 
-def drip(held: list[socket.socket], over: threading.Event) -> None:
-    """A byte on each connection every two seconds."""
-    while not over.wait(2):
-        for connection in held:
+def send_pings(port: int, seconds: float, result: Connection) -> None:
+    """One after the other."""
+    stamping = socket.socket()  # the kernel begins to stamp a moment after the first socket asks for it
+    stamping.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    time.sleep(0.5)
+    result.send(None)
+    times = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        times.append(ping(port))
+        time.sleep(0.02)
+    result.send(times)
+
+
+def be_slow(server: EndpointProcess, kind: str, connections: int, result: Connection) -> None:
+    """Hold connections, with a byte on each every two seconds, until the server has closed them."""
+    first, seconds = KINDS[kind]
+    held = [server.connect(first) for _ in range(connections)]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(2)
+        for connection in held if kind != "idle" else ():
             with contextlib.suppress(OSError):
                 connection.sendall(b"a")
+    result.send(sum(map(still_open, held)))
 
 
-def ask(server: EndpointProcess, image: bytes, over: threading.Event, answers: list[int]) -> None:
+def still_open(connection: socket.socket) -> bool:
+    """Whether the server has not closed it."""
+    connection.settimeout(0)
+    try:
+        while connection.recv(4096):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def ask(server: EndpointProcess, image: bytes, seconds: float, result: Connection) -> None:
     """One image after the other."""
-    while not over.is_set():
-        answers.append(server.invoke(image)[0])
+    statuses = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        statuses.append(server.invoke(image)[0])
+    result.send(statuses)
+
+
+def in_process(work: Callable[..., None], *arguments: object) -> Connection:
+    """Where the result of work in a process of its own will come."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    multiprocessing.Process(target=work, args=(*arguments, sending), daemon=True).start()
+    return receiving
 
 
 def measure(server: EndpointProcess, kind: str, connections: int, image: bytes | None) -> dict[str, Any]:
     """One kind's line."""
-    first, seconds = KINDS[kind]
-    over, answers, times = threading.Event(), list[int](), list[float]()
-    held = [server.connect(first) for _ in range(connections)]
-    threads = [threading.Thread(target=drip, args=(held, over))] if kind != "idle" else []
-    if image:
-        threads.append(threading.Thread(target=ask, args=(server, image, over, answers)))
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        times.append(ping(server.port))
-        time.sleep(0.02)
-    over.set()
-    for thread in threads:
-        thread.join()
-    still_open = 0
-    for connection in held:
-        connection.settimeout(0)
-        try:
-            while connection.recv(4096):
-                pass
-        except BlockingIOError:
-            still_open += 1
-        except OSError:
-            pass
-        connection.close()
-    times.sort()
+    seconds = KINDS[kind][1]
+    pings = in_process(send_pings, server.port, seconds)
+    pings.recv()
+    slow = in_process(be_slow, server, kind, connections)
+    honest = in_process(ask, server, image, seconds) if image else None
+    answers = honest.recv() if honest else []
+    unclosed, times = slow.recv(), pings.recv()
+    client, served = (sorted(1000 * each[part] for each in times) for part in (0, 1))
     return {
         "kind": kind,
         "connections": connections,
         "pings": len(times),
-        "p50_ms": round(1000 * times[len(times) // 2], 1),
-        "p99_ms": round(1000 * times[int(0.99 * len(times))], 1),
-        "slowest_ms": round(1000 * times[-1], 1),
+        "p50_ms": round(client[len(times) // 2], 1),
+        "p99_ms": round(client[int(0.99 * len(times))], 1),
+        "slowest_ms": round(client[-1], 1),
+        "server_p99_ms": round(served[int(0.99 * len(times))], 1),
+        "server_slowest_ms": round(served[-1], 1),
         "honest_answers": len(answers),
         "honest_failures": sum(status != 200 for status in answers),
-        "still_open": still_open,
+        "still_open": unclosed,
         "load": round(os.getloadavg()[0], 1),
     }
 

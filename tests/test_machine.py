@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,7 @@ def test_available_memory__is_what_the_address_space_leaves(
     cgroup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cgroup / "statm").write_text("1000 800 10 1 0 100 0\n")
-    monkeypatch.setattr(machine, "ADDRESS_SPACE", cgroup / "statm")
+    monkeypatch.setattr(machine, "STATM", cgroup / "statm")
     pages = os.sysconf("SC_PAGE_SIZE")
     monkeypatch.setattr(machine.resource, "getrlimit", lambda kind: (5000 * pages, -1))
     assert machine.available_memory() == 4000 * pages
@@ -100,3 +102,70 @@ def test_keep_freed_memory__in_a_thread(kept: str, megabytes: int, again: bool) 
     environ = os.environ | {"PYTHONPATH": str(Path(machine.__file__).parents[1])}
     faults = int(subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout)
     assert (faults < 100) == again
+
+
+GIVEN_BACK = """
+import threading
+from tilewise import machine
+
+def fill_and_free(megabytes):
+    kept.append(b"x" * (256 << 10))  # behind each block, as a long-lived one may be
+    return megabytes << 20, b"x" * (megabytes << 20), kept.append(b"x" * (256 << 10))
+
+def grown():
+    return (machine.resident_bytes() - before) >> 20
+
+def work():
+    memory.is_usual()
+    for megabytes in (8, 64):
+        fill_and_free(megabytes)
+        had = grown()
+        memory.give_back()
+        print(had, grown())
+    clock.append(clock[-1] + 0.5)
+    fill_and_free(64)
+    memory.give_back()
+    print(grown())
+    clock.append(clock[-1] + 1.5)
+    memory.give_back()
+    print(grown())
+
+machine.keep_freed_memory(256 << 20, one_heap=True)
+clock, kept = [100.0], []
+memory = machine.FreedMemory(lambda: clock[-1])
+before = machine.resident_bytes()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_freed_memory__given_back_where_it_is_more_than_usual_and_not_often() -> None:
+    environ = os.environ | {"PYTHONPATH": str(Path(machine.__file__).parents[1])}
+    command = [sys.executable, "-c", GIVEN_BACK]
+    output = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+    small_had, small_left, large_had, large_left, at_once, later = map(int, output.split())
+    assert small_had >= 8 and small_left == small_had, "little more than usual is kept"
+    assert large_had >= 64 and large_left < 16
+    assert at_once >= 64, "not twice within a second"
+    assert later < 16
+
+
+def test_forget_garbage__also_what_an_earlier_call_has_kept() -> None:
+    class Circle:
+        def __init__(self) -> None:
+            self.me = self
+
+    try:
+        old, dropped = Circle(), weakref.ref(Circle())
+        machine.forget_garbage()
+        assert dropped() is None
+        assert gc.get_freeze_count() > 1000, "no later collection looks at what there is"
+        dropped = weakref.ref(old)
+        del old
+        gc.collect()
+        assert dropped() is not None
+        machine.forget_garbage()
+        assert dropped() is None
+    finally:
+        gc.unfreeze()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import os
 import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -14,10 +18,14 @@ from tilewise.errors import OutOfMemoryError, UserError
 CGROUP = Path("/sys/fs/cgroup")
 DEVICES = Path("/dev")
 MEMORY, CPU = Path("/proc/meminfo"), Path("/proc/cpuinfo")
-ADDRESS_SPACE = Path("/proc/self/statm")
+STATM = Path("/proc/self/statm")
 
 OF_VIEWS = 256 * 1024 * 1024
 """Bytes that no tensor of a prediction exceeds by far; a very large image does."""
+
+SPARE_BYTES = 16 * 1024 * 1024
+"""That a process may have beside what it usually needs."""
+GIVE_BACK_S = 1.0
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 
@@ -138,7 +146,7 @@ def available_memory() -> int:
         free = min(free, max(0, within_limit))
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if address_space != resource.RLIM_INFINITY:
-        pages = int(ADDRESS_SPACE.read_text().split()[0])
+        pages = int(STATM.read_text().split()[0])
         free = min(free, max(0, address_space - pages * os.sysconf("SC_PAGE_SIZE")))
     return free
 
@@ -169,3 +177,54 @@ def keep_freed_memory(largest: int, *, one_heap: bool = False) -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         if one_heap:
             mallopt(_M_ARENA_MAX, 1)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is not swapped out."""
+    return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class FreedMemory:
+    """Gives back the freed memory that :func:`keep_freed_memory` keeps, where it is more than usual.
+
+    Else a process stays as large as it was when most was needed at the same time: it grows with every
+    coincidence of large images and bodies, for thousands of requests.
+
+    Args:
+        now: seconds.
+
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._loaded = self._usual = 0
+        self._next = 0.0
+
+    def is_usual(self) -> None:
+        """What this process has now it may keep; to be called when its model has looked at an image."""
+        with suppress(OSError):  # no /proc, or no file can be opened
+            self._loaded = self._usual = resident_bytes()
+
+    def give_back(self) -> None:
+        """Give it back, at most once a second: what is needed again is faulted in again."""
+        now = self._now()
+        if now < self._next:
+            return
+        with suppress(OSError):
+            if resident_bytes() > self._usual + SPARE_BYTES:
+                self._next = now + GIVE_BACK_S
+                trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+                if trim is not None:
+                    trim(0)
+                self._usual = max(self._loaded, resident_bytes())
+
+
+def forget_garbage() -> None:
+    """Collect all garbage now, and let no later collection look at what is left.
+
+    That is what a process keeps for long: its libraries and its models. A full collection stops all of its
+    threads for 50 ms and more while it looks at them.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

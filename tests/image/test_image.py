@@ -46,7 +46,8 @@ def test_image__says_what_sagemaker_and_nvidia_ask(engine: Engine) -> None:
     assert (config["Entrypoint"], config["Cmd"]) == (["/usr/bin/env"], ["train"])
     labels = config["Labels"]
     assert isinstance(labels, dict)
-    assert labels["com.amazonaws.sagemaker.capabilities.accept-bind-to-port"] == "true"
+    for capability in ("accept-bind-to-port", "multi-models"):
+        assert labels[f"com.amazonaws.sagemaker.capabilities.{capability}"] == "true"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     environment = config["Env"]
     assert isinstance(environment, list)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 from gunicorn.config import Config
@@ -49,6 +51,32 @@ def test_feed__the_same_in_whichever_pieces_it_comes(body: bytes, chunk: int | N
     assert request.held_bytes == len(body)
     assert body_of(request) == body
     assert request.rest() == NEXT
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        POST[:20],
+        with_length(b"body"),
+        in_chunks(b"body", 2),
+        in_chunks(b"body", 2)[:-9],
+        POST + b"Content-Length: 5000\r\n\r\n",
+    ],
+)
+def test_request__leaves_the_memory_when_nobody_has_it_any_more(sent: bytes) -> None:
+    """Not with the garbage, which is collected hundreds of requests later."""
+    gc.disable()
+    try:
+        request = incoming()
+        request.feed(sent)
+        left: list[weakref.ref[object]] = [weakref.ref(request)]
+        if request.complete:
+            request.head.body = request.take_body(threading.Event())
+            left.append(weakref.ref(request.head.body))
+        del request
+        assert [each() for each in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 def test_feed__a_request_without_a_body() -> None:

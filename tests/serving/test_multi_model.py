@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 from endpoint_process import EndpointProcess, standing_in
 from tilewise.inference.model_card import ModelCard
+from tilewise.machine import forget_garbage
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.models import (
     LoadedError,
@@ -139,6 +143,39 @@ def test_models__least_recently_used_goes_first(tmp_path: Path) -> None:
     assert [*models._loaded] == ["c", "b"]
     assert asked == ["a", "b", "c", "b"]
     assert [each.name for each in models.registry.all()] == ["a", "b", "c"]
+
+
+def test_models__an_unloaded_one_leaves_the_memory_at_once(tmp_path: Path) -> None:
+    class Predictor:
+        """It knows whom it tells of batches, and so forms a circle with the one that holds it."""
+
+        def warm_up(self) -> None:
+            forget_garbage()  # as a worker does when it has loaded a model
+
+        classes = ()
+        backend = None
+
+        def watch(self, tell: Callable[[int, float], None]) -> None:
+            self.tell = tell
+
+    def start(folder: Path, on_failure: Callable[[], None]) -> Model:
+        predictor: Any = Predictor()
+        predictors.append(weakref.ref(predictor))
+        served = ServedModel(partial(iter([predictor]).__next__), thread, on_failure, on_breakdown=on_failure)
+        return Model(served, ModelCard.read(folder))
+
+    predictors: list[weakref.ref[Predictor]] = []
+    thread = ComputeThread(1, 60, lambda: None)
+    thread.start()
+    models = ModelSet(ModelRegistry(tmp_path / "registry"), thread, start, free_memory=lambda: 1 << 40)
+    try:
+        models.load("a", make_model(tmp_path / "a", ["ant"]))
+        assert predictors[0]() is not None
+        thread.submit(lambda: None).result()  # the thread holds nothing of the loading any more
+        models.unload("a")
+        assert predictors[0]() is None
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("name", ["a", "../../etc/passwd", "a/b", "ü", "%2e%2e", ".", "..", "x" * 1024])

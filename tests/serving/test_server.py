@@ -48,6 +48,37 @@ def test_make_folder__no_place_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         server.make_folder()
 
 
+def test_use_own_gpu__each_has_a_worker_before_any_has_two(tmp_path: Path) -> None:
+    devices = tmp_path / "dev"
+    devices.mkdir()
+    for number in range(3):
+        (devices / f"nvidia{number}").touch()
+    code = (
+        "import os, sys; from pathlib import Path; "
+        "from tilewise import machine; from tilewise.serving import server; "
+        f"machine.DEVICES = Path({str(devices)!r}); server.use_own_gpu(Path({str(tmp_path)!r})); "
+        "print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); sys.stdin.read()"
+    )
+    environ = os.environ | {"CUDA_VISIBLE_DEVICES": "2,0"}
+
+    def start_worker() -> tuple[subprocess.Popen[str], str]:
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-c", code]
+        worker = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, text=True)
+        assert worker.stdout is not None
+        return worker, worker.stdout.readline().strip()
+
+    workers = [start_worker() for _ in range(3)]
+    try:
+        assert [gpu for _, gpu in workers] == ["2", "0", "2"]
+        workers[1][0].communicate("")
+        workers[1] = start_worker()
+        assert workers[1][1] == "0", "a fresh worker has the GPU of the one that ended"
+    finally:
+        for worker, _ in workers:
+            worker.communicate("")
+
+
 def test_server_logger__no_line_for_ping(tmp_path: Path) -> None:
     application = server.Server(Settings(), tmp_path)
     application.cfg.set("accesslog", str(tmp_path / "log"))

@@ -12,6 +12,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from tilewise.machine import FreedMemory
+
 LOOK_S = 0.1
 """How often a request that waits looks whether its client has left."""
 _NEWEST = 0.2
@@ -71,6 +73,7 @@ class ComputeThread:
         self._mean_s = 0.0
         self._current: Turn | None = None
         self._pulse_at = 0.0
+        self._memory = FreedMemory()
         self.broken = False
 
     def start(self) -> None:
@@ -152,8 +155,14 @@ class ComputeThread:
     def _run(self) -> None:
         while True:
             turn = self._queue.get()
+            limited = turn.limited
             if turn.set_running_or_notify_cancel():
                 self._take(turn)
+            del turn  # so that what it decoded is free
+            if limited:
+                self._memory.give_back()
+            else:
+                self._memory.is_usual()
 
     def _take(self, turn: Turn) -> None:
         if self.broken:  # it broke down while this one waited

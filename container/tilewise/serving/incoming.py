@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,9 @@ class IncomingRequest:
         self._searched = 0
         self._body = bytearray()
         self._left = 0  # bytes still to come of the body, or of the chunk that is being read
-        self._take_more = self._take_head
+        # A function, not a method of this object: that would be a circle, which kept the body until it were
+        # collected as garbage, many requests later.
+        self._take_more: Callable[[IncomingRequest], bool] = IncomingRequest._take_head
         self._expects_continue = False
         self.head: Any = None
         self.complete = False
@@ -132,7 +135,7 @@ class IncomingRequest:
 
         """
         self._buffer += data
-        while not self.complete and self._take_more():
+        while not self.complete and self._take_more(self):
             pass
 
     def refuse(self, refusal: Refusal) -> None:
@@ -164,10 +167,11 @@ class IncomingRequest:
         del self._buffer[: len(head)]
         reader = self.head.body.reader
         if isinstance(reader, ChunkedReader):
-            self._take_more = self._take_size
+            reader.parser = None  # a circle as well: it knows the reader, which knows the head
+            self._take_more = IncomingRequest._take_size
         else:
             self._left = reader.length if isinstance(reader, LengthReader) else 0
-            self._take_more = self._take_body
+            self._take_more = IncomingRequest._take_body
         self._refuse_large(self._left)
         return True
 
@@ -209,7 +213,7 @@ class IncomingRequest:
         if not _HEXADECIMAL.fullmatch(size):
             return self._invalid(InvalidChunkSize(size[:20]))
         self._left = int(size, 16)
-        self._take_more = self._take_chunk if self._left else self._take_trailer
+        self._take_more = IncomingRequest._take_chunk if self._left else IncomingRequest._take_trailer
         self._refuse_large(len(self._body) + self._left)
         return True
 
@@ -220,7 +224,7 @@ class IncomingRequest:
         if self._buffer[:2] != b"\r\n":
             return self._invalid(ChunkMissingTerminator(bytes(self._buffer[:2])))
         del self._buffer[:2]
-        self._take_more = self._take_size
+        self._take_more = IncomingRequest._take_size
         return True
 
     def _take_trailer(self) -> bool:

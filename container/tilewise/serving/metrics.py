@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from tilewise.inference.model_card import ModelCard
+from tilewise.machine import resident_bytes
 from tilewise.serving.served_model import Timings
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -108,9 +109,3 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry)
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is not swapped out."""
-    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

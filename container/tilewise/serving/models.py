@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from tilewise.errors import UserError
 from tilewise.inference.description import model_in
 from tilewise.inference.model_card import ModelCard
-from tilewise.machine import available_memory
+from tilewise.machine import available_memory, forget_garbage
 from tilewise.registry import find_task
 from tilewise.serving.compute import ComputeThread
 from tilewise.serving.served_model import ServedModel
@@ -249,9 +249,11 @@ class ModelSet:
         """Let go of models that another worker was told to unload."""
         registered = {each.name: each for each in self.registry.all()}
         with self._lock:
-            for name, (own, _) in list(self._loaded.items()):
-                if registered.get(name) != own:
-                    del self._loaded[name]
+            gone = [name for name, (own, _) in self._loaded.items() if registered.get(name) != own]
+            for name in gone:
+                del self._loaded[name]
+        if gone:
+            forget_garbage()
 
     def _start(self, folder: Path) -> Model:
         model = self._load(folder, lambda: None)
@@ -269,6 +271,7 @@ class ModelSet:
                 name = next(iter(self._loaded))
                 logger.info("the model %s goes, which was not used for longest", name)
                 del self._loaded[name]
+                forget_garbage()
 
     def _require_memory(self, folder: Path, workers: int) -> None:
         weights = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -28,6 +28,7 @@ from tilewise.machine import (
     MAX_PIXELS,
     OF_VIEWS,
     available_cores,
+    forget_garbage,
     keep_freed_memory,
     max_pixels,
     visible_gpus,
@@ -128,7 +129,9 @@ def load_predictor(folder: Path, settings: Settings) -> Predicts:
     """
     from tilewise.inference.two_stages import load_predictor as load
 
-    return cast(Predicts, load(folder, settings.tiles, backend=settings.backend))
+    predictor = load(folder, settings.tiles, backend=settings.backend)
+    forget_garbage()
+    return cast(Predicts, predictor)
 
 
 def stop_server() -> None:

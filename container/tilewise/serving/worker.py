@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from http import HTTPStatus
@@ -43,8 +44,13 @@ LINGER_S = 5.0
 STOP_S = 2.0
 """For connections without a whole head, when the worker is to stop."""
 CHECK_S = 0.25
-GIVE_UPS = 25
-"""At each check, so that hundreds of clients that time out at once do not hold up a ping."""
+GIVE_UPS, GIVE_UP_S = 5, 0.02
+"""So many clients that time out together are given up on at a time, and so often: a ping waits for few."""
+EVENTS, ACCEPTS, SILENT = 8, 64, 16
+"""So many events are handled before the poller takes so many new connections, and looks at the newest."""
+HEALTH = "/ping"
+"""What the poller answers itself: it takes a moment, and no thread has to get its turn for it."""
+HEALTH_CHECK = f"GET {HEALTH} ".encode()
 OPEN_FILES = 65536
 SPARE_FILES = 200
 """That are no connections."""
@@ -106,7 +112,9 @@ class Worker(ThreadWorker):
     Gunicorn's own gives a connection to a thread as soon as its first byte has come, and the thread waits for
     the rest: as many slow clients as there are threads stop everything, health checks included. Here a thread
     gets a request that is whole, and the poller sends what the thread leaves. All waiting has a total
-    deadline: a client that sends a byte now and then does not prolong it.
+    deadline: a client that sends a byte now and then does not prolong it. Whatever hundreds of clients do at
+    once, the poller does a few at a time, and looks for new connections between them: a health check is
+    answered as soon as it is accepted.
     """
 
     alive: bool
@@ -122,6 +130,7 @@ class Worker(ThreadWorker):
         self.connections: dict[Connection, None] = {}
         self.held_bytes = 0
         self.max_held_bytes = max(2 * settings.max_payload_bytes, memory_limit() // settings.workers // 8)
+        self.silent: deque[Connection] = deque(maxlen=SILENT)
         self.next_check = 0.0
         self.computed = 0
         super().init_process()
@@ -137,22 +146,63 @@ class Worker(ThreadWorker):
             for listener in self.sockets:
                 listener.close()
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """One turn: wait until something happens, and go on with it."""
+        if self.connections:
+            timeout = min(timeout, max(0.0, self.next_check - time.monotonic()))
+        for number, (key, _) in enumerate(self.poller.select(timeout), start=1):
+            key.data(key.fileobj)
+            if number % EVENTS == 0:
+                self.look_for_health_checks()
+
+    def look_for_health_checks(self) -> None:
+        """Answer those that have come since this turn began, before what else it has to go on with."""
+        for listener in self.sockets if self._accepting else ():
+            self.accept(listener)
+        newest = list(self.silent)
+        self.silent.clear()
+        self.silent.extend(each for each in newest if self.is_silent(each))
+
+    def is_silent(self, connection: Connection) -> bool:
+        """Whether nothing has come on it yet; a health check is answered."""
+        try:
+            if connection.socket.recv(len(HEALTH_CHECK), socket.MSG_PEEK) == HEALTH_CHECK:
+                self.on_event(connection, connection.socket)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass  # it has left: the poller will tell
+        return False
+
     def accept(self, listener: Any) -> None:
-        """Take a connection; where there are too many, the one goes whose head has been coming longest."""
+        """Take connections, one at a time where several workers share them."""
+        for _ in range(ACCEPTS if self.cfg.workers == 1 else 1):
+            try:
+                self.accept_one(listener)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self.drop_slowest()
+                return  # else there is none: it has left again, or another worker was faster
+
+    def accept_one(self, listener: Any) -> None:
+        """Take a connection; where there are too many, the one goes whose head has been coming longest.
+
+        Raises:
+            OSError: there is none, or no file for it.
+
+        """
         if len(self.connections) >= self.worker_connections - 1:
             self.drop_slowest()
-        try:
-            accepted, client = listener.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self.drop_slowest()
-            return  # else it has left again, or another worker was faster
+        accepted, client = listener.accept()
         accepted.settimeout(0)
         incoming = self.expect_request(client)
         connection = Connection(accepted, client, listener.getsockname(), incoming=incoming)
         self.connections[connection] = None
         self.nr_conns += 1
-        self.watch(connection, selectors.EVENT_READ)
+        if self.is_silent(connection):
+            self.silent.append(connection)
+        if connection.state in ("receiving", "answering") and not connection.watched:
+            self.watch(connection, selectors.EVENT_READ)
 
     def expect_request(self, client: object) -> IncomingRequest:
         """A request of which nothing has come yet."""
@@ -244,14 +294,17 @@ class Worker(ThreadWorker):
             connection.socket.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def answer(self, connection: Connection) -> None:
-        """Give a complete request to a thread."""
+        """Give a complete request to a thread, but for a health check with nothing behind it."""
         incoming = connection.incoming
         incoming.head.body = incoming.take_body(connection.client_left)
         connection.state = "answering"
-        self.enqueue_req(connection)
+        if incoming.head.path == HEALTH and not incoming.rest():
+            self.go_on(connection, keep=self.handle(connection))
+        else:
+            self.enqueue_req(connection)
 
     def handle(self, connection: Connection) -> bool:
-        """Answer a request, on a thread. Returns whether the connection can take another one."""
+        """Answer a request, mostly on a thread. Returns whether the connection can take another one."""
         keep = False
         try:
             keep = self.handle_request(connection.incoming.head, connection)
@@ -266,7 +319,11 @@ class Worker(ThreadWorker):
 
     def finish_request(self, connection: Connection, answered: Future[bool]) -> None:
         """Go on when a thread has answered."""
-        connection.keep = answered.result()
+        self.go_on(connection, keep=answered.result())
+
+    def go_on(self, connection: Connection, *, keep: bool) -> None:
+        """Send the answer, and go on with the connection."""
+        connection.keep = keep
         self.computed += connection.incoming.head.method == "POST"
         try:
             connection.state = "sending"
@@ -331,14 +388,15 @@ class Worker(ThreadWorker):
         now = time.monotonic()
         if now < self.next_check:
             return
-        self.next_check = now + CHECK_S
-        given_up = 0
-        for connection in list(self.connections):
+        late = []
+        for connection in self.connections:
             if not self.alive and (connection.incoming.head is None or connection.state == "lingering"):
                 connection.deadline = min(connection.deadline, now + STOP_S)
-            if now >= connection.deadline and connection.state != "answering" and given_up < GIVE_UPS:
-                given_up += 1
-                self.give_up(connection)
+            if now >= connection.deadline and connection.state != "answering":
+                late.append(connection)
+        for connection in late[:GIVE_UPS]:
+            self.give_up(connection)
+        self.next_check = now + (GIVE_UP_S if len(late) > GIVE_UPS else CHECK_S)
         self.recycle()
 
     def recycle(self) -> None:
