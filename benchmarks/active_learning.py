@@ -35,9 +35,11 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 from methods import of_its_scaling, train_once  # noqa: E402
 from pixels import pixels_of_an_epoch  # noqa: E402
 from runs import SSDLITE, as_far_as_time_reaches, kept, read_training_images, require_time  # noqa: E402
+from tilewise.commands.rank import MEASURES  # noqa: E402
+from tilewise.tasks.detection.active_learning import most_informative_first  # noqa: E402
 
-RANKED = ("entropy", "disagreement", "both")
-SHOWN = ("AP", "AP50", "AR")
+RANKED = {"entropy": MEASURES[:1], "disagreement": MEASURES[1:], "both": MEASURES}
+SHOWN = ("AP", "AR")
 
 
 class Simulation:
@@ -115,11 +117,13 @@ class Simulation:
         files = [str(self.arguments.data / "images" / name) for name in left]
         environ = os.environ | {"PYTHONPATH": str(ROOT / "container")}
         command = [sys.executable, "-m", "tilewise", "rank", *files, "--model", str(model), "--out", str(out)]
+        subprocess.run(command, env=environ, check=True, capture_output=True)
+        with out.open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
         order = {}
-        for way in RANKED:
-            subprocess.run([*command, "--by", way], env=environ, check=True, capture_output=True)
-            with out.open(encoding="utf-8") as file:
-                order[way] = [row["image"] for row in csv.DictReader(file)]
+        for way, measures in RANKED.items():  # the command's own --by, without predicting once more
+            places = most_informative_first([[float(row[name]) for row in rows] for name in measures])
+            order[way] = [rows[place]["image"] for place in places]
         return order
 
 
