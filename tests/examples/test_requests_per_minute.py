@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,5 +48,8 @@ def test_main__asks_a_server(tmp_path: Path) -> None:
         for _ in range(4):
             assert server.invoke(b"\xff\xd8\xffseconds=0.1 ")[0] == 200
         done = subprocess.run(command, capture_output=True, text=True)
+        told = server.request("GET", "/metrics")[2].decode()
     assert done.returncode == 0, done.stderr
     assert 60 < int(done.stdout) <= 600
+    named = set(re.findall(r"tilewise_\w+", (EXAMPLES.parent / "docs" / "serving.md").read_text()))
+    assert len(named) > 5 and all(name in told for name in named), "docs/serving.md scales by other figures"
