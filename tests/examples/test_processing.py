@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from aws_requests import IMAGE, ROLE, client, run
+from aws_requests import IMAGE, ROLE, sent
 from PIL import Image
 from processing_container import ProcessingContainer
 
@@ -20,13 +20,6 @@ GEOGRAPHY = [
     (34735, "H", 12, (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633), True),
 ]
 MODEL = ("--image", IMAGE, "--role", ROLE, "--model", "s3://bucket/model.tar.gz")
-
-
-def started(aws: dict[str, str], script: str, *arguments: str) -> dict[str, Any]:
-    """The job that an example starts, as AWS describes it."""
-    arn = run(aws, script, *arguments)
-    job: dict[str, Any] = client(aws).describe_processing_job(ProcessingJobName=arn.rpartition("/")[2])
-    return job
 
 
 def shares(job: dict[str, Any]) -> dict[str, str]:
@@ -54,7 +47,7 @@ def test_process_scenes__the_job_that_it_starts_finds_objects(
     aws: dict[str, str], container: ProcessingContainer
 ) -> None:
     where = ("--scenes", "s3://bucket/scenes", "--output", "s3://bucket/found")
-    job = started(aws, "process_scenes.py", *MODEL, *where, "--instances", "3", "--tile-size", "256")
+    job = sent(aws, "process_scenes.py", *MODEL, *where, "--instances", "3", "--tile-size", "256")
     assert shares(job) == {"model": "FullyReplicated", "scenes": "ShardedByS3Key"}
     (container.folder / "scenes").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -71,7 +64,7 @@ def test_process_images__an_instance_leaves_a_manifest_of_its_share(
     aws: dict[str, str], container: ProcessingContainer, images: list[str]
 ) -> None:
     where = ("--images", "s3://bucket/images", "--output", "s3://bucket/found", "--instances", "20")
-    job = started(aws, "process_images.py", "many", *MODEL, *where)
+    job = sent(aws, "process_images.py", "many", *MODEL, *where)
     assert shares(job) == {"model": "FullyReplicated", "images": "ShardedByS3Key"}
     assert job["ProcessingResources"]["ClusterConfig"]["InstanceCount"] == 20
     container.run(job)
@@ -86,7 +79,7 @@ def test_rank_images__leaves_the_order_and_what_is_labelled_next(
     aws: dict[str, str], container: ProcessingContainer, images: list[str]
 ) -> None:
     where = ("--images", "s3://bucket/new/", "--output", "s3://bucket/order", "--top", "1")
-    job = started(aws, "rank_images.py", "rank", *MODEL, *where)
+    job = sent(aws, "rank_images.py", "rank", *MODEL, *where)
     assert shares(job) == {"model": "FullyReplicated", "images": "FullyReplicated"}
     container.run(job)
     output = container.folder / "output"
