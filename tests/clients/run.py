@@ -20,8 +20,8 @@ from typing import Any
 
 from image_container import HYPERPARAMETERS
 from labelled_images import class_folders
-from local_mode import ROOT, SDK_PYTHON, run_example
 from masked_scenes import write_scenes
+from sdk_local_mode import ROOT, SDK_PYTHON, run_example
 
 OUTPUT = Path(__file__).with_name("output.md")
 SHOWN = re.compile(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from image_container import HYPERPARAMETERS, IMAGE
-from local_mode import SDK_PYTHON, files_of, run_example
+from sdk_local_mode import SDK_PYTHON, files_of, run_example
 
 
 def local_mode(
