@@ -32,9 +32,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
-from methods import of_its_scaling, train_once  # noqa: E402
+from methods import of_its_scaling  # noqa: E402
 from pixels import pixels_of_an_epoch  # noqa: E402
-from runs import SSDLITE, as_far_as_time_reaches, kept, read_training_images, require_time  # noqa: E402
+from runs import (  # noqa: E402
+    SSDLITE,
+    as_far_as_time_reaches,
+    kept,
+    read_training_images,
+    require_time,
+    train_once,
+)
 from tilewise.commands.rank import MEASURES  # noqa: E402
 from tilewise.tasks.detection.active_learning import most_informative_first  # noqa: E402
 
@@ -91,7 +98,9 @@ class Simulation:
             raw = of_its_scaling(self.chosen | {"seed": str(seed)})
             epochs = round(self.arguments.mpx * 1e6 / pixels_of_an_epoch(read_training_images(data), raw))
             raw |= {"number_of_epochs": str(max(1, epochs)), "evaluation_frequency": str(max(1, epochs))}
-            figures = train_once(data, {"warmup_steps": "50", "early_stopping": "0"} | raw, channels, model)
+            figures = train_once(
+                data, {"warmup_steps": "50", "early_stopping": "0"} | raw, channels, keep=model
+            )
             order = self._rank(model, labelled, Path(folder) / "order.csv")
         figures |= {"boxes": boxes, "order": order}
         shown = {name: figures[name] for name in (*SHOWN, "boxes", "minutes")}
