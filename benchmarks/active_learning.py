@@ -98,9 +98,8 @@ class Simulation:
             raw = of_its_scaling(self.chosen | {"seed": str(seed)})
             epochs = round(self.arguments.mpx * 1e6 / pixels_of_an_epoch(read_training_images(data), raw))
             raw |= {"number_of_epochs": str(max(1, epochs)), "evaluation_frequency": str(max(1, epochs))}
-            figures = train_once(
-                data, {"warmup_steps": "50", "early_stopping": "0"} | raw, channels, keep=model
-            )
+            raw = {"warmup_steps": "50", "early_stopping": "0"} | raw
+            figures = train_once(data, raw, channels, keep=model)
             order = self._rank(model, labelled, Path(folder) / "order.csv")
         figures |= {"boxes": boxes, "order": order}
         shown = {name: figures[name] for name in (*SHOWN, "boxes", "minutes")}
