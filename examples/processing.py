@@ -14,7 +14,7 @@ UNPACK = f"set -e; cd {FOLDER}; tar xzf model/*.tar.gz -C /mnt; "
 
 
 def processing_request(
-    arguments: Any, script: str, inputs: Mapping[str, str], output: str, *, shared: str = ""
+    arguments: Any, script: str, inputs: Mapping[str, Any], output: Any, *, shared: str = ""
 ) -> dict[str, Any]:
     """CreateProcessingJob without its name.
 
@@ -22,8 +22,8 @@ def processing_request(
         arguments: of the command line: `image`, `role`, `instance_type`, `instances`, `volume_gb`.
         script: for bash, at most 256 characters; an input is a folder of its name below :data:`FOLDER`, and
             what the script writes to the folder `output` there goes to S3.
-        inputs: addresses in S3 by name.
-        output: address in S3.
+        inputs: addresses in S3 by name, or what a pipeline puts an address for.
+        output: the same.
         shared: the input whose objects the instances share; the others each instance has whole.
 
     """

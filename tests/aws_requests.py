@@ -81,14 +81,14 @@ def _wrong(path: str, value: Any, shape: Shape) -> Iterator[str]:
             yield f"{path}: {value!r} is not like {pattern}"
     elif shape.type_name == "structure":
         for name, item in value.items():
-            yield from _wrong(f"{path}.{name}", item, shape.members[name])  # type: ignore[attr-defined]
+            yield from _wrong(f"{path}.{name}", item, shape.members[name])
     elif shape.type_name == "list":
         for index, item in enumerate(value):
-            yield from _wrong(f"{path}[{index}]", item, shape.member)  # type: ignore[attr-defined]
+            yield from _wrong(f"{path}[{index}]", item, shape.member)
     elif shape.type_name == "map":
         for name, item in value.items():
-            yield from _wrong(f"{path}.{name}", name, shape.key)  # type: ignore[attr-defined]
-            yield from _wrong(f"{path}.{name}", item, shape.value)  # type: ignore[attr-defined]
+            yield from _wrong(f"{path}.{name}", name, shape.key)
+            yield from _wrong(f"{path}.{name}", item, shape.value)
 
 
 def _matches(pattern: str, text: str) -> bool:
