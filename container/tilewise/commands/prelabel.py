@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
             yield Answered(kept, classes, name=arguments.prefix + name, number=number)
 
     if arguments.to == "manifest":  # a line an image, written when it is found: there may be millions
-        texts = (answers.forms["manifest"].render([one]) for one in label())
+        texts: Iterator[str] = (answers.forms["manifest"].render([one]) for one in label())
     elif arguments.to == "coco":
         texts = iter([coco_file(list(label()), answers)])
     else:
