@@ -1,10 +1,11 @@
 """What breaks distillation: each trap alone, on one student, beside ours and a plain student; writes lines.
 
 python benchmarks/distillation_traps.py DATA [name=value …] --teacher FOLDER --runs traps.jsonl
-    [--traps ours plain a b …] [--epochs 20] [--seeds 0]
+    [--traps ours plain a b …] [--epochs 20] [--seeds 0] [--weights FILE]
 
 DATA holds train.json, val.json (COCO) and images/; FOLDER a job's model (model.json and its weights). The
-line of each run is written as it ends, and a run whose line is there is not run again.
+line of each run is written as it ends, and a run whose line is there is not run again. Students start from
+FILE, published weights of their model, or from scratch.
 
 ours    as the product has it
 plain   without a teacher
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -103,7 +105,9 @@ def next_coarser(model: VisionModel, images: Sequence[Tensor], maps: distillatio
     return shifted
 
 
-def run(trap: str, data: Path, raw: dict[str, str], teacher: Path) -> dict[str, Any]:
+def run(
+    trap: str, data: Path, raw: dict[str, str], teacher: Path, weights: Path | None = None
+) -> dict[str, Any]:
     """The figures of one training."""
     hp = parse_hyperparameters(raw)
     changes: dict[str, dict[str, Any]] = {
@@ -117,9 +121,13 @@ def run(trap: str, data: Path, raw: dict[str, str], teacher: Path) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         job = JobContext(hp, make_task(hp), MetricLines("algo-1", quiet=True), Path(folder) / "model")
         job.model_dir.mkdir()
+        pretrained = Path(folder) / "pretrained" if weights else None
+        if weights and pretrained:
+            pretrained.mkdir()
+            shutil.copyfile(weights, pretrained / weights.name)
         teachers = [] if trap == "plain" else [Artifact.load(teacher)]
         with patch.multiple(distillation, **changed) if changed else patch.dict({}):
-            result = train(read(data, Path(folder)), job, Start(teachers=teachers))
+            result = train(read(data, Path(folder)), job, Start(pretrained=pretrained, teachers=teachers))
     return {
         "AP": result.best["AP"],
         "AP_small": result.best["AP_small"],
@@ -145,15 +153,17 @@ def main() -> None:
     parser.add_argument("--traps", nargs="+", choices=TRAPS, default=list(TRAPS))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for seed in arguments.seeds:
         for trap in arguments.traps:
             raw = STUDENT | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
             raw |= {"number_of_epochs": str(arguments.epochs), "evaluation_frequency": str(arguments.epochs)}
-            raw |= {"seed": str(seed)}
+            raw |= {"seed": str(seed), "use_pretrained_model": str(int(arguments.weights is not None))}
             job = {"trap": trap, "data": arguments.data.name, "hyperparameters": raw}
-            figures = kept(arguments.runs, job, partial(run, trap, arguments.data, raw, arguments.teacher))
+            train_one = partial(run, trap, arguments.data, raw, arguments.teacher, arguments.weights)
+            figures = kept(arguments.runs, job, train_one)
             print(trap, seed, json.dumps(figures))
 
 

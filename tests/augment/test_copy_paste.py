@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tilewise.errors import UserError
 from tilewise.fields import Rows
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Level, Tiling
+from tilewise.training.dataloading.copies import KEPT_EPOCHS, Copies
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch
 from tilewise.training.dataloading.view_order import Copy, Item
@@ -68,10 +70,10 @@ def test_plan__nothing_overlaps_and_all_lies_inside(
     shared[np.arange(len(pasted)), len(own) + np.arange(len(pasted))] = 0
     assert shared.max() == 0
     assert (pasted[:, :2] >= BORDER).all() and (pasted[:, 2:] <= np.array([width, height]) - BORDER).all()
-    sources = own.boxes[[paste.source for paste in plan.pastes]]
+    sources = own.boxes[plan.pastes.sources]
     ratio = object_size(pasted) / object_size(sources)
     assert (ratio > 1 - SCALE - 0.01).all() and (object_size(sources) < 32).all()
-    zoom = [np.sqrt(abs(np.linalg.det(paste.to_image[:, :2]))) for paste in plan.pastes]
+    zoom = [np.sqrt(abs(np.linalg.det(to_image[:, :2]))) for to_image in plan.pastes.to_image]
     assert min(zoom) >= 1 - SCALE and max(zoom) <= 1 + SCALE
 
 
@@ -80,7 +82,7 @@ def test_plan__each_object_comes_as_often_as_asked_where_there_is_room() -> None
     for times in (1, 3):
         plan = CopyPaste(times=times).plan(own, 1000, 1000, seed=5)
         assert plan is not None
-        assert Counter(paste.source for paste in plan.pastes) == {0: times, 1: times}
+        assert Counter(plan.pastes.sources.tolist()) == {0: times, 1: times}
 
 
 def test_plan__no_room_is_no_copy_and_room_is_always_found_again() -> None:
@@ -180,6 +182,43 @@ def test_samples__all_views_of_a_copy_show_the_same_objects(record: Record) -> N
         assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("source", ["image", "any"])
+def test_samples__of_a_copy_that_is_kept_are_those_of_one_that_is_pasted_by_views(
+    record: Record, source: str
+) -> None:
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source=source), split_of(record))
+    by_views, kept = (
+        TrainingDataset(
+            Records([record]), Scaling(square=200), copy_paste=copy_paste, cache_bytes=cache_bytes
+        )
+        for cache_bytes in (0, 1 << 20)
+    )
+    own = kept[0, View((0, 0, 200, 160), (200, 160)), 0]
+    assert isinstance(own, Sample)
+    for window in [(0, 0, 200, 160), (60, 30, 200, 160), (-20, -10, 200, 160)]:
+        x0, y0, x1, y1 = window
+        view = View(window, (x1 - x0, y1 - y0))
+        one, other = (samples[Copy(0, 3), view, 0] for samples in (by_views, kept))
+        assert isinstance(one, Sample) and isinstance(other, Sample)
+        assert torch.equal(one.targets.boxes, other.targets.boxes)
+        assert (one.pixels.int() - other.pixels.int()).abs().max() <= 1
+    again = kept[0, View((0, 0, 200, 160), (200, 160)), 0]
+    assert isinstance(again, Sample) and torch.equal(own.pixels, again.pixels)  # nothing is pasted into it
+
+
+def test_copies__show_the_same_for_some_epochs(made: Split) -> None:
+    copy_paste = CopyPaste(repeats=4)
+    copies = Copies.of(copy_paste, made.records)
+    epochs = [copies.draw(seed=1, epoch=epoch) for epoch in range(2 * KEPT_EPOCHS + 1)]
+    assert epochs == [copies.draw(seed=1, epoch=epoch) for epoch in range(2 * KEPT_EPOCHS + 1)]
+    assert len({copy.seed for copy in epochs[0]}) == len(copies) == 8
+    for before, after in pairwise(epochs):
+        assert [copy.image for copy in before] == [copy.image for copy in after]
+        assert sum(one == other for one, other in zip(before, after, strict=True)) == 8 - 8 // KEPT_EPOCHS
+    assert not {*epochs[0]} & {*epochs[KEPT_EPOCHS]}
+    assert not {*epochs[0]} & {*copies.draw(seed=2, epoch=0)}
+
+
 def split_of(*records: Record) -> Split:
     return Split(Records(records), ChannelIssues("train", images=len(records)))
 
@@ -251,7 +290,7 @@ def test_loader__two_processes_share_the_batches_of_one(made: Split, views: Trai
     def batches(process: int, processes: int) -> list[list[Item]]:
         split = replace(made, shard=Shard(process, processes))
         loader = make_loader(split, config, planner=planner, copy_paste=copy_paste)
-        loader.batch_sampler.epoch = 1  # type: ignore[union-attr]
+        loader.batch_sampler.epoch = 0  # type: ignore[union-attr]  # later ones have as many batches
         return list(loader.batch_sampler)  # type: ignore[arg-type]
 
     alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)

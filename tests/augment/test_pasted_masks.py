@@ -84,9 +84,11 @@ def test_plan__masks_lie_in_their_boxes_and_on_no_other(seed: int) -> None:
         return
     before, after = whole(own), whole(plan.targets)
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=False))
-    for number, paste in enumerate(plan.pastes, start=len(own)):
-        known = paste.source < 5
-        assert paste.feather == 0 if known else paste.feather > 0
+    pastes = plan.pastes
+    rows = zip(pastes.sources.tolist(), pastes.feather.tolist(), pastes.to_image, strict=True)
+    for number, (source, feather, to_image) in enumerate(rows, start=len(own)):
+        known = source < 5
+        assert feather == 0 if known else feather > 0
         mask, (x0, y0, x1, y1) = after[number], plan.targets.boxes[number]
         others = sum(other.astype(int) for index, other in enumerate(after) if index != number)
         assert mask.any() == known and not (mask & (others > 0)).any()
@@ -94,7 +96,7 @@ def test_plan__masks_lie_in_their_boxes_and_on_no_other(seed: int) -> None:
             ys, xs = np.nonzero(mask)
             edges = [xs.min() - x0, ys.min() - y0, x1 - xs.max() - 1, y1 - ys.max() - 1]
             assert min(edges) > -1 and max(edges) < 1.5
-            size = abs(np.linalg.det(paste.to_image[:, :2])) * before[paste.source].sum()
+            size = abs(np.linalg.det(to_image[:, :2])) * before[source].sum()
             assert abs(mask.sum() - size) < 4 + 0.75 * (x1 - x0 + y1 - y0)  # whole pixels at the edge
 
 
@@ -238,5 +240,5 @@ def test_runs__of_a_pasted_mask_are_those_of_its_pixels() -> None:
     (_, shape) = masks.shapes()
     assert isinstance(shape, RunLengths)
     area = decode_runs(shape.width, shape.height, shape.counts).sum()
-    zoom = abs(np.linalg.det(plan.pastes[0].to_image[:, :2]))
+    zoom = abs(np.linalg.det(plan.pastes.to_image[0, :, :2]))
     assert area == pytest.approx(zoom * disc(60, 60, 10).sum(), rel=0.1)

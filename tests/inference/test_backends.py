@@ -23,6 +23,7 @@ from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
+from tilewise.instances import Instances
 from tilewise.models.spec import DetectorSpec
 from tilewise.suppression import Limits
 from tilewise.targets import Targets
@@ -44,10 +45,10 @@ class OpenVinoBackend(OnnxBackend):
         return tuple(found[name] for name in OUTPUTS)
 
 
-def photographs(first_seed: int) -> list[bytes]:
+def photographs() -> list[bytes]:
     """Wide, high and small ones."""
     images = []
-    for seed, size in enumerate(((320, 240), (150, 400), (90, 60), (200, 200)), first_seed):
+    for seed, size in enumerate(((320, 240), (150, 400), (90, 60), (200, 200))):
         patches = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
         stream = io.BytesIO()
         Image.fromarray(patches).resize(size).save(stream, "PNG")
@@ -63,6 +64,13 @@ def ground_truth(found: Prediction, seed: int) -> Record:
     boxes = (some.boxes + np.tile(moves, 2)).astype(np.float32)
     targets = Targets(boxes, some.labels, np.zeros(len(some), bool))
     return Record(f"{seed}.png", Path(f"{seed}.png"), found.width, found.height, targets)
+
+
+def equal_pairs(expected: Instances, served: Instances) -> Array:
+    """Which detections both have, (n, 2): of one class, with one box and one score."""
+    equal = np.abs(expected.boxes[:, None] - served.boxes).max(axis=2) < 0.05
+    equal &= np.abs(expected.scores[:, None] - served.scores) < 1e-4
+    return np.argwhere(equal & (expected.labels[:, None] == served.labels))
 
 
 def predictor(backend: Backend, spec: DetectorSpec) -> Predictor:
@@ -86,15 +94,19 @@ def test_figures__are_those_of_eager_pytorch(name: str, runtime: str, tmp_path: 
     else:
         backend = OpenVinoBackend(tmp_path / "graph.onnx", limits)
     eager, other = predictor(TorchBackend(detector), spec), predictor(backend, spec)
-    apart = []
-    for seed in (0, 10, 20):
-        images = photographs(seed)
-        expected = [eager.predict(image) for image in images]
-        records = Records(ground_truth(found, number) for number, found in enumerate(expected))
-        figures = metrics(records, [found.detections for found in expected], CLASSES)
-        assert 0.05 < figures["AP"] < 0.95, "figures of nothing say nothing"
-        served = metrics(records, [other.predict(image).detections for image in images], CLASSES)
-        differences = [abs(served[figure] - figures[figure]) for figure in ("AP", "AP50", "AR")]
-        apart.append(max(*differences, abs(served["VOC"]["mAP"] - figures["VOC"]["mAP"])))
-    # boxes that just overlap enough to be one object may be two elsewhere, which four images can tell
-    assert np.median(apart) <= 1e-3 and max(apart) < 0.01
+    images = photographs()
+    expected = [eager.predict(image) for image in images]
+    served = [other.predict(image).detections for image in images]
+    # boxes that overlap just enough to be one object may be two elsewhere
+    found = sum(len(each.detections) for each in expected)
+    both = sum(
+        len(equal_pairs(each.detections, others)) for each, others in zip(expected, served, strict=True)
+    )
+    assert both >= 0.97 * found > 20
+    records = Records(ground_truth(each, seed) for seed, each in enumerate(expected))
+    figures = metrics(records, [each.detections for each in expected], CLASSES)
+    assert 0.05 < figures["AP"] < 0.95, "figures of nothing say nothing"
+    served_figures = metrics(records, served, CLASSES)
+    for figure in ("AP", "AP50", "AR"):
+        assert served_figures[figure] == pytest.approx(figures[figure], abs=0.01)
+    assert served_figures["VOC"]["mAP"] == pytest.approx(figures["VOC"]["mAP"], abs=0.01)

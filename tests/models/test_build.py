@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from made_detectors import spread_outputs
+from made_detectors import see_patches, spread_outputs
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of, model_names
@@ -68,6 +68,7 @@ def test_detections__do_not_depend_on_the_others_in_the_batch(name: str) -> None
     spec = make_spec(name)
     detector = build_detector(spec).eval()
     # a fresh network's scores are so near each other that rounding would change their order
+    see_patches(detector, spec.scaling)
     spread_outputs(detector, spec)
     detector.double()
     images = [make_sample(spec, seed).pixels for seed in range(3)]

@@ -16,7 +16,7 @@ from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.train import Start, make_trainer, train
 from torch import Tensor
-from weighted_losses import WeightedLosses
+from weighted_loss import WeightedLoss
 
 
 def test_accumulation__two_batches_of_two_are_one_of_four(data: DataSet, tmp_path: Path) -> None:
@@ -152,12 +152,12 @@ def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_mod
     data: DataSet, model_dir: Path, tmp_path: Path
 ) -> None:
     job = make_job(plain_hp(number_of_epochs=2), model_dir, StandIn())
-    checkpoints, extra = Checkpoints(tmp_path), WeightedLosses()
+    checkpoints, extra = Checkpoints(tmp_path), WeightedLoss()
     trained = train(data, job, Start(checkpoints=checkpoints, extra_losses=[extra]))
     assert [set(epoch["losses"]) for epoch in trained.epochs] == [{"classification", "again"}] * 2
     assert extra.weight < 0.5
     assert saved(model_dir).keys() == {"weight", "bias"}
-    resumed = WeightedLosses()
+    resumed = WeightedLoss()
     start = Start(checkpoints=checkpoints, state=checkpoints.newest(), extra_losses=[resumed])
     make_trainer(data, job, start)
     assert torch.equal(resumed.weight, extra.weight)

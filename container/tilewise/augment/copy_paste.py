@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
@@ -33,31 +34,40 @@ FEATHERS = (1, 2, 3)
 MOST_OF_OTHERS = 0.3
 """An object whose pixels hold a larger share of another one is not pasted: that one would have no box."""
 
-PLACES = (4, 4, 8, 16, 32)
+PLACES = (16, 48)
 """So many places are tried for each object, in so many rounds."""
 
-AT_ONCE = 64
-PAIRS_AT_ONCE = 1 << 21
-"""So many objects, and so many pairs of places and boxes, are compared at a time, to bound the memory."""
+MOST_CELLS = 1 << 16
+"""Free places are looked for in cells of an image, which has no more of them: a pixel each in a small one."""
+
+AT_ONCE = 256
+"""So many objects are compared with all at a time, to bound the memory."""
 
 ALWAYS_FREE = 0
 """The seed that tells whether an image has room: what it places can be pasted in each epoch."""
 
 
 @dataclass(frozen=True)
-class Paste:
-    """An object that an image shows once more.
+class Pastes:
+    """P objects that an image shows once more.
 
     Attributes:
-        source: its number among the objects that it was chosen from.
-        to_image: (2, 3) from the pixels of its own image to those where it is pasted.
-        feather: pixels of its own image over which its rectangle fades out; 0 where its mask is its shape.
+        sources: (P,) their numbers among the objects that they were chosen from.
+        to_image: (P, 2, 3) from the pixels of their own images to those where they are pasted: turned, scaled
+            alike in all directions, perhaps mirrored, and moved.
+        feather: (P,) pixels of their own images over which their rectangles fade out; 0 where a mask is the
+            shape.
+        covered: (P, 4) the boxes around all that they cover where they are pasted.
 
     """
 
-    source: int
+    sources: Int64
     to_image: Float64
-    feather: int
+    feather: Int64
+    covered: Float32
+
+    def __len__(self) -> int:
+        return len(self.sources)
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ class PastePlan:
     """
 
     targets: Targets[Array]
-    pastes: tuple[Paste, ...]
+    pastes: Pastes
 
 
 @dataclass(frozen=True)
@@ -177,15 +187,17 @@ def _draw(
     """Where objects, which have these numbers among all, go in an image of that (width, height)."""
     masks = masks_in(objects.fields)
     soft = np.ones(len(objects), bool) if masks is None else ~masks.known
-    poses = _Poses.draw(extents(objects), *size, soft, rng)
-    placed = poses.place(extents(targets), rng)
-    to_image = poses.to_image()[placed]
-    moved = _warped(replace(objects.select(placed), boxes=poses.boxes()[placed]), to_image, size)
-    left = np.flatnonzero(area(moved.boxes) > 0)  # of some so few pixels that none is left
-    feathers = poses.feather[placed].tolist()
-    sources = numbers[placed].tolist()
-    pastes = tuple(Paste(sources[one], to_image[one], feathers[one]) for one in left.tolist())
-    return PastePlan(Targets.cat([targets, moved.select(left)]), pastes) if pastes else None
+    poses = _Poses.draw(extents(objects), soft, rng)
+    placed = poses.place(extents(targets), size, rng)
+    poses = poses.select(placed)
+    to_image = poses.to_image()
+    moved = _warped(replace(objects.select(placed), boxes=poses.boxes()), to_image, size)
+    pastes = Pastes(numbers[placed], to_image, poses.feather, _around(poses.centre, poses.covered))
+    left = area(moved.boxes) > 0  # of some so few pixels that none is left
+    if not left.all():
+        moved = moved.select(left)
+        pastes = Pastes(pastes.sources[left], to_image[left], pastes.feather[left], pastes.covered[left])
+    return PastePlan(Targets.cat([targets, moved]), pastes) if len(pastes) else None
 
 
 def extents(targets: Targets[Array]) -> Float32:
@@ -261,8 +273,6 @@ class _Poses:
         own_centre: (K, 2) in its own image.
         ellipse: (K, 2) half the sides of its box where it goes.
         covered: (K, 2) half the sides of all that it covers there.
-        low: (K, 2) where its centre may lie.
-        high: (K, 2) the same; below ``low`` where it has no room.
         centre: (K, 2) where it goes, as far as that is known.
 
     """
@@ -272,59 +282,61 @@ class _Poses:
     own_centre: Float64
     ellipse: Float64
     covered: Float64
-    low: Float64
-    high: Float64
     centre: Float64
 
     @staticmethod
-    def draw(boxes_K4: Float32, width: int, height: int, soft_K: Bool, rng: np.random.Generator) -> _Poses:
+    def draw(boxes_K4: Float32, soft_K: Bool, rng: np.random.Generator) -> _Poses:
         """For what objects cover in their own images; ``soft`` says which fade out around their boxes."""
-        count, boxes = len(boxes_K4), boxes_K4.astype(np.float64)
-        scale = rng.uniform(1 - SCALE, 1 + SCALE, count)
-        angle = rng.uniform(-ANGLE, ANGLE, count)
-        mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0)
-        feather = rng.choice(FEATHERS, count) * soft_K
+        boxes = boxes_K4.astype(np.float64)
+        drawn = rng.random((4, len(boxes)))
+        scale, angle = 1 + SCALE * (2 * drawn[0] - 1), ANGLE * (2 * drawn[1] - 1)
+        mirror = np.where(drawn[2] < 0.5, -1.0, 1.0)
+        feather = np.array(FEATHERS)[(len(FEATHERS) * drawn[3]).astype(np.int64)] * soft_K
         cosine, sine = np.cos(angle), np.sin(angle)
-        linear = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]]).transpose(2, 0, 1)
-        turned = abs(linear)
-        half = scale[:, None, None] * (boxes[:, 2:] - boxes[:, :2])[..., None] / 2
-        covered = (turned @ (half + (scale * feather)[:, None, None]))[..., 0]
-        low, high = BORDER + covered, np.array([width, height]) - BORDER - covered
+        linear = scale * np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+        half = (boxes[:, 2:] - boxes[:, :2]).T / 2
+        around = half + feather
+        across, along = scale * cosine, scale * abs(sine)
         return _Poses(
-            linear=scale[:, None, None] * linear,
+            linear=linear.transpose(2, 0, 1),
             feather=feather,
             own_centre=(boxes[:, :2] + boxes[:, 2:]) / 2,
-            ellipse=np.sqrt(turned**2 @ half**2)[..., 0],
-            covered=covered,
-            low=low,
-            high=high,
-            centre=np.zeros_like(low),
+            ellipse=np.hypot(across * half, along * half[::-1]).T,
+            covered=(across * around + along * around[::-1]).T,
+            centre=np.zeros((len(boxes), 2)),
         )
 
-    def place(self, taken_N4: Float32, rng: np.random.Generator) -> Int64:
-        """Choose free places at random. Returns which objects have one.
+    def select(self, some: Int64) -> _Poses:
+        """Some of them."""
+        return _Poses(*(getattr(self, name)[some] for name in self.__dataclass_fields__))
+
+    def place(self, taken_N4: Float32, size: tuple[int, int], rng: np.random.Generator) -> Int64:
+        """Choose free places at random in an image of that (width, height). Returns which objects have one.
 
         All objects choose at once. Where two want one place, it is the first one's, and the other chooses
         again in the next round.
         """
-        placed = np.zeros(len(self.low), np.bool_)
-        roomy = np.all(self.low <= self.high, axis=1)
-        for count in PLACES:
-            waiting = np.flatnonzero(roomy & ~placed)
-            step = max(1, min(4 * AT_ONCE, PAIRS_AT_ONCE // (count * (len(taken_N4) + AT_ONCE))))
-            for start in range(0, len(waiting), step):
-                some = waiting[start : start + step]
-                low, high = self.low[some, None], self.high[some, None]
-                places = low + rng.random((len(some), count, 2)) * (high - low)
-                apart = _apart(_around(places, self.covered[some, None]), taken_N4)
-                free: Bool = np.all(apart, axis=-1)
-                has: Bool = np.any(free, axis=1)
-                some, centres = some[has], places[has, free[has].argmax(axis=1)]
-                boxes = _around(centres, self.covered[some])
-                mine = _first_apart(boxes)
-                self.centre[some[mine]] = centres[mine]
-                placed[some[mine]] = True
-                taken_N4 = np.concatenate([taken_N4, boxes[mine]])
+        cells = _Cells.of(taken_N4, *size)
+        wanted = np.ceil(2 * self.covered / cells.side).astype(np.int64)
+        counts = [cells.taken.shape[1], cells.taken.shape[0]] - wanted + 1  # of places along x and y
+        spare = wanted * cells.side - 2 * self.covered  # within its cells it lies anywhere
+        waiting, placed = np.flatnonzero((counts > 0).all(axis=1)), np.zeros(len(wanted), np.bool_)
+        for tries in PLACES:
+            for start in range(0, len(waiting), AT_ONCE):
+                some = waiting[start : start + AT_ONCE]
+                places = rng.random((len(some), tries, 2)) * counts[some, None]
+                corners = places.astype(np.int64)
+                free = cells.free(corners, wanted[some, None])
+                first = free.argmax(axis=1)
+                has = np.flatnonzero(free[np.arange(len(some)), first])
+                some, first = some[has], first[has]
+                within, corner = places[has, first], corners[has, first]
+                middle = cells.side * corner + (within - corner) * spare[some] + self.covered[some] + BORDER
+                mine = _first_apart(_around(middle, self.covered[some]))
+                some, corner = some[mine], corner[mine]
+                self.centre[some], placed[some] = middle[mine], True
+                cells.take(np.concatenate([corner, corner + wanted[some]], axis=1))
+            waiting = waiting[~placed[waiting]]
         return np.flatnonzero(placed)
 
     def to_image(self) -> Float64:
@@ -337,25 +349,55 @@ class _Poses:
         return _around(self.centre, self.ellipse)
 
 
+@dataclass(frozen=True)
+class _Cells:
+    """What of an image is taken, in square cells that begin :data:`BORDER` pixels from its corner.
+
+    Attributes:
+        side: pixels of a cell.
+        taken: (rows, columns) uint8, 1 for a cell of which anything is taken.
+
+    """
+
+    side: int
+    taken: Array
+
+    @staticmethod
+    def of(boxes_N4: Float32, width: int, height: int) -> _Cells:
+        """Those that boxes take of an image."""
+        side = max(1, math.ceil(math.sqrt(width * height / MOST_CELLS)))
+        columns, rows = ((each - 2 * BORDER) // side for each in (width, height))
+        cells = _Cells(side, np.zeros((max(rows, 0), max(columns, 0)), np.uint8))
+        low, high = np.floor((boxes_N4[:, :2] - BORDER) / side), np.ceil((boxes_N4[:, 2:] - BORDER) / side)
+        cells.take(np.concatenate([low, high], axis=1).clip(0).astype(np.int64))
+        return cells
+
+    def take(self, corners_K4: Int64) -> None:
+        """From the first corner to the second, in cells."""
+        for x0, y0, x1, y1 in corners_K4.tolist():
+            self.taken[y0:y1, x0:x1] = 1
+
+    def free(self, corners: Int64, sides: Int64) -> Bool:
+        """(…, 2) and (…, 2) in cells, x and y first -> (…,) whether nothing is taken of such a rectangle."""
+        sums = cv2.integral(self.taken).reshape(-1)
+        row = self.taken.shape[1] + 1
+        start, wide, high = corners[..., 1] * row + corners[..., 0], sides[..., 0], sides[..., 1] * row
+        one, other = sums[start] + sums[start + wide + high], sums[start + wide] + sums[start + high]
+        return np.asarray(one == other)
+
+
 def _around(centres: Float64, half: Float64) -> Float32:
     """(..., 4) boxes by their centres and half their sides."""
     return np.concatenate([centres - half, centres + half], axis=-1).astype(np.float32)
 
 
-def _apart(boxes: Float32, others_N4: Float32) -> Bool:
-    """(…, 4) and (N, 4) -> (…, N) whether they share nothing."""
-    x0, y0, x1, y1 = (boxes[..., side, None] for side in range(4))
-    left, top, right, bottom = np.ascontiguousarray(others_N4.T)
-    apart: Bool = x1 <= left
-    apart |= x0 >= right
-    apart |= y1 <= top
-    apart |= y0 >= bottom
-    return apart
-
-
 def _first_apart(boxes_N4: Float32) -> Bool:
     """(N,) which boxes are kept if each one that overlaps with a kept one before it is not."""
     kept = np.ones(len(boxes_N4), np.bool_)
-    for later, earlier in np.argwhere(np.tril(~_apart(boxes_N4, boxes_N4), -1)).tolist():
-        kept[later] &= not kept[earlier]
+    left, top, right, bottom = boxes_N4.T
+    meet = (left[:, None] < right) & (left < right[:, None])
+    meet &= (top[:, None] < bottom) & (top < bottom[:, None])
+    for later, earlier in zip(*(each.tolist() for each in meet.nonzero()), strict=True):
+        if earlier < later:
+            kept[later] &= not kept[earlier]
     return kept

@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from torch import Tensor
 
 from tilewise.arrays import Array, Float32, Float64, Int64
-from tilewise.augment.copy_paste import Paste, extents
+from tilewise.augment.copy_paste import Pastes, extents
 from tilewise.data.decode import DecodedImage
 from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
 from tilewise.views.view import View, Window
 
-MOST_ROWS = 16_000
-"""Patches are stacked to an image of so many rows at most: OpenCV takes no more than 32,767."""
+MOST_ROWS, MOST_PIXELS = 16_000, 1 << 20
+"""Objects of so many rows of their own images, and pixels of the view, are pasted at a time."""
 
 COLUMNS = 1024
-"""Places to sample are given to OpenCV in rows of so many, for the same reason."""
+"""Places to sample are given to OpenCV in rows of so many."""
+
+LONGEST_SIDE = 32_766
+"""OpenCV samples no larger images."""
 
 
 def paste_objects(
     pixels: Tensor,
     view: View,
-    pastes: Sequence[Paste],
+    pastes: Pastes,
     *,
     objects: Targets[Array],
-    image_of: Callable[[int], DecodedImage],
+    image: DecodedImage,
+    image_of: Callable[[int], DecodedImage] | None = None,
 ) -> None:
     """Paste what a view shows of it, in place.
 
-    Objects are cut from their own image, and sampled where the view's pixels lie on them: no image is copied,
-    and all views of an image show the same. A view that is smaller than the image sees them reduced, so that
-    no pixel is passed over.
+    Objects are sampled in their own image where the view's pixels lie on them: no image is copied, and all
+    views of an image show the same. A view that is smaller than the image sees them reduced, so that no pixel
+    is passed over: in what it shows of them already, where it does.
 
     Args:
         pixels: (3, h, w) uint8 of the view.
         view: of the image that is pasted into.
         pastes: into that image.
         objects: that their sources are numbers of, in the pixels of their own images.
-        image_of: from the number of an object to its own image.
+        image: of the view.
+        image_of: from the number of an object to its own image; None where that is the view's.
 
     """
     canvas = pixels.permute(1, 2, 0).numpy()
-    shown = objects.select(np.array([paste.source for paste in pastes], np.int64))
-    seen = _Seen.of(view, pastes, extents(shown))
-    masks = masks_in(shown.fields)
-    for some in seen.groups():
-        part = seen.select(some)
-        images = [image_of(pastes[number].source) for number in part.numbers.tolist()]
-        own = masks.select(part.numbers) if masks is not None else None
-        _paste(canvas, part, images, own, view)
+    for seen in _Seen.of(view, pastes, objects).parts():
+        if image_of is None:
+            source = _Source.of_one(seen, image, view, canvas)
+        else:
+            source = _Source.of_several(seen, [image_of(number) for number in seen.numbers.tolist()], view)
+        _paste(canvas, seen, source)
 
 
 @dataclass(frozen=True)
@@ -61,96 +64,120 @@ class _Seen:
     """The K objects of which a view shows something.
 
     Attributes:
-        numbers: (K,) among all that are pasted.
-        to_view: (K, 2, 3) from the pixels of their own images.
+        numbers: (K,) among those that they were chosen from.
+        own: (K, 2, 2) from the view's pixels to those of their own images.
+        start: (K, 2) where the middle of the first of the view's pixels lies there, from the object's middle.
         boxes: (K, 4) around them there.
         feather: (K,) pixels there over which they fade out.
-        low, high: (K, 2) the view's pixels that each can reach.
+        masks: theirs, where objects have such.
+        low, high: (K, 2) the view's pixels whose middles each covers; no two cover the same.
 
     """
 
     numbers: Int64
-    to_view: Float64
+    own: Float64
+    start: Float64
     boxes: Float32
     feather: Int64
+    masks: Masks | None
     low: Int64
     high: Int64
 
     @staticmethod
-    def of(view: View, pastes: Sequence[Paste], boxes_N4: Float32) -> _Seen:
+    def of(view: View, pastes: Pastes, objects: Targets[Array]) -> _Seen:
         """Those of all that are pasted into the view's image."""
-        x0, y0, _, _ = view.window
-        to_image = np.array([paste.to_image for paste in pastes]).reshape(-1, 2, 3)
-        to_view = np.array([[view.scale[0]], [view.scale[1]]]) * (to_image - [[0, 0, x0], [0, 0, y0]])
-        feather = np.array([paste.feather for paste in pastes], np.int64)
-        half = (boxes_N4[:, 2:] - boxes_N4[:, :2]) / 2 + feather[:, None]
-        middle = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-        centre = (to_view[..., :2] @ middle[..., None])[..., 0] + to_view[..., 2]
-        reach = (abs(to_view[..., :2]) @ half[..., None])[..., 0]
-        low = np.floor(centre - reach).clip(min=0).astype(np.int64)
-        high = np.minimum(np.ceil(centre + reach), view.size).astype(np.int64)
-        numbers = np.flatnonzero((low < high).all(axis=1))
-        return _Seen(np.arange(len(pastes)), to_view, boxes_N4, feather, low, high).select(numbers)
+        corner, scale = np.array(view.window[:2]), np.array(view.scale)
+        covered = (pastes.covered.reshape(-1, 2, 2) - corner) * scale
+        places = np.ceil(covered - 0.5).astype(np.int64)
+        low, high = places[:, 0].clip(min=0), np.minimum(places[:, 1], view.size)
+        seen = np.flatnonzero((low < high).all(axis=1))
+        low, high, to_image = low[seen], high[seen], pastes.to_image[seen]
+        shown = objects.select(pastes.sources[seen])
+        boxes = extents(shown)
+        linear, shift = to_image[:, :, :2], to_image[:, :, 2]
+        back = linear.transpose(0, 2, 1) / (linear[:, :, 0] ** 2).sum(axis=1)[:, None, None]  # a similarity's
+        first = (back @ ((low + 0.5) / scale + corner - shift)[..., None])[..., 0]
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        return _Seen(
+            numbers=pastes.sources[seen],
+            own=back / scale,
+            start=first - middle,
+            boxes=boxes,
+            feather=pastes.feather[seen],
+            masks=masks_in(shown.fields),
+            low=low,
+            high=high,
+        )
 
-    def select(self, some: Int64) -> _Seen:
-        """Some of them."""
-        return _Seen(*(getattr(self, name)[some] for name in self.__dataclass_fields__))
-
-    def groups(self) -> Iterator[Int64]:
-        """Their indices, so many at a time that their patches fit on each other."""
-        rows = np.cumsum(np.ceil(self.boxes[:, 3] - self.boxes[:, 1]) + 16).astype(np.int64)
-        for group in range(rows[-1] // MOST_ROWS + 1 if len(rows) else 0):
-            some = np.flatnonzero(rows // MOST_ROWS == group)
+    def parts(self) -> Iterator[_Seen]:
+        """Some at a time, so many that their pixels fit into memory, and their patches on each other."""
+        rows = np.cumsum(np.ceil(self.boxes[:, 3] - self.boxes[:, 1]) + 16)
+        pixels = np.cumsum((self.high - self.low).prod(axis=1))
+        part = rows // MOST_ROWS + pixels // MOST_PIXELS
+        if len(part) and part[0] == part[-1]:
+            yield self
+            return
+        for some in np.split(np.arange(len(part)), np.flatnonzero(np.diff(part)) + 1):
             if len(some):
-                yield some
+                masks = None if self.masks is None else self.masks.select(some)
+                names = [name for name in self.__dataclass_fields__ if name != "masks"]
+                yield replace(self, masks=masks, **{name: getattr(self, name)[some] for name in names})
 
 
-def _paste(
-    canvas: Array, seen: _Seen, images: Sequence[DecodedImage], masks: Masks | None, view: View
-) -> None:
-    """Paste objects into a view's pixels, (h, w, 3), where they lie apart from each other."""
-    stack = _Stack.of(seen, images, masks, view)
-    rows, columns, of = _pixels_of(seen.low, seen.high)
-    # from the view's pixels to places around the middle of each box; the unit is what it fades out over
-    unit = np.where(stack.has_shape, 1, seen.feather)[:, None]
-    middle, half = (boxes := seen.boxes)[:, :2] / 2 + boxes[:, 2:] / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    linear = np.linalg.inv(seen.to_view[..., :2]) / unit[..., None]
-    offset = (linear @ (0.5 - seen.to_view[..., 2:]))[..., 0] - middle / unit
-    reach = half / unit + np.where(stack.has_shape, 2, 1)[:, None]
-    numbers = np.concatenate([linear.reshape(-1, 4), offset, reach], axis=1)
-    xx, xy, yx, yy, x0, y0, wide, high = _repeated(numbers, of)
-    across, down = columns.astype(np.float32), rows.astype(np.float32)
-    u, v = xx * across + xy * down + x0, yx * across + yy * down + y0
-    alpha: Float32 = fade(u, wide) * fade(v, high)
-    kept = np.flatnonzero(alpha > 0)
-    rows, columns, of = (each[kept] for each in (rows, columns, of))
-    alpha, u, v = (each[kept] for each in (alpha, u, v))
-    # from there to the stack's pixels, whose centres OpenCV puts at whole numbers
-    start = (middle - stack.corners) * stack.scale - 0.5
-    numbers = np.concatenate([unit * stack.scale, start, stack.sizes - 1, stack.rows[:, None]], axis=1)
-    zoom, x0, y0, wide, high, first = _repeated(numbers, of)
-    x, y = (zoom * u + x0).clip(0, wide), (zoom * v + y0).clip(0, high) + first
-    if stack.shapes is not None:
-        alpha = np.where(stack.has_shape[of], alpha * _sampled(stack.shapes, x, y), alpha)
-    under = canvas[rows, columns]
-    change = alpha[:, None] * (_sampled(stack.patches, x, y) - under.astype(np.float32))
-    canvas[rows, columns] = np.rint(under + change).astype(np.uint8)
+def _paste(canvas: Array, seen: _Seen, source: _Source) -> None:
+    """Paste objects into a view's pixels, (h, w, 3)."""
+    x, y, alpha = _samples(seen, source)
+    colours = _sampled(source.pixels, x, y)
+    pixels = (seen.high - seen.low).prod(axis=1)
+    if source.shapes is not None:
+        has_shape = np.zeros(alpha.size, np.bool_)
+        has_shape[: pixels.sum()] = np.repeat(source.has_shape, pixels)
+        shape = _sampled(source.shapes, x, y)
+        alpha = np.where(has_shape.reshape(alpha.shape), alpha * shape, alpha)
+    under = np.zeros_like(colours)
+    ends = np.cumsum(pixels)
+    places = np.concatenate([seen.low, seen.high], axis=1).tolist()
+    parts = list(zip(places, (ends - pixels).tolist(), ends.tolist(), strict=True))
+    row = under.reshape(-1, 3)
+    for (x0, y0, x1, y1), start, end in parts:
+        row[start:end].reshape(y1 - y0, x1 - x0, 3)[:] = canvas[y0:y1, x0:x1]
+    row = np.asarray(cv2.blendLinear(colours, under, alpha, 1 - alpha)).reshape(-1, 3)
+    for (x0, y0, x1, y1), start, end in parts:
+        canvas[y0:y1, x0:x1] = row[start:end].reshape(y1 - y0, x1 - x0, 3)
 
 
-def _pixels_of(low_K2: Int64, high_K2: Int64) -> tuple[Int64, Int64, Int64]:
-    """The rows and columns of all pixels of rectangles, and of which rectangle each is: (P,)."""
-    width, height = (high_K2 - low_K2).T
-    area = width * height
-    of = np.repeat(np.arange(len(area)), area)
-    number = np.arange(len(of)) - np.repeat(np.cumsum(area) - area, area)
-    rows, columns = np.divmod(number, np.repeat(width, area))
-    return rows + np.repeat(low_K2[:, 1], area), columns + np.repeat(low_K2[:, 0], area), of
+def _samples(seen: _Seen, source: _Source) -> tuple[Float32, Float32, Float32]:
+    """Where a view's pixels are sampled, x and y in a source's pixels, and how much of each that shows.
 
+    Returns:
+        (…, :data:`COLUMNS`) each: all pixels of the first object, row by row, then of the next. The last row
+        goes on to the end.
 
-def _repeated(numbers_KN: Array, of_P: Int64) -> Float32:
-    """(N, P) the numbers of the object that each pixel is of; its objects come in their order."""
-    counts = np.bincount(of_P, minlength=len(numbers_KN))
-    return np.repeat(numbers_KN.T.astype(np.float32), counts, axis=1)
+    """
+    # the unit is what a rectangle fades out over
+    unit = np.where(source.has_shape, 1, seen.feather)[:, None]
+    reach = (seen.boxes[:, 2:] - seen.boxes[:, :2]) / 2 / unit + np.where(source.has_shape, 2, 1)[:, None]
+    own = seen.own / unit[..., None]
+    numbers = [seen.start / unit, own[..., 0], reach, unit * source.scale, source.middle]
+    wide, high = (seen.high - seen.low).T
+    of_row = np.repeat(np.arange(len(wide)), high)
+    row = np.arange(len(of_row)) - (np.cumsum(high) - high)[of_row]
+    of_rows = np.concatenate(numbers, axis=1).T[:, of_row]
+    of_rows[:2] += own[..., 1].T[:, of_row] * row
+    columns = wide[of_row]
+    starts = np.cumsum(columns) - columns
+    columns[-1] += -int(columns.sum()) % COLUMNS
+    across = (np.arange(columns.sum()) - np.repeat(starts, columns)).astype(np.float32)
+    spread = np.repeat(of_rows.astype(np.float32), columns, axis=1)
+    u, v = spread[:2] + spread[2:4] * across
+    alpha = fade(u, spread[4]) * fade(v, spread[5])
+    x, y = spread[6] * u + spread[8], spread[7] * v + spread[9]
+    if source.limits is not None:
+        low_x, low_y, high_x, high_y = np.repeat(
+            source.limits.T[:, of_row].astype(np.float32), columns, axis=1
+        )
+        x, y = x.clip(low_x, high_x), y.clip(low_y, high_y)
+    return x.reshape(-1, COLUMNS), y.reshape(-1, COLUMNS), alpha.reshape(-1, COLUMNS)
 
 
 def fade(places: Float32, reach: Float32) -> Float32:
@@ -158,96 +185,107 @@ def fade(places: Float32, reach: Float32) -> Float32:
     return np.asarray((reach - abs(places)).clip(0, 1))
 
 
-def _sampled(image: Array, x_P: Float32, y_P: Float32) -> Array:
-    """(P, …) of (h, w, …): between pixels, whose centres are at whole numbers, bilinear."""
-    count = len(x_P)
-    x, y = (np.zeros((-(-count // COLUMNS), COLUMNS), np.float32) for _ in range(2))
-    x.reshape(-1)[:count], y.reshape(-1)[:count] = x_P, y_P
-    if not count:
-        return np.zeros((0, *image.shape[2:]), image.dtype)
-    sampled = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(sampled).reshape(-1, *image.shape[2:])[:count]
+def _sampled(image: Array, x: Float32, y: Float32) -> Array:
+    """An image, (h, w, …), at places, of which the centres of its pixels are the whole numbers: bilinear."""
+    return np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 @dataclass(frozen=True)
-class _Stack:
-    """The patches of K objects on each other, reduced as a view needs them.
+class _Source:
+    """What K objects are sampled from.
 
     Attributes:
-        patches: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8: of their image or a view of it, or their patches on each other.
         shapes: (H, W) float32, the share of each pixel that a mask covers; None where no object has one.
         has_shape: (K,) which objects have a mask.
-        corners: (K, 2) where each patch begins in its own image, in pixels of that.
-        sizes: (K, 2) width and height of each, in pixels of the stack.
-        rows: (K,) where each begins in the stack.
-        scale: pixels of the stack for one of the own image.
+        middle: (K, 2) where the middle of each one's box is; the centre of the first pixel is 0.
+        limits: (K, 4) the first and the last pixel of each one's patch; None for one image.
+        scale: (2,) pixels of it for one of their own images, along x and y.
 
     """
 
-    patches: Array
+    pixels: Array
     shapes: Float32 | None
     has_shape: Array
-    corners: Float32
-    sizes: Float32
-    rows: Float32
-    scale: np.float32
+    middle: Float64
+    limits: Array | None
+    scale: Float64
 
     @staticmethod
-    def of(seen: _Seen, images: Sequence[DecodedImage], masks: Masks | None, view: View) -> _Stack:
-        """Cut them out of their images."""
-        zoom = float(np.sqrt(view.scale[0] * view.scale[1]))
+    def of_one(seen: _Seen, image: DecodedImage, view: View, canvas: Array) -> _Source:
+        """The image itself, or what the view shows of it, if that will do."""
+        none = np.zeros(len(seen.numbers), np.bool_)
+        if image.scene or (seen.masks is not None and seen.masks.known.any()):
+            return _Source.of_several(seen, [image] * len(none), view)
+        middle, scale = (seen.boxes[:, :2] + seen.boxes[:, 2:]) / 2, np.array(view.scale)
+        if _reduction(image, view) == 1 and max(image.pixels.shape) <= LONGEST_SIDE:
+            pixels, scale = np.moveaxis(image.pixels, 0, 2), np.full(2, 1 / image.factor)
+            return _Source(pixels, None, none, middle * scale - 0.5, None, scale)
+        corner = np.array(view.window[:2])
+        low = np.ceil((-corner * scale).clip(min=0)).astype(np.int64)
+        high = np.minimum((([image.width, image.height] - corner) * scale).astype(np.int64), view.size)
+        boxes = (seen.boxes.reshape(-1, 2, 2) - corner) * scale
+        if len(none) and not ((boxes[:, 0] > low - 1).all() and (boxes[:, 1] < high + 1).all()):
+            return _Source.of_several(seen, [image] * len(none), view)
+        pixels = canvas[low[1] : high[1], low[0] : high[0]]
+        return _Source(pixels, None, none, (middle - corner) * scale - 0.5 - low, None, scale)
+
+    @staticmethod
+    def of_several(seen: _Seen, images: Sequence[DecodedImage], view: View) -> _Source:
+        """Patches out of the images of each, reduced as the view needs them."""
         factor = images[0].factor if images[0].scene is None else 1
-        reduction = max(1, round(1 / (zoom * factor)))
+        reduction = _reduction(images[0], view)
+        has_shape = np.zeros(len(images), np.bool_) if seen.masks is None else seen.masks.known
+        middle = (seen.boxes[:, :2] + seen.boxes[:, 2:]) / 2
         margin = seen.feather[:, None] + factor
-        limits = np.array([[image.width, image.height] for image in images])
+        ends = np.array([[image.width, image.height] for image in images])
         low = np.floor((seen.boxes[:, :2] - margin).clip(min=0) / factor).astype(np.int64)
-        high = np.ceil(np.minimum(seen.boxes[:, 2:] + margin, limits) / factor).astype(np.int64)
+        high = np.ceil(np.minimum(seen.boxes[:, 2:] + margin, ends) / factor).astype(np.int64)
         sizes = -(-(high - low) // reduction)
-        ends = np.cumsum(sizes[:, 1])
-        rows = ends - sizes[:, 1]
-        shape = reduction * int(ends[-1]), reduction * int(sizes[:, 0].max())
-        has_shape = np.zeros(len(images), np.bool_) if masks is None else masks.known
-        patches: Array = np.zeros((*shape, 3), np.uint8)
+        rows = np.cumsum(sizes[:, 1]) - sizes[:, 1]
+        shape = reduction * int(sizes[:, 1].sum()), reduction * int(sizes[:, 0].max())
+        pixels = np.zeros((*shape, 3), np.uint8)
         shapes: Float32 | None = np.zeros(shape, np.float32) if has_shape.any() else None
         places = np.concatenate([low, high, reduction * sizes, reduction * rows[:, None]], axis=1).tolist()
-        pixels: dict[int, Array] = {}  # of each image, its colours last
         for number, (x0, y0, x1, y1, wide, tall, top) in enumerate(places):
-            image = images[number]
-            if image.scene:
-                patch = _cut(image, (x0, y0, x1, y1))
-            else:
-                if id(image) not in pixels:
-                    pixels[id(image)] = np.moveaxis(image.pixels, 0, 2)
-                patch = pixels[id(image)][y0:y1, x0:x1]
-            _fill(patches[top : top + tall, :wide], patch)
+            patch = _cut(images[number], (x0, y0, x1, y1))
+            _fill(pixels[top : top + tall, :wide], patch)
             if shapes is not None and has_shape[number]:
-                assert masks is not None
+                assert seen.masks is not None
                 window = factor * x0, factor * y0, factor * x1, factor * y1
-                mask = masks.select(slice(number, number + 1))
+                mask = seen.masks.select(slice(number, number + 1))
                 shapes[top : top + y1 - y0, : x1 - x0] = silhouette(mask, window, size=(x1 - x0, y1 - y0))
         if reduction > 1:
             size = shape[1] // reduction, shape[0] // reduction
-            patches = _reduced(patches, size)
+            pixels = _reduced(pixels, size)
             shapes = None if shapes is None else _reduced(shapes, size)
-        return _Stack(
-            patches,
+        scale, corner = 1 / (factor * reduction), np.stack([0 * rows, rows], axis=1)
+        return _Source(
+            pixels,
             shapes,
             has_shape,
-            (factor * low).astype(np.float32),
-            sizes.astype(np.float32),
-            rows.astype(np.float32),
-            np.float32(1 / (factor * reduction)),
+            (middle - factor * low) * scale - 0.5 + corner,
+            np.concatenate([corner, corner + sizes - 1], axis=1),
+            np.full(2, scale),
         )
+
+
+def _reduction(image: DecodedImage, view: View) -> int:
+    """By how much an image, as it was decoded, is reduced so that a view passes over none of its pixels."""
+    factor = image.factor if image.scene is None else 1
+    return max(1, round(1 / (min(view.scale) * factor)))
 
 
 def _reduced(image: Array, size: tuple[int, int]) -> Array:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
-def _cut(scene: DecodedImage, window: Window) -> Array:
-    """(h, w, 3) of a scene; the window is inside of it."""
+def _cut(image: DecodedImage, window: Window) -> Array:
+    """(h, w, 3) of an image, in its pixels as it was decoded; the window is inside of it."""
     x0, y0, x1, y1 = window
-    source, _ = scene.seen_by(View(window, (x1 - x0, y1 - y0)))
+    if not image.scene:
+        return np.moveaxis(image.pixels[:, y0:y1, x0:x1], 0, 2)
+    source, _ = image.seen_by(View(window, (x1 - x0, y1 - y0)))
     read, (x0, y0, x1, y1) = source.part(window)
     return np.moveaxis(np.asarray(read[:, y0:y1, x0:x1]), 0, 2)
 

@@ -19,7 +19,7 @@ from tilewise.training.step.non_finite import MAX_NON_FINITE_STEPS, READ_EVERY, 
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
-from weighted_losses import WeightedLosses
+from weighted_loss import WeightedLoss
 
 Way = type[ReadEachStep] | type[ReadLater]
 
@@ -185,7 +185,7 @@ def test_empty_batch__changes_nothing(way: Way) -> None:
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]
 
 
-class WeightedOfTwo(WeightedLosses):
+class WeightedOfTwo(WeightedLoss):
     """Of a batch of two images."""
 
     def forward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,13 @@ from tilewise.data.records import Record, Records
 from tilewise.training.dataloading.view_order import Copy
 
 log = logging.getLogger(__name__)
+
+KEPT_EPOCHS = 8
+"""In so many epochs a copy shows the same: where images stay decoded, it is pasted once for all of them. In
+each epoch one in so many is drawn anew."""
+
+KEPT_RECORDS = 10_000
+"""The targets of so many copies are kept."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Copies:
 
     copy_paste: CopyPaste
     indices: Sequence[int]
+    _pasted: dict[Copy, Record] = field(default_factory=dict)
 
     @staticmethod
     def of(copy_paste: CopyPaste, records: Records) -> Copies:
@@ -48,14 +56,23 @@ class Copies:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def draw(self, rng: np.random.Generator) -> list[Copy]:
-        """Those of an epoch."""
-        seeds = rng.integers(2**63, size=len(self)).tolist()
+    def draw(self, seed: int, epoch: int) -> list[Copy]:
+        """Those of an epoch of a job with that seed."""
+        first, second = (
+            np.random.default_rng((seed, turn, len(self))).integers(2**63, size=len(self))
+            for turn in (epoch // KEPT_EPOCHS, epoch // KEPT_EPOCHS + 1)
+        )
+        changed = epoch % KEPT_EPOCHS + np.arange(len(self)) % KEPT_EPOCHS >= KEPT_EPOCHS
+        seeds = np.where(changed, second, first).tolist()
         return [Copy(index, seed) for index, seed in zip(self.indices, seeds, strict=True)]
 
     def pasted(self, copy: Copy, record: Record) -> Record:
         """See :func:`pasted`."""
-        return pasted(self.copy_paste, copy, record)
+        if copy not in self._pasted:
+            while len(self._pasted) >= KEPT_RECORDS:
+                del self._pasted[next(iter(self._pasted))]
+            self._pasted[copy] = pasted(self.copy_paste, copy, record)
+        return self._pasted[copy]
 
 
 def pasted(copy_paste: CopyPaste, copy: Copy, record: Record) -> Record:

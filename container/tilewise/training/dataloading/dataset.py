@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from tilewise.arrays import Array, Int64
-from tilewise.augment.copy_paste import CopyPaste, Paste
+from tilewise.augment.copy_paste import CopyPaste, Pastes
 from tilewise.augment.pasting import paste_objects
 from tilewise.augment.transform import Draft, Transform
 from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
@@ -23,9 +24,11 @@ from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.sample import MIN_VISIBILITY, Sample, make_sample, with_image_sizes
 from tilewise.views.view import Scaling, View, whole_image
 
-KEPT_COPIES = 64
-"""What is pasted into so many images is kept: their next views show the same."""
+KEPT_TARGETS = 500_000
+"""The targets of copies are kept, so many in all: their next views show the same."""
 
+PASTED_PIXELS = 1 << 24
+"""Copies of images of so many pixels at most are kept as they are pasted; larger ones are pasted by views."""
 
 KEPT_CHOICES = 10_000
 """Of so many images it is kept which objects may be pasted."""
@@ -37,14 +40,16 @@ class _Shown:
 
     Attributes:
         record: with the targets of what is pasted, too.
-        pastes: into it.
+        seed: of these.
+        pastes: into it; None where nothing is.
         own: the targets without these.
         donor: the record that pasted objects come from; None for the image itself, or a bank.
 
     """
 
     record: Record
-    pastes: tuple[Paste, ...] = ()
+    seed: int = 0
+    pastes: Pastes | None = None
     own: Targets[Array] | None = None
     donor: Record | None = None
 
@@ -84,6 +89,7 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         self.rendering = rendering
         self.copy_paste = copy_paste
         self._copies: dict[int, _Shown] = {}  # by their seeds, the last ones at the end
+        self._kept_targets = 0  # of these
         self._pasteable: dict[int, Int64] = {}  # by their indices, of images that have been copied
 
     def __len__(self) -> int:
@@ -109,10 +115,15 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
     def _shown(self, image: int | Record | Copy) -> _Shown:
         if not isinstance(image, Copy):
             return _Shown(self._record(image))
-        shown = self._copies.pop(image.seed, None) or self._paste_targets(image)
-        self._copies[image.seed] = shown  # other views of the same copy come soon
-        while len(self._copies) > KEPT_COPIES:
-            del self._copies[next(iter(self._copies))]
+        if isinstance(image.image, Record):  # of a pipe: it does not come again
+            return self._paste_targets(image)
+        shown = self._copies.pop(image.seed, None)
+        if shown is None:
+            shown = self._paste_targets(image)
+            self._kept_targets += len(shown.record.targets)
+        self._copies[image.seed] = shown
+        while self._kept_targets > KEPT_TARGETS and len(self._copies) > 1:
+            self._kept_targets -= len(self._copies.pop(next(iter(self._copies))).record.targets)
         return shown
 
     def _paste_targets(self, image: Copy) -> _Shown:
@@ -129,7 +140,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         )
         if plan is None:
             return _Shown(record)
-        return _Shown(replace(record, targets=plan.targets), plan.pastes, record.targets, image.donor)
+        copied = replace(record, targets=plan.targets)
+        return _Shown(copied, image.seed, plan.pastes, record.targets, image.donor)
 
     def _pasteable_of(self, image: int | Record, record: Record) -> Int64:
         """The numbers of a record's objects that may be pasted: the same in each epoch."""
@@ -166,8 +178,10 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             (view,) = whole_image(record.width, record.height, self.scaling)
         # An image that other views need too is decoded whole, and kept.
         factor = 1 if self.images.capacity else view.reduction
+        whole = shown.pastes is not None and 6 * record.width * record.height <= self.images.capacity
+        whole = whole and record.width * record.height <= PASTED_PIXELS
         try:
-            image = self._decoded(record, factor)
+            image = self._pasted(shown) if whole else self._decoded(record, factor)
         except (DecodeError, OSError) as error:
             return record.key, str(error)
         pixels, factor = image.to(torch.as_tensor).seen_by(view)
@@ -175,9 +189,9 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
         sample = make_sample(
             pixels, with_image_sizes(record.targets), view, min_visibility=self.min_visibility, factor=factor
         )
-        if shown.pastes:
+        if shown.pastes is not None and not whole:
             try:
-                self._paste(shown, image, sample, view)
+                self._paste(shown, image, sample.pixels, view)
             except (DecodeError, OSError) as error:
                 return shown.donor.key if shown.donor else record.key, str(error)
         return sample
@@ -185,16 +199,28 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
     def _decoded(self, record: Record, factor: int) -> DecodedImage:
         return self.images.get(record.key, lambda: decode_record(record, factor, self.rendering))
 
-    def _paste(self, shown: _Shown, image: DecodedImage, sample: Sample, view: View) -> None:
-        assert self.copy_paste is not None and shown.own is not None
+    def _pasted(self, shown: _Shown) -> DecodedImage:
+        """All of an image with what is pasted into it, for all views of the copy."""
+
+        def paste() -> DecodedImage:
+            image = self._decoded(shown.record, 1)
+            pixels = np.moveaxis(np.array(np.moveaxis(image.pixels, 0, 2), order="C"), 2, 0)
+            all_of_it = View((0, 0, image.width, image.height), (image.width, image.height))
+            self._paste(shown, image, torch.from_numpy(pixels), all_of_it)
+            return replace(image, pixels=pixels)
+
+        return self.images.get(f"{shown.record.key} {shown.seed}", paste)
+
+    def _paste(self, shown: _Shown, image: DecodedImage, pixels: Tensor, view: View) -> None:
+        assert self.copy_paste is not None and shown.own is not None and shown.pastes is not None
         bank, targets = self.copy_paste.bank, shown.own
-        image_of: Callable[[int], DecodedImage] = lambda number: image  # noqa: E731  # one of three
+        image_of: Callable[[int], DecodedImage] | None = None
         if shown.donor:
             donor = self._decoded(shown.donor, 1)
             targets, image_of = shown.donor.targets, lambda number: donor
         elif bank:
             targets, image_of = bank.targets, bank.image
-        paste_objects(sample.pixels, view, shown.pastes, objects=targets, image_of=image_of)
+        paste_objects(pixels, view, shown.pastes, objects=targets, image=image, image_of=image_of)
 
 
 def decode_record(record: Record, factor: int, rendering: Rendering) -> DecodedImage:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from tilewise.arrays import Float64
+from tilewise.arrays import Float64, Int64
 from tilewise.augment.augmentations import Augmentations, make_augmentations
 from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
@@ -181,9 +181,10 @@ class _BatchMaker:
         config = self.config
         cache = _cache_bytes(config, self.distributed)
         once = self.planner is None or self.planner.views == "whole"
-        if once and not _stay_decoded(records, config.scaling, cache):
-            cache = 0
         copies = Copies.of(self.copy_paste, records) if self.copy_paste else None
+        sizes = records.sizes if copies is None else records.sizes[[*range(len(records)), *copies.indices]]
+        if once and not _stay_decoded(sizes, config.scaling, cache):
+            cache = 0
         if self.planner is None:
             images = ImageSampler(
                 len(records), config.batch_size, config.seed, repeats=self.repeats, copies=copies
@@ -229,14 +230,14 @@ class _BatchMaker:
         return folder / f"{channel}.socket" if folder and self.distributed.local_size > 1 else None
 
 
-def _stay_decoded(records: Records, scaling: Scaling, cache_bytes: int) -> bool:
-    """Whether images that an epoch sees once are kept for the next: if all fit.
+def _stay_decoded(sizes: Int64, scaling: Scaling, cache_bytes: int) -> bool:
+    """Whether images, of (R, 2) width and height, that an epoch sees once are kept for the next: if all fit.
 
     But not those so large that they are decoded at a fraction of their size, which is as fast.
     """
-    width, height = np.median(records.sizes, axis=0).astype(int).tolist()
+    width, height = np.median(sizes, axis=0).astype(int).tolist()
     (view,) = whole_image(width, height, scaling)
-    return decoded_bytes(records.sizes) <= cache_bytes and view.reduction == 1
+    return decoded_bytes(sizes) <= cache_bytes and view.reduction == 1
 
 
 def _cache_bytes(config: LoaderConfig, distributed: DistributedContext) -> int:

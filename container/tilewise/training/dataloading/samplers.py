@@ -58,18 +58,13 @@ class ImageSampler(Sampler[list[Item]]):
             shown = np.append(own, self.count + np.arange(len(self.copies)))
         order = np.resize(rng.permutation(shown), len(self) * self.batch_size)
         seeds = rng.integers(2**63, size=len(order))
+        images: list[int | Copy] = [*range(self.count)]
+        images += self.copies.draw(self.seed, self.epoch) if self.copies else []
         items: list[Item] = [
-            (self._image(number, seed), None, seed)
-            for number, seed in zip(order.tolist(), seeds.tolist(), strict=True)
+            (images[number], None, seed) for number, seed in zip(order.tolist(), seeds.tolist(), strict=True)
         ]
         for start in range(0, len(items), self.batch_size):
             yield items[start : start + self.batch_size]
-
-    def _image(self, number: int, seed: int) -> int | Copy:
-        if number < self.count:
-            return number
-        assert self.copies is not None
-        return Copy(self.copies.indices[number - self.count], seed)
 
 
 class ShardSampler(Sampler[list[Item]]):

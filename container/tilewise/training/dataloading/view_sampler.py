@@ -190,7 +190,7 @@ class ViewSampler(Sampler[list[Item]]):
         images: list[int | Copy] = [*range(len(self.records))]
         records: Sequence[Record] = self.records
         if self.copies:
-            copies = self.copies.draw(rng)
+            copies = self.copies.draw(self.seed, epoch)
             images += copies
             records = [*records, *(self.copies.pasted(copy, records[index_of(copy)]) for copy in copies)]
         items: list[list[Item]] = [

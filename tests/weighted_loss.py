@@ -11,8 +11,8 @@ from tilewise.training.step.extra_losses import ExtraLoss
 from torch import Tensor, nn
 
 
-class WeightedLosses(ExtraLoss):
-    """The detector's losses once more, at first by half; by how much is learnt."""
+class WeightedLoss(ExtraLoss):
+    """The loss of the classes once more, at first by half; by how much is learnt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,4 +25,4 @@ class WeightedLosses(ExtraLoss):
         targets: Sequence[Targets[Tensor]],
         losses: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
-        return {"again": self.weight * torch.stack(list(losses.values())).sum()}
+        return {"again": self.weight * losses["classification"]}
