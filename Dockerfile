@@ -1,6 +1,7 @@
 # One image that trains and serves, on CPU and GPU. Built by docker (with or without BuildKit), podman and kaniko:
 #
 #   docker build -t tilewise .
+#   docker build -t tilewise-cpu --target cpu .     serves only, without a GPU and without PyTorch: a tenth of the size
 #
 #   --build-arg BASE_IMAGE=…    any Debian with Python 3.11 and its venv module
 #   --build-arg WEIGHTS=…       what to bake in below weights/: a folder, or one file; see weights/README.md
@@ -36,6 +37,41 @@ RUN apt-get update -qq \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=pins /pins/packages.txt /pins/install.sh /pins/
 RUN sh /pins/install.sh /pins/packages.txt
+
+
+# Endpoints without a GPU: ONNX Runtime runs the graph that a training job leaves beside the weights.
+FROM ${BASE_IMAGE} AS cpu
+
+LABEL org.opencontainers.image.title="Tilewise for endpoints without a GPU" \
+      org.opencontainers.image.description="Serves detectors of small objects in large images on SageMaker" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      com.amazonaws.sagemaker.capabilities.accept-bind-to-port="true" \
+      com.amazonaws.sagemaker.capabilities.multi-models="true"
+
+ARG UV_NO_CACHE=1
+ARG UV_CACHE_DIR=/uv-cache
+COPY serving_requirements.txt docker/install.sh /pins/
+RUN sh /pins/install.sh /pins/serving_requirements.txt
+
+ENV PATH=/opt/tilewise:/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/tilewise/container \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    LANG=C.UTF-8
+
+COPY LICENSE serve /opt/tilewise/
+COPY container /opt/tilewise/container
+RUN chmod -R a+rX /opt/tilewise && python3 -m compileall -q --invalidation-mode checked-hash /opt/tilewise/container
+
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=5s --start-period=240s CMD ["/opt/tilewise/container/healthcheck"]
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION
+
+ENTRYPOINT ["/usr/bin/env"]
+CMD ["serve"]
 
 
 FROM ${BASE_IMAGE}

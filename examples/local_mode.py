@@ -3,10 +3,10 @@
     pip install 'sagemaker>=3'     # local_mode_v2.py is for version 2. No AWS account, but docker and compose
     python examples/local_mode.py IMAGE DATA PICTURES OUT [name=value …]
 
-DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS the same
-ModelTrainer runs without `training_mode`, with a role and an instance in `Compute`: images_to_endpoint.ipynb.
-ModelBuilder's own Local Mode knows some servers and no image of yours, so that the SDK's LocalSession serves
-the model here.
+DATA holds one folder a channel: train, validation, …, teacher; PICTURES holds images and nothing else. An
+entry of an answer is an object, or a class of a classifier's. On AWS the same ModelTrainer runs without
+`training_mode`, with a role and an instance in `Compute`: images_to_endpoint.ipynb. ModelBuilder's own Local
+Mode knows some servers and no image of yours, so that the SDK's LocalSession serves the model here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sagemaker.core.training.configs import Compute, InputData
 from sagemaker.train.model_trainer import Mode, ModelTrainer
 
 HYPERPARAMETERS = {"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320, "number_of_epochs": 10}
+"""Of a job that is given none."""
 NAME = "tilewise"
 
 
@@ -63,7 +64,8 @@ def main() -> int:
     answers = out / "answers"
     answers.mkdir(parents=True)
 
-    hyperparameters = HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    hyperparameters: dict[str, Any] = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    hyperparameters = hyperparameters or HYPERPARAMETERS
     folders = [folder for folder in sorted(arguments.data.resolve().iterdir()) if folder.is_dir()]
     model = train(arguments.image, folders, hyperparameters, out / "job", instances=arguments.instances)
     print(f"fit: {model}")
@@ -93,8 +95,7 @@ def main() -> int:
             Accept="application/json",
         )
         found = json.loads(answer["Body"].read())["prediction"]
-        best = ", ".join(f"{number:.3f}" for number in found[0]) if found else "nothing"
-        print(f"predict: {pictures[0].name}: {len(found)} objects; class, score and box of the best: {best}")
+        print(f"predict: {pictures[0].name}: {len(found)} entries, from {json.dumps(found[:1])} on")
     finally:
         client.delete_endpoint(EndpointName=NAME)
 
@@ -111,7 +112,7 @@ def main() -> int:
         file.name: len(json.loads(file.read_text().splitlines()[0])["prediction"])
         for file in sorted(answers.rglob("*.out"))
     }
-    print(f"transform: {len(counts)} answers, {sum(counts.values())} objects")
+    print(f"transform: {len(counts)} answers, {sum(counts.values())} entries")
     return 0
 
 

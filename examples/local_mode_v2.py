@@ -3,8 +3,9 @@
     pip install 'sagemaker<3'      # local_mode.py is for version 3. No AWS account, but docker and compose
     python examples/local_mode_v2.py IMAGE DATA PICTURES OUT [name=value …]
 
-DATA holds one folder a channel: train, validation, …; PICTURES holds images and nothing else. On AWS the same
-lines run with another `instance_type`, S3 addresses for the folders, a role of yours, and the image in ECR.
+DATA holds one folder a channel: train, validation, …, teacher; PICTURES holds images and nothing else. An
+entry of an answer is an object, or a class of a classifier's. On AWS the same lines run with another
+`instance_type`, S3 addresses for the folders, a role of yours, and the image in ECR.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sagemaker.local import LocalSession
 from sagemaker.serializers import IdentitySerializer
 
 HYPERPARAMETERS = {"model_name": "ssdlite_mobilenet_v3_large", "image_size": 320, "number_of_epochs": 10}
+"""Of a job that is given none."""
 
 
 def main() -> int:
@@ -47,7 +49,8 @@ def main() -> int:
     settings = {"local_code": True, "serving_port": arguments.port, "container_root": str(out)}
     session.config = {"local": settings}
 
-    hyperparameters = HYPERPARAMETERS | dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    hyperparameters: dict[str, Any] = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
+    hyperparameters = hyperparameters or HYPERPARAMETERS
     job: dict[str, Any] = {
         "image_uri": arguments.image,
         "role": "arn:aws:iam::111111111111:role/local",  # with a slash the SDK does not ask IAM for it
@@ -81,8 +84,7 @@ def main() -> int:
     try:
         pictures = sorted(arguments.pictures.resolve().iterdir())
         found = predictor.predict(pictures[0].read_bytes())["prediction"]
-        best = ", ".join(f"{number:.3f}" for number in found[0]) if found else "nothing"
-        print(f"predict: {pictures[0].name}: {len(found)} objects; class, score and box of the best: {best}")
+        print(f"predict: {pictures[0].name}: {len(found)} entries, from {json.dumps(found[:1])} on")
     finally:
         predictor.delete_endpoint()
 
@@ -101,7 +103,7 @@ def main() -> int:
         text for answer in answers for text in answer.read_text().splitlines() if text
     ]  # Line adds its own
     lines = [json.loads(text) for text in texts]
-    print(f"transform: {len(answers)} answers, {sum(len(line['prediction']) for line in lines)} objects")
+    print(f"transform: {len(answers)} answers, {sum(len(line['prediction']) for line in lines)} entries")
     return 0
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from pathlib import Path
@@ -33,6 +34,15 @@ def test_export__into_the_models_own_folder(model: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("tilewise.inference.export.milliseconds", lambda work: 1.0)
     run(model)
     assert sorted(path.suffix for path in model.iterdir()) == [".json", ".onnx", ".safetensors"]
+
+
+def test_export__a_slower_graph_where_it_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = itertools.cycle([2.0, 1.0])  # of the graph, of PyTorch
+    monkeypatch.setattr("tilewise.inference.export.milliseconds", lambda work: next(times))
+    run(model)
+    assert not list(model.glob("*.onnx"))
+    run(model, "--even-if-slower")
+    assert [path.name for path in model.glob("*.onnx")] == ["model-0003.onnx"]
 
 
 def write_channel(folder: Path) -> None:
@@ -76,6 +86,7 @@ def test_export__in_8_bits_with_what_it_costs(
         (("--int8",), "--int8 goes with --to onnx and --images"),
         (("--to", "torchscript", "--int8", "--images", "x"), "--int8 goes with --to onnx and --images"),
         (("--out", "x"), "--out goes with --to"),
+        (("--to", "onnx", "--even-if-slower"), "--even-if-slower goes without --to"),
     ],
 )
 def test_export__what_does_not_go_together(model: Path, arguments: tuple[str, ...], reason: str) -> None:

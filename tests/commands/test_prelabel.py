@@ -172,9 +172,15 @@ def test_rank__writes_a_table(tilewise: Tilewise, images: Path, model_folder: Pa
     entropies = [float(row["entropy"]) for row in rows]
     assert entropies == sorted(entropies, reverse=True) and entropies[-1] > 0
     assert all(0 < float(row["disagreement"]) <= 1 for row in rows)
-    code, _, errors = tilewise("rank", images, "--model", model_folder, "--out", out, "--top", 1)
+    assert not out.with_suffix(".manifest").exists()
+    more = ("--top", 1, "--s3-prefix", "s3://bucket/new/")
+    code, _, errors = tilewise("rank", images, "--model", model_folder, "--out", out, *more)
     assert code == 0, errors
-    assert len(out.read_text().splitlines()) == 2
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    (line,) = out.with_suffix(".manifest").read_text().splitlines()
+    assert json.loads(line) == {"source-ref": f"s3://bucket/new/{row['image']}"}
+    code, _, errors = tilewise("rank", images, "--model", model_folder, "--out", out, "--s3-prefix", "new")
+    assert (code, "--s3-prefix new: give an address" in errors) == (2, True)
 
 
 def found(*rows: tuple[list[float], float, int]) -> Instances:

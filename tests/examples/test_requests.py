@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import boto3
-import numpy as np
 import pytest
-import tifffile
-from botocore.validate import ParamValidator
+from aws_requests import EXAMPLES, IMAGE, JOB, ROLE, check_request, client, run
 from tilewise.evaluation.coco import FIGURES
 from tilewise.tasks.detection.task import DetectionTask
 from tilewise.training.job.metric_lines import MetricLines
-
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-ROLE = "arn:aws:iam::111111111111:role/sagemaker"
-IMAGE = "111111111111.dkr.ecr.us-east-1.amazonaws.com/tilewise:latest"
-JOB = ("--image", IMAGE, "--role", ROLE, "--data", "s3://bucket/data", "--output", "s3://bucket/out")
 
 
 def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,23 +33,6 @@ def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -
         name = definition["Name"].partition(":")[2]
         assert name not in figures or float(captured[0]) == figures[name]
     assert {f"validation:{name}" for name in FIGURES} < {each["Name"] for each in METRIC_DEFINITIONS}
-
-
-def client(aws: dict[str, str]) -> Any:
-    return boto3.client(
-        "sagemaker",
-        region_name="us-east-1",
-        endpoint_url=aws["AWS_ENDPOINT_URL"],
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-
-
-def run(aws: dict[str, str], script: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(command, env=aws, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def test_create_training_job__spot_with_checkpoints(aws: dict[str, str]) -> None:
@@ -256,13 +228,7 @@ def test_deploy__scales_by_the_load_and_captures(aws: dict[str, str], kind: str)
     run(aws, "deploy.py", name, *model, *more, "--capture", "s3://bucket/kept", "--capture-percent", "20")
     capture = client(aws).describe_endpoint_config(EndpointConfigName=name)["DataCaptureConfig"]
     assert (capture["DestinationS3Uri"], capture["InitialSamplingPercentage"]) == ("s3://bucket/kept", 20)
-    scaling = boto3.client(
-        "application-autoscaling",
-        region_name="us-east-1",
-        endpoint_url=aws["AWS_ENDPOINT_URL"],
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
+    scaling = client(aws, "application-autoscaling")
     resource = {"ServiceNamespace": "sagemaker", "ResourceId": f"endpoint/{name}/variant/all"}
     (target,) = scaling.describe_scalable_targets(
         ServiceNamespace="sagemaker", ResourceIds=[resource["ResourceId"]]
@@ -284,10 +250,7 @@ def test_create_training_job__registers_the_model_and_keeps_the_instance(
     arguments = create_training_job.parser("").parse_intermixed_args(command)
     definition = create_training_job.training_definition(arguments)
     # moto keeps neither; botocore's own model of the request knows both
-    shape = client(aws).meta.service_model.operation_model("CreateTrainingJob").input_shape
-    request = {"TrainingJobName": "registered", "HyperParameters": {}, **definition}
-    report = ParamValidator().validate(request, shape)
-    assert not report.has_errors(), report.generate_report()
+    check_request("CreateTrainingJob", {"TrainingJobName": "registered", **definition})
     assert definition["ModelPackageConfig"] == {"ModelPackageGroupArn": group}
     assert definition["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 1800
 
@@ -297,56 +260,3 @@ def test_deploy__async_without_output_is_refused(aws: dict[str, str]) -> None:
     done = subprocess.run([*command, "--role", ROLE, "--model", "s3://b/m"], env=aws, capture_output=True)
     assert done.returncode == 2
     assert b"needs --output" in done.stderr
-
-
-GEOGRAPHY = [
-    (33550, "d", 3, (0.5, 0.5, 0.0), True),
-    (33922, "d", 6, (0.0, 0.0, 0.0, 1000.0, 9000.0, 0.0), True),
-    (34735, "H", 12, (1, 1, 0, 2, 1025, 0, 1, 1, 3072, 0, 1, 32633), True),
-]
-
-
-def test_process_scenes__the_job_that_it_starts_finds_objects(
-    aws: dict[str, str], model_folder: Path, tmp_path: Path
-) -> None:
-    model, scenes = ("--model", "s3://bucket/model.tar.gz"), ("--scenes", "s3://bucket/scenes")
-    arn = run(
-        aws,
-        "process_scenes.py",
-        "--image",
-        IMAGE,
-        "--role",
-        ROLE,
-        *model,
-        *scenes,
-        "--output",
-        "s3://bucket/found",
-        "--instances",
-        "3",
-        "--tile-size",
-        "256",
-    )
-    job = client(aws).describe_processing_job(ProcessingJobName=arn.rpartition("/")[2])
-    given = {each["InputName"]: each["S3Input"] for each in job["ProcessingInputs"]}
-    assert given["scenes"]["S3DataDistributionType"] == "ShardedByS3Key"
-    assert given["model"]["S3DataDistributionType"] == "FullyReplicated"
-    (output,) = job["ProcessingOutputConfig"]["Outputs"]
-    # the container, with its folders here
-    for name in ("model", "scenes", "output"):
-        (tmp_path / "processing" / name).mkdir(parents=True)
-    with tarfile.open(tmp_path / "processing" / "model" / "model.tar.gz", "w:gz") as tar:
-        tar.add(model_folder, "model")
-    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    scene = tmp_path / "processing" / "scenes" / "a b.tif"
-    tifffile.imwrite(scene, pixels, photometric="rgb", tile=(64, 64), extratags=GEOGRAPHY)
-    *shell, script = job["AppSpecification"]["ContainerEntrypoint"]
-    assert "/opt/ml/processing/output" == output["S3Output"]["LocalPath"]
-    script = script.replace("/opt/ml/processing", str(tmp_path / "processing"))
-    script = script.replace("/tmp/model", str(tmp_path / "model"))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run([*shell, script], env=os.environ | {"PATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "processing" / "output" / "a b-detections.geojson").read_text())
-    assert found["features"] and found["crs"]["properties"]["name"].endswith("EPSG::32633")
-    longest = max(side for one in found["features"] for side in one["geometry"]["coordinates"][0][0])
-    assert 8850 <= longest <= 9000

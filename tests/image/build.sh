@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image that tests/image test, localhost/tilewise-test, over a base that debootstrap makes: no registry is
+# Builds the images that tests/image test, localhost/tilewise-test and localhost/tilewise-test-cpu, over a base that debootstrap makes: no registry is
 # needed. Needs root, podman, runc and debootstrap; BASE_IMAGE=… builds over another base, without debootstrap;
 # MIRROR=… takes Debian from elsewhere.
 #
@@ -39,8 +39,11 @@ cache=()
 if command -v uv >/dev/null && [ -d "$(uv cache dir)" ]; then
     cache=(--volume "$(uv cache dir):/uv-cache" --build-arg UV_NO_CACHE=0)
 fi
-step "the image"
-podman build --quiet --format docker --tag localhost/tilewise-test --build-arg "BASE_IMAGE=$base" \
-    --build-arg FETCH_WEIGHTS=none "${cache[@]}" . >/dev/null
-step "$(podman image inspect localhost/tilewise-test --format 'built: {{.Size}} bytes in {{len .RootFS.Layers}} layers:')"
-podman history localhost/tilewise-test --format '{{.Size}}  {{.CreatedBy}}' | grep -v '^0 B' | cut -c1-110
+build() { # build TAG [OPTION …]
+    step "the image $1"
+    podman build --quiet --format docker --tag "$1" --build-arg "BASE_IMAGE=$base" "${cache[@]}" "${@:2}" . >/dev/null
+    step "$(podman image inspect "$1" --format 'built: {{.Size}} bytes in {{len .RootFS.Layers}} layers:')"
+    podman history "$1" --format '{{.Size}}  {{.CreatedBy}}' | grep -v '^0 B' | cut -c1-110
+}
+build localhost/tilewise-test --build-arg FETCH_WEIGHTS=none
+build localhost/tilewise-test-cpu --target cpu

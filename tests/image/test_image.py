@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
-from image_container import Engine, configure
+from image_container import HEALTHCHECK, INVOKE, Engine, configure, pins_of
 
-ROOT = Path(__file__).resolve().parents[2]
 EVERYTHING = """
 import pkgutil, importlib, warnings
 warnings.simplefilter("error")
@@ -33,25 +31,16 @@ WHERE = """
 for name in train serve cc gcc g++ uv; do command -v $name; done
 test ! -e /opt/ml
 """
-INVOKE = """
-import json, sys, urllib.request
-request = urllib.request.Request("http://127.0.0.1:8080/invocations", open(sys.argv[1], "rb").read())
-request.add_header("Content-Type", "image/jpeg")
-print(len(json.load(urllib.request.urlopen(request))["prediction"]))
-"""
 
 
 def test_image__says_what_sagemaker_and_nvidia_ask(engine: Engine) -> None:
-    config = engine.inspect()
+    config = engine.inspect()["Config"]
     assert (config["Entrypoint"], config["Cmd"]) == (["/usr/bin/env"], ["train"])
     labels = config["Labels"]
-    assert isinstance(labels, dict)
     for capability in ("accept-bind-to-port", "multi-models"):
         assert labels[f"com.amazonaws.sagemaker.capabilities.{capability}"] == "true"
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
-    environment = config["Env"]
-    assert isinstance(environment, list)
-    variables = dict(pair.split("=", 1) for pair in environment)
+    variables = dict(pair.split("=", 1) for pair in config["Env"])
     assert variables["NVIDIA_VISIBLE_DEVICES"] == "all"
     assert set(variables["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility"}
     assert "NVIDIA_REQUIRE_CUDA" not in variables  # it would refuse hosts that work
@@ -65,17 +54,10 @@ def test_image__our_train_wins_and_no_compiler_is_left(engine: Engine) -> None:
 
 
 def test_image__packages_are_the_pinned_ones(engine: Engine) -> None:
-    listing = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
-    installed = {_normal(pin) for pin in engine.run("python", "-c", listing).stdout.split()}
-    pins = re.findall(r"^[\w.-]+==\S+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    left_out = {pin.split("==")[0] for pin in map(_normal, pins) if pin not in installed}
+    installed, pins = engine.packages(), pins_of("requirements.txt")
+    left_out = {pin.split("==")[0] for pin in pins - installed}
     assert left_out == {"triton", "cuda-bindings", "cuda-pathfinder"}
-    assert not installed - {_normal(pin) for pin in pins}
-
-
-def _normal(pin: str) -> str:
-    name, version = pin.split("==")
-    return f"{re.sub('[-_.]+', '-', name).lower()}=={version.split('+')[0]}"
+    assert not installed - pins
 
 
 def test_image__every_module_imports(engine: Engine) -> None:
@@ -110,7 +92,7 @@ def test_stop__training_ends_with_0_and_a_whole_model_or_none(engine: Engine, jo
     configure(job, number_of_epochs="500", early_stopping="0")
     container = engine.start("train", base=job)
     container.wait_for(lambda: moment in container.log())
-    assert container.execute("/opt/tilewise/container/healthcheck").returncode == 0
+    assert container.execute(HEALTHCHECK).returncode == 0
     code, seconds = container.stop(120)
     assert code == 0, container.log()
     assert seconds < 60
@@ -133,9 +115,8 @@ def test_serve__answers_sealed_and_stops_with_0(
 ) -> None:
     shutil.copytree(model_folder, job / "model", dirs_exist_ok=True)
     container = engine.start("serve", base=job, more=() if tmp else engine.without_tmp)
-    check = "/opt/tilewise/container/healthcheck"
-    assert container.execute(check).returncode == 1, "healthy before the model is loaded"
-    container.wait_for(lambda: container.execute(check).returncode == 0)
+    assert container.execute(HEALTHCHECK).returncode == 1, "healthy before the model is loaded"
+    container.wait_for(lambda: container.execute(HEALTHCHECK).returncode == 0)
     answer = container.execute("python", "-c", INVOKE, "/opt/ml/input/data/validation/0.jpg")
     assert int(answer.stdout) > 0, answer.stderr + container.log()
     code, seconds = container.stop(30)

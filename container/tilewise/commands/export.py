@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "without it the graph is put beside the model's weights, where an endpoint without a GPU finds it",
     )
     parser.add_argument("--out", type=Path, help="that folder (default: MODEL-FORMAT)")
+    parser.add_argument(
+        "--even-if-slower",
+        action="store_true",
+        help="without --to: keep the graph also where PyTorch is faster, for the image without PyTorch",
+    )
     quantised = parser.add_argument_group(
         "8 bits", "convolutions in 8 bits, by ranges that images show; the loss of AP is printed (--to onnx)"
     )
@@ -46,8 +51,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to is None:
         if arguments.out:
             raise UserError("--out goes with --to: without it the graph is put beside the model's weights")
-        add_graph(arguments.model)
+        add_graph(arguments.model, even_if_slower=arguments.even_if_slower)
         return
+    if arguments.even_if_slower:
+        raise UserError("--even-if-slower goes without --to, which always writes the graph")
     out = arguments.out or arguments.model.with_name(f"{arguments.model.resolve().name}-{arguments.to}")
     artifact = Artifact.load(arguments.model)
     if not isinstance(artifact.model, GraphModel):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +62,28 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.to not in answers.forms:
         raise UserError(f"--to {arguments.to}: a model of task {model.task} has no such form")
     threshold = _threshold(arguments, classes)
-    images = find_images(arguments.images)
-    answered = []
-    for number, (name, prediction) in enumerate(predict_each(images, source(arguments)), start=1):
-        kept = answers.choose(prediction, threshold=threshold, labels=None, most=None)
-        answered.append(Answered(kept, classes, name=arguments.prefix + name, number=number))
-    form = answers.forms[arguments.to]
-    render = partial(coco_file, answers=answers) if arguments.to == "coco" else form.render
-    text = render(answered)
-    arguments.out.write_text(text, encoding="utf-8")
-    objects = sum(len(one.prediction.detections) for one in answered)
+    count = Counter[str]()
+
+    def label() -> Iterator[Answered]:
+        predicted = predict_each(find_images(arguments.images), source(arguments))
+        for number, (name, prediction) in enumerate(predicted, start=1):
+            kept = answers.choose(prediction, threshold=threshold, labels=None, most=None)
+            count.update(images=1, objects=len(kept.detections))
+            yield Answered(kept, classes, name=arguments.prefix + name, number=number)
+
+    if arguments.to == "manifest":  # a line an image, written when it is found: there may be millions
+        texts: Iterator[str] = (answers.forms["manifest"].render([one]) for one in label())
+    elif arguments.to == "coco":
+        texts = iter([coco_file(list(label()), answers)])
+    else:
+        texts = iter([answers.forms[arguments.to].render(list(label()))])
+    first = next(texts)  # where no image can be read, no file is left
+    with arguments.out.open("x", encoding="utf-8") as file:
+        file.write(first)
+        file.writelines(texts)
     print(
-        f"{arguments.out}: {len(answered)} images, {objects} objects from a score of {_shown(threshold)} on"
+        f"{arguments.out}: {count['images']} images, {count['objects']} objects from a score of "
+        f"{_shown(threshold)} on"
     )
 
 

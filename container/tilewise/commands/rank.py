@@ -14,6 +14,7 @@ from tilewise.inference.predictor import Predictor
 from tilewise.machine import OF_VIEWS, keep_freed_memory
 from tilewise.registry import find_task
 from tilewise.tasks.detection.active_learning import disagreement, most_informative_first, score_entropy
+from tilewise.tasks.detection.forms import json_line
 from tilewise.tasks.detection.task import DetectionTask
 from tilewise.tiling.spec import TileOptions
 
@@ -36,17 +37,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are seen; both: the mean of the places by each",
     )
     parser.add_argument("--top", type=int, metavar="N", help="write only the first N")
+    parser.add_argument(
+        "--s3-prefix",
+        metavar="s3://BUCKET/PATH",
+        help="where the images lie in S3: beside OUT is a .manifest then, the input of a labelling job",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the images with both measures, and name the first.
 
     Raises:
-        UserError: the model is no detector, or no image can be read.
+        UserError: the model is no detector, no image can be read, or an option is wrong.
 
     """
     if arguments.top is not None and arguments.top < 1:
         raise UserError(f"--top {arguments.top}: give a number from 1 on")
+    prefix = arguments.s3_prefix
+    if prefix and not prefix.startswith("s3://"):
+        raise UserError(f"--s3-prefix {prefix}: give an address of a folder in S3, s3://bucket/path")
     task = ModelDescription.read(arguments.model).task
     if not issubclass(find_task(task), DetectionTask):
         raise UserError(f"{arguments.model} holds a model of task {task}: rank orders images for a detector")
@@ -72,4 +81,8 @@ def run(arguments: argparse.Namespace) -> None:
         for place, index in enumerate(order, start=1):
             row = rows[index] | {name: f"{rows[index][name]:.6g}" for name in MEASURES}
             writer.writerow({"place": place} | row)
+    if prefix:
+        lines = ({"source-ref": f"{prefix.rstrip('/')}/{rows[index]['image']}"} for index in order)
+        manifest = arguments.out.with_suffix(".manifest")
+        manifest.write_text("".join(json_line(line) for line in lines), encoding="utf-8")
     print(f"{arguments.out}: {len(order)} of {len(rows)} images, the first is {rows[order[0]]['image']}")

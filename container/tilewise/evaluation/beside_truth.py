@@ -42,7 +42,8 @@ def pictures_beside_truth(
         and record.width * record.height <= MAX_PIXELS
         and not record.targets.ignored.all()
     ]
-    chosen = usable[:: -(-len(usable) // COUNT)] if usable else []
+    count = min(COUNT, len(usable))
+    chosen = [usable[place * len(usable) // count] for place in range(count)]
     pictures = {}
     for index in chosen:
         record = records[index]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ from tilewise.bitmaps import Bitmaps, pulled
 from tilewise.fields import Corners
 from tilewise.instances import Instances
 from tilewise.masks import bitmaps_in, masks_in
-from tilewise.views.sample import Sample
+
+if TYPE_CHECKING:  # an endpoint that draws may do without PyTorch
+    from tilewise.views.sample import Sample
 
 Ink = tuple[int, int, int]
 """Red, green and blue."""

@@ -108,8 +108,12 @@ def frozen_if_faster(model: GraphModel, scaling: Scaling) -> tuple[torch.jit.Scr
     )
 
 
-def add_graph(folder: Path) -> None:
+def add_graph(folder: Path, *, even_if_slower: bool = False) -> None:
     """Put the graph of the model in a folder beside its weights, if it says the same and is the faster.
+
+    Args:
+        folder: of the model.
+        even_if_slower: keep it also where PyTorch is faster, for an endpoint that has no PyTorch.
 
     Raises:
         UserError: the folder holds no model that can be used.
@@ -123,13 +127,15 @@ def add_graph(folder: Path) -> None:
     description = ModelDescription.read(folder)
     path = description.folder / description.graph
     write_file(path, lambda temporary: write_onnx(model, scaling, temporary))
-    refusal = _why_not_kept(path, model, artifact.spec)
+    refusal = _why_not_kept(path, model, artifact.spec, even_if_slower=even_if_slower)
     if refusal:
         path.unlink()
         log.info("the model has no graph for ONNX Runtime: %s", refusal)
 
 
-def _why_not_kept(path: Path, model: GraphModel, spec: DetectorSpec | ClassifierSpec) -> str:
+def _why_not_kept(
+    path: Path, model: GraphModel, spec: DetectorSpec | ClassifierSpec, *, even_if_slower: bool
+) -> str:
     """Why a graph is not to be used; empty where it is."""
     from tilewise.inference.onnx_backend import OnnxBackend
 
@@ -145,7 +151,7 @@ def _why_not_kept(path: Path, model: GraphModel, spec: DetectorSpec | Classifier
         graph = milliseconds(lambda: backend.values(image.numpy()))
         eager = milliseconds(lambda: _eager(model, image))
     times = f"{graph:.0f} ms a view on {torch.get_num_threads()} threads, PyTorch {eager:.0f} ms"
-    if graph > eager:
+    if graph > eager and not even_if_slower:
         return f"it would take {times}"
     log.info("%s holds the model as a graph for ONNX Runtime: %s", path.name, times)
     return ""

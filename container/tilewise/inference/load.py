@@ -30,6 +30,7 @@ def load_backend(
     - ``pytorch``: on a GPU as it is; on the CPU traced and frozen, where that is faster and gives the same.
     - ``eager``: PyTorch as in training.
     - ``auto``: ``pytorch`` where there is a GPU, else ``onnx`` where there is a graph, else ``pytorch``.
+      Where PyTorch is not installed, ``onnx``.
 
     Args:
         folder: of the model.
@@ -44,11 +45,19 @@ def load_backend(
     missing = _why_no_graph(folder, description)
     if name == "onnx" and missing:
         raise UserError(f"the backend onnx cannot be used: {missing}")
-    if name == "onnx" or (name == "auto" and not missing and not visible_gpus()):
+    with_torch = find_spec("torch") is not None
+    if name == "onnx" or (name == "auto" and not missing and not (with_torch and visible_gpus())):
         from tilewise.inference.onnx_backend import OnnxBackend
 
         log.info("the model runs in ONNX Runtime: %s holds its graph", description.graph)
         return OnnxBackend(folder / description.graph, description.spec.limits())
+    if not with_torch and name != "auto":
+        raise UserError(f"the backend {name} needs PyTorch, which is not installed here: take onnx, or auto")
+    if not with_torch:
+        raise UserError(
+            f"PyTorch is not installed here, and {missing}: where it is installed, tilewise export MODEL "
+            "--even-if-slower makes one for any model"
+        )
     backend, how = _load_torch(folder, description, batch_size, freeze=name != "eager")
     log.info("the model runs in %s%s", how, f": {missing}" if missing and name == "auto" else "")
     return backend

@@ -11,12 +11,14 @@ import base64
 import io
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilewise.arrays import Array, Float32
+from tilewise.errors import UserError
 from tilewise.inference.description import ModelDescription
 from tilewise.tasks.classification.xai_parameters import Parameters, read_parameters
 
@@ -65,7 +67,14 @@ def _loaded(folder: Path, weights: str) -> Gradients:
 def explanation(
     folder: Path, asked: Mapping[str, Any]
 ) -> Callable[[Array, Callable[[], None]], dict[str, Any]]:
-    """What explains the images of a request; see :class:`tilewise.tasks.answers.Explains`."""
+    """What explains the images of a request; see :class:`tilewise.tasks.answers.Explains`.
+
+    Raises:
+        UserError: the request is wrong, or PyTorch is not installed.
+
+    """
+    if find_spec("torch") is None:
+        raise UserError("model_explainability needs PyTorch, which is not installed here")
     description = ModelDescription.read(folder)
     parameters = read_parameters(asked, description.spec.name)
     return lambda pixels, pulse: explain(description, parameters, pixels, pulse)
