@@ -16,8 +16,11 @@ from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
 
 CLASSIFICATION_TASKS = (CLASSIFICATION, MULTILABEL)
 
-SIGNS = ("num_layers", "augmentation_type", "top_k", "multi_label")
-"""Hyperparameters of the built-in Image Classification that its Object Detection does not have."""
+SIGNS = ("num_layers", "augmentation_type", "multi_label")
+"""Hyperparameters that the built-in Image Classification alone has."""
+
+TOP_K = "top_k"
+"""This one is the table's, too: in a job that names its ``task``, as no built-in one does, it is no sign."""
 
 OF_OBJECTS = (
     *("Detections", "Small objects"),  # groups of the table
@@ -66,8 +69,9 @@ def is_builtin(texts: Mapping[str, str]) -> bool:
     """Whether a job is one for the built-in Image Classification algorithm."""
     if texts.get("model_name"):
         return False
+    signs = SIGNS if texts.get("task") else (*SIGNS, TOP_K)
     return (
-        any(texts.get(name, "").lower() not in _UNSET for name in SIGNS)
+        any(texts.get(name, "").lower() not in _UNSET for name in signs)
         or len(texts.get("image_shape", "").split(",")) == 3
     )
 
@@ -267,7 +271,7 @@ def _check_crops(
         why = f"{model} sees one size only" if model.startswith("vit") else "without random windows"
         refuse(named, f"training_crop_size={training} and validation_crop_size={crop} must be equal: {why}")
     step = 16 if model.startswith("vit") else 32 if model == "seresnext" else 1
-    wrong = [side for side in (training, crop) if side % step or side < 32]
-    if wrong:
-        multiples = f"a multiple of {step} pixels, and" if step > 1 else ""
-        refuse(named, f"a crop of {wrong[0]} pixels: {model} takes {multiples} at least 32")
+    takes = f"a multiple of {step}, and at least 32" if step > 1 else "at least 32"
+    for name in ("training_crop_size", "validation_crop_size"):
+        if values[name] % step or values[name] < 32:
+            refuse(name, f"{name}={values[name]}: {model} takes {takes} pixels")

@@ -16,7 +16,7 @@ from tilewise.hyperparameters.classification import (
 )
 from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
 from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Dialect, Hyperparameters
-from tilewise.hyperparameters.task import decide_task
+from tilewise.hyperparameters.task import DETECTION, decide_task
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
 from tilewise.hyperparameters.views import check_views, training_views
 from tilewise.registry import families, family_of, model_names, task_names
@@ -138,8 +138,9 @@ class _Reader:
 
     @property
     def dialect(self) -> Dialect:
+        """The built-in Object Detection algorithm has no other task than that."""
         builtin = "model_name" not in self.names and any(mark in self.names for mark in _BUILTIN_MARKS)
-        return "builtin" if builtin else "azure"
+        return "builtin" if builtin and self.task == DETECTION else "azure"
 
     def refuse(self, name: str, problem: str) -> None:
         self.problems.setdefault(name, []).append(problem)

@@ -230,6 +230,22 @@ def test_lines__broken_ones_are_named(channel: WrittenChannel, broken: Any, prob
     assert bad.key.removesuffix(")").endswith("train.jsonl line 2")
 
 
+def test_boxes__one_without_a_coordinate_is_dropped(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.lines(line("a.jpg", box("ant", None, 0.2, 0.5, 0.8), box("bee")))
+    data = channel.data()
+    assert data.classes == ("bee",)
+    assert data.train.sample[0].targets.labels.tolist() == [0]
+    (reason,) = data.train.issues.dropped
+    assert reason == "a.jpg (train.jsonl line 1): label[0]: its topX is null, not a number"
+
+
+def test_label__may_be_a_number(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.lines(line("a.jpg", box(7)))
+    assert channel.read().classes == ("7",)
+
+
 def test_boxes__not_finite_or_far_too_large_are_dropped(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(

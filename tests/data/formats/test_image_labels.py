@@ -126,6 +126,14 @@ def test_csv__one_label_and_several(images: Path) -> None:
     assert found == {"0.png": [1, 0], "1.png": [], "2.png": [0], "3.png": [2, 1]}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv__as_spreadsheets_of_other_countries_write_it(images: Path, delimiter: str) -> None:
+    rows = ("filename,label", '0.png,"a, or b"', "1.png,c")
+    text = "\n".join(row.replace(",", delimiter, 1) for row in rows)
+    (images / "labels.csv").write_text(text)
+    assert read(images).classes == ("a, or b", "c")
+
+
 def test_csv__faults(images: Path) -> None:
     (images / "labels.csv").write_text("0.png,a\n1.png,b\n")
     with pytest.raises(UserError, match=r"labels\.csv: its first line must be a title, such as filename,lab"):
