@@ -77,7 +77,7 @@ def test_read_job__all_of_it(base: Path) -> None:
     assert job.hyperparameters["lr_scheduler_step"] == "10,20"
     data = base / "input" / "data"
     assert dict(job.channels) == {
-        "train": platform.JobChannel("train", data / "train", "image/jpeg", "FastFile"),
+        "train": platform.JobChannel("train", data / "train", "image/jpeg; charset=binary", "FastFile"),
         "validation": platform.JobChannel("validation", data / "validation", "", "Pipe", "ShardedByS3Key"),
         "train_annotation": platform.JobChannel("train_annotation", data / "train_annotation", "", "File"),
     }

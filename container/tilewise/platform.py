@@ -88,7 +88,7 @@ class JobChannel:
     Attributes:
         name: ``train``, ``validation``, ``train_annotation``, …
         path: the folder that holds its files (File and FastFile mode).
-        content_type: as the user gave it, lower case and without parameters; "" when not given.
+        content_type: as the user gave it, with its parameters, in lower case; "" when not given.
         input_mode: ``File``, ``FastFile`` or ``Pipe``; then pass k is the FIFO ``<path>_<k>``.
         distribution: ``FullyReplicated``, or ``ShardedByS3Key`` where each host gets a part of its own.
 
@@ -168,7 +168,7 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
 
 def _channel(name: str, entry: Any) -> JobChannel:
     config = entry if isinstance(entry, dict) else {}
-    content_type = str(config.get("ContentType") or "").split(";")[0].strip().lower()
+    content_type = str(config.get("ContentType") or "").strip().lower()
     input_mode = str(config.get("TrainingInputMode") or "File")
     distribution = str(config.get("S3DistributionType") or "FullyReplicated")
     return JobChannel(name, base_dir() / "input" / "data" / name, content_type, input_mode, distribution)
