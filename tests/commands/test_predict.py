@@ -166,6 +166,10 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         (("predict", image), "give --model DIR or --endpoint URL"),
         (("predict", image, "--model", tmp_path), "holds no model of Tilewise"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9"), "does not answer"),
+        (
+            ("predict", image, "--endpoint", "localhost:8080"),
+            "give an address, such as http://127.0.0.1:8080",
+        ),
         (("predict", image, "--endpoint", "http://127.0.0.1:9", "--tile-size", 9), "has its own tiles"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9", "--max-detections", 9), "goes with --model"),
         (

@@ -198,6 +198,16 @@ def test_recordio__one_label_and_several(images: Path, tmp_path: Path) -> None:
         read(packed, several=True)
 
 
+def test_recordio__with_the_list_that_im2rec_leaves_beside_it(images: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    paths = sorted(images.rglob("*.png"))
+    record_file(packed / "train.rec", [(path, [index % 2]) for index, path in enumerate(paths)])
+    (packed / "train.lst").write_text("0\t1\tdeep/0.png\n")
+    (packed / "train.idx").write_text("0\t0\n")
+    assert len(read(packed).train.sample) == len(paths)
+
+
 def manifest(images: Path, *labels: object, **metadata: object) -> None:
     """A line an image; ``metadata`` of each label, where there is any."""
     lines = []

@@ -35,8 +35,10 @@ LST, CSV = "a list of images (.lst)", "a CSV file of labels"
 
 
 def find_lst(source: ChannelSource) -> DetectedFormat | None:
-    """Whether a channel, or its list channel, holds ``.lst`` files."""
+    """Whether a channel, or its list channel, holds ``.lst`` files: ``im2rec`` leaves them beside records."""
     files = source.annotations.with_suffix(".lst")
+    if source.annotations is source.images and source.images.with_suffix(".rec"):
+        return None
     read = partial(read_lst, files, source.images, several=source.several_labels)
     return DetectedFormat(LST, some(files), read) if files else None
 
