@@ -203,7 +203,7 @@ def test_polygon__box_around_it(channel: WrittenChannel) -> None:
         ),
         (line("b.jpg", label=["can"]), 'label[0]: it is "can" (text), not an object with label, topX'),
         (line("b.jpg", box(), {"label": "ant", "topX": 1}), "label[1]: the key 'topY' is missing"),
-        (line("b.jpg", box(3)), "label[0]: its label is 3 (number), not a name"),
+        (line("b.jpg", box(0.5)), "label[0]: its label is 0.5 (number), not a name"),
         (line("b.jpg", box(" ")), 'label[0]: its label is " " (text), not a name'),
         (line("b.jpg", box("ant", "x", 0, 1, 1)), 'label[0]: its topX is "x" (text), not a number'),
         (line("b.jpg", box("ant", 10**400, 0, 1, 1)), "label[0]: its topX is 1000000"),
