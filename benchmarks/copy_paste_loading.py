@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from methods import METHODS, WAYS  # noqa: E402
 from runs import SSDLITE, read_training_images  # noqa: E402
-from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import DataSet, Split  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.tasks.registry import make_task  # noqa: E402

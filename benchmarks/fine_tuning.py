@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
-from methods import train_once  # noqa: E402
-from runs import as_far_as_time_reaches, kept, on_one_core, require_time  # noqa: E402
+from runs import as_far_as_time_reaches, kept, on_one_core, require_time, train_once  # noqa: E402
 
 SCRATCH = "scratch"
 SHARE = 1 / 5

@@ -173,8 +173,9 @@ PARSERS: dict[str, tuple[bytes, str]] = {
 
 def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     """A function that gives bytes to a parser, through the path that a job takes."""
-    from tilewise.data.annotations import ChannelIssues, check_example
     from tilewise.data.channel import ChannelFolder, read_data_set
+    from tilewise.data.channel_issues import ChannelIssues
+    from tilewise.data.checks import check_example
     from tilewise.data.decode import decode_image
     from tilewise.data.pipe.formats import read_arrivals
     from tilewise.errors import UserError

@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
-from methods import train_once  # noqa: E402
-from runs import on_one_core  # noqa: E402
+from runs import on_one_core, train_once  # noqa: E402
 from tilewise.arrays import Float64  # noqa: E402
 from tilewise.boxes import paired_iou  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
@@ -210,7 +210,7 @@ def main() -> None:
             (folder / "images").symlink_to((arguments.data / "images").resolve())
         if not (folder / "model").is_dir():
             raw = demo_hyperparameters(chosen | minutes)
-            trained = train_once(folder, raw, {}, keep=folder / "model")
+            trained = train_once(folder, raw, keep=folder / "model")
             (folder / "figures.json").write_text(json.dumps(trained))
         figures.append(json.loads((folder / "figures.json").read_text()))
         records, errors = suspected(folder / "model", folder / "looked_at.json", folder / "images")

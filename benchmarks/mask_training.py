@@ -188,7 +188,8 @@ def judged(data: Path, records: Any, found: list[Any], seconds: float) -> dict[s
 
 def validation_records(data: Path) -> Any:
     """The validation images, with masks."""
-    from tilewise.data.annotations import ChannelIssues, make_records
+    from tilewise.data.channel_issues import ChannelIssues
+    from tilewise.data.checks import make_records
     from tilewise.data.read import read_annotated
     from tilewise.masks import MASKS
 

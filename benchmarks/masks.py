@@ -88,7 +88,8 @@ def memory(count: int) -> None:
 def read_masks(count: int) -> None:
     """A COCO file of ten polygons of 24 points an image, as a job reads it."""
     from PIL import Image
-    from tilewise.data.annotations import ChannelIssues, make_records
+    from tilewise.data.channel_issues import ChannelIssues
+    from tilewise.data.checks import make_records
     from tilewise.data.read import read_annotated
     from tilewise.masks import MASKS
 

@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -32,18 +29,23 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
-from lay_out import lay_out_job  # noqa: E402
 from PIL import Image  # noqa: E402
 from pixels import pixels_of_an_epoch  # noqa: E402
-from runs import SSDLITE, as_far_as_time_reaches, kept, read_training_images, require_time  # noqa: E402
-from tilewise.data.annotations import ChannelIssues  # noqa: E402
+from runs import (  # noqa: E402
+    EIGHT,
+    SSDLITE,
+    as_far_as_time_reaches,
+    kept,
+    read_training_images,
+    require_time,
+    train_once,
+)
 from tilewise.data.channel import Split  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.registry import family_of  # noqa: E402
 from tilewise.training.dataloading.copies import copies_per_image  # noqa: E402
 from tilewise.training.job.copy_paste import make_copy_paste  # noqa: E402
-
-EIGHT = ("AP", "AP_small", "AP_medium", "AP_large", "AR", "AR_small", "AR_medium", "AR_large")
 
 WAYS = {"whole": {"training_views": "whole"}, "fixed": {"training_views": "fixed"}}
 
@@ -131,53 +133,6 @@ def reduced(data: Path, size: tuple[int, int], folder: Path) -> Path:
     return out
 
 
-def train_once(
-    data: Path, raw: dict[str, str], channels: dict[str, Path], keep: Path | None = None
-) -> dict[str, Any]:
-    """One job's figures; its model is kept where ``keep`` says.
-
-    Args:
-        data: holds train.json, val.json (COCO) and images/.
-        raw: the job's hyperparameters.
-        channels: beside the data, by name, a file each.
-        keep: a folder for the model.
-
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "ml"
-        lay_out_job(data, base, raw)
-        config = base / "input" / "config" / "inputdataconfig.json"
-        content = json.loads(config.read_text())
-        for name, path in channels.items():
-            at = base / "input" / "data" / name
-            if path.is_dir():
-                shutil.copytree(path, at)
-            else:
-                at.mkdir()
-                shutil.copyfile(path, at / path.name)
-            content[name] = content["train"]
-        config.write_text(json.dumps(content))
-        start = time.monotonic()
-        environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base)}
-        command = [sys.executable, str(ROOT / "train")]
-        log = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
-        minutes = (time.monotonic() - start) / 60
-        metrics = json.loads((base / "model" / "model.json").read_text())["metrics"]
-        history = json.loads((base / "output" / "data" / "metrics.json").read_text())["epochs"]
-        if keep:
-            shutil.rmtree(keep, ignore_errors=True)
-            shutil.copytree(base / "model", keep)
-    missed = next(
-        (line.partition("first epoch: ")[2] for line in log.splitlines() if "first epoch: " in line), ""
-    )
-    return {
-        **{name: metrics[name] for name in EIGHT},
-        "Mpx": round(sum(epoch["pixels"] for epoch in history) / 1e6),
-        "minutes": round(minutes, 2),
-        "without_a_positive_prior": missed,
-    }
-
-
 class Bench:
     """All runs on one data set.
 
@@ -232,7 +187,7 @@ class Bench:
         self, raw: dict[str, str], channels: dict[str, Path], keep: Path | None, job: dict[str, Any]
     ) -> dict[str, Any]:
         require_time(self.end)
-        figures = train_once(self.data, raw, channels, keep)
+        figures = train_once(self.data, raw, channels, keep=keep)
         shown = {name: value for name, value in figures.items() if name in (*EIGHT, "minutes")}
         print(job["method"], job["way"], raw["seed"], json.dumps(shown), file=sys.stderr)
         return figures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Records
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.tasks.detection.fit_spec import fit_spec

@@ -27,7 +27,8 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 from lay_out import find_coco_files  # noqa: E402
 from reference_loop import CONTENDERS, REFERENCE_WORKERS, Reference  # noqa: E402
 from runs import FIGURES, SSDLITE, kept, summary, train_once  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.decode import decode_image  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402

@@ -23,12 +23,14 @@ sys.path[:0] = [str(ROOT / "local_test"), str(ROOT / "container")]
 
 from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files, lay_out_job  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 
 FIGURES = ("AP", "AP50", "AP_small", "AP_medium", "AP_large")
+EIGHT = ("AP", "AP_small", "AP_medium", "AP_large", "AR", "AR_small", "AR_medium", "AR_large")
 COSTS = ("Mpx", "minutes")
 
 SSDLITE = HYPERPARAMETERS | {
@@ -46,22 +48,27 @@ def read_training_images(data: Path) -> Records:
 
 
 def train_once(
-    data: Path, hyperparameters: dict[str, str], weights: Path | None = None, *, one_class: bool = False
+    data: Path,
+    hyperparameters: dict[str, str],
+    channels: Mapping[str, Path] | None = None,
+    *,
+    one_class: bool = False,
+    keep: Path | None = None,
 ) -> dict[str, Any]:
     """Run one job and read what it left.
 
     Args:
         data: holds train.json, val.json (COCO) and images/.
         hyperparameters: the job's.
-        weights: a file that it starts from.
+        channels: a file or a folder each, beside the data.
         one_class: whether the classes are taken for one.
+        keep: a folder for the model.
 
     """
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "ml"
         lay_out_job(data, base, hyperparameters)
-        if weights is not None:
-            _add_weights(base, weights)
+        _add_channels(base, channels or {})
         if one_class:
             _merge_classes(base)
         start = time.monotonic()
@@ -71,24 +78,34 @@ def train_once(
         minutes = (time.monotonic() - start) / 60
         metrics = json.loads((base / "model" / "model.json").read_text())["metrics"]
         history = json.loads((base / "output" / "data" / "metrics.json").read_text())["epochs"]
+        if keep:
+            shutil.rmtree(keep, ignore_errors=True)
+            shutil.copytree(base / "model", keep)
     peak = re.search(r"peak memory: (\S+) GiB", log)
+    missed = re.search(r"first epoch: (.*)", log)
     images = sum(epoch["records"] for epoch in history)
     return {
-        **{name: metrics[name] for name in FIGURES},
+        **{name: metrics[name] for name in ("AP50", *EIGHT)},
         "Mpx": round(sum(epoch["pixels"] for epoch in history) / 1e6),
         "minutes": round(minutes, 2),
         "images_per_second": round(images / sum(epoch["seconds"] for epoch in history), 1),
         "peak_GiB": float(peak[1]) if peak else None,
+        "without_a_positive_prior": missed[1] if missed else "",
     }
 
 
-def _add_weights(base: Path, weights: Path) -> None:
-    channel = base / "input" / "data" / "pretrained"
-    channel.mkdir()
-    shutil.copyfile(weights, channel / weights.name)
+def _add_channels(base: Path, channels: Mapping[str, Path]) -> None:
     config = base / "input" / "config" / "inputdataconfig.json"
-    channels = json.loads(config.read_text())
-    config.write_text(json.dumps(channels | {"pretrained": channels["train"]}))
+    content = json.loads(config.read_text())
+    for name, path in channels.items():
+        channel = base / "input" / "data" / name
+        if path.is_dir():
+            shutil.copytree(path, channel)
+        else:
+            channel.mkdir()
+            shutil.copyfile(path, channel / path.name)
+        content[name] = content["train"]
+    config.write_text(json.dumps(content))
 
 
 def _merge_classes(base: Path) -> None:
@@ -136,12 +153,13 @@ def train_seeds(
     data, weights, one_class, store = (
         getattr(arguments, name) for name in ("data", "weights", "one_class", "runs")
     )
+    channels = {"pretrained": weights} if weights else {}
     runs = {}
     for seed in arguments.seeds:
         raw = hyperparameters | {"seed": str(seed)}
         job = {"data": data.name, "weights": weights and weights.name, "one_class": one_class}
         job["hyperparameters"] = raw
-        runs[seed] = kept(store, job, partial(train, data, raw, weights, one_class=one_class))
+        runs[seed] = kept(store, job, partial(train, data, raw, channels, one_class=one_class))
     return runs
 
 

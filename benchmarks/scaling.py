@@ -63,8 +63,8 @@ def reading_boxes(count: int, folder: Path) -> Work:
 
 def planning(count: int, folder: Path, processes: int = 1) -> Work:
     """The views of an epoch are planned: so many images with ten boxes each, in a grid of 3 x 2."""
-    from tilewise.data.annotations import ChannelIssues
     from tilewise.data.channel import Split
+    from tilewise.data.channel_issues import ChannelIssues
     from tilewise.data.records import Records
     from tilewise.tiling.spec import Tiling
     from tilewise.training.dataloading.loader import LoaderConfig, make_loader

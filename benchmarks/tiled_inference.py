@@ -25,7 +25,8 @@ sys.path[:0] = [str(ROOT / "container")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from tilewise.data.annotations import ChannelIssues, make_records  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
+from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.classes import in_classes  # noqa: E402
 from tilewise.data.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from runs import read_training_images  # noqa: E402
-from tilewise.data.annotations import ChannelIssues  # noqa: E402
 from tilewise.data.channel import DataSet, Split  # noqa: E402
+from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.hyperparameters import parse_hyperparameters  # noqa: E402
 from tilewise.inference.device import tune_device  # noqa: E402
 from tilewise.stop import StopWhen  # noqa: E402

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.decode import read_header
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets

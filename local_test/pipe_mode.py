@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.commands.channels import checked_records, chosen_classes
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.read import read_annotated
 from tilewise.data.writers.output import Output
 from tilewise.data.writers.recordio import write_recordio

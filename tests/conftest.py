@@ -26,6 +26,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights, as a job leaves it; it finds something in every image."""
     # Imported here: tests that need no model need not wait for torch.
     import torch
+    from made_detectors import see_patches, spread_outputs
     from tilewise.inference.artifact import Artifact
     from tilewise.models.build import build_detector
     from tilewise.models.spec import DetectorSpec
@@ -43,6 +44,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         detector = build_detector(spec).eval()
+        see_patches(detector, spec.scaling)
+        spread_outputs(detector, spec)
     folder = tmp_path_factory.mktemp("model")
     Artifact(detector, spec, ("ant", "bee"), hyperparameters={}, metrics={}).save(folder, "model")
     return folder

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import torch
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
 from tilewise.views.view import Scaling
-from torch import Tensor
+from torch import Tensor, nn
 
 MODELS = (
     "ssd_resnet50",
@@ -36,7 +39,7 @@ def make_detector(name: str) -> tuple[Detector, DetectorSpec]:
                 module.running_mean.normal_(0, 0.05)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
         if name.startswith("ssd"):
-            _see_patches(detector, spec.scaling)
+            see_patches(detector, spec.scaling)
     return detector, spec
 
 
@@ -46,7 +49,7 @@ def patches(width: int, height: int) -> Tensor:
     return squares.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]
 
 
-def _see_patches(detector: Detector, scaling: Scaling) -> None:
+def see_patches(detector: Detector, scaling: Scaling) -> None:
     """Give its layers of normalisation the statistics of images: else its outputs are all alike, and huge."""
     images = [patches(*scaling.size_of(1, 1)) for _ in range(4)]
     detector.train()
@@ -57,3 +60,35 @@ def _see_patches(detector: Detector, scaling: Scaling) -> None:
     with torch.no_grad():
         detector.outputs(detector.transform(images))
     detector.eval()
+
+
+_LAST_LAYERS = {
+    r"cls_logits|gfl_cls|cls_preds|obj_preds|cls_score": 2.0,
+    r"classification_head\.module_list": 1.0,  # SSD's, whose scores tie at 1 beyond it
+    r"bbox_reg|gfl_reg|reg_preds|bbox_pred|regression_head\.module_list": 0.3,
+}
+"""The names of the layers that say classes and boxes -> by how much what they say is to differ."""
+
+
+def spread_outputs(detector: Detector, spec: DetectorSpec) -> None:
+    """Let scores and boxes differ as a trained model's do; those of a fresh one are ranked by rounding."""
+    layers: dict[Any, float] = {}
+    for name, module in detector.network.named_modules():
+        for names, target in _LAST_LAYERS.items():
+            depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+            if re.search(names, name) and isinstance(module, nn.Linear | nn.Conv2d) and not depthwise:
+                nn.init.normal_(module.weight)
+                if spec.name.startswith("fcos") and "bbox_reg" in name and module.bias is not None:
+                    nn.init.ones_(module.bias)  # distances, of which those below 0 are no boxes
+                layers[module] = target
+
+    def scale(layer: Any, _: Any, said: torch.Tensor) -> torch.Tensor:
+        factor = layers.pop(layer, 0) / float(said.std()) if layer in layers else 1.0
+        layer.weight *= factor
+        return said * factor
+
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    with torch.no_grad():
+        detector.candidates([patches(*spec.scaling.size_of(4, 3))])
+    for hook in hooks:
+        hook.remove()

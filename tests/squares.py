@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import FIGURES

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.arrays import Array
-from tilewise.data.annotations import ChannelIssues, DetectedFormat, ParsedChannel, RawExample, make_records
+from tilewise.data.annotations import DetectedFormat, ParsedChannel, RawExample
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.fields import Rows
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.instances import Instances

@@ -383,3 +383,9 @@ def masks_in(fields: Mapping[str, object]) -> Masks | None:
     """The masks among the fields of objects, where these have any."""
     masks = fields.get(MASKS)
     return masks if isinstance(masks, Masks) else None
+
+
+def bitmaps_in(fields: Mapping[str, object]) -> Bitmaps | None:
+    """The same among the fields of the objects of a view: there masks are bitmaps."""
+    masks = fields.get(MASKS)
+    return masks if isinstance(masks, Bitmaps) else None

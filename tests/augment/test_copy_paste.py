@@ -16,8 +16,8 @@ from stand_ins import make_hp
 from tilewise.augment.copy_paste import BORDER, SCALE, CopyPaste, pasteable
 from tilewise.augment.pasting import fade
 from tilewise.boxes import intersection, object_size
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 from tilewise.errors import UserError

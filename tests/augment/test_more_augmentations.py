@@ -15,7 +15,7 @@ from tilewise.bitmaps import Bitmaps
 from tilewise.errors import UserError
 from tilewise.masks import MASKS
 from tilewise.targets import Targets
-from tilewise.training.dataloading.loader import PlainLater
+from tilewise.training.dataloading.samplers import PlainLater
 from tilewise.training.job.view_plans import augmentations_of, plain_epochs
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling

@@ -18,8 +18,8 @@ from tilewise.arrays import Array
 from tilewise.augment.copy_paste import CopyPaste, extents, pasteable
 from tilewise.augment.pasting import silhouette
 from tilewise.bitmaps import Bitmaps
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import ChannelFolder, Split, read_data_set
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.choice import DataChoice
 from tilewise.data.records import Record, Records
 from tilewise.masks import MASKS, Masks, Outline, RunLengths, Shape

@@ -11,8 +11,9 @@ import pytest
 from endpoint_process import serving
 from masked_scenes import write_scenes
 from tilewise.commands.endpoint import ask_endpoint
-from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.records import Records
 from tilewise.data.writers.azure_jsonl import write_azure_jsonl
 from tilewise.data.writers.output import Output

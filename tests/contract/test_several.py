@@ -141,7 +141,7 @@ def test_processes__share_a_batch_and_the_validation(jobs: list[Job]) -> None:
     job.add_images("validation", 5)
     hyperparameters = QUICK | {"mini_batch_size": "5", "number_of_epochs": "1"}
     del hyperparameters["training_batch_size"]
-    code, output = job.run(hyperparameters, environ=TWO)
+    code, output = job.run(hyperparameters, environ=TWO | {"OMP_NUM_THREADS": "1"})
     assert code == 0, output
     assert "mini_batch_size=5 is no multiple of the 2 GPUs: 6 is used" in output
     assert "batch=2 train" in output

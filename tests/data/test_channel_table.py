@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.channel_table import duplicates, size_histogram, table
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets

@@ -48,7 +48,7 @@ def test_parse_label__empty() -> None:
             {"annotations": [annotation(float("nan"))]},
             "annotations[0]: class_id NaN (number) is not 0",
         ),
-        ({"annotations": [annotation(0, 1, 2, True, 3)]}, "annotations[0]: its width is true (true or false)"),
+        ({"annotations": [annotation(0, 1, 2, True, 3)]}, "annotations[0]: its width is true (true"),
         ({"annotations": [annotation(0, 10**400, 2, 3, 3)]}, "annotations[0]: its left is 1000000"),
         (
             {"annotations": [], "image_size": [{"width": 3}]},

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tilewise.arrays import Array
-from tilewise.data.annotations import ChannelIssues, RawExample, make_records
+from tilewise.data.annotations import RawExample
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.plausibility import spelt_alike
 from tilewise.errors import UserError
 from tilewise.targets import Targets

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipe_platform import MAGIC, image_record, png, record_bytes
-from tilewise.data.annotations import ChannelIssues, check_example, make_records, read_image_info
 from tilewise.data.channel import ChannelFolder, read_data_set
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import check_example, make_records, read_image_info
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.folder import Folder
 from tilewise.data.formats.recordio import read_record_files

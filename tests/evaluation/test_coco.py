@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from made_instances import make_instances
+from made_records import make_record
 from reference_coco import pycocotools_evaluation
 from tilewise.data.channel_table import SIZE_NAMES
-from tilewise.data.records import Record, Records
+from tilewise.data.records import Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.coco import (
     FIGURES,
@@ -19,23 +19,8 @@ from tilewise.evaluation.coco import (
 )
 from tilewise.hyperparameters.values import PrimaryMetric
 from tilewise.instances import Instances
-from tilewise.targets import Targets
 
 CLASSES = ("ant", "bee", "cat")
-
-
-def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] | None = None) -> Record:
-    return Record(
-        key="image",
-        path=Path("image"),
-        width=640,
-        height=480,
-        targets=Targets(
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(labels, np.int64),
-            np.array(ignored or [0] * len(labels), np.bool_),
-        ),
-    )
 
 
 def make_detections(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Instances:

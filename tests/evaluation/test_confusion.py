@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from made_instances import make_instances
+from made_records import make_record
 from reference_coco import pycocotools_evaluation
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Scored, analyse
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, confusion_matrix, match, outcome
 from tilewise.instances import Instances
-from tilewise.targets import Targets
 
 ANT, BEE, CAT = 0, 1, 2
 CLASSES = ("ant", "bee", "cat")
@@ -23,20 +22,6 @@ HALF_LEFT = [0.0, 0, 10, 5]  # IoU 0.5
 LESS_LEFT = [0.0, 0, 10, 4]  # IoU 0.4
 RIGHT = [50.0, 0, 60, 10]
 FAR = [200.0, 200, 210, 210]
-
-
-def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] | None = None) -> Record:
-    return Record(
-        key="image",
-        path=Path("image"),
-        width=640,
-        height=480,
-        targets=Targets(
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(labels, np.int64),
-            np.array(ignored or [0] * len(labels), np.bool_),
-        ),
-    )
 
 
 def found(*rows: tuple[list[float], float, int]) -> Instances:

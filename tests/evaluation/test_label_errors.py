@@ -93,3 +93,24 @@ def test_errors__the_most_suspicious_first_and_nothing_of_nothing() -> None:
     assert [error.kind for error in errors] == ["no box", "other class", "no box"]
     assert errors_of([], []) == []
     assert errors_of([(A, 0)], []) == [], "a model that finds nothing says nothing"
+
+
+def test_errors__a_missed_box_is_as_suspicious_as_objects_of_its_size_are_usually_found() -> None:
+    small, large = ([(x, y, x + side, y + side) for x in range(5) for y in range(12)] for side in (10, 40))
+    boxes = np.array([*small, *large], np.float32)
+    scores = [0.3] * len(small) + [0.9] * len(large)
+    scores[0] = scores[-1] = 0.0
+    records = Records(
+        Record(
+            f"{number}.png",
+            Path("a.png"),
+            120,
+            90,
+            Targets(box[None], np.zeros(1, np.int64), np.zeros(1, np.bool_)),
+        )
+        for number, box in enumerate(boxes)
+    )
+    found = [make_instances([box], [score], [0]) for box, score in zip([*small, *large], scores, strict=True)]
+    errors = label_errors(records, found)
+    assert [error.record for error in errors] == [len(boxes) - 1, 0]
+    assert [error.suspicion for error in errors] == pytest.approx([0.9, 0.3])

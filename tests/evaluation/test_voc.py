@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,27 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_instances import make_instances
+from made_records import make_record
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.voc import VocMetric, voc_metrics
 from tilewise.instances import Instances
-from tilewise.targets import Targets
 
 CLASSES = ("ant", "bee", "cat")
 BOX, BESIDE, AWAY = [0.0, 0, 10, 10], [0.0, 0, 10, 6], [50.0, 50, 60, 60]
-
-
-def make_record(boxes: list[list[float]], labels: list[int], ignored: list[int] | None = None) -> Record:
-    return Record(
-        key="image",
-        path=Path("image"),
-        width=100,
-        height=100,
-        targets=Targets(
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(labels, np.int64),
-            np.array(ignored or [0] * len(labels), np.bool_),
-        ),
-    )
 
 
 def find(boxes: list[list[float]], scores: list[float], labels: list[int] | None = None) -> Instances:

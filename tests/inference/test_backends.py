@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_detectors import MODELS, make_detector, patches
+from made_detectors import MODELS, make_detector, spread_outputs
 from PIL import Image
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
@@ -24,11 +23,9 @@ from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.inference.view_plan import ViewPlan
-from tilewise.models.detector import Detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.suppression import Limits
 from tilewise.targets import Targets
-from torch import nn
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -47,10 +44,10 @@ class OpenVinoBackend(OnnxBackend):
         return tuple(found[name] for name in OUTPUTS)
 
 
-def photographs() -> list[bytes]:
+def photographs(first_seed: int) -> list[bytes]:
     """Wide, high and small ones."""
     images = []
-    for seed, size in enumerate(((320, 240), (150, 400), (90, 60), (200, 200))):
+    for seed, size in enumerate(((320, 240), (150, 400), (90, 60), (200, 200)), first_seed):
         patches = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
         stream = io.BytesIO()
         Image.fromarray(patches).resize(size).save(stream, "PNG")
@@ -73,45 +70,13 @@ def predictor(backend: Backend, spec: DetectorSpec) -> Predictor:
     return Predictor(backend, plan, CLASSES, merge=partial(merge_instances, limit=None))
 
 
-LAST_LAYERS = {
-    r"cls_logits|gfl_cls|cls_preds|obj_preds|cls_score": 2.0,
-    r"classification_head\.module_list": 1.0,  # SSD's, whose scores tie at 1 beyond it
-    r"bbox_reg|gfl_reg|reg_preds|bbox_pred|regression_head\.module_list": 0.3,
-}
-"""The names of the layers that say classes and boxes -> by how much what they say is to differ."""
-
-
-def spread(detector: Detector, spec: DetectorSpec) -> None:
-    """Let scores and boxes differ as a trained model's do; those of a fresh one are ranked by rounding."""
-    layers: dict[Any, float] = {}
-    for name, module in detector.network.named_modules():
-        for names, target in LAST_LAYERS.items():
-            depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-            if re.search(names, name) and isinstance(module, nn.Linear | nn.Conv2d) and not depthwise:
-                nn.init.normal_(module.weight)
-                if spec.name.startswith("fcos") and "bbox_reg" in name and module.bias is not None:
-                    nn.init.ones_(module.bias)  # distances, of which those below 0 are no boxes
-                layers[module] = target
-
-    def scale(layer: Any, _: Any, said: torch.Tensor) -> torch.Tensor:
-        factor = layers.pop(layer, 0) / float(said.std()) if layer in layers else 1.0
-        layer.weight *= factor
-        return said * factor
-
-    hooks = [layer.register_forward_hook(scale) for layer in layers]
-    with torch.no_grad():
-        detector.candidates([patches(*spec.scaling.size_of(4, 3))])
-    for hook in hooks:
-        hook.remove()
-
-
 @pytest.mark.parametrize("runtime", ["frozen", "onnx", "openvino"])
 @pytest.mark.parametrize("name", MODELS)
 def test_figures__are_those_of_eager_pytorch(name: str, runtime: str, tmp_path: Path) -> None:
     detector, spec = make_detector(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        spread(detector, spec)
+        spread_outputs(detector, spec)
     limits = spec.limits()
     write_onnx(detector, spec.scaling, tmp_path / "graph.onnx")
     if runtime == "frozen":
@@ -121,12 +86,15 @@ def test_figures__are_those_of_eager_pytorch(name: str, runtime: str, tmp_path: 
     else:
         backend = OpenVinoBackend(tmp_path / "graph.onnx", limits)
     eager, other = predictor(TorchBackend(detector), spec), predictor(backend, spec)
-    images = photographs()
-    expected = [eager.predict(image) for image in images]
-    records = Records(ground_truth(found, seed) for seed, found in enumerate(expected))
-    figures = metrics(records, [found.detections for found in expected], CLASSES)
-    assert 0.05 < figures["AP"] < 0.95, "figures of nothing say nothing"
-    served = metrics(records, [other.predict(image).detections for image in images], CLASSES)
-    for figure in ("AP", "AP50", "AR"):
-        assert served[figure] == pytest.approx(figures[figure], abs=1e-3)
-    assert served["VOC"]["mAP"] == pytest.approx(figures["VOC"]["mAP"], abs=1e-3)
+    apart = []
+    for seed in (0, 10, 20):
+        images = photographs(seed)
+        expected = [eager.predict(image) for image in images]
+        records = Records(ground_truth(found, number) for number, found in enumerate(expected))
+        figures = metrics(records, [found.detections for found in expected], CLASSES)
+        assert 0.05 < figures["AP"] < 0.95, "figures of nothing say nothing"
+        served = metrics(records, [other.predict(image).detections for image in images], CLASSES)
+        differences = [abs(served[figure] - figures[figure]) for figure in ("AP", "AP50", "AR")]
+        apart.append(max(*differences, abs(served["VOC"]["mAP"] - figures["VOC"]["mAP"])))
+    # boxes that just overlap enough to be one object may be two elsewhere, which four images can tell
+    assert np.median(apart) <= 1e-3 and max(apart) < 0.01

@@ -135,6 +135,8 @@ def test_mixed_masks__are_those_that_are_learnt() -> None:
 
 def test_graphs__give_the_same_masks(learnt: tuple[Any, float], tmp_path: Path) -> None:
     detector, _ = learnt
+    # a few steps do not teach every seed to be sure of what it sees
+    detector.postprocess.limits = detector.postprocess.limits._replace(score_threshold=1e-4)
     path = tmp_path / "model.onnx"
     write_onnx(detector, Scaling(square=SIDE), path)
     backend = OnnxBackend(path, detector.postprocess.limits, 1)

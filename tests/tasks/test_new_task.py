@@ -18,8 +18,8 @@ from PIL import Image
 from squares import squares_split
 from stand_ins import make_job
 from tilewise.arrays import Array, Float32
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.evaluation.predicting import predict_records

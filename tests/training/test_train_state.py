@@ -16,8 +16,8 @@ from pipe_platform import PipePlatform, image_record
 from small_training import Nothing, mean_colours
 from squares import squares_split
 from stand_ins import make_hp, make_job
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import ChannelPipe, DataSet, Split, read_data_set
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters

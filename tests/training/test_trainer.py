@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,12 @@ from tilewise.data.channel import DataSet
 from tilewise.data.records import Record
 from tilewise.errors import UserError
 from tilewise.models.build import build_detector
-from tilewise.models.detector import Outputs
 from tilewise.targets import Targets
 from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.training.checkpointing.checkpoints import Checkpoints
-from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.train import Start, make_trainer, train
-from torch import Tensor, nn
+from torch import Tensor
+from weighted_losses import WeightedLosses
 
 
 def test_accumulation__two_batches_of_two_are_one_of_four(data: DataSet, tmp_path: Path) -> None:
@@ -149,33 +148,16 @@ def test_train__frozen_layers_stay_as_they_are(
     assert not all(same for key, same in equal.items() if key.startswith("backbone.features.0.3."))
 
 
-class Weighted(ExtraLoss):
-    """The detector's loss once more, with a weight that is learnt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.5))
-
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        outputs: Outputs,
-        targets: Sequence[Targets[Tensor]],
-        losses: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        return {"again": self.weight * losses["classification"]}
-
-
 def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_model(
     data: DataSet, model_dir: Path, tmp_path: Path
 ) -> None:
     job = make_job(plain_hp(number_of_epochs=2), model_dir, StandIn())
-    checkpoints, extra = Checkpoints(tmp_path), Weighted()
+    checkpoints, extra = Checkpoints(tmp_path), WeightedLosses()
     trained = train(data, job, Start(checkpoints=checkpoints, extra_losses=[extra]))
     assert [set(epoch["losses"]) for epoch in trained.epochs] == [{"classification", "again"}] * 2
     assert extra.weight < 0.5
     assert saved(model_dir).keys() == {"weight", "bias"}
-    resumed = Weighted()
+    resumed = WeightedLosses()
     start = Start(checkpoints=checkpoints, state=checkpoints.newest(), extra_losses=[resumed])
     make_trainer(data, job, start)
     assert torch.equal(resumed.weight, extra.weight)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from tilewise.augment.transform import Transform
-from tilewise.bitmaps import Bitmaps
-from tilewise.masks import MASKS
+from tilewise.masks import MASKS, bitmaps_in
 from tilewise.targets import Targets
 from tilewise.views.arrays import FILL
 from tilewise.views.sample import Sample
@@ -102,7 +101,7 @@ def _part(sample: Sample, size: tuple[int, int], rng: np.random.Generator) -> tu
     pixels[:, : shown.shape[1], : shown.shape[2]] = shown
     window = (x0, y0, x0 + width, y0 + height)
     targets = sample.targets.crop(window, size, min_visibility=MIN_VISIBILITY)
-    masks = targets.fields.get(MASKS)
-    if isinstance(masks, Bitmaps):  # beyond it another view is shown
+    masks = bitmaps_in(targets.fields)
+    if masks is not None:  # beyond it another view is shown
         targets = replace(targets, fields={**targets.fields, MASKS: masks.cut(size)})
     return pixels, targets

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from tilewise.data.annotations import ChannelIssues, ParsedChannel, make_records
+from tilewise.data.annotations import ParsedChannel
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice, ObjectsAs
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS

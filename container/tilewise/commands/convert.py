@@ -19,7 +19,7 @@ from tilewise.commands.channels import (
     label_fields,
     say_what_is_read,
 )
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.choice import DataChoice, OtherClasses
 from tilewise.data.image_labels import SEVERAL_LABELS
 from tilewise.data.read import read_annotated

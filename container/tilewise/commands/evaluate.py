@@ -11,7 +11,8 @@ from typing import Any
 
 from tilewise.commands.channels import checked_records
 from tilewise.commands.predict import add_source, source
-from tilewise.data.annotations import ChannelIssues, make_records
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, in_classes
 from tilewise.data.decode import DecodeError
 from tilewise.data.folder import Folder

@@ -21,9 +21,10 @@ from tilewise.commands.channels import (
     label_fields,
     say_what_is_read,
 )
-from tilewise.data.annotations import ChannelIssues, check_objects
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.channel_table import SIZE_NAMES, duplicates, masks_of, size_histogram, table
+from tilewise.data.checks import check_objects
 from tilewise.data.choice import DataChoice
 from tilewise.data.image_labels import shown_classes
 from tilewise.data.read import read_annotated

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tilewise import platform
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.views.rendering import Rendering
 
 if TYPE_CHECKING:
     from tilewise.data.channel import ChannelFolder
@@ -159,12 +160,11 @@ def with_earlier_rendering(
         state: of the run that is resumed, which has taken them over already.
 
     """
+    earlier = initial.spec.rendering if initial else hp.rendering
     if state:
         was = json.loads(state["hyperparameters"])
-        kept = {name: was.get(name) for name in _RENDERING if name not in hp.given}
-        return hp.model_copy(update={name: numbers and tuple(numbers) for name, numbers in kept.items()})
+        earlier = Rendering.from_json({name: was.get(name) for name in _RENDERING})
     taken = {}
-    earlier = initial.spec.rendering if initial else hp.rendering
     for name in _RENDERING:
         theirs, own = getattr(earlier, name), getattr(hp, name)
         if name not in hp.given and theirs is not None:

@@ -121,11 +121,11 @@ def run_job(
 ) -> None:
     """Train, and leave model and metrics."""
     # Imported here: wrong hyperparameters should not have to wait for torch.
-    from tilewise.data.annotations import check_objects
     from tilewise.data.channel import read_data_set
+    from tilewise.data.checks import check_objects
     from tilewise.data.choice import DataChoice
+    from tilewise.data.label_mapping import with_labels_of
     from tilewise.data.pipe.fifo import StopWaiting
-    from tilewise.data.places import in_places_of
     from tilewise.inference.device import require_supported_gpus
     from tilewise.registry import find_task
     from tilewise.training.distributed.context import SINGLE_PROCESS
@@ -185,7 +185,7 @@ def run_job(
 
         if "model" in job.channels:
             earlier = state["classes"] if state else initial.classes if initial else ()
-            data = in_places_of(data, earlier)
+            data = with_labels_of(data, earlier)
         start = Start(
             pretrained_folder(job.channels, hp),
             initial,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tilewise.data.folder import Folder
-from tilewise.data.samples import DecodeError
+from tilewise.data.stored_samples import DecodeError
 from tilewise.errors import UserError
 
 Found = TypeVar("Found")

@@ -14,17 +14,10 @@ from typing import Self
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import (
-    MAX_NAMED,
-    ChannelIssues,
-    ChannelSource,
-    DetectedFormat,
-    ParsedChannel,
-    make_records,
-    some,
-    with_fields,
-)
+from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, with_fields
+from tilewise.data.channel_issues import MAX_NAMED, ChannelIssues
 from tilewise.data.channel_table import table
+from tilewise.data.checks import make_records
 from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
 from tilewise.data.exports import name_foreign
@@ -47,6 +40,7 @@ from tilewise.data.json_lines import AZURE, MANIFEST
 from tilewise.data.label_numbers import has_class_ids, media_type
 from tilewise.data.pipe.channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.pipe.stream import Stream, StreamElsewhere
+from tilewise.data.quoting import some
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import EVERYTHING, Shard
 from tilewise.data.source import Batches_co, BatchMaker, RecordSource

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from tilewise.arrays import Bool, Int64
-from tilewise.data.annotations import ChannelIssues, some
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.image_labels import shown_classes
 from tilewise.data.plausibility import spelt_alike
+from tilewise.data.quoting import some
 from tilewise.data.records import Record, Records, open_encoded
 from tilewise.masks import masks_in
 

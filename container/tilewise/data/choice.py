@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 
 from tilewise.arrays import Array, Int64
-from tilewise.data.annotations import ChannelIssues, RawExample
+from tilewise.data.annotations import RawExample
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.label_numbers import ImageLabels, has_class_ids
 from tilewise.data.objects_as import classes_of_objects, cut_objects

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilewise.data.annotations import ChannelIssues, ParsedChannel, RawExample, check_objects, make_records
+from tilewise.data.annotations import ParsedChannel, RawExample
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import check_objects, make_records
 from tilewise.data.plausibility import spelt_alike
 from tilewise.errors import UserError
 

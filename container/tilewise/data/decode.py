@@ -21,8 +21,16 @@ from tilewise.data.image_header import (
     as_decode_error,
     read_header,
 )
-from tilewise.data.samples import ArraySamples, DecodeError, Layout, RowSamples, Samples, known_bits, to_rgb
 from tilewise.data.scene import KEPT_BYTES, Scene
+from tilewise.data.stored_samples import (
+    ArraySamples,
+    DecodeError,
+    Layout,
+    RowSamples,
+    Samples,
+    known_bits,
+    to_rgb,
+)
 from tilewise.data.tiff import TiffImage
 from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.machine import require_memory

@@ -18,8 +18,6 @@ PEEK = 64 * 1024
 MAX_CANDIDATES = 10
 LABELME, LABELME_XML, VIA = "LabelMe JSON", "LabelMe XML", "VGG Image Annotator"
 CVAT, LABEL_STUDIO = "CVAT XML", "Label Studio JSON"
-READ = (LABELME, LABELME_XML, VIA, CVAT, LABEL_STUDIO)
-"""The exports that a reader takes."""
 
 _DATUMARO = "datum convert -i FOLDER -if {0} -f coco -o OUTPUT -- --save-media (pip install datumaro)"
 _COCO = "export it from there as COCO"
@@ -101,7 +99,7 @@ _BY_SUFFIX = {".json": _JSON, ".ndjson": _JSON, ".xml": _XML, ".csv": _CSV, ".tx
 
 
 def kind_of(path: Path) -> str:
-    """Who wrote a file: one of :data:`READ` or of :data:`CURES`, or "" for anything else."""
+    """Who wrote a file: a tool that a reader is for, one of :data:`CURES`, or "" for anything else."""
     table = _BY_SUFFIX.get(path.suffix.lower())
     if table is None:
         return ""

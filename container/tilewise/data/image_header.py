@@ -13,8 +13,8 @@ from typing import IO
 from PIL import Image, UnidentifiedImageError
 
 from tilewise.data.codestreams import jpeg2000_frame
-from tilewise.data.image_starts import HEIC_HINT, starts_like_heic
-from tilewise.data.samples import DecodeError
+from tilewise.data.image_signatures import HEIC_HINT, starts_like_heic
+from tilewise.data.stored_samples import DecodeError
 from tilewise.data.tiff import TiffImage
 from tilewise.errors import UserError
 from tilewise.machine import max_pixels as pixels_that_fit

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.crops import crop_around
 from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.image_labels import whole_image_targets

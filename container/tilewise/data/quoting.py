@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 80
@@ -25,6 +26,12 @@ def quoted(value: Any) -> str:
         text = str(value)
     kind = _KINDS.get(type(value))
     return shortened(text) + (f" ({kind})" if kind else "")
+
+
+def some(names: Iterable[str], count: int = 3) -> str:
+    """The first few names, for a message."""
+    listed = list(names)
+    return ", ".join([*listed[:count], "…"] if len(listed) > count else listed)
 
 
 class NoValue(ValueError):

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.data.annotations import ChannelIssues, ChannelSource, ParsedChannel, make_records, with_fields
+from tilewise.data.annotations import ChannelSource, ParsedChannel, with_fields
 from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
 from tilewise.data.folder import Folder, OneFile
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, unquote_plus
 
-from tilewise.data.annotations import MAX_NAMED, some
+from tilewise.data.channel_issues import MAX_NAMED
 from tilewise.data.folder import IMAGE_SUFFIXES, temporary_folder
-from tilewise.data.quoting import shortened
+from tilewise.data.quoting import shortened, some
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)

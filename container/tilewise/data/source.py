@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, Self, TypeVar
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.data.shard import Shard
 

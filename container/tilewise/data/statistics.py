@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.channel_table import SIZE_NAMES, masks_of, size_histogram
 from tilewise.data.records import Records
 

@@ -12,7 +12,7 @@ from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps, pulled
 from tilewise.fields import Corners
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, masks_in
+from tilewise.masks import bitmaps_in, masks_in
 from tilewise.views.sample import Sample
 
 Ink = tuple[int, int, int]
@@ -80,7 +80,7 @@ def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side:
             for label, ignored in zip(targets.labels.tolist(), targets.ignored.tolist(), strict=True)
         ]
         pixels = sample.pixels.permute(1, 2, 0).numpy().copy()
-        masked = _fill_masks(pixels, targets.fields.get(MASKS), inks)
+        masked = _fill_masks(pixels, bitmaps_in(targets.fields), inks)
         picture = Image.fromarray(pixels)
         zoom = side / max(picture.size)
         size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
@@ -93,10 +93,10 @@ def draw_training_views(samples: Sequence[Sample], classes: Sequence[str], side:
     return sheet
 
 
-def _fill_masks(pixels: Array, masks: object, inks: Sequence[Ink]) -> set[int]:
+def _fill_masks(pixels: Array, masks: Bitmaps | None, inks: Sequence[Ink]) -> set[int]:
     """Tint the masks that a view's objects have. Returns which these are."""
     drawn: set[int] = set()
-    if not isinstance(masks, Bitmaps):
+    if masks is None:
         return drawn
     for index, (x0, y0, x1, y1) in enumerate(np.asarray(masks.frames).tolist()):
         left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)

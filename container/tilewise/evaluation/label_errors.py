@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tilewise.arrays import Bool, Float64
 from tilewise.boxes import object_size, paired_iou
@@ -28,6 +29,9 @@ NEARBY = 0.2
 
 ALIKE = 50
 """So many objects next in size say how sure the model usually is of one."""
+
+BLOCK = 10_000
+"""Medians of so many objects are found at once: a few megabytes."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,15 @@ def _usual_scores(records: Records, best: Sequence[Float64]) -> Float64:
     """(M,) for each object of all images the median of the best scores of those next in size."""
     sizes = np.concatenate([np.zeros(0), *(object_size(record.targets.boxes) for record in records)])
     scores = np.concatenate([np.zeros(0), *best])
+    if not len(scores):
+        return scores
     order = np.argsort(sizes, kind="stable")
-    usual = np.zeros(len(scores))
-    for place, index in enumerate(order.tolist()):
-        first = min(max(0, place - ALIKE // 2), max(0, len(order) - ALIKE))
-        usual[index] = np.median(scores[order[first : first + ALIKE]])
+    alike = sliding_window_view(scores[order], min(ALIKE, len(scores)))
+    blocks = np.array_split(alike, -(-len(alike) // BLOCK))
+    medians = np.concatenate([np.median(block, axis=1) for block in blocks])
+    first = np.clip(np.arange(len(order)) - ALIKE // 2, 0, len(alike) - 1)
+    usual = np.empty(len(scores))
+    usual[order] = medians[first]
     return usual
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
 from tilewise.inference.predictor import Predictor

@@ -1,3 +1,7 @@
+"""What cannot change where a run is resumed."""
+
+from __future__ import annotations
+
 FIXED = (
     "task",
     "model_name",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import groupby
 from string import Template
 from typing import Any, get_type_hints
 
 from tilewise.hyperparameters.models import BASE_NETWORKS, YOLOV5_SIZES
-from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Hyperparameters, Row
+from tilewise.hyperparameters.row import Row
+from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, GROUPS, ROWS, Hyperparameters
 from tilewise.hyperparameters.values import Values
 from tilewise.registry import families, family_of, model_names, task_names
 from tilewise.registry.classifiers import CLASSIFICATION
@@ -41,8 +41,8 @@ def as_markdown() -> str:
     """The page ``docs/hyperparameters.md``: all hyperparameters, the tuning ranges and the models."""
     types = get_type_hints(Hyperparameters, include_extras=True)
     parts = [_INTRODUCTION]
-    for group, names in groupby(ROWS, key=lambda name: ROWS[name].group):
-        parts += [f"## {group}\n", _group(names, types)]
+    for heading, group in GROUPS.items():
+        parts += [f"## {heading}\n", _group(group.model_fields, types)]
     return "\n".join([*parts, _other_names(), _tuning(), _models()])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.classification import is_builtin, is_multilabel
+from tilewise.hyperparameters.builtin_classification import is_builtin_classification, is_multilabel
 from tilewise.hyperparameters.values import shown
 from tilewise.registry import DEFAULT_TASK, model_names, task_names
 from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
@@ -49,7 +49,7 @@ def decide_task(texts: Mapping[str, str]) -> str:
 
 def _by_signs(texts: Mapping[str, str]) -> str:
     model = texts.get("model_name", "").lower()
-    if is_builtin(texts):
+    if is_builtin_classification(texts):
         return CLASSIFICATION
     for task in (SEGMENTATION, CLASSIFICATION):
         if model in model_names(task) and model not in model_names(DETECTION):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
+
+from tilewise.hyperparameters.reader import Reader
 
 _ONLY_WITH = {
     "tile_grid_size": ("grid", "whole"),
@@ -19,18 +21,6 @@ _ONLY_WITH = {
 """The training_views that each of these has an effect with."""
 
 
-class HyperparameterEntry(Protocol):
-    """A hyperparameter as the user wrote it, and its value; its text is ``name=value``."""
-
-    @property
-    def name(self) -> str:
-        """As written."""
-
-    @property
-    def value(self) -> Any:
-        """As read."""
-
-
 def training_views(values: Mapping[str, Any]) -> str:
     """What training looks at, where ``training_views`` leaves it open."""
     if values.get("training_views"):
@@ -40,14 +30,9 @@ def training_views(values: Mapping[str, Any]) -> str:
     return "fixed" if values.get("tile_size") else "whole"
 
 
-def check_views(entries: Mapping[str, HyperparameterEntry], refuse: Callable[[str, str], None]) -> None:
-    """Refuse what has no effect, or contradicts.
-
-    Args:
-        entries: what the user gave, by canonical name.
-        refuse: called with the name and the problem.
-
-    """
+def check_views(reader: Reader) -> None:
+    """Refuse what has no effect, or contradicts."""
+    entries, refuse = reader.entries, reader.refuse
     grid, size = entries.get("tile_grid_size"), entries.get("tile_size")
     if grid and size:
         refuse(size.name, f"{grid} and {size} exclude each other: give one of them")
@@ -62,14 +47,14 @@ def check_views(entries: Mapping[str, HyperparameterEntry], refuse: Callable[[st
     merge = entries.get("tile_merge")
     if merge and not tiled:
         refuse(merge.name, f"{merge}: there are no tiles; give tile_grid_size or tile_size, or leave it out")
-    _check_pyramid(entries, refuse)
+    _check_pyramid(reader)
 
 
-def _check_pyramid(entries: Mapping[str, HyperparameterEntry], refuse: Callable[[str, str], None]) -> None:
-    scales, ranges = entries.get("pyramid_scales"), entries.get("pyramid_ranges")
+def _check_pyramid(reader: Reader) -> None:
+    scales, ranges = reader.entries.get("pyramid_scales"), reader.entries.get("pyramid_ranges")
     if ranges and (not scales or len(scales.value) != len(ranges.value)):
         count = len(scales.value) if scales else "no"
-        refuse(
+        reader.refuse(
             ranges.name,
             f"{ranges}: {len(ranges.value)} ranges for {count} scales; give pyramid_scales with as many",
         )

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tilewise.errors import UserError
 from tilewise.models.detector import VisionModel
-from tilewise.models.names import summary
+from tilewise.models.tensor_names import summary
 from tilewise.registry import find_model
 
 SHOWN = 5

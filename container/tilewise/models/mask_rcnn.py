@@ -15,7 +15,7 @@ from torchvision.ops import nms
 
 from tilewise.bitmaps import Bitmaps
 from tilewise.instances import Instances
-from tilewise.masks import MASKS
+from tilewise.masks import MASKS, bitmaps_in
 from tilewise.models.detector import Detector
 from tilewise.models.faster_rcnn import (
     FasterRCNN,
@@ -153,9 +153,9 @@ def mask_loss(outputs: MaskRCNNOutputs, targets: Sequence[Targets[Tensor]]) -> T
 
 def objects_masks(targets: Targets[Tensor]) -> Bitmaps:
     """The masks of those that are not ignored, in the order of the second stage's matches."""
-    masks = targets.fields.get(MASKS)
+    masks = bitmaps_in(targets.fields)
     kept = ~targets.ignored
-    if not isinstance(masks, Bitmaps):  # of an image without objects
+    if masks is None:  # of an image without objects
         boxes = targets.boxes.new_zeros((len(targets), 4))
         values = torch.zeros((len(targets), 1, 1), dtype=torch.uint8, device=boxes.device)
         masks = Bitmaps(values, boxes, torch.zeros(len(targets), dtype=torch.bool, device=boxes.device))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tilewise.errors import UserError
 from tilewise.models.detector import IMAGENET_STD, VisionModel
-from tilewise.models.names import summary
+from tilewise.models.tensor_names import summary
 from tilewise.registry import find_model, load
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")

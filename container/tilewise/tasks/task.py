@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # an endpoint needs little of it
     from torch import Tensor
 
     from tilewise.arrays import Float32
-    from tilewise.data.annotations import ChannelIssues
     from tilewise.data.channel import DataSet
+    from tilewise.data.channel_issues import ChannelIssues
     from tilewise.data.records import Record, Records
     from tilewise.evaluation.report_content import ReportContent
     from tilewise.hyperparameters import Hyperparameters

@@ -11,7 +11,7 @@ from tilewise.arrays import Bool, Float64, Floats, Int64
 from tilewise.bitmaps import Bitmaps
 from tilewise.boxes import area, intersection
 from tilewise.instances import Instances
-from tilewise.masks import MASKS
+from tilewise.masks import bitmaps_in
 from tilewise.tiling.merge_masks import Pieces, masks_agree
 from tilewise.tiling.neighbours import near_pairs
 from tilewise.tiling.spec import MergeRule
@@ -104,8 +104,7 @@ def merge_with_masks(
         What their masks are made of; None where they have none.
 
     """
-    masks = detections.fields.get(MASKS)
-    bitmaps = masks if isinstance(masks, Bitmaps) else None
+    bitmaps = bitmaps_in(detections.fields)
     if not len(detections):
         return detections, Pieces.alone(detections)
     boxes, scores = detections.boxes.astype(np.float64), detections.scores.astype(np.float64)

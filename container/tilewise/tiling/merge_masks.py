@@ -11,7 +11,7 @@ from tilewise.arrays import Array, Bool, Float32, Float64, Int64
 from tilewise.bitmaps import Bitmaps
 from tilewise.boxes import area
 from tilewise.instances import Instances
-from tilewise.masks import MASKS, Masks, RunLengths
+from tilewise.masks import MASKS, Masks, RunLengths, bitmaps_in
 from tilewise.rasters import runs_of
 
 AGREEMENT = 1 / 3
@@ -84,8 +84,8 @@ class Pieces:
     @staticmethod
     def alone(instances: Instances) -> Pieces | None:
         """Of instances that are only what one view says; None where they have no masks."""
-        masks = instances.fields.get(MASKS)
-        if not isinstance(masks, Bitmaps):
+        masks = bitmaps_in(instances.fields)
+        if masks is None:
             return None
         members = list(np.arange(len(instances))[:, None])
         return Pieces(masks, members, instances.scores, np.zeros(len(instances), np.bool_))

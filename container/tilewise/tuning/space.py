@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from tilewise.errors import UserError
-from tilewise.hyperparameters.parsing import find_hyperparameter
+from tilewise.hyperparameters.reader import find_hyperparameter
 from tilewise.hyperparameters.values import did_you_mean
 
 MOST_VALUES = 30

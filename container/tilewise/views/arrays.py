@@ -36,9 +36,15 @@ class WindowedPixels(ABC):
     def part(self, window: Window) -> tuple[Any, Window]:
         """What a window shows of the image, uploaded, and where the window lies in it."""
         x0, y0, x1, y1 = window
-        left, top = min(max(x0, 0), self.width), min(max(y0, 0), self.height)
-        right, bottom = max(min(x1, self.width), left), max(min(y1, self.height), top)
+        left, top, right, bottom = within(window, self.width, self.height)
         return self.upload(self.read((left, top, right, bottom))), (x0 - left, y0 - top, x1 - left, y1 - top)
+
+
+def within(window: Window, width: int, height: int) -> Window:
+    """The part of a window that lies in an image of a size; empty where none does."""
+    x0, y0, x1, y1 = window
+    left, top = min(max(x0, 0), width), min(max(y0, 0), height)
+    return left, top, max(min(x1, width), left), max(min(y1, height), top)
 
 
 def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:
@@ -55,8 +61,8 @@ def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:
     """
     x0, y0, x1, y1 = window
     pixels = np.moveaxis(image, 0, 2)
-    height, width = pixels.shape[:2]
-    inside = pixels[max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
+    left, top, right, bottom = within(window, pixels.shape[1], pixels.shape[0])
+    inside = pixels[top:bottom, left:right]
     if y_first(x1 - x0, y1 - y0, size):
         down = _scale_rows(_amid_fill(inside, max(-y0, 0), y1 - y0), size[1])
         across = _scale_rows(_amid_fill(_transpose(down), max(-x0, 0), x1 - x0), size[0])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tilewise.views.arrays import FILL, Window, y_first
+from tilewise.views.arrays import FILL, Window, within, y_first
 
 BAND_BYTES = 16 * 1024 * 1024
 """Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
@@ -15,8 +15,8 @@ BAND_BYTES = 16 * 1024 * 1024
 def cut_tensor(image: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
     """As :func:`tilewise.views.arrays.cut_array`, of (3, H, W) uint8."""
     x0, y0, x1, y1 = window
-    height, width = image.shape[-2:]
-    inside = image[:, max(y0, 0) : max(min(y1, height), 0), max(x0, 0) : max(min(x1, width), 0)]
+    left, top, right, bottom = within(window, image.shape[2], image.shape[1])
+    inside = image[:, top:bottom, left:right]
     if inside.shape[-2:] == (y1 - y0, x1 - x0):
         return _scale(inside, *size)
     # bilinear scaling goes along x and along y: the sides of the second need no scaling along the first

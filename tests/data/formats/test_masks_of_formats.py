@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_masks
-from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import parse_channel
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, Masks

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from pipe_platform import PipePlatform, image_record, png, record_bytes
 from tilewise import machine
-from tilewise.data.annotations import ChannelIssues, check_example
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import check_example
 from tilewise.data.formats.recordio import read_record_files
 from tilewise.data.pipe import buffer, fifo
 from tilewise.data.pipe.buffer import Pipe, buffer_bytes

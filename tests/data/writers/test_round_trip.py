@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.data.annotations import ChannelIssues, make_records
 from tilewise.data.channel import ChannelFolder, parse_channel
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import make_records
 from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.records import Record, Records
 from tilewise.data.writers.coco import write_coco

@@ -8,8 +8,8 @@ from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.tiling.spec import WHOLE_IMAGE
-from tilewise.training.dataloading.loader import ImageSampler
 from tilewise.training.dataloading.repeats import drawn_counts, repeat_factors
+from tilewise.training.dataloading.samplers import ImageSampler
 from tilewise.training.dataloading.view_order import index_of
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.views.view import Scaling

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import make_hp, make_job
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector

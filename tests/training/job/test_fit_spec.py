@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_training import plain_hp
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.tasks.detection.choose_tiling import object_sizes

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec

@@ -12,8 +12,8 @@ import torch
 from made_instances import make_instances
 from PIL import Image
 from stand_ins import make_job
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.evaluate import metrics

@@ -14,12 +14,12 @@ from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.detector import Detector, Outputs
 from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
-from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.loss_means import LossMeans, means_of
 from tilewise.training.step.non_finite import MAX_NON_FINITE_STEPS, READ_EVERY, ReadEachStep, ReadLater
 from tilewise.training.step.train_step import TrainStep
 from tilewise.views.sample import Sample
 from torch import Tensor, nn
+from weighted_losses import WeightedLosses
 
 Way = type[ReadEachStep] | type[ReadLater]
 
@@ -185,12 +185,8 @@ def test_empty_batch__changes_nothing(way: Way) -> None:
     assert torch.equal(detector.network.weight, torch.full((1, 3), 0.5))  # type: ignore[arg-type]
 
 
-class Weighted(ExtraLoss):
-    """The detector's loss once more, with a weight that is learnt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(0.5))
+class WeightedOfTwo(WeightedLosses):
+    """Of a batch of two images."""
 
     def forward(
         self,
@@ -200,13 +196,13 @@ class Weighted(ExtraLoss):
         losses: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         assert len(targets) == 2 and outputs.features["colours"].shape == (2, 3)
-        return {"again": self.weight * losses["classification"]}
+        return super().forward(images, outputs, targets, losses)
 
 
 def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
     hp = step_hp(momentum=0, weight_decay=0)
     plain, _, _ = weights_after(["good"], hp)
-    detector, extra = Brightness(), Weighted()
+    detector, extra = Brightness(), WeightedOfTwo()
     train_step = TrainStep(detector, hp, 1, view_size=(4, 4), extra_losses=[extra])
     losses = train_step.learn(a_batch())
     assert losses["again"] == 0.5 * losses["classification"]
@@ -218,7 +214,10 @@ def test_extra_loss__is_learnt_from_and_its_parameters_too() -> None:
 
 def test_extra_loss__is_in_the_checkpoint_and_not_in_the_average() -> None:
     hp = step_hp(ema_decay=0.9, gradient_accumulation_step=2)
-    first, extra = TrainStep(Brightness(), hp, 1, view_size=(4, 4), extra_losses=[Weighted()]), Weighted()
+    first, extra = (
+        TrainStep(Brightness(), hp, 1, view_size=(4, 4), extra_losses=[WeightedOfTwo()]),
+        WeightedOfTwo(),
+    )
     second = TrainStep(Brightness(), hp, 1, view_size=(4, 4), extra_losses=[extra])
     for _ in range(3):  # in the middle of a step
         first.learn(a_batch())

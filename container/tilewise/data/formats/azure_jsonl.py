@@ -23,14 +23,13 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     by_name,
     check_fractions,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
-from tilewise.data.quoting import NoValue, as_number, quoted, shortened
+from tilewise.data.quoting import NoValue, as_number, quoted, shortened, some
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets
 
@@ -82,7 +81,7 @@ def read_azure_jsonl(
         _example(where, content, folder, numbers, masks=masks, names=names)
         for where, content in read_json_lines(files)
     ]
-    two_for_one_image(examples)
+    require_different_images(examples)
     return by_name(examples, list(numbers))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import PurePosixPath
 
-from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, by_name, some
+from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, by_name
 from tilewise.data.folder import Folder
 from tilewise.data.image_labels import whole_image_targets
+from tilewise.data.quoting import some
 from tilewise.errors import UserError
 
 CLASS_FOLDERS = "a folder for each class"

@@ -20,11 +20,11 @@ import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.addresses import STUDIO_ADDRESS, find_addressed
-from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, some
+from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.json_lines import format_of_lines, largest_json, largest_unnamed
-from tilewise.data.quoting import as_number, quoted, shortened
+from tilewise.data.quoting import as_number, quoted, shortened, some
 from tilewise.data.text_files import LargeText, open_text
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, MaskPacker, Outline, RunLengths, Shape

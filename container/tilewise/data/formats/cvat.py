@@ -22,8 +22,7 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import CVAT, files_of
@@ -42,7 +41,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.safe_xml import ERRORS, children_of_root
 from tilewise.errors import UserError
 from tilewise.fields import Corners
@@ -128,7 +127,7 @@ def read_cvat(files: Mapping[str, Path], folder: Folder, channel: str) -> Parsed
             _read(name, path, task)
         except ERRORS as error:
             raise UserError(f"{name} is not XML of CVAT: {error}") from None
-    two_for_one_image(task.examples)
+    require_different_images(task.examples)
     task.counts.tell(channel)
     return ParsedChannel(task.examples, tuple(task.numbers))
 

@@ -18,8 +18,7 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import has_json_export
@@ -27,7 +26,7 @@ from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import find_coco_file
 from tilewise.data.ground_truth import parse_label
 from tilewise.data.json_lines import MAX_CANDIDATES, PEEK, format_of_lines, largest_json
-from tilewise.data.quoting import shortened
+from tilewise.data.quoting import shortened, some
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 
@@ -108,7 +107,7 @@ def read_image_json(folder: Folder, files: Mapping[str, Path]) -> ParsedChannel:
 
 def _without_json(examples: list[RawExample], folder: Folder) -> list[RawExample]:
     """Problems for images that no JSON file names; an image named by two files raises."""
-    two_for_one_image(examples)
+    require_different_images(examples)
     named = {example.path for example in examples}
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of annotations"
     return [unusable(name, path, hint) for name, path in folder.images.items() if path not in named]

@@ -20,13 +20,13 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.label_numbers import ImageLabels
+from tilewise.data.quoting import some
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets
@@ -73,7 +73,7 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
             examples.append(unusable(f"{cells[-1].strip()} ({where})", None, problem))
             continue
         examples.append(_example(where, cells[-1].strip(), labels, folder))
-    two_for_one_image(examples)
+    require_different_images(examples)
     return ParsedChannel(examples, kind.classes(some(files)))
 
 
@@ -113,7 +113,7 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
                 continue
             labels = [numbers.setdefault(each, len(numbers)) for each in names]
             examples.append(_example(where, row[0].strip(), whole_image_targets(labels), folder))
-    two_for_one_image(examples)
+    require_different_images(examples)
     return by_name(examples, list(numbers))
 
 

@@ -26,8 +26,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import LABEL_STUDIO, files_of
@@ -44,7 +43,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
@@ -167,7 +166,7 @@ def read_label_studio(files: Mapping[str, Path], folder: Folder, channel: str) -
     _tell(counts, who)
     counts.outlines.tell(channel)
     _fetch(examples, missing, who)
-    two_for_one_image(examples)
+    require_different_images(examples)
     return by_name(examples, list(numbers))
 
 

@@ -23,8 +23,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import LABELME, some_of
@@ -41,7 +40,7 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
@@ -119,7 +118,7 @@ def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> Par
         for key, path in files.items()
         if (example := _example(key, path, folder, embedded, numbers, counts))
     ]
-    two_for_one_image(examples)
+    require_different_images(examples)
     counts.tell(channel)
     named = {example.path for example in examples}
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of shapes"

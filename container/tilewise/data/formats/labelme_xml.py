@@ -17,8 +17,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import LABELME_XML, some_of
@@ -33,6 +32,7 @@ from tilewise.data.outlines import (
     known_size,
     name_of_class,
 )
+from tilewise.data.quoting import some
 from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.fields import Corners
 
@@ -69,7 +69,7 @@ def read_labelme_xml(files: Mapping[str, Path], folder: Folder, channel: str) ->
     numbers, counts = ClassNumbers(), OutlineCounts()
     read = (_example(key, path, folder, numbers, counts) for key, path in files.items())
     examples = [example for example in read if example]
-    two_for_one_image(examples)
+    require_different_images(examples)
     counts.tell(channel)
     named = {example.path for example in examples}
     photos = {name: path for name, path in folder.images.items() if "/Masks/" not in f"/{name}"}

@@ -22,15 +22,14 @@ from tilewise.data.annotations import (
     DetectedFormat,
     ParsedChannel,
     RawExample,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.folder import Folder
 from tilewise.data.ground_truth import Label, class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
 from tilewise.data.label_numbers import ImageLabels
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
 
@@ -107,7 +106,7 @@ def read_manifest(
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
     examples = [_example(line, attribute, paths, fractions=labels is not None) for line in lines]
-    two_for_one_image(examples)
+    require_different_images(examples)
     rows = labels.classes(who) if labels else None
     return ParsedChannel(examples, rows) if rows else _with_classes(ParsedChannel(examples, names=names))
 

@@ -19,9 +19,9 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     check_fractions,
-    some,
 )
 from tilewise.data.label_numbers import ImageLabels
+from tilewise.data.quoting import some
 from tilewise.data.recordio import ImageRecord, scan
 from tilewise.targets import Targets
 

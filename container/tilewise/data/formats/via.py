@@ -26,8 +26,7 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import VIA, files_of
@@ -43,7 +42,7 @@ from tilewise.data.outlines import (
     name_of_class,
     number_at,
 )
-from tilewise.data.quoting import quoted, shortened
+from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
@@ -110,7 +109,7 @@ def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
     attribute = _class_attribute(_read_all(files), f"channel {channel}: {some(files)}")
     numbers, counts = ClassNumbers(), OutlineCounts()
     examples = [_example(image, attribute, folder, numbers, counts) for image in _read_all(files)]
-    two_for_one_image(examples)
+    require_different_images(examples)
     counts.tell(channel)
     return by_name(examples, list(numbers))
 

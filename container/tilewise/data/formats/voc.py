@@ -25,14 +25,13 @@ from tilewise.data.annotations import (
     RawExample,
     boxes_from_corners,
     by_name,
-    some,
-    two_for_one_image,
+    require_different_images,
     unusable,
 )
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.formats.voc_masks import add_instance_masks
-from tilewise.data.quoting import NoValue, as_number
+from tilewise.data.quoting import NoValue, as_number, some
 from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
@@ -109,7 +108,7 @@ def read_voc(files: Mapping[str, Path], source: ChannelSource) -> ParsedChannel:
     numbers: dict[str, int] = {}
     folder = source.images
     examples = [_example(key, one, folder, 0 if first < 1 else 1, numbers) for key, one in read.items()]
-    two_for_one_image(examples)
+    require_different_images(examples)
     files_of_masks: frozenset[Path] = frozenset()
     if source.masks:
         examples, files_of_masks = add_instance_masks(examples, list(files), source)

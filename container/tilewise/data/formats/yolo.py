@@ -25,12 +25,11 @@ from tilewise.data.annotations import (
     ParsedChannel,
     RawExample,
     boxes_from_corners,
-    some,
     unusable,
 )
 from tilewise.data.exports import MAX_CANDIDATES, kind_of
 from tilewise.data.folder import Folder
-from tilewise.data.quoting import as_number, quoted
+from tilewise.data.quoting import as_number, quoted, some
 from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, Masks, Outline

@@ -10,13 +10,9 @@ from typing import Self
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import (
-    ChannelIssues,
-    RawExample,
-    check_example,
-    check_objects,
-    note_implausible,
-)
+from tilewise.data.annotations import RawExample
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.checks import check_example, check_objects, note_implausible
 from tilewise.data.classes import ClassIds
 from tilewise.data.pipe.buffer import Pipe
 from tilewise.data.pipe.fifo import StopWaiting

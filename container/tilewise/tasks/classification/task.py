@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # an endpoint needs little of it
     from PIL.Image import Image
     from torch import Tensor
 
-    from tilewise.data.annotations import ChannelIssues
     from tilewise.data.channel import DataSet
+    from tilewise.data.channel_issues import ChannelIssues
     from tilewise.data.records import Record, Records
     from tilewise.evaluation.report_content import ReportContent
     from tilewise.hyperparameters import Hyperparameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
@@ -241,13 +242,13 @@ class SegmentationAnswers(DetectionAnswers):
 
     forms: ClassVar[Mapping[str, AnswerForm]] = {
         **FORMS,
-        "azure": AnswerForm("application/json", azure, with_pictures=with_pictures),
-        "coco": AnswerForm("application/json", coco_results),
-        "yolo": AnswerForm("text/plain", yolo_text, one_image=True),
-        "geojson": AnswerForm("application/geo+json", geojson),
-        "manifest": AnswerForm("application/jsonlines", manifest_lines),
-        "label-studio": AnswerForm("application/json", label_studio),
-        "cvat": AnswerForm("application/xml", cvat),
+        "azure": replace(FORMS["azure"], render=azure, with_pictures=with_pictures),
+        "coco": replace(FORMS["coco"], render=coco_results),
+        "yolo": replace(FORMS["yolo"], render=yolo_text),
+        "geojson": replace(FORMS["geojson"], render=geojson),
+        "manifest": replace(FORMS["manifest"], render=manifest_lines),
+        "label-studio": replace(FORMS["label-studio"], render=label_studio),
+        "cvat": replace(FORMS["cvat"], render=cvat),
     }
     schema: ClassVar[Mapping[str, Any]] = {
         "type": "object",

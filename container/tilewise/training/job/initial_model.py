@@ -16,8 +16,8 @@ from torch import Tensor
 from tilewise.errors import UserError
 from tilewise.inference.artifact import DESCRIPTION, Artifact
 from tilewise.models.detector import VisionModel
-from tilewise.models.names import summary
 from tilewise.models.spec import ModelSpec
+from tilewise.models.tensor_names import summary
 from tilewise.tasks.task import Task
 
 log = logging.getLogger(__name__)

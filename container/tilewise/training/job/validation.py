@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tilewise.data.annotations import ChannelIssues
+from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.source import RecordSource
 from tilewise.inference.predictor import Predictor
 from tilewise.tasks.task import Scored

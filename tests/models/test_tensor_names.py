@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tilewise.models.names import summary
+from tilewise.models.tensor_names import summary
 
 EVERY = ["a.b.w", "a.b.v", "a.c.w", "d.w", "e.f.g.w", "e.f.h.w"]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tilewise.data.annotations import ChannelIssues
 from tilewise.data.channel import DataSet, Split
-from tilewise.data.places import in_places_of, places
+from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.label_mapping import label_mapping, with_labels_of
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 
@@ -33,7 +33,7 @@ def data_of(*classes: str) -> DataSet:
     ],
     ids=["the same", "another order", "ids, names", "names, ids", "one name", "no name", "another number"],
 )
-def test_places__by_name_then_by_position(
+def test_label_mapping__by_name_then_by_position(
     own: tuple[str, ...],
     model: tuple[str, ...],
     classes: tuple[str, ...],
@@ -42,7 +42,7 @@ def test_places__by_name_then_by_position(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = data_of(*own)
-    data = in_places_of(before, model)
+    data = with_labels_of(before, model)
     assert data.classes == classes
     assert data.validation is not None
     for split in (data.train, data.validation):
@@ -53,5 +53,5 @@ def test_places__by_name_then_by_position(
     assert not warned or "matched by position" in caplog.text
 
 
-def test_places__are_a_permutation() -> None:
-    assert places(("d", "b", "x", "a"), ("a", "b", "c", "d")).tolist() == [3, 1, 2, 0]
+def test_label_mapping__is_a_permutation() -> None:
+    assert label_mapping(("d", "b", "x", "a"), ("a", "b", "c", "d")).tolist() == [3, 1, 2, 0]

@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import some
 from tilewise.data.channel import DataSet
+from tilewise.data.quoting import some
 
 log = logging.getLogger(__name__)
 
 
-def in_places_of(data: DataSet, earlier: Sequence[str]) -> DataSet:
+def with_labels_of(data: DataSet, earlier: Sequence[str]) -> DataSet:
     """The data with the labels of an earlier model's classes.
 
     A class has the label of the earlier one of its name; those without take the labels that are left, in
@@ -30,7 +30,7 @@ def in_places_of(data: DataSet, earlier: Sequence[str]) -> DataSet:
     own, model = data.classes, tuple(earlier)
     if own == model or len(own) != len(model):
         return data
-    labels = places(own, model)
+    labels = label_mapping(own, model)
     placed = tuple(own[old] for old in np.argsort(labels).tolist())
     classes = model if _are_ids(own) and not _are_ids(model) else placed
     pairs = [f"{mine} as {theirs}" for mine, theirs in zip(placed, model, strict=True) if mine != theirs]
@@ -51,7 +51,7 @@ def in_places_of(data: DataSet, earlier: Sequence[str]) -> DataSet:
     return replace(data, classes=classes, **sources)  # type: ignore[arg-type]  # train stays one
 
 
-def places(own: Sequence[str], model: Sequence[str]) -> Int64:
+def label_mapping(own: Sequence[str], model: Sequence[str]) -> Int64:
     """(C,) the model's label of each of one's own classes, of which there are as many."""
     labels = {name: model.index(name) for name in own if name in model}
     left = iter(sorted(set(range(len(model))) - set(labels.values())))
