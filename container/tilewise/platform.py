@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -198,10 +199,20 @@ def failure_sentence(error: BaseException) -> str:
     """
     if isinstance(error, UserError):
         sentence = f"{CLIENT_ERROR}: {error}"
+    elif _is_disk_full(error):
+        sentence = (
+            f"{CLIENT_ERROR}: the disk is full ({error}): give the job a larger volume (VolumeSizeInGB)"
+        )
     else:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
     return sentence.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written for lack of room; safetensors says so in its text alone."""
+    code = error.errno if isinstance(error, OSError) else None
+    return code in (errno.ENOSPC, errno.EDQUOT) or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def remove_failure() -> None:
