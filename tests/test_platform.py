@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 from tilewise import platform
 from tilewise.errors import UserError
 
@@ -77,7 +79,7 @@ def test_read_job__all_of_it(base: Path) -> None:
     assert job.hyperparameters["lr_scheduler_step"] == "10,20"
     data = base / "input" / "data"
     assert dict(job.channels) == {
-        "train": platform.JobChannel("train", data / "train", "image/jpeg", "FastFile"),
+        "train": platform.JobChannel("train", data / "train", "image/jpeg; charset=binary", "FastFile"),
         "validation": platform.JobChannel("validation", data / "validation", "", "Pipe", "ShardedByS3Key"),
         "train_annotation": platform.JobChannel("train_annotation", data / "train_annotation", "", "File"),
     }
@@ -157,6 +159,18 @@ def test_write_failure__algorithm_error(base: Path) -> None:
     sentence = fail(ZeroDivisionError("division by zero"))
     assert sentence == "AlgorithmError: ZeroDivisionError: division by zero"
     assert (base / "output" / "failure").read_text() == sentence
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_failure_sentence__a_full_disk_is_for_the_user_to_mend(error: Exception) -> None:
+    sentence = f"ClientError: the disk is full ({error}): give the job a larger volume (VolumeSizeInGB)"
+    assert platform.failure_sentence(error) == sentence
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "木", "🐜"])

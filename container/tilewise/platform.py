@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -88,7 +89,7 @@ class JobChannel:
     Attributes:
         name: ``train``, ``validation``, ``train_annotation``, …
         path: the folder that holds its files (File and FastFile mode).
-        content_type: as the user gave it, lower case and without parameters; "" when not given.
+        content_type: as the user gave it, with its parameters, in lower case; "" when not given.
         input_mode: ``File``, ``FastFile`` or ``Pipe``; then pass k is the FIFO ``<path>_<k>``.
         distribution: ``FullyReplicated``, or ``ShardedByS3Key`` where each host gets a part of its own.
 
@@ -168,7 +169,7 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
 
 def _channel(name: str, entry: Any) -> JobChannel:
     config = entry if isinstance(entry, dict) else {}
-    content_type = str(config.get("ContentType") or "").split(";")[0].strip().lower()
+    content_type = str(config.get("ContentType") or "").strip().lower()
     input_mode = str(config.get("TrainingInputMode") or "File")
     distribution = str(config.get("S3DistributionType") or "FullyReplicated")
     return JobChannel(name, base_dir() / "input" / "data" / name, content_type, input_mode, distribution)
@@ -198,10 +199,20 @@ def failure_sentence(error: BaseException) -> str:
     """
     if isinstance(error, UserError):
         sentence = f"{CLIENT_ERROR}: {error}"
+    elif _is_disk_full(error):
+        sentence = (
+            f"{CLIENT_ERROR}: the disk is full ({error}): give the job a larger volume (VolumeSizeInGB)"
+        )
     else:
         sentence = f"AlgorithmError: {type(error).__name__}: {error}"
     # A file name that is not UTF-8 holds surrogates, which no UTF-8 file can.
     return sentence.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written for lack of room; safetensors says so in its text alone."""
+    code = error.errno if isinstance(error, OSError) else None
+    return code in (errno.ENOSPC, errno.EDQUOT) or f"(os error {errno.ENOSPC})" in str(error)
 
 
 def remove_failure() -> None:

@@ -97,3 +97,9 @@ def test_export__what_does_not_go_together(model: Path, arguments: tuple[str, ..
 def test_export__no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model of Tilewise"):
         run(tmp_path, "--to", "onnx")
+
+
+def test_export__in_8_bits_without_images_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the folder of channel none is not there"):
+        run(model, "--to", "onnx", "--int8", "--images", tmp_path / "none", "--out", tmp_path / "eight")
+    assert not (tmp_path / "eight").exists()

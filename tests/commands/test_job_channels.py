@@ -60,6 +60,12 @@ def test_channels__a_name_like_none_of_them() -> None:
         data_channels(job_of("train", "xyzzy"), HP, None, distributed=SINGLE_PROCESS)
 
 
+def test_channels__a_list_of_classes_is_for_classification() -> None:
+    with pytest.raises(UserError, match="channel train_lst: a list of images and their classes") as error:
+        data_channels(job_of("train", "train_lst"), HP, None, distributed=SINGLE_PROCESS)
+    assert "this is a job for task=detection: give task=classification" in str(error.value)
+
+
 def test_channels__of_the_sdk_are_left_aside(caplog: pytest.LogCaptureFixture) -> None:
     found = data_channels(job_of("train", "code", "sm_drivers"), HP, None, distributed=SINGLE_PROCESS)
     assert list(found) == ["train"]

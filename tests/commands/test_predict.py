@@ -166,6 +166,10 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         (("predict", image), "give --model DIR or --endpoint URL"),
         (("predict", image, "--model", tmp_path), "holds no model of Tilewise"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9"), "does not answer"),
+        (
+            ("predict", image, "--endpoint", "localhost:8080"),
+            "give an address, such as http://127.0.0.1:8080",
+        ),
         (("predict", image, "--endpoint", "http://127.0.0.1:9", "--tile-size", 9), "has its own tiles"),
         (("predict", image, "--endpoint", "http://127.0.0.1:9", "--max-detections", 9), "goes with --model"),
         (
@@ -173,7 +177,13 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
             "--tile-grid-size='1x1': must be",
         ),
         (("predict", tmp_path / "text.jpg", "--model", model_folder), "not an image"),
-        (("predict", tmp_path / "none.jpg", "--model", model_folder), "No such file"),
+        (("predict", tmp_path / "none.jpg", "--model", model_folder), "none.jpg does not exist"),
+        (
+            ("predict", image, "--model", model_folder, "--threshold", "nan"),
+            "a score is a number from 0 to 1",
+        ),
+        (("predict", image, "--model", model_folder, "--max-detections", 0), "give a number from 1 on"),
+        (("evaluate", image, tmp_path, "--model", model_folder, "--iou", 0), "give a number above 0"),
         (("predict", image, image, "--model", model_folder), "several images are named a photo"),
     ]
     for arguments, words in cases:
@@ -181,6 +191,37 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         assert code == 2
         assert words in errors
         assert "Traceback" not in errors
+
+
+def test_predict__a_folder_and_a_damaged_image_is_named_and_left_out(
+    tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "0 text.jpg").write_text("no image")
+    code, output, errors = tilewise("predict", tmp_path, "--model", model_folder, "--out", tmp_path / "out")
+    assert code == 0, errors
+    assert "left out 0 text.jpg: " in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a photo-detections.json",
+        "a photo-detections.png",
+    ]
+
+
+def test_evaluate__names_a_damaged_image(
+    tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.png").write_bytes(image.read_bytes()[:-3000])
+    coco = {
+        "images": [
+            {"id": number, "file_name": name, "width": 80, "height": 60}
+            for number, name in enumerate((image.name, "b.png"))
+        ],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 4, "bbox": [10, 10, 30, 20]}],
+        "categories": [{"id": 4, "name": "bee"}],
+    }
+    (tmp_path / "val.json").write_text(json.dumps(coco))
+    code, _, errors = tilewise("evaluate", tmp_path / "val.json", tmp_path, "--model", model_folder)
+    assert code == 2
+    assert "1 of 2 images cannot be used, more than 5%; fix or remove them, starting with: b.png: " in errors
 
 
 def test_hyperparameters__prints_the_page_in_docs() -> None:

@@ -154,6 +154,23 @@ def test_prelabel__says_what_is_wrong(
     assert (code, message in errors) == (2, True), errors
 
 
+@pytest.mark.parametrize("command", [("prelabel", "--to", "coco"), ("rank",)])
+@pytest.mark.parametrize("out", [".", "images/a.png/labels"])
+def test_commands__say_where_they_cannot_write_before_they_look_at_images(
+    tilewise: Tilewise,
+    images: Path,
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    out: str,
+) -> None:
+    monkeypatch.setattr("tilewise.inference.predictor.Predictor.predict", None)
+    place = images.parent / out
+    code, _, errors = tilewise(command[0], images, "--model", model_folder, "--out", place, *command[1:])
+    assert code == 2
+    assert f"--out {place}" in errors or f"{place} exists" in errors, errors
+
+
 def test_prelabel__two_images_of_one_name(tilewise: Tilewise, images: Path, model_folder: Path) -> None:
     both = images / "a.png", images / "deep" / "a.png"
     code, _, errors = tilewise(

@@ -372,6 +372,22 @@ def test_label__header_floats_and_difficult(tmp_path: Path) -> None:
     assert len(without.targets.labels) == 0
 
 
+def test_label__rows_that_make_labels_equally_long_are_no_objects(tmp_path: Path) -> None:
+    label = [2, 6, 1, 0, 0, 0.5, 0.5, 0, *[-1] * 6, *[-1] * 6]
+    write(tmp_path / "a.rec", image_record(label, png()))
+    (example,) = read_record_files(Folder(tmp_path).with_suffix(".rec")).examples
+    assert (example.problem, example.targets.labels.tolist()) == ("", [1])
+
+
+@pytest.mark.parametrize(("ids", "warned"), [((1, 2), True), ((0, 2), False)])
+def test_channel__ids_from_1_are_doubted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ids: tuple[int, ...], warned: bool
+) -> None:
+    folders = {"train": ChannelFolder(channel(tmp_path / "train", [objects(*ids)]))}
+    assert read_data_set(folders, None, validates=False, seed=0).classes == ("0", "1", "2")
+    assert ("nothing has the class id 0, though ids count from 0" in caplog.text) == warned
+
+
 def channel(folder: Path, labels: list[list[float]], name: str = "data.rec") -> Path:
     write(folder / name, *(image_record(label, png(), 100 + at) for at, label in enumerate(labels)))
     return folder

@@ -130,7 +130,7 @@ def test_builtin__wrong_values(raw: dict[str, str], message: str) -> None:
             {"mask_pixel_score_threshold": "0.4"},
             "mask_pixel_score_threshold=0.4: applies only to task=instan",
         ),
-        ({"training_crop_size": "230"}, "a crop of 230 pixels: seresnext takes a multiple of 32 pixels"),
+        ({"training_crop_size": "230"}, "training_crop_size=230: seresnext takes a multiple of 32, and"),
         (
             {"model_name": "vits16r224", "training_crop_size": "192"},
             "training_crop_size=192 and validation_crop_size=224 must be equal: vits16r224 sees one size",
@@ -143,6 +143,11 @@ def test_builtin__wrong_values(raw: dict[str, str], message: str) -> None:
 )
 def test_azure__what_does_not_go_together(raw: dict[str, str], message: str) -> None:
     assert problems({"task": "classification"} | raw).startswith(message)
+
+
+def test_top_k__of_a_job_that_names_its_task_is_no_sign_of_the_built_in_one() -> None:
+    hp = parse_hyperparameters({"task": "classification", "top_k": "3"})
+    assert (hp.top_k, hp.model_name, hp.training_batch_size) == (3, "seresnext", 78)
 
 
 def test_tiles__are_for_validation_and_serving() -> None:

@@ -152,3 +152,19 @@ def test_checkpoints__as_azure_writes_them() -> None:
     assert parse_hyperparameters({"checkpoint_frequency": "0"}).checkpoint_frequency == 0  # the best alone
     older = {"checkpoint_dataset_id": "d1", "checkpoint_filename": "model.pt"}
     assert parse_hyperparameters(older).checkpoint_filename == "model.pt"
+
+
+@pytest.mark.parametrize("task", ["instance_segmentation", "classification", "multilabel_classification"])
+@pytest.mark.parametrize("extra", [{}, {"num_training_samples": "500", "num_classes": "2"}])
+def test_job__of_another_task_is_none_of_the_built_in_object_detection(
+    task: str, extra: dict[str, str]
+) -> None:
+    """Pipe mode needs num_training_samples, whatever the task."""
+    hp = parse_hyperparameters({"task": task, **extra})
+    plain = parse_hyperparameters({"task": task})
+    assert (hp.dialect, hp.model_name, hp.training_batch_size) == (
+        "azure",
+        plain.model_name,
+        plain.training_batch_size,
+    )
+    assert (hp.learning_rate_scheduler, hp.batch_unit) == ("warmup_cosine", "gpu")

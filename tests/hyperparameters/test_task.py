@@ -41,7 +41,7 @@ def test_task__hyperparameters_of_another_one() -> None:
 
 def test_task__unknown() -> None:
     assert problems({"task": "forecasting", "epochs": "x"}).startswith(
-        "task=forecasting: there is no such task"
+        "task='forecasting': there is no such task"
     )
 
 

@@ -88,6 +88,16 @@ def test_integer__refused(text: str) -> None:
     assert problems({"number_of_epochs": text}).endswith(": must be a whole number, at least 1")
 
 
+def test_integer__that_nothing_could_count_to() -> None:
+    most = "must be a whole number, at least 1, and at most 4294967296"
+    assert problems({"number_of_epochs": "9" * 20}).endswith(most)
+
+
+@pytest.mark.parametrize("name", ["minutes", "max_gradient_norm", "distillation_weight"])
+def test_float__without_an_upper_end_is_finite(name: str) -> None:
+    assert problems({name: "1e999"}) == f"{name}=1e999: must be greater than 0"
+
+
 @pytest.mark.parametrize("text", ["1e-3", "0.001", '"0.001"', 0.001])
 def test_float__as_text_or_number(text: object) -> None:
     assert parse_hyperparameters({"learning_rate": text}).learning_rate == 0.001
@@ -106,6 +116,14 @@ def test_float__ranges_have_their_own_ends(name: str) -> None:
         "momentum": "at least 0 and at most 1",
     }
     assert problems({name: "1.5"}) == f"{name}=1.5: must be {allowed[name]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("class_balance", "repeat_factor"), ("target_column_name", "label")]
+)
+def test_choice__of_one_word(name: str, word: str) -> None:
+    assert problems({name: "other"}) == f"{name}='other': must be {word}"
+    assert getattr(parse_hyperparameters({name: word.title()}), name) == word
 
 
 def test_choice__lists_the_choices_and_the_nearest() -> None:

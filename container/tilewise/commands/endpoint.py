@@ -31,9 +31,12 @@ def ask_endpoint(url: str, image: bytes) -> Any:
         image: an image file's bytes.
 
     Raises:
-        UserError: nobody answers there, or with an error; the message has the server's reason.
+        UserError: it is no address, nobody answers there, or with an error; the message has the server's
+            reason.
 
     """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--endpoint {url}: give an address, such as http://127.0.0.1:8080")
     request = Request(
         f"{url.rstrip('/')}/invocations",
         data=image,

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tilewise.commands.predict import add_source, source
-from tilewise.commands.unlabelled import predict_each
+from tilewise.commands.unlabelled import check_place, predict_each
 from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.read import read_channel
 from tilewise.data.records import Record, Records
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--top {arguments.top}: give a number from 1 on")
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise UserError(f"{arguments.out} is not an empty folder: give another --out")
+    check_place(arguments.out, folder=True)
     classes = read_classes(arguments.model)
     channel = read_channel(arguments.data, arguments.annotations, classes=classes)
     by_key = {record.key: record for record in channel.records}

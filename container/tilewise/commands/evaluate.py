@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from tilewise.commands.predict import add_source, source
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, in_classes
+from tilewise.data.decode import DecodeError
 from tilewise.data.folder import Folder
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.read import read_annotated
+from tilewise.data.records import Records
+from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.voc import VocMetric
 from tilewise.inference.artifact import read_classes
@@ -50,12 +54,14 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(task, ClassificationTask):
         print(json.dumps(_of_classes(arguments, task), indent=2))
         return
+    if not 0 < arguments.iou <= 1:
+        raise UserError(f"--iou {arguments.iou}: give a number above 0, and at most 1")
     content = read_coco(arguments.coco, Folder(arguments.images), masks=True)
     classes = read_classes(arguments.model) if arguments.model else content.classes or ()
     examples = in_classes(content, classes, arguments.coco.name, whose="the model")
-    records = make_records(examples, ChannelIssues(arguments.coco.name))
-    predict = source(arguments)
-    detections = [predict(record.source).detections for record in records]
+    issues = ChannelIssues(arguments.coco.name)
+    records, predictions = _predicted(make_records(examples, issues), source(arguments), issues)
+    detections = [prediction.detections for prediction in predictions]
     if not any(MASKS in each.fields for each in detections):  # a detector's are of boxes
         records = records.with_targets(replace(records.targets, fields={}))
     voc = VocMetric(arguments.iou, arguments.points)
@@ -72,6 +78,24 @@ def _of_classes(arguments: argparse.Namespace, task: ClassificationTask) -> dict
         parsed = replace(parsed, examples=[ids.to_labels(each, name) for each in parsed.examples])
     issues = ChannelIssues(name, image_labels=True)
     records = checked_records(parsed, classes, issues, whose="the model")
-    predict = source(arguments, classifies=True)
-    scored = ScoredImages(records, [predict(record.source) for record in records])
+    scored = ScoredImages(*_predicted(records, source(arguments, classifies=True), issues))
     return task.figures(scored, classes)
+
+
+def _predicted(
+    records: Records, predict: Callable[[bytes | Path], Any], issues: ChannelIssues
+) -> tuple[Records, list[Any]]:
+    """The records whose images can be decoded, and what is said of each; the others are named.
+
+    Raises:
+        UserError: too many images are damaged.
+
+    """
+    kept, predictions = [], []
+    for record in records:
+        try:
+            predictions.append(predict(record.source))
+            kept.append(record)
+        except DecodeError as error:
+            issues.leave_out(record.key, str(error))
+    return Records(kept), predictions

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewise.errors import UserError
+
+if TYPE_CHECKING:
+    from tilewise.data.read import Channel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,17 +64,21 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.model} is a model for task={artifact.task}, of which no graph is made")
     if arguments.int8 and not isinstance(artifact.model, Detector):
         raise UserError(f"--int8: {arguments.model} is a model for task={artifact.task}, not a detector")
-    write_package(artifact, arguments.to, out)
+    channel = None
     if arguments.int8:
-        _quantise(artifact, out / "model.onnx", arguments)
+        from tilewise.data.read import read_channel  # what is exported in floats needs none
+
+        channel = read_channel(arguments.images, arguments.annotations, classes=artifact.classes)
+    write_package(artifact, arguments.to, out)
+    if channel:
+        _quantise(artifact, out / "model.onnx", channel)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     if artifact.spec.tiling.mirror:
         print("this model was validated with tta=mirror; the example looks at each view once, not mirrored")
 
 
-def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
+def _quantise(artifact: Any, path: Path, channel: Channel) -> None:
     from tilewise.data.decode import decode_reduced
-    from tilewise.data.read import read_channel
     from tilewise.evaluation.evaluate import evaluate
     from tilewise.inference.int8 import quantise
     from tilewise.inference.onnx_backend import OnnxBackend
@@ -79,7 +86,6 @@ def _quantise(artifact: Any, path: Path, arguments: argparse.Namespace) -> None:
     from tilewise.inference.view_plan import ViewPlan
     from tilewise.registry import find_task
 
-    channel = read_channel(arguments.images, arguments.annotations, classes=artifact.classes)
     spec = artifact.spec
     plan, limits = ViewPlan(spec.scaling, spec.tiling, spec.rendering), spec.limits()
     merge = find_task(artifact.task)().merger(spec)

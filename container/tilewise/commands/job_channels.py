@@ -65,7 +65,12 @@ def data_channels(
         if name in SDK_CHANNELS:
             log.warning("channel %s is not used: it belongs to the SageMaker SDK", name)
             continue
-        if name not in (CHANNELS if "classification" not in hp.task else (*CHANNELS, *LIST_CHANNELS)):
+        if name in LIST_CHANNELS and "classification" not in hp.task:
+            raise UserError(
+                f"channel {name}: a list of images and their classes is for image classification, and this "
+                f"is a job for task={hp.task}: give task=classification, or leave the channel out"
+            )
+        if name not in (*CHANNELS, *LIST_CHANNELS):
             raise UserError(_unknown(name))
         if name in WEIGHTS_CHANNELS:
             continue

@@ -15,6 +15,7 @@ import numpy as np
 from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
+from tilewise.commands.unlabelled import find_images, predict_each
 from tilewise.data.decode import decode_reduced
 from tilewise.data.geotiff import read_georeference
 from tilewise.errors import UserError
@@ -116,7 +117,7 @@ def source(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``predict``."""
-    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("images", nargs="+", type=Path, help="files, or folders of images")
     parser.add_argument(
         "--out", type=Path, default=Path("."), help="folder for the pictures and the JSON answers"
     )
@@ -137,24 +138,31 @@ def run(arguments: argparse.Namespace) -> None:
     """For each image write ``<name>-detections.json`` with all, and ``….png`` with those that pass drawn.
 
     A classifier's are ``<name>-classes.json``, with the score of each class, and ``….png``. A GeoTIFF
-    also gets ``….geojson``, with all of them in its own coordinates.
+    also gets ``….geojson``, with all of them in its own coordinates. A damaged image is named and left out.
 
     Raises:
-        UserError: two images have the same name, so that one picture would replace the other.
+        UserError: two images have the same name, so that one picture would replace the other, an option is
+            out of its range, or no image can be read.
 
     """
-    counts = Counter(path.stem for path in arguments.images)
+    images = [image for path in arguments.images for image in find_images([path]).values()]
+    counts = Counter(path.stem for path in images)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
+    if not 0 <= arguments.threshold <= 1:
+        raise UserError(f"--threshold {arguments.threshold}: a score is a number from 0 to 1")
+    if arguments.max_detections is not None and arguments.max_detections < 1:
+        raise UserError(f"--max-detections {arguments.max_detections}: give a number from 1 on")
     predict = source(arguments, arguments.max_detections, classifies=True)
     model = ModelDescription.read(arguments.model) if arguments.model else None
     classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
     calibration = _calibration(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in arguments.images:
-        found = predict(path)
+    by_name = {path.name: path for path in images}
+    for name, found in predict_each(by_name, predict):
+        path = by_name[name]
         if isinstance(found, ClassScores):
             _write_classes(arguments.out, path, found, classes, rendering)
             continue

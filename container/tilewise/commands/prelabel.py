@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewise.commands.predict import add_source, source
-from tilewise.commands.unlabelled import find_images, predict_each
+from tilewise.commands.unlabelled import check_place, find_images, predict_each
 from tilewise.errors import UserError
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
@@ -47,8 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Predict each image and write one file.
 
     Raises:
-        UserError: no classes are known, the file exists, a manifest has no addresses, or no image can be
-            read.
+        UserError: no classes are known, the file exists or cannot be written, a manifest has no addresses,
+            or no image can be read.
 
     """
     if not arguments.model:
@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("a manifest names images by their address in S3: give --prefix s3://bucket/folder/")
     if arguments.out.exists():
         raise UserError(f"{arguments.out} exists: it may hold corrected labels, so give another --out")
+    check_place(arguments.out)
     model, classes = ModelDescription.read(arguments.model), read_classes(arguments.model)
     answers = answers_of(model.task)
     if arguments.to not in answers.forms:

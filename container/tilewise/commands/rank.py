@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from tilewise.commands.unlabelled import find_images, predict_each
+from tilewise.commands.unlabelled import check_place, find_images, predict_each
 from tilewise.errors import UserError
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.predictor import Predictor
@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the images with both measures, and name the first.
 
     Raises:
-        UserError: the model is no detector, no image can be read, or an option is wrong.
+        UserError: the model is no detector, no image can be read, an option is wrong, or the table cannot be
+            written.
 
     """
     if arguments.top is not None and arguments.top < 1:
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     task = ModelDescription.read(arguments.model).task
     if not issubclass(find_task(task), DetectionTask):
         raise UserError(f"{arguments.model} holds a model of task {task}: rank orders images for a detector")
+    check_place(arguments.out)
     keep_freed_memory(OF_VIEWS)
     usual = Predictor.load(arguments.model)
     tiled = usual.plan.tiling.kind != "whole"

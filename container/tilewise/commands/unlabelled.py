@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,12 +47,30 @@ def predict_each(
         UserError: all are damaged.
 
     """
-    left_out = 0
+    left_out: list[str] = []
     for name, path in images.items():
         try:
             yield name, predict(path)
         except DecodeError as error:
-            left_out += 1
-            print(f"left out {name}: {error}")
-    if left_out == len(images):
-        raise UserError("none of the images can be read")
+            left_out.append(f"{name}: {error}")
+            print(f"left out {left_out[-1]}")
+    if len(left_out) == len(images):
+        raise UserError(f"none of the images can be read: {left_out[0]}")
+
+
+def check_place(path: Path, *, folder: bool = False) -> None:
+    """Make sure that a file, or a folder, can be written there, before hours are spent on its content.
+
+    Raises:
+        UserError: it cannot.
+
+    """
+    if not folder and path.is_dir():
+        raise UserError(f"--out {path} is a folder: give the name of a file")
+    place = path if folder else path.parent
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {path} cannot be written: {error.strerror}") from None
+    if not os.access(place, os.W_OK):
+        raise UserError(f"--out {path} cannot be written: {place} is read-only")

@@ -151,6 +151,11 @@ def _numbered(
         for name, channel in channels.items():
             make_records(channel.examples, ChannelIssues(name))  # raises where damaged files are the reason
         check_objects(next(iter(channels)), objects=False)
+    if not num_classes and used and min(used) > 0:
+        log.warning(
+            "nothing has the class id 0, though ids count from 0: if yours are others, list them with their "
+            'names in the hyperparameter class_map, such as {"1": "dog", "2": "cat"}'
+        )
     names_by_id = next(iter(channels.values())).names
     names = [names_by_id.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))

@@ -7,27 +7,38 @@ and "Bounding box job output" of Ground Truth.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tilewise.arrays import Array
 from tilewise.data.annotations import boxes_from_corner_and_size
-from tilewise.data.quoting import as_number, quoted
+from tilewise.data.quoting import NoValue, as_number, quoted
 from tilewise.targets import Targets
 
 MAX_CLASS_ID = 2**31
 _SIDES = ("left", "top", "width", "height")
 
 
-def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, int] | None]:
+class Label(NamedTuple):
+    """What the label of an image says.
+
+    Attributes:
+        targets: the objects, whose labels are class ids.
+        size: width and height of the image, or None.
+        unread: why objects have no box, each as a message says it.
+
+    """
+
+    targets: Targets[Array]
+    size: tuple[int, int] | None
+    unread: tuple[str, ...] = ()
+
+
+def parse_label(content: Mapping[str, Any]) -> Label:
     """Read ``{"image_size": […], "annotations": [{class_id, left, top, width, height}, …]}``.
 
     Class ids may be texts; ``image_size`` may be missing.
-
-    Returns:
-        the objects, whose labels are class ids;
-        width and height of the image, or None.
 
     Raises:
         ValueError: it has another form; the message says where, in words that follow "its label: ".
@@ -42,21 +53,25 @@ def parse_label(content: Mapping[str, Any]) -> tuple[Targets[Array], tuple[int, 
         raise ValueError(f"annotations is {quoted(annotations)}, not a list")
     rows: list[list[float]] = []
     ids: list[int] = []
+    unread: list[str] = []
     for index, annotation in enumerate(annotations):
         try:
             if not isinstance(annotation, dict):
                 raise ValueError(
                     f"it is {quoted(annotation)}, not an object with class_id and {', '.join(_SIDES)}"
                 )
-            ids.append(_class_id(annotation["class_id"]))
+            number = _class_id(annotation["class_id"])
             rows.append([as_number(annotation[side], f"its {side} is") for side in _SIDES])
+            ids.append(number)
+        except NoValue as error:
+            unread.append(f"annotations[{index}]: {error}")
         except KeyError as error:
             raise ValueError(f"annotations[{index}]: the key {error} is missing") from None
         except ValueError as error:
             raise ValueError(f"annotations[{index}]: {error}") from None
     size = _size(content.get("image_size"))
     boxes, labels = boxes_from_corner_and_size(rows), np.asarray(ids, dtype=np.int64)
-    return Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size
+    return Label(Targets(boxes, labels, np.zeros(len(labels), np.bool_)), size, tuple(unread))
 
 
 def _class_id(value: Any) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 LONGEST = 80
 """So many characters of a text are shown: an address may hold a whole image."""
 
+_NULL = ("", "null", "none")
 _KINDS = {str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"}
 
 
@@ -33,13 +34,20 @@ def some(names: Iterable[str], count: int = 3) -> str:
     return ", ".join([*listed[:count], "…"] if len(listed) > count else listed)
 
 
+class NoValue(ValueError):
+    """A file says that there is no number: one object of an image cannot be used, the others can."""
+
+
 def as_number(value: Any, what: str) -> float:
     """A number that a file gives as one, or as a text.
 
     Raises:
-        ValueError: it is none; the message says so in words, after ``what``.
+        NoValue: it is null, or an empty text.
+        ValueError: it is no number; the message says so in words, after ``what``.
 
     """
+    if value is None or (isinstance(value, str) and value.strip().lower() in _NULL):
+        raise NoValue(f"{what} {quoted(value)}, not a number")
     try:
         if isinstance(value, bool):
             raise TypeError

@@ -11,8 +11,11 @@ from math import atan, degrees
 
 from tilewise.errors import UserError
 
-SIGNS = ("num_layers", "augmentation_type", "top_k", "multi_label")
-"""Hyperparameters of the built-in Image Classification that its Object Detection does not have."""
+SIGNS = ("num_layers", "augmentation_type", "multi_label")
+"""Hyperparameters that the built-in Image Classification alone has."""
+
+TOP_K = "top_k"
+"""This one is the table's, too: in a job that names its ``task``, as no built-in one does, it is no sign."""
 
 _DEPTHS = ("18", "34", "50", "101", "152", "200")
 _SMALL_DEPTHS = ("20", "32", "44", "56", "110")
@@ -45,8 +48,9 @@ def is_builtin_classification(texts: Mapping[str, str]) -> bool:
     """Whether a job is one for the built-in Image Classification algorithm."""
     if texts.get("model_name"):
         return False
+    signs = SIGNS if texts.get("task") else (*SIGNS, TOP_K)
     return (
-        any(texts.get(name, "").lower() not in _UNSET for name in SIGNS)
+        any(texts.get(name, "").lower() not in _UNSET for name in signs)
         or len(texts.get("image_shape", "").split(",")) == 3
     )
 

@@ -93,7 +93,7 @@ def _check_crops(reader: Reader, values: Mapping[str, Any]) -> None:
             named, f"training_crop_size={training} and validation_crop_size={crop} must be equal: {why}"
         )
     step = 16 if model.startswith("vit") else 32 if model == "seresnext" else 1
-    wrong = [side for side in (training, crop) if side % step or side < 32]
-    if wrong:
-        multiples = f"a multiple of {step} pixels, and" if step > 1 else ""
-        reader.refuse(named, f"a crop of {wrong[0]} pixels: {model} takes {multiples} at least 32")
+    takes = f"a multiple of {step}, and at least 32" if step > 1 else "at least 32"
+    for name in ("training_crop_size", "validation_crop_size"):
+        if values[name] % step or values[name] < 32:
+            reader.refuse(name, f"{name}={values[name]}: {model} takes {takes} pixels")

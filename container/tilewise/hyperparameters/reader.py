@@ -9,11 +9,12 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters.row import Dialect
 from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, ROWS, Hyperparameters
 from tilewise.hyperparameters.values import Values, did_you_mean, shown
+from tilewise.registry import DEFAULT_TASK
 
 _PLATFORM_PREFIXES = ("_", "sagemaker_")
 
 BUILTIN_MARKS = ("num_training_samples", "base_network")
-"""With one of these, and without ``model_name``, a job is one for the built-in Object Detection."""
+"""With one of these, and without ``model_name``, a job for detection is one for the built-in algorithm."""
 
 _NONE_IN_REST = ("optimizer", "learning_rate_scheduler")
 """Enumerations of Azure's REST interface where ``None`` stands for the default."""
@@ -72,7 +73,7 @@ class Reader:
     def dialect(self) -> Dialect:
         """Whose defaults hold."""
         builtin = "model_name" not in self.names and any(mark in self.names for mark in BUILTIN_MARKS)
-        return "builtin" if builtin else "azure"
+        return "builtin" if builtin and self.task == DEFAULT_TASK else "azure"
 
     def refuse(self, name: str, problem: str) -> None:
         """Note a problem of a hyperparameter, by its name as written."""

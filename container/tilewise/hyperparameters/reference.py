@@ -23,10 +23,10 @@ built-in Object Detection algorithm. Either may be used, also side by side; the 
 under both names with different values is an error. Azure's names of other times and places are read too
 ([below](#azures-other-names)).
 
-**Which defaults hold.** A job that names no `model_name` but gives `num_training_samples` or `base_network`
-is a *built-in job*: it trains the built-in's model, an SSD, with the built-in's defaults, and has to give
-`num_classes` and `num_training_samples`. Every other job gets the defaults in the column *Default*, and
-those marked *yolox* if its model is a YOLOX.
+**Which defaults hold.** A job for detection that names no `model_name` but gives `num_training_samples` or
+`base_network` is a *built-in job*: it trains the built-in's model, an SSD, with the built-in's defaults, and
+has to give `num_classes` and `num_training_samples`. Every other job gets the defaults in the column
+*Default*, and those marked *yolox* if its model is a YOLOX.
 
 **How to write values.** SageMaker passes every value as a string. A flag is `0`, `1`, `true` or `false` in
 any case; a whole number may be written `16` or `16.0`; an empty value stands for the default, and so does

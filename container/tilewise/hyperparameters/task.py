@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters.builtin_classification import is_builtin_classification, is_multilabel
+from tilewise.hyperparameters.values import shown
 from tilewise.registry import DEFAULT_TASK, model_names, task_names
 from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
 
@@ -42,7 +43,7 @@ def decide_task(texts: Mapping[str, str]) -> str:
         known = ", ".join(task_names())
         task = _SPELLINGS.get(name.lower().replace("_", "-"), "")
         if not task:
-            raise UserError(f"task={name}: there is no such task: those that there are: {known}")
+            raise UserError(f"task={shown(name)}: there is no such task: those that there are: {known}")
     return MULTILABEL if task == CLASSIFICATION and is_multilabel(texts) else task
 
 

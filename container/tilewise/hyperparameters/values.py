@@ -146,7 +146,7 @@ def _unset_by(word: str) -> BeforeValidator:
 Flag = Annotated[bool, BeforeValidator(_read_flag)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Overlap = Annotated[float, Field(ge=0, lt=1)]
 MergeName = Literal["fragment", "nms", "wbf"]
@@ -294,6 +294,9 @@ Pattern = Annotated[
     str | None, _unset_by("false"), AfterValidator(_check_pattern), Field(description="a regular expression")
 ]
 
+LARGEST = 2**32
+"""No whole number may be larger: beyond it tensors and floats could not hold what is computed from it."""
+
 _BOUNDS = {
     "exclusiveMinimum": "greater than",
     "minimum": "at least",
@@ -316,7 +319,7 @@ class Values:
         schema = self._adapter.json_schema()
         one_of = schema.get("anyOf", [schema])
         self.optional = {"type": "null"} in one_of
-        self._choices = one_of[0].get("enum", ())
+        self._choices = _words_of(one_of[0])
         self.allowed = schema.get("description") or _in_words(one_of[0])
 
     def read(self, text: str) -> Any:
@@ -335,14 +338,23 @@ class Values:
         plain = _plain(text)
         text = next((choice for choice in self._choices if _plain(choice) == plain), text)
         try:
-            return self._adapter.validate_python(text)
+            value = self._adapter.validate_python(text)
         except ValidationError:
             raise ValueError(f"must be {self.allowed}{did_you_mean(text, self._choices, most=1)}") from None
+        if isinstance(value, int) and value > LARGEST:
+            raise ValueError(f"must be {self.allowed}, and at most {LARGEST}")
+        return value
+
+
+def _words_of(schema: dict[str, Any]) -> list[str]:
+    """The words that a schema allows, where it allows some words only."""
+    words: list[str] = [schema["const"]] if "const" in schema else schema.get("enum", [])
+    return words
 
 
 def _in_words(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return "one of " + ", ".join(schema["enum"])
+    if words := _words_of(schema):
+        return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
     if schema["type"] == "boolean":
         return "0, 1, true or false"
     if schema["type"] == "string":

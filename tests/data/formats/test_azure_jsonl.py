@@ -203,7 +203,7 @@ def test_polygon__box_around_it(channel: WrittenChannel) -> None:
         ),
         (line("b.jpg", label=["can"]), 'label[0]: it is "can" (text), not an object with label, topX'),
         (line("b.jpg", box(), {"label": "ant", "topX": 1}), "label[1]: the key 'topY' is missing"),
-        (line("b.jpg", box(3)), "label[0]: its label is 3 (number), not a name"),
+        (line("b.jpg", box(0.5)), "label[0]: its label is 0.5 (number), not a name"),
         (line("b.jpg", box(" ")), 'label[0]: its label is " " (text), not a name'),
         (line("b.jpg", box("ant", "x", 0, 1, 1)), 'label[0]: its topX is "x" (text), not a number'),
         (line("b.jpg", box("ant", 10**400, 0, 1, 1)), "label[0]: its topX is 1000000"),
@@ -228,6 +228,22 @@ def test_lines__broken_ones_are_named(channel: WrittenChannel, broken: Any, prob
     good, bad = channel.read().examples
     assert good.problem == "" and bad.problem.startswith(problem)
     assert bad.key.removesuffix(")").endswith("train.jsonl line 2")
+
+
+def test_boxes__one_without_a_coordinate_is_dropped(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.lines(line("a.jpg", box("ant", None, 0.2, 0.5, 0.8), box("bee")))
+    data = channel.data()
+    assert data.classes == ("bee",)
+    assert data.train.sample[0].targets.labels.tolist() == [0]
+    (reason,) = data.train.issues.dropped
+    assert reason == "a.jpg (train.jsonl line 1): label[0]: its topX is null, not a number"
+
+
+def test_label__may_be_a_number(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.lines(line("a.jpg", box(7)))
+    assert channel.read().classes == ("7",)
 
 
 def test_boxes__not_finite_or_far_too_large_are_dropped(channel: WrittenChannel) -> None:

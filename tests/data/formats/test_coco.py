@@ -170,6 +170,7 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
         ({"images": []}, "Object missing required field `categories`"),
         (content(categories=[]), "it has no categories"),
         (content(categories=[{"id": 1}]), "the key 'name' is missing"),
+        (content(categories=[{"id": 1, "name": None}]), "the category 1 (number) has no name: null"),
         (
             content(categories=[{"id": [], "name": "y"}]),
             "categories[0] has the id [] (list), neither a number",

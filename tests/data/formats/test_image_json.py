@@ -172,6 +172,14 @@ def test_objects__class_id(folders: Folders, class_id: Any) -> None:
     assert folders.only().targets.labels.tolist() == [2]
 
 
+def test_objects__one_without_a_coordinate_is_dropped(folders: Folders) -> None:
+    folders.image("a.jpg")
+    folders.json("a.json", content("a.jpg", annotation(0, (None, 2, 10, 20)), annotation(1)))
+    example = folders.only()
+    assert (example.problem, example.targets.labels.tolist()) == ("", [1])
+    assert example.unread == ("annotations[0]: its left is null, not a number",)
+
+
 def test_objects__fractions_and_strings(folders: Folders) -> None:
     folders.image("a.jpg")
     folders.json(

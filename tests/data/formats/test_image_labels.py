@@ -126,6 +126,14 @@ def test_csv__one_label_and_several(images: Path) -> None:
     assert found == {"0.png": [1, 0], "1.png": [], "2.png": [0], "3.png": [2, 1]}
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_csv__as_spreadsheets_of_other_countries_write_it(images: Path, delimiter: str) -> None:
+    rows = ("filename,label", '0.png,"a, or b"', "1.png,c")
+    text = "\n".join(row.replace(",", delimiter, 1) for row in rows)
+    (images / "labels.csv").write_text(text)
+    assert read(images).classes == ("a, or b", "c")
+
+
 def test_csv__faults(images: Path) -> None:
     (images / "labels.csv").write_text("0.png,a\n1.png,b\n")
     with pytest.raises(UserError, match=r"labels\.csv: its first line must be a title, such as filename,lab"):
@@ -188,6 +196,16 @@ def test_recordio__one_label_and_several(images: Path, tmp_path: Path) -> None:
     record_file(packed / "train.rec", [(paths[0], [1, 0, 1]), (paths[1], [1, 0])])
     with pytest.raises(UserError, match="images have labels for 2, 3 classes"):
         read(packed, several=True)
+
+
+def test_recordio__with_the_list_that_im2rec_leaves_beside_it(images: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    paths = sorted(images.rglob("*.png"))
+    record_file(packed / "train.rec", [(path, [index % 2]) for index, path in enumerate(paths)])
+    (packed / "train.lst").write_text("0\t1\tdeep/0.png\n")
+    (packed / "train.idx").write_text("0\t0\n")
+    assert len(read(packed).train.sample) == len(paths)
 
 
 def manifest(images: Path, *labels: object, **metadata: object) -> None:

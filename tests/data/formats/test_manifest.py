@@ -57,6 +57,15 @@ def test_read__as_ground_truth_writes_it(channel: Channel) -> None:
     assert third.targets.boxes.shape == (0, 4) and third.problem == ""
 
 
+def test_read__a_box_without_a_coordinate_is_dropped(channel: Channel) -> None:
+    channel.image("a.jpg")
+    without = annotation(0, 11, 13, 6, 8) | {"width": None}
+    channel.manifest(line("a.jpg", without, annotation(5, 16, 2, 7, 9), names=DOG | BONE))
+    (example,) = channel.read().examples
+    assert (example.problem, example.targets.boxes.tolist()) == ("", [[16, 2, 23, 11]])
+    assert example.unread == ("annotations[0]: its width is null, not a number",)
+
+
 @pytest.mark.parametrize("name", ["output.manifest", "train.jsonl", "train.json", "deep/er/OUTPUT.MANIFEST"])
 @pytest.mark.parametrize(
     "content_type", ["", "application/jsonlines", "application/x-recordio", "image/jpeg"]

@@ -33,6 +33,21 @@ def annotation(*things: str, filename: str = "a.jpg", size: Any = (40, 30)) -> s
     )
 
 
+def test_read__a_box_without_a_coordinate_is_dropped(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.write("a.xml", annotation(thing("bee", (2, "", 11, 14)), thing("ant", (2, 3, 11, 14))))
+    example = channel.only()
+    assert (example.problem, example.targets.boxes.tolist()) == ("", [[1, 2, 11, 14]])
+    assert example.unread == ('object 1: its ymin is "" (text), not a number',)
+
+
+def test_read__in_utf_16(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    text = '<?xml version="1.0" encoding="utf-16"?>' + annotation(thing("fähre", (2, 3, 11, 14)))
+    channel.write("a.xml", text.encode("utf-16"))
+    assert channel.read().classes == ("fähre",)
+
+
 def test_read__as_the_development_kit_has_it(channel: WrittenChannel) -> None:
     path = channel.image("JPEGImages/2007_000032.jpg")
     channel.image("SegmentationClass/2007_000032.png")

@@ -213,6 +213,13 @@ def test_lines__polygons(channel: WrittenChannel) -> None:
     assert records[0].targets.labels.tolist() == [0, 1]
 
 
+def test_lines__keypoints_of_a_pose_data_set_are_no_polygon(channel: WrittenChannel) -> None:
+    channel.image("a.jpg")
+    channel.write("a.txt", "0 0.5 0.5 0.5 0.5 0.1 0.1 2 0.9 0.9 1\n")
+    channel.write("data.yaml", "names: [ant]\nkpt_shape: [2, 3]  # x, y, visible\n")
+    np.testing.assert_allclose(channel.data().train.sample[0].targets.boxes, [[10, 7.5, 30, 22.5]], rtol=1e-6)
+
+
 def test_lines__other_ends_and_marks(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write("a.txt", b"\xef\xbb\xbf0 0.5\t0.5  0.1 0.1\r\n\r\n1 5e-1 .5 0.1 0.1\r")

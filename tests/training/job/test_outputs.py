@@ -122,6 +122,18 @@ def test_outputs__the_reports_head_says_what_trained_from_scratch(tmp_path: Path
     assert "from scratch" not in (tmp_path / "data" / "report.html").read_text().partition("</header>")[0]
 
 
+def test_outputs__figures_that_cannot_be_written_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data" / "metrics.json").mkdir(parents=True)
+    data = make_data(tmp_path)
+    write_outputs(
+        make_trained(data), data, make_job(HP, make_description(tmp_path)), folder=tmp_path / "data"
+    )
+    assert warnings(caplog) == ["the figures could not be written; the model is not affected"]
+    assert (tmp_path / "data" / "report.html").is_file()
+
+
 def test_outputs__a_report_that_fails_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "data" / "report.html").mkdir(parents=True)  # it cannot be a file
     data = make_data(tmp_path)

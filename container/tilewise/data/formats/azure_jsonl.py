@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from tilewise.data.annotations import (
 from tilewise.data.folder import Folder
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
-from tilewise.data.quoting import as_number, quoted, shortened, some
+from tilewise.data.quoting import NoValue, as_number, quoted, shortened, some
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets
 
@@ -112,25 +112,26 @@ def _example(
         return unusable(key, None, problem)
     try:
         size = _size(content.get("image_details"))
-        targets = (
-            whole_image_targets([_number(name, numbers) for name in names(content.get("label"))])
-            if names
-            else _targets(content.get("label"), numbers, masks=masks)
-        )
+        unread: tuple[str, ...] = ()
+        if names:
+            targets = whole_image_targets([_number(name, numbers) for name in names(content.get("label"))])
+        else:
+            targets, unread = _targets(content.get("label"), numbers, masks=masks)
     except ValueError as error:
         return unusable(key, folder.files[image_name], str(error))
-    return RawExample(key=key, path=folder.files[image_name], size=size, targets=targets, fractions=True)
+    return RawExample(key, folder.files[image_name], size, targets, fractions=True, unread=unread)
 
 
-def _targets(label: Any, numbers: dict[str, int], *, masks: bool) -> Targets[Array]:
-    rows, names, crowds, outlines = _objects(label)
-    boxes = check_fractions(boxes_from_corners(rows))
-    return Targets(
-        boxes,
-        np.asarray([_number(name, numbers) for name in names], np.int64),
-        np.asarray(crowds, np.bool_),
-        {MASKS: Masks.of(outlines)} if masks else {},
+def _targets(label: Any, numbers: dict[str, int], *, masks: bool) -> tuple[Targets[Array], tuple[str, ...]]:
+    """The objects, and why others have no box."""
+    objects, unread = _objects(label)
+    targets: Targets[Array] = Targets(
+        check_fractions(boxes_from_corners([each.corners for each in objects])),
+        np.asarray([_number(each.name, numbers) for each in objects], np.int64),
+        np.asarray([each.crowd for each in objects], np.bool_),
+        {MASKS: Masks.of([each.outline for each in objects])} if masks else {},
     )
+    return targets, unread
 
 
 def _number(name: str, numbers: dict[str, int]) -> int:
@@ -157,28 +158,35 @@ def _size(details: Any) -> tuple[int, int] | None:
     return int(matches[0][1]), int(matches[1][1])
 
 
-def _objects(label: Any) -> tuple[list[list[float]], list[str], list[bool], list[Outline | None]]:
+class _Object(NamedTuple):
+    corners: list[float]
+    name: str
+    crowd: bool
+    outline: Outline | None
+
+
+def _objects(label: Any) -> tuple[list[_Object], tuple[str, ...]]:
     if not isinstance(label, list):
         raise ValueError(
             f"label is {quoted(label)}, not a list of boxes: give the lines of an object detection task"
         )
-    rows, names, crowds = [], [], []
-    outlines: list[Outline | None] = []
+    objects, unread = [], []
     for index, item in enumerate(label):
         try:
             if not isinstance(item, dict):
                 raise ValueError(
                     f"it is {quoted(item)}, not an object with label, topX, topY, bottomX, bottomY"
                 )
-            outlines.append(_outline(item))
-            rows.append(_corners(item, outlines[-1]))
-            names.append(_name(item["label"]))
-            crowds.append(str(item.get("isCrowd")).strip().lower() not in _FALSE)
+            outline = _outline(item)
+            crowd = str(item.get("isCrowd")).strip().lower() not in _FALSE
+            objects.append(_Object(_corners(item, outline), _name(item["label"]), crowd, outline))
+        except NoValue as error:
+            unread.append(f"label[{index}]: {error}")
         except KeyError as error:
             raise ValueError(f"label[{index}]: the key {error} is missing") from None
         except ValueError as error:
             raise ValueError(f"label[{index}]: {error}") from None
-    return rows, names, crowds, outlines
+    return objects, tuple(unread)
 
 
 def _outline(item: dict[str, Any]) -> Outline | None:
@@ -227,6 +235,6 @@ def _is_pair(value: Any) -> bool:
 
 
 def _name(label: Any) -> str:
-    if not isinstance(label, str) or not label.strip():
+    if isinstance(label, bool) or not isinstance(label, str | int) or not str(label).strip():
         raise ValueError(f"its label is {quoted(label)}, not a name")
-    return label.strip()
+    return str(label).strip()

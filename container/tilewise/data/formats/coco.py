@@ -426,13 +426,20 @@ def _in_order(categories: Sequence[_Category]) -> list[_Category]:
         return list(categories)
 
 
+def _class_name(category: _Category) -> str:
+    name = _given(category.name, "name")
+    if name is None or not str(name).strip():
+        raise ValueError(f"the category {quoted(category.id)} has no name: {quoted(name)}")
+    return str(name)
+
+
 def _with_classes(examples: list[RawExample], categories: Sequence[_Category]) -> ParsedChannel:
     """Classes by the names of the categories.
 
     Roboflow's first category is the project, which is the others' supercategory and has no object. Where it
     has the name of another one, it is left out; else whether it is a class shows when all channels are known.
     """
-    names = [str(_given(category.name, "name")) for category in categories]
+    names = [_class_name(category) for category in categories]
     used = ParsedChannel(examples).used
     parents = Counter(str(each.supercategory) for each in categories if each.supercategory is not None)
     grouped = any(each.supercategory != _NO_GROUP for each in categories)

@@ -120,8 +120,8 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
         if not isinstance(content, dict):
             raise TypeError("it must hold one JSON object, {…}")
         image = _find_image(content, key, folder) if content.get("file") else like
-        targets, size = parse_label(content)
-        used = set(targets.labels.tolist())
+        label = parse_label(content)
+        used = set(label.targets.labels.tolist())
     except UserError as error:
         problem = str(error)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -134,7 +134,7 @@ def _read(path: Path, key: str, folder: Folder, categories: _Categories) -> RawE
             wanted = content.get("file") or f"{PurePosixPath(key).stem}.*"
             problem = f"its image {shortened(str(wanted))} is not in the image channel, or not only once"
             return unusable(key, None, problem)
-        return RawExample(key, folder.files[image], size, targets)
+        return RawExample(key, folder.files[image], label.size, label.targets, unread=label.unread)
     # With the image of its name, so that this one is not missed a second time.
     return unusable(key, folder.images[like] if like else None, problem)
 

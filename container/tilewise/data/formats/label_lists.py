@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -34,8 +35,10 @@ LST, CSV = "a list of images (.lst)", "a CSV file of labels"
 
 
 def find_lst(source: ChannelSource) -> DetectedFormat | None:
-    """Whether a channel, or its list channel, holds ``.lst`` files."""
+    """Whether a channel, or its list channel, holds ``.lst`` files: ``im2rec`` leaves them beside records."""
     files = source.annotations.with_suffix(".lst")
+    if source.annotations is source.images and source.images.with_suffix(".rec"):
+        return None
     read = partial(read_lst, files, source.images, several=source.several_labels)
     return DetectedFormat(LST, some(files), read) if files else None
 
@@ -77,7 +80,8 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
 def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
     """Rows of a file's name and its class, or with ``several`` its classes with spaces between them.
 
-    The first line of each file is a title. Classes are in alphabetical order.
+    The first line of each file is a title. Semicolons or tabs may stand for its commas. Classes are in
+    alphabetical order.
 
     Raises:
         UserError: a file has no title, is no CSV, or two rows name the same image.
@@ -89,7 +93,9 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
         with open_text(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             try:
-                rows = list(csv.reader(text))
+                title = text.readline()
+                delimiter = max(",;\t", key=title.count)  # spreadsheets write what their country has
+                rows = list(csv.reader(itertools.chain([title], text), delimiter=delimiter))
             except (UnicodeDecodeError, csv.Error) as error:
                 raise UserError(f"{name} is no CSV file in UTF-8: {error}") from None
         if not rows or len(rows[0]) < 2 or folder.find_image(rows[0][0].strip()):

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -27,17 +26,14 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.folder import Folder
-from tilewise.data.ground_truth import class_map, parse_label
+from tilewise.data.ground_truth import Label, class_map, parse_label
 from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import quoted, shortened, some
 from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
-from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
-
-_Parsed = tuple[Targets[Array], tuple[int, int] | None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class _Line:
 
     where: str
     image: str
-    labels: Mapping[str, _Parsed | str]
+    labels: Mapping[str, Label | str]
     names: Mapping[str, Mapping[int, str]]
     failures: Mapping[str, str]
     adjusted: frozenset[str] = frozenset()
@@ -187,9 +183,9 @@ def _is_label(key: str, value: Any, metadata: Mapping[str, Any], kind: ImageLabe
     return key != "source-ref" and kind.may_be(value) and (key in metadata or not metadata)
 
 
-def _parse(label: Any, names: Mapping[int, str], kind: ImageLabels | None) -> _Parsed | str:
+def _parse(label: Any, names: Mapping[int, str], kind: ImageLabels | None) -> Label | str:
     try:
-        return (kind.of_json(label, names), None) if kind else parse_label(label)
+        return Label(kind.of_json(label, names), None) if kind else parse_label(label)
     except ValueError as error:
         return str(error)
 
@@ -275,7 +271,7 @@ def _find_images(lines: Iterable[_Line], attribute: str, folder: Folder, who: st
     return image_paths | fetch_images([image for image in addresses if image not in image_paths], who)
 
 
-def _label(line: _Line, attribute: str) -> _Parsed | str:
+def _label(line: _Line, attribute: str) -> Label | str:
     if line.fault:
         return line.fault
     label = line.labels.get(attribute)
@@ -293,8 +289,7 @@ def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str], *, fr
     path = paths[line.image]
     if isinstance(path, str):
         return unusable(key, None, path)
-    targets, size = label
-    return RawExample(key, path, size, targets, fractions=fractions)
+    return RawExample(key, path, label.size, label.targets, fractions=fractions, unread=label.unread)
 
 
 def _with_classes(numbered: ParsedChannel) -> ParsedChannel:

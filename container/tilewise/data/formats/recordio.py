@@ -82,6 +82,7 @@ def _targets(label: Float32) -> Targets[Array]:
             f"its label has {len(label) - header:g} numbers after its header, not {width:g} for each object"
         )
     rows = label[int(header) :].reshape(-1, int(width))
+    rows = rows[(rows[:, :5] != -1).any(axis=1)]  # with such rows MXNet makes labels equally long
     difficult = rows[:, 5] > 0 if width > 5 else np.zeros(len(rows), np.bool_)
     return Targets(check_fractions(rows[:, 1:5]), _class_ids(rows[:, 0]), difficult)
 

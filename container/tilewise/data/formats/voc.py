@@ -31,8 +31,10 @@ from tilewise.data.annotations import (
 from tilewise.data.exports import kind_of
 from tilewise.data.folder import Folder
 from tilewise.data.formats.voc_masks import add_instance_masks
-from tilewise.data.quoting import as_number, some
+from tilewise.data.quoting import NoValue, as_number, some
 from tilewise.data.safe_xml import ERRORS, parse_xml
+from tilewise.data.text_files import open_text
+from tilewise.errors import UserError
 from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,17 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class _VocAnnotation:
-    """One file's content; ``boxes`` as they stand there, ``names`` and ``difficult`` one an object."""
+    """One file's content: ``boxes`` as they stand there, ``names`` and ``difficult`` one an object.
+
+    ``unread`` says why other objects have no box.
+    """
 
     filename: str
     size: tuple[int, int] | None
     boxes: Float64
     names: list[str]
     difficult: list[bool]
+    unread: tuple[str, ...]
 
 
 def find_voc(source: ChannelSource) -> DetectedFormat | None:
@@ -64,8 +70,11 @@ def find_voc(source: ChannelSource) -> DetectedFormat | None:
 
 
 def _looks_like_voc(path: Path) -> bool:
-    with path.open("rb") as file:
-        return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
+    try:
+        with open_text(path) as file:  # which may be in UTF-16
+            return re.search(rb"<annotation[\s>]", file.read(PEEK)) is not None
+    except UserError:
+        return False
 
 
 def read_voc(files: Mapping[str, Path], source: ChannelSource) -> ParsedChannel:
@@ -131,7 +140,7 @@ def _example(
     labels = np.asarray([numbers.setdefault(name, len(numbers)) for name in annotation.names], np.int64)
     boxes = boxes_from_corners(annotation.boxes - [origin, origin, 0, 0])
     targets: Targets[Array] = Targets(boxes, labels, np.asarray(annotation.difficult, np.bool_))
-    return RawExample(key, path, annotation.size, targets)
+    return RawExample(key, path, annotation.size, targets, unread=annotation.unread)
 
 
 def _find_image(key: str, filename: str, folder: Folder) -> str | None:
@@ -164,16 +173,21 @@ def _read(path: Path) -> _VocAnnotation | str:
 def _annotation(root: Element) -> _VocAnnotation:
     if root.tag != "annotation":
         raise ValueError(f"it begins with <{root.tag}>, not <annotation>")
-    boxes, names, difficult = [], [], []
+    boxes, names, difficult, unread = [], [], [], []
     for index, item in enumerate(root.iterfind("object"), 1):
         try:
-            boxes.append(_box(item))
-            names.append(_text(item, "name"))
-            difficult.append(bool(as_number(item.findtext("difficult") or 0, "its difficult is")))
+            box, name = _box(item), _text(item, "name")
+            ignored = bool(as_number((item.findtext("difficult") or "").strip() or 0, "its difficult is"))
+            boxes.append(box)
+            names.append(name)
+            difficult.append(ignored)
+        except NoValue as error:
+            unread.append(f"object {index}: {error}")
         except ValueError as error:
             raise ValueError(f"object {index}: {error}") from None
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return _VocAnnotation((root.findtext("filename") or "").strip(), _size(root), corners, names, difficult)
+    filename = (root.findtext("filename") or "").strip()
+    return _VocAnnotation(filename, _size(root), corners, names, difficult, tuple(unread))
 
 
 def _box(item: Element) -> list[float]:
@@ -183,7 +197,10 @@ def _box(item: Element) -> list[float]:
         raise ValueError(
             "it has no bndbox" + (f", but a {others[0]}: only upright boxes count" if others else "")
         )
-    numbers = [as_number(_text(box, corner), f"its {corner} is") for corner in _CORNERS]
+    missing = [corner for corner in _CORNERS if box.find(corner) is None]
+    if missing:
+        raise ValueError(f"its {missing[0]} is missing")
+    numbers = [as_number(box.findtext(corner), f"its {corner} is") for corner in _CORNERS]
     if not np.isfinite(numbers).all():
         raise ValueError(f"its bndbox has the corners {', '.join(map(str, numbers))}")
     return numbers

@@ -79,7 +79,7 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
         UserError: two files are for one image, or the classes' names contradict themselves.
 
     """
-    names = _class_names(source)
+    names, keypoints = _class_names(source), _numbers_of_keypoints(source)
     index_of = None if names is None else {number: index for index, number in enumerate(names)}
     label_file: dict[str, str] = {}
     for name, image in images.items():
@@ -87,7 +87,7 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
             both = f"{label_file[image]} and {name}"
             raise UserError(f"channel {source.name}: {both} are for the same image {image}: keep one")
     examples = [
-        _example(image, path, label_file.get(image), source, index_of)
+        _example(image, path, label_file.get(image), source, index_of, keypoints=keypoints)
         for image, path in source.images.images.items()
     ]
     missing = len(examples) - len(label_file)
@@ -119,11 +119,17 @@ def _looks_like_labels(path: Path) -> bool:
 
 
 def _example(
-    image: str, path: Path, label_file: str | None, source: ChannelSource, index_of: Mapping[int, int] | None
+    image: str,
+    path: Path,
+    label_file: str | None,
+    source: ChannelSource,
+    index_of: Mapping[int, int] | None,
+    *,
+    keypoints: int,
 ) -> RawExample:
     try:
         content = read_text(source.annotations.files[label_file]) if label_file else b""
-        targets = _targets(content, index_of, masks=source.masks)
+        targets = _targets(content, index_of, masks=source.masks, keypoints=keypoints)
     except UserError as error:
         return unusable(image, path, str(error))
     except ValueError as error:
@@ -131,7 +137,9 @@ def _example(
     return RawExample(image, path, None, targets, fractions=True)
 
 
-def _targets(content: bytes, index_of: Mapping[int, int] | None, *, masks: bool) -> Targets[Array]:
+def _targets(
+    content: bytes, index_of: Mapping[int, int] | None, *, masks: bool, keypoints: int
+) -> Targets[Array]:
     rows, labels = [], []
     outlines: list[Outline | None] = []
     for number, line in enumerate(content.splitlines(), 1):
@@ -141,6 +149,8 @@ def _targets(content: bytes, index_of: Mapping[int, int] | None, *, masks: bool)
         try:
             labels.append(_label(words[0], index_of))
             numbers = _numbers(words[1:])
+            if keypoints and len(numbers) == 4 + keypoints:
+                numbers = numbers[:4]
             rows.append(_corners(numbers))
             outlines.append(Outline([np.asarray(numbers).reshape(-1, 2)]) if len(numbers) > 4 else None)
         except ValueError as error:
@@ -194,16 +204,29 @@ def _corners(numbers: Sequence[float]) -> tuple[float, float, float, float]:
     return corners
 
 
+def _beside(source: ChannelSource, *suffixes: str) -> dict[str, Path]:
+    """The files of these suffixes beside images or annotations."""
+    return source.images.with_suffix(*suffixes) | source.annotations.with_suffix(*suffixes)
+
+
+def _numbers_of_keypoints(source: ChannelSource) -> int:
+    """How many numbers of keypoints follow each box, as a pose data set's YAML says; 0 where none do.
+
+    Without it a line with keypoints looks like a polygon.
+    """
+    for path in _beside(source, ".yaml", ".yml").values():
+        found = re.search(rb"^kpt_shape\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d)\s*\]", read_text(path), re.MULTILINE)
+        if found:
+            return int(found[1]) * int(found[2])
+    return 0
+
+
 def _class_names(source: ChannelSource) -> dict[int, str] | None:
     """Class id -> name, by id, from the channel's ``data.yaml``, ``classes.txt`` or ``obj.names``."""
-    files: dict[str, Path] = {}
-    for folder in {id(one): one for one in (source.images, source.annotations)}.values():
-        files |= folder.with_suffix(".yaml", ".yml", ".names")
-        files |= {
-            name: path
-            for name, path in folder.with_suffix(".txt").items()
-            if path.name.lower() == "classes.txt"
-        }
+    files = _beside(source, ".yaml", ".yml", ".names")
+    files |= {
+        name: path for name, path in _beside(source, ".txt").items() if path.name.lower() == "classes.txt"
+    }
     first: tuple[str, dict[int, str]] | None = None
     for name, path in files.items():
         names = _names_in(name, path, source.name)

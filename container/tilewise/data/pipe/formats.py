@@ -17,7 +17,7 @@ from tilewise.data.annotations import RawExample
 from tilewise.data.checks import ImageInfo, read_image_info
 from tilewise.data.decode import DecodeError, read_header
 from tilewise.data.formats.recordio import make_example
-from tilewise.data.ground_truth import class_map, parse_label
+from tilewise.data.ground_truth import Label, class_map, parse_label
 from tilewise.data.image_signatures import starts_like_image
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import shortened
@@ -230,7 +230,8 @@ def _manifest_example(
         )
         return replace(example, problem=problem), names
     try:
-        targets, size = (kind.of_json(labels[0], names), None) if kind else parse_label(labels[0])
+        label = Label(kind.of_json(labels[0], names), None) if kind else parse_label(labels[0])
     except ValueError as error:
         return replace(example, problem=f"its label: {error}"), names
-    return replace(example, targets=targets, size=size, fractions=kind is not None), names
+    found = replace(example, targets=label.targets, size=label.size, unread=label.unread)
+    return replace(found, fractions=kind is not None), names

@@ -45,7 +45,8 @@ def write_outputs(result: TrainResult, data: DataSet, job: JobContext, *, folder
     with _only_a_warning("the recommended thresholds"):
         if analysis is not None and (recommended := analysis.recommended()):
             add_to_description(job.model_dir, recommended)
-    write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
+    with _only_a_warning("the figures"):
+        write_metrics(result, data.classes, folder / "metrics.json", statistics=statistics, analysis=analysis)
     with _only_a_warning("the report"):
         write_report(
             result, data.classes, job, path=folder / "report.html", statistics=statistics, analysis=analysis
