@@ -43,7 +43,7 @@ def run(data: DataSet, folder: Path, stop_after: int | None = None, **given: obj
 
 def test_minutes__plan_the_epochs_and_the_validations(data: DataSet, model_dir: Path) -> None:
     result = run(data, model_dir, minutes=MINUTES)
-    assert 1 < result["done"] <= result["planned"]  # beside other work the time may be up before the plan is
+    assert 1 < result["done"] == result["planned"]
     validated = [epoch for epoch in result["epochs"] if "validation_seconds" in epoch]
     assert 1 <= len(validated) <= VALIDATIONS
 
@@ -53,7 +53,7 @@ def test_minutes__a_resumed_job_keeps_its_plan(data: DataSet, model_dir: Path, f
     """Another machine may be faster; and whoever gives more minutes gets more epochs."""
     planned = run(data, model_dir, stop_after=8, minutes=MINUTES)["planned"]
     resumed = run(data, model_dir, minutes=factor * MINUTES)
-    assert planned // 2 < resumed["done"] <= resumed["planned"] == factor * planned
+    assert resumed["planned"] == resumed["done"] == factor * planned
 
 
 def test_minutes__of_a_pipe_are_refused() -> None:

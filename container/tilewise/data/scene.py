@@ -19,7 +19,7 @@ from tilewise.views.rendering import Rendering
 from tilewise.views.view import View
 
 KEPT_BYTES = 192 * 1024 * 1024
-"""Decoded blocks that a scene keeps: a row of them, 512 high and 100,000 wide; a prediction stays below 2 GB."""
+"""Decoded blocks that a scene keeps: a row, 512 high and 100,000 wide; a prediction stays below 2 GB."""
 
 _LARGE_WINDOW = 64_000_000
 _BAND_BYTES = 64 * 1024 * 1024

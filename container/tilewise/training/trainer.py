@@ -74,6 +74,7 @@ class Trainer:
             best.save(len(self.history.epochs), {})
         elif best.metrics and not scored and not stopped and self.job.distributed.is_main_process:
             scored = self.validator.score_again()
+        best.finish()
         return TrainResult(
             best.metrics,
             self.history.epochs,

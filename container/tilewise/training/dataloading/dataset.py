@@ -178,8 +178,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             (view,) = whole_image(record.width, record.height, self.scaling)
         # An image that other views need too is decoded whole, and kept.
         factor = 1 if self.images.capacity else view.reduction
-        whole = shown.pastes is not None and 6 * record.width * record.height <= self.images.capacity
-        whole = whole and record.width * record.height <= PASTED_PIXELS
+        most = min(PASTED_PIXELS, self.images.capacity // 6)
+        whole = shown.pastes is not None and record.width * record.height <= most
         try:
             image = self._pasted(shown) if whole else self._decoded(record, factor)
         except (DecodeError, OSError) as error:

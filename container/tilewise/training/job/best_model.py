@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tilewise.inference.artifact import DESCRIPTION, Artifact, remove_others, write_file
+from tilewise.inference.artifact import (
+    DESCRIPTION,
+    Artifact,
+    add_to_description,
+    remove_others,
+    write_file,
+)
 from tilewise.models.spec import ModelSpec
 from tilewise.tasks.task import Scored
 from tilewise.training.job.context import JobContext
@@ -68,12 +74,20 @@ class BestModel:
                 self.train_step.evaluated,
                 self.spec,
                 self.classes,
-                hyperparameters=self.job.hp.model_dump(mode="json"),
+                hyperparameters=self._hyperparameters(),
                 metrics=metrics,
                 environment=self.job.environment,
                 task=self.job.task.name,
             )
             artifact.save(self.job.model_dir, f"model-{epoch:04d}")
+
+    def finish(self) -> None:
+        """Let the kept model tell the hyperparameters of the job's end: ``minutes`` may be planned anew."""
+        if self.job.distributed.is_main_process and self.job.hp.minutes is not None:
+            add_to_description(self.job.model_dir, {"hyperparameters": self._hyperparameters()})
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        return self.job.hp.model_dump(mode="json")
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; with the files, since a restarted job finds its folder empty."""
