@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -151,6 +152,7 @@ def test_models__an_unloaded_one_leaves_the_memory_at_once(tmp_path: Path) -> No
 
         def warm_up(self) -> None:
             forget_garbage()  # as a worker does when it has loaded a model
+            time.sleep(1.1)  # so that who watches for work that does not end has looked at it
 
         classes = ()
         backend = None

@@ -196,6 +196,7 @@ class ComputeThread:
             turn = self._current
             if turn and turn.limited and time.monotonic() - self._pulse_at > self._silence_s:
                 self._stop_waiting_for(turn)
+            del turn  # it is kept by nobody while this thread sleeps
 
     def _stop_waiting_for(self, turn: Turn) -> None:
         logger.error("the model has not moved for %g s: this worker is replaced", self._silence_s)
