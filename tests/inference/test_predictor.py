@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -218,6 +220,27 @@ def test_warm_up__leaves_nothing_behind(predictor: Predictor) -> None:
     before = predictor.predict_all(map(decoded, [images()[0]]))
     predictor.warm_up()
     assert_close(next(before), next(predictor.predict_all(map(decoded, [images()[0]]))))
+
+
+FIRST_JPEG = """
+import sys
+from tilewise.inference.predictor import Predictor
+
+predictor = Predictor.load(sys.argv[1])
+predictor.warm_up()
+loaded = set(sys.modules)
+predictor.predict(sys.stdin.buffer.read())
+print(*sorted(set(sys.modules) - loaded))
+"""
+
+
+def test_warm_up__the_first_jpeg_finds_all_modules_loaded(model_folder: Path) -> None:
+    """An import holds every thread of an endpoint, that of its health check, too."""
+    file = io.BytesIO()
+    Image.fromarray(noise(640, 480).permute(1, 2, 0).numpy()).save(file, "JPEG")
+    command = [sys.executable, "-c", FIRST_JPEG, str(model_folder)]
+    done = subprocess.run(command, input=file.getvalue(), stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == []
 
 
 GRID = Tiling("grid", grid=(2, 2), overlap=0.25, merge="nms")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from PIL import Image
 
 from tilewise.arrays import Array
 from tilewise.data.decode import DecodedImage, decode_reduced
@@ -88,8 +89,14 @@ class Predictor:
         self.backend = WatchedBackend(self.backend, tell)
 
     def warm_up(self) -> None:
-        """Predict once on a blank image, so that the first request finds everything ready."""
-        next(self.predict_all([DecodedImage.whole(np.zeros((3, 64, 64), np.uint8))]))
+        """Predict once on a blank JPEG, so that the first request finds everything ready.
+
+        Its decoder, too: what it imports holds every thread for some 50 ms.
+        """
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(file, "JPEG")
+        blank = decode_reduced(file.getvalue(), self._reduction, rendering=self.plan.rendering)
+        next(self.predict_all([blank]))
 
     def predict(self, image: bytes | Path) -> Any:
         """What the model says of an encoded image, or of the file of one that may be larger than memory.
