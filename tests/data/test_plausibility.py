@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,32 @@ def test_doubts__are_warned_of(
     make_records(examples(tmp_path, boxes), issues)
     assert len(issues.doubts) == 1 and issues.doubts[0].startswith(doubt)
     assert f"channel train: {issues.doubts[0]}" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("folders", "named"),
+    [
+        (("train/images", "valid/images"), "train, valid"),
+        (("Train", "test", "val2017", "other"), "Train, test, val2017"),
+        (("train/images", "train/more"), None),
+        (("val", "valid"), None),
+        (("plate", "test"), None),
+        (("plate/train", "plate/valid"), None),
+    ],
+)
+def test_splits__of_an_export_in_one_channel(
+    tmp_path: Path, folders: tuple[str, ...], named: str | None
+) -> None:
+    issues = ChannelIssues("train")
+    parsed = examples(tmp_path, [different(2)] * len(folders))
+    keyed = [
+        replace(example, key=f"{folder}/{example.key}")
+        for folder, example in zip(folders, parsed, strict=True)
+    ]
+    make_records(keyed, issues)
+    assert [doubt.split(":")[0] for doubt in issues.doubts] == (
+        [f"its images lie in the folders {named}, and all of them count as this channel's"] if named else []
+    )
 
 
 def test_doubts__none(tmp_path: Path) -> None:

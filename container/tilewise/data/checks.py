@@ -17,7 +17,7 @@ from tilewise.boxes import paired_iou
 from tilewise.data.annotations import RawExample
 from tilewise.data.channel_issues import REPEATED, REVERSED, ChannelIssues
 from tilewise.data.decode import DecodeError, ImageHeader, read_header
-from tilewise.data.plausibility import implausible
+from tilewise.data.plausibility import implausible, several_splits
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, masks_in
@@ -55,16 +55,22 @@ def make_records(examples: Sequence[RawExample], issues: ChannelIssues) -> Recor
     if not len(records):
         issues.check_boxes()
         raise UserError(issues.nothing_left())
-    note_implausible(records, issues)
+    note_implausible(records, issues, splits=several_splits(example.key for example in examples))
     issues.check()
     return records
 
 
-def note_implausible(records: Records, issues: ChannelIssues) -> None:
-    """Note what is not plausible in records as a whole, and warn of it; a fault is for :meth:`check`."""
-    if issues.image_labels:
-        return
-    issues.faults, issues.doubts = implausible(records, issues.clipped)
+def note_implausible(records: Records, issues: ChannelIssues, *, splits: str | None = None) -> None:
+    """Note what is not plausible in records as a whole, and warn of it; a fault is for :meth:`check`.
+
+    Args:
+        records: those of the channel that can be used.
+        issues: where it is noted.
+        splits: what :func:`.plausibility.several_splits` says of the channel.
+
+    """
+    faults, doubts = ([], []) if issues.image_labels else implausible(records, issues.clipped)
+    issues.faults, issues.doubts = faults, [*doubts, *([splits] if splits else [])]
     for doubt in issues.doubts:
         log.warning("channel %s: %s", issues.channel, doubt)
 

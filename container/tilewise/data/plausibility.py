@@ -19,6 +19,19 @@ MAX_BEYOND = 0.05
 MAX_ALIKE, MIN_BOXES = 0.5, 8
 """More boxes than this share at the same place are doubtful. With fewer boxes than that nothing is."""
 
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "train2017": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "val2017": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders of exports are called."""
+
 _PLACES = 1 << 12  # of a side, that are told apart
 
 
@@ -60,6 +73,24 @@ def _alike(records: Records) -> int:
     places = np.rint(records.targets.boxes / np.concatenate([sizes, sizes], axis=1) * (_PLACES - 1))
     numbers = places.astype(np.int64) @ np.asarray([_PLACES**3, _PLACES**2, _PLACES, 1], np.int64)
     return int(np.unique(numbers, return_counts=True)[1].max())
+
+
+def several_splits(keys: Iterable[str]) -> str | None:
+    """A sentence where images lie in folders that are called train and validation, as in an export.
+
+    Args:
+        keys: the images' names in their channel, with folders.
+
+    """
+    folders = {folder for folder, slash, _ in (key.partition("/") for key in keys) if slash}
+    splits = {folder: _SPLITS.get(folder.lower()) for folder in sorted(folders)}
+    named = [folder for folder, split in splits.items() if split]
+    if len({splits[folder] for folder in named}) < 2:
+        return None
+    return (
+        f"its images lie in the folders {', '.join(named)}, and all of them count as this channel's: if they "
+        "are the splits of one export, give each folder as a channel of its own (train, validation, test)"
+    )
 
 
 def spelt_alike(classes: Iterable[str]) -> list[str]:

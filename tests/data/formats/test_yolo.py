@@ -102,6 +102,7 @@ def test_image__missing(channel: WrittenChannel) -> None:
         ("data.yaml", "names: [ant, 'no']\nnc: 2"),
         ("my data.yml", "nc: 2\nnames:\n- ant\n- no\n"),
         ("data.yaml", "names: {1: no, 0: ant}"),
+        ("data.yaml", "nc: 2\nnames: {1: no, 0: ant}"),
         ("data.yaml", "{nc: 2, names: [ant, no]}"),
         ("dataset.yaml", '{"names": ["ant", "no"]}'),
         ("classes.txt", "ant\nno\n"),
@@ -119,7 +120,7 @@ def test_names(channel: WrittenChannel, name: str, content: str) -> None:
 def test_names__sparse(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write("a.txt", "7 0.5 0.5 0.1 0.1\n3 0.5 0.5 0.1 0.1")
-    channel.write("data.yaml", "names: {7: bee, 3: ant}")
+    channel.write("data.yaml", "nc: 8\nnames: {7: bee, 3: ant}")
     assert channel.read().classes == ("ant", "bee") and channel.only().targets.labels.tolist() == [1, 0]
 
 
@@ -152,6 +153,12 @@ def test_names__in_several_files(channel: WrittenChannel) -> None:
         ("data.yaml", "names: {-1: ant}", "data.yaml: its names must be a list of names, or map"),
         ("data.yaml", "names: [ant, ant]", "data.yaml has two classes of the same name, of ant, ant"),
         ("data.yaml", "names: []", "data.yaml has no class names"),
+        (
+            "data.yaml",
+            "nc: 3\nnames: [ant, bee]",
+            "data.yaml names 2 classes, but its nc is 3: correct the one",
+        ),
+        ("data.yaml", "nc: [2]\nnames: [ant, bee]", "data.yaml names 2 classes, but its nc is "),
         ("classes.txt", "", "classes.txt has no class names"),
         ("classes.txt", "ant\n\nbee", "classes.txt has an empty class name"),
         ("classes.txt", b"ant\xff", "classes.txt is not UTF-8 text: "),

@@ -270,4 +270,10 @@ def _yaml_names(text: str, who: str) -> dict[int, str]:
         pairs = [(0, None)]
     if not all(isinstance(name, str) and number >= 0 for number, name in pairs):
         raise UserError(f"{who}: its names must be a list of names, or map class ids to names")
+    count = content.get("nc", "")
+    possible = {len(pairs), 1 + max((number for number, _ in pairs), default=-1)}  # ids may have gaps
+    if pairs and count and count not in map(str, possible):
+        raise UserError(
+            f"{who} names {len(pairs)} classes, but its nc is {count}: correct the one or the other"
+        )
     return dict(pairs)
