@@ -6,8 +6,9 @@ Serves a small SSDlite as a graph on one worker, which is never recycled, and se
 images of 48 to 4,000 pixels a side, more small than large ones, as JPEG, PNG, WebP and 16-bit TIFF;
 ``--broken`` percent of them end early, are damaged, are none, or claim to be far larger than they are.
 After ``--seconds`` it leaves the server running and writes where it is; the same command goes on with that
-server, until all requests are answered. Each image is sent once before they count; the worker's resident
-memory counts from the first 5 % on.
+server, until all requests are answered. Each image is sent once before they count. The worker's resident
+memory is read after each 5 % of them, at rest: when all have been answered and one more small image, too,
+since what is being decoded and computed at a moment is no leak.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "tests")]
 
 from endpoint_process import EndpointProcess  # noqa: E402
 
-CONNECTIONS = 4
+CONNECTIONS, STEPS = 4, 20
+REST_S = 1.5
+"""Longer than a worker waits until it gives memory back again."""
 MAKE_MODEL = """
 import sys
 from pathlib import Path
@@ -158,44 +161,61 @@ class Soak:
         """Ask for so long; returns whether all requests have been answered."""
         self.connect()
         end = time.monotonic() + seconds
-        threads = [threading.Thread(target=self._ask, args=(end,)) for _ in range(CONNECTIONS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        step = max(1, self.requests // STEPS)
+        while self.state["done"] < self.requests and time.monotonic() < end:
+            until = min(self.requests, (self.state["done"] // step + 1) * step)
+            threads = [threading.Thread(target=self._ask, args=(until, end)) for _ in range(CONNECTIONS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if self.state["done"] == until:
+                self.state["resident_MB"][str(until)] = self._resident_at_rest()
         finished: bool = self.state["done"] >= self.requests
         if finished:
             os.kill(self.state.pop("server")["process"], signal.SIGTERM)
         self._write()
         return finished
 
-    def _ask(self, end: float) -> None:
+    def _resident_at_rest(self) -> float:
+        """Megabytes that the worker holds when no request is on its way."""
+        time.sleep(REST_S)
+        _, smallest = self.bodies[True][0][1]
+        self._send(
+            http.client.HTTPConnection("127.0.0.1", self.state["server"]["port"], timeout=60), smallest
+        )
+        status = Path(f"/proc/{self.state['server']['worker']}/status").read_text()
+        kilobytes = next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line)
+        return round(kilobytes / 1024, 1)
+
+    @staticmethod
+    def _send(connection: http.client.HTTPConnection, body: bytes) -> int:
+        connection.request("POST", "/invocations", body, {"Content-Type": "image/jpeg"})
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    def _ask(self, until: int, end: float) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.state["server"]["port"], timeout=60)
         while time.monotonic() < end:
             with self.lock:
                 number = self.state["done"]
-                if number >= self.requests:
+                if number >= until:
                     break
                 self.state["done"] += 1
             draw = random.Random(number)
             is_good = draw.random() * 100 >= self.broken
             bodies, often = self.bodies[is_good]
             ((name, body),) = draw.choices(bodies, often)
-            connection.request("POST", "/invocations", body, {"Content-Type": "image/jpeg"})
-            response = connection.getresponse()
-            response.read()
+            status = self._send(connection, body)
             with self.lock:
-                self._note(number + 1, name, response.status, is_good=is_good)
+                self._note(name, status, is_good=is_good)
         connection.close()
 
-    def _note(self, number: int, name: str, status: int, *, is_good: bool) -> None:
+    def _note(self, name: str, status: int, *, is_good: bool) -> None:
         self.answers[f"{'good' if is_good else 'broken'}: {status}"] += 1
         if (status == 200) != is_good or status >= 500:
             self.unexpected[f"{name}: {status}"] += 1
-        if number % max(1, self.requests // 20) == 0:
-            status_file = Path(f"/proc/{self.state['server']['worker']}/status").read_text()
-            kilobytes = next(int(line.split()[1]) for line in status_file.splitlines() if "VmRSS" in line)
-            self.state["resident_MB"][str(number)] = round(kilobytes / 1024, 1)
 
     def _write(self) -> None:
         self.state |= {"answers": dict(self.answers), "unexpected": dict(self.unexpected)}

@@ -62,17 +62,22 @@ def see_patches(detector: Detector, scaling: Scaling) -> None:
     detector.eval()
 
 
+_SCORES = 2.0
 _LAST_LAYERS = {
-    r"cls_logits|gfl_cls|cls_preds|obj_preds|cls_score": 2.0,
+    r"cls_logits|gfl_cls|cls_preds|obj_preds|cls_score": _SCORES,
     r"classification_head\.module_list": 1.0,  # SSD's, whose scores tie at 1 beyond it
     r"bbox_reg|gfl_reg|reg_preds|bbox_pred|regression_head\.module_list": 0.3,
 }
-"""The names of the layers that say classes and boxes -> by how much what they say is to differ."""
+"""The names of the layers that say classes and boxes -> by how much what they say is to differ.
+
+Logits of classes that differ by ``_SCORES`` are around 0, too: else all could be beyond any threshold.
+"""
 
 
 def spread_outputs(detector: Detector, spec: DetectorSpec) -> None:
     """Let scores and boxes differ as a trained model's do; those of a fresh one are ranked by rounding."""
     layers: dict[Any, float] = {}
+    centred = []
     for name, module in detector.network.named_modules():
         for names, target in _LAST_LAYERS.items():
             depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
@@ -80,11 +85,18 @@ def spread_outputs(detector: Detector, spec: DetectorSpec) -> None:
                 nn.init.normal_(module.weight)
                 if spec.name.startswith("fcos") and "bbox_reg" in name and module.bias is not None:
                     nn.init.ones_(module.bias)  # distances, of which those below 0 are no boxes
+                if target == _SCORES and module.bias is not None:
+                    centred.append(module)
+                    nn.init.zeros_(module.bias)
                 layers[module] = target
 
     def scale(layer: Any, _: Any, said: torch.Tensor) -> torch.Tensor:
-        factor = layers.pop(layer, 0) / float(said.std()) if layer in layers else 1.0
+        if layer not in layers:
+            return said
+        factor = layers.pop(layer) / float(said.std())
         layer.weight *= factor
+        if layer in centred:
+            layer.bias -= float(said.mean()) * factor
         return said * factor
 
     hooks = [layer.register_forward_hook(scale) for layer in layers]

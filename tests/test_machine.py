@@ -129,6 +129,16 @@ def work():
     clock.append(clock[-1] + 1.5)
     memory.give_back()
     print(grown())
+    clock.append(clock[-1] + 1.5)
+    busy = [b"x" * (100 << 10) for _ in range(400)]
+    fill_and_free(64)
+    memory.give_back()  # 40 MB are in use
+    print(grown())
+    del busy
+    for seconds in (5, 10):
+        clock.append(clock[-1] + seconds)
+        memory.give_back()
+        print(grown())
 
 machine.keep_freed_memory(256 << 20, one_heap=True)
 clock, kept = [100.0], []
@@ -144,11 +154,14 @@ def test_freed_memory__given_back_where_it_is_more_than_usual_and_not_often() ->
     environ = os.environ | {"PYTHONPATH": str(Path(machine.__file__).parents[1])}
     command = [sys.executable, "-c", GIVEN_BACK]
     output = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
-    small_had, small_left, large_had, large_left, at_once, later = map(int, output.split())
+    small_had, small_left, large_had, large_left, at_once, later, *rest = map(int, output.split())
     assert small_had >= 8 and small_left == small_had, "little more than usual is kept"
     assert large_had >= 64 and large_left < 16
     assert at_once >= 64, "not twice within a second"
     assert later < 16
+    busy, soon, in_the_end = rest
+    assert 40 <= busy < 56 and soon >= 40, "what was in use at that time counts as usual"
+    assert in_the_end < 16, "for ten seconds"
 
 
 def test_forget_garbage__also_what_an_earlier_call_has_kept() -> None:

@@ -25,7 +25,8 @@ OF_VIEWS = 256 * 1024 * 1024
 
 SPARE_BYTES = 16 * 1024 * 1024
 """That a process may have beside what it usually needs."""
-GIVE_BACK_S = 1.0
+GIVE_BACK_S, FORGET_S = 1.0, 10.0
+"""How often it gives memory back at most; after how long it forgets what it needed at that time."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of glibc
 
@@ -198,7 +199,7 @@ class FreedMemory:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._loaded = self._usual = 0
-        self._next = 0.0
+        self._next = self._forget = 0.0
 
     def is_usual(self) -> None:
         """What this process has now it may keep; to be called when its model has looked at an image."""
@@ -211,8 +212,10 @@ class FreedMemory:
         if now < self._next:
             return
         with suppress(OSError):
+            if now >= self._forget:
+                self._usual = self._loaded
             if resident_bytes() > self._usual + SPARE_BYTES:
-                self._next = now + GIVE_BACK_S
+                self._next, self._forget = now + GIVE_BACK_S, now + FORGET_S
                 trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
                 if trim is not None:
                     trim(0)

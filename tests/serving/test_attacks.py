@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from endpoint_process import Answer, EndpointProcess, standing_in
+from tilewise.serving.worker import OPEN_FILES
 
 JPEG = b"\xff\xd8\xff"
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
@@ -50,6 +52,17 @@ def test_slow_clients__hold_up_nobody(server: EndpointProcess, kind: str) -> Non
     finally:
         for connection in held:
             connection.close()
+
+
+def test_worker__its_table_of_files_need_not_grow(server: EndpointProcess) -> None:
+    """The kernel would wait for all processors each time, and the health check with it."""
+    assert server.request("GET", "/ping")[0] == 200
+    (worker,) = server.workers
+    status = Path(f"/proc/{worker}/status").read_text()
+    (size,) = re.findall(r"^FDSize:\s*(\d+)$", status, re.MULTILINE)
+    limits = Path(f"/proc/{worker}/limits").read_text()
+    (limit,) = re.findall(r"^Max open files +(\d+)", limits, re.MULTILINE)
+    assert int(size) >= min(int(limit), OPEN_FILES) > 200
 
 
 def test_slow_clients__that_do_not_read_hold_up_nobody(server: EndpointProcess) -> None:

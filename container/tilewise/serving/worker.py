@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import os
 import resource
 import selectors
 import socket
@@ -425,10 +427,16 @@ class Worker(ThreadWorker):
 
 
 def open_files_limit() -> int:
-    """How many files and connections this process may have open, as many as it is allowed to want."""
+    """How many files and connections this process may have open, as many as it is allowed to want.
+
+    The kernel's table of them grows to that at once. Each time that it grows it waits for all processors,
+    for 10 ms and more in a process of several threads: a burst of connections would pay that, and its pings.
+    """
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(now, min(most, OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    with open(os.devnull) as file:
+        os.close(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, min(wanted, OPEN_FILES) - 1))
     return wanted
 
 

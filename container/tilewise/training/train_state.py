@@ -84,7 +84,7 @@ class TrainState:
         """
         self._load_process(state["processes"])
         for name, part in self.parts.items():
-            part.load_state_dict(state["parts"].get(name, {}))
+            part.load_state_dict(state["parts"][name])
         state.clear()
 
     def _load_process(self, processes: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
+FORMAT = 4
 _NAME = re.compile(r"checkpoint-(\d+)-([0-9a-f]{16})\.pt")
 _TEMPORARY = ".checkpoint.writing"
 

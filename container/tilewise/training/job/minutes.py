@@ -222,7 +222,7 @@ class Pace:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """The inverse of :meth:`state_dict`."""
-        self.loader.share = state.get("share", 1.0)
+        self.loader.share = state["share"]
 
     def begin_epoch(self) -> None:
         """To be called before an epoch's first batch is asked for."""
