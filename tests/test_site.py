@@ -36,6 +36,8 @@ def test_build__strict_with_pictures_tables_and_code(tmp_path: Path) -> None:
     tutorial = (site / "docs" / "tutorial" / "index.html").read_text(encoding="utf-8")
     for picture in re.findall(r'<img [^>]*src="([^"]+)"', tutorial):
         assert (site / "docs" / "tutorial" / picture).resolve().is_file()
+    hyperparameters = (site / "docs" / "hyperparameters" / "index.html").read_text(encoding="utf-8")
+    assert "<code>use_<wbr>pretrained_<wbr>model</code></td>" in hyperparameters
     migrating = (site / "docs" / "migrating" / "index.html").read_text(encoding="utf-8")
     assert "<table>" in migrating and 'class="highlight"' in migrating
     assert "```" not in migrating, "a code block is not read"
