@@ -90,6 +90,7 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "tile_grid_size": (None, None, None),
     "training_views": ("whole", "whole", "whole"),
     "tile_size": (None, None, None),
+    "smallest_object": (None, None, None),
     "tile_overlap_ratio": (0.25, 0.25, 0.25),
     "tile_merge": ("fragment", "fragment", "fragment"),
     "tta": ("none",) * 3,

@@ -88,6 +88,16 @@ def test_views__pyramid() -> None:
             " or snip or sniper",
         ),
         (
+            {"tile_grid_size": "3x2", "smallest_object": "20"},
+            "smallest_object=20 has no effect: only tiles that are chosen from the data follow it, as with"
+            " tile_grid_size=auto",
+        ),
+        (
+            {"smallest_object": "20"},
+            "smallest_object=20 has no effect: only tiles that are chosen from the data follow it, as with"
+            " tile_grid_size=auto",
+        ),
+        (
             {"tile_merge": "wbf"},
             "tile_merge='wbf': there are no tiles; give tile_grid_size or tile_size, or leave it out",
         ),

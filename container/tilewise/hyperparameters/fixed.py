@@ -21,6 +21,7 @@ FIXED = (
     "training_views",
     "tile_grid_size",
     "tile_size",
+    "smallest_object",
     "tile_overlap_ratio",
     "tile_merge",
     "tile_predictions_nms_threshold",

@@ -47,6 +47,13 @@ def check_views(reader: Reader) -> None:
     merge = entries.get("tile_merge")
     if merge and not tiled:
         refuse(merge.name, f"{merge}: there are no tiles; give tile_grid_size or tile_size, or leave it out")
+    shown = entries.get("smallest_object")
+    if shown and (size or (grid and grid.value != "auto") or not tiled):
+        refuse(
+            shown.name,
+            f"{shown} has no effect: only tiles that are chosen from the data follow it, as with "
+            "tile_grid_size=auto",
+        )
     _check_pyramid(reader)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,6 +84,10 @@ class Model:
     def published(self) -> tuple[Weights, ...]:
         """All files that it can start from, the best first: its own, then those of its backbone."""
         return self.weights + (self.backbone.weights if self.backbone else ())
+
+    def resolves(self, *, stride_4_level: bool) -> float:
+        """``smallest_object``, also where the hyperparameter ``stride_4_level`` adds a feature map."""
+        return min(self.smallest_object, SMALLEST_OBJECT_AT_STRIDE_4 if stride_4_level else math.inf)
 
     def smallest_view(self, nominal: int) -> int:
         """The shortest side in pixels of a view, where ``nominal`` is that of most."""

@@ -40,7 +40,14 @@ from tilewise.training.job.cpu import tune_cpu
 from tilewise.training.job.deterministic import be_deterministic
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.initial_model import check_initial, check_task, go_on_from
-from tilewise.training.job.minutes import Pace, Work, pixels_of_views, plan_epochs, refuse_pipe
+from tilewise.training.job.minutes import (
+    Pace,
+    Work,
+    pixels_of_views,
+    plan_epochs,
+    refuse_pipe,
+    with_larger_tiles,
+)
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
@@ -120,17 +127,25 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     job = replace(job, hp=job.distributed.broadcast(chosen))
     if reason := _why_from_scratch(spec, job, start):
         job = replace(job, environment={**job.environment, FROM_SCRATCH: reason})
-    model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    taught = make_distillation(
-        job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers
-    )
-    start = replace(start, extra_losses=(*start.extra_losses, *taught))
+    asked = start
+    model, start = _build(data, job, spec, asked, device)
     job = replace(
         job, hp=with_batch_size(job, model, spec, train=data.train, extra_losses=start.extra_losses)
     )
     job, compute = calibrate(
         job, model, spec, train=data.train, extra_losses=start.extra_losses, resumed=bool(start.state)
     )
+    if _tiles_follow_minutes(job, spec, start):
+        work = _work_of(data, job, spec, make_planner(job.hp, spec), None)
+        resolves = find_model(spec.name).resolves(stride_4_level=job.hp.stride_4_level)
+        speed = compute.pixels_per_second * job.distributed.size
+        hp = with_larger_tiles(job.hp, work, resolves=resolves, pixels_per_second=speed)
+        hp = job.distributed.broadcast(hp)
+        if hp.smallest_object:
+            job = replace(job, hp=hp)
+            spec = _agree_on_spec(data, job, asked)
+            torch.manual_seed(hp.seed)
+            model, start = _build(data, job, spec, asked, device)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
     one_size = bool(spec.scaling.square) and not job.hp.multi_scale
     torch.backends.cudnn.benchmark = one_size and not job.hp.deterministic
@@ -141,6 +156,24 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         say_where(start.state, job, start.checkpoints.name if start.checkpoints else "a checkpoint")
         state.load_state_dict(start.state)
     return trainer
+
+
+def _build(
+    data: DataSet, job: JobContext, spec: ModelSpec, start: Start, device: torch.device
+) -> tuple[VisionModel, Start]:
+    """The model on its device, and what it begins with, the losses of its teachers included."""
+    model = _make_model(spec, job, start).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    taught = make_distillation(
+        job.hp, job.task, model, spec=spec, classes=data.classes, teachers=start.teachers
+    )
+    return model, replace(start, extra_losses=(*start.extra_losses, *taught))
+
+
+def _tiles_follow_minutes(job: JobContext, spec: ModelSpec, start: Start) -> bool:
+    """Whether there are tiles that were chosen from the data, without regard to the time there is."""
+    hp = job.hp
+    chosen = hp.tile_grid_size == "auto" and hp.training_views != "whole" and spec.tiling.kind != "whole"
+    return hp.minutes is not None and chosen and hp.smallest_object is None and not start.state
 
 
 def _prepare_process(job: JobContext) -> torch.device:

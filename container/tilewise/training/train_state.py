@@ -186,6 +186,7 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
     if hp.minutes is None:
         return hp.model_copy(update={name: was[name] for name in names})
     names += ["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"]
+    names += ["smallest_object"] if hp.smallest_object is None else []
     epochs = was["number_of_epochs"]
     planned = max(1, round(epochs * hp.minutes / was["minutes"])) if was["minutes"] else epochs
     return hp.model_copy(update={"number_of_epochs": planned} | {name: was[name] for name in names})

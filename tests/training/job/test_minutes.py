@@ -25,6 +25,7 @@ from tilewise.training.job.minutes import (
     Pace,
     Work,
     plan_epochs,
+    with_larger_tiles,
 )
 from tilewise.training.step.lr_scheduler import LRScheduler
 
@@ -117,6 +118,19 @@ def test_plan__of_30_images_and_of_30_000(
     assert hp.warmup_cosine_lr_warmup_epochs == warm_up
     whole_epoch = LOADING * (images / 10 + VALIDATION * images / 100)
     assert ("holds no whole epoch" in caplog.text) == (whole_epoch > 60 * minutes)
+
+
+@pytest.mark.parametrize(("epochs", "size"), [(20, None), (8, None), (6, 27.7), (3, 19.6), (0.1, 16)])
+def test_tiles__are_larger_where_few_epochs_would_fit(
+    epochs: float, size: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    second = 10**6
+    hp = make_hp(minutes=epochs / 60 * LOADING * (1 + 1e-9))
+    hp = with_larger_tiles(hp, Work(second, 0), resolves=32, pixels_per_second=second)
+    assert hp.smallest_object == size
+    told = f"holds {epochs:.1f} epochs of tiles that show three quarters of the objects from 32 px on"
+    assert (told in caplog.text) == (size is not None)
 
 
 @pytest.mark.parametrize(
@@ -248,5 +262,3 @@ def test_pace__its_share_is_in_the_checkpoint() -> None:
     assert training.loader.known_batches == 80
     other.pace.load_state_dict(training.pace.state_dict())
     assert other.loader.known_batches == 80
-    other.pace.load_state_dict({})  # of a version that cut no epochs
-    assert other.loader.known_batches == Training.STEPS

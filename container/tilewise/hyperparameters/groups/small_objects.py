@@ -49,6 +49,16 @@ class SmallObjectsHyperparameters(BaseModel, defer_build=True):
             unset="none; with `training_views=fixed` from the data",
         ),
     ]
+    smallest_object: Annotated[
+        Positive | None,
+        Row(
+            "From how many pixels of a view on (√area) the model resolves an object: tiles that are chosen"
+            " from the data show three quarters of the objects so large.",
+            azure=None,
+            unset="24 for Faster and Mask R-CNN with a ResNet and with `stride_4_level`, else 32; with"
+            " `minutes`, as little as half of it where too few epochs would fit",
+        ),
+    ]
     tile_overlap_ratio: Annotated[
         Overlap,
         Row(

@@ -11,7 +11,7 @@ import numpy as np
 from tilewise.arrays import Float64, Int64
 from tilewise.data.records import Records
 from tilewise.hyperparameters import Hyperparameters
-from tilewise.registry import SMALLEST_OBJECT_AT_STRIDE_4, find_model
+from tilewise.registry import find_model
 from tilewise.tiling.auto import ObjectSizes, choose_fixed, choose_grid, choose_tile_size
 from tilewise.tiling.grid import grid_tile
 from tilewise.tiling.plan import plan_views
@@ -31,9 +31,8 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
         scaling: how the detector's views are scaled.
 
     """
-    smallest_object = find_model(hp.model_name).smallest_object
-    if hp.stride_4_level:
-        smallest_object = min(smallest_object, SMALLEST_OBJECT_AT_STRIDE_4)
+    model = find_model(hp.model_name)
+    smallest_object = hp.smallest_object or model.resolves(stride_4_level=hp.stride_4_level)
     tiling = Tiling(
         overlap=hp.tile_overlap_ratio,
         merge=hp.tile_merge,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,9 @@ WARM_UP = 1 / 12
 
 MOST = 5 / 6
 """Of the time: whole epochs that use less of it are cut, and one more fits."""
+
+ENOUGH_EPOCHS, LEAST_SIZE = 8, 0.5
+"""Where fewer fit, objects in tiles may be smaller than the model resolves well, down to such a share."""
 
 LEAST_SHARE = 0.4
 """Of an epoch's batches, where there is more than one."""
@@ -125,6 +129,42 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
     return Plan(cut, max(0.0, share), every)
 
 
+def with_larger_tiles(
+    hp: Hyperparameters, work: Work, *, resolves: float, pixels_per_second: float
+) -> Hyperparameters:
+    """With a smaller ``smallest_object``, where too few epochs of the job's tiles fit; the log says so.
+
+    The finer the tiles, the fewer objects a second of training shows. Objects a little too small, seen often
+    enough, are learnt better than large ones seen twice (benchmarks/README.md, "Tiles by the minutes").
+
+    Args:
+        hp: of a job with ``minutes`` whose tiles are chosen from its data.
+        work: with the tiles that are chosen for what the model resolves.
+        resolves: the size of objects, in pixels of a view, from which on the model resolves them.
+        pixels_per_second: of the views that all processes learn from in their steps alone.
+
+    """
+    assert hp.minutes is not None
+    epoch, validation = work.seconds(pixels_per_second / LOADING)
+    epochs = fit(60 * hp.minutes, epoch, validation, every=_given_frequency(hp)).length
+    if epochs >= ENOUGH_EPOCHS:
+        return hp
+    size = round(resolves * max(LEAST_SIZE, math.sqrt(epochs / ENOUGH_EPOCHS)), 1)
+    log.info(
+        "minutes=%g holds %.1f epochs of tiles that show three quarters of the objects from %g px on: larger "
+        "tiles, with smallest_object=%g, leave time for more",
+        hp.minutes,
+        epochs,
+        resolves,
+        size,
+    )
+    return hp.model_copy(update={"smallest_object": size})
+
+
+def _given_frequency(hp: Hyperparameters) -> int | None:
+    return hp.evaluation_frequency if "evaluation_frequency" in hp.given else None
+
+
 def plan_epochs(job: JobContext, work: Work, *, pixels_per_second: float) -> tuple[JobContext, float]:
     """The job with the number of epochs that its ``minutes`` hold; the log says which.
 
@@ -141,8 +181,7 @@ def plan_epochs(job: JobContext, work: Work, *, pixels_per_second: float) -> tup
     if hp.minutes is None:
         return job, 1.0
     epoch, validation = work.seconds(pixels_per_second * job.distributed.size / LOADING)
-    every = hp.evaluation_frequency if "evaluation_frequency" in hp.given else None
-    plan = fit(60 * hp.minutes, epoch, validation, every=every)
+    plan = fit(60 * hp.minutes, epoch, validation, every=_given_frequency(hp))
     hp = with_plan(hp, plan)
     log.info("minutes=%g: %s, some %.1f minutes", hp.minutes, said(plan), minutes_of(plan, epoch, validation))
     if plan.length < 1:
