@@ -172,8 +172,9 @@ def _build(
 def _tiles_follow_minutes(job: JobContext, spec: ModelSpec, start: Start) -> bool:
     """Whether there are tiles that were chosen from the data, without regard to the time there is."""
     hp = job.hp
-    chosen = hp.tile_grid_size == "auto" and hp.training_views != "whole" and spec.tiling.kind != "whole"
-    return hp.minutes is not None and chosen and hp.smallest_object is None and not start.state
+    from_data = hp.tile_grid_size in (None, "auto") and not hp.tile_size and hp.smallest_object is None
+    trained_on = spec.tiling.kind in ("grid", "fixed") and hp.training_views != "whole"
+    return hp.minutes is not None and from_data and trained_on and not start.state
 
 
 def _prepare_process(job: JobContext) -> torch.device:
