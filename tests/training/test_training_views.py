@@ -77,13 +77,13 @@ def test_multi_scale__the_first_batch_is_the_largest(data: DataSet, model_dir: P
     assert len(seen) == 24
 
 
-@pytest.mark.parametrize(("minutes", "size", "views"), [(0.02, 16.0, "whole"), (60, None, "grid")])
+@pytest.mark.parametrize(("minutes", "size", "views"), [(0.02, 22.4, "whole"), (60, None, "grid")])
 def test_tiles_from_the_data__are_larger_where_the_minutes_are_few(
     tmp_path: Path, minutes: float, size: float | None, views: str
 ) -> None:
-    """In the whole image the squares have 20 px of the view, in tiles 35."""
+    """In the whole image the squares have 27 px of the view, in tiles 47."""
     data = DataSet(("dot",), squares_split(tmp_path, "train", 384, 8), None, None)
-    hp = make_hp(model_name="yolox_nano", image_size=96, tile_grid_size="auto", minutes=minutes)
+    hp = make_hp(model_name="yolox_nano", image_size=128, tile_grid_size="auto", minutes=minutes)
     trainer = make_trainer(data, make_job(hp, tmp_path))
     assert trainer.job.hp.smallest_object == size
     assert trainer.best.spec.tiling.kind == views

@@ -120,7 +120,7 @@ def test_plan__of_30_images_and_of_30_000(
     assert ("holds no whole epoch" in caplog.text) == (whole_epoch > 60 * minutes)
 
 
-@pytest.mark.parametrize(("epochs", "size"), [(20, None), (8, None), (6, 27.7), (3, 19.6), (0.1, 16)])
+@pytest.mark.parametrize(("epochs", "size"), [(20, None), (8, None), (6, 27.7), (3, 22.4), (0.1, 22.4)])
 def test_tiles__are_larger_where_few_epochs_would_fit(
     epochs: float, size: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:

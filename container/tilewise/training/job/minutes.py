@@ -39,7 +39,7 @@ WARM_UP = 1 / 12
 MOST = 5 / 6
 """Of the time: whole epochs that use less of it are cut, and one more fits."""
 
-ENOUGH_EPOCHS, LEAST_SIZE = 8, 0.5
+ENOUGH_EPOCHS, LEAST_SIZE = 8, 0.7
 """Where fewer fit, objects in tiles may be smaller than the model resolves well, down to such a share."""
 
 LEAST_SHARE = 0.4
