@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,14 @@ class Soak:
         """Megabytes that the worker holds when no request is on its way."""
         time.sleep(REST_S)
         _, smallest = self.bodies[True][0][1]
-        self._send(
-            http.client.HTTPConnection("127.0.0.1", self.state["server"]["port"], timeout=60), smallest
-        )
+        with closing(self._connection()) as connection:
+            self._send(connection, smallest)
         status = Path(f"/proc/{self.state['server']['worker']}/status").read_text()
         kilobytes = next(int(line.split()[1]) for line in status.splitlines() if "VmRSS" in line)
         return round(kilobytes / 1024, 1)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.state["server"]["port"], timeout=60)
 
     @staticmethod
     def _send(connection: http.client.HTTPConnection, body: bytes) -> int:
@@ -196,7 +199,7 @@ class Soak:
         return response.status
 
     def _ask(self, until: int, end: float) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.state["server"]["port"], timeout=60)
+        connection = self._connection()
         while time.monotonic() < end:
             with self.lock:
                 number = self.state["done"]
