@@ -120,6 +120,8 @@ def to_device(values: Array | Tensor, device: torch.device | str) -> Tensor:
     import torch
 
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    if device == "cpu" and tensor.device.type == "cpu":
+        return tensor
     to_gpu = torch.device(device).type == "cuda"
     if to_gpu and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # at no cost where it is already

@@ -6,8 +6,6 @@ does it, not in HSV: a turn about the grey axis is linear. So all four cost one 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import torch
@@ -34,7 +32,7 @@ class RandomPhotometricDistort(Transform):
 
     def change_sample(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Each as it is drawn."""
-        return replace(sample, pixels=change_colours(sample.pixels, rng))
+        return Sample(change_colours(sample.pixels, rng), sample.targets)
 
 
 def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -55,13 +53,15 @@ def change_colours(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return pixels
     colours = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
-    mean_grey = brightness * float(GREY @ cv2.mean(colours)[:3])
     change = np.empty((3, 4))
     change[:, :3] = saturation * _SAME + (1 - saturation) * _GREY_OF_ALL
     if hue:
         change[:, :3] = _turn(hue) @ change[:, :3]
     change[:, :3] *= brightness * contrast
-    change[:, 3] = (1 - contrast) * mean_grey
+    change[:, 3] = 0
+    if contrast != 1:
+        mean_grey = brightness * float(GREY @ cv2.mean(colours)[:3])
+        change[:, 3] = (1 - contrast) * mean_grey
     changed = cv2.transform(colours, change)
     # planes again, as batches hold them
     planes = np.empty(tuple(pixels.shape), np.uint8)

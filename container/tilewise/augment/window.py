@@ -49,7 +49,10 @@ class RandomWindow(Transform):
 
     def change_drafts(self, drafts: Sequence[Draft], rngs: Sequence[np.random.Generator]) -> Sequence[Draft]:
         """All of them, each with the window that is drawn."""
-        return [replace(draft, view=self._draw(draft, rng)) for draft, rng in zip(drafts, rngs, strict=True)]
+        return [
+            Draft(draft.width, draft.height, draft.targets, self._draw(draft, rng))
+            for draft, rng in zip(drafts, rngs, strict=True)
+        ]
 
     def _draw(self, draft: Draft, rng: np.random.Generator) -> View:
         view, boxes = draft.view, draft.targets.boxes

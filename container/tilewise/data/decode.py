@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -254,7 +254,7 @@ class DecodedImage:
         if self.scene:
             self.scene.upload = upload
             return self
-        return replace(self, pixels=upload(self.pixels))
+        return DecodedImage(upload(self.pixels), self.width, self.height, self.factor, self.remarks)
 
     def seen_by(self, view: View) -> tuple[Any, int]:
         """What a view can be cut from, and by how much that is reduced."""

@@ -64,11 +64,11 @@ def cut_array(image: Array, window: Window, size: tuple[int, int]) -> Array:
     left, top, right, bottom = within(window, pixels.shape[1], pixels.shape[0])
     inside = pixels[top:bottom, left:right]
     if y_first(x1 - x0, y1 - y0, size):
-        down = _scale_rows(_amid_fill(inside, max(-y0, 0), y1 - y0), size[1])
-        across = _scale_rows(_amid_fill(_transpose(down), max(-x0, 0), x1 - x0), size[0])
+        down = _scale_rows(amid_fill(inside, 0, max(-y0, 0), y1 - y0), size[1])
+        across = _scale_rows(amid_fill(_transpose(down), 0, max(-x0, 0), x1 - x0), size[0])
         return np.moveaxis(_transpose(across), 2, 0)
-    across = _scale_rows(_amid_fill(_transpose(inside), max(-x0, 0), x1 - x0), size[0])
-    scaled = _scale_rows(_amid_fill(_transpose(across), max(-y0, 0), y1 - y0), size[1])
+    across = _scale_rows(amid_fill(_transpose(inside), 0, max(-x0, 0), x1 - x0), size[0])
+    scaled = _scale_rows(amid_fill(_transpose(across), 0, max(-y0, 0), y1 - y0), size[1])
     return np.moveaxis(scaled, 2, 0)
 
 
@@ -92,15 +92,18 @@ def _transpose(pixels_HW3: Array) -> Array:
     return turned
 
 
-def _amid_fill(rows_N: Array, before: int, length: int) -> Array:
-    """``before`` times :data:`FILL`, the rows, and more of it: ``length`` rows."""
-    if len(rows_N) == length:
-        return rows_N
-    canvas = np.empty((length, *rows_N.shape[1:]), rows_N.dtype)
-    canvas[:] = FILL
+def amid_fill(pixels_HW3: Array, axis: int, before: int, length: int) -> Array:
+    """``before`` times :data:`FILL`, the pixels, and more of it: of a length along axis 0 or 1."""
+    if pixels_HW3.shape[axis] == length:
+        return pixels_HW3
     first = min(before, length)
-    canvas[first : first + len(rows_N)] = rows_N
-    return canvas
+    after = length - first - pixels_HW3.shape[axis]
+    (top, left), (bottom, right) = ((each, 0) if axis == 0 else (0, each) for each in (first, after))
+    if pixels_HW3.size:  # OpenCV fills margins 50 times as fast as NumPy
+        border = cv2.BORDER_CONSTANT
+        return np.asarray(cv2.copyMakeBorder(pixels_HW3, top, bottom, left, right, border, value=FILL))
+    height, width, _ = pixels_HW3.shape
+    return np.full((top + height + bottom, left + width + right, 3), FILL, pixels_HW3.dtype)
 
 
 def _scale_rows(rows_N: Array, count: int) -> Array:

@@ -8,7 +8,7 @@ from tilewise.arrays import Array
 from tilewise.boxes import object_size
 from tilewise.fields import Rows
 from tilewise.targets import Targets
-from tilewise.views.view import View
+from tilewise.views.view import ANY_SIZE, View
 
 MIN_VISIBILITY = 0.4
 """A box of which the view shows a smaller share of its area is ignored, unless the job says otherwise."""
@@ -34,8 +34,8 @@ IMAGE_SIZE = "image_size"
 
 def with_image_sizes(targets: Targets[Array]) -> Targets[Array]:
     """An image's targets with the sizes that its objects have there, which views do not tell."""
-    sizes = Rows(object_size(targets.boxes))
-    return replace(targets, fields={**targets.fields, IMAGE_SIZE: sizes})
+    fields = {**targets.fields, IMAGE_SIZE: Rows(object_size(targets.boxes))}
+    return Targets(targets.boxes, targets.labels, targets.ignored, fields)
 
 
 def make_sample(
@@ -60,6 +60,7 @@ def make_sample(
         factor: by how much the image has been reduced; see :meth:`View.pixels_from_image`.
 
     """
-    answered = replace(targets, ignored=targets.ignored | ~view.answers_for(targets.boxes))
-    seen = answered.crop(view.window, view.size, min_visibility)
+    if view.object_sizes != ANY_SIZE:
+        targets = replace(targets, ignored=targets.ignored | ~view.answers_for(targets.boxes))
+    seen = targets.crop(view.window, view.size, min_visibility)
     return Sample(view.pixels_from_image(image, factor), seen.to("cpu"))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tilewise.views.arrays import FILL, Window, within, y_first
+from tilewise.views.arrays import FILL, Window, amid_fill, within, y_first
 
 BAND_BYTES = 16 * 1024 * 1024
 """Larger windows are scaled in bands: what scaling needs beside the pixels stays this small."""
@@ -32,8 +32,11 @@ def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
     shape = [*pixels.shape]
     shape[axis] = length
     _, height, width = shape
-    fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
     # colours last, as images are decoded: so they are scaled several times as fast
+    if pixels.device.type == "cpu":
+        filled = amid_fill(pixels.permute(1, 2, 0).numpy(), axis - 1, before, length)
+        return torch.from_numpy(filled).permute(2, 0, 1)
+    fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
     canvas = fill.repeat(width, 1).repeat(height, 1, 1).permute(2, 0, 1)
     canvas.narrow(axis, min(before, length), pixels.shape[axis]).copy_(pixels)
     return canvas
@@ -78,5 +81,5 @@ def _scale_axis(pixels: Tensor, axis: int, length: int) -> Tensor:
 def _resize(pixels: Tensor, width: int, height: int) -> Tensor:
     # a window's rows lie apart in its image's memory: PyTorch scales them twice as fast side by side
     side_by_side = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    scaled: Tensor = F.resize(side_by_side, [height, width], antialias=True)
+    scaled: Tensor = F.resize_image(side_by_side, [height, width], antialias=True)
     return scaled

@@ -115,6 +115,8 @@ class View:
 
     def snapped(self, factor: int) -> View:
         """The view with its window's sides moved outward to multiples of ``factor``."""
+        if factor == 1:
+            return self
         x0, y0, x1, y1 = self.window
         grown = (x0 // factor, y0 // factor, -(-x1 // factor), -(-y1 // factor))
         return replace(self, window=tuple(factor * side for side in grown))  # type: ignore[arg-type]
