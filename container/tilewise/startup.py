@@ -2,67 +2,64 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
 def skip_dynamo() -> None:
-    """From now on, importing torchvision does not import torch._dynamo.
+    """From now on torch._dynamo is imported where something is compiled, and not before.
 
-    Two modules of torchvision use it for ``torch.compile`` alone. It is imported as ever where something is
-    compiled. Programs call this before they import torchvision.
+    torchvision asks for it when it is imported, and each step of an optimizer does, only to mark what
+    ``torch.compile`` leaves alone; for these stand-ins answer. Programs call this before they import
+    torchvision.
     """
-    if not any(isinstance(finder, _WithoutDynamo) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _WithoutDynamo())
+    for name, answers in _STAND_INS.items():
+        if name not in sys.modules:
+            module = _StandIn(name)
+            vars(module).update(answers)
+            sys.modules[name] = module
+
+
+class _StandIn(ModuleType):
+    """In place of a module, until something is asked of it that it has no answer to."""
+
+    def __getattr__(self, name: str) -> Any:
+        # What looks through all modules asks for these; the path, who imports a part of the package.
+        if name.startswith("__") and (self.__name__, name) != ("torch._dynamo", "__path__"):
+            raise AttributeError(name)
+        _import_dynamo()
+        return getattr(sys.modules[self.__name__], name)
+
+
+def _import_dynamo() -> None:
+    for name in _STAND_INS:
+        if isinstance(sys.modules.get(name), _StandIn):
+            del sys.modules[name]
+    importlib.import_module("torch._dynamo")
 
 
 def _is_compile_supported(device_type: str) -> Any:
-    from torch._dynamo.utils import is_compile_supported
+    _import_dynamo()
+    return sys.modules["torch._dynamo.utils"].is_compile_supported(device_type)
 
-    return is_compile_supported(device_type)
+
+def _nothing() -> None:
+    """Nothing is compiled yet."""
 
 
 def _disable(function: Any, *_: Any, **__: Any) -> Any:
-    """Leave it as it is: what it marks wraps torchvision's own tensors, which nothing compiles here."""
+    """Leave it as it is: what it marks is no part of a model, and nothing else is compiled here."""
     return function
 
 
-_STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "torch._dynamo": {
+        "disable": _disable,  # tensors of torchvision.transforms.v2; gradients set to zero
+        "graph_break": _nothing,  # around an optimizer's step
+        "trace_rules": SimpleNamespace(clear_lru_cache=_nothing),  # before processes are joined
+    },
     # RoIAlign asks it before it compiles its deterministic form on a GPU.
-    "torchvision.ops.roi_align": ("torch._dynamo.utils", {"is_compile_supported": _is_compile_supported}),
-    # torchvision.transforms.v2 imports these.
-    "torchvision.tv_tensors": ("torch._dynamo", {"disable": _disable}),
+    "torch._dynamo.utils": {"is_compile_supported": _is_compile_supported},
 }
-
-
-class _WithoutDynamo(MetaPathFinder):
-    """While a module that asks for torch._dynamo is imported, a stand-in answers."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name not in _STAND_INS:
-            return None
-        asked, answers = _STAND_INS[name]
-        spec = PathFinder.find_spec(name, path)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            stand_in = None if "torch._dynamo" in sys.modules else ModuleType(asked)
-            if stand_in:
-                vars(stand_in).update(answers)
-                sys.modules[asked] = stand_in
-            try:
-                execute(module)
-            finally:
-                if stand_in:
-                    del sys.modules[asked]
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec

@@ -110,7 +110,7 @@ def check_objects(channel: str, objects: bool) -> None:  # noqa: FBT001  # the v
     if not objects:
         raise UserError(
             f"channel {channel}: no image has an object to learn (crowds, difficult and ignored ones are "
-            "none): give images with annotated objects"
+            "none), or a label where images are classified: give images with annotations"
         )
 
 

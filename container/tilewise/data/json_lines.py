@@ -157,6 +157,8 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     except UnicodeDecodeError as error:
         return f"the line is not UTF-8 text: {error.reason} at byte {error.start}"
     except (ValueError, RecursionError) as error:
+        if line.rstrip().endswith((b"},", b"],")):
+            return "the line ends with a comma: write one JSON object a line, with nothing between the lines"
         return f"the line is not valid JSON: {error}"
     return content if isinstance(content, dict) else "the line is not one JSON object, {…}"
 

@@ -161,6 +161,7 @@ def test_lines__other_line_ends_and_empty_ones(channel: Channel) -> None:
     [
         ("{", "the line is not valid JSON: Expecting"),
         ("[" * 100_000, "the line is not valid JSON: maximum recursion"),
+        (json.dumps(line("b.jpg")) + ",", "the line ends with a comma: write one JSON object a line"),
         ("3", "the line is not one JSON object, {…}"),
         ({"boxes": {"annotations": []}}, "its source-ref is null, not the address of an image"),
         ({**line("a.jpg"), "source-ref": 3}, "its source-ref is 3 (number), not the address"),
