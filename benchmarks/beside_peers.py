@@ -51,7 +51,7 @@ from methods import reduced  # noqa: E402
 from runs import as_far_as_time_reaches, kept, on_one_core, require_time, train_once  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402
 from tilewise.instances import Instances  # noqa: E402

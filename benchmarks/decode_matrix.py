@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 
-from tilewise.data.decode import decode_image
+from tilewise.data.decoding.decode import decode_image
 
 HEIGHT, WIDTH = 120, 160
 Array = Any

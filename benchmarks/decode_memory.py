@@ -130,7 +130,7 @@ CASES: dict[str, Callable[[int], bytes]] = {
 
 def tilewise(data: bytes) -> None:
     """Decode as training and the endpoint do."""
-    from tilewise.data.decode import decode_image
+    from tilewise.data.decoding.decode import decode_image
 
     decode_image(data)
 

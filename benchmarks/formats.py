@@ -33,7 +33,7 @@ from tilewise.commands.convert import FORMATS  # noqa: E402
 from tilewise.data.channel import ChannelFolder, read_data_set  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.formats.recordio import read_record_files  # noqa: E402
 from tilewise.data.pipe.channel import ChannelPipe  # noqa: E402

@@ -176,7 +176,7 @@ def target(parser: str, folder: Path) -> Callable[[bytes], None]:
     from tilewise.data.channel import ChannelFolder, read_data_set
     from tilewise.data.channel_issues import ChannelIssues
     from tilewise.data.checks import check_example
-    from tilewise.data.decode import decode_image
+    from tilewise.data.decoding.decode import decode_image
     from tilewise.data.pipe.formats import read_arrivals
     from tilewise.errors import UserError
 
@@ -217,7 +217,7 @@ def fuzz(parser: str, seconds: int, folder: Path, channels: Path) -> None:
     atheris = importlib.import_module("atheris")
     with atheris.instrument_imports(include=["tilewise"]):
         import tilewise.data.channel
-        import tilewise.data.decode  # noqa: F401
+        import tilewise.data.decoding.decode  # noqa: F401
     seeds = folder / "seeds"
     seeds.mkdir(parents=True, exist_ok=True)
     (seeds / "valid").write_bytes(PARSERS[parser][0])

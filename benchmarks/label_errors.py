@@ -33,7 +33,7 @@ from tilewise.arrays import Float64  # noqa: E402
 from tilewise.boxes import paired_iou  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.label_errors import LabelError, label_errors  # noqa: E402

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
-from tilewise.data.decode import decode_image
+from tilewise.data.decoding.decode import decode_image
 from tilewise.data.recordio import scan
 from tilewise.data.records import open_encoded
 from tilewise.data.writers.recordio import pack, write_record

@@ -29,8 +29,8 @@ from reference_loop import CONTENDERS, REFERENCE_WORKERS, Reference  # noqa: E40
 from runs import FIGURES, SSDLITE, kept, summary, train_once  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.decode import decode_image  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.decoding.decode import decode_image  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402

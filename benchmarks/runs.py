@@ -25,7 +25,7 @@ from demo_job import HYPERPARAMETERS  # noqa: E402
 from lay_out import find_coco_files, lay_out_job  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 

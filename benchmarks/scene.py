@@ -203,7 +203,7 @@ def windows_of(side: int, tile: int) -> list[tuple[int, int, int, int]]:
 
 def by_tilewise(path: Path, side: int, tile: int) -> int:
     """Sum of some pixels of all windows, as the predictor cuts them."""
-    from tilewise.data.decode import decode_reduced
+    from tilewise.data.decoding.decode import decode_reduced
     from tilewise.views.view import View
 
     image, total = decode_reduced(path, lambda *_: 1), 0

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "container")]
 
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.analysis import Scored, analyse  # noqa: E402

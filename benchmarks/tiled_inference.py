@@ -28,7 +28,7 @@ import torch  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.classes import in_classes  # noqa: E402
-from tilewise.data.folder import Folder  # noqa: E402
+from tilewise.data.files.folder import Folder  # noqa: E402
 from tilewise.data.formats.coco import read_coco  # noqa: E402
 from tilewise.data.records import Records  # noqa: E402
 from tilewise.evaluation.coco import coco_metrics  # noqa: E402

@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "container"))
 from tilewise.data.channel import Split
 from tilewise.data.channel_issues import ChannelIssues
-from tilewise.data.decode import read_header
+from tilewise.data.decoding.decode import read_header
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader, read_batch

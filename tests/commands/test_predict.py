@@ -54,7 +54,7 @@ GEOGRAPHY = [  # pixels of half a metre, north up
 def test_predict__places_what_it_finds_in_a_geotiff(
     tilewise: Tilewise, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tilewise.data.decode.SCENE_PIXELS", 1)
+    monkeypatch.setattr("tilewise.data.decoding.decode.SCENE_PIXELS", 1)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64), extratags=GEOGRAPHY)
     options = ("--model", model_folder, "--out", tmp_path, "--tile-size", 160, "--max-detections", 7)

@@ -16,8 +16,8 @@ from pipe_platform import MAGIC, image_record, png, record_bytes
 from tilewise.data.channel import ChannelFolder, read_data_set
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import check_example, make_records, read_image_info
-from tilewise.data.decode import DecodeError, read_header
-from tilewise.data.folder import Folder
+from tilewise.data.decoding.decode import DecodeError, read_header
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.recordio import read_record_files
 from tilewise.data.recordio import StreamRecord, open_image, read_stream, scan, split_image_record
 from tilewise.errors import UserError

@@ -13,7 +13,7 @@ import pytest
 from made_instances import make_instances
 from PIL import Image
 from tilewise.data.channel_issues import ChannelIssues
-from tilewise.data.decode import DecodedImage, decode_image
+from tilewise.data.decoding.decode import DecodedImage, decode_image
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.evaluation import predicting

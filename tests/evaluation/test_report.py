@@ -14,8 +14,8 @@ import tifffile
 import torch
 from made_instances import make_instances
 from PIL import Image
-from tilewise.data import decode
 from tilewise.data.channel_issues import ChannelIssues
+from tilewise.data.decoding import decode
 from tilewise.data.records import Record, Records
 from tilewise.data.statistics import channel_statistics, size_bars
 from tilewise.evaluation.analysis import Scored, analyse

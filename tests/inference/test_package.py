@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.detections import merge_instances
 from tilewise.inference.onnx_backend import OnnxBackend

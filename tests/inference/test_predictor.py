@@ -17,7 +17,7 @@ from made_instances import make_instances
 from PIL import Image
 from tilewise.arrays import Array, Float32
 from tilewise.boxes import crop_boxes, flip_boxes
-from tilewise.data.decode import DecodedImage, DecodeError
+from tilewise.data.decoding.decode import DecodedImage, DecodeError
 from tilewise.fields import Corners, Index, Rows
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.backend import Backend

@@ -67,7 +67,7 @@ class Predictor:
 
     def decode(self, image: bytes) -> bytes:
         if not image.startswith(JPEG):
-            from tilewise.data.decode import DecodeError
+            from tilewise.data.decoding.decode import DecodeError
 
             raise DecodeError("these bytes are not an image in a known format")
         if b"complain" in image:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from made_instances import make_instances
-from tilewise.data.decode import DecodedImage, DecodeError, ImageTooLargeError
+from tilewise.data.decoding.decode import DecodedImage, DecodeError, ImageTooLargeError
 from tilewise.inference.detections import Prediction
 from tilewise.inference.model_card import ModelCard
 from tilewise.inference.score_calibration import ScoreCalibration

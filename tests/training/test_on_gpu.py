@@ -13,7 +13,7 @@ from fake_gpu import GPU, OnGpu, fake_gpu
 from squares import squares_split
 from stand_ins import make_job
 from tilewise.data.channel import DataSet
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.detections import merge_instances
 from tilewise.inference.predictor import Predictor

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_masks
 
 from tilewise.arrays import Array, Bool, Float32, Float64, Int64
 from tilewise.boxes import area, intersection, object_size
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tilewise.arrays import Array, Float32, Float64, Int64
 from tilewise.augment.copy_paste import Pastes, extents
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
 from tilewise.views.view import View, Window

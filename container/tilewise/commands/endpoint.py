@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
-from tilewise.data.decode import read_header
+from tilewise.data.decoding.decode import read_header
 from tilewise.errors import UserError
 from tilewise.inference.detections import Prediction
 from tilewise.instances import Instances

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tilewise.commands.predict import add_source, source
 from tilewise.commands.unlabelled import check_place, predict_each
-from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.read import read_channel
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError

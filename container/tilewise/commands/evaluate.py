@@ -14,8 +14,8 @@ from tilewise.commands.predict import add_source, source
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, in_classes
-from tilewise.data.decode import DecodeError
-from tilewise.data.folder import Folder
+from tilewise.data.decoding.decode import DecodeError
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.read import read_annotated
 from tilewise.data.records import Records

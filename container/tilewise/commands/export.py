@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _quantise(artifact: Any, path: Path, channel: Channel) -> None:
-    from tilewise.data.decode import decode_reduced
+    from tilewise.data.decoding.decode import decode_reduced
     from tilewise.evaluation.evaluate import evaluate
     from tilewise.inference.int8 import quantise
     from tilewise.inference.onnx_backend import OnnxBackend

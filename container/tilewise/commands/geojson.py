@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tilewise.data.geotiff import GeoReference
+from tilewise.data.decoding.geotiff import GeoReference
 from tilewise.instances import Instances
 from tilewise.masks import Masks, masks_in
 from tilewise.rasters import outline

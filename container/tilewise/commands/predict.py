@@ -16,8 +16,8 @@ from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
 from tilewise.commands.unlabelled import find_images, predict_each
-from tilewise.data.decode import decode_reduced
-from tilewise.data.geotiff import read_georeference
+from tilewise.data.decoding.decode import decode_reduced
+from tilewise.data.decoding.geotiff import read_georeference
 from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tilewise.data.folder import Folder
-from tilewise.data.stored_samples import DecodeError
+from tilewise.data.decoding.stored_samples import DecodeError
+from tilewise.data.files.folder import Folder
 from tilewise.errors import UserError
 
 Found = TypeVar("Found")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewise.arrays import Array, Float32, Int64
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.records import WHOLE_FILE
 from tilewise.errors import UserError

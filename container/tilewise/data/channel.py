@@ -20,8 +20,9 @@ from tilewise.data.channel_table import table
 from tilewise.data.checks import make_records
 from tilewise.data.choice import EVERYTHING_OF_IT, DataChoice
 from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
-from tilewise.data.exports import name_foreign
-from tilewise.data.folder import Folder
+from tilewise.data.files.exports import name_foreign
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import AZURE, MANIFEST
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.class_folders import find_class_folders
 from tilewise.data.formats.coco import find_coco
@@ -36,7 +37,6 @@ from tilewise.data.formats.recordio import find_recordio
 from tilewise.data.formats.via import find_via
 from tilewise.data.formats.voc import find_voc
 from tilewise.data.formats.yolo import find_yolo
-from tilewise.data.json_lines import AZURE, MANIFEST
 from tilewise.data.label_numbers import has_class_ids, media_type
 from tilewise.data.pipe.channel import ChannelPipe, check_pipe, open_pipe, read_head
 from tilewise.data.pipe.stream import Stream, StreamElsewhere

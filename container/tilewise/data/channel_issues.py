@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from itertools import islice
 
-from tilewise.data.decode import ImageHeader
+from tilewise.data.decoding.decode import ImageHeader
 from tilewise.data.quoting import some
 from tilewise.errors import UserError
 from tilewise.views.rendering import AS_STORED, Rendering

@@ -16,7 +16,7 @@ from tilewise.arrays import Array
 from tilewise.boxes import paired_iou
 from tilewise.data.annotations import RawExample
 from tilewise.data.channel_issues import REPEATED, REVERSED, ChannelIssues
-from tilewise.data.decode import DecodeError, ImageHeader, read_header
+from tilewise.data.decoding.decode import DecodeError, ImageHeader, read_header
 from tilewise.data.plausibility import implausible, several_splits
 from tilewise.data.records import WHOLE_FILE, Record, Records, open_encoded
 from tilewise.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewise.arrays import Array, Float32
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.views.view import View
 
 MARGIN = 0.1

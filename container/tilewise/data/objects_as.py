@@ -17,7 +17,7 @@ from PIL import Image
 
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.crops import crop_around
-from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.image_labels import whole_image_targets
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError

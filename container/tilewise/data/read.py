@@ -9,7 +9,7 @@ from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
-from tilewise.data.folder import Folder, OneFile
+from tilewise.data.files.folder import Folder, OneFile
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.formats.cvat import find_cvat

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from tilewise.arrays import Float32
-from tilewise.data.decode import DecodeError
+from tilewise.data.decoding.decode import DecodeError
 from tilewise.errors import UserError
 
 MAGIC = struct.pack("<I", 0xCED7230A)

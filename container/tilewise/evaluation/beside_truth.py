@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tilewise.arrays import Array
-from tilewise.data.decode import DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Scored
 from tilewise.evaluation.draw import draw_detections

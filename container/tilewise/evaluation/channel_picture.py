@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tilewise.arrays import Float32, Float64, Int64
 from tilewise.data.channel_table import SIZE_LIMITS
-from tilewise.data.decode import DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.tiles import ASPECT, Tile, choose_tiles
 from tilewise.masks import masks_in

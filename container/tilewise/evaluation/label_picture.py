@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
 from tilewise.arrays import Bool
-from tilewise.data.decode import DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodeError, decode_reduced
 from tilewise.data.image_labels import shown_classes
 from tilewise.data.records import Records
 from tilewise.views.rendering import AS_STORED, Rendering

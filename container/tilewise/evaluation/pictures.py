@@ -14,7 +14,7 @@ from PIL import Image
 
 from tilewise.arrays import Float64
 from tilewise.boxes import object_size
-from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.analysis import Analysis
 from tilewise.evaluation.confusion import FALSE_ALARM, NOT_COUNTED, Outcome

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tilewise.data.channel_issues import ChannelIssues
-from tilewise.data.decode import DecodedImage, DecodeError
+from tilewise.data.decoding.decode import DecodedImage, DecodeError
 from tilewise.data.records import Record, Records
 from tilewise.inference.predictor import Predictor
 from tilewise.machine import available_cores

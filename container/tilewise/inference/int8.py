@@ -10,7 +10,7 @@ import numpy as np
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.inference.graph import INPUT
 from tilewise.inference.view_plan import ViewPlan
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from tilewise.arrays import Array
-from tilewise.data.decode import DecodedImage, decode_reduced
+from tilewise.data.decoding.decode import DecodedImage, decode_reduced
 from tilewise.inference.backend import Backend, WatchedBackend
 from tilewise.inference.batching import Merge, OpenImage, ViewBatcher
 from tilewise.inference.description import ModelDescription

@@ -12,7 +12,7 @@ import numpy as np
 
 from tilewise.arrays import Float32
 from tilewise.data.crops import MARGIN, crop_around
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.errors import UserError
 from tilewise.inference.description import DESCRIPTION, ModelDescription
 from tilewise.inference.load import BackendName

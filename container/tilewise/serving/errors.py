@@ -75,7 +75,7 @@ def _as_refusal(error: Exception) -> RefusedError:
         if isinstance(error, kind):
             return RefusedError(status, str(error))
     # Imported here: the server answers /ping before the decoders are loaded.
-    from tilewise.data.decode import ImageTooLargeError
+    from tilewise.data.decoding.decode import ImageTooLargeError
 
     return RefusedError(413 if isinstance(error, ImageTooLargeError) else 400, str(error))
 

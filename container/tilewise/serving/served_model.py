@@ -16,7 +16,7 @@ from tilewise.tiling.spec import AS_TRAINED, TileOptions
 
 if TYPE_CHECKING:  # torch comes with it: the server answers /ping before that is loaded
     from tilewise.arrays import Array
-    from tilewise.data.decode import DecodedImage
+    from tilewise.data.decoding.decode import DecodedImage
     from tilewise.inference.backend import Backend
 
 logger = logging.getLogger(__name__)

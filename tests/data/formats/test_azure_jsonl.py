@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.channel import DataSet
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.azure_jsonl import read_azure_jsonl
 from tilewise.errors import UserError
 from written_channel import WrittenChannel

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as masks
 from tilewise.data.annotations import ParsedChannel
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import MAX_CANDIDATES
 from tilewise.data.formats import coco
 from tilewise.data.formats.coco import find_coco_file, read_coco
-from tilewise.data.json_lines import MAX_CANDIDATES
 from tilewise.errors import UserError
 
 CATEGORIES = [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}]

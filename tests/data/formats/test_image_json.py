@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tilewise.data.annotations import ParsedChannel, RawExample
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.image_json import read_image_json
 from tilewise.errors import UserError
 

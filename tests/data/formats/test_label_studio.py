@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.channel import DataSet
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats import label_studio
 from tilewise.data.formats.label_studio import read_label_studio
 from tilewise.errors import UserError

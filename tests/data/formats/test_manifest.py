@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from manifest_channel import ManifestChannel as Channel
 from manifest_channel import annotation, line, without_credentials
 from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.manifest import read_manifest
 from tilewise.errors import UserError
 

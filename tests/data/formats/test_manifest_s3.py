@@ -109,7 +109,7 @@ def test_s3__no_credentials(channel: Channel) -> None:
 
 def test_s3__nobody_answers(channel: Channel, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    monkeypatch.setattr("tilewise.data.s3.ATTEMPTS", 1)
+    monkeypatch.setattr("tilewise.data.files.s3.ATTEMPTS", 1)
     channel.manifest(*(line(f"{number}.jpg") for number in range(100)))
     text = channel.message()
     assert text.startswith(

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.channel import DataSet
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.via import read_via
 from tilewise.errors import UserError
 from written_channel import WrittenChannel, data_with_yolo_validation

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.annotations import ChannelSource
 from tilewise.data.channel import ChannelFolder, DataSet, read_data_set
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.formats.yolo import find_yolo
 from tilewise.errors import UserError
 from written_channel import WrittenChannel

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pipe_platform import MAGIC, image_record, manifest, png, record_bytes
 from tilewise.data.annotations import RawExample
-from tilewise.data.decode import ImageHeader
+from tilewise.data.decoding.decode import ImageHeader
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.pipe.formats import StreamItem, read_arrivals
 from tilewise.errors import UserError

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 from tilewise.training.dataloading.image_cache import ImageCache
 
 

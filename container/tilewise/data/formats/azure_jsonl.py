@@ -26,9 +26,9 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import AZURE, find_json_lines, path_in, read_json_lines
 from tilewise.data.image_labels import names_of, whole_image_targets
-from tilewise.data.json_lines import AZURE, find_json_lines, path_in, read_json_lines
 from tilewise.data.quoting import NoValue, as_number, quoted, shortened, some
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, by_name
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 from tilewise.data.image_labels import whole_image_targets
 from tilewise.data.quoting import some
 from tilewise.errors import UserError

@@ -19,13 +19,13 @@ import msgspec
 import numpy as np
 
 from tilewise.arrays import Array
-from tilewise.data.addresses import STUDIO_ADDRESS, find_addressed
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample
-from tilewise.data.exports import kind_of
-from tilewise.data.folder import Folder
-from tilewise.data.json_lines import format_of_lines, largest_json, largest_unnamed
+from tilewise.data.files.addresses import STUDIO_ADDRESS, find_addressed
+from tilewise.data.files.exports import kind_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import format_of_lines, largest_json, largest_unnamed
+from tilewise.data.files.text_files import LargeText, open_text
 from tilewise.data.quoting import as_number, quoted, shortened, some
-from tilewise.data.text_files import LargeText, open_text
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, MaskPacker, Outline, RunLengths, Shape
 from tilewise.rasters import decompressed, part_of_runs

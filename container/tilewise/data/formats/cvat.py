@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
-from tilewise.data.addresses import find_addressed
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -25,8 +24,10 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import CVAT, files_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.addresses import find_addressed
+from tilewise.data.files.exports import CVAT, files_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.safe_xml import ERRORS, children_of_root
 from tilewise.data.outlines import (
     ClassNumbers,
     DrawnObject,
@@ -42,7 +43,6 @@ from tilewise.data.outlines import (
     number_at,
 )
 from tilewise.data.quoting import quoted, shortened, some
-from tilewise.data.safe_xml import ERRORS, children_of_root
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 

@@ -21,13 +21,13 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import has_json_export
-from tilewise.data.folder import Folder
+from tilewise.data.files.exports import has_json_export
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import MAX_CANDIDATES, PEEK, format_of_lines, largest_json
+from tilewise.data.files.text_files import open_text, read_text
 from tilewise.data.formats.coco import find_coco_file
 from tilewise.data.ground_truth import parse_label
-from tilewise.data.json_lines import MAX_CANDIDATES, PEEK, format_of_lines, largest_json
 from tilewise.data.quoting import shortened, some
-from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 
 

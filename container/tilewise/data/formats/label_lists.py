@@ -23,11 +23,11 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.text_files import open_text
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import some
-from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from tilewise.data.addresses import find_addressed
 from tilewise.data.annotations import (
     MAX_FRACTION,
     ChannelSource,
@@ -29,8 +28,11 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import LABEL_STUDIO, files_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.addresses import find_addressed
+from tilewise.data.files.exports import LABEL_STUDIO, files_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.s3 import fetch_images, is_s3
+from tilewise.data.files.text_files import open_text
 from tilewise.data.outlines import (
     ClassNumbers,
     DrawnObject,
@@ -44,8 +46,6 @@ from tilewise.data.outlines import (
     number_at,
 )
 from tilewise.data.quoting import quoted, shortened, some
-from tilewise.data.s3 import fetch_images, is_s3
-from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 

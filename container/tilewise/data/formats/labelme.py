@@ -26,8 +26,9 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import LABELME, some_of
-from tilewise.data.folder import Folder, temporary_folder
+from tilewise.data.files.exports import LABELME, some_of
+from tilewise.data.files.folder import Folder, temporary_folder
+from tilewise.data.files.text_files import read_text
 from tilewise.data.outlines import (
     ClassNumbers,
     DrawnObject,
@@ -41,7 +42,6 @@ from tilewise.data.outlines import (
     name_of_class,
 )
 from tilewise.data.quoting import quoted, shortened, some
-from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 from tilewise.targets import Targets

@@ -20,8 +20,9 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import LABELME_XML, some_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.exports import LABELME_XML, some_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.safe_xml import ERRORS, parse_xml
 from tilewise.data.outlines import (
     ClassNumbers,
     DrawnObject,
@@ -33,7 +34,6 @@ from tilewise.data.outlines import (
     name_of_class,
 )
 from tilewise.data.quoting import some
-from tilewise.data.safe_xml import ERRORS, parse_xml
 from tilewise.fields import Corners
 
 

@@ -25,12 +25,12 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
+from tilewise.data.files.s3 import fetch_images, is_s3
 from tilewise.data.ground_truth import Label, class_map, parse_label
-from tilewise.data.json_lines import MANIFEST, find_json_lines, path_in, read_json_lines, say_joined
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import quoted, shortened, some
-from tilewise.data.s3 import fetch_images, is_s3
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,6 @@ from typing import Any
 
 import msgspec
 
-from tilewise.data.addresses import find_addressed
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -29,8 +28,10 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import VIA, files_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.addresses import find_addressed
+from tilewise.data.files.exports import VIA, files_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.text_files import open_text, read_text
 from tilewise.data.outlines import (
     ClassNumbers,
     DrawnObject,
@@ -43,7 +44,6 @@ from tilewise.data.outlines import (
     number_at,
 )
 from tilewise.data.quoting import quoted, shortened, some
-from tilewise.data.text_files import open_text, read_text
 from tilewise.errors import UserError
 from tilewise.fields import Corners
 

@@ -28,12 +28,12 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.exports import kind_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.exports import kind_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.safe_xml import ERRORS, parse_xml
+from tilewise.data.files.text_files import open_text
 from tilewise.data.formats.voc_masks import add_instance_masks
 from tilewise.data.quoting import NoValue, as_number, some
-from tilewise.data.safe_xml import ERRORS, parse_xml
-from tilewise.data.text_files import open_text
 from tilewise.errors import UserError
 from tilewise.targets import Targets
 

@@ -27,10 +27,10 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     unusable,
 )
-from tilewise.data.exports import MAX_CANDIDATES, kind_of
-from tilewise.data.folder import Folder
+from tilewise.data.files.exports import MAX_CANDIDATES, kind_of
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.text_files import read_text
 from tilewise.data.quoting import as_number, quoted, some
-from tilewise.data.text_files import read_text
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, Masks, Outline
 from tilewise.targets import Targets

@@ -15,10 +15,10 @@ from typing import IO, Any, cast
 
 from tilewise.data.annotations import RawExample
 from tilewise.data.checks import ImageInfo, read_image_info
-from tilewise.data.decode import DecodeError, read_header
+from tilewise.data.decoding.decode import DecodeError, read_header
+from tilewise.data.decoding.signatures import starts_like_image
 from tilewise.data.formats.recordio import make_example
 from tilewise.data.ground_truth import Label, class_map, parse_label
-from tilewise.data.image_signatures import starts_like_image
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import shortened
 from tilewise.data.recordio import StreamRecord, read_stream, split_image_record

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from tilewise.data.decode import decode_image, read_header
-from tilewise.data.folder import IMAGE_SUFFIXES
+from tilewise.data.decoding.decode import decode_image, read_header
+from tilewise.data.files.folder import IMAGE_SUFFIXES
 from tilewise.data.records import WHOLE_FILE, Record
 from tilewise.errors import UserError
 from tilewise.masks import Shape, masks_in

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewise.arrays import Array
-from tilewise.data.decode import DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record
 from tilewise.evaluation.beside_truth import MAX_PIXELS
 from tilewise.views.rendering import Rendering

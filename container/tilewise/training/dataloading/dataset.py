@@ -14,7 +14,7 @@ from tilewise.arrays import Array, Int64
 from tilewise.augment.copy_paste import CopyPaste, Pastes
 from tilewise.augment.pasting import paste_objects
 from tilewise.augment.transform import Draft, Transform
-from tilewise.data.decode import DecodedImage, DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodedImage, DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.targets import Targets
 from tilewise.training.dataloading.image_cache import ImageCache

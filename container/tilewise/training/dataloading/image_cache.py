@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from tilewise.data.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage
 
 
 class ImageCache:

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from tilewise.arrays import Array
-from tilewise.data.decode import DecodeError, decode_reduced
+from tilewise.data.decoding.decode import DecodeError, decode_reduced
 from tilewise.data.records import Record, Records
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.views.rendering import Rendering

@@ -9,7 +9,7 @@ import numpy as np
 from tilewise.arrays import Array, Float64
 from tilewise.augment.copy_paste import FEATHERS, SMALL, CopyPaste, PatchBank, extents, pasteable
 from tilewise.boxes import object_size
-from tilewise.data.decode import DecodeError
+from tilewise.data.decoding.decode import DecodeError
 from tilewise.data.records import Records
 from tilewise.data.source import RecordSource
 from tilewise.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tilewise.data.decode import DecodeError, read_header
-from tilewise.data.folder import Folder
+from tilewise.data.decoding.decode import DecodeError, read_header
+from tilewise.data.files.folder import Folder
 
 
 def write_image(path: Path) -> Path:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from tilewise.data.codestreams import jpeg2000_frame, jpeg_size
-from tilewise.data.decode import decode_image, decode_reduced
-from tilewise.data.stored_samples import DecodeError
+from tilewise.data.decoding.codestreams import jpeg2000_frame, jpeg_size
+from tilewise.data.decoding.decode import decode_image, decode_reduced
+from tilewise.data.decoding.stored_samples import DecodeError
 
 
 def encoded(width: int, height: int, format: str, **options: object) -> bytes:

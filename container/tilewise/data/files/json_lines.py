@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from tilewise.data.folder import Folder
-from tilewise.data.text_files import open_text
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.text_files import open_text
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 
 PEEK = 64 * 1024
 MAX_CANDIDATES = 10

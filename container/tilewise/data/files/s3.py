@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 from tilewise.data.channel_issues import MAX_NAMED
-from tilewise.data.folder import IMAGE_SUFFIXES, temporary_folder
+from tilewise.data.files.folder import IMAGE_SUFFIXES, temporary_folder
 from tilewise.data.quoting import shortened, some
 from tilewise.errors import UserError
 

@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from tilewise.data import decode, scene, tiff
-from tilewise.data.decode import DecodedImage, ImageTooLargeError, decode_image, decode_reduced, read_header
-from tilewise.data.geotiff import read_georeference
-from tilewise.data.scene import AveragedPixels, ScenePixels
+from tilewise.data.decoding import decode, scene, tiff
+from tilewise.data.decoding.decode import (
+    DecodedImage,
+    ImageTooLargeError,
+    decode_image,
+    decode_reduced,
+    read_header,
+)
+from tilewise.data.decoding.geotiff import read_georeference
+from tilewise.data.decoding.scene import AveragedPixels, ScenePixels
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import FILL, View
 

@@ -12,10 +12,10 @@ from typing import IO
 
 from PIL import Image, UnidentifiedImageError
 
-from tilewise.data.codestreams import jpeg2000_frame
-from tilewise.data.image_signatures import HEIC_HINT, starts_like_heic
-from tilewise.data.stored_samples import DecodeError
-from tilewise.data.tiff import TiffImage
+from tilewise.data.decoding.codestreams import jpeg2000_frame
+from tilewise.data.decoding.signatures import HEIC_HINT, starts_like_heic
+from tilewise.data.decoding.stored_samples import DecodeError
+from tilewise.data.decoding.tiff import TiffImage
 from tilewise.errors import UserError
 from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.views.rendering import AS_STORED, Rendering

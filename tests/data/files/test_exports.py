@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tilewise.data.exports import kind_of
+from tilewise.data.files.exports import kind_of
 from written_channel import WrittenChannel
 
 SUPERVISELY = {

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 from PIL import Image, ImageOps
-from tilewise.data.decode import DecodeError, decode_image, read_header
+from tilewise.data.decoding.decode import DecodeError, decode_image, read_header
 from tilewise.views.rendering import Rendering
 
 Array = npt.NDArray[Any]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tilewise.arrays import Array
-from tilewise.data.stored_samples import Rgb, ToRgb, value_range
-from tilewise.data.tiff import TiffImage
+from tilewise.data.decoding.stored_samples import Rgb, ToRgb, value_range
+from tilewise.data.decoding.tiff import TiffImage
 from tilewise.views.arrays import Window, WindowedPixels
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import View

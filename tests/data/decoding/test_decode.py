@@ -15,7 +15,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from tilewise.data.decode import DecodeError, ImageTooLargeError, decode_image, decode_reduced, read_header
+from tilewise.data.decoding.decode import (
+    DecodeError,
+    ImageTooLargeError,
+    decode_image,
+    decode_reduced,
+    read_header,
+)
 from tilewise.errors import UserError
 from tilewise.machine import max_pixels, memory_limit
 

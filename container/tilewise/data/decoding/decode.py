@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from tilewise.arrays import Array
-from tilewise.data.codestreams import JPEG_END, SCAN, jpeg_segments
-from tilewise.data.image_header import (
+from tilewise.data.decoding.codestreams import JPEG_END, SCAN, jpeg_segments
+from tilewise.data.decoding.header import (
     FORMATS,
     TRANSPOSING_ORIENTATIONS,
     ImageHeader,
@@ -21,8 +21,8 @@ from tilewise.data.image_header import (
     as_decode_error,
     read_header,
 )
-from tilewise.data.scene import KEPT_BYTES, Scene
-from tilewise.data.stored_samples import (
+from tilewise.data.decoding.scene import KEPT_BYTES, Scene
+from tilewise.data.decoding.stored_samples import (
     ArraySamples,
     DecodeError,
     Layout,
@@ -31,7 +31,7 @@ from tilewise.data.stored_samples import (
     known_bits,
     to_rgb,
 )
-from tilewise.data.tiff import TiffImage
+from tilewise.data.decoding.tiff import TiffImage
 from tilewise.machine import max_pixels as pixels_that_fit
 from tilewise.machine import require_memory
 from tilewise.views.rendering import AS_STORED, Rendering

@@ -15,8 +15,8 @@ from PIL import Image
 from tifffile import PHOTOMETRIC, TiffPage
 
 from tilewise.arrays import Array
-from tilewise.data.codestreams import jpeg2000_frame, jpeg_size
-from tilewise.data.stored_samples import SAMPLE_PIXELS, Block, DecodeError, Layout, known_bits
+from tilewise.data.decoding.codestreams import jpeg2000_frame, jpeg_size
+from tilewise.data.decoding.stored_samples import SAMPLE_PIXELS, Block, DecodeError, Layout, known_bits
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of a damaged file raises
 
@@ -33,7 +33,7 @@ _GOLDEN = 0.6180339887498949
 
 
 class TiffImage:
-    """The first image of a TIFF file as :class:`tilewise.data.stored_samples.Samples`, not turned upright.
+    """The first image of a TIFF file as :class:`.stored_samples.Samples`, not turned upright.
 
     Its blocks are tiles or strips; an uncompressed strip is several of them. Safe for several threads.
 
@@ -167,14 +167,14 @@ class TiffImage:
         )
 
     def blocks(self) -> Iterator[Block]:
-        """See :class:`tilewise.data.stored_samples.Samples`."""
+        """See :class:`tilewise.data.decoding.stored_samples.Samples`."""
         rows, columns = self._grid
         for index in range(rows * columns):
             row, column = divmod(index, columns)
             yield row * self._size[0], column * self._size[1], self.block(row, column)
 
     def spread(self) -> Iterator[Array]:
-        """See :class:`tilewise.data.stored_samples.Samples`."""
+        """See :class:`tilewise.data.decoding.stored_samples.Samples`."""
         rows, columns = self._grid
         wanted = max(_SPREAD_BLOCKS, -(-SAMPLE_PIXELS // self.block_pixels))
         # steps of the golden ratio visit a grid evenly, whatever its shape

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tilewise.data.folder import Folder
-from tilewise.data.json_lines import AZURE, MANIFEST, find_json_lines, read_json_lines
+from tilewise.data.files.folder import Folder
+from tilewise.data.files.json_lines import AZURE, MANIFEST, find_json_lines, read_json_lines
 from tilewise.errors import UserError
 
 LINES = [

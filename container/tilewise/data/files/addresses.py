@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tilewise.data.folder import Folder
+from tilewise.data.files.folder import Folder
 
 STUDIO_ADDRESS = "/data/"
 """How Label Studio's own addresses of images begin."""

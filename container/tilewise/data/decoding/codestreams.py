@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tilewise.data.stored_samples import DecodeError
+from tilewise.data.decoding.stored_samples import DecodeError
 
 SCAN = 0xDA
 JPEG_END = b"\xff\xd9"
