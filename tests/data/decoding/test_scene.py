@@ -20,7 +20,7 @@ from tilewise.data.decoding.scene import AveragedPixels, ScenePixels
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import FILL, View
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
 
 from scene import write_scene
 
