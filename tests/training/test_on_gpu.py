@@ -169,7 +169,7 @@ def test_on_gpu__a_step_of_faster_rcnn_waits_as_often_for_many_images_as_for_few
             train_step.learn(Batch.of(make_batch(128, images)))
         # a suppression takes some 4096 boxes, so that there are more of those
         waits.append(Counter(wait.split()[1] for wait in gpu.waits if "nms" not in wait))
-    assert waits[0] == waits[1] and waits[0].total() == 10
+    assert waits[0] == waits[1] and waits[0].total() == 3
 
 
 def test_on_gpu__a_prediction_waits_for_a_batch_of_views_and_not_for_each() -> None:

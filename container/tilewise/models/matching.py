@@ -61,6 +61,11 @@ def on_ignored(anchors_N4: Tensor, ignored_M4: Tensor) -> Tensor:
     return on
 
 
+def true_ones(mask_N: Tensor, count: int) -> Tensor:
+    """Where a mask is true, in order: as ``nonzero``, without waiting for a GPU to say how many."""
+    return (~mask_N).to(torch.uint8).argsort(stable=True)[:count]
+
+
 class Matcher(TorchvisionMatcher):
     """torchvision's, which picks the anchors that are the best of an object, and so waits for how many."""
 

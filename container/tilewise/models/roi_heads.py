@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import box_iou
 
 from tilewise.models.box_learning import BoxLearning
-from tilewise.models.matching import BoxCoder, Target, on_ignored
+from tilewise.models.matching import BoxCoder, Target, on_ignored, true_ones
 from tilewise.models.rpn import Sampler
 from tilewise.models.totals import mean_over_processes
 
@@ -99,7 +99,7 @@ class RoIHeads(nn.Module):
     ) -> tuple[list[Tensor], RegionSample]:
         """Regions to learn from: proposals and objects, with their matches, labels and regression.
 
-        As torchvision's, but a GPU is asked twice how many there are, and not for each image.
+        As torchvision's, but a GPU is asked once how many there are, and not for each image.
         """
         regions = [
             torch.cat([each, target["boxes"]]) for each, target in zip(proposals, targets, strict=True)
@@ -110,7 +110,7 @@ class RoIHeads(nn.Module):
         )
         samples = [objects | rest for objects, rest in zip(*self.sampler(list(labels)), strict=True)]
         counts = torch.stack([each.sum() for each in samples]).tolist()
-        rows = torch.nonzero(torch.cat(samples)).flatten()
+        rows = true_ones(torch.cat(samples), sum(counts))
         sampled_regions, match, label, box = (
             torch.cat(parts)[rows] for parts in (regions, matches, labels, object_boxes)
         )

@@ -25,6 +25,7 @@ from tilewise.models.matching import (
     of_matched,
     on_ignored,
     similarity,
+    true_ones,
 )
 from tilewise.models.postprocess import clip, edges_of
 from tilewise.models.rfla import rfla_anchors
@@ -217,24 +218,23 @@ class RPN(RegionProposalNetwork):
         images, device = len(proposals), proposals.device
         logits = objectness.detach().reshape(images, -1)
         best = self._get_top_n_idx(logits, num_anchors_per_level)
-        kept = torch.tensor([min(self.pre_nms_top_n(), count) for count in num_anchors_per_level])
-        levels = torch.arange(len(kept)).repeat_interleave(kept).to(device, non_blocking=True)
+        kept = [min(self.pre_nms_top_n(), count) for count in num_anchors_per_level] * images
+        groups = torch.arange(len(kept)).repeat_interleave(torch.tensor(kept)).to(device, non_blocking=True)
         rows = torch.arange(images, device=device)[:, None].expand_as(best).flatten()
-        scores = logits.gather(1, best).sigmoid().flatten()
         boxes = proposals[rows, best.flatten()]
         boxes = torch.minimum(boxes.clamp(min=0), edges_of(image_shapes, boxes)[rows])
-        groups = rows * len(kept) + levels.expand_as(best).flatten()
-        large = torch.nonzero(((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(dim=1)).flatten()
-        rows, groups, scores, boxes = (each[large] for each in (rows, groups, scores, boxes))
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(dim=1)
+        # those that are too small come last, suppress nothing that is not, and are dropped
+        scores = logits.gather(1, best).sigmoid().flatten().where(large, -1)
         moved = boxes.double() + groups[:, None].double() * (2 * max(map(max, image_shapes)) + 1)
         exact = scores.double()
         chosen = [
-            piece[nms(moved[piece], exact[piece], self.nms_thresh)]
-            for piece in _pieces(groups, NMS_BOXES.get(device.type, NMS_BOXES["cpu"]))
+            piece.start + nms(moved[piece], exact[piece], self.nms_thresh)
+            for piece in _pieces(kept, NMS_BOXES.get(device.type, NMS_BOXES["cpu"]))
         ]
         place = torch.cat(chosen) if chosen else rows
-        place = place[best_of_each_group(scores[place], rows[place], self.post_nms_top_n())]
-        counts = torch.bincount(rows[place], minlength=images).tolist()
+        of_best, counts = best_of_each_image(scores[place], rows[place], self.post_nms_top_n(), images)
+        place = place[of_best]
         return list(boxes[place].split(counts)), list(scores[place].split(counts))
 
     def _traced_proposals(
@@ -282,23 +282,32 @@ def strides_of(side: int, sides: list[int], counts: list[int]) -> Tensor:
     return strides.repeat_interleave(torch.tensor(counts))
 
 
-def best_of_each_group(scores_M: Tensor, groups_M: Tensor, most: int) -> Tensor:
-    """Indices of the ``most`` highest scores of each group, by group, then from the best."""
+def best_of_each_image(scores_M: Tensor, rows_M: Tensor, most: int, images: int) -> tuple[Tensor, list[int]]:
+    """The ``most`` highest scores of each image that are not negative.
+
+    Returns:
+        Their indices, by image, then from the best; and how many each image has.
+
+    """
     order = scores_M.argsort(descending=True, stable=True)
-    order = order[groups_M[order].argsort(stable=True)]
-    groups = groups_M[order]
-    first = torch.searchsorted(groups, groups)  # where the group of each begins
-    best: Tensor = order[torch.arange(len(groups), device=groups.device) - first < most]
-    return best
+    order = order[rows_M[order].argsort(stable=True)]
+    rows = rows_M[order]
+    first = torch.searchsorted(rows, rows)  # where the image of each begins
+    is_best = (torch.arange(len(rows), device=rows.device) - first < most) & (scores_M[order] >= 0)
+    of_image = rows[:, None] == torch.arange(images, device=rows.device)
+    counts: list[int] = (of_image & is_best[:, None]).sum(dim=0).tolist()
+    return order[true_ones(is_best, sum(counts))], counts
 
 
-def _pieces(groups_M: Tensor, boxes: int) -> list[Tensor]:
-    """Indices of the boxes of a few groups together, about ``boxes`` in a piece."""
-    counts = torch.bincount(groups_M)
-    piece_of_group = (counts.cumsum(0) - counts) // boxes
-    order = groups_M.argsort(stable=True)
-    sizes = torch.bincount(piece_of_group[groups_M]).tolist()
-    return [piece for piece in order.split(sizes) if len(piece)]
+def _pieces(counts: list[int], boxes: int) -> list[slice]:
+    """Groups of so many boxes, one after the other -> a few of them together, with about ``boxes`` boxes."""
+    pieces_of: dict[int, slice] = {}
+    start = 0
+    for count in counts:
+        piece = start // boxes
+        pieces_of[piece] = slice(pieces_of[piece].start if piece in pieces_of else start, start + count)
+        start += count
+    return [piece for piece in pieces_of.values() if piece.stop > piece.start]
 
 
 def rpn_losses(
