@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def train_once(
     *,
     one_class: bool = False,
     keep: Path | None = None,
+    program: Sequence[Path | str] = (ROOT / "train",),
 ) -> dict[str, Any]:
     """Run one job and read what it left.
 
@@ -63,6 +64,7 @@ def train_once(
         channels: a file or a folder each, beside the data.
         one_class: whether the classes are taken for one.
         keep: a folder for the model.
+        program: for Python, with its arguments.
 
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +74,7 @@ def train_once(
         if one_class:
             _merge_classes(base)
         start = time.monotonic()
-        command = [sys.executable, str(ROOT / "train")]
+        command = [sys.executable, *map(str, program)]
         environ = os.environ | {"SAGEMAKER_BASE_DIR": str(base)}
         log = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
         minutes = (time.monotonic() - start) / 60
