@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ sys.path[:0] = [str(ROOT / folder) for folder in ("container", "tests", "benchma
 import torch  # noqa: E402
 import torchvision  # noqa: E402, F401  # before the processes fork: each would import them anew
 from runs import on_one_core  # noqa: E402
+from tilewise.training.distributed.context import DistributedContext  # noqa: E402
 
 Work = Callable[[], object]
 HALF_DECADE = math.sqrt(10)
@@ -41,6 +41,14 @@ ENOUGH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 0.5, 0.05, 180
 LEAST_MIB = 20.0
 SIDE = 320
 MODEL = "yolox_nano"
+
+
+class OneOfMany(DistributedContext):
+    """A process that asks none of the others."""
+
+    def all_reduce_max(self, number: int) -> int:
+        """Its own."""
+        return number
 
 
 def coco_channel(folder: Path, images: int, each: int) -> Path:
@@ -76,7 +84,6 @@ def planning(count: int, folder: Path, processes: int = 1) -> Work:
     from tilewise.tiling.spec import Tiling
     from tilewise.training.dataloading.loader import LoaderConfig, make_loader
     from tilewise.training.dataloading.view_sampler import ViewPlanner
-    from tilewise.training.distributed.context import SINGLE_PROCESS
     from tilewise.views.view import Scaling
     from worker_memory import simulated
 
@@ -87,10 +94,16 @@ def planning(count: int, folder: Path, processes: int = 1) -> Work:
         Split(records, ChannelIssues("train")),
         LoaderConfig(scaling=scaling, batch_size=4, workers=0),
         planner=ViewPlanner("grid", Tiling("grid", grid=(3, 2)), scaling, negative_ratio=1.0),
-        distributed=replace(SINGLE_PROCESS, size=processes),
+        distributed=OneOfMany(size=processes),
     )
     batches: Any = loader.batch_sampler
-    return lambda: sum(len(batch) for batch in batches)
+    epochs = itertools.count(1)
+
+    def plan() -> int:
+        batches.epoch = next(epochs)  # a sampler keeps the plan of its epoch
+        return sum(len(batch) for batch in batches)
+
+    return plan
 
 
 def sharing(count: int, folder: Path) -> Work:
