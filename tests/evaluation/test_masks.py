@@ -13,7 +13,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
+from tilewise.evaluation import parts
 from tilewise.evaluation.analysis import Scored, analyse
+from tilewise.evaluation.coco import coco_metrics
 from tilewise.evaluation.confusion import match
 from tilewise.evaluation.evaluate import metrics
 from tilewise.evaluation.overlap import encoded_masks
@@ -156,3 +158,14 @@ def test_match_and_report__are_of_masks(tmp_path: Path) -> None:
     drawn = Record("a", path, WIDTH, HEIGHT, record.targets)
     picture = make_picture(drawn, analysis.outcomes[0], ("a", "b"))
     assert "L" in picture.svg.split('<g class="truth">')[1].split("</g>")[0]
+
+
+def test_figures__in_parts_as_of_whole_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    records, detections = scene()
+    whole = coco_metrics(records, detections, ("ant", "bee"))
+    matches = [match(*pair).tolist() for pair in zip(records, detections, strict=True)]
+    monkeypatch.setattr(parts, "MANY", -1)
+    monkeypatch.setattr(parts, "PART", 1)
+    assert any(len(list(parts.parts_of(*pair, 0.5))) > 1 for pair in zip(records, detections, strict=True))
+    assert coco_metrics(records, detections, ("ant", "bee")) == whole
+    assert [match(*pair).tolist() for pair in zip(records, detections, strict=True)] == matches

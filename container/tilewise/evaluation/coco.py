@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from tilewise.arrays import Float64
+from tilewise.arrays import Float64, Int64
+from tilewise.boxes import Size
 from tilewise.data.channel_table import SIZE_LIMITS, SIZE_NAMES
 from tilewise.data.records import Records
 from tilewise.evaluation.overlap import encoded_masks, on_masks
+from tilewise.evaluation.parts import image_numbers
 from tilewise.instances import Instances
 from tilewise.rasters import area_of
 
@@ -61,7 +63,8 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
 
     Two things are not as pycocotools has them by default: all detections of an image count, not the best 100,
     and an object's size is the area of its box, not that of its outline. Where objects have masks, the IoU is
-    that of masks, and an object's size the area of its mask.
+    that of masks, and an object's size the area of its mask. Images with very many detections and objects are
+    evaluated in parts (:mod:`tilewise.evaluation.parts`), which may order detections of one score otherwise.
 
     Args:
         records: the ground truth; ignored boxes are crowds.
@@ -124,13 +127,15 @@ def accumulate(
         where there is no object.
 
     """
-    truth, found = _truth_rows(records), _detection_rows(detections)
+    images_of_found, images_of_truth, sizes = image_numbers(records, detections, IOUS[0])
+    truth = _truth_rows(records, images_of_truth)
+    found = _detection_rows(detections, images_of_found)
     if on_masks(records):
         _add_masks(truth, [record.targets for record in records], records)
         _add_masks(found, detections, records)
     evaluation = COCOeval_faster(
-        _coco(truth, records, classes),
-        _coco(found, records, classes),
+        _coco(truth, sizes, classes),
+        _coco(found, sizes, classes),
         "segm" if on_masks(records) else "bbox",
         print_function=log.debug,
     )
@@ -151,17 +156,15 @@ def _mean(values: Float64) -> float | None:
     return round(float(known.mean()), 6) if known.size else None
 
 
-def _truth_rows(records: Records) -> list[dict[str, Any]]:
+def _truth_rows(records: Records, images: Int64) -> list[dict[str, Any]]:
     truth = records.targets
-    images = np.repeat(np.arange(len(records)), records.object_counts)
     return [
         {"iscrowd": int(ignored), **row}
         for row, ignored in zip(_rows(images, truth.boxes, truth.labels), truth.ignored.tolist(), strict=True)
     ]
 
 
-def _detection_rows(detections: Sequence[Instances]) -> list[dict[str, Any]]:
-    images = np.repeat(np.arange(len(detections)), [len(each) for each in detections])
+def _detection_rows(detections: Sequence[Instances], images: Int64) -> list[dict[str, Any]]:
     boxes = np.concatenate([np.zeros((0, 4)), *(each.boxes.astype(np.float64) for each in detections)])
     labels = np.concatenate([np.zeros(0, np.int64), *(each.labels for each in detections)])
     scores = [score for each in detections for score in each.scores.tolist()]
@@ -169,7 +172,7 @@ def _detection_rows(detections: Sequence[Instances]) -> list[dict[str, Any]]:
     return [{"score": score, **row} for row, score in zip(rows, scores, strict=True)]
 
 
-def _rows(images_N: np.ndarray, boxes_N4: np.ndarray, labels_N: np.ndarray) -> list[dict[str, Any]]:
+def _rows(images_N: Int64, boxes_N4: np.ndarray, labels_N: np.ndarray) -> list[dict[str, Any]]:
     """Annotations in COCO's form, whose ids of images, categories and of their own count from 1."""
     boxes = np.concatenate([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]], axis=1).astype(np.float64)
     columns = (images_N + 1).tolist(), (labels_N + 1).tolist(), boxes.tolist()
@@ -202,12 +205,12 @@ def _mask_areas(records: Records) -> Float64:
     )
 
 
-def _coco(annotations: list[dict[str, Any]], records: Records, classes: Sequence[str]) -> COCO:
+def _coco(annotations: list[dict[str, Any]], sizes: Sequence[Size], classes: Sequence[str]) -> COCO:
     return COCO(
         {
             "images": [
                 {"id": number, "width": width, "height": height}
-                for number, (width, height) in enumerate(records.sizes.tolist(), start=1)
+                for number, (width, height) in enumerate(sizes, start=1)
             ],
             "categories": [{"id": label + 1, "name": name} for label, name in enumerate(classes)],
             "annotations": annotations,

@@ -11,6 +11,7 @@ import numpy as np
 from tilewise.arrays import Bool, Float64, Int64
 from tilewise.data.records import Record
 from tilewise.evaluation.overlap import iou, share_inside
+from tilewise.evaluation.parts import parts_of
 from tilewise.instances import Instances
 
 IOU_THRESHOLD = 0.5
@@ -38,7 +39,17 @@ def match(record: Record, detections: Instances, iou_threshold: float = IOU_THRE
         (N,) the index of the object, :data:`FALSE_ALARM` or :data:`NOT_COUNTED`.
 
     """
-    truth, detections = record.targets, _precise(detections)
+    detections = _precise(detections)
+    result = np.full(len(detections), FALSE_ALARM, np.int64)
+    for part in parts_of(record, detections, iou_threshold):
+        hit = _match_part(part.record, part.detections, iou_threshold)
+        result[part.found] = hit
+        result[part.found[hit >= 0]] = part.objects[hit[hit >= 0]]
+    return result
+
+
+def _match_part(record: Record, detections: Instances, iou_threshold: float) -> Int64:
+    truth = record.targets
     same_class = detections.labels[:, None] == truth.labels
     result = _in_score_order(np.where(same_class & ~truth.ignored, iou(record, detections), 0), iou_threshold)
     # an ignored box may stand for many objects, so it only matters whether the detection lies in it
@@ -114,9 +125,11 @@ def outcome(
     false_positives, objects = np.flatnonzero(object_of == FALSE_ALARM), np.flatnonzero(free_objects)
     if len(false_positives) and len(objects):
         others = replace(record, targets=truth.select(objects))
-        overlap = iou(others, _precise(confident.select(false_positives)))
-        other = _in_score_order(np.asarray(overlap, np.float64), iou_threshold)
-        object_of[false_positives] = np.where(other >= 0, objects[other], FALSE_ALARM)
+        for part in parts_of(others, _precise(confident.select(false_positives)), iou_threshold):
+            overlap = np.asarray(iou(part.record, part.detections), np.float64)
+            other = _in_score_order(overlap, iou_threshold)
+            hits = other >= 0
+            object_of[false_positives[part.found[hits]]] = objects[part.objects[other[hits]]]
     missed = ~truth.ignored
     missed[object_of[object_of >= 0]] = False
     return Outcome(confident, object_of, right, missed)

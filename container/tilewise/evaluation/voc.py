@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from tilewise.arrays import Floats
-from tilewise.data.records import Records
+from tilewise.arrays import Floats, Int64
+from tilewise.data.records import Record, Records
 from tilewise.evaluation.overlap import iou
+from tilewise.evaluation.parts import parts_of
 from tilewise.instances import Instances
 
 
@@ -58,12 +59,10 @@ def voc_metrics(
     hits: list[list[np.ndarray]] = [[] for _ in classes]
     objects = np.bincount(records.targets.labels[~records.targets.ignored], minlength=len(classes))
     for record, instances in zip(records, detections, strict=True):
-        truth, overlap = record.targets, iou(record, instances)
-        for label in np.union1d(truth.labels, instances.labels).tolist():
-            own, mine = truth.labels == label, instances.labels == label
-            hit = _match(overlap[mine][:, own], truth.ignored[own], metric.iou_threshold)
-            counted = hit >= 0
-            scores[label].append(instances.scores[mine][counted])
+        hit = _hits(record, instances, metric.iou_threshold)
+        for label in np.unique(instances.labels).tolist():
+            counted = (instances.labels == label) & (hit >= 0)
+            scores[label].append(instances.scores[counted])
             hits[label].append(hit[counted])
     by_class: dict[str, float | None] = {}
     for label, name in enumerate(classes):
@@ -74,6 +73,19 @@ def voc_metrics(
         )
     known = [value for value in by_class.values() if value is not None]
     return {"mAP": float(np.mean(known)) if known else 0.0, "AP_class": by_class}
+
+
+def _hits(record: Record, instances: Instances, iou_threshold: float) -> Int64:
+    """(N,) for each detection of an image 1 for a hit, 0 for a false alarm, -1 where it does not count."""
+    result = np.zeros(len(instances), np.int64)
+    for part in parts_of(record, instances, iou_threshold):
+        truth, labels = part.record.targets, part.detections.labels
+        overlap = iou(part.record, part.detections)
+        for label in np.intersect1d(truth.labels, labels).tolist():
+            own, mine = truth.labels == label, labels == label
+            hit = _match(overlap[mine][:, own], truth.ignored[own], iou_threshold)
+            result[part.found[mine]] = hit
+    return result
 
 
 def _match(iou_NM: Floats, ignored: np.ndarray, iou_threshold: float) -> np.ndarray:
