@@ -46,7 +46,10 @@ def flip_boxes(boxes_N4: Rows, width: float) -> Rows:
 
 def clip_boxes(boxes_N4: Rows, size: Size | Int64) -> Rows:
     """What of the boxes lies in a frame of that (width, height); of one outside an edge or a corner."""
-    return boxes_N4.clip(row_like(boxes_N4, (0, 0, 0, 0)), row_like(boxes_N4, (*size, *size)))
+    corner = row_like(boxes_N4, (*size, *size))
+    if isinstance(boxes_N4, np.ndarray):
+        return np.minimum(np.maximum(boxes_N4, 0), corner)
+    return boxes_N4.clip(row_like(boxes_N4, (0, 0, 0, 0)), corner)
 
 
 def visible_part(boxes_N4: Rows, size: Size | Int64) -> tuple[Rows, Rows, Rows]:
@@ -73,7 +76,13 @@ def visible_part(boxes_N4: Rows, size: Size | Int64) -> tuple[Rows, Rows, Rows]:
 
 def sides(boxes: Rows) -> Rows:
     """(…, 4) boxes -> (…, 2) their width and height, never below 0."""
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0)
+    return _not_negative(boxes[..., 2:] - boxes[..., :2])
+
+
+def _not_negative(numbers: Rows) -> Rows:
+    if isinstance(numbers, np.ndarray):  # of a few numbers, in half the time of their method
+        return np.maximum(numbers, 0)
+    return numbers.clip(min=0)
 
 
 def area(boxes: Rows) -> Rows:
@@ -104,7 +113,7 @@ def intersection(boxes: Rows, others: Rows) -> Rows:
     """
     if isinstance(boxes, np.ndarray):
         start = np.maximum(boxes[..., :2], others[..., :2])
-        return area_of_sides((np.minimum(boxes[..., 2:], others[..., 2:]) - start).clip(min=0))
+        return area_of_sides(_not_negative(np.minimum(boxes[..., 2:], others[..., 2:]) - start))
     start = boxes[..., :2].maximum(others[..., :2])
     return area_of_sides((boxes[..., 2:].minimum(others[..., 2:]) - start).clip(min=0))
 

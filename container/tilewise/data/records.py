@@ -5,6 +5,7 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -79,6 +80,12 @@ class _Packed:
     targets: list[Targets[Array]] = field(default_factory=list)
 
 
+@lru_cache(maxsize=4096)
+def _path(name: bytes) -> Path:
+    """To make a path of its parts takes as long as to place an image's boxes."""
+    return Path(os.fsdecode(name))
+
+
 class Records(Sequence[Record]):
     """Many records, packed into a few arrays: loader workers share them without a copy each.
 
@@ -115,7 +122,7 @@ class Records(Sequence[Record]):
         width, height = self.sizes[index].tolist()
         return Record(
             key=self._text_at(2 * index).decode(errors=_ERRORS),
-            path=Path(os.fsdecode(self._text_at(2 * index + 1))),
+            path=_path(self._text_at(2 * index + 1)),
             width=width,
             height=height,
             targets=self.targets.select(slice(start, int(self._object_ends[index]))),

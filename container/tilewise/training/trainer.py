@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tilewise.machine import forget_garbage
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.history import History, Progress, TrainResult
@@ -54,6 +55,7 @@ class Trainer:
     def run(self) -> TrainResult:
         """Train the epochs that are left; returns what all of them gave."""
         best, stopped = self.best, False
+        forget_garbage()
         self.job.tracking.begin(self.job.hp, self.job.task, self.history.epochs)
         while (epoch := self.progress.epoch) < self.job.hp.number_of_epochs:
             if best.score.should_stop(epoch):
