@@ -137,19 +137,19 @@ class Simulation:
 
 def table(runs: Path) -> str:
     """Means over the seeds of all runs in a file, and the least and largest AP, in Markdown."""
-    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, float, int, str], list[dict[str, Any]]] = {}
     for line in map(json.loads, runs.read_text().splitlines()):
         job = line["job"]
-        groups.setdefault((job["data"], job["labels"], job["way"]), []).append(line["figures"])
-    head = ["data", "images", "chosen by", "boxes", "seeds", *SHOWN, "AP, least to most", "minutes"]
+        groups.setdefault((job["data"], job["mpx"], job["labels"], job["way"]), []).append(line["figures"])
+    head = ["data", "Mpx", "images", "chosen by", "boxes", "seeds", *SHOWN, "AP, least to most", "minutes"]
     rows = [head, ["---"] * len(head)]
-    for (data, labels, way), figures in sorted(groups.items()):
+    for (data, mpx, labels, way), figures in sorted(groups.items()):
         aps = [each["AP"] for each in figures]
         means = [f"{statistics.mean(each[name] for each in figures):.3f}" for name in SHOWN]
         boxes = f"{statistics.mean(each['boxes'] for each in figures):.0f}"
         minutes = f"{statistics.mean(each['minutes'] for each in figures):.1f}"
         spread = f"{min(aps):.3f} to {max(aps):.3f}"
-        rows.append([data, str(labels), way, boxes, str(len(figures)), *means, spread, minutes])
+        rows.append([data, f"{mpx:g}", str(labels), way, boxes, str(len(figures)), *means, spread, minutes])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
