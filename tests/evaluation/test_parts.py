@@ -70,6 +70,20 @@ def test_part_numbers__a_crowd_keeps_what_lies_in_it_and_others_go_apart(
     assert len({crowd, first, second, beside}) == 4
 
 
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.5, 0.7])
+def test_match__of_detections_that_reach_into_a_crowd(
+    monkeypatch: pytest.MonkeyPatch, threshold: float
+) -> None:
+    record = make_record([[0.0, 0.0, 256.0, 256.0]], [0], [1])
+    inside = np.arange(0, 21, dtype=np.float32)  # of 20 px
+    boxes = np.stack([256 - inside, 10 * inside, 276 - inside, 10 * inside + 20], axis=1)
+    found = Instances(boxes, np.linspace(0.9, 0.5, 21, dtype=np.float32), np.zeros(21, np.int64))
+    whole = match(record, found, threshold).tolist()
+    assert len(set(whole)) == 2
+    in_small_parts(monkeypatch)
+    assert match(record, found, threshold).tolist() == whole
+
+
 def test_parts_of__a_hundred_thousand_in_one_image_need_no_matrix() -> None:
     places = np.array([(x, y) for x in range(0, 3800, 12) for y in range(0, 3800, 12)], np.float32)
     boxes = np.concatenate([places, places + 8], axis=1)

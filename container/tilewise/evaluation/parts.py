@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.boxes import Size, area, intersection
+from tilewise.boxes import Size, area, intersection_and_union
 from tilewise.data.records import Record, Records
 from tilewise.instances import Instances
 from tilewise.masks import MASKS
@@ -21,6 +21,9 @@ from tilewise.tiling.neighbours import near_pairs
 
 MANY = 500_000
 """Images with more pairs of a detection and an object are taken apart."""
+
+ROUNDING = 1e-6
+"""Overlaps that so nearly reach a threshold count: pairs too many are no harm."""
 
 PART = 400
 """About so many detections and objects come into one part."""
@@ -94,17 +97,16 @@ def _touching(record: Record, detections: Instances, iou_threshold: float) -> It
     found, truth = len(detections), record.targets
     boxes = np.concatenate([detections.boxes, truth.boxes]).astype(np.float64)
     threshold = 0.0 if MASKS in truth.fields else iou_threshold
-    reaching = np.arange(len(boxes)) < (found if truth.ignored.any() else 0)
-    nearest = min(threshold, 0.5)  # what else reaches into an ignored object holds more than half of itself
+    any_ignored = bool(truth.ignored.any())
+    # near_pairs finds what holds more than half of a detection; for less it is to find all that overlap
+    nearest = 0.0 if any_ignored and threshold < 0.5 else max(0.0, threshold - ROUNDING)
+    reaching = np.arange(len(boxes)) < (found if any_ignored else 0)
     for pair in near_pairs(boxes, np.zeros(len(boxes), np.int64), nearest, reaching_N=reaching):
         low, high = np.minimum(*pair), np.maximum(*pair)
         low, high = (each[(low < found) & (high >= found)] for each in (low, high))
-        shared = intersection(boxes[low], boxes[high])
-        of_detection = area(boxes[low])
-        united = np.where(
-            truth.ignored[high - found], of_detection, of_detection + area(boxes[high]) - shared
-        )
-        touches = (shared > 0) & (shared >= (threshold - 1e-6) * united)
+        shared, united = intersection_and_union(boxes[low], boxes[high])
+        of_what = np.where(truth.ignored[high - found], area(boxes[low]), united)
+        touches = (shared > 0) & (shared >= (threshold - ROUNDING) * of_what)
         yield low[touches], high[touches]
 
 
