@@ -112,10 +112,10 @@ def intersection(boxes: Rows, others: Rows) -> Rows:
     Pair by pair as they are; all with all as ``boxes[:, None]`` and ``others``.
     """
     if isinstance(boxes, np.ndarray):
-        start = np.maximum(boxes[..., :2], others[..., :2])
-        return area_of_sides(_not_negative(np.minimum(boxes[..., 2:], others[..., 2:]) - start))
-    start = boxes[..., :2].maximum(others[..., :2])
-    return area_of_sides((boxes[..., 2:].minimum(others[..., 2:]) - start).clip(min=0))
+        start, end = np.maximum(boxes[..., :2], others[..., :2]), np.minimum(boxes[..., 2:], others[..., 2:])
+    else:
+        start, end = boxes[..., :2].maximum(others[..., :2]), boxes[..., 2:].minimum(others[..., 2:])
+    return area_of_sides(_not_negative(end - start))
 
 
 def paired_iou(boxes: Rows, others: Rows) -> Rows:

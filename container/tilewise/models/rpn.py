@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -301,13 +302,13 @@ def best_of_each_image(scores_M: Tensor, rows_M: Tensor, most: int, images: int)
 
 def _pieces(counts: list[int], boxes: int) -> list[slice]:
     """Groups of so many boxes, one after the other -> a few of them together, with about ``boxes`` boxes."""
-    pieces_of: dict[int, slice] = {}
-    start = 0
-    for count in counts:
-        piece = start // boxes
-        pieces_of[piece] = slice(pieces_of[piece].start if piece in pieces_of else start, start + count)
-        start += count
-    return [piece for piece in pieces_of.values() if piece.stop > piece.start]
+    found: list[slice] = []
+    for start, end in pairwise(accumulate(counts, initial=0)):
+        if found and found[-1].start // boxes == start // boxes:
+            found[-1] = slice(found[-1].start, end)
+        else:
+            found.append(slice(start, end))
+    return [piece for piece in found if piece.stop > piece.start]
 
 
 def rpn_losses(

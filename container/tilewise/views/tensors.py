@@ -29,13 +29,13 @@ def cut_tensor(image: Tensor, window: Window, size: tuple[int, int]) -> Tensor:
 
 def _amid_fill(pixels: Tensor, axis: int, before: int, length: int) -> Tensor:
     """``before`` times :data:`FILL`, the pixels, and more of it: of a length along an axis of (3, H, W)."""
-    shape = [*pixels.shape]
-    shape[axis] = length
-    _, height, width = shape
     # colours last, as images are decoded: so they are scaled several times as fast
     if pixels.device.type == "cpu":
         filled = amid_fill(pixels.permute(1, 2, 0).numpy(), axis - 1, before, length)
         return torch.from_numpy(filled).permute(2, 0, 1)
+    shape = [*pixels.shape]
+    shape[axis] = length
+    _, height, width = shape
     fill = torch.tensor(FILL, dtype=pixels.dtype, device=pixels.device)
     canvas = fill.repeat(width, 1).repeat(height, 1, 1).permute(2, 0, 1)
     canvas.narrow(axis, min(before, length), pixels.shape[axis]).copy_(pixels)
