@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from made_instances import make_instances
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.label_errors import LabelError, label_errors
+from tilewise.instances import Instances
 from tilewise.targets import Targets
 
 A, B, C = (10, 10, 30, 30), (50, 50, 70, 70), (80, 10, 100, 30)
@@ -114,3 +116,23 @@ def test_errors__a_missed_box_is_as_suspicious_as_objects_of_its_size_are_usuall
     errors = label_errors(records, found)
     assert [error.record for error in errors] == [len(boxes) - 1, 0]
     assert [error.suspicion for error in errors] == pytest.approx([0.9, 0.3])
+
+
+def test_errors__of_ten_thousand_objects_in_an_image_take_little_memory() -> None:
+    """All detections beside all objects would take 800 MB."""
+    corners = 30.0 * np.stack(np.meshgrid(np.arange(100), np.arange(100)), axis=-1).reshape(-1, 2)
+    boxes = np.concatenate([corners, corners + 20], axis=1).astype(np.float32)
+    found = Instances(boxes, np.full(len(boxes), 0.9, np.float32), np.zeros(len(boxes), np.int64))
+    labelled = np.arange(len(boxes)) != 77
+    moved = boxes.copy()
+    moved[5000] += 10  # IoU 1 / 7: another place altogether
+    targets = Targets(moved[labelled], np.zeros(len(boxes) - 1, np.int64), np.zeros(len(boxes) - 1, np.bool_))
+    records = Records([Record("a.png", Path("a.png"), 3000, 3000, targets)])
+    tracemalloc.start()
+    errors = label_errors(records, [found])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    found_boxes = [error.found.tolist() for error in errors if error.found is not None]
+    assert sorted(error.kind for error in errors) == ["no box", "no box", "nothing there"]
+    assert sorted(found_boxes) == sorted([boxes[77].tolist(), boxes[5000].tolist()])
+    assert peak < 100e6

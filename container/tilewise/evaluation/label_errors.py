@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tilewise.arrays import Bool, Float64
+from tilewise.arrays import Bool, Float32, Float64, Int64
 from tilewise.boxes import object_size, paired_iou
 from tilewise.data.records import Record, Records
+from tilewise.evaluation.parts import ROUNDING
+from tilewise.fields import Rows
 from tilewise.instances import Instances
+from tilewise.tiling.merge import merge_detections
+from tilewise.tiling.neighbours import near_pairs
 
 Kind = Literal["no box", "nothing there", "other class", "other place"]
 """A detection without a box; a box that nothing was found in; found as another class; found nearby."""
@@ -71,31 +75,67 @@ def label_errors(records: Records, detections: Sequence[Instances]) -> list[Labe
         detections: one a record, best score first, with low scores, too.
 
     """
-    overlaps = [_overlaps(record, found) for record, found in zip(records, detections, strict=True)]
-    best = [_best(found, each >= SAME_PLACE) for found, each in zip(detections, overlaps, strict=True)]
-    usual = _usual_scores(records, best)
+    near = [_Near.of(record, found) for record, found in zip(records, detections, strict=True)]
+    usual = _usual_scores(records, [each.best(each.iou >= SAME_PLACE) for each in near])
     errors: list[LabelError] = []
     first = 0
     for index, (record, found) in enumerate(zip(records, detections, strict=True)):
         of_image = usual[first : first + len(record.targets)]
-        errors += _of_boxes(index, record, found, overlaps[index], of_image)
-        errors += _without_box(index, found, overlaps[index])
+        errors += _of_boxes(index, record, found, near[index], of_image)
+        errors += _without_box(index, found, near[index])
         first += len(of_image)
     return sorted(errors, key=lambda error: -error.suspicion)
 
 
-def _overlaps(record: Record, found: Instances) -> Float64:
-    """IoU of detections and objects (N, M), where the object is the detection's best; else 0."""
-    boxes = found.boxes.astype(np.float64)
-    overlaps = paired_iou(boxes[:, None], record.targets.boxes.astype(np.float64))
-    best = overlaps == overlaps.max(axis=1, initial=0, keepdims=True)
-    return np.where(best, overlaps, 0)
+@dataclass(frozen=True)
+class _Near:
+    """Detections beside the object that each overlaps most, where they may be of one; by object, best first.
 
+    Attributes:
+        found: (P,) indices of detections; one that overlaps two objects alike stands there twice.
+        objects: (P,) indices of objects.
+        iou: (P,) of both.
+        scores: (P,) of the detections.
+        count: of the image's objects.
 
-def _best(found: Instances, which_NM: Bool) -> Float64:
-    """(M,) the best score of the detections that are chosen for each object."""
-    scores: Float64 = np.where(which_NM, found.scores[:, None], 0).max(axis=0, initial=0)
-    return scores
+    """
+
+    found: Int64
+    objects: Int64
+    iou: Float64
+    scores: Float32
+    count: int
+
+    @classmethod
+    def of(cls, record: Record, detections: Instances) -> _Near:
+        """Those of one image."""
+        count, objects = len(detections), len(record.targets)
+        boxes = np.concatenate([detections.boxes, record.targets.boxes]).astype(np.float64)
+        none = np.zeros(len(boxes), np.bool_)
+        pairs = [np.zeros((2, 0), np.int64)]
+        for pair in near_pairs(boxes, none.astype(np.int64), NEARBY - ROUNDING, reaching_N=none):
+            low, high = np.minimum(*pair), np.maximum(*pair)
+            pairs.append(np.stack([low, high])[:, (low < count) & (high >= count)])
+        found, object_ = np.concatenate(pairs, axis=1)
+        iou = paired_iou(boxes[found], boxes[object_])
+        best = np.full(count, NEARBY)
+        np.maximum.at(best, found, iou)
+        chosen = np.flatnonzero(iou >= best[found])
+        order = chosen[np.lexsort((found[chosen], object_[chosen]))]
+        found, object_ = found[order], object_[order] - count
+        return cls(found, object_, iou[order], detections.scores[found], objects)
+
+    def best(self, which_P: Bool) -> Float64:
+        """(M,) the best score of the detections that are chosen beside each object; 0 where none is."""
+        scores = np.zeros(self.count)
+        np.maximum.at(scores, self.objects[which_P], self.scores[which_P])
+        return scores
+
+    def first(self, number: int, which_P: Bool) -> int | None:
+        """The best of an object's chosen pairs; None where it has none."""
+        start, end = np.searchsorted(self.objects, [number, number + 1])
+        chosen = np.flatnonzero(which_P[start:end])
+        return int(start + chosen[0]) if len(chosen) else None
 
 
 def _usual_scores(records: Records, best: Sequence[Float64]) -> Float64:
@@ -115,29 +155,27 @@ def _usual_scores(records: Records, best: Sequence[Float64]) -> Float64:
 
 
 def _of_boxes(
-    index: int, record: Record, found: Instances, overlaps_NM: Float64, usual_M: Float64
+    index: int, record: Record, found: Instances, near: _Near, usual_M: Float64
 ) -> list[LabelError]:
     """The likely errors of what is annotated: at most one of each box."""
     truth, errors = record.targets, []
-    there, near = overlaps_NM >= SAME_PLACE, overlaps_NM >= NEARBY
-    own = found.labels[:, None] == truth.labels
-    as_own, reached = _best(found, there & own), _best(found, near)
+    there, anywhere = near.iou >= SAME_PLACE, near.iou >= NEARBY
+    own = found.labels[near.found] == truth.labels[near.objects]
+    as_own, reached = near.best(there & own), near.best(anywhere)
     for number in np.flatnonzero(~truth.ignored).tolist():
         candidates: list[tuple[float, Kind, int | None]] = [(0.0, "nothing there", None)]
         if reached[number] < usual_M[number] / 2:
             candidates = [(float(usual_M[number] - reached[number]), "nothing there", None)]
-        if (as_other := there[:, number] & ~own[:, number]).any():
-            first = int(as_other.argmax())  # the best: they are in the order of their scores
-            candidates.append((float(found.scores[first] - as_own[number]), "other class", first))
-        if near[:, number].any() and not there[:, number].any():
-            first = int(near[:, number].argmax())
-            doubt = float(found.scores[first]) * (1 - float(overlaps_NM[first, number]))
-            candidates.append((doubt, "other place", first))
+        if (first := near.first(number, there & ~own)) is not None:
+            candidates.append((float(near.scores[first] - as_own[number]), "other class", first))
+        nearby = near.first(number, anywhere)
+        if nearby is not None and near.first(number, there) is None:
+            candidates.append((float(near.scores[nearby] * (1 - near.iou[nearby])), "other place", nearby))
         suspicion, kind, of = max(candidates, key=lambda candidate: candidate[0])
         if suspicion > 0:
             box, label = truth.boxes[number].astype(np.float64), int(truth.labels[number])
             error = LabelError(index, kind, suspicion, box, label, score=float(reached[number]))
-            errors.append(error if of is None else _with(error, found, of))
+            errors.append(error if of is None else _with(error, found, int(near.found[of])))
     return errors
 
 
@@ -146,13 +184,13 @@ def _with(error: LabelError, found: Instances, number: int) -> LabelError:
     return replace(error, found=box, found_label=int(found.labels[number]), score=float(found.scores[number]))
 
 
-def _without_box(index: int, found: Instances, overlaps_NM: Float64) -> list[LabelError]:
+def _without_box(index: int, found: Instances, near: _Near) -> list[LabelError]:
     """What was found where nothing is annotated, each once."""
-    errors: list[LabelError] = []
-    taken = np.zeros((0, 4))
-    for number in np.flatnonzero(overlaps_NM.max(axis=1, initial=0) < NEARBY).tolist():  # best score first
-        box = found.boxes[number].astype(np.float64)
-        if not (paired_iou(box, taken) >= NEARBY).any():
-            taken = np.concatenate([taken, box[None]])
-            errors.append(_with(LabelError(index, "no box", float(found.scores[number])), found, number))
-    return errors
+    alone = np.setdiff1d(np.arange(len(found)), near.found)
+    number, whole = np.arange(len(alone)), np.zeros((len(alone), 4), np.bool_)
+    of_one_class = Instances(
+        found.boxes[alone], found.scores[alone], np.zeros_like(alone), {"of": Rows(alone)}
+    )
+    once = merge_detections(of_one_class, number, whole, rule="nms", threshold=NEARBY)
+    kept = cast(Rows, once.fields["of"]).values.tolist()
+    return [_with(LabelError(index, "no box", float(found.scores[of])), found, of) for of in kept]
