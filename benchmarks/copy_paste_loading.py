@@ -46,7 +46,7 @@ class Epochs:
             split,
             planner=make_planner(hp, spec),
             repeats=None,
-            copy_paste=make_copy_paste(hp, split, rendering=spec.rendering),
+            copy_paste=make_copy_paste(hp, split, classes=len(classes), rendering=spec.rendering),
             batch_size=hp.training_batch_size,
         )
         self.epoch = 0

@@ -180,7 +180,7 @@ class Bench:
     def _copies(self, raw: dict[str, str]) -> float:
         """Copies with pasted objects of an image in an epoch, on average."""
         source = Split(self.records, ChannelIssues("train", images=len(self.records)))
-        copy_paste = make_copy_paste(parse_hyperparameters(raw), source)
+        copy_paste = make_copy_paste(parse_hyperparameters(raw), source, classes=1)
         return copies_per_image(copy_paste, self.records)
 
     def _train(

@@ -186,7 +186,7 @@ def test_samples__all_views_of_a_copy_show_the_same_objects(record: Record) -> N
 def test_samples__of_a_copy_that_is_kept_are_those_of_one_that_is_pasted_by_views(
     record: Record, source: str
 ) -> None:
-    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source=source), split_of(record))
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source=source), split_of(record), classes=3)
     by_views, kept = (
         TrainingDataset(
             Records([record]), Scaling(square=200), copy_paste=copy_paste, cache_bytes=cache_bytes
@@ -245,7 +245,7 @@ def made(tmp_path: Path) -> Split:
 @pytest.mark.parametrize("tiled", [False, True])
 def test_loader__counts(made: Split, repeats: int, tiled: bool, caplog: pytest.LogCaptureFixture) -> None:
     hp = make_hp(copy_paste=1, copy_paste_repeats=repeats)
-    scaling, copy_paste = Scaling(square=64), make_copy_paste(hp, made)
+    scaling, copy_paste = Scaling(square=64), make_copy_paste(hp, made, classes=3)
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 1)), scaling, negative_ratio=0.0) if tiled else None
     with caplog.at_level(logging.INFO):
         config = LoaderConfig(scaling=scaling, batch_size=1, random_windows=False)
@@ -262,7 +262,7 @@ def test_loader__counts(made: Split, repeats: int, tiled: bool, caplog: pytest.L
 
 
 def test_loader__workers_make_no_difference_and_epochs_differ(made: Split) -> None:
-    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made)
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made, classes=3)
 
     def epoch(workers: int, number: int) -> list[torch.Tensor]:
         config = LoaderConfig(scaling=Scaling(square=64), batch_size=3, workers=workers, seed=7)
@@ -284,7 +284,7 @@ def test_loader__two_processes_share_the_batches_of_one(made: Split, views: Trai
         "sniper": Tiling("pyramid", levels=(Level(1, 10), Level(2, 0, 20))),
     }[views]
     planner = ViewPlanner(views, tiling, scaling, negative_ratio=0.5) if views != "whole" else None
-    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made)
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), made, classes=3)
     config = LoaderConfig(scaling=scaling, batch_size=2)
 
     def batches(process: int, processes: int) -> list[list[Item]]:
@@ -310,7 +310,7 @@ def test_loader__two_processes_share_the_batches_of_one(made: Split, views: Trai
 def test_bank__holds_the_objects_of_other_images(record: Record, tmp_path: Path) -> None:
     other = blank(tmp_path, "b.png", targets((10, 10, 20, 20)), size=200)
     split = split_of(record, other)
-    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), split)
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source="any"), split, classes=3)
     assert copy_paste is not None and copy_paste.bank is not None
     assert len(copy_paste.bank.targets) == len(copy_paste.bank.patches) == 2
     colours = set()
@@ -322,16 +322,36 @@ def test_bank__holds_the_objects_of_other_images(record: Record, tmp_path: Path)
 
 
 def test_make_copy_paste__sizes(made: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert make_copy_paste(make_hp(), made) is None
+    assert make_copy_paste(make_hp(), made, classes=3) is None
     large = split_of(blank(tmp_path, "l.png", targets((0, 0, 40, 40), (50, 0, 90, 60), (0, 50, 50, 99))))
     with pytest.raises(UserError, match=r"below 32 px .* has 40 px: give copy_paste_max_size=auto"):
-        make_copy_paste(make_hp(copy_paste=1), large)
+        make_copy_paste(make_hp(copy_paste=1), large, classes=3)
     with caplog.at_level(logging.INFO):
-        copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_max_size="auto"), large)
+        copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_max_size="auto"), large, classes=3)
     assert copy_paste is not None and 40 < copy_paste.max_size < 50
     assert "the smallest third of the objects: only 0.0 % are below 32 px" in caplog.text
-    few = make_copy_paste(make_hp(copy_paste=1, copy_paste_max_size="auto"), made)
+    few = make_copy_paste(make_hp(copy_paste=1, copy_paste_max_size="auto"), made, classes=3)
     assert few is not None and few.max_size == 32
+
+
+@pytest.mark.parametrize("source", ["image", "any"])
+def test_balance__pastes_each_class_alike_of_which_few_objects_are_small(tmp_path: Path, source: str) -> None:
+    small = [(30 * number, 10, 30 * number + 10, 20) for number in range(10)]
+    large = [(60 * number, 60, 60 * number + 50, 110) for number in range(5)]
+    own = targets(*small, *large, (10, 300, 20, 310))
+    own = replace(own, labels=np.array([0] * 10 + [1] * 6))
+    made = split_of(blank(tmp_path, "a.png", own, 400), blank(tmp_path, "b.png", own, 400))
+    hp = make_hp(copy_paste=1, copy_paste_source=source, copy_paste_balance=1)
+    copy_paste = make_copy_paste(hp, made, classes=4)
+    assert copy_paste is not None and copy_paste.class_weights is not None
+    weights = copy_paste.class_weights
+    assert weights[1] == 10 * weights[0] and weights[2] == weights[3] == weights[1]
+    drawn: Counter[int] = Counter()
+    for seed in range(1, 40):
+        plan = copy_paste.plan(own, 400, 400, seed=seed)
+        assert plan is not None
+        drawn.update(plan.targets.labels[16:].tolist())
+    assert 0.4 < drawn[1] / drawn.total() < 0.6
 
 
 def test_hyperparameters__go_with_copy_paste_only() -> None:

@@ -171,3 +171,13 @@ def test_plain_later__no_mixing_in_the_last_epochs() -> None:
         batches.epoch = epoch
         seeds += [seed for batch in batches for _, _, seed in batch]
     assert seeds == [5, 5, ~5, ~5] and max(~5, ~~5) == 5
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 40), (2, 9), (3, 3), (1, 1)])
+@pytest.mark.parametrize("transform", [Mosaic(1.0), MixUp(1.0), RandomQuality(1.0)])
+def test_views_of_hardly_a_pixel__are_changed_as_far_as_they_can_be(
+    transform: Transform, height: int, width: int
+) -> None:
+    for seed in range(8):
+        changed = apply(transform, [sample(width, height)] * 3, seed)
+        assert all(each.pixels.shape == (3, height, width) for each in changed)

@@ -161,7 +161,7 @@ VIEWS = {
 @pytest.mark.parametrize("source", ["image", "any"])
 def test_samples__show_the_masks_pixels_alone(record: Record, view: View, source: str) -> None:
     split = Split(Records([record]), ChannelIssues("train", images=1))
-    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source=source), split)
+    copy_paste = make_copy_paste(make_hp(copy_paste=1, copy_paste_source=source), split, classes=3)
     samples = TrainingDataset(split.records, Scaling(square=64), copy_paste=copy_paste)
     zoom, shown = view.scale[0], 0
     for seed in range(8):

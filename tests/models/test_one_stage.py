@@ -7,6 +7,7 @@ import pytest
 import torch
 from ground_truth import make_targets
 from tilewise.models.anchor_network import AnchorOutputs
+from tilewise.models.box_learning import BoxLearning
 from tilewise.models.build import anchor_sizes_for, build_detector
 from tilewise.models.detector import Criterion
 from tilewise.models.matching import split_ignored
@@ -121,6 +122,20 @@ def test_fcos_loss__leaves_an_object_that_lies_in_an_ignored_box_an_object() -> 
     losses["classification"].backward()
     object_points = [[40, 40, 48, 48]]
     assert not [box for box in silent_anchors(outputs.heads["cls_logits"]) if box in object_points]
+
+
+def test_fcos_loss__rfla_teaches_a_point_beside_its_object_on_an_ignored_box() -> None:
+    criterion = FCOSCriterion({8: 64, 16: 128})
+    criterion.learning = BoxLearning(assignment="rfla")
+    outputs = make_outputs(1)
+    targets = make_targets([[33, 33, 38, 38]], [1], [[0, 0, 64, 64]])
+    criterion(outputs, [targets])["classification"].backward()
+    found = criterion._match(outputs.anchors, torch.tensor([[33.0, 33, 38, 38]])) >= 0
+    centres = (points()[:, :2] + points()[:, 2:]) / 2
+    beside = found & ((centres < 33) | (centres > 38)).any(dim=1)
+    gradient = outputs.heads["cls_logits"].grad
+    assert beside.any() and gradient is not None and (gradient[0, found, 1] < 0).all()
+    assert (gradient[0, ~found] == 0).all()
 
 
 @pytest.mark.parametrize("criterion", [RetinaNetCriterion(), FCOSCriterion()], ids=["retinanet", "fcos"])

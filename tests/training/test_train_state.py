@@ -321,6 +321,18 @@ def test_resume__with_more_epochs_goes_on(
     assert "number_of_epochs=2, now 4" in caplog.text
 
 
+@pytest.mark.parametrize("before", ["0", "1", "0.5,1"])
+def test_resume__multi_scale_is_left_to_the_job_from_now_on(
+    images: list[Record], tmp_path: Path, before: str
+) -> None:
+    data, checkpoints = data_of(images), tmp_path / "checkpoints"
+    Job(tmp_path, "first", checkpoints).run(data, noisy_hp(number_of_epochs=1, multi_scale=before))
+    trained = Job(tmp_path, "second", checkpoints).run(data, noisy_hp(number_of_epochs=2, multi_scale="auto"))
+    assert len(trained.epochs) == 2 and trained.hp is not None
+    factors = trained.hp.multi_scale
+    assert isinstance(factors, tuple) and (factors == (0.5, 1)) == (before == "0.5,1")
+
+
 def test_resume__another_learning_rate_counts_from_here_on(images: list[Record], tmp_path: Path) -> None:
     data = data_of(images)
     given: dict[str, object] = {"learning_rate_scheduler": "step"}

@@ -24,6 +24,7 @@ def test_multi_scale__multiples_of_32(side: int) -> None:
 def test_sides_of__multiples_of_32_that_a_model_can_take() -> None:
     assert sides_of(320, (0.5, 0.75, 1, 1.25, 1.5)) == [480, 416, 320, 256, 160]
     assert sides_of(320, (0.1, 0.15, 1), smallest=100) == [320, 128]
+    assert sides_of(600, (0.5, 1, 1.5), step=1) == [900, 600, 300]
 
 
 def test_factors_for__reach_what_is_resolved_from_both_sides() -> None:

@@ -61,7 +61,9 @@ class Mosaic(_Mixing):
     @staticmethod
     def _mix(samples: Sequence[Sample], number: int, rng: np.random.Generator) -> Sample:
         height, width = samples[number].pixels.shape[1:]
-        x, y = (int(rng.uniform(0.25, 0.75) * side) for side in (width, height))
+        if min(height, width) < 2:  # there is nothing to divide
+            return samples[number]
+        x, y = (max(1, int(rng.uniform(0.25, 0.75) * side)) for side in (width, height))
         others = [*range(number), *range(number + 1, len(samples))] or [number]
         chosen = [number, *rng.choice(others, 3).tolist()]
         places = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))

@@ -37,7 +37,7 @@ class RandomQuality(Transform):
 
     def _change(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         blurs, is_noisy, compresses = (rng.random(3) < self.probability).tolist()
-        if blurs:
+        if blurs and min(pixels.shape[1:]) > KERNEL // 2:
             pixels = F.gaussian_blur(pixels, [KERNEL, KERNEL], [float(rng.uniform(*SIGMAS))])
         if is_noisy:
             sigma, seed = float(rng.uniform(0, LARGEST_NOISE)), int(rng.integers(2**62))

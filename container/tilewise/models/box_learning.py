@@ -143,4 +143,6 @@ def nwd(boxes_M4: Tensor, anchors_A4: Tensor, object_size: float) -> Tensor:
         torch.cat([(each[:, :2] + each[:, 2:]) / 2, sides(each) / 2], dim=1)
         for each in (boxes_M4, anchors_A4)
     )
-    return torch.exp(-torch.cdist(box_places, anchor_places) / object_size)
+    # Not by a product of matrices, which rounds, on a GPU to ten bits: an anchor would be far from itself.
+    distance = torch.cdist(box_places, anchor_places, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.exp(-distance / object_size)

@@ -138,13 +138,14 @@ class FCOSCriterion:
         """``classification``, ``bbox_regression`` and ``bbox_ctrness``."""
         split, anchors = split_ignored(targets), torch.cat(outputs.anchors)
         logits = outputs.heads["cls_logits"]
+        matches = torch.stack([self._match(outputs.anchors, target["boxes"]) for target in split])
         if any(len(target["ignored"]) for target in split):
             masks = [
                 on_ignored(anchors, target["ignored"]) & ~_centre_in_any(anchors, target["boxes"])
                 for target in split
             ]
-            logits = logits.masked_fill(torch.stack(masks)[..., None], -50.0)
-        matches = torch.stack([self._match(outputs.anchors, target["boxes"]) for target in split])
+            masked = torch.stack(masks) & (matches < 0)
+            logits = logits.masked_fill(masked[..., None], -50.0)
         if self.learning.counts:
             count_found(self.learning.counts, matches, image_sizes(targets))
         objects = matched_objects(matches, split)

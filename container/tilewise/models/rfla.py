@@ -37,7 +37,7 @@ def rfla(points_P2: Tensor, strides_P: Tensor, boxes_M4: Tensor, *, fields: Mapp
 
     First each object has the three points of the highest score; a point that several want goes to the one
     with which it scores highest. Then, with fields a tenth smaller, each object's best point is added, where
-    that is free. Even the smallest object has points so.
+    that is free. Even the smallest object has points so, unless others beside it take them all.
 
     Args:
         points_P2: x and y in pixels of the view.

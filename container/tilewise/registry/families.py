@@ -90,6 +90,7 @@ MASK_RCNN = ModelFamily(
     builder="tilewise.models.mask_rcnn:build_mask_rcnn",
     scaling="sides",
     anchors="tilewise.models.faster_rcnn:published_sizes",
+    two_stages=True,
     assignments=("nwd", "rfla"),
     classification_losses=frozenset({"loss_objectness", "loss_classifier"}),
     tasks=("instance_segmentation",),

@@ -121,8 +121,8 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     if start.state:
         job = replace(job, hp=with_choices_of(start.state, job.hp))
     spec = _agree_on_spec(data, job, start)
-    smallest = find_model(spec.name).smallest_object
-    chosen = with_size_factors(job.hp, spec, data.train.sample, smallest_object=smallest)
+    size_factors = job.hp.multi_scale
+    chosen = with_size_factors(job.hp, spec, data.train.sample)
     chosen = with_colour_changes(chosen, data.train.sample, spec.rendering)
     job = replace(job, hp=job.distributed.broadcast(chosen))
     if reason := _why_from_scratch(spec, job, start):
@@ -142,8 +142,10 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         hp = with_larger_tiles(job.hp, work, resolves=resolves, pixels_per_second=speed)
         hp = job.distributed.broadcast(hp)
         if hp.smallest_object:
-            job = replace(job, hp=hp)
+            job = replace(job, hp=hp.model_copy(update={"multi_scale": size_factors}))
             spec = _agree_on_spec(data, job, asked)
+            chosen = with_size_factors(job.hp, spec, data.train.sample)
+            job = replace(job, hp=job.distributed.broadcast(chosen))
             torch.manual_seed(hp.seed)
             model, start = _build(data, job, spec, asked, device)
     # The fastest convolutions are looked for once for each size of views: only where there is one size.
@@ -250,7 +252,9 @@ def _assemble(
     planner, repeats = make_planner(job.hp, spec), balance(job.hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats
-    copy_paste = make_copy_paste(job.hp, data.train, job.distributed, rendering=spec.rendering)
+    copy_paste = make_copy_paste(
+        job.hp, data.train, job.distributed, classes=len(data.classes), rendering=spec.rendering
+    )
     work, share = None, 1.0
     if job.hp.minutes is not None and not start.state:
         work = _work_of(data, job, spec, planner, copy_paste)

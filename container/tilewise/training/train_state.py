@@ -180,7 +180,7 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
     if hp.precision == "auto" and not hp.deterministic:
         names += ["precision"]
     names += [name for name in ("random_windows", "colour_changes") if getattr(hp, name) == "auto"]
-    if hp.multi_scale == "auto":
+    if hp.multi_scale == "auto" and isinstance(was["multi_scale"], list):
         was["multi_scale"] = tuple(was["multi_scale"])
         names += ["multi_scale"]
     if hp.minutes is None:

@@ -166,6 +166,7 @@ class Trainer:
         """Score the model where it is due, and keep it if it is the best; returns whether that is done."""
         if not self.validator.wanted:
             if epoch + 1 == self.job.hp.number_of_epochs:
+                self.normalisation.refresh(self.train_step.evaluated, epoch)
                 self.best.save(epoch, {})
             return True
         if not self.validator.due(epoch):

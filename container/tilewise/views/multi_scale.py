@@ -25,10 +25,13 @@ def multi_scale_sides(side: int, smallest: int = STEP) -> list[int]:
     return sides[::-1] or [side]
 
 
-def sides_of(side: int, factors: Sequence[float], *, smallest: int = STEP) -> list[int]:
-    """The sides at these factors, in multiples of 32, none below ``smallest``; the largest first."""
-    least = -(-smallest // STEP) * STEP
-    return sorted({max(least, STEP * int(factor * side / STEP + 0.5)) for factor in factors}, reverse=True)
+def sides_of(side: int, factors: Sequence[float], *, smallest: int = STEP, step: int = STEP) -> list[int]:
+    """The sides at these factors, in multiples of ``step``, none below ``smallest``; the largest first.
+
+    Views whose sides are no multiples of 32 are padded, so that models that pad them anyway can have any.
+    """
+    least = -(-smallest // step) * step
+    return sorted({max(least, step * int(factor * side / step + 0.5)) for factor in factors}, reverse=True)
 
 
 def factors_for(object_sizes: Floats, smallest_object: float, count: int = 5) -> tuple[float, ...]:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
+from tilewise.data.sizes_in_views import sizes_in_views
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
+from tilewise.registry import find_model
 from tilewise.targets import Targets
-from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
+from tilewise.tasks.detection.choose_tiling import choose_tiling
 from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
-from tilewise.training.job.view_plans import make_planner, size_factors
+from tilewise.training.job.view_plans import make_planner, size_factors, with_size_factors
+from tilewise.views.multi_scale import factors_for
 from tilewise.views.view import Scaling
 
 SCALING = Scaling(square=320)
@@ -132,13 +135,30 @@ def test_size_factors__multiples_of_32_that_the_model_can_take() -> None:
     assert (round(600 * rcnn[0]), round(600 * rcnn[-1])) == (896, 320)
 
 
+def test_size_factors__any_side_where_views_are_padded() -> None:
+    sides = Scaling(min_size=600, max_size=1000)
+    factors = size_factors(hp(multi_scale="0.5,1,1.5"), spec(WHOLE_IMAGE, "fasterrcnn_resnet50_fpn", sides))
+    assert factors == [1.5, 1, 0.5]
+
+
+def test_size_factors__by_the_objects_as_tiles_show_them() -> None:
+    auto, some = hp(multi_scale="auto", tile_size=400), records(40, (1600, 1600))
+    smallest = find_model(auto.model_name).smallest_object
+    tiles = with_size_factors(auto, spec(Tiling("fixed", tile_size=400, overlap=0.2)), some)
+    whole = with_size_factors(auto, spec(WHOLE_IMAGE), some)
+    assert tiles.multi_scale == factors_for(np.array([8.0] * 20 + [32.0] * 20), smallest)
+    assert whole.multi_scale == factors_for(np.array([8.0]), smallest)
+    finer = with_size_factors(auto.model_copy(update={"smallest_object": 8.0}), spec(WHOLE_IMAGE), some)
+    assert finer.multi_scale == factors_for(np.array([8.0]), 8)
+
+
 def test_object_sizes__as_the_views_show_them() -> None:
     scaling = Scaling(square=400)
     some = records(40, (800, 800))
-    assert object_sizes(some, scaling) == pytest.approx([20] * 20)
-    grid = object_sizes(some, scaling, Tiling("grid", grid=(2, 2), overlap=0.0))
+    assert sizes_in_views(some, scaling) == pytest.approx([20] * 20)
+    grid = sizes_in_views(some, scaling, Tiling("grid", grid=(2, 2), overlap=0.0))
     assert sorted(grid) == pytest.approx([20] * 20 + [40] * 20)
     tiles_alone = Tiling("grid", grid=(2, 2), overlap=0.0, whole_from=41)
-    assert object_sizes(some, scaling, tiles_alone) == pytest.approx([40] * 20)
+    assert sizes_in_views(some, scaling, tiles_alone) == pytest.approx([40] * 20)
     pyramid = Tiling("pyramid", levels=(Level(1, 60), Level(2, 30, 90), Level(4, 0, 35)))
-    assert object_sizes(some, scaling, pyramid) == pytest.approx([40] * 20)
+    assert sizes_in_views(some, scaling, pyramid) == pytest.approx([40] * 20)

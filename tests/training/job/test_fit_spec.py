@@ -8,8 +8,8 @@ from small_training import plain_hp
 from tilewise.data.channel import DataSet, Split
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
+from tilewise.data.sizes_in_views import sizes_in_views
 from tilewise.targets import Targets
-from tilewise.tasks.detection.choose_tiling import object_sizes
 from tilewise.tasks.detection.fit_spec import fit_spec
 from tilewise.views.view import Scaling
 
@@ -78,7 +78,7 @@ def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:
 
 
 def test_object_sizes__are_of_the_views_pixels(data: DataSet) -> None:
-    assert object_sizes(crowded(2).train.sample, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
+    assert sizes_in_views(crowded(2).train.sample, Scaling(square=100)) == pytest.approx([60 * 0.5**0.5] * 2)
     scaling = Scaling(min_size=50, max_size=400)
-    assert object_sizes(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
-    assert len(object_sizes(data.train.sample, scaling)) == 12
+    assert sizes_in_views(crowded(2).train.sample, scaling) == pytest.approx([30, 30])
+    assert len(sizes_in_views(data.train.sample, scaling)) == 12

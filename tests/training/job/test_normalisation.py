@@ -1,22 +1,30 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tilewise.data.channel import Split
+from stand_ins import make_hp, make_job
+from tilewise.augment.augmentations import Augmentations
+from tilewise.data.channel import DataSet, Split
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
+from tilewise.training.dataloading import loader
+from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
+from tilewise.training.dataloading.view_order import index_of
 from tilewise.training.dataloading.view_sampler import ViewPlanner
-from tilewise.training.job.normalisation import NormalisationStatistics
+from tilewise.training.job.normalisation import NormalisationStatistics, _by_image
+from tilewise.training.train import train
 from tilewise.views.view import Scaling
 from torch import nn
 
@@ -37,9 +45,13 @@ def split(tmp_path: Path) -> Split:
     return Split(Records(records), ChannelIssues("train", images=len(records)))
 
 
-def statistics(split: Split, memory: int) -> NormalisationStatistics:
+FEW = 4 * 3 * 64 * 64 * 4
+"""Bytes of four decoded images."""
+
+
+def statistics(split: Split, memory: int, **chosen: Any) -> NormalisationStatistics:
     planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), SCALING)
-    config = LoaderConfig(scaling=SCALING, batch_size=4, memory=memory, random_windows=False)
+    config = LoaderConfig(scaling=SCALING, batch_size=4, memory=memory, random_windows=False, **chosen)
     return NormalisationStatistics(make_loader(split, config, planner=planner), seed=0)
 
 
@@ -51,7 +63,7 @@ def test_refresh__where_few_images_fill_an_epochs_end(split: Split) -> None:
     momentum, before = first.momentum, first.running_mean
     assert before is not None
     before = before.clone()
-    few, many = statistics(split, memory=4 * 3 * 64 * 64 * 4), statistics(split, memory=1 << 30)
+    few, many = statistics(split, memory=FEW), statistics(split, memory=1 << 30)
     many.refresh(model, 0)
     assert many.views is not None or torch.equal(first.running_mean, before)  # type: ignore[arg-type]
     assert few.views is not None
@@ -60,6 +72,50 @@ def test_refresh__where_few_images_fill_an_epochs_end(split: Split) -> None:
     assert not torch.equal(once, before) and first.momentum == momentum and not model.training
     few.refresh(model, 0)
     assert torch.equal(first.running_mean, once)  # type: ignore[arg-type]
-    few.refresh(model, 1)
+    few.refresh(model, 1)  # of other views
     assert not torch.equal(first.running_mean, once)  # type: ignore[arg-type]
     assert all(torch.equal(weights[name], each) for name, each in model.named_parameters())
+
+
+def batches_of(split: Split, **chosen: Any) -> list[Batch]:
+    made = statistics(split, FEW, **chosen)
+    assert made.views is not None
+    return made._batches(made.views, 0)
+
+
+def test_refresh__its_views_have_the_size_of_validations(split: Split) -> None:
+    batches = batches_of(split, factors=[1.5, 1.0, 0.5])
+    sizes = {tuple(sample.pixels.shape) for batch in batches for sample in batch.samples(torch.device("cpu"))}
+    assert sizes == {(3, 32, 32)}
+
+
+def test_refresh__its_views_are_no_mosaics(split: Split) -> None:
+    """The images are of one grey each."""
+    batches = batches_of(split, augmentations=Augmentations(mosaic=1.0), plain_from=1)
+    samples = [sample for batch in batches for sample in batch.samples(torch.device("cpu"))]
+    assert samples and all(sample.pixels.unique().numel() == 1 for sample in samples)
+
+
+def test_refresh__comes_image_by_image_so_that_each_is_decoded_once(split: Split) -> None:
+    views = statistics(split, FEW).views
+    assert views is not None
+    groups = list(_by_image(views.first, 64, np.random.default_rng(0)))
+    images = [{index_of(image) for image, _, _ in items} for items in groups]
+    assert all(len(each) == 1 for each in images) and len(set.union(*images)) == len(groups)
+    assert sum(map(len, groups)) >= 64 and max(map(len, groups)) == 3
+
+
+def test_train__a_job_without_validation_keeps_such_statistics_too(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loader, "memory_limit", lambda: FEW)
+    hp = make_hp(
+        model_name="yolox_nano",
+        image_size=32,
+        number_of_epochs=1,
+        tile_grid_size="2x2",
+        training_batch_size=4,
+    )
+    caplog.set_level(logging.INFO)
+    train(DataSet(("grey",), split, None), make_job(hp, tmp_path))
+    assert "statistics of normalisation are of" in caplog.text

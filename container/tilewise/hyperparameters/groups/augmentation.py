@@ -48,7 +48,8 @@ class AugmentationHyperparameters(BaseModel, defer_build=True):
     mosaic: Annotated[
         Fraction,
         Row(
-            "The probability that a view is made of parts of four, each at its own scale; no `fasterrcnn_*`.",
+            "The probability that a view is made of parts of four, each at its own scale; "
+            "no `fasterrcnn_*` and no `maskrcnn_*`.",
             azure=0.0,
             tuning=Tuning("Linear", 0, 1),
         ),
@@ -56,7 +57,7 @@ class AugmentationHyperparameters(BaseModel, defer_build=True):
     mixup: Annotated[
         Fraction,
         Row(
-            "The probability that a view shows another one in it; no `fasterrcnn_*`.",
+            "The probability that a view shows another one in it; no `fasterrcnn_*` and no `maskrcnn_*`.",
             azure=0.0,
             tuning=Tuning("Linear", 0, 1),
         ),

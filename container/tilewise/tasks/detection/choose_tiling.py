@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from tilewise.arrays import Float64, Int64
+from tilewise.arrays import Int64
 from tilewise.data.records import Records
+from tilewise.data.sizes_in_views import sizes_in_views
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.registry import find_model
 from tilewise.tiling.auto import ObjectSizes, choose_fixed, choose_grid, choose_tile_size
 from tilewise.tiling.grid import grid_tile
-from tilewise.tiling.plan import plan_views
-from tilewise.tiling.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms, pyramid_views
-from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
-from tilewise.views.view import Scaling, SizeRange
+from tilewise.tiling.pyramid import LEVEL_OVERLAP, MIN_SHARE, choose_levels, choose_zooms
+from tilewise.tiling.spec import Level, Tiling
+from tilewise.views.view import Scaling
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _levels(
         )
     else:
         scale = _scale(records.sizes, scaling)
-        zooms = hp.pyramid_scales or choose_zooms(object_sizes(records, scaling), smallest_object)
+        zooms = hp.pyramid_scales or choose_zooms(sizes_in_views(records, scaling), smallest_object)
         levels = choose_levels(zooms, scale, smallest_object, sizes=records.object_sizes)
     for level in levels:
         low, high = level.trains_on
@@ -111,35 +111,6 @@ def _whole_from(tiling: Tiling, objects: ObjectSizes, scaling: Scaling, smallest
     limits = np.sort(objects.sizes[is_cut])[rare : rare + 1]
     resolvable_from = smallest_object / _scale(objects.image_sizes, scaling) / LEVEL_OVERLAP
     return round(float(min([resolvable_from, *limits])), 1)
-
-
-def object_sizes(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IMAGE) -> Float64:
-    """(N,) √area of the objects in pixels of the views, once for each scale that trains on them."""
-    image_sizes, size_of = np.unique(records.sizes, axis=0, return_inverse=True)
-    image_of = np.repeat(size_of.reshape(-1), records.object_counts)
-    by_image = np.argsort(image_of, kind="stable")
-    bounds = np.searchsorted(image_of[by_image], np.arange(1, len(image_sizes)))
-    sizes_in_view = [np.zeros(0)]
-    for (width, height), own in zip(
-        image_sizes.tolist(), np.split(records.object_sizes[by_image], bounds), strict=True
-    ):
-        for factor, (low, high) in _scales(width, height, scaling, tiling):
-            sizes_in_view.append(own[(own >= low) & (own < high)] * factor)
-    return np.concatenate(sizes_in_view)
-
-
-def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[tuple[float, SizeRange]]:
-    """The different scales of an image's views, and the sizes that each trains on."""
-    if tiling.kind == "pyramid":
-        views = pyramid_views(width, height, tiling.levels, overlap=0.0, scaling=scaling, training=True)
-    else:
-        views = plan_views(tiling, width, height, scaling=scaling, training=True)
-    scales: dict[tuple[int, SizeRange], float] = {}
-    for view in views:
-        scale = math.sqrt(view.scale[0] * view.scale[1])
-        # tiles of one grid differ by a pixel: that is no other scale
-        scales.setdefault((round(20 * math.log(scale)), view.object_sizes), scale)
-    return [(scale, sizes) for (_, sizes), scale in scales.items()]
 
 
 def _objects(records: Records) -> ObjectSizes:

@@ -6,11 +6,12 @@ import logging
 from dataclasses import replace
 
 from tilewise.data.channel import DataSet
+from tilewise.data.sizes_in_views import sizes_in_views
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.table import ROWS
 from tilewise.models.build import anchor_sizes_for, published_anchor_sizes
 from tilewise.models.spec import DetectorSpec
-from tilewise.tasks.detection.choose_tiling import choose_tiling, object_sizes
+from tilewise.tasks.detection.choose_tiling import choose_tiling
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.view import Scaling
 
@@ -34,7 +35,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     )
     tiling = choose_tiling(hp, data.train.sample, scaling)
     training_tiling = tiling if hp.training_views != "whole" else WHOLE_IMAGE
-    sizes = object_sizes(data.train.sample, scaling, training_tiling)
+    sizes = sizes_in_views(data.train.sample, scaling, training_tiling)
     anchors = anchor_sizes_for(hp.model_name, scaling, sizes, stride_4_level=hp.stride_4_level)
     if initial and _feature_maps(initial) == _feature_maps(replace(initial, scaling=scaling)):
         anchors = initial.anchor_sizes

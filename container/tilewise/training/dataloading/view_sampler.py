@@ -155,7 +155,7 @@ class ViewSampler(Sampler[list[Item]]):
         copies: the images that come once more with objects pasted.
 
     Attributes:
-        first: the batches of the first epoch.
+        first: the batches of the first epoch, before their views get their sizes.
 
     """
 
@@ -175,17 +175,19 @@ class ViewSampler(Sampler[list[Item]]):
         self.records, self.planner, self.batch_size = records, planner, batch_size
         self.lanes, self.pool, self.factors, self.seed = lanes, pool, factors, seed
         self.epoch = 0
-        self.first = self._draw(0)
+        self.first, self._first_factors = self._draw(0)
 
     def __len__(self) -> int:
         return len(self.first)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        batches = self.first if self.epoch == 0 else self._draw(self.epoch)
+        batches, factors = (self.first, self._first_factors) if self.epoch == 0 else self._draw(self.epoch)
         for number in range(len(self)):
-            yield batches[number % len(batches)]
+            batch, factor = batches[number % len(batches)], factors[number % len(batches)]
+            yield [(image, scaled(view, factor), seed) for image, view, seed in batch]
 
-    def _draw(self, epoch: int) -> list[list[Item]]:
+    def _draw(self, epoch: int) -> tuple[list[list[Item]], list[float]]:
+        """The batches of an epoch, and what the size of each one's views is multiplied by."""
         rng = np.random.default_rng((self.seed, epoch))
         images: list[int | Copy] = [*range(len(self.records))]
         records: Sequence[Record] = self.records
@@ -199,18 +201,17 @@ class ViewSampler(Sampler[list[Item]]):
         ]
         batches = spread(items, self.batch_size, self.lanes, pool=self.pool, rng=rng)
         if len(self.factors) == 1:
-            return batches
-        factors = rng.choice(self.factors, len(batches))
+            return batches, [self.factors[0]] * len(batches)
+        factors: list[float] = rng.choice(self.factors, len(batches)).tolist()
         if epoch == 0:
             factors[0] = max(self.factors)
-        return [
-            [(image, scaled(view, factor), seed) for image, view, seed in batch]
-            for batch, factor in zip(batches, factors, strict=True)
-        ]
+        return batches, factors
 
 
 def scaled(view: View | None, factor: float) -> View:
     """A view whose size is ``factor`` times as large."""
     assert view is not None
+    if factor == 1:
+        return view
     width, height = (max(1, round(factor * side)) for side in view.size)
     return replace(view, size=(width, height))

@@ -6,11 +6,10 @@ import logging
 
 import numpy as np
 
-from tilewise.arrays import Array, Float64
+from tilewise.arrays import Array, Float64, Int64
 from tilewise.augment.copy_paste import FEATHERS, SMALL, CopyPaste, PatchBank, extents, pasteable
 from tilewise.boxes import object_size
 from tilewise.data.decoding.decode import DecodeError
-from tilewise.data.records import Records
 from tilewise.data.source import RecordSource
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
@@ -35,6 +34,7 @@ def make_copy_paste(
     source: RecordSource,
     distributed: DistributedContext = SINGLE_PROCESS,
     *,
+    classes: int,
     rendering: Rendering = AS_STORED,
 ) -> CopyPaste | None:
     """What a job pastes, where it wants that; all processes must call it.
@@ -43,6 +43,7 @@ def make_copy_paste(
         hp: the job's.
         source: the training data. Where it is a pipe, objects of other images come with each image.
         distributed: the processes that train together; the leader's data decide.
+        classes: so many there are.
         rendering: of the images.
 
     Raises:
@@ -51,7 +52,8 @@ def make_copy_paste(
     """
     if not hp.copy_paste:
         return None
-    sizes = source.sample.object_sizes[~source.sample.targets.ignored]
+    targets = source.sample.targets.select(~source.sample.targets.ignored)
+    sizes = object_size(targets.boxes)
     smallest = distributed.broadcast((_max_size(hp, sizes), float(sizes.min(initial=np.inf))))
     max_size = smallest[0]
     if not distributed.any(bool((sizes < max_size).any())):
@@ -60,13 +62,18 @@ def make_copy_paste(
             f"smallest of the training images has {smallest[1]:.0f} px: give copy_paste_max_size=auto for "
             "the smallest third, or a larger number, or leave copy_paste out"
         )
+    bank = _bank(source, max_size, hp.seed, rendering) if hp.copy_paste_source == "any" else None
+    weights = None
+    if hp.copy_paste_balance:
+        candidates = bank.targets.labels if bank else targets.labels[sizes < max_size]
+        weights = distributed.broadcast(_class_weights(candidates, classes))
     return CopyPaste(
         hp.copy_paste_repeats,
         hp.copy_paste_times,
         max_size,
         of_others=hp.copy_paste_source == "any",
-        class_weights=distributed.broadcast(_class_weights(source.sample)) if hp.copy_paste_balance else None,
-        bank=_bank(source, max_size, hp.seed, rendering) if hp.copy_paste_source == "any" else None,
+        class_weights=weights,
+        bank=bank,
     )
 
 
@@ -86,10 +93,14 @@ def _max_size(hp: Hyperparameters, sizes: Float64) -> float:
     return third
 
 
-def _class_weights(records: Records) -> Float64:
-    """(C,) how often an object of each class is drawn: all classes alike."""
-    counts = np.bincount(records.targets.labels[~records.targets.ignored])
-    return np.asarray(1 / counts.clip(min=1), np.float64)
+def _class_weights(labels: Int64, classes: int) -> Float64:
+    """(C,) how often an object of each class is drawn, given those of all candidates: all classes alike.
+
+    A class that is not among them, as a pipe's first images may lack one, counts as the rarest that is.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    rarest = counts[counts > 0].min(initial=len(labels) or 1)
+    return np.asarray(1 / np.where(counts > 0, counts, rarest), np.float64)
 
 
 def _bank(source: RecordSource, max_size: float, seed: int, rendering: Rendering) -> PatchBank | None:

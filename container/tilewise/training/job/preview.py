@@ -7,7 +7,6 @@ import torch
 from tilewise.data.channel import DataSet
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.hyperparameters.values import AUTO_BATCH
-from tilewise.registry import find_model
 from tilewise.tasks.registry import make_task
 from tilewise.training.dataloading.loader import read_batch
 from tilewise.training.job.augmentation_choices import with_colour_changes, with_random_windows
@@ -33,13 +32,13 @@ def training_views(hp: Hyperparameters, data: DataSet, count: int) -> list[Sampl
 
     """
     spec = make_task(hp).fit_spec(hp, data, None)
-    hp = with_size_factors(hp, spec, data.train.sample, smallest_object=find_model(spec.name).smallest_object)
+    hp = with_size_factors(hp, spec, data.train.sample)
     hp = with_random_windows(with_colour_changes(hp, data.train.sample, spec.rendering))
     planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
     if planner:
         planner.repeats = repeats
     size = BATCH if hp.training_batch_size == AUTO_BATCH else hp.training_batch_size
-    copy_paste = make_copy_paste(hp, data.train, rendering=spec.rendering)
+    copy_paste = make_copy_paste(hp, data.train, classes=len(data.classes), rendering=spec.rendering)
     batches = load_views(
         hp, spec, data.train, planner=planner, repeats=repeats, copy_paste=copy_paste, batch_size=size
     )

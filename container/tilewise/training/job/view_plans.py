@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 from torch.utils.data import DataLoader
 
 from tilewise.arrays import Float64
 from tilewise.augment.augmentations import Augmentations
 from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
+from tilewise.data.sizes_in_views import sizes_in_views
 from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
+from tilewise.tiling.spec import WHOLE_IMAGE
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
-from tilewise.views.multi_scale import factors_for, multi_scale_sides, sides_of
+from tilewise.views.multi_scale import STEP, factors_for, multi_scale_sides, sides_of
 
 log = logging.getLogger(__name__)
 
@@ -39,32 +40,24 @@ def make_planner(hp: Hyperparameters, spec: ModelSpec) -> ViewPlanner | None:
     return ViewPlanner(views, spec.tiling, spec.scaling, hp.chip_size, ratio, visibility)
 
 
-def with_size_factors(
-    hp: Hyperparameters, spec: ModelSpec, records: Records, *, smallest_object: float
-) -> Hyperparameters:
+def with_size_factors(hp: Hyperparameters, spec: ModelSpec, records: Records) -> Hyperparameters:
     """The hyperparameters with factors in place of ``multi_scale=auto``; the log says which.
 
     Args:
         hp: the job's.
         spec: of its model.
         records: the training images, or the first of them.
-        smallest_object: in pixels of a view, that the model resolves well.
 
     """
     if hp.multi_scale != "auto":
         return hp
-    sizes = records.object_sizes[~records.targets.ignored]
-    scale = [
-        min(view / side for view, side in zip(spec.scaling.size_of(*size), size, strict=True))
-        for size in records.sizes.tolist()
-    ]
-    factors = factors_for(
-        sizes * np.repeat(scale, records.object_counts)[~records.targets.ignored], smallest_object
-    )
+    tiling = spec.tiling if hp.training_views != "whole" else WHOLE_IMAGE
+    smallest = hp.smallest_object or find_model(spec.name).resolves(stride_4_level=hp.stride_4_level)
+    factors = factors_for(sizes_in_views(records, spec.scaling, tiling), smallest)
     log.info(
         "multi_scale=auto: factors %s, by the objects' sizes in views and the %g px that the model resolves",
         ", ".join(f"{factor:g}" for factor in factors),
-        smallest_object,
+        smallest,
     )
     return hp.model_copy(update={"multi_scale": factors})
 
@@ -77,7 +70,8 @@ def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
     assert nominal is not None
     smallest = find_model(spec.name).smallest_view(nominal)
     if isinstance(hp.multi_scale, tuple):
-        sides = sides_of(nominal, hp.multi_scale, smallest=smallest)
+        step = STEP if spec.scaling.square else 1
+        sides = sides_of(nominal, hp.multi_scale, smallest=smallest, step=step)
     else:
         sides = multi_scale_sides(nominal, smallest)
     log.info("multi_scale: the views' shorter side varies from %d to %d px", sides[-1], sides[0])
