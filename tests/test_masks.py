@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +212,76 @@ def test_outside_of_the_frame__nothing_is_drawn() -> None:
     masks = Masks.of([beyond]).crop((0, 0, 20, 20), (20, 20))
     assert decoded(masks, 20, 20)[0].sum() == 25
     assert (masks.to("cpu").values > 0).sum() == 25
+
+
+def test_without_a_pixel__lines_and_slivers() -> None:
+    square, line = [[10, 10], [30, 10], [30, 30], [10, 30]], [[10, 10], [30, 30], [10, 10]]
+    sliver, thin = [[70, 10], [70.3, 10], [70.3, 30], [70, 30]], [[70, 10], [71.4, 10], [71.4, 30], [70, 30]]
+    shapes = [Outline([np.array(ring, np.float64)]) for ring in (square, line, sliver, thin)]
+    masks = Masks.of([*shapes, None, RunLengths(4, 4, np.array([5, 1, 10]))])
+    assert masks.without_a_pixel((100, 80)).tolist() == [False, True, True, False, False, False]
+
+
+def test_cut_off__nothing_is_left_beyond_the_frame() -> None:
+    ring = np.array([[-50, 10], [30, 10], [30, 30], [-50, 30]], np.float64)
+    masks = Masks.of([Outline([ring]), Outline([ring + 60])]).crop((0, 0, 100, 80), (100, 80))
+    cut = masks.cut_off(np.array([True, False]))
+    assert cut.boxes.tolist() == [[0, 10, 30, 30], [10, 70, 90, 90]]
+    assert [one and one["counts"] for one in cut.encoded(100, 80)] == [
+        one and one["counts"] for one in masks.encoded(100, 80)
+    ]
+    zoomed_out = cut.crop((-50, -40, 150, 120), (200, 160)).select([0]).bitmaps()
+    assert (zoomed_out.values > 0).sum() == 600
+
+
+def test_grid__of_a_thin_mask_that_a_view_shows_at_a_third() -> None:
+    for row in range(20, 60):
+        bitmap = np.zeros((300, 400), np.uint8)
+        bitmap[row, 50:250] = bitmap[row - 6 : row + 6, 150] = 1
+        masks = Masks.of([RunLengths(400, 300, runs_of(bitmap))])
+        (grid,) = masks.crop((0, 0, 400, 300), (133, 100)).bitmaps().values
+        assert grid.any()
+
+
+def test_grid__of_run_lengths_in_cells_of_several_pixels_is_what_most_of_them_are() -> None:
+    bitmap = np.zeros((8, 8), np.uint8)
+    bitmap[:4, :4], bitmap[0, 4:] = 1, 1
+    masks = Masks.of([RunLengths(8, 8, runs_of(bitmap))]).crop((0, 0, 8, 8), (2, 2))
+    assert (masks.bitmaps().values[0] > 0).tolist() == [[True, False]]
+
+
+def test_cut__of_a_long_object_its_box_is_exact() -> None:
+    rod = np.array([[0, 0], [10, 0], [2000, 1990], [2000, 2000], [1990, 2000], [0, 10]], np.float64)
+    for left in range(0, 1500, 130):
+        window = (left, left, left + 320, left + 320)
+        shown = Masks.of([Outline([rod])]).crop(window, (320, 320))
+        bitmap, _ = shown.grid(0)
+        x, y = np.flatnonzero(bitmap.any(axis=0)), np.flatnonzero(bitmap.any(axis=1))
+        boxes, _ = shown.cut(
+            np.array([[0, 0, 320, 320]], np.float32), np.array([0.1], np.float32), (320, 320)
+        )
+        exact = [x[0], y[0], x[-1] + 1, y[-1] + 1]
+        assert boxes[0].tolist() == pytest.approx(exact, abs=3.5)
+
+
+def test_outline__specks_cost_an_object_none_of_its_points() -> None:
+    y, x = np.mgrid[:100, :140]
+    ellipse = (((x - 70) / 60) ** 2 + ((y - 50) / 40) ** 2 < 1).astype(np.uint8)
+    for specks in (0, 3, 8, 40):
+        bitmap = ellipse.copy()
+        for number in range(specks):
+            bitmap[3 * (number // 20), 3 + 6 * (number % 20)] = 1
+        rings = outline(bitmap, 20)
+        assert sum(map(len, rings)) <= 20
+        again = rasterise(rings, 140, 100, even_odd=True)
+        assert (again & bitmap).sum() / (again | bitmap).sum() > 0.95
+
+
+def test_runs_of__a_large_bitmap_takes_little_more_than_itself() -> None:
+    bitmap = np.zeros((2000, 3000), np.uint8)
+    bitmap[100:1900, 50:2900] = 1
+    tracemalloc.start()
+    runs_of(bitmap)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * bitmap.nbytes

@@ -5,6 +5,7 @@ Pixels are COCO's: an outline is rasterised by pycocotools, after it has been sc
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,11 @@ GRID_SIDE = 112
 """The most cells of a side that an object of a view is rasterised in: four for each of a 28 x 28 mask."""
 
 _UNION, _EVEN_ODD, _RUNS = 1, 2, 3
+_MOST_PIXELS = 8
+"""Where a view shows a mask smaller, so many pixels along each side of a cell are looked at."""
+
+_NARROW = 2.0
+"""Pixels of a side, or of an area, below which a mask may cover no pixel's centre."""
 
 
 class Outline(NamedTuple):
@@ -186,6 +192,41 @@ class Masks:
         """The same objects, of which some have no mask any more."""
         return replace(self, spans=np.where(dropped[:, None], 0, self.spans))
 
+    def content(self, index: int) -> bytes:
+        """The pixels of one mask: equal ones have equal bytes; none of an object without one."""
+        grid, place = self.grid(index)
+        return grid.tobytes() + repr(place).encode() if self.known[index] else b""
+
+    def without_a_pixel(self, size: tuple[int, int]) -> Bool:
+        """(N,) which masks cover no pixel of a frame of that (width, height), as lines and slivers do."""
+        narrow = (self.boxes[:, 2:] - self.boxes[:, :2]).min(axis=1, initial=np.inf) < _NARROW
+        starts, lengths = self.spans[:, 0], self.spans[:, 1] - self.spans[:, 0]
+        for points in (3, 4):  # what annotators leave by a slip
+            rows = np.flatnonzero(lengths == 3 + 2 * points)
+            rows = rows[self.data[starts[rows]] != _RUNS]
+            x, y = np.moveaxis(
+                self.data[starts[rows, None] + 3 + np.arange(2 * points)]
+                .view(np.float32)
+                .astype(np.float64)
+                .reshape(-1, points, 2),
+                2,
+                0,
+            )
+            twice = np.abs((x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1))
+            narrow[rows] |= twice * np.abs(self.placement[rows, :2].prod(axis=1)) < 2 * _NARROW
+        framed, empty = self.crop((0, 0, *size), size), np.zeros(len(self), np.bool_)
+        for index in np.flatnonzero(narrow & self.known & np.isfinite(self.boxes).all(axis=1)).tolist():
+            empty[index] = not framed.grid(index)[0].any()
+        return empty
+
+    def cut_off(self, which: Bool) -> Masks:
+        """The same objects, of some of which nothing is left beyond the frame: run lengths of its pixels."""
+        shapes = list(self.shapes())
+        for index in np.flatnonzero(which & self.known).tolist():
+            grid, (left, top, _, _) = self.grid(index)
+            shapes[index] = RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), int(left), int(top))
+        return replace(Masks.of(shapes), limits=self.limits)
+
     def flip(self, width: float) -> Masks:
         """As a frame of ``width`` pixels shows them that is mirrored left to right."""
         return self._placed(self.placement * [-1, 1, -1, 1] + [0, 0, width, 0])
@@ -242,8 +283,12 @@ class Masks:
         rows = np.flatnonzero(self.known & (share < 1 - 1e-4))
         if not len(rows):
             return boxes, share
-        boxes, share = boxes.copy(), share.copy()
-        boxes[rows], share[rows] = self.select(rows).bitmaps(cut=False).visible_part(size)
+        boxes, share, some = boxes.copy(), share.copy(), self.select(rows)
+        boxes[rows], share[rows] = some.bitmaps(cut=False).visible_part(size)
+        sides = some.boxes[:, 2:] - some.boxes[:, :2]
+        long = np.flatnonzero((sides > GRID_SIDE).any(axis=1) & (share[rows] > 0))
+        if len(long):  # the cells of the whole are coarse: the box is that of the cells of what is left
+            boxes[rows[long]] = some.select(long).bitmaps().visible_part(size)[0]
         return boxes, share
 
     def bitmaps(self, most: int = GRID_SIDE, *, cut: bool = True) -> Bitmaps:
@@ -292,8 +337,7 @@ class Masks:
         content = self.data[slice(*self.spans[index].tolist())]
         if content[0] == _RUNS:
             bitmap = decode_runs(int(content[1]), int(content[2]), content[3:])
-            scale, shift = np.array([[sx, 0], [0, sy]]), (dx, dy)
-            grid = pulled(bitmap, scale, shift, corner=(0, 0), size=(columns, rows))
+            grid = _scaled(bitmap, (sx, sy), (dx, dy), (columns, rows))
         else:
             rings = [ring * (sx, sy) + (dx, dy) for ring in _rings(content)]
             grid = rasterise(rings, columns, rows, even_odd=bool(content[0] == _EVEN_ODD))
@@ -355,6 +399,26 @@ class Masks:
             np.concatenate([part.placement for part in parts]),
             np.concatenate([part.limits for part in parts]),
         )
+
+
+def _scaled(
+    bitmap: Bitmap, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]
+) -> Bitmap:
+    """A bitmap in a grid of (width, height): of a cell for several pixels, what most of them are.
+
+    Where that leaves nothing, as of a thin line, a cell is the object's if any of its pixels is.
+    """
+    finer = min(math.ceil(1 / max(min(map(abs, scale)), 1e-6) - 1e-6), _MOST_PIXELS)
+    width, height = size
+    linear = np.diag(np.asarray(scale) * finer)
+    moved = finer * shift[0], finer * shift[1]
+    grid: Bitmap = pulled(bitmap, linear, moved, corner=(0, 0), size=(finer * width, finer * height))
+    if finer == 1:
+        return grid
+    pixels = grid.reshape(height, finer, width, finer).sum(axis=(1, 3), dtype=np.int64)
+    most: Bitmap = (2 * pixels >= finer**2).astype(np.uint8)
+    any_: Bitmap = (pixels > 0).astype(np.uint8)
+    return most if most.any() else any_
 
 
 def _rings(content: Array) -> list[Float64]:

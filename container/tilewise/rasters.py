@@ -79,7 +79,7 @@ def decompressed(counts: bytes) -> Int64:
 def runs_of(bitmap: Bitmap) -> Int64:
     """The run lengths of a bitmap; the first may be 0."""
     flat = bitmap.T.reshape(-1)
-    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    changes = np.flatnonzero(np.diff(flat, prepend=flat.dtype.type(0)))  # not in eight bytes a pixel
     return np.diff(np.concatenate([[0], changes, [len(flat)]])).astype(np.int64)
 
 
@@ -154,8 +154,8 @@ def outline(bitmap: Bitmap, most_points: int | None = None) -> list[Float64]:
 
     COCO's rule makes the same bitmap of them again, by even-odd. Pixels that only touch at a corner are
     in rings of their own. With ``most_points`` all rings together have at most so many, but each at least
-    three: the outline is simplified (Douglas and Peucker 1973) as much as that takes, and the smallest rings
-    are left out where there are too many for that.
+    three: the outline is simplified (Douglas and Peucker 1973) as much as that takes. The smallest rings are
+    left out where that costs less of the area than to simplify the others would.
 
     Returns:
         each (P, 2) x and y, not closed, largest first.
@@ -164,14 +164,18 @@ def outline(bitmap: Bitmap, most_points: int | None = None) -> list[Float64]:
     rings = sorted(_rings(bitmap), key=lambda ring: -_area(ring))
     if most_points is None or sum(map(len, rings)) <= most_points:
         return rings
-    rings = rings[: max(1, most_points // 3)]
-    tolerance = 0.5
-    while sum(map(len, rings)) > most_points:
-        rings = [_simplified(ring, tolerance) for ring in rings]
+    rings, tolerance = rings[: max(1, most_points // 3)], 0.5
+    around = np.cumsum([_length(ring) for ring in rings])
+    while True:
+        simple = [_simplified(ring, tolerance) for ring in rings]
+        while sum(map(len, simple)) > most_points and len(simple) > 1:
+            if _area(rings[len(simple) - 1]) > tolerance / 2 * around[len(simple) - 2]:
+                break
+            simple.pop()
+        rings = rings[: len(simple)]
+        if sum(map(len, simple)) <= most_points or all(len(ring) <= 3 for ring in simple):
+            return simple
         tolerance *= 1.3
-        if all(len(ring) <= 3 for ring in rings):
-            break
-    return rings
 
 
 def joined(rings: Sequence[Array]) -> Array:
@@ -243,6 +247,10 @@ def _right_turn(
     """Where two pixels touch at a corner: the way around the same pixel."""
     turned = place[0] - direction[1], place[1] + direction[0]
     return turned if turned in ends else ends[0]
+
+
+def _length(ring: Float64) -> float:
+    return float(np.linalg.norm(ring - np.roll(ring, -1, axis=0), axis=1).sum())
 
 
 def _area(ring: Float64) -> float:

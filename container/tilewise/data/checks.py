@@ -218,7 +218,8 @@ def _with_checked_masks(
     reasons = {
         f"is not of an image of {width} x {height} pixels, as this one is": frame_differs,
         "has a point that is not finite": ~np.isfinite(around).all(axis=1),
-        "is empty": (around[:, 2:] <= around[:, :2]).any(axis=1),
+        "is empty": (around[:, 2:] <= around[:, :2]).any(axis=1)
+        | masks.without_a_pixel(size=(width, height)),
         "lies outside the image": (inside[:, 2:] <= inside[:, :2]).any(axis=1),
         "does not agree with it": paired_iou(inside, targets.boxes) < MIN_AGREEMENT,
     }
@@ -232,7 +233,10 @@ def _with_checked_masks(
     for reason in example.unread_masks:
         issues.note_mask(example.key, reason)
     framed = (masks.without(bad) if bad.any() else masks).crop((0, 0, width, height), (width, height))
-    return replace(targets, fields={**targets.fields, MASKS: framed})
+    beyond = known & ~bad & (inside != around).any(axis=1)
+    return replace(
+        targets, fields={**targets.fields, MASKS: framed.cut_off(beyond) if beyond.any() else framed}
+    )
 
 
 def _in_pixels(example: RawExample, header: ImageHeader) -> Targets[Array]:
@@ -245,24 +249,28 @@ def _in_pixels(example: RawExample, header: ImageHeader) -> Targets[Array]:
 
 
 def _without_repeated(targets: Targets[Array], key: str, issues: ChannelIssues) -> Targets[Array]:
-    """Without the objects that have box and label of an earlier one: they would count twice.
+    """Without the objects that have box, label and mask of an earlier one: they would count twice.
 
-    Those that are ignored do not count at all.
+    One without a mask is the same as one with. Those that are ignored do not count at all.
     """
     content = np.ascontiguousarray(targets.boxes).tobytes()
     if len({content[at : at + 16] for at in range(0, len(content), 16)}) == len(targets):
         return targets  # of a million images hardly one goes on from here
     rows = [(*box, label) for box, label in zip(targets.boxes.tolist(), targets.labels.tolist(), strict=True)]
-    first: set[tuple[float, ...]] = set()
+    masks = masks_in(targets.fields)
+    first: dict[tuple[float, ...], set[bytes]] = {}
     kept = []
     for index, (row, ignored) in enumerate(zip(rows, targets.ignored.tolist(), strict=True)):
-        if ignored or row not in first:
+        if ignored:
             kept.append(index)
-        else:
+            continue
+        own, others = b"" if masks is None else masks.content(index), first.setdefault(row, set())
+        if others and (own in others or not own or b"" in others):
             issues.repeated += 1
             issues.note_dropped(key, f"{_corners(row[:4])} {REPEATED}")
-        if not ignored:
-            first.add(row)
+        else:
+            kept.append(index)
+        others.add(own)
     return targets.select(np.asarray(kept, np.int64))
 
 

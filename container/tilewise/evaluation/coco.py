@@ -83,7 +83,7 @@ def coco_metrics(records: Records, detections: Sequence[Instances], classes: Seq
     of_limits = {limits: index for index, limits in enumerate(RANGES.values())}
     # precision: (IoU thresholds, recall levels, classes, sizes, detection caps); -1 where there is no object
     precision, recall = evaluation["precision"][..., 0], evaluation["recall"][..., 0]
-    sizes = np.sqrt(_mask_areas(records)) if on_masks(records) else records.object_sizes
+    sizes = np.sqrt(mask_areas(records)) if on_masks(records) else records.object_sizes
     size_of = np.digitize(sizes[~records.targets.ignored], SIZE_LIMITS)
     return {
         "AP": _mean(precision[..., 0]),
@@ -193,7 +193,7 @@ def _add_masks(rows: list[dict[str, Any]], objects: Sequence[Any], records: Reco
         row |= {"segmentation": mask, "area": float(area_of(mask))}
 
 
-def _mask_areas(records: Records) -> Float64:
+def mask_areas(records: Records) -> Float64:
     """(N,) pixels of the masks of all objects."""
     return np.array(
         [

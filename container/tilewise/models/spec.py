@@ -3,10 +3,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self
 
+from tilewise.errors import UserError
 from tilewise.suppression import Limits
 from tilewise.tiling.spec import WHOLE_IMAGE, Tiling
 from tilewise.views.rendering import AS_STORED, Rendering
 from tilewise.views.view import Scaling
+
+IMAGE_TYPES = ("jpg", "png", "bmp")
+"""In which masks can be shown."""
 
 
 class ModelSpec(Protocol):
@@ -110,3 +114,22 @@ class SegmenterSpec(DetectorSpec):
     max_number_of_polygon_points: int = 100
     export_as_image: bool = False
     image_type: str = "jpg"
+
+    def __post_init__(self) -> None:
+        """Refuse what the hyperparameters of the same names refuse: ``model.json`` can be edited.
+
+        Raises:
+            UserError: one of them cannot be.
+
+        """
+        object.__setattr__(self, "image_type", str(self.image_type).lower())
+        threshold, points = self.mask_pixel_score_threshold, self.max_number_of_polygon_points
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        for name, right, must_be in (
+            ("mask_pixel_score_threshold", is_number and 0 <= threshold <= 1, "a number from 0 to 1"),
+            ("max_number_of_polygon_points", type(points) is int and points >= 3, "a whole number from 3 on"),
+            ("export_as_image", isinstance(self.export_as_image, bool), "true or false"),
+            ("image_type", self.image_type in IMAGE_TYPES, f"one of {', '.join(IMAGE_TYPES)}"),
+        ):
+            if not right:
+                raise UserError(f"model.json: {name} is {getattr(self, name)!r}, and must be {must_be}")

@@ -244,3 +244,41 @@ def test_real_masks__are_pycocotools_own(tmp_path: Path) -> None:
         ):
             assert mine is not None
             assert np.array_equal(coco_masks.decode(mine), coco_masks.decode(theirs))
+
+
+def test_voc__folders_with_files_of_the_same_names_have_masks_of_their_own(channel: WrittenChannel) -> None:
+    for folder, number in (("A", 3), ("B", 5)):
+        for part in ("JPEGImages", "Annotations", "SegmentationObject"):
+            (channel.root / folder / part).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(channel.root / folder / "JPEGImages" / "1.png")
+        box = "<xmin>11</xmin><ymin>11</ymin><xmax>20</xmax><ymax>20</ymax>"
+        (channel.root / folder / "Annotations" / "1.xml").write_text(
+            f"<annotation><object><name>x</name><bndbox>{box}</bndbox></object></annotation>"
+        )
+        mask = np.zeros((30, 40), np.uint8)
+        mask[10:20, 10:20] = np.tri(10, 10, number, np.uint8)
+        Image.fromarray(mask).save(channel.root / folder / "SegmentationObject" / "1.png")
+    records, issues = read(channel)
+    assert areas(records) == [np.tri(10, 10, number).sum() for number in (3, 5)]
+    assert not issues.masks_dropped
+    for folder in ("A", "B"):  # and nobody knows whose they are
+        (channel.root / folder / "SegmentationObject").rename(channel.root / f"masks{folder}")
+    with pytest.raises(UserError, match=r"1.xml: its masks may be in masksA/1.png or masksB/1"):
+        read(channel)
+
+
+def test_coco__objects_of_one_box_with_other_masks_are_kept(channel: WrittenChannel) -> None:
+    falling, rising = (
+        [10, 10, 12, 10, 20, 18, 20, 20, 18, 20, 10, 12],
+        [18, 10, 20, 10, 20, 12, 12, 20, 10, 20, 10, 18],
+    )
+    write_coco(channel, [falling], [rising], [falling])
+    records, issues = read(channel)
+    assert len(areas(records)) == 2 and issues.repeated == 1
+
+
+def test_coco__a_polygon_without_a_pixel_is_no_mask(channel: WrittenChannel) -> None:
+    write_coco(channel, [[10, 10, 20, 20, 10, 10]])
+    records, issues = read(channel)
+    assert areas(records) == [0]
+    assert "is empty" in issues.masks_dropped[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -12,6 +14,9 @@ from PIL import Image
 from tilewise.arrays import Array
 from tilewise.data.annotations import ChannelSource, RawExample
 from tilewise.masks import MASKS, Masks, RunLengths
+
+OBJECTS = "SegmentationObject"
+"""VOC's folder of them."""
 
 BORDER = 255
 """What VOC's files of eight bits have around objects, which is none of them."""
@@ -34,13 +39,18 @@ def add_instance_masks(
         for name, path in folder.with_suffix(".png").items():
             if "SegmentationClass" not in PurePosixPath(name).parts:
                 by_stem.setdefault(PurePosixPath(name).stem, []).append((name, path))
-    changed, used = [], set()
+    changed, used, images = [], set(), {example.path for example in examples}
     for xml, example in zip(xml_files, examples, strict=True):
-        found = [each for each in by_stem.get(PurePosixPath(xml).stem, []) if each[1] != example.path]
+        alike = [each for each in by_stem.get(PurePosixPath(xml).stem, []) if each[1] not in images]
+        found = _nearest(xml, alike)
         if example.problem or not found:
             changed.append(example)
             continue
-        name, path = sorted(found, key=lambda each: "SegmentationObject" not in each[0])[0]
+        if len(found) > 1:
+            problem = f"its masks may be in {' or '.join(sorted(name for name, _ in found))}"
+            changed.append(replace(example, unread_masks=(problem,) * max(1, len(example.targets))))
+            continue
+        ((name, path),) = found
         used.add(path)
         try:
             fields = {MASKS: _read(path, len(example.targets))}
@@ -49,6 +59,24 @@ def add_instance_masks(
             problem = f"its masks in {name} cannot be used: {error}"
             changed.append(replace(example, unread_masks=(problem,) * max(1, len(example.targets))))
     return changed, frozenset(used)
+
+
+def _nearest(xml: str, alike: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Of PNG files of an XML file's name those that are most likely its masks: one, unless several are alike.
+
+    In the folder that VOC has for them first, beside the XML file next, then in any such folder.
+    """
+    own = PurePosixPath(xml).parent
+    beside = PurePosixPath(re.sub(r"(^|/)Annotations(?=/|$)", rf"\1{OBJECTS}", str(own), flags=re.IGNORECASE))
+    parents = [PurePosixPath(name).parent for name, _ in alike]
+    for which in (
+        [parent == beside and OBJECTS in parent.parts for parent in parents],
+        [parent == own for parent in parents],
+        [OBJECTS in parent.parts for parent in parents],
+    ):
+        if any(which):
+            return list(compress(alike, which))
+    return alike
 
 
 def _read(path: Path, objects: int) -> Masks:

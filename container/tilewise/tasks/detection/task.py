@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from tilewise.arrays import Float32
+    from tilewise.arrays import Float32, Float64
     from tilewise.data.channel import DataSet
     from tilewise.data.channel_issues import ChannelIssues
     from tilewise.data.records import Record, Records
@@ -171,9 +171,14 @@ class DetectionTask:
         size = (self.primary or "").partition("_")[2]
         if size:
             least, end = SIZES[size]
-            areas = records.object_sizes[~records.targets.ignored] ** 2
+            areas = self._areas(records)
             if not ((areas >= least) & (areas <= end)).any():  # as COCO counts them
                 raise self._undefined()
+
+    def _areas(self, records: Records) -> Float64:
+        """Of the objects that count, as their figures have them: in pixels of the image."""
+        areas: Float64 = records.object_sizes[~records.targets.ignored] ** 2
+        return areas
 
     def _undefined(self) -> UserError:
         return UserError(

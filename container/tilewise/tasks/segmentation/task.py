@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from tilewise.arrays import Float64
     from tilewise.data.channel import DataSet
     from tilewise.data.records import Records
     from tilewise.evaluation.analysis import Analysis, Scored
@@ -101,6 +102,13 @@ class SegmentationTask(DetectionTask):
                 "masks, or validation_metric_type=none"
             )
         super().check_validation(records)
+
+    def _areas(self, records: Records) -> Float64:
+        from tilewise.evaluation.coco import mask_areas
+        from tilewise.evaluation.evaluate import records_of_masks
+
+        areas: Float64 = mask_areas(records)[~records_of_masks(records).targets.ignored]
+        return areas
 
     def scores(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Those of a detector, of masks, and before them ``box_mAP``, that of boxes."""
