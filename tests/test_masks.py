@@ -230,7 +230,7 @@ def test_cut_off__nothing_is_left_beyond_the_frame() -> None:
     assert [one and one["counts"] for one in cut.encoded(100, 80)] == [
         one and one["counts"] for one in masks.encoded(100, 80)
     ]
-    zoomed_out = cut.crop((-50, -40, 150, 120), (200, 160)).select([0]).bitmaps()
+    zoomed_out = cut.crop((-50, -40, 150, 120), (200, 160)).select(slice(1)).bitmaps()
     assert (zoomed_out.values > 0).sum() == 600
 
 

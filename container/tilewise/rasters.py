@@ -5,7 +5,7 @@ Run lengths go down the columns, first what is outside. Outlines lie on the edge
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -78,9 +78,17 @@ def decompressed(counts: bytes) -> Int64:
 
 def runs_of(bitmap: Bitmap) -> Int64:
     """The run lengths of a bitmap; the first may be 0."""
-    flat = bitmap.T.reshape(-1)
-    changes = np.flatnonzero(np.diff(flat, prepend=flat.dtype.type(0)))  # not in eight bytes a pixel
-    return np.diff(np.concatenate([[0], changes, [len(flat)]])).astype(np.int64)
+    return runs_of_stripes([bitmap])
+
+
+def runs_of_stripes(bitmaps: Iterable[Bitmap]) -> Int64:
+    """Those of bitmaps of one height side by side, of which each is made after the last."""
+    changes, length, last = [np.zeros(1, np.int64)], 0, np.uint8(0)
+    for bitmap in bitmaps:
+        flat = bitmap.T.reshape(-1)
+        changes.append(length + np.flatnonzero(np.diff(flat, prepend=flat.dtype.type(last))))
+        length, last = length + len(flat), flat[-1] if len(flat) else last
+    return np.diff(np.concatenate([*changes, [length]])).astype(np.int64)
 
 
 def part_of_runs(width: int, height: int, counts: Array) -> tuple[Bitmap, int, int]:

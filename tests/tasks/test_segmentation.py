@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
@@ -18,7 +19,7 @@ from tilewise.views.view import Scaling
 SPEC = SegmenterSpec("maskyolox_nano", 2, Scaling(square=128), None, 0.01, 0.5, 20)
 
 
-def disc(diameter: int, *, known: bool = True) -> Records:
+def disc(diameter: int) -> Records:
     """An image with a disc: its mask has 0.785 of its box's area."""
     y, x = np.mgrid[:diameter, :diameter] + 0.5
     bitmap = (np.hypot(x - diameter / 2, y - diameter / 2) < diameter / 2).astype(np.uint8)
@@ -26,7 +27,7 @@ def disc(diameter: int, *, known: bool = True) -> Records:
         (0, 0, 200, 200), (200, 200)
     )
     boxes = np.array([[0, 0, diameter, diameter], [0, 0, 190, 190]], np.float32)
-    targets = Targets(boxes, np.zeros(2, np.int64), np.array([not known, False]), {MASKS: masks})
+    targets: Targets[Array] = Targets(boxes, np.zeros(2, np.int64), np.zeros(2, np.bool_), {MASKS: masks})
     return Records([Record("a", Path("a"), 200, 200, targets)])
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from tilewise.arrays import Array
 from tilewise.bitmaps import Bitmaps
 from tilewise.inference.detections import Prediction, merge_instances
 from tilewise.instances import Instances
 from tilewise.masks import MASKS, Masks
-from tilewise.rasters import Bitmap, decode_runs, decompressed
-from tilewise.tiling.merge_masks import masks_agree
+from tilewise.rasters import Bitmap, area_of, decode_runs, decompressed
+from tilewise.tiling.merge_masks import Pieces, masks_agree, place_masks
 from tilewise.tiling.spec import MergeRule, Tiling
 from tilewise.views.view import View
 
@@ -145,3 +147,20 @@ def test_limit_and_empty_views() -> None:
     prediction = merge_instances(shown, 200, 100, Tiling(kind="grid", grid=(2, 1)), limit=2)
     found = pixels(prediction)
     assert [iou(one, shapes[which]) > 0.9 for one, which in zip(found, (1, 2), strict=True)] == [True, True]
+
+
+def test_place__a_mask_as_large_as_its_image_takes_a_few_bytes_a_pixel() -> None:
+    width, height = 3000, 2000
+    values = np.full((1, 28, 28), 255, np.uint8)
+    frame = np.array([[0, 0, width, height]], np.float32)
+    fields = {MASKS: Bitmaps(values, frame, np.ones(1, np.bool_))}
+    found = Instances(frame, np.ones(1, np.float32), np.zeros(1, np.int64), fields)
+    pieces = Pieces.alone(found)
+    assert pieces is not None
+    tracemalloc.start()
+    placed = place_masks(found, pieces, (width, height))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * width * height
+    (mask,) = placed.fields[MASKS].encoded(width, height)  # type: ignore[attr-defined]
+    assert area_of(mask) > 0.99 * width * height

@@ -12,10 +12,13 @@ from tilewise.bitmaps import Bitmaps
 from tilewise.boxes import area
 from tilewise.instances import Instances
 from tilewise.masks import MASKS, Masks, RunLengths, bitmaps_in
-from tilewise.rasters import runs_of
+from tilewise.rasters import runs_of_stripes
 
 AGREEMENT = 1 / 3
 """Two masks are one object's if they share more than this part of the smaller one."""
+_STRIPE = 1 << 22
+"""Pixels of a mask that are computed at once."""
+
 _POINTS = 24
 _AT_ONCE = 4096
 
@@ -111,37 +114,40 @@ def place_masks(
 
     """
     shapes: list[RunLengths | None] = []
-    boxes = instances.boxes.copy()
-    for row, members in enumerate(pieces.members):
+    for members, united in zip(pieces.members, pieces.united.tolist(), strict=True):
         known = members[pieces.masks.known[members]]
         if not len(known):
             shapes.append(None)
             continue
-        soft, left, top = _soft(pieces, known, size, united=bool(pieces.united[row]))
-        bitmap = (soft > 255 * threshold).astype(np.uint8)
-        height, width = bitmap.shape
-        shapes.append(RunLengths(width, height, runs_of(bitmap), left, top))
-        if len(known) > 1 and pieces.united[row] and bitmap.any():
-            rows, columns = np.flatnonzero(bitmap.any(axis=1)), np.flatnonzero(bitmap.any(axis=0))
-            boxes[row] = (left + columns[0], top + rows[0], left + columns[-1] + 1, top + rows[-1] + 1)
+        frames = pieces.masks.frames[known]
+        left, top = np.floor(frames[:, :2].min(axis=0)).clip(min=0).astype(int).tolist()
+        right, bottom = np.minimum(np.ceil(frames[:, 2:].max(axis=0)), size).astype(int).tolist()
+        right, bottom = max(left, right), max(top, bottom)
+        step = max(1, _STRIPE // max(1, bottom - top))
+        stripes = (
+            _soft(pieces, known, (start, top, min(start + step, right), bottom), united=united)
+            for start in range(left, right, step)
+        )
+        runs = runs_of_stripes((soft > 255 * threshold).astype(np.uint8) for soft in stripes)
+        shapes.append(RunLengths(right - left, bottom - top, runs, left, top))
     masks = Masks.of(shapes).crop((0, 0, *size), size)
+    several = np.array([len(members) > 1 for members in pieces.members], np.bool_)
+    around = pieces.united & several & (masks.boxes[:, 2] > masks.boxes[:, 0])
+    boxes = np.where(around[:, None], masks.boxes, instances.boxes)
     return replace(instances, boxes=boxes, fields={**instances.fields, MASKS: masks})
 
 
-def _soft(pieces: Pieces, members: Int64, size: tuple[int, int], *, united: bool) -> tuple[Array, int, int]:
-    """How sure some masks are of the pixels of a window, of 255; and where that begins."""
+def _soft(pieces: Pieces, members: Int64, window: tuple[int, int, int, int], *, united: bool) -> Array:
+    """How sure some masks are of the pixels of a window, of 255: (height, width)."""
     frames = pieces.masks.frames[members]
-    low = np.floor(frames[:, :2].min(axis=0)).clip(min=0).astype(int)
-    high = np.minimum(np.ceil(frames[:, 2:].max(axis=0)), size).astype(int)
-    (left, top), (right, bottom) = low.tolist(), np.maximum(high, low).tolist()
     if len(members) == 1:
-        grid = pieces.masks.values[members[0]]
-        return _pixels(grid, frames[0], (left, top, right, bottom)), left, top
+        return _pixels(pieces.masks.values[members[0]], frames[0], window)
+    left, top, right, bottom = window
     total = np.zeros((bottom - top, right - left), np.float32)
     weight = np.zeros_like(total)
     for frame, member in zip(frames, members.tolist(), strict=True):
-        x0, y0 = np.floor(frame[:2]).clip(min=0).astype(int).tolist()
-        x1, y1 = np.minimum(np.ceil(frame[2:]), size).astype(int).tolist()
+        x0, y0 = np.maximum(np.floor(frame[:2]), (left, top)).astype(int).tolist()
+        x1, y1 = np.minimum(np.ceil(frame[2:]), (right, bottom)).astype(int).tolist()
         if x1 <= x0 or y1 <= y0:
             continue
         part = _pixels(pieces.masks.values[member], frame, (x0, y0, x1, y1))
@@ -151,7 +157,8 @@ def _soft(pieces: Pieces, members: Int64, size: tuple[int, int], *, united: bool
         else:
             total[where] += float(pieces.scores[member]) * part
             weight[where] += float(pieces.scores[member])
-    return total if united else total / np.maximum(weight, 1e-9), left, top
+    soft: Array = total if united else total / np.maximum(weight, 1e-9)
+    return soft
 
 
 def _pixels(grid: Array, frame: Float32, window: tuple[int, int, int, int]) -> Float32:
