@@ -60,7 +60,12 @@ from tilewise.instances import Instances  # noqa: E402
 from tilewise.suppression import Limits, suppress  # noqa: E402
 
 SETS = ("bccd", "bccd_160x120", "hemocytometer", "nuclei", "flakes")
-WAYS = {"auto": {}, "fixed": {"training_views": "fixed"}, "whole": {"training_views": "whole"}}
+WAYS = {
+    "auto": {},
+    "stride_4": {"stride_4_level": "1"},
+    "fixed": {"training_views": "fixed"},
+    "whole": {"training_views": "whole"},
+}
 OURS = tuple(f"{model}/{way}" for model in ("yolox_tiny", "yolox_nano") for way in WAYS)
 ULTRALYTICS = tuple(f"{model}/{way}" for model in ("yolo11n", "yolov8n") for way in ("whole", "slices"))
 BOXES = 1000
