@@ -1,4 +1,7 @@
-"""Lay out a folder as SageMaker lays out /opt/ml for a training job, from images and COCO JSON."""
+"""Lay out a folder as SageMaker lays out /opt/ml for a training job.
+
+Its data are images and COCO JSON, or folders `train` and `validation` in any form that a channel may have.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def find_coco_files(data: Path) -> tuple[Path, Path | None]:
     if train is None and len(files) == 1:
         train = next(iter(files.values()))
     if train is None:
-        raise FileNotFoundError(f"{data} holds no train.json (COCO JSON) beside its images")
+        raise FileNotFoundError(
+            f"{data} holds no train.json (COCO JSON) beside its images, and no folder train in another form"
+        )
     return train, validation
 
 
@@ -58,11 +63,20 @@ def lay_out_channel(annotations: Path, data: Path, channel: Path) -> None:
             shutil.copyfile(found[0], target)
 
 
+def find_channels(data: Path) -> dict[str, Path]:
+    """The folders of a data set that are channels as they are: ``DIR/train``, ``DIR/validation`` or so."""
+    names = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+    found = {
+        channel: [data / name for name in each if (data / name).is_dir()] for channel, each in names.items()
+    }
+    return {channel: folders[0] for channel, folders in found.items() if folders}
+
+
 def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None:
     """Make ``base`` look like /opt/ml at the start of a job on one host.
 
     Args:
-        data: images and COCO JSON; see :func:`find_coco_files`.
+        data: images and COCO JSON, see :func:`find_coco_files`; else channels, see :func:`find_channels`.
         base: made anew, where it is what an earlier call made.
         hyperparameters: as a CreateTrainingJob request holds them, all strings.
 
@@ -71,11 +85,20 @@ def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None
         ValueError: ``base`` holds something else, or the COCO JSON names a file outside the folder.
 
     """
-    train, validation = find_coco_files(data)
-    _remove(base, data)
-    channels = {"train": train} | ({"validation": validation} if validation else {})
-    for name, coco in channels.items():
-        lay_out_channel(coco, data, base / "input" / "data" / name)
+    channels, inputs = find_channels(data), base / "input" / "data"
+    try:
+        train, validation = find_coco_files(data)
+    except FileNotFoundError:
+        if "train" not in channels:
+            raise
+        _remove(base, data)
+        for name, ready in channels.items():
+            shutil.copytree(ready, inputs / name)
+    else:
+        _remove(base, data)
+        channels = {"train": train} | ({"validation": validation} if validation else {})
+        for name, coco in channels.items():
+            lay_out_channel(coco, data, inputs / name)
     for folder in ("model", "output/data", "input/config"):
         (base / folder).mkdir(parents=True)
     facts = {
@@ -83,7 +106,7 @@ def lay_out_job(data: Path, base: Path, hyperparameters: dict[str, str]) -> None
         "S3DistributionType": "FullyReplicated",
         "RecordWrapperType": "None",
     }
-    write_config(base, "inputdataconfig", {name: facts for name in channels})
+    write_config(base, "inputdataconfig", dict.fromkeys(channels, facts))
     write_config(base, "hyperparameters", hyperparameters)
     write_config(
         base,
@@ -114,7 +137,9 @@ def write_config(base: Path, name: str, content: dict[str, Any]) -> None:
 def main() -> int:
     """``lay_out.py DATA BASE [name=value …]``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with train.json, val.json and images/")
+    parser.add_argument(
+        "data", type=Path, help="folder with train.json, val.json and images/, or train/ and validation/"
+    )
     parser.add_argument("base", type=Path, help="the folder that becomes /opt/ml")
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     arguments = parser.parse_args()

@@ -185,3 +185,12 @@ def test_real_data__every_image_is_laid_out(shared_data: Path, tmp_path: Path) -
             for row in json.loads((folder / "annotations.json").read_text())["images"]
         }
         assert files(folder) == named | {"annotations.json"}
+
+
+def test_job__of_folders_in_any_form(tmp_path: Path) -> None:
+    for name in ("train/labels/a.txt", "train/images/a.jpg", "valid/labels/b.txt", "other/c.jpg"):
+        write(tmp_path / "data" / name, b"x")
+    lay_out_job(tmp_path / "data", tmp_path / "job", {})
+    inputs = tmp_path / "job" / "input"
+    assert files(inputs / "data") == {"train/labels/a.txt", "train/images/a.jpg", "validation/labels/b.txt"}
+    assert [*json.loads((inputs / "config" / "inputdataconfig.json").read_text())] == ["train", "validation"]

@@ -156,7 +156,8 @@ def _read(path: Path, reader: Any) -> dict[str, Any]:
         content = reader()
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); SageMaker writes it for every job"
+            f"{path} cannot be read ({error.strerror}); SageMaker writes it for every job, and for a folder "
+            "of your own local_test/compose has one to copy"
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None

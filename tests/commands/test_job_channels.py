@@ -31,6 +31,9 @@ def job_of(*names: str) -> Job:
     ("given", "meant"),
     [
         ("training", "train"),
+        ("train_data", "train"),
+        ("validation-images", "validation"),
+        ("valset", "validation"),
         ("Train", "train"),
         ("TRAINING", "train"),
         ("trian", "train"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -183,6 +184,10 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
             "a score is a number from 0 to 1",
         ),
         (("predict", image, "--model", model_folder, "--max-detections", 0), "give a number from 1 on"),
+        (
+            ("predict", image, "--model", model_folder / "model.json"),
+            "is a file, where the folder",
+        ),
         (("evaluate", image, tmp_path, "--model", model_folder, "--iou", 0), "give a number above 0"),
         (("predict", image, image, "--model", model_folder), "several images are named a photo"),
     ]
@@ -191,6 +196,29 @@ def test_commands__errors_are_one_sentence_and_end_with_2(
         assert code == 2
         assert words in errors
         assert "Traceback" not in errors
+
+
+def test_predict__shows_what_the_model_recommends_for_each_class(
+    tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    description = json.loads((folder / "model.json").read_text())
+    options = ("predict", image, "--out", tmp_path, "--model", folder)
+    for recommended, scores in (({"ant": 0.0, "bee": 1.0}, "0 to 1 or more"), ({}, "score 0.25 or more")):
+        card = {"recommended_threshold": 0.25, "recommended_thresholds": recommended}
+        (folder / "model.json").write_text(json.dumps(description | card))
+        code, output, errors = tilewise(*options)
+        assert code == 0, errors
+        assert scores in output
+    assert "score 0.9 or more" in tilewise(*options, "--threshold", 0.9)[1]
+
+
+def test_predict__an_archive_that_is_not_unpacked(tilewise: Tilewise, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.tar.gz").touch()
+    assert (
+        "tar xzf model.tar.gz -C model" in tilewise("predict", image, "--model", tmp_path / "model.tar.gz")[2]
+    )
+    assert "unpack model.tar.gz there" in tilewise("predict", image, "--model", tmp_path)[2]
 
 
 def test_predict__a_folder_and_a_damaged_image_is_named_and_left_out(

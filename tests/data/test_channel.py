@@ -228,7 +228,7 @@ def test_coco__several_files(channels: Channels) -> None:
 def test_formats__differ(channels: Channels) -> None:
     channels.coco("train", [[1]], {1: "ant"})
     channels.image_json("validation", [[0]])
-    wanted = "the channels hold different formats: the classes of train has {}, validation has {}; use one"
+    wanted = "the classes of train are {}, of validation {}: use one format for all channels"
     assert channels.message().startswith(wanted.format("names", "numbers"))
     channels.image_json("train", [[0]])
     (channels.root / "train" / "coco.json").unlink()

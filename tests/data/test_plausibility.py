@@ -56,6 +56,13 @@ def test_fractions__whole_numbers_are_pixels(tmp_path: Path) -> None:
     assert records.targets.boxes.tolist() == [[0, 0, 1, 1]]
 
 
+def test_boxes__most_of_which_reach_beyond_their_image_are_refused(tmp_path: Path) -> None:
+    """As COCO's are where corners stand for widths and heights."""
+    beyond: list[Box] = [(20 + number, 10, 50 + number, 25) for number in range(9)]
+    with pytest.raises(UserError, match="9 of 12 boxes reach beyond their image: they are probably of"):
+        make_records(examples(tmp_path, [beyond, different(3)]), ChannelIssues("train"))
+
+
 @pytest.mark.parametrize(
     ("boxes", "doubt"),
     [
@@ -81,7 +88,8 @@ def test_doubts__are_warned_of(
         (("train/images", "train/more"), None),
         (("val", "valid"), None),
         (("plate", "test"), None),
-        (("plate/train", "plate/valid"), None),
+        (("images/train", "images/val"), "train, val"),
+        (("train/plate", "val/plate"), "train, val"),
     ],
 )
 def test_splits__of_an_export_in_one_channel(

@@ -142,6 +142,8 @@ def test_names__given_in_the_order_of_the_user() -> None:
         ),
         ({"Epochs": "3"}, "Epochs=3: unknown hyperparameter (did you mean epochs, plain_epochs?)"),
         ({"xyzzy": "a"}, "xyzzy='a': unknown hyperparameter; leave it out"),
+        ({"lr0": "0.01"}, "lr0=0.01: unknown hyperparameter: it is learning_rate here"),
+        ({"imgsz": "640"}, "imgsz=640: unknown hyperparameter: it is image_size here"),
     ],
 )
 def test_names__unknown(raw: dict[str, str], message: str) -> None:

@@ -74,6 +74,14 @@ def test_model__kept_is_the_best_not_the_last(data: DataSet, model_dir: Path) ->
     assert [epoch["validation"]["VOC"]["mAP"] for epoch in trained.epochs] == [0.1, 0.5, 0.5, 0.3]
 
 
+@pytest.mark.parametrize(("figures", "warned"), [([0.0, 0.0], True), ([0.0, 0.1], False)])
+def test_model__that_finds_nothing_is_warned_of(
+    figures: list[float], warned: bool, data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(data, plain_hp(number_of_epochs=2), model_dir, StandIn(), Script(figures))
+    assert ("the model has not learnt to find anything" in caplog.text) == warned
+
+
 @pytest.mark.parametrize(("metric", "score"), [("coco", 0.2), ("voc", 0.4), ("coco_voc", 0.4)])
 def test_metric_type__says_which_score_chooses(
     metric: str,

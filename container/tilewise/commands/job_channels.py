@@ -107,14 +107,16 @@ _OTHER_WORDS = {
     "teacher": ("teachers", "distillation"),
 }
 _ANNOTATIONS = re.compile(r"(annotations?|annots?|anns?|labels?)$")
+_DATA = re.compile(r"(data|dataset|set|images?|imgs?)+$")
 
 
 def _unknown(name: str) -> str:
     """Why there is no channel of such a name, and the name that is probably meant."""
     plain = re.sub(r"[^a-z]", "", name.lower())
-    base = _ANNOTATIONS.sub("", plain)
+    of_images = _ANNOTATIONS.sub("", plain)
+    base = _DATA.sub("", of_images) or of_images
     meant = next((own for own, words in _OTHER_WORDS.items() if base in (own, *words)), None)
-    if meant in DATA_CHANNELS and base != plain:
+    if meant in DATA_CHANNELS and of_images != plain:
         meant = f"{meant}_annotation"
     near = difflib.get_close_matches(name.lower(), CHANNELS, n=1)
     meant = meant or (near[0] if near else None)

@@ -22,7 +22,7 @@ from tilewise.errors import UserError
 from tilewise.evaluation.draw import draw_detections
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
-from tilewise.inference.model_card import ModelCard
+from tilewise.inference.model_card import DEFAULT_THRESHOLD, ModelCard
 from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.inference.tile_options import read_tile_options
 from tilewise.inference.two_stages import ClassifiesCrops, FindsObjects, load_predictor
@@ -124,7 +124,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-detections", type=int, metavar="N", help="of an image; default: as the model was trained with"
     )
-    parser.add_argument("--threshold", type=float, default=0.4, help="draw detections from this score on")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="draw detections from this score on; default: what the model recommends for each class, or "
+        f"{DEFAULT_THRESHOLD}",
+    )
     parser.add_argument(
         "--calibrated",
         action="store_true",
@@ -150,7 +155,7 @@ def run(arguments: argparse.Namespace) -> None:
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
         raise UserError(f"several images are named {', '.join(twice)}: give them one by one")
-    if not 0 <= arguments.threshold <= 1:
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise UserError(f"--threshold {arguments.threshold}: a score is a number from 0 to 1")
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise UserError(f"--max-detections {arguments.max_detections}: give a number from 1 on")
@@ -159,6 +164,7 @@ def run(arguments: argparse.Namespace) -> None:
     classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
     calibration = _calibration(arguments)
+    card = ModelCard.read(arguments.model) if arguments.model else ModelCard()
     arguments.out.mkdir(parents=True, exist_ok=True)
     by_name = {path.name: path for path in images}
     for name, found in predict_each(by_name, predict):
@@ -171,7 +177,8 @@ def run(arguments: argparse.Namespace) -> None:
         detections = found.detections
         largest = max(detections.labels.tolist(), default=-1)
         names = classes or tuple(str(label) for label in range(largest + 1))
-        confident = detections.select(detections.scores >= arguments.threshold)
+        lowest = np.array([_lowest_score(arguments, card, name) for name in names])
+        confident = detections.select(detections.scores >= lowest[detections.labels])
         picture = arguments.out / f"{path.stem}-detections.png"
         pixels, shown = _picture_of(path, confident, rendering)
         draw_detections(pixels, shown, names).save(picture)
@@ -194,8 +201,15 @@ def run(arguments: argparse.Namespace) -> None:
                 f"{path.name}: {len(detections)} detections, as many as the model keeps of an image: "
                 "--max-detections keeps more"
             )
-        summary = f"{len(confident)} of {len(detections)} detections score {arguments.threshold:g} or more"
-        print(f"{picture}: {summary}")
+        scores = " to ".join(f"{score:.2g}" for score in sorted({float(lowest.min()), float(lowest.max())}))
+        print(f"{picture}: {len(confident)} of {len(detections)} detections score {scores} or more")
+
+
+def _lowest_score(arguments: argparse.Namespace, card: ModelCard, name: str) -> float:
+    """From which on detections of a class are drawn. What a model recommends is of its own scores."""
+    if arguments.threshold is not None:
+        return float(arguments.threshold)
+    return DEFAULT_THRESHOLD if arguments.calibrated else card.recommended([name])[0]
 
 
 def _write_classes(

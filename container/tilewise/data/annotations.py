@@ -186,7 +186,8 @@ def require_different_images(examples: Iterable[RawExample]) -> None:
             key = first.setdefault(example.path, example.key)
             if key is not example.key:
                 raise UserError(
-                    f"{key} and {example.key} annotate the same image {example.path.name}: keep one"
+                    f"{key} and {example.key} annotate the same image {example.path.name}: keep one, with "
+                    "all of its objects"
                 )
 
 

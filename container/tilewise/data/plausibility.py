@@ -13,8 +13,8 @@ from tilewise.data.records import Records
 MAX_TINY, MAX_TINY_AT_ALL = 0.01, 0.25
 """More boxes below a pixel than the first share are doubtful, more than the second a fault."""
 
-MAX_BEYOND = 0.05
-"""More boxes than this share that reach beyond their image are doubtful."""
+MAX_BEYOND, MAX_BEYOND_AT_ALL = 0.05, 0.5
+"""More boxes than the first share that reach beyond their image are doubtful, than the second a fault."""
 
 MAX_ALIKE, MIN_BOXES = 0.5, 8
 """More boxes than this share at the same place are doubtful. With fewer boxes than that nothing is."""
@@ -57,10 +57,12 @@ def implausible(records: Records, clipped: int) -> tuple[list[str], list[str]]:
         else:
             doubts.append(f"{words}: are they in pixels, as the others are?")
     if clipped > MAX_BEYOND * count:
-        doubts.append(
-            f"{clipped} of {count} boxes reach beyond their image and are cut at its border: are they of "
-            "images of another size, or corners where width and height are expected?"
-        )
+        words = f"{clipped} of {count} boxes reach beyond their image"
+        why = "of images of another size, or corners where width and height are expected"
+        if clipped > MAX_BEYOND_AT_ALL * count:
+            faults.append(f"{words}: they are probably {why}; give them as their format has them")
+        else:
+            doubts.append(f"{words} and are cut at its border: are they {why}?")
     alike = _alike(records)
     if len(records) > 1 and alike > MAX_ALIKE * count:
         doubts.append(f"{alike} of {count} boxes are at the very same place of their images: is that meant?")
@@ -75,22 +77,27 @@ def _alike(records: Records) -> int:
     return int(np.unique(numbers, return_counts=True)[1].max())
 
 
-def several_splits(keys: Iterable[str]) -> str | None:
+def several_splits(keys: Iterable[str], what: str = "images") -> str | None:
     """A sentence where images lie in folders that are called train and validation, as in an export.
 
     Args:
         keys: the images' names in their channel, with folders.
+        what: they are.
 
     """
-    folders = {folder for folder, slash, _ in (key.partition("/") for key in keys) if slash}
-    splits = {folder: _SPLITS.get(folder.lower()) for folder in sorted(folders)}
-    named = [folder for folder, split in splits.items() if split]
-    if len({splits[folder] for folder in named}) < 2:
-        return None
-    return (
-        f"its images lie in the folders {', '.join(named)}, and all of them count as this channel's: if they "
-        "are the splits of one export, give each folder as a channel of its own (train, validation, test)"
-    )
+    folders: dict[int, set[str]] = {}
+    for parents in {key.rpartition("/")[0] for key in keys}:
+        for depth, folder in enumerate(parents.split("/")):
+            folders.setdefault(depth, set()).add(folder)
+    for there in folders.values():
+        named = [folder for folder in sorted(there) if folder.lower() in _SPLITS]
+        if len({_SPLITS[folder.lower()] for folder in named}) > 1:
+            return (
+                f"its {what} lie in the folders {', '.join(named)}, and all of them count as this channel's: "
+                "if they are the splits of one export, give each as a channel of its own (train, validation, "
+                "test)"
+            )
+    return None
 
 
 def spelt_alike(classes: Iterable[str]) -> list[str]:

@@ -85,7 +85,8 @@ class Reader:
 
     def _take(self, name: str, text: str) -> None:
         if name not in _SPELLINGS:
-            suggestion = did_you_mean(name, _SPELLINGS) or "; leave it out"
+            elsewhere = f": it is {_ELSEWHERE[name]} here" if name in _ELSEWHERE else ""
+            suggestion = elsewhere or did_you_mean(name, _SPELLINGS) or "; leave it out"
             self.refuse(name, f"{name}={shown(text)}: unknown hyperparameter{suggestion}")
             return
         canonical, values = _SPELLINGS[name]
@@ -116,6 +117,26 @@ def _spellings() -> dict[str, tuple[str, Values]]:
 
 
 _SPELLINGS = _spellings()
+
+_ELSEWHERE = {
+    "imgsz": "image_size",
+    "batch": "training_batch_size",
+    "lr0": "learning_rate",
+    "patience": "early_stopping_patience",
+    "time": "minutes, in minutes",
+    "workers": "num_workers",
+    "warmup_epochs": "warmup_cosine_lr_warmup_epochs",
+    "cos_lr": "learning_rate_scheduler=warmup_cosine",
+    "freeze": "layers_to_freeze",
+    "degrees": "rotation",
+    "flipud": "vertical_flip",
+    "close_mosaic": "plain_epochs",
+    "amp": "precision",
+    "conf": "box_score_threshold",
+    "iou": "nms_iou_threshold",
+    "max_det": "box_detections_per_image",
+}
+"""What ultralytics calls some of them."""
 
 
 def find_hyperparameter(name: str) -> Spelling:

@@ -76,8 +76,15 @@ class ModelDescription:
             )
         except PermissionError as error:
             raise not_readable(error) from None
+        except NotADirectoryError:
+            raise UserError(
+                f"{folder} is a file, where the folder of a model is expected: unpack an archive (mkdir "
+                "model; tar xzf model.tar.gz -C model) and name the folder"
+            ) from None
         except FileNotFoundError:
-            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing") from None
+            packed = next(iter(sorted(folder.glob("*.tar.gz"))), None)
+            cure = f"; unpack {packed.name} there: tar xzf {packed.name}" if packed else ""
+            raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing{cure}") from None
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
 

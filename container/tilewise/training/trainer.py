@@ -77,6 +77,7 @@ class Trainer:
         elif best.metrics and not scored and not stopped and self.job.distributed.is_main_process:
             scored = self.validator.score_again()
         best.finish()
+        best.warn_of_nothing_learnt()
         return TrainResult(
             best.metrics,
             self.history.epochs,

@@ -134,7 +134,8 @@ def test_image__in_two_lines(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.lines(line("a.jpg"), line("x/a.jpg"))
     assert channel.message() == (
-        "a.jpg (train.jsonl line 1) and x/a.jpg (train.jsonl line 2) annotate the same image a.jpg: keep one"
+        "a.jpg (train.jsonl line 1) and x/a.jpg (train.jsonl line 2) annotate the same image a.jpg: "
+        "keep one, with all of its objects"
     )
 
 

@@ -183,7 +183,10 @@ def test_image__annotated_twice(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write("a.xml", file(image()))
     channel.write("b.xml", file(image()))
-    assert channel.message() == "a.jpg (a.xml) and a.jpg (b.xml) annotate the same image a.jpg: keep one"
+    assert (
+        channel.message()
+        == "a.jpg (a.xml) and a.jpg (b.xml) annotate the same image a.jpg: keep one, with all of its objects"
+    )
 
 
 def test_image__of_another_size(channel: WrittenChannel) -> None:

@@ -268,7 +268,7 @@ def test_image__in_two_tasks(channel: WrittenChannel) -> None:
     export(channel, task(annotation(), image="a.jpg"), task(annotation(), image="a.jpg", number=8))
     assert channel.message() == (
         "a.jpg (project-1.json task 7) and a.jpg (project-1.json task 8) annotate the same image a.jpg: "
-        "keep one"
+        "keep one, with all of its objects"
     )
 
 

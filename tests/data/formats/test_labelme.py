@@ -165,7 +165,10 @@ def test_image__with_two_files(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     for name in ("a.json", "copy.json"):
         channel.write(name, annotation(shape()))
-    assert channel.message() == "a.json and copy.json annotate the same image a.jpg: keep one"
+    assert (
+        channel.message()
+        == "a.json and copy.json annotate the same image a.jpg: keep one, with all of its objects"
+    )
 
 
 def test_image__of_another_size(channel: WrittenChannel) -> None:

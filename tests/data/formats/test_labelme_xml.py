@@ -68,7 +68,10 @@ def test_image__without_xml_and_with_two(channel: WrittenChannel) -> None:
         "no XML file annotates it"
     )
     channel.write("copy.xml", annotation())
-    assert channel.message() == "a.xml and copy.xml annotate the same image a.jpg: keep one"
+    assert (
+        channel.message()
+        == "a.xml and copy.xml annotate the same image a.jpg: keep one, with all of its objects"
+    )
 
 
 @pytest.mark.parametrize(

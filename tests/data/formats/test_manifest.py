@@ -144,7 +144,7 @@ def test_image__twice(channel: Channel) -> None:
     channel.image("b.jpg")
     assert channel.message() == (
         "some/where/a.jpg (output.manifest line 1) and some/where/a.jpg (output.manifest line 3) annotate "
-        "the same image a.jpg: keep one"
+        "the same image a.jpg: keep one, with all of its objects"
     )
 
 

@@ -186,9 +186,9 @@ def test_image__in_two_files(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write("1.json", exported(entry(region())))
     channel.write("2.csv", as_csv(entry(region())))
-    assert (
-        channel.message()
-        == "a.jpg (1.json a.jpg123) and a.jpg (2.csv line 2) annotate the same image a.jpg: keep one"
+    assert channel.message() == (
+        "a.jpg (1.json a.jpg123) and a.jpg (2.csv line 2) annotate the same image a.jpg: "
+        "keep one, with all of its objects"
     )
 
 

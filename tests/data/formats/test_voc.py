@@ -139,7 +139,10 @@ def test_image__with_two_xml_files(channel: WrittenChannel) -> None:
     channel.image("a.jpg")
     channel.write("a.xml", annotation(thing()))
     channel.write("copy.xml", annotation(thing()))
-    assert channel.message() == "a.xml and copy.xml annotate the same image a.jpg: keep one"
+    assert (
+        channel.message()
+        == "a.xml and copy.xml annotate the same image a.jpg: keep one, with all of its objects"
+    )
 
 
 def test_boxes__counted_from_0(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
@@ -363,3 +366,14 @@ def test_real_data__as_coco_has_it(
             )
 
     compare_with_coco(channel.root, write, exact=True)
+
+
+def test_lists_of_splits__are_warned_of(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
+    channel.image("JPEGImages/a.jpg")
+    channel.write("Annotations/a.xml", annotation(thing()))
+    channel.write("ImageSets/Main/train.txt", "a")
+    channel.read()
+    assert "are not read" not in caplog.text
+    channel.write("ImageSets/Main/val.txt", "a")
+    channel.read()
+    assert "the lists ImageSets/Main/train.txt and ImageSets/Main/val.txt are not read" in caplog.text

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from tilewise.data.files.folder import Folder
 from tilewise.data.files.text_files import open_text
+from tilewise.data.plausibility import several_splits
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,8 @@ def say_joined(files: Mapping[str, object]) -> None:
     """Log that several files are one to a reader."""
     if len(files) > 1:
         log.info("%d files are read as one: %s", len(files), ", ".join(islice(files, 5)))
+        if splits := several_splits(files, "files"):
+            log.warning("%s", splits)
 
 
 def _in_lines(file: IO[bytes]) -> bool:

@@ -291,7 +291,8 @@ def find_coco_file(folder: Folder) -> Path | None:
     if len(coco_files) > 1:
         raise UserError(
             f"channel {folder.root.name} holds several COCO files ({', '.join(coco_files)}): keep one in "
-            "each channel"
+            "each channel, or give one in the channel train_annotation or validation_annotation (for "
+            "`inspect`: --annotations)"
         )
     return candidates[coco_files[0]] if coco_files else None
 

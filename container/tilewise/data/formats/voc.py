@@ -59,6 +59,10 @@ class _VocAnnotation:
     unread: tuple[str, ...]
 
 
+_SPLIT_LIST = re.compile(r"(^|/)ImageSets/Main/(train|val|test)\.txt$", re.IGNORECASE)
+"""VOC's lists of the images of a split."""
+
+
 def find_voc(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds VOC's XML files: in its annotation channel, or with its images."""
     folder = source.annotations
@@ -66,6 +70,14 @@ def find_voc(source: ChannelSource) -> DetectedFormat | None:
     first = islice(files.values(), MAX_CANDIDATES)
     if not any(_looks_like_voc(path) and not folder.ask(kind_of, path) for path in first):
         return None
+    lists = [name for name in folder.with_suffix(".txt") if _SPLIT_LIST.search(name)]
+    if len(lists) > 1:
+        log.warning(
+            "channel %s: the lists %s are not read, and all images count as this channel's: give the images "
+            "of each list as a channel of its own (train, validation)",
+            source.name,
+            " and ".join(sorted(lists)),
+        )
     return DetectedFormat("Pascal VOC XML", some(files), partial(read_voc, files, source))
 
 

@@ -104,6 +104,11 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
                 unusable(name, None, f"its image {Path(name).stem}.* is not in the channel, or not only once")
             )
     if names is None:
+        log.warning(
+            "channel %s: there is no data.yaml, classes.txt or obj.names, so that its classes are numbers: "
+            "put a copy of the export's into the channel",
+            source.name,
+        )
         return ParsedChannel(examples)
     return ParsedChannel(examples, tuple(names.values()))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -22,6 +23,8 @@ from tilewise.tasks.task import Scored
 from tilewise.training.job.context import JobContext
 from tilewise.training.job.early_stopping import BestScore
 from tilewise.training.step.train_step import TrainStep
+
+log = logging.getLogger(__name__)
 
 
 class BestModel:
@@ -85,6 +88,15 @@ class BestModel:
         """Let the kept model tell the hyperparameters of the job's end: ``minutes`` may be planned anew."""
         if self.job.distributed.is_main_process and self.job.hp.minutes is not None:
             add_to_description(self.job.model_dir, {"hyperparameters": self._hyperparameters()})
+
+    def warn_of_nothing_learnt(self) -> None:
+        """Say so where even the best epoch's figure is 0: such a model finds nothing."""
+        if self.metrics and self.score.best == 0:
+            log.warning(
+                "the model has not learnt to find anything: its best validation figure is 0. Train longer "
+                "(number_of_epochs, minutes), begin with pretrained weights, or look at the training views: "
+                "`tilewise inspect --augmented`"
+            )
 
     def _hyperparameters(self) -> dict[str, Any]:
         return self.job.hp.model_dump(mode="json")

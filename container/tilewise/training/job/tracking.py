@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -221,7 +222,8 @@ class TensorBoard:
         """Write a picture."""
         from tensorboardX.summary import image as summary
 
-        self._write([summary(tag, np.asarray(image), dataformats="HWC")], epoch, time.time())
+        plain = re.sub(r"[^-/\w.]", "_", tag)  # what a tag may hold
+        self._write([summary(plain, np.asarray(image), dataformats="HWC")], epoch, time.time())
 
     def results(self, output_dir: Path, model_dir: Path) -> None:
         """The folders hold it all."""
