@@ -242,7 +242,8 @@ def _work_of(
     images = data.train.sample
     pixels = pixels_of_views(images, spec, planner, seed=job.hp.seed)
     train_pixels = round(pixels * (1 + copies_per_image(copy_paste, images)))
-    validated = 0 if data.validation is None else data.validation.expected_images
+    wanted = data.validation is not None and job.hp.validation_metric_type != "none"
+    validated = data.validation.expected_images if data.validation and wanted else 0
     return Work(train_pixels, pixels * validated // max(1, len(images)))
 
 

@@ -327,3 +327,17 @@ def test_calibrate__all_processes_try_where_one_does() -> None:
         replace(job_of(), distributed=Agreeing()), make_detector(), SPEC, train=images(20), timer=machine
     )
     assert machine.tried
+
+
+def test_calibrate__what_does_not_shrink_with_the_view_counts_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As the regions of a second stage: they cost the same in a view of 32 px and of 64."""
+    caplog.set_level(logging.INFO)
+    seconds = {("fp32", 4): 4.0, ("bf16", 4): 2.0, ("bf16", 2): 9.0, ("fp32", 1): 9.0}
+
+    def machine(step: TrainStep, batch: list[Sample]) -> float:
+        setting = NAMES[step.precision.dtype], torch.get_num_threads()
+        return seconds[setting] * len(batch)
+
+    _, compute = calibrate(job_of(), make_detector(), SPEC, train=images(), timer=machine)
+    assert compute.pixels_per_second == pytest.approx(64 * 64 / 2)
+    assert "fp32 on 4 threads 0.25 images/s, bf16 on 4 threads 0.5 images/s" in caplog.text

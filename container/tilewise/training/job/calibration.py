@@ -171,8 +171,12 @@ def calibrate(
 
 def say_what_was_tried(rates: dict[Setting, float], chosen: Setting, view_pixels: float) -> None:
     """Log the settings of a trial in views a second."""
-    tried = ", ".join(f"{setting} {rate / view_pixels:.1f} images/s" for setting, rate in rates.items())
+    tried = ", ".join(f"{setting} {_rate(rate / view_pixels)} images/s" for setting, rate in rates.items())
     log.info("calibration: %s: training in %s", tried, chosen)
+
+
+def _rate(views_per_second: float) -> str:
+    return f"{views_per_second:.1f}" if views_per_second >= 1 else f"{views_per_second:.2g}"
 
 
 class Trial:
@@ -221,7 +225,7 @@ class Trial:
 
         """
         steps = {precision: self._steps(precision) for precision in precisions}
-        batch = self._batch_for(steps[precisions[0]], {threads, 1} if fewer else {threads})
+        batch, full = self._batch_for(steps[precisions[0]], {threads, 1} if fewer else {threads})
         rates: dict[Setting, float] = {}
 
         def faster(settings: list[Setting]) -> Setting:
@@ -238,6 +242,10 @@ class Trial:
             if rates[less] < CLEARLY * rates[best]:
                 break
             best = less
+        # What a second stage costs does not shrink with the view: a view of full size says how fast that is.
+        shrunk = rates.get(Setting(precisions[0], threads))
+        if shrunk and math.prod(batch[0].pixels.shape[1:]) < self.pixels:
+            rates = {setting: rate * self.pixels / full / shrunk for setting, rate in rates.items()}
         return rates, best
 
     def _steps(self, precision: str) -> TrainStep:
@@ -249,19 +257,24 @@ class Trial:
         step.begin_epoch()
         return step
 
-    def _batch_for(self, step: TrainStep, threads: set[int]) -> list[Sample]:
+    def _batch_for(self, step: TrainStep, threads: set[int]) -> tuple[list[Sample], float]:
         """Views for a step of about :data:`STEP_SECONDS`: fewer than the job's, where these take longer.
 
         Tried on several threads and on one: beside other work several may take ten times as long.
+
+        Returns:
+            The views, and the seconds that one of full size takes on the most threads.
+
         """
         one = self._make(1, self.view)
         self.timer(step, one)  # the first one also sets up what the others use
-        seconds = min(self._seconds(step, each, one) for each in threads)
+        tried = {each: self._seconds(step, each, one) for each in threads}
+        seconds = min(tried.values())
         # the whole batch, if that takes twice as long at most: fewer views are slower by the view
         whole = self.batch_size * seconds <= 2 * STEP_SECONDS
         count = self.batch_size if whole else max(1, min(self.batch_size, round(STEP_SECONDS / seconds)))
         shrink = max(1.0, (seconds / (2 * STEP_SECONDS)) ** 0.5)
-        return self._make(count, self._shrunk(shrink))
+        return self._make(count, self._shrunk(shrink)), tried[max(threads)]
 
     def _shrunk(self, shrink: float) -> tuple[int, int]:
         """The view about so many times smaller, as far as the model can take it: in whole patches of it."""

@@ -42,6 +42,9 @@ MOST = 5 / 6
 ENOUGH_EPOCHS, LEAST_SIZE = 8, 0.7
 """Where fewer fit, objects in tiles may be smaller than the model resolves well, down to such a share."""
 
+LEARNING = 0.5
+"""Of the time that a job learns for at least."""
+
 LEAST_SHARE = 0.4
 """Of an epoch's batches, where there is more than one."""
 
@@ -124,9 +127,11 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
         return Plan(whole, 1.0, every)
     cut = whole + 1
     share = min(1.0, (seconds / cut - validation / every) / epoch)
+    if not whole:  # where a validation takes most of the time, the job takes longer
+        share = max(share, min(1.0, LEARNING * seconds / epoch))
     if whole and share < LEAST_SHARE:
         return Plan(whole, 1.0, every)
-    return Plan(cut, max(0.0, share), every)
+    return Plan(cut, share, every)
 
 
 def with_larger_tiles(
@@ -273,14 +278,21 @@ class Pace:
             return
         now = self._clock()
         self._steps += 1
-        if self._steps > self.COLD:
+        too_early = self._steps < self.FIRST and self._ends_here()
+        if self._steps > self.COLD or too_early:
             self._pixels += pixels
             self._seconds += now - self._last
         self._last = now
-        if self._steps == self._next:
+        if self._steps == self._next or too_early:
             self._look(self.work, now - self._start)
-            self._next += max(self.FIRST, self._steps // 8)
+            self._next = self._steps + max(self.FIRST, self._steps // 8)
             self._pixels, self._seconds = 0, 0.0
+
+    def _ends_here(self) -> bool:
+        """Whether this is the last step of a job: where it has hardly begun, the trial was too slow."""
+        progress = self.history.progress
+        last_epoch = progress.epoch + 1 == self.job.hp.number_of_epochs
+        return last_epoch and progress.batches == self.loader.known_batches
 
     def _look(self, work: Work, elapsed: float) -> None:
         job, loader = self.job, self.loader
