@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> None:
         detections = found.detections
         largest = max(detections.labels.tolist(), default=-1)
         names = classes or tuple(str(label) for label in range(largest + 1))
-        lowest = np.array([_lowest_score(arguments, card, name) for name in names])
+        lowest = np.array([_lowest_score(arguments, card, name) for name in names or ("",)])
         confident = detections.select(detections.scores >= lowest[detections.labels])
         picture = arguments.out / f"{path.stem}-detections.png"
         pixels, shown = _picture_of(path, confident, rendering)
