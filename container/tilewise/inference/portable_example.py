@@ -5,7 +5,7 @@ python detect.py IMAGE [IMAGE …]
 
 It needs ONNX Runtime and NumPy; Pillow reads the images. ``facts.json`` says how images are cut into views,
 how these are scaled, and how what they show is put together: all of it is done here in plain steps, as
-Tilewise's own endpoint does it.
+Tilewise's own endpoint does it. Of a model with masks these are the boxes alone, merged without masks.
 """
 
 from __future__ import annotations
