@@ -172,7 +172,7 @@ def test_refused__names_in_files_and_numbers_in_the_pipe(stack: ExitStack, tmp_p
         "train": ChannelFolder(tmp_path / "train"),
         "validation": pipe(stack, tmp_path / "validation", RECORD, None),
     }
-    with pytest.raises(UserError, match="the classes of train has names, validation has numbers"):
+    with pytest.raises(UserError, match="the classes of train are names, of validation numbers"):
         read(stack, channels, validates=True)
     assert names_of_pipe_threads() == []
 
