@@ -237,9 +237,9 @@ def test_served_model__timings() -> None:
 
 
 def test_compute_thread__refuses_what_would_come_too_late() -> None:
-    thread = ComputeThread(0.1, 60, lambda: None)
+    thread = ComputeThread(1.0, 60, lambda: None)
     thread.start()
-    thread.do(lambda: time.sleep(0.3))
+    thread.do(lambda: time.sleep(1.2))
     inside, gate = threading.Event(), threading.Event()
 
     def hold() -> bool:
