@@ -204,27 +204,24 @@ class Masks:
         for points in (3, 4):  # what annotators leave by a slip
             rows = np.flatnonzero(lengths == 3 + 2 * points)
             rows = rows[self.data[starts[rows]] != _RUNS]
-            x, y = np.moveaxis(
-                self.data[starts[rows, None] + 3 + np.arange(2 * points)]
-                .view(np.float32)
-                .astype(np.float64)
-                .reshape(-1, points, 2),
-                2,
-                0,
-            )
+            if not len(rows):
+                continue
+            numbers = self.data[starts[rows, None] + 3 + np.arange(2 * points)].view(np.float32)
+            x, y = numbers[:, 0::2].astype(np.float64), numbers[:, 1::2].astype(np.float64)
             twice = np.abs((x * np.roll(y, -1, axis=1) - y * np.roll(x, -1, axis=1)).sum(axis=1))
             narrow[rows] |= twice * np.abs(self.placement[rows, :2].prod(axis=1)) < 2 * _NARROW
-        framed, empty = self.crop((0, 0, *size), size), np.zeros(len(self), np.bool_)
-        for index in np.flatnonzero(narrow & self.known & np.isfinite(self.boxes).all(axis=1)).tolist():
-            empty[index] = not framed.grid(index)[0].any()
+        empty = np.zeros(len(self), np.bool_)
+        suspects = np.flatnonzero(narrow & self.known & np.isfinite(self.boxes).all(axis=1))
+        if len(suspects):
+            framed = self.crop((0, 0, *size), size)
+            empty[suspects] = [not framed.grid(index)[0].any() for index in suspects.tolist()]
         return empty
 
     def cut_off(self, which: Bool) -> Masks:
         """The same objects, of some of which nothing is left beyond the frame: run lengths of its pixels."""
         shapes = list(self.shapes())
         for index in np.flatnonzero(which & self.known).tolist():
-            grid, (left, top, _, _) = self.grid(index)
-            shapes[index] = RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), int(left), int(top))
+            shapes[index] = self._run_lengths(index)
         return replace(Masks.of(shapes), limits=self.limits)
 
     def flip(self, width: float) -> Masks:
@@ -355,8 +352,12 @@ class Masks:
                 rings = [ring * (sx, sy) + (dx, dy) for ring in _rings(content)]
                 yield Outline(rings, even_odd=bool(content[0] == _EVEN_ODD))
             else:
-                grid, (left, top, _, _) = self.grid(index)
-                yield RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), int(left), int(top))
+                yield self._run_lengths(index)
+
+    def _run_lengths(self, index: int) -> RunLengths:
+        """One mask's pixels of the present frame, around the object."""
+        grid, (left, top, _, _) = self.grid(index)
+        return RunLengths(grid.shape[1], grid.shape[0], runs_of(grid), int(left), int(top))
 
     def encoded(self, width: int, height: int) -> list[RunLengthsOfImage | None]:
         """Each mask as COCO's run lengths of a whole frame of that size; None for an object without one."""

@@ -163,8 +163,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = ModelDescription.read(arguments.model) if arguments.model else None
     classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
-    calibration = _calibration(arguments)
     card = ModelCard.read(arguments.model) if arguments.model else ModelCard()
+    calibration = _calibration(arguments, card)
     arguments.out.mkdir(parents=True, exist_ok=True)
     by_name = {path.name: path for path in images}
     for name, found in predict_each(by_name, predict):
@@ -225,18 +225,17 @@ def _write_classes(
     print(f"{picture}: {', '.join(f'{names[label]} {found.scores[label]:.2f}' for label in best)}")
 
 
-def _calibration(arguments: argparse.Namespace) -> ScoreCalibration | None:
+def _calibration(arguments: argparse.Namespace, card: ModelCard) -> ScoreCalibration | None:
     if not arguments.calibrated:
         return None
     if not arguments.model:
         raise UserError("--calibrated goes with --model: its model.json says what the scores mean")
-    calibration = ModelCard.read(arguments.model).calibration
-    if calibration is None:
+    if card.calibration is None:
         raise UserError(
             f"--calibrated: nothing calibrates the scores of {arguments.model}, which takes a training with "
             "enough validation images"
         )
-    return calibration
+    return card.calibration
 
 
 def _picture_of(path: Path, detections: Instances, rendering: Rendering) -> tuple[Array, Instances]:

@@ -99,13 +99,12 @@ def _agreed(
     # A channel without objects has neither, and agrees with all; a pipe's, without examples yet, has numbers.
     counted = {name: one for name, one in channels.items() if one is first or one.used or not one.examples}
     if len({channel.classes is None for channel in counted.values()}) > 1:
-        kinds = ", of ".join(
-            f"{name} {'are ' * (number == 0)}{'numbers' if channel.classes is None else 'names'}"
-            for number, (name, channel) in enumerate(counted.items())
-        )
+        kinds = {name: "numbers" if channel.classes is None else "names" for name, channel in counted.items()}
+        (name, kind), *others = kinds.items()
+        rest = "".join(f", of {other} {its_kind}" for other, its_kind in others)
         raise UserError(
-            f"the classes of {kinds}: use one format for all channels, and name the classes in all of "
-            "them or in none (of YOLO's files each channel needs a copy of data.yaml)"
+            f"the classes of {name} are {kind}{rest}: use one format for all channels, and name the classes "
+            "in all of them or in none (of YOLO's files each channel needs a copy of data.yaml)"
         )
     if not first.classes:
         return _numbered(channels, num_classes, class_map)
