@@ -31,7 +31,6 @@ import argparse
 import json
 import math
 import resource
-import runpy
 import statistics
 import subprocess
 import sys
@@ -50,7 +49,15 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
 from methods import reduced  # noqa: E402
-from runs import as_far_as_time_reaches, kept, on_one_core, require_time, train_once  # noqa: E402
+from runs import (  # noqa: E402
+    BY_THE_CPUS_CLOCK,
+    as_far_as_time_reaches,
+    cpu_of_children,
+    kept,
+    on_one_core,
+    require_time,
+    train_once,
+)
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
 from tilewise.data.checks import make_records  # noqa: E402
 from tilewise.data.files.folder import Folder  # noqa: E402
@@ -93,31 +100,12 @@ def evaluated(data: Path, found: list[Instances]) -> dict[str, Any]:
     return {name: metrics[name] for name in FIGURES}
 
 
-def cpu_of_children() -> float:
-    """Seconds, user's and system's."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
 def train_ours(side: str, data: Path, minutes: float, seed: int) -> dict[str, Any]:
     """Ours, of the validation that chose the model."""
     model, _, way = side.partition("/")
     chosen = {"model_name": model, "minutes": f"{minutes:g}", "seed": str(seed)}
-    start = cpu_of_children()
-    program = (__file__, "--by-the-cpus-clock", ROOT / "train")
-    figures = train_once(data, demo_hyperparameters(chosen | WAYS[way]), program=program)
-    spent = (cpu_of_children() - start) / 60
-    return {**{name: figures[name] for name in FIGURES}, "cpu_minutes": round(spent, 2)}
-
-
-def run_by_the_cpus_clock(program: Path) -> None:
-    """Run a program whose minutes are those that it computes: other work on the machine costs it none."""
-    import queue  # noqa: F401  # what waits for somebody keeps the true clock
-    import selectors  # noqa: F401
-
-    time.monotonic = time.process_time
-    sys.argv = [str(program)]
-    runpy.run_path(str(program), run_name="__main__")
+    figures = train_once(data, demo_hyperparameters(chosen | WAYS[way]), program=BY_THE_CPUS_CLOCK)
+    return {name: figures[name] for name in (*FIGURES, "cpu_minutes")}
 
 
 def windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
@@ -319,11 +307,7 @@ def main() -> None:
         "--stop-after", type=float, default=math.inf, help="after so many minutes no further run begins"
     )
     parser.add_argument("--torchvision-job", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--by-the-cpus-clock", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.by_the_cpus_clock:
-        run_by_the_cpus_clock(arguments.by_the_cpus_clock)
-        return
     if arguments.torchvision_job:
         torchvision_job(json.loads(arguments.torchvision_job[0]), Path(arguments.torchvision_job[1]))
         return
