@@ -30,7 +30,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -52,7 +51,6 @@ from methods import reduced  # noqa: E402
 from runs import (  # noqa: E402
     BY_THE_CPUS_CLOCK,
     as_far_as_time_reaches,
-    cpu_of_children,
     kept,
     on_one_core,
     require_time,
