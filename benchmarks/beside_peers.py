@@ -68,6 +68,7 @@ SETS = ("bccd", "bccd_160x120", "hemocytometer", "nuclei", "flakes")
 WAYS = {
     "auto": {},
     "stride_4": {"stride_4_level": "1"},
+    "no_windows": {"random_windows": "0"},
     "fixed": {"training_views": "fixed"},
     "whole": {"training_views": "whole"},
 }

