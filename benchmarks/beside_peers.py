@@ -10,7 +10,8 @@ again, so that the same command goes on where one stopped, and two of them with 
 file. The sides:
 
 - `yolox_tiny/auto`, `/fixed`, `/whole`, and `yolox_nano/…`: the demo's job, planned by `minutes`, with this
-  way of looking at images. Its minutes hold start, validations and report.
+  way of looking at images. Its minutes hold start, validations and report. `/stride_4`, `/no_windows`: `auto`
+  with another hyperparameter.
 - `yolo11n/whole`, `yolov8n/whole`: ultralytics at 640 px; `/slices`: trained on slices of 320 px that overlap
   by a fifth (a box stays with those that show 40 % of it; a third as many empty ones), and predicted on
   slices and the whole image, with suppression over all of them. PYTHON has the package; see

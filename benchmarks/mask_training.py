@@ -15,6 +15,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,8 +73,9 @@ def train_all(
     ways: list[str],
     seeds: list[int],
     chosen: dict[str, str],
+    keep: Path | None = None,
 ) -> None:
-    """Every run whose line is not there yet, on one core each, one after the other."""
+    """Every run whose line is not there yet, on one core each, one after the other; our models may be kept."""
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.read_text().splitlines() if out.is_file() else []
     done = {Run(**{name: line[name] for name in Run.__annotations__}) for line in map(json.loads, lines)}
@@ -90,6 +92,9 @@ def train_all(
                         figures = _torchvisions(run, masked, folder)
                     else:
                         figures = _ours(run, masked, folder, chosen)
+                        if keep:
+                            kept = keep / f"{run.data}_{run.model}_{run.views}_{run.seed}"
+                            shutil.copytree(folder / "ml" / "model", kept, dirs_exist_ok=True)
                 with out.open("a") as file:
                     file.write(json.dumps(run.__dict__ | figures) + "\n")
                 print(json.dumps(run.__dict__ | figures), flush=True)
@@ -347,6 +352,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", nargs="+", default=[*MODELS, TORCHVISION])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for our models")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "masks.jsonl")
 
 
@@ -361,6 +367,7 @@ def run(arguments: argparse.Namespace) -> None:
         ways=arguments.ways,
         seeds=arguments.seeds,
         chosen=chosen,
+        keep=arguments.keep,
     )
 
 
