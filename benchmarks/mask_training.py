@@ -10,6 +10,7 @@ All minutes and seconds are the CPU's, so that other work on the machine costs n
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -64,40 +65,30 @@ class Run:
     minutes: float
 
 
-def train_all(
-    data: Path,
-    minutes: float,
-    out: Path,
-    *,
-    models: list[str],
-    ways: list[str],
-    seeds: list[int],
-    chosen: dict[str, str],
-    keep: Path | None = None,
-) -> None:
-    """Every run whose line is not there yet, on one core each, one after the other; our models may be kept."""
+def train_all(arguments: argparse.Namespace) -> None:
+    """``masks.py train``: every run whose line is not there yet, on one core each, one after the other."""
+    data, out = arguments.data, arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = out.read_text().splitlines() if out.is_file() else []
     done = {Run(**{name: line[name] for name in Run.__annotations__}) for line in map(json.loads, lines)}
-    for seed in seeds:
-        for model in models:
-            for way in ways if model != TORCHVISION else ways[:1]:
-                run = Run(data.name, model, way if model != TORCHVISION else "whole", seed, minutes)
-                if run in done:
-                    continue
-                with tempfile.TemporaryDirectory() as name:
-                    folder = Path(name)
-                    masked = with_masks(data, folder / data.name)
-                    if model == TORCHVISION:
-                        figures = _torchvisions(run, masked, folder)
-                    else:
-                        figures = _ours(run, masked, folder, chosen)
-                        if keep:
-                            kept = keep / f"{run.data}_{run.model}_{run.views}_{run.seed}"
-                            shutil.copytree(folder / "ml" / "model", kept, dirs_exist_ok=True)
-                with out.open("a") as file:
-                    file.write(json.dumps(run.__dict__ | figures) + "\n")
-                print(json.dumps(run.__dict__ | figures), flush=True)
+    for seed, model in itertools.product(arguments.seeds, arguments.models):
+        for way in arguments.ways if model != TORCHVISION else ("whole",):
+            run = Run(data.name, model, way, seed, arguments.minutes)
+            if run in done:
+                continue
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                masked = with_masks(data, folder / data.name)
+                if model == TORCHVISION:
+                    figures = _torchvisions(run, masked, folder)
+                else:
+                    figures = _ours(run, masked, folder, arguments.hyperparameters)
+                    if arguments.keep:
+                        kept = arguments.keep / f"{run.data}_{model}_{way}_{seed}"
+                        shutil.copytree(folder / "ml" / "model", kept, dirs_exist_ok=True)
+            with out.open("a") as file:
+                file.write(json.dumps(run.__dict__ | figures) + "\n")
+            print(json.dumps(run.__dict__ | figures), flush=True)
 
 
 def with_masks(data: Path, folder: Path) -> Path:
@@ -110,11 +101,11 @@ def with_masks(data: Path, folder: Path) -> Path:
     return folder
 
 
-def _ours(run: Run, data: Path, folder: Path, chosen: dict[str, str]) -> dict[str, Any]:
+def _ours(run: Run, data: Path, folder: Path, chosen: list[str]) -> dict[str, Any]:
     from lay_out import lay_out_job
     from runs import BY_THE_CPUS_CLOCK, cpu_of_children
 
-    raw = COMMON | MODELS.get(run.model, {}) | chosen
+    raw = COMMON | MODELS.get(run.model, {}) | dict(pair.split("=", 1) for pair in chosen)
     raw |= {"model_name": run.model, "seed": str(run.seed), "minutes": f"{run.minutes:g}"}
     raw["training_views"] = run.views
     base = folder / "ml"
@@ -354,21 +345,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for our models")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "masks.jsonl")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Run ``masks.py train``."""
-    chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
-    train_all(
-        arguments.data,
-        arguments.minutes,
-        arguments.out,
-        models=arguments.models,
-        ways=arguments.ways,
-        seeds=arguments.seeds,
-        chosen=chosen,
-        keep=arguments.keep,
-    )
 
 
 def main() -> None:

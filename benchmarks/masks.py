@@ -334,7 +334,7 @@ def main() -> None:
     elif arguments.part_of_all == "merge":
         merge(arguments.scenes)
     elif arguments.part_of_all == "train":
-        mask_training.run(arguments)
+        mask_training.train_all(arguments)
     elif arguments.part is None:
         memory(arguments.masks)
     elif arguments.part == "read":
