@@ -24,9 +24,11 @@ from tilewise.data.files.exports import name_foreign
 from tilewise.data.files.folder import Folder
 from tilewise.data.files.json_lines import AZURE, MANIFEST
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
+from tilewise.data.formats.box_csv import find_box_csv
 from tilewise.data.formats.class_folders import find_class_folders
 from tilewise.data.formats.coco import find_coco
 from tilewise.data.formats.cvat import find_cvat
+from tilewise.data.formats.drone_text import find_dota, find_visdrone
 from tilewise.data.formats.image_json import find_image_json
 from tilewise.data.formats.label_lists import find_label_csv, find_lst
 from tilewise.data.formats.label_studio import find_label_studio
@@ -61,9 +63,12 @@ FORMATS: tuple[Callable[[ChannelSource], DetectedFormat | None], ...] = (
     find_yolo,
     find_labelme,
     find_labelme_xml,
+    find_dota,
+    find_visdrone,
     find_cvat,
     find_label_studio,
     find_via,
+    find_box_csv,
 )
 """Each looks for one format in a channel."""
 
@@ -402,9 +407,9 @@ def _nothing(source: ChannelSource) -> str:
     beside = f"; the other files are {some(others, MAX_NAMED)}" if others else ""
     return (
         f"{start}{beside}: give RecordIO files (.rec), or images and a COCO JSON file, an augmented "
-        "manifest, Azure JSON lines, or for each image one JSON file (in the channel "
-        f"{source.name}_annotation), Pascal VOC XML or YOLO text file, or an export of CVAT, Label Studio, "
-        "LabelMe or the VGG Image Annotator; docs/data_formats.md shows each"
+        "manifest, Azure JSON lines, a CSV file of boxes, or for each image one JSON file (in the channel "
+        f"{source.name}_annotation), Pascal VOC XML or YOLO's, DOTA's or VisDrone's text file, or an export "
+        "of CVAT, Label Studio, LabelMe or the VGG Image Annotator; docs/data_formats.md shows each"
     )
 
 

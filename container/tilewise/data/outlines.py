@@ -6,6 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,41 @@ def drawn_example(
         np.asarray([each.ignored for each in objects], np.bool_),
     )
     return RawExample(key, path, size, targets, fractions=fractions, unread=tuple(unread))
+
+
+def regions_for_all_classes(
+    examples: list[RawExample], names: list[str], region: str
+) -> tuple[list[RawExample], list[str]]:
+    """Regions to ignore are of no class: they become one ignored box for each class.
+
+    Args:
+        examples: their labels are indices into ``names``.
+        names: of the classes, and of these regions.
+        region: the name that they have.
+
+    Returns:
+        The examples, and the names without that of the regions; both as they were where nothing else is.
+
+    """
+    if region not in names or len(names) == 1:
+        return examples, names
+    label = names.index(region)
+    classes = [name for name in names if name != region]
+    for index, example in enumerate(examples):
+        targets = example.targets
+        is_region = targets.labels == label
+        objects = replace(targets, labels=targets.labels - (targets.labels > label)).select(~is_region)
+        regions = targets.select(is_region)
+        spread: list[Targets[Array]] = [
+            replace(
+                regions,
+                labels=np.full(len(regions), number, np.int64),
+                ignored=np.ones(len(regions), np.bool_),
+            )
+            for number in range(len(classes))
+        ]
+        examples[index] = replace(example, targets=Targets.cat([objects, *spread]))
+    return examples, classes
 
 
 def box_around(points: Any) -> Corners:

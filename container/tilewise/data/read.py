@@ -11,6 +11,7 @@ from tilewise.data.checks import make_records
 from tilewise.data.classes import ClassIds, agreed_classes, in_classes
 from tilewise.data.files.folder import Folder, OneFile
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
+from tilewise.data.formats.box_csv import find_box_csv
 from tilewise.data.formats.coco import read_coco
 from tilewise.data.formats.cvat import find_cvat
 from tilewise.data.formats.label_lists import find_label_csv, find_lst
@@ -20,7 +21,7 @@ from tilewise.data.formats.via import find_via
 from tilewise.data.records import Records
 from tilewise.errors import UserError
 
-_OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_cvat, find_label_studio, find_via)
+_OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_cvat, find_label_studio, find_via, find_box_csv)
 """Formats of one file with all annotations; what is none of them is read as COCO."""
 _LABELS_OF_ONE_FILE = (find_manifest, find_azure_jsonl, find_lst, find_label_csv)
 """The same where images have labels."""

@@ -37,7 +37,6 @@ DARWIN = {
 }
 SCALABEL = [{"name": "a.jpg", "labels": [{"category": "ant", "box2d": {"x1": 1}}]}]
 KITTI = "ant 0.0 0 -1 1.0 2.0 11.0 14.0 -1 -1 -1 -1 -1 -1 -1\n"
-DOTA = "1 2 11 2 11 14 1 14 ant 0\n"
 
 
 @pytest.mark.parametrize(
@@ -82,16 +81,6 @@ DOTA = "1 2 11 2 11 14 1 14 ant 0\n"
         ("x.csv", "ImageID,Source,LabelName,XMin\n", "x.csv is an Open Images export: convert it with datum"),
         (
             "x.csv",
-            "filename,width,height,class,xmin,ymin\n",
-            "x.csv is a TensorFlow CSV export: export the project",
-        ),
-        (
-            "x.csv",
-            '"image","xmin","ymin","xmax","ymax","label"\n',
-            "x.csv is a VoTT CSV export: export it from VoTT",
-        ),
-        (
-            "x.csv",
             "annotation_id,annotator,image,lead_time\n",
             "x.csv is a Label Studio CSV export: export the",
         ),
@@ -100,7 +89,6 @@ DOTA = "1 2 11 2 11 14 1 14 ant 0\n"
             KITTI,
             "a.txt is a KITTI export: convert it with datum convert -i FOLDER -if kitti -f coco",
         ),
-        ("a.txt", DOTA, "a.txt is a DOTA export: convert it with datum convert -i FOLDER -if dota -f coco"),
         ("gt/gt.txt", "1,-1,1,2,10,12,1,1,1\n", "gt/gt.txt is a MOT export: convert it with datum convert"),
         (
             "wider_face_train_bbx_gt.txt",

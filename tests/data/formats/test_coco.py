@@ -415,3 +415,18 @@ def test_images__beside_the_file_come_first(folder: Path) -> None:
     file.write_text(json.dumps(content()))
     (example,) = read_coco(file, Folder(folder)).examples
     assert example.path == folder / "valid/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("others", "found"), [((), True), (("valid/a.jpg",), False), (("C:\\data\\a.jpg",), False)]
+)
+def test_images__in_another_folder_than_the_file_says(
+    folder: Path, others: tuple[str, ...], found: bool
+) -> None:
+    names = ("train2017/a.jpg", *others)
+    images = [
+        {"id": number, "file_name": name, "width": 40, "height": 30} for number, name in enumerate(names, 1)
+    ]
+    path = (folder / "a.jpg").rename(write_image(folder / "jpg/a.jpg"))
+    example = read(folder, content(images=images)).examples[0]
+    assert (example.path == path) is found

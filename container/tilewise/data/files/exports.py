@@ -18,6 +18,7 @@ PEEK = 64 * 1024
 MAX_CANDIDATES = 10
 LABELME, LABELME_XML, VIA = "LabelMe JSON", "LabelMe XML", "VGG Image Annotator"
 CVAT, LABEL_STUDIO = "CVAT XML", "Label Studio JSON"
+DOTA, VISDRONE = "DOTA text files", "VisDrone text files"
 
 _DATUMARO = "datum convert -i FOLDER -if {0} -f coco -o OUTPUT -- --save-media (pip install datumaro)"
 _COCO = "export it from there as COCO"
@@ -34,12 +35,9 @@ CURES: Mapping[str, str] = {
     "V7 Darwin": _COCO,
     "BDD100K (Scalabel)": "convert it with bdd100k's to_coco",
     "Label Studio CSV": "export the project as JSON",
-    "TensorFlow CSV": "export the project as COCO or Pascal VOC where it comes from, such as Roboflow",
-    "VoTT CSV": "export it from VoTT as Pascal VOC, or convert it with " + _DATUMARO.format("vott_csv"),
     "KITTI": "convert it with " + _DATUMARO.format("kitti"),
     "MOT": "convert it with " + _DATUMARO.format("mot_seq"),
     "WIDER FACE": "convert it with " + _DATUMARO.format("wider_face"),
-    "DOTA": "convert it with " + _DATUMARO.format("dota"),
     "Parquet": "write its images to files, with COCO JSON beside them",
     "archive": "unpack it into the channel",
 }
@@ -81,8 +79,6 @@ _CSV = (
     (VIA, (re.compile(rb"\A(\xef\xbb\xbf)?#?\"?filename\"?,.*region_shape_attributes"),)),
     ("Label Studio CSV", (re.compile(rb"annotation_id|annotator"), re.compile(rb"lead_time"))),
     ("Open Images", (re.compile(rb"ImageID"), re.compile(rb"XMin"))),
-    ("VoTT CSV", (re.compile(rb'"?image"?,"?xmin"?,'),)),
-    ("TensorFlow CSV", (re.compile(rb"filename"), re.compile(rb"xmin"), re.compile(rb"class"))),
 )
 _NAMES = (
     ("TFRecord", re.compile(r"\.(tfrecords?|record)(-\d+-of-\d+)?$", re.IGNORECASE)),
@@ -93,7 +89,8 @@ _NAMES = (
 )
 _TEXT = (
     ("KITTI", (re.compile(rb"^[A-Za-z]\S*( -?[\d.]+){14,15}\s*$", re.MULTILINE),)),
-    ("DOTA", (re.compile(rb"^-?[\d.]+( -?[\d.]+){7} [A-Za-z]\S* [012]\s*$", re.MULTILINE),)),
+    (DOTA, (re.compile(rb"^(-?[\d.]+ ){8}[A-Za-z]\S*( [012])?\s*$", re.MULTILINE),)),
+    (VISDRONE, (re.compile(rb"^(-?\d+,){4}[01],\d+,-?\d+,-?\d+,?\s*$", re.MULTILINE),)),
 )
 _BY_SUFFIX = {".json": _JSON, ".ndjson": _JSON, ".xml": _XML, ".csv": _CSV, ".txt": _TEXT}
 

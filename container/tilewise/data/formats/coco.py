@@ -374,9 +374,13 @@ def _parse(
         objects.add(annotation, image_ids, category_ids)
     targets, ends = objects.by_image(len(content.images))
     examples = []
+    names = [str(_given(image.file_name, "file_name")) for image in content.images]
+    alike = Counter(map(_base, names))
     for index, (image, start, end) in enumerate(zip(content.images, [0, *ends], ends, strict=False)):
-        name = str(_given(image.file_name, "file_name"))
-        image_name = folder.find_image(name, beside)
+        name = names[index]
+        # from another folder only where no other entry may mean the same file
+        elsewhere = folder.find_image_called if alike[_base(name)] == 1 else lambda _: None
+        image_name = folder.find_image(name, beside) or elsewhere(name)
         path = folder.files[image_name] if image_name else None
         if path is None and name.startswith(STUDIO_ADDRESS):  # as Label Studio's converter leaves it
             path = find_addressed(folder, name)
@@ -388,6 +392,10 @@ def _parse(
         )
     _check_files(examples)
     return _with_classes(examples, categories)
+
+
+def _base(name: str) -> str:
+    return re.split(r"[/\\]", name)[-1]
 
 
 def _size(image: _Image) -> tuple[int, int] | None:

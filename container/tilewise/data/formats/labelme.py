@@ -8,15 +8,12 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from tilewise.arrays import Array
 from tilewise.data.annotations import (
     ChannelSource,
     DetectedFormat,
@@ -40,11 +37,11 @@ from tilewise.data.outlines import (
     joined,
     known_size,
     name_of_class,
+    regions_for_all_classes,
 )
 from tilewise.data.quoting import quoted, shortened, some
 from tilewise.errors import UserError
 from tilewise.fields import Corners
-from tilewise.targets import Targets
 
 _KINDS = {
     "polygon": "polygons",
@@ -123,30 +120,7 @@ def read_labelme(files: Mapping[str, Path], folder: Folder, channel: str) -> Par
     named = {example.path for example in examples}
     hint = "no JSON file annotates it; an image without objects needs one with an empty list of shapes"
     examples += [unusable(name, path, hint) for name, path in folder.images.items() if path not in named]
-    return by_name(*_without_ignored(examples, list(numbers)))
-
-
-def _without_ignored(examples: list[RawExample], names: list[str]) -> tuple[list[RawExample], list[str]]:
-    """Regions to ignore are of no class: they become one ignored box for each class."""
-    if IGNORE not in names or len(names) == 1:
-        return examples, names
-    label = names.index(IGNORE)
-    classes = [name for name in names if name != IGNORE]
-    for index, example in enumerate(examples):
-        targets = example.targets
-        is_region = targets.labels == label
-        objects = replace(targets, labels=targets.labels - (targets.labels > label)).select(~is_region)
-        regions = targets.select(is_region)
-        spread: list[Targets[Array]] = [
-            replace(
-                regions,
-                labels=np.full(len(regions), number, np.int64),
-                ignored=np.ones(len(regions), np.bool_),
-            )
-            for number in range(len(classes))
-        ]
-        examples[index] = replace(example, targets=Targets.cat([objects, *spread]))
-    return examples, classes
+    return by_name(*regions_for_all_classes(examples, list(numbers), IGNORE))
 
 
 class _EmbeddedImages:
