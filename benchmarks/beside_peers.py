@@ -281,8 +281,8 @@ def table(runs: Path) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _order(key: tuple[str, str, str]) -> tuple[int, float, int]:
-    return SETS.index(key[0]), float(key[1]), SIDES.index(key[2])
+def _order(key: tuple[str, str, str]) -> tuple[int, str, float, int]:
+    return (SETS.index(key[0]) if key[0] in SETS else len(SETS)), key[0], float(key[1]), SIDES.index(key[2])
 
 
 def _mean(values: list[float | None]) -> str:
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--ultralytics", type=Path, metavar="PYTHON", help="one that has the package")
     parser.add_argument("--minutes", type=float, default=17, help="of training, of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), metavar="SET")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET", help="folders of DATA")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE")
     parser.add_argument("--core", type=int, help="where all runs take place; the first one by default")
     parser.add_argument(
@@ -323,9 +323,9 @@ def main() -> None:
     with as_far_as_time_reaches(arguments.runs, table):
         for seed in arguments.seeds:
             for name in arguments.sets:
-                data = arguments.data / name.partition("_")[0]
+                data = arguments.data / name
                 if name == "bccd_160x120":
-                    data = reduced(data, (160, 120), made)
+                    data = reduced(arguments.data / "bccd", (160, 120), made)
                 for side in arguments.sides:
                     job = {"set": name, "side": side, "minutes": arguments.minutes, "seed": seed}
                     run = partial(run_one, arguments.ultralytics, side, data, arguments.minutes, seed, end)
