@@ -73,7 +73,11 @@ METHODS: dict[str, dict[str, str]] = {
     "no_windows": {"random_windows": "0"},
     "no_colours": {"colour_changes": "0"},
     "distil": {},
+    "distil_1": {"distillation_weight": "1"},
+    "distil_25": {"distillation_weight": "25"},
+    "distil_100": {"distillation_weight": "100"},
     "distil_logits": {"distillation_maps": "logits"},
+    "distil_logits_25": {"distillation_maps": "logits", "distillation_weight": "25"},
     "distil_copy_paste": {"copy_paste": "1"},
     "distil_pasted_copy_paste": {"copy_paste": "1"},
 }
