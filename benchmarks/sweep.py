@@ -5,9 +5,9 @@ python benchmarks/sweep.py DATA … name=value name=value,value … --runs runs.
 python benchmarks/sweep.py --table runs.jsonl
 
 Each DATA holds train.json, val.json (COCO) and images/. The jobs are the demo's, with what is given; where a
-name has several values, with commas between them, each combination is a job. Jobs plan their epochs by minutes
-of the CPU, so that other work on the machine costs none its epochs. A run whose line is there is not run again,
-so that the same command goes on where one stopped.
+name has several values, with commas between them, each combination is a job. Jobs plan their epochs by
+minutes of the CPU, so that other work costs none its epochs. A run whose line is there is not run again, so
+that the same command goes on where one stopped.
 """
 
 from __future__ import annotations
