@@ -180,6 +180,13 @@ def keep_freed_memory(largest: int, *, one_heap: bool = False) -> None:
             mallopt(_M_ARENA_MAX, 1)
 
 
+def give_back_freed_memory() -> None:
+    """Give the system what :func:`keep_freed_memory` has kept so far."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim is not None:
+        trim(0)
+
+
 def resident_bytes() -> int:
     """Memory of this process that is not swapped out."""
     return int(STATM.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -216,9 +223,7 @@ class FreedMemory:
                 self._usual = self._loaded
             if resident_bytes() > self._usual + SPARE_BYTES:
                 self._next, self._forget = now + GIVE_BACK_S, now + FORGET_S
-                trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-                if trim is not None:
-                    trim(0)
+                give_back_freed_memory()
                 self._usual = max(self._loaded, resident_bytes())
 
 

@@ -14,6 +14,7 @@ from tilewise.inference.export import trace, write_onnx
 from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.masks import MASKS, Masks, Outline
+from tilewise.models import mask_rcnn
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector
 from tilewise.models.mask_targets import mask_targets
@@ -183,6 +184,39 @@ def test_graphs__say_what_the_detector_says(most: int, tmp_path: Path) -> None:
     write_onnx(detector, scaling, tmp_path / "model.onnx")
     backend = OnnxBackend(tmp_path / "model.onnx", spec.limits(), 1)
     assert [len(found) for found in backend.detect([np.zeros((3, 96, 128), np.uint8)])] == [0]
+
+
+def test_graphs__of_any_number_of_detections(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    scaling = Scaling(min_size=96, max_size=128)
+    spec = DetectorSpec("maskrcnn_resnet18_fpn", 2, scaling, None, 0.05, 0.5, 1000)
+    detector: Any = build_detector(spec).eval()
+    write_onnx(detector, scaling, tmp_path / "model.onnx")
+    views = [noise(0).numpy(), noise(1).numpy()[:, :, :64], np.zeros((3, 96, 128), np.uint8)]
+    for backend in (
+        OnnxBackend(tmp_path / "model.onnx", spec.limits(), 1),
+        TorchBackend(detector, graph=trace(detector, scaling)),
+    ):
+        found = [backend.detect([view])[0] for view in views]
+        assert len({len(each) for each in found}) == len(views)
+        for each in found:
+            masks = each.fields[MASKS]
+            assert isinstance(masks, Bitmaps) and len(masks.values) == len(each)
+
+
+def test_masks__in_parts_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    detector = make_detector("maskrcnn_resnet18_fpn").eval()
+    images = [noise(0), noise(1)]
+    with torch.inference_mode():
+        whole = detector.detect(images)
+        monkeypatch.setattr(mask_rcnn, "MOST_REGIONS", 7)
+        parts = detector.detect(images)
+    for one, other in zip(whole, parts, strict=True):
+        first, second = one.fields[MASKS], other.fields[MASKS]
+        assert isinstance(first, Bitmaps) and isinstance(second, Bitmaps)
+        assert len(first.values) == len(one) > 7
+        assert np.abs(first.values.astype(int) - second.values).max() <= 1
 
 
 def test_objects_without_masks__teach_boxes_only() -> None:

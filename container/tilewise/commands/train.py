@@ -25,6 +25,7 @@ from tilewise.commands.job_channels import (
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.hyperparameters.table import WITHOUT_EFFECT
+from tilewise.machine import give_back_freed_memory
 
 if TYPE_CHECKING:
     from tilewise.data.channel import DataSet
@@ -333,6 +334,7 @@ def _add_graph() -> None:
     # Imported here: a job that is stopped has no time for it.
     from tilewise.inference.export import add_graph
 
+    give_back_freed_memory()  # the graph takes other memory than a step
     try:
         add_graph(platform.model_dir())
     except Exception:

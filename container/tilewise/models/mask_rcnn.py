@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,8 +35,11 @@ from tilewise.models.totals import mean_over_processes
 from tilewise.targets import Targets
 
 MASK_SIDE, REGION_SIDE, CHANNELS = 28, 14, 256
-AT_ONCE = 8
-"""Masks are computed for a multiple of so many regions."""
+MULTIPLE = 8
+"""Masks are computed for multiples of so many regions: kernels of each number are made once, and kept."""
+
+MOST_REGIONS = 128
+"""At once in inference: more of them take longer, and more memory."""
 
 
 class MaskOutputs(NamedTuple):
@@ -95,14 +99,19 @@ class MaskRCNN(FasterRCNN):
         self, features: dict[str, Tensor], regions: list[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> Tensor:
         """Of the regions of each view: (P, classes, 28, 28) float32, without background."""
-        heads: Any = self.roi_heads
+        if torch.jit.is_tracing():
+            return self._mask_logits(features, regions, sizes)
         count = sum(map(len, regions))
-        if not torch.jit.is_tracing():  # each number of regions has kernels of its own, which are kept
-            more = regions[-1].new_zeros((-count % AT_ONCE, 4))
-            regions = [*regions[:-1], torch.cat([regions[-1], more])]
+        more = regions[-1].new_zeros((-count % MULTIPLE, 4))
+        return self._mask_logits(features, [*regions[:-1], torch.cat([regions[-1], more])], sizes)[:count]
+
+    def _mask_logits(
+        self, features: dict[str, Tensor], regions: list[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        heads: Any = self.roi_heads
         pooled = heads.mask_roi_pool(features, regions, list(sizes))
         logits: Tensor = heads.mask_predictor(heads.mask_head(pooled))
-        return logits[:count, 1:].float()
+        return logits[:, 1:].float()
 
     def forward(
         self,
@@ -178,11 +187,19 @@ class MaskRCNNDetector(TwoStageDetector):
         batch: ImageList = self.transform(images)
         outputs: Any = self.outputs(batch)
         found = detections_of(self.postprocess(outputs, batch.image_sizes), self.postprocess.limits)
-        boxes = [torch.from_numpy(each.boxes).to(batch.tensors.device) for each in found]
-        labels = torch.cat([torch.from_numpy(each.labels) for each in found]).to(batch.tensors.device)
-        masks = self._masks(outputs, boxes, labels, batch.image_sizes)
-        values = (masks * 255).round().to(torch.uint8).cpu().split([len(each) for each in found])
-        return [with_masks(one, each.numpy()) for one, each in zip(found, values, strict=True)]
+        nothing = batch.tensors.new_zeros((0, 4))
+        for number, one in enumerate(found):
+            values = [np.zeros((0, MASK_SIDE, MASK_SIDE), np.uint8)]
+            for start in range(0, len(one), MOST_REGIONS):
+                rows = slice(start, start + MOST_REGIONS)
+                boxes, labels = (
+                    torch.from_numpy(each[rows]).to(nothing.device) for each in (one.boxes, one.labels)
+                )
+                regions = [boxes if view == number else nothing for view in range(len(found))]
+                masks = self._masks(outputs, regions, labels, batch.image_sizes)
+                values.append((masks * 255).round().to(torch.uint8).cpu().numpy())
+            found[number] = with_masks(one, np.concatenate(values))
+        return found
 
     def _masks(
         self, outputs: Any, boxes: list[Tensor], labels: Tensor, sizes: Sequence[tuple[int, int]]
