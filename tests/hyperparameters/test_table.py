@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 from raw_hyperparameters import BUILTIN
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
+from tilewise.hyperparameters.models import PARTS_OF_RECIPES
 from tilewise.hyperparameters.table import ROWS
+from tilewise.registry import families, find_model
 
 # name: default of an Azure job, of one with a YOLOX, of a built-in job.
 DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
@@ -42,17 +44,17 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "batch_unit": ("gpu", "gpu", "machine"),
     "validation_batch_size": (1, 16, 32),
     "gradient_accumulation_step": (1, 1, 1),
-    "learning_rate": (0.005, 0.01, 0.001),
+    "learning_rate": (0.005, 0.001, 0.001),
     "learning_rate_scheduler": ("warmup_cosine", "warmup_cosine", "step"),
     "step_lr_gamma": (0.5, 0.5, 0.1),
     "step_lr_step_size": (5, 5, None),
     "lr_scheduler_step": ((), (), ()),
     "warmup_cosine_lr_cycles": (0.45, 0.45, 0.45),
     "warmup_cosine_lr_warmup_epochs": (2, 2, 2),
-    "optimizer": ("sgd", "sgd", "sgd"),
+    "optimizer": ("sgd", "adamw", "sgd"),
     "momentum": (0.9, 0.9, 0.9),
     "nesterov": (True, True, False),
-    "weight_decay": (1e-4, 1e-4, 5e-4),
+    "weight_decay": (0.0001, 0.01, 0.0005),
     "beta1": (0.9, 0.9, 0.9),
     "beta2": (0.999, 0.999, 0.999),
     "ams_gradient": (False, False, False),
@@ -87,8 +89,8 @@ DEFAULTS: dict[str, tuple[Any, Any, Any]] = {
     "box_score_threshold": (0.3, 0.1, 0.01),
     "nms_iou_threshold": (0.5, 0.5, 0.45),
     "box_detections_per_image": (100, 100, 400),
-    "tile_grid_size": (None, None, None),
-    "training_views": ("whole", "whole", "whole"),
+    "tile_grid_size": (None, "auto", None),
+    "training_views": ("whole", "grid", "whole"),
     "tile_size": (None, None, None),
     "smallest_object": (None, None, None),
     "tile_overlap_ratio": (0.25, 0.25, 0.25),
@@ -141,6 +143,37 @@ def test_defaults__of_the_three_presets(name: str) -> None:
     jobs: tuple[dict[str, str], ...] = ({}, {"model_name": "yolox_s"}, BUILTIN)
     parsed = tuple(getattr(parse_hyperparameters(raw), name) for raw in jobs)
     assert parsed == DEFAULTS[name]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, {"optimizer", "learning_rate", "weight_decay", "tile_grid_size"}),
+        ({"learning_rate": "0.01"}, {"tile_grid_size"}),
+        ({"optimizer": "adamw"}, {"tile_grid_size"}),
+        ({"weight_decay": "0.05"}, {"optimizer", "learning_rate", "tile_grid_size"}),
+        ({"training_views": "whole"}, {"optimizer", "learning_rate", "weight_decay"}),
+        ({"tile_size": "200", "learning_rate": "0.1"}, set()),
+    ],
+)
+@pytest.mark.parametrize("model", ["yolox_tiny", "gfl_resnet18_fpn", "ssdlite_mobilenet_v3_large"])
+def test_defaults__of_models_that_neither_dialect_has(
+    model: str, given: dict[str, str], kept: set[str]
+) -> None:
+    recipe = find_model(model).recipe
+    values = parse_hyperparameters({"model_name": model, **given}).model_dump()
+    assert {name for name, value in recipe.items() if values[name] == value} - set(given) == kept - set(given)
+
+
+def test_defaults__of_azures_yolov5_are_azures() -> None:
+    hp = parse_hyperparameters({"model_name": "yolov5"})
+    assert (hp.optimizer, hp.learning_rate, hp.tile_grid_size) == ("sgd", 0.01, None)
+
+
+def test_defaults__recipes_have_no_part_that_stays_where_a_job_chooses() -> None:
+    parts = [name for _, names in PARTS_OF_RECIPES for name in names]
+    recipes = [model.recipe for family in families() for model in family.models]
+    assert {name for recipe in recipes for name in recipe} == set(parts)
 
 
 def test_defaults__cover_the_table() -> None:

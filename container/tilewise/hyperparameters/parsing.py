@@ -9,14 +9,14 @@ from typing import Any
 from tilewise.errors import UserError
 from tilewise.hyperparameters.builtin_classification import in_names_of_table, is_builtin_classification
 from tilewise.hyperparameters.classification import CLASSIFICATION_TASKS, check_classification
-from tilewise.hyperparameters.models import DEFAULT_MODELS, YOLOV5, YOLOV5_SIZES
+from tilewise.hyperparameters.models import DEFAULT_MODELS, PARTS_OF_RECIPES, YOLOV5, YOLOV5_SIZES
 from tilewise.hyperparameters.reader import Entry, Reader
 from tilewise.hyperparameters.rules import check_model, check_together
 from tilewise.hyperparameters.table import ROWS, Hyperparameters
 from tilewise.hyperparameters.task import decide_task
 from tilewise.hyperparameters.values import did_you_mean
 from tilewise.hyperparameters.views import check_views, training_views
-from tilewise.registry import family_of, model_names, task_names
+from tilewise.registry import family_of, find_model, model_names, task_names
 
 _YOLO = ("yolox", "maskyolox")
 """The families that Azure's setting for YOLO is for."""
@@ -42,14 +42,15 @@ def parse_hyperparameters(raw: Mapping[str, object]) -> Hyperparameters:
         written = in_names_of_table(texts)
     reader = Reader(written | ({"task": task} if texts.get("task") else {}), task)
     check_together(reader)
-    check_views(reader)
     model = _resolve_model(reader)
+    defaults = _defaults(reader, model) if model is not None else {}
+    check_views(reader, defaults)
     if model is not None and task in CLASSIFICATION_TASKS:
-        values = _defaults(reader, model) | {name: entry.value for name, entry in reader.entries.items()}
+        values = defaults | {name: entry.value for name, entry in reader.entries.items()}
         values["model_name"] = model
         check_classification(reader, values)
     elif model is not None:
-        check_model(reader, model, _defaults(reader, model))
+        check_model(reader, model, defaults)
     problems = [problem for messages in reader.problems.values() for problem in messages]
     if problems or model is None:
         raise UserError("; ".join(problems))
@@ -105,11 +106,23 @@ def _defaults(reader: Reader, model: str) -> dict[str, Any]:
     family = family_of(model)
     applies = (None, family.scaling)
     task_defaults = family.task_defaults.get(reader.task, {})
-    own = {**family.defaults, **task_defaults} if reader.dialect == "azure" else {}
+    own = {**family.defaults, **task_defaults, **_recipe(reader, model)} if reader.dialect == "azure" else {}
     return {
         name: own.get(name, row.default(reader.dialect)) if row.scaling in applies else None
         for name, row in ROWS.items()
     }
+
+
+def _recipe(reader: Reader, model: str) -> dict[str, Any]:
+    """That of the model, where the job calls it by its own name, but for what the job chooses otherwise."""
+    named = reader.entries.get("model_name")
+    if named is None or named.value.lower() == YOLOV5:
+        return {}
+    recipe = dict(find_model(model).recipe)
+    for names, part in PARTS_OF_RECIPES:
+        if any(name in reader.entries for name in names):
+            recipe = {name: value for name, value in recipe.items() if name not in part}
+    return recipe
 
 
 def _complete(reader: Reader, model: str) -> dict[str, Any]:

@@ -121,7 +121,12 @@ _SPELLINGS = _spellings()
 _ELSEWHERE = {
     "imgsz": "image_size",
     "batch": "training_batch_size",
+    "lr": "learning_rate",
     "lr0": "learning_rate",
+    "batch_size": "training_batch_size",
+    "num_epochs": "number_of_epochs",
+    "max_epochs": "number_of_epochs",
+    "backbone": "model_name",
     "patience": "early_stopping_patience",
     "time": "minutes, in minutes",
     "workers": "num_workers",
@@ -136,7 +141,7 @@ _ELSEWHERE = {
     "iou": "nms_iou_threshold",
     "max_det": "box_detections_per_image",
 }
-"""What ultralytics calls some of them."""
+"""What ultralytics and others call some of them."""
 
 
 def find_hyperparameter(name: str) -> Spelling:

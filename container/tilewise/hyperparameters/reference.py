@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from string import Template
 from typing import Any, get_type_hints
 
-from tilewise.hyperparameters.models import BASE_NETWORKS, YOLOV5_SIZES
+from tilewise.hyperparameters.models import BASE_NETWORKS, PARTS_OF_RECIPES, YOLOV5_SIZES
 from tilewise.hyperparameters.row import Row
 from tilewise.hyperparameters.table import AZURE_OTHER_NAMES, GROUPS, ROWS, Hyperparameters
 from tilewise.hyperparameters.values import Values
@@ -28,6 +28,7 @@ under both names with different values is an error. Azure's names of other times
 has to give `num_classes` and `num_training_samples`. Every other job gets the defaults in the column
 *Default*, and those marked *yolox* if its model is a YOLOX.
 
+{recipes}
 **How to write values.** SageMaker passes every value as a string. A flag is `0`, `1`, `true` or `false` in
 any case; a whole number may be written `16` or `16.0`; an empty value stands for the default, and so does
 `none` where the default is no value. One of several words may be written as Azure's REST interface does:
@@ -40,10 +41,34 @@ and are ignored. A job with several mistakes is told all of them at once, before
 def as_markdown() -> str:
     """The page ``docs/hyperparameters.md``: all hyperparameters, the tuning ranges and the models."""
     types = get_type_hints(Hyperparameters, include_extras=True)
-    parts = [_INTRODUCTION]
+    parts = [_INTRODUCTION.format(recipes=_recipes())]
     for heading, group in GROUPS.items():
         parts += [f"## {heading}\n", _group(group.model_fields, types)]
     return "\n".join([*parts, _other_names(), _tuning(), _models()])
+
+
+def _recipes() -> str:
+    """What models learn with that neither dialect has."""
+    called: dict[str, list[str]] = {}
+    for family in families():
+        own = {model.name: _said(model.recipe) for model in family.models if model.recipe}
+        whole = len(own) == len(family.models) and len(set(own.values())) == 1
+        for name, recipe in own.items():
+            called.setdefault(recipe, []).append(family.pattern if whole else name)
+    paragraphs = [
+        f"{', '.join(f'`{name}`' for name in dict.fromkeys(names))}, called by their own names, are in "
+        f"neither dialect. They have defaults with which they learn well:\n\n{recipe}"
+        for recipe, names in called.items()
+    ]
+    return "\n".join(paragraphs)
+
+
+def _said(recipe: Mapping[str, Any]) -> str:
+    lines = []
+    for given, names in PARTS_OF_RECIPES:
+        values = ", ".join(f"`{name}={recipe[name]}`" for name in names if name in recipe)
+        lines.append(f"- {values}, unless the job gives {' or '.join(f'`{name}`' for name in given)}\n")
+    return "".join(lines)
 
 
 def _group(names: Iterable[str], types: dict[str, Any]) -> str:

@@ -30,20 +30,26 @@ def training_views(values: Mapping[str, Any]) -> str:
     return "fixed" if values.get("tile_size") else "whole"
 
 
-def check_views(reader: Reader) -> None:
-    """Refuse what has no effect, or contradicts."""
+def check_views(reader: Reader, defaults: Mapping[str, Any]) -> None:
+    """Refuse what has no effect, or contradicts.
+
+    Args:
+        reader: what is given.
+        defaults: the job's, by canonical name.
+
+    """
     entries, refuse = reader.entries, reader.refuse
     grid, size = entries.get("tile_grid_size"), entries.get("tile_size")
     if grid and size:
         refuse(size.name, f"{grid} and {size} exclude each other: give one of them")
         return
-    views = training_views({name: entry.value for name, entry in entries.items()})
+    views = training_views({**defaults, **{name: entry.value for name, entry in entries.items()}})
     setting = f"training_views={views}" if "training_views" in entries else f"training_views (here {views})"
     for name, regimes in _ONLY_WITH.items():
         entry = entries.get(name)
         if entry and entry.value is not False and views not in regimes:
             refuse(entry.name, f"{entry} does not go with {setting}, only with {' or '.join(regimes)}")
-    tiled = views != "whole" or grid or size
+    tiled = views != "whole" or grid or size or defaults.get("tile_grid_size")
     merge = entries.get("tile_merge")
     if merge and not tiled:
         refuse(merge.name, f"{merge}: there are no tiles; give tile_grid_size or tile_size, or leave it out")

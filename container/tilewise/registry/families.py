@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tilewise.registry.backbones import (
     CSP_DARKNET,
     RESNET_18,
@@ -28,13 +30,18 @@ files themselves.
 """
 
 
+RECIPE = {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "tile_grid_size": "auto"}
+"""What one-stage models learn well with (benchmarks/README.md, "A sweep of defaults")."""
+
+
 def _rcnn(depth: int, resnet: Backbone, *weights: Weights) -> Model:
     """Behind a ResNet the pyramid begins at stride 4."""
     return Model(f"fasterrcnn_resnet{depth}_fpn", weights, resnet, SMALLEST_OBJECT_AT_STRIDE_4)
 
 
 def _yolox(size: str, sha256: str) -> Model:
-    return Model(f"yolox_{size}", (Weights(f"yolox_{size}.pth", "yolox", sha256),), CSP_DARKNET)
+    weights = (Weights(f"yolox_{size}.pth", "yolox", sha256),)
+    return Model(f"yolox_{size}", weights, CSP_DARKNET, recipe=RECIPE)
 
 
 SSD = ModelFamily(
@@ -59,6 +66,7 @@ SSD = ModelFamily(
             "ssdlite_mobilenet_v3_large",
             (Weights("ssdlite320_mobilenet_v3_large_coco-a79551df.pth"),),
             mobilenet_v3_large("backbone.features.*.*"),
+            recipe=RECIPE,
         ),
     ),
 )
@@ -126,7 +134,11 @@ FCOS = ModelFamily(
     assignments=("rfla",),
     stride_4_level=True,
     classification_losses=frozenset({"classification", "bbox_ctrness"}),
-    models=(Model("fcos_resnet50_fpn", (Weights("fcos_resnet50_fpn_coco-99b0c9b7.pth"),), RESNET_50),),
+    models=(
+        Model(
+            "fcos_resnet50_fpn", (Weights("fcos_resnet50_fpn_coco-99b0c9b7.pth"),), RESNET_50, recipe=RECIPE
+        ),
+    ),
 )
 GFL = ModelFamily(
     name="gfl",
@@ -137,10 +149,10 @@ GFL = ModelFamily(
     stride_4_level=True,
     classification_losses=frozenset({"classification"}),
     models=(
-        Model("gfl_resnet18_fpn", (), RESNET_18),
-        Model("gfl_resnet34_fpn", (), RESNET_34),
-        Model("gfl_resnet50_fpn", (), RESNET_50),
-        Model("gfl_resnet101_fpn", (), RESNET_101),
+        Model("gfl_resnet18_fpn", (), RESNET_18, recipe=RECIPE),
+        Model("gfl_resnet34_fpn", (), RESNET_34, recipe=RECIPE),
+        Model("gfl_resnet50_fpn", (), RESNET_50, recipe=RECIPE),
+        Model("gfl_resnet101_fpn", (), RESNET_101, recipe=RECIPE),
     ),
 )
 YOLOX = ModelFamily(
@@ -176,7 +188,7 @@ YOLOX_MASKS = ModelFamily(
     classification_losses=YOLOX.classification_losses,
     defaults=YOLOX.defaults,
     tasks=("instance_segmentation",),
-    models=tuple(Model(f"mask{model.name}", model.weights, model.backbone) for model in YOLOX.models),
+    models=tuple(replace(model, name=f"mask{model.name}") for model in YOLOX.models),
 )
 
 FAMILIES = (SSD, FASTER_RCNN, MASK_RCNN, RETINANET, FCOS, GFL, YOLOX, YOLOX_MASKS, *CLASSIFIERS)

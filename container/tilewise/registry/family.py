@@ -71,6 +71,8 @@ class Model:
         smallest_object: the √area, in pixels of a view, from which on it resolves an object well.
         smallest_views: the shortest side in pixels of the views that it can take beside those of its nominal
             size, as pairs: the nominal side from which on it holds, and that side.
+        recipe: the hyperparameters it is known to learn well with, where neither dialect has the model; the
+            defaults of a job that calls it by its name.
 
     """
 
@@ -79,6 +81,7 @@ class Model:
     backbone: Backbone | None = None
     smallest_object: float = SMALLEST_OBJECT
     smallest_views: tuple[tuple[int, int], ...] = ((0, 32),)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def published(self) -> tuple[Weights, ...]:
