@@ -90,6 +90,13 @@ def test_errors__ignored_objects_are_not_suspected_nor_what_lies_on_them() -> No
     assert errors_of([(A, 0), (B, 1), (C, 0)], RIGHT, [False, True, True]) == []
 
 
+def test_errors__what_lies_in_a_crowd_is_not_missing_a_box() -> None:
+    crowd, beside = (40, 0, 120, 90), (30, 50, 45, 65)
+    found: list[Found] = [(A, 0.9, 0), (B, 0.8, 1), (C, 0.7, 0), (beside, 0.6, 1)]
+    (error,) = errors_of([(A, 0), (crowd, 0)], found, [False, True])
+    assert error.found is not None and error.found.tolist() == list(beside), "a third of it lies in the crowd"
+
+
 def test_errors__the_most_suspicious_first_and_nothing_of_nothing() -> None:
     errors = errors_of([(A, 0)], [(A, 0.9, 1), (B, 0.95, 0), (C, 0.2, 0)])
     assert [error.kind for error in errors] == ["no box", "other class", "no box"]
