@@ -89,12 +89,34 @@ def fetch(url: str, path: Path, pin: str) -> str:
     return digest.hexdigest()
 
 
-def _warning(names: Sequence[str]) -> str:
-    return (
-        f". The image is built without it: there, jobs with model_name={' or '.join(names)} train from "
-        "scratch, which takes longer and ends less accurate, unless they have a channel pretrained. "
-        "FETCH_WEIGHTS=strict makes this an error"
-    )
+def _warning(file: str, names: Sequence[str], folder: Path) -> str:
+    """What jobs of these models do in an image whose folder has what it has now."""
+    starts: dict[str | None, list[str]] = {}
+    for name in names:
+        starts.setdefault(_start(name, folder), []).append(name)
+    sentences = []
+    for start, models in starts.items():
+        jobs = f"jobs with model_name={' or '.join(models)}"
+        if start == file:
+            sentences.append(f"It stays, and {jobs} begin with it: remove it to have the published one")
+        elif start:
+            sentences.append(f"The image is built without it: there, {jobs} begin with {start}, instead")
+        else:
+            sentences.append(
+                f"The image is built without it: there, {jobs} train from scratch, which takes longer and "
+                "ends less accurate, unless they have a channel pretrained"
+            )
+    return f". {'. '.join(sentences)}. FETCH_WEIGHTS=strict makes this an error"
+
+
+def _start(name: str, folder: Path) -> str | None:
+    """The file in the folder that a job of this model begins with; None where there is none."""
+    spellings = [
+        spelling
+        for weights in find_model(name).published
+        for spelling in (weights.file, f"{Path(weights.file).stem}.safetensors")
+    ]
+    return next((each for each in spellings if (folder / each).is_file()), None)
 
 
 def _check(name: str, digest: str, pin: str) -> None:
@@ -116,9 +138,10 @@ def main() -> int:
     if "none" in arguments.models and len(arguments.models) > 1:
         parser.error("none goes with no other")
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    failed, lenient = False, "default" in arguments.models
+    failures: dict[Weights, str] = {}
     unreachable: dict[str, str] = {}
-    for weights, names in files_of(arguments.models).items():
+    files, lenient = files_of(arguments.models), "default" in arguments.models
+    for weights in files:
         file, pin = weights.file, weights.pin
         path, mirror = arguments.folder / file, getattr(arguments, weights.source)
         try:
@@ -132,13 +155,15 @@ def main() -> int:
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError):
                 unreachable[weights.source] = str(error)
-            warning = _warning(names) if lenient and names else ""
-            print(f"{'WARNING: ' * lenient}{file}: failed: {error}{warning}", file=sys.stderr)
-            failed = failed or not lenient
+            failures[weights] = str(error)
             continue
         known = "pinned" if len(pin) == 64 else "only its first 8 digits are pinned"
         print(f"{file}: SHA-256 {digest} ({known})")
-    return int(failed)
+    for weights, reason in failures.items():  # at last: what else there is decides what jobs begin with
+        names = files[weights]
+        warning = _warning(weights.file, names, arguments.folder) if lenient and names else ""
+        print(f"{'WARNING: ' * lenient}{weights.file}: failed: {reason}{warning}", file=sys.stderr)
+    return int(bool(failures) and not lenient)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,12 @@ def default_files(
     backbone = fetch_weights.find_model("ssd_vgg16").backbone
     assert backbone
     vgg = replace(backbone, weights=(Weights(name),))
-    monkeypatch.setattr(fetch_weights, "find_model", lambda name: SimpleNamespace(backbone=vgg))
+
+    def found(model: str) -> SimpleNamespace:
+        own = (fetch_weights.WEIGHTS[model],)
+        return SimpleNamespace(backbone=vgg, published=own + vgg.weights if model == "ssd_vgg16" else own)
+
+    monkeypatch.setattr(fetch_weights, "find_model", found)
     return folder, [*names, name]
 
 
@@ -208,11 +213,30 @@ def test_fetch__by_default_goes_on_without_what_fails_and_says_what_that_means(
     assert sorted(path.name for path in target.iterdir()) == sorted(names[2:])
     one, other = capsys.readouterr().err.splitlines()
     assert one.startswith(f"WARNING: {names[0]}: failed: HTTP Error 404")
-    assert "there, jobs with model_name=ssd_vgg16 train from scratch" in one
-    assert "takes longer and ends less accurate, unless they have a channel pretrained" in one
-    assert f"{names[1]} has the SHA-256" in other and "model_name=ssd_resnet50 train" in other
+    assert f"there, jobs with model_name=ssd_vgg16 begin with {names[-1]}, instead" in one, "the backbone"
+    assert f"{names[1]} has the SHA-256" in other
+    assert "there, jobs with model_name=ssd_resnet50 train from scratch" in other
+    assert "takes longer and ends less accurate, unless they have a channel pretrained" in other
     assert run(monkeypatch, target, "strict", *mirrors) == 1
     assert "WARNING" not in capsys.readouterr().err
+
+
+def test_fetch__by_default_a_file_that_lies_there_stays_and_the_warning_says_so(
+    mirror: tuple[Path, str],
+    default_files: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, target = default_files[1][1], tmp_path / "weights"
+    target.mkdir()
+    (target / name).write_bytes(b"mine")
+    assert run(monkeypatch, target, "default", "--torchvision", mirror[1], "--yolox", mirror[1]) == 0
+    assert (target / name).read_bytes() == b"mine"
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"{name} has the SHA-256" in warning
+    assert "It stays, and jobs with model_name=ssd_resnet50 begin with it: remove it" in warning
+    assert "from scratch" not in warning and "built without it" not in warning
 
 
 def test_fetch__asks_a_source_that_is_out_of_reach_once(
