@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -152,10 +153,10 @@ def main() -> int:
                 raise OSError(unreachable[weights.source])
             else:
                 digest = fetch(mirror + file, path, pin)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and not isinstance(error, urllib.error.HTTPError):
                 unreachable[weights.source] = str(error)
-            failures[weights] = str(error)
+            failures[weights] = str(error).strip() or type(error).__name__
             continue
         known = "pinned" if len(pin) == 64 else "only its first 8 digits are pinned"
         print(f"{file}: SHA-256 {digest} ({known})")

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import socketserver
 import subprocess
 import sys
 import threading
@@ -254,6 +255,34 @@ def test_fetch__asks_a_source_that_is_out_of_reach_once(
     assert capsys.readouterr().err.count("no route to host") == len(fetch_weights.files_of(["default"]))
     assert run(monkeypatch, tmp_path / "weights", "strict") == 1
     assert list((tmp_path / "weights").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n"]
+)
+def test_fetch__by_default_goes_on_where_a_mirror_does_not_speak_http(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Speaks(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Speaks) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        try:
+            codes = [
+                run(monkeypatch, tmp_path / "weights", word, "--torchvision", url, "--yolox", "http://a b/")
+                for word in ("default", "strict")
+            ]
+        finally:
+            server.shutdown()
+    assert codes == [0, 1]
+    files = len(fetch_weights.files_of(["default"]))
+    assert capsys.readouterr().err.count(": failed: ") == 2 * files
+    assert not list((tmp_path / "weights").iterdir())
 
 
 @pytest.mark.parametrize(("word", "code"), [(None, 0), ("strict", 1), ("none", 0), ("", 0), ("yolox_s", 1)])
