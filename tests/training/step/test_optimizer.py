@@ -3,7 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.models.build import build_detector
+from tilewise.models.freezing import stages_of
+from tilewise.models.spec import DetectorSpec
 from tilewise.training.step.optimizer import make_optimizer
+from tilewise.views.view import Scaling
 from torch import nn
 
 
@@ -83,3 +87,17 @@ def test_backbone__has_a_learning_rate_of_its_own() -> None:
     slow = {name for name, rate in of.items() if rate == pytest.approx(0.02)}
     assert slow == {"network.backbone.body.0.weight", "network.backbone.body.0.bias"}
     assert sorted({*of.values()}) == pytest.approx([0.02, 0.1]) and optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("name", ["ssd_vgg16", "ssd_resnet50", "ssdlite_mobilenet_v3_large", "yolox_nano"])
+def test_backbone__is_what_layers_to_freeze_counts(name: str) -> None:
+    spec = DetectorSpec(name, 2, Scaling(square=300), None, 0.1, 0.5, 10)
+    with torch.device("meta"):
+        model = build_detector(spec)
+    raw = {"model_name": name, "learning_rate": 0.1, "backbone_learning_rate_factor": 0.2}
+    optimizer = make_optimizer(model, parse_hyperparameters(raw))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    slow = {key for key, each in model.network.named_parameters() if rates[id(each)] == pytest.approx(0.02)}
+    stages = tuple(f"{module}." for stage in stages_of(model.network, name) for module in stage)
+    counted = {key for key, _ in model.network.named_parameters() if key.startswith(stages)}
+    assert counted and counted == slow

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from tilewise.hyperparameters import Hyperparameters
+from tilewise.registry import find_model
 
 _BACKBONE = re.compile(r"\bnetwork\.backbone\.(body|backbone|features)\.")
-"""The parameters of backbones by their names; those of feature pyramids are not among them."""
+"""The parameters of most backbones by their names; those of feature pyramids are not among them."""
 
 
 def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimizer:
@@ -23,7 +24,8 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
     _keep_from_dynamo()
     rate = hp.learning_rate
     learnt = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    slow = {name for name, _ in learnt if hp.backbone_learning_rate_factor != 1 and _BACKBONE.search(name)}
+    differs = hp.backbone_learning_rate_factor != 1
+    slow = {name for name, _ in learnt if differs and _in_backbone(name, hp.model_name)}
     groups: list[dict[str, Any]] = []
     for in_backbone in (False, True):
         some = [each for name, each in learnt if (name in slow) == in_backbone]
@@ -49,6 +51,14 @@ def make_optimizer(model: nn.Module, hp: Hyperparameters) -> torch.optim.Optimiz
             return torch.optim.RMSprop(groups, rate, momentum=hp.momentum)
         case "adadelta":
             return torch.optim.Adadelta(groups, rate)
+
+
+def _in_backbone(parameter: str, model_name: str) -> bool:
+    """Whether it is a parameter of the backbone: SSD cuts the last block off its VGG, to another place."""
+    backbone = find_model(model_name).backbone
+    modules = {module for stage in backbone.stages for module in stage} if backbone else set()
+    module = parameter.rpartition(".")[0].rpartition("network.")[2]
+    return module in modules or _BACKBONE.search(parameter) is not None
 
 
 def _keep_from_dynamo() -> None:
