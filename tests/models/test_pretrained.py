@@ -209,6 +209,71 @@ def test_backbone__a_whole_detector_is_better(folder: Path) -> None:
     assert f"loaded from {LITE_FILE};" in load_pretrained(make_detector(), LITE)
 
 
+# More feature maps than published
+
+
+def publish_levels(network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """A file whose tensors all have another value."""
+    state = network.state_dict().items()
+    weights = {key: torch.tensor(float(n)).expand(each.shape) for n, (key, each) in enumerate(state)}
+    torch.save(weights, path)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("anchors", "stride_4", "front"), [((0.05, 0.1, 0.2, 0.35, 0.6, 0.9), False, 1), (None, True, 2)]
+)
+def test_levels__of_ssdlite_for_small_objects(
+    anchors: tuple[float, ...] | None, stride_4: bool, front: int, folder: Path
+) -> None:
+    """It cuts its layers into other pieces, where small objects had the job fit its anchors."""
+    theirs = publish_levels(make_detector(LITE, classes=90).network, folder / LITE_FILE)
+    spec = DetectorSpec(LITE, 2, Scaling(square=300), anchors, 0.3, 0.5, 100, stride_4_level=stride_4)
+    detector = build_detector(spec)
+    sentence = load_pretrained(detector, LITE)
+    assert f"tensors loaded from {LITE_FILE}; newly initialised: head.classification_head." in sentence
+    assert "backbone" not in sentence
+    own = detector.network.state_dict()
+    layers, published = (
+        [key for key in keys if key.startswith("backbone.features.") and not key.endswith("_tracked")]
+        for keys in (own, theirs)
+    )
+    assert len(layers) == len(published) and layers != published
+    assert all(torch.equal(own[key], theirs[name]) for key, name in zip(layers, published, strict=True))
+    head = "head.regression_head.module_list.{}.1.weight"
+    for level in range(4):
+        assert torch.equal(own[head.format(level + front)], theirs[head.format(level)])
+    assert torch.equal(own["backbone.extra.0.0.0.weight"], theirs["backbone.extra.0.0.0.weight"])
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])
+@pytest.mark.parametrize("old", [False, True])
+def test_levels__of_a_pyramid_that_begins_at_stride_4(name: str, old: bool, folder: Path) -> None:
+    square = Scaling(min_size=64, max_size=64)
+    with torch.device("meta"):
+        plain, fine = (
+            build_detector(DetectorSpec(name, 2, square, None, 0.3, 0.5, 100, stride_4_level=more)).network
+            for more in (False, True)
+        )
+    file = published_files(name)[0]
+    theirs = publish_levels(plain, folder / file)
+    if old:
+        renamed = {re.sub(r"(_blocks\.\d)\.0", r"\1", key): each for key, each in theirs.items()}
+        assert renamed.keys() != theirs.keys()
+        torch.save(renamed, folder / file)
+    detector = Detector(fine.to_empty(device="cpu"), *3 * [nn.Identity()])
+    sentence = load_pretrained(detector, name)
+    fresh = (
+        f"backbone.fpn.{kind}_blocks.0.0.{each}" for kind in ("inner", "layer") for each in ("weight", "bias")
+    )
+    assert sentence.endswith(f"newly initialised: {', '.join(fresh)}")
+    own = detector.network.state_dict()
+    for kind in ("inner", "layer"):
+        for level in range(3):
+            key = f"backbone.fpn.{kind}_blocks.{{}}.0.weight"
+            assert torch.equal(own[key.format(level + 1)], theirs[key.format(level)])
+
+
 # YOLOX
 
 

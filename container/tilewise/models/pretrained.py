@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from tilewise.models.tensor_names import summary
 from tilewise.registry import find_model, load
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+
+IN_FRONT = (0, 1, 2, -1, -2)
+"""So many feature maps, at strides 4 and 8, a network may have in front of a file's; below 0 the file has."""
+
+_LEVEL = re.compile(r"(\b(?:module_list|inner_blocks|layer_blocks)\.)(\d+)\b")
+"""Modules that there is one of for each feature map."""
 
 
 def load_pretrained(detector: VisionModel, name: str, channel: Path | None = None) -> str:
@@ -88,6 +95,7 @@ def _load(network: nn.Module, name: str, path: Path) -> str:
     backbone, part = find_model(name).backbone, ""
     if backbone and backbone.from_classifier and not any(key in own for key in published):
         published, part = load(backbone.from_classifier)(published, list(own)), " (a backbone's)"
+    published = _at_own_levels(_in_own_layers(published, own), own)
     fitting = {
         key: value for key, value in published.items() if key not in own or own[key].shape == value.shape
     }
@@ -124,6 +132,46 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is no file of PyTorch weights: it holds other things than tensors")
     return dict(content)
+
+
+def _in_own_layers(published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with the names of the network's layers, where it cuts their list into other pieces.
+
+    SSDlite does so for each feature map in front of the published ones.
+    """
+    theirs, ours = (
+        [key for key in keys if key.startswith("backbone.features.") and not key.endswith("_tracked")]
+        for keys in (published, own)
+    )
+    names = dict(zip(theirs, ours, strict=False))
+    alike = all(published[key].shape == own[name].shape for key, name in names.items())
+    if theirs == ours or len(theirs) != len(ours) or not alike:
+        return dict(published)
+    features = {name: published[key] for key, name in names.items()}
+    return {
+        key: each for key, each in published.items() if not key.startswith("backbone.features.")
+    } | features
+
+
+def _at_own_levels(published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of each feature map with its number in the network, which may have finer maps in front.
+
+    By how many the numbers differ is seen by what fits.
+    """
+    # as an FPN of torchvision is named since 2022
+    named = {
+        re.sub(r"(\.(?:inner|layer)_blocks\.\d+)\.(?=weight|bias)", r"\1.0.", key): key for key in published
+    }
+
+    def moved(key: str, levels: int) -> str:
+        return _LEVEL.sub(lambda level: f"{level[1]}{int(level[2]) + levels}", key)
+
+    def fitting(levels: int) -> int:
+        names = ((moved(name, levels), key) for name, key in named.items() if _LEVEL.search(name))
+        return sum(name in own and own[name].shape == published[key].shape for name, key in names)
+
+    levels = max(IN_FRONT, key=fitting)
+    return {moved(name, levels): published[key] for name, key in named.items()}
 
 
 def resnet_of(published: Mapping[str, Tensor], own: Sequence[str]) -> dict[str, Tensor]:
