@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import re
 import warnings
 from collections import OrderedDict
@@ -398,6 +399,28 @@ def test_pretrained__bad_file_is_the_users_to_fix(
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("part", ["model", "state_dict", None])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pretrained__of_a_checkpoint_of_another_program(
+    part: str | None, wrapped: bool, folder: Path
+) -> None:
+    weights = publish_yolox(folder / "yolox_nano.pth", classes=2)
+    named = {f"module.{key}" if wrapped else key: each for key, each in weights.items()}
+    torch.save({part: named, "meta": {"epoch": 3}} if part else named, folder / "yolox_nano.pth")
+    sentence = load_pretrained(make_detector("yolox_nano"), "yolox_nano")
+    assert sentence.endswith("newly initialised: none")
+
+
+def test_pretrained__other_objects_in_a_checkpoint_are_named(folder: Path) -> None:
+    """As torchvision's reference training leaves the arguments of its command line."""
+    weights = make_detector().network.state_dict()
+    torch.save({"model": weights, "args": argparse.Namespace(lr=0.02)}, folder / LITE_FILE)
+    with pytest.raises(UserError) as caught:
+        load_pretrained(make_detector(), LITE)
+    assert "holds other objects than tensors (argparse.Namespace)" in str(caught.value)
+    assert 'torch.save(checkpoint["model"], …)' in str(caught.value) and "damaged" not in str(caught.value)
 
 
 def test_pretrained__weights_of_another_model(folder: Path) -> None:

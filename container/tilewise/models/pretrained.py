@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,12 @@ _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 IN_FRONT = (0, 1, 2, -1, -2)
 """So many feature maps, at strides 4 and 8, a network may have in front of a file's; below 0 the file has."""
+
+_OF_CHECKPOINTS = ("model", "state_dict")
+"""Under which a checkpoint has the tensors: YOLOX's and torchvision's; OpenMMLab's and Lightning's."""
+
+_WRAPPED = "module."
+"""What DataParallel and DistributedDataParallel put before the names of a model's tensors."""
 
 _LEVEL = re.compile(r"(\b(?:module_list|inner_blocks|layer_blocks)\.)(\d+)\b")
 """Modules that there is one of for each feature map."""
@@ -117,21 +124,41 @@ def _load(network: nn.Module, name: str, path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, those under ``model`` where it is a checkpoint, as YOLOX's are."""
+    """The tensors of a file, or those of the model where it is a checkpoint, as YOLOX's are."""
     try:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := _other_objects(path):
+            raise UserError(
+                f"{path} holds other objects than tensors ({', '.join(found)}), which could run any code and "
+                "are not loaded: save the weights alone, as torch.save(model.state_dict(), …) does, or of a "
+                'checkpoint torch.save(checkpoint["model"], …)'
+            ) from None
+        raise _no_weights(path, error) from None
     except Exception as error:  # a damaged file: RuntimeError, EOFError, UnpicklingError, SafetensorError, …
-        raise UserError(
-            f"{path} is no file of PyTorch weights, or is damaged ({type(error).__name__})"
-        ) from None
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
+        raise _no_weights(path, error) from None
+    for part in _OF_CHECKPOINTS:
+        if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
+            content = content[part]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is no file of PyTorch weights: it holds other things than tensors")
-    return dict(content)
+    prefix = _WRAPPED if all(key.startswith(_WRAPPED) for key in content) else ""
+    return {key.removeprefix(prefix): tensor for key, tensor in content.items()}
+
+
+def _no_weights(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is no file of PyTorch weights, or is damaged ({type(error).__name__})")
+
+
+def _other_objects(path: Path) -> list[str]:
+    """What a file holds that is not loaded, by the names of their classes; none where it cannot be read."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))[:5]
+    except Exception:  # no archive, or a damaged one
+        return []
 
 
 def _in_own_layers(published: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
