@@ -413,6 +413,16 @@ def test_pretrained__of_a_checkpoint_of_another_program(
     assert sentence.endswith("newly initialised: none")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pretrained__weights_that_are_no_numbers(value: float, folder: Path) -> None:
+    weights = publish(make_detector("yolox_nano"), folder / "ones.pth")
+    weights = {key.removeprefix("network."): each for key, each in weights.items()}
+    weights["head.stems.1.conv.weight"][0] = value
+    torch.save(weights, folder / "yolox_nano.pth")
+    with pytest.raises(UserError, match=r"head\.stems\.1\.conv\.weight holds NaN or infinity"):
+        load_pretrained(make_detector("yolox_nano"), "yolox_nano")
+
+
 def test_pretrained__other_objects_in_a_checkpoint_are_named(folder: Path) -> None:
     """As torchvision's reference training leaves the arguments of its command line."""
     weights = make_detector().network.state_dict()

@@ -106,6 +106,11 @@ def _load(network: nn.Module, name: str, path: Path) -> str:
     fitting = {
         key: value for key, value in published.items() if key not in own or own[key].shape == value.shape
     }
+    for key, value in fitting.items():
+        if key in own and not bool(value.isfinite().all()):
+            raise UserError(
+                f"{path}: {key} holds NaN or infinity: its training had diverged; take another file"
+            )
     try:
         # Not strict, and all at once: torchvision's modules rename what older files call otherwise.
         fresh = set(network.load_state_dict(fitting, strict=False).missing_keys)
