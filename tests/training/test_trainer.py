@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_training import StandIn, Steady, plain_hp, run, saved
 from stand_ins import make_job
 from tilewise.data.channel import DataSet
@@ -146,6 +147,18 @@ def test_train__frozen_layers_stay_as_they_are(
     frozen = ("backbone.features.0.0.", "backbone.features.0.1.", "backbone.features.0.2.")
     assert all(same for key, same in equal.items() if key.startswith(frozen))
     assert not all(same for key, same in equal.items() if key.startswith("backbone.features.0.3."))
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_train__warns_of_frozen_layers_that_are_random(
+    pretrained: bool, data: DataSet, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp = plain_hp(layers_to_freeze=3, use_pretrained_model=pretrained)
+    if pretrained:
+        save_file(build_detector(fit_spec(hp, data)).network.state_dict(), tmp_path / "mine.safetensors")
+    make_trainer(data, make_job(hp, model_dir), Start(pretrained=tmp_path if pretrained else None))
+    warning = "or leave out layers_to_freeze"
+    assert any(message.endswith(warning) for message in caplog.messages) != pretrained
 
 
 def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_model(

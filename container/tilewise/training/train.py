@@ -66,6 +66,8 @@ from tilewise.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+_FREEZE = ("layers_to_freeze", "freeze_layer_pattern")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -224,11 +226,18 @@ def _make_model(spec: ModelSpec, job: JobContext, start: Start) -> VisionModel:
             log.warning("%s", job.environment[FROM_SCRATCH])
         else:
             log.info(load_pretrained(model, spec.name, start.pretrained))
-    if hp.layers_to_freeze or hp.freeze_layer_pattern:
+    if any(getattr(hp, name) for name in _FREEZE):
         frozen = freeze(
             model, spec.name, hp.layers_to_freeze, pattern=hp.freeze_layer_pattern, azure=hp.azure_yolov5
         )
         log.info(frozen)
+        from_scratch = not hp.use_pretrained_model or FROM_SCRATCH in job.environment
+        if from_scratch and not start.initial and not start.state:
+            log.warning(
+                "the frozen layers keep the random weights that they begin with: begin with pretrained ones, "
+                "or leave out %s",
+                " and ".join(hp.spelling(name) for name in _FREEZE if getattr(hp, name)),
+            )
     return model
 
 
