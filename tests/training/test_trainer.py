@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from small_training import StandIn, Steady, plain_hp, run, saved
 from stand_ins import make_job
+from tilewise.commands.train import _warn_of_long_warmup
 from tilewise.data.channel import DataSet
 from tilewise.data.records import Record
 from tilewise.errors import UserError
@@ -159,6 +160,18 @@ def test_train__warns_of_frozen_layers_that_are_random(
     make_trainer(data, make_job(hp, model_dir), Start(pretrained=tmp_path if pretrained else None))
     warning = "or leave out layers_to_freeze"
     assert any(message.endswith(warning) for message in caplog.messages) != pretrained
+
+
+@pytest.mark.parametrize(("steps", "ends_early"), [(4, True), (3, False)])
+def test_train__warns_of_a_warm_up_that_takes_all_steps(
+    steps: int, ends_early: bool, data: DataSet, model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp = plain_hp(training_batch_size=2, warmup_steps=steps, learning_rate_scheduler="warmup_cosine")
+    make_trainer(data, make_job(hp, model_dir, StandIn()))
+    _warn_of_long_warmup(hp)
+    warning = "warmup_steps=4 and 4 steps in all: the learning rate only rises"
+    assert any(warning in message for message in caplog.messages) == ends_early
+    assert "warmup_cosine_lr_warmup_epochs" not in caplog.text, "of which warmup_steps takes the place"
 
 
 def test_extra_loss__is_logged_learnt_and_kept_in_checkpoints_and_not_in_the_model(

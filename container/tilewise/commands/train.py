@@ -259,7 +259,7 @@ def _leave_model_of(state: dict[str, Any] | None, when: str, distributed: Distri
 
 def _warn_of_long_warmup(hp: Hyperparameters) -> None:
     warmup = hp.warmup_cosine_lr_warmup_epochs
-    planned = hp.minutes is not None
+    planned = hp.minutes is not None or hp.warmup_steps is not None  # of steps there is a count later
     if hp.learning_rate_scheduler == "warmup_cosine" and warmup >= hp.number_of_epochs and not planned:
         log.warning(
             "warmup_cosine_lr_warmup_epochs=%d and number_of_epochs=%d: the learning rate only rises, and "

@@ -291,6 +291,13 @@ def _assemble(
     loader = EpochLoader(data.train, batches, copies)
     loader.share = share
     steps = -(-loader.expected_batches(batch_size * distributed.size) // hp.gradient_accumulation_step)
+    if hp.warmup_steps and hp.warmup_steps >= steps * hp.number_of_epochs:
+        log.warning(
+            "warmup_steps=%d and %d steps in all: the learning rate only rises, and ends before it is "
+            "learning_rate: warm up for less, or train for longer",
+            hp.warmup_steps,
+            steps * hp.number_of_epochs,
+        )
     train_step = TrainStep(
         model,
         hp,
