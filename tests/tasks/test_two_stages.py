@@ -19,7 +19,7 @@ from tilewise.arrays import Float32
 from tilewise.errors import UserError
 from tilewise.inference.artifact import Artifact, add_to_description, read_classes
 from tilewise.inference.batching import Merge
-from tilewise.inference.model_card import ModelCard
+from tilewise.inference.model_card import DEFAULT_THRESHOLD, ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.two_stages import load_predictor
 from tilewise.models.detector import BatchImages, VisionModel
@@ -157,6 +157,19 @@ def test_two_stages__tiles_and_a_score_to_begin_with(folder: Path, model_folder:
     assert 0 < (scores >= scores[0]).sum() < len(scores)
     tiled = load_predictor(folder).seen_as(TileOptions(grid=(2, 1)))
     assert tiled.plan.tiling.grid == (2, 1) and tiled.classes == COLOURS
+
+
+def test_two_stages__recommend_nothing_of_the_detectors_scores(folder: Path) -> None:
+    """The answers' scores are lower: they are multiplied by the classifier's."""
+    of_the_detector = {
+        "recommended_threshold": 0.7,
+        "recommended_thresholds": {"red": 0.8},
+        "score_calibration": {"temperature": 2.0, "bias": -1.0},
+    }
+    add_to_description(folder, of_the_detector)
+    card = ModelCard.read(folder)
+    assert (card.threshold, card.thresholds, card.calibration) == (None, {}, None)
+    assert card.recommended(COLOURS) == [DEFAULT_THRESHOLD] * len(COLOURS)
 
 
 def test_two_stages__served(folder: Path) -> None:

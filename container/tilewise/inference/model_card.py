@@ -50,7 +50,8 @@ class ModelCard:
             if "classifier" in content:  # the answers have its classes
                 classifier = ModelCard.read(folder / str(content["classifier"]["model"]))
                 content["classes"] = classifier.classes
-                content.pop("score_calibration", None)  # the answers' scores are both models'
+                for name in ("score_calibration", "recommended_threshold", "recommended_thresholds"):
+                    content.pop(name, None)  # of the detector's scores: the answers' are both models'
             spec = content.get("detector") or content.get("model") or {}
             threshold = content.get("recommended_threshold")
             calibration = content.get("score_calibration")
