@@ -344,6 +344,14 @@ def test_channel__without_a_file_to_take(files: list[str], tmp_path: Path) -> No
     assert f"it has {', '.join(files) or 'none'}" in str(caught.value)
 
 
+def test_channel__with_a_packed_model(tmp_path: Path) -> None:
+    (tmp_path / "model.tar.gz").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"it has none and model\.tar\.gz: unpack it, or give .* channel model"
+    ):
+        load_pretrained(make_detector(), LITE, tmp_path)
+
+
 @pytest.mark.parametrize("name", model_names())
 def test_published__files_are_torchvisions_or_yoloxs(name: str) -> None:
     if name.startswith("yolox"):

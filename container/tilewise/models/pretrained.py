@@ -18,6 +18,7 @@ from tilewise.models.tensor_names import summary
 from tilewise.registry import find_model, load
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
+_PACKED = (".tar.gz", ".tgz", ".tar", ".zip")
 
 IN_FRONT = (0, 1, 2, -1, -2)
 """So many feature maps, at strides 4 and 8, a network may have in front of a file's; below 0 the file has."""
@@ -90,8 +91,11 @@ def _in_channel(channel: Path, published_names: Sequence[str]) -> Path:
     if len(files) != 1:
         names = ", ".join(path.name for path in files[:5]) or "none"
         named = f", or one named as published ({_published(published_names)})" if published_names else ""
+        packed = next((path.name for path in channel.rglob("*") if path.name.endswith(_PACKED)), None)
+        cure = f" and {packed}: unpack it, or give a job's model in the channel model" if packed else ""
         raise UserError(
-            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}){named}; it has {names}"
+            f"channel pretrained: give it one file of weights ({', '.join(_SUFFIXES)}){named}; "
+            f"it has {names}{cure}"
         )
     return files[0]
 

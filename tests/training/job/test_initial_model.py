@@ -208,6 +208,10 @@ def test_check__another_detector_is_refused(
     with pytest.raises(UserError) as error:
         check_initial(initial, fit_spec(hp, data_of(*classes), initial.spec), classes, task=DetectionTask())
     assert str(error.value).startswith(f"channel model: this job has {words}. Set them alike")
+    in_pretrained = "give the .safetensors of that model's archive in the channel pretrained" in str(
+        error.value
+    )
+    assert in_pretrained == ("model_name" not in given)
 
 
 @pytest.mark.parametrize("classes", [("ant", "wasp"), ("bee", "ant"), ("0", "1")])

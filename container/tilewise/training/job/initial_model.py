@@ -161,9 +161,13 @@ def check_initial(initial: Artifact, spec: ModelSpec, classes: Sequence[str], *,
     if len(classes) != len(initial.classes):
         differs.append(f"the classes {_list(classes)}, but that model {_list(initial.classes)}")
     if differs:
-        raise UserError(
-            f"channel model: this job has {'; '.join(differs)}. Set them alike, or leave the channel out"
-        )
+        cure = "leave the channel out"
+        if spec.name == initial.spec.name:
+            cure = (
+                "give the .safetensors of that model's archive in the channel pretrained, instead: what fits "
+                "is taken, and the rest begins anew"
+            )
+        raise UserError(f"channel model: this job has {'; '.join(differs)}. Set them alike, or {cure}")
 
 
 def go_on_from(model: VisionModel, initial: Artifact) -> None:
