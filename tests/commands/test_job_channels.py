@@ -16,7 +16,7 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.platform import Job, JobChannel
-from tilewise.training.distributed.context import SINGLE_PROCESS
+from tilewise.training.distributed.context import SINGLE_PROCESS, DistributedContext
 from tilewise.views.rendering import AS_STORED, Rendering
 
 HP = parse_hyperparameters({})
@@ -74,6 +74,21 @@ def test_channels__of_the_sdk_are_left_aside(caplog: pytest.LogCaptureFixture) -
     assert list(found) == ["train"]
     assert [entry.levelname for entry in caplog.records] == ["WARNING"] * 2
     assert "channel sm_drivers is not used: it belongs to the SageMaker SDK" in caplog.text
+
+
+def test_channels__a_host_that_got_no_file_of_a_channel_is_named(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("train", "validation")}
+    for path in paths.values():
+        path.mkdir()
+    (paths["train"] / "a.jpg").touch()
+    channels = {name: JobChannel(name, path, distribution="ShardedByS3Key") for name, path in paths.items()}
+    two = DistributedContext(1, 2, local_size=1)
+    with pytest.raises(UserError) as error:
+        data_channels(Job({}, channels, ("algo-1", "algo-2"), "algo-2", "eth0"), HP, None, distributed=two)
+    assert str(error.value) == (
+        "channel validation: host algo-2 has got none of its files: give each of the 2 hosts some, or use "
+        "S3DataDistributionType FullyReplicated"
+    )
 
 
 @pytest.mark.parametrize("name", ["checkpoint_run_id", "checkpoint_dataset_id", "checkpoint_filename"])

@@ -53,7 +53,8 @@ def data_channels(
         distributed: the processes that train together.
 
     Raises:
-        UserError: an input mode does not exist, or a channel has a name that is none.
+        UserError: an input mode does not exist, a channel has a name that is none, or of one that is split
+            between the hosts this host has got no file.
 
     """
     from tilewise.data.channel import ChannelFolder
@@ -83,6 +84,7 @@ def data_channels(
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
+            _require_files(job, channel)
             shard = shard_of(
                 channel.distribution,
                 distributed.host,
@@ -96,6 +98,17 @@ def data_channels(
                 f"channel {name}: there is no input mode {channel.input_mode}: use File, FastFile or Pipe"
             )
     return sources
+
+
+def _require_files(job: platform.Job, channel: platform.JobChannel) -> None:
+    """Refuse a channel of which this host has got no file, as there are fewer of them than hosts."""
+    if channel.distribution != "ShardedByS3Key" or len(job.hosts) == 1:
+        return
+    if not any(path.is_file() for path in channel.path.rglob("*")):
+        raise UserError(
+            f"channel {channel.name}: host {job.current_host} has got none of its files: give each of the "
+            f"{len(job.hosts)} hosts some, or use S3DataDistributionType FullyReplicated"
+        )
 
 
 _OTHER_WORDS = {
