@@ -310,6 +310,8 @@ def _assemble(
     log.info("training in %s: %s", str(dtype).removeprefix("torch."), reason)
 
     def predictor() -> Predictor:
+        """The same in all processes, which must all ask: each has normalised by its own batches."""
+        distributed.broadcast_buffers(train_step.evaluated)
         backend = TorchBackend(train_step.evaluated, validation_batch_size(hp, distributed.local_size))
         plan = ViewPlan(spec.scaling, spec.tiling, spec.rendering)
         return Predictor(backend, plan, data.classes, merge=job.task.merger(spec))
@@ -336,7 +338,7 @@ def _assemble(
         threads=ThreadTuner(compute),
         pace=pace,
         normalisation=NormalisationStatistics(batches, hp.seed),
-        validator=Validator(job, data.validation, train_step, predictor=predictor),
+        validator=Validator(job, data.validation, predictor),
         best=best,
         progress=progress,
         history=history,

@@ -78,6 +78,12 @@ def test_world__says_the_same_to_all(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (tmp_path / "received").read_text() == "batch"
 
 
+def test_processes__look_for_false_alarms_with_the_same_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "predictors", tmp_path) is None
+
+
 def test_failure__of_one_process_ends_all_and_is_told_as_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

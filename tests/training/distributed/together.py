@@ -8,11 +8,15 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tilewise.data.channel import DataSet
+from tilewise.data.shard import Shard
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.build import build_detector
 from tilewise.models.detector import Detector, Outputs
 from tilewise.models.rpn import Sampler
@@ -20,16 +24,24 @@ from tilewise.models.spec import DetectorSpec
 from tilewise.models.totals import counting_alone, mean_over_processes
 from tilewise.platform import failure_sentence
 from tilewise.targets import Targets
+from tilewise.tasks.registry import make_task
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.batch_server import BatchClient, BatchServer
 from tilewise.training.distributed.context import DistributedContext, connect_store, init_distributed
 from tilewise.training.distributed.launch import die_with_parent, report_failure
+from tilewise.training.job.context import JobContext
+from tilewise.training.job.metric_lines import MetricLines
 from tilewise.training.step.distillation import ChannelDistillation, Teacher
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
+from tilewise.training.train import make_trainer
 from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from squares import squares_split
 
 FAMILIES = {
     "ssdlite_mobilenet_v3_large": Scaling(square=128),
@@ -171,6 +183,23 @@ def messages(distributed: DistributedContext, folder: Path) -> None:
             BatchClient(distributed.folder / "a.socket", distributed.rank).receive()
         except UserError as error:
             (folder / "received").write_text(str(error))
+
+
+def predictors(distributed: DistributedContext, folder: Path) -> None:
+    """After an epoch, in which each has normalised by its own batches, all predict with the same model."""
+    own = folder / f"{distributed.rank}"
+    own.mkdir()
+    train = squares_split(own, "train", 96, 8)
+    shard = Shard(distributed.rank, distributed.size)
+    given = {"use_pretrained_model": 0, "num_workers": 0, "training_batch_size": 2, "ema_decay": 0.9}
+    hp = parse_hyperparameters({"model_name": "yolox_nano", "image_size": 96, "number_of_epochs": 1} | given)
+    job = JobContext(hp, make_task(hp), MetricLines("algo-1", quiet=True), own, distributed=distributed)
+    trainer = make_trainer(DataSet(("square",), replace(train, shard=shard), None), job)
+    trainer.train_epoch(0)
+    backend = trainer.false_positives.predictor().backend
+    assert isinstance(backend, TorchBackend)
+    everywhere = distributed.gather([each.clone() for each in backend.model.buffers()])
+    assert all(torch.equal(here, first) for here, first in zip(everywhere[1], everywhere[0], strict=True))
 
 
 def user_error(distributed: DistributedContext, folder: Path) -> None:

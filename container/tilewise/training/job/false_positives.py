@@ -27,7 +27,7 @@ class FalsePositives:
         job: which may want them, see the hyperparameter ``negative_views``.
         planner: of the training views, which draws the chips; None where there are none.
         train: the training data.
-        predictor: the model as it is when it is asked for.
+        predictor: the model as it is when all processes ask for it.
 
     """
 

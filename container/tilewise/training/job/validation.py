@@ -15,7 +15,6 @@ from tilewise.tasks.task import Scored
 from tilewise.training.distributed.context import DistributedContext
 from tilewise.training.job.batch_size import validation_batch_size
 from tilewise.training.job.context import JobContext
-from tilewise.training.step.train_step import TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +25,12 @@ class Validator:
     Args:
         job: the training job.
         source: the validation data, if there are any.
-        train_step: has the model.
-        predictor: the model as it is when it is asked for.
+        predictor: the model as it is when all processes ask for it.
 
     """
 
-    def __init__(
-        self,
-        job: JobContext,
-        source: RecordSource | None,
-        train_step: TrainStep,
-        *,
-        predictor: Callable[[], Predictor],
-    ):
-        self.job, self.source, self.train_step, self.predictor = job, source, train_step, predictor
+    def __init__(self, job: JobContext, source: RecordSource | None, predictor: Callable[[], Predictor]):
+        self.job, self.source, self.predictor = job, source, predictor
 
     @property
     def wanted(self) -> bool:
@@ -64,7 +55,6 @@ class Validator:
         assert self.source is not None
         start = time.monotonic()
         distributed, issues = self.job.distributed, self.source.issues
-        distributed.broadcast_buffers(self.train_step.evaluated)
         everywhere = partial(gather, distributed, issues)
         evaluation = self.job.task.evaluate(
             self.predictor(), self.source.part(), issues, stop=self.job.stop, gather=everywhere
