@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tilewise.arrays import Float32
 from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.models.detector import IMAGENET_MEAN, IMAGENET_STD, BatchImages, VisionModel
+from tilewise.models.totals import mean_over_processes
 from tilewise.targets import Targets
 
 _BODY = "body."
@@ -138,15 +139,17 @@ def _softmax(logits: Tensor) -> Tensor:
 def _one_label(
     outputs: Outputs, targets: Sequence[Targets[Tensor]], weights: Tensor | None
 ) -> dict[str, Tensor]:
-    """Cross-entropy; with weights PyTorch's weighted mean."""
+    """Cross-entropy; with weights PyTorch's weighted mean. It is that over the images of all processes."""
     labels = torch.cat([target.labels[:1] for target in targets])
     with_label = torch.tensor([len(target.labels) > 0 for target in targets], device=labels.device)
     logits = outputs.logits[with_label]
+    weights = logits.new_ones(logits.shape[1]) if weights is None else weights.to(logits)
+    count = mean_over_processes(weights[labels].sum()).clamp(min=1e-9)
     if not len(labels):  # a process without an image of its own
         return {"cross_entropy": outputs.logits.sum() * 0, "accuracy": outputs.logits.new_zeros(())}
-    weights = None if weights is None else weights.to(logits)
     right = (logits.detach().argmax(dim=1) == labels).float().mean()
-    return {"cross_entropy": F.cross_entropy(logits, labels, weights), "accuracy": right}
+    loss = F.cross_entropy(logits, labels, weights, reduction="sum") / count
+    return {"cross_entropy": loss, "accuracy": right}
 
 
 def _several_labels(

@@ -65,6 +65,24 @@ def test_processes__learn_as_one_does_from_the_same_batch(learnt: Path, tmp_path
             assert moved > 1e-4 and apart < 0.002 * moved, (name, moved, apart)
 
 
+def test_processes__weigh_the_classes_of_images_as_one_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script, threads = together(), torch.get_num_threads()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    script.classify(SINGLE_PROCESS, alone)
+    torch.set_num_threads(threads)
+    assert run(monkeypatch, "classify", tmp_path) is None
+    fresh = script.weights(script.make_classifier(SINGLE_PROCESS))
+    expected = torch.load(alone / "classified-0.pt")
+    for rank in range(2):
+        found = torch.load(tmp_path / f"classified-{rank}.pt")
+        moved = max(float((expected[key] - fresh[key]).abs().max()) for key in fresh)
+        apart = max(float((expected[key] - found[key]).abs().max()) for key in fresh)
+        assert moved > 1e-4 and apart < 0.002 * moved, (moved, apart)
+
+
 def test_processes__without_images_or_a_finite_loss_never_hang(learnt: Path) -> None:
     first, second = (torch.load(learnt / f"blank-{rank}.pt") for rank in range(2))
     for name, (before, after) in first.items():

@@ -18,6 +18,8 @@ from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
 from tilewise.inference.torch_backend import TorchBackend
 from tilewise.models.build import build_detector
+from tilewise.models.classifier import build_classifier
+from tilewise.models.classifier_spec import ClassifierSpec
 from tilewise.models.detector import Detector, Outputs
 from tilewise.models.rpn import Sampler
 from tilewise.models.spec import DetectorSpec
@@ -36,7 +38,7 @@ from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train import make_trainer
 from tilewise.views.sample import Sample
-from tilewise.views.view import Scaling
+from tilewise.views.view import CentreCrop, Scaling
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -111,6 +113,37 @@ def make_samples(name: str, objects: tuple[int, ...] = (3, 0, 1, 2)) -> list[Sam
         labels = torch.randint(2, (count,), generator=generator)
         samples.append(Sample(pixels, Targets(boxes, labels, torch.zeros(count, dtype=torch.bool))))
     return samples
+
+
+def make_classifier(distributed: DistributedContext) -> TrainStep:
+    """A classifier whose classes weigh differently; its normalisation stays as it is."""
+    hp = parse_hyperparameters({"task": "classification", "model_name": "resnet18", "precision": "fp32"})
+    torch.manual_seed(0)
+    spec = ClassifierSpec("resnet18", 3, CentreCrop(square=64, resized=64), 64, class_weights=(1, 4, 2))
+    model = build_classifier(spec)
+    model.frozen_norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    return TrainStep(model, hp, 10, view_size=(64, 64), distributed=distributed)
+
+
+def make_images() -> list[Sample]:
+    """Four images of the classes 0, 1, 2 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    samples = []
+    for label in (0, 1, 2, 1):
+        pixels = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=generator)
+        whole = torch.tensor([[0.0, 0.0, 64.0, 64.0]])
+        samples.append(Sample(pixels, Targets(whole, torch.tensor([label]), torch.tensor([False]))))
+    return samples
+
+
+def classify(distributed: DistributedContext, folder: Path) -> None:
+    """A step of a classifier on a process's half of a batch, and one where the other has no image."""
+    torch.set_num_threads(1)
+    train_step, samples = make_classifier(distributed), make_images()
+    train_step.begin_epoch()
+    train_step.learn(Batch.of(samples[distributed.rank :: distributed.size]))
+    train_step.learn(Batch.of(samples[:3] if distributed.is_main_process else []))
+    torch.save(weights(train_step), folder / f"classified-{distributed.rank}.pt")
 
 
 def weights(train_step: TrainStep) -> dict[str, torch.Tensor]:
