@@ -207,6 +207,19 @@ def test_on_gpu__every_precision_and_kind_of_optimizer(precision: str, optimizer
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
+def test_on_gpu__float16_finds_its_scale_where_a_run_goes_on_from_bfloat16() -> None:
+    """Precision follows from the GPU, which may be an older one when a job is resumed."""
+    with fake_gpu((8, 0)):
+        train_step, _ = make_learner("yolox_nano", gpu=True, precision="auto")
+        train_step.learn(Batch.of(make_batch(128, 2)))
+        state = train_step.state_dict()
+        assert train_step.precision.dtype == torch.bfloat16
+    with fake_gpu((7, 0)):
+        older, _ = make_learner("yolox_nano", gpu=True, precision="auto")
+        older.load_state_dict({**older.state_dict(), "scaler": state["scaler"]})
+        assert older.precision.dtype == torch.float16 and older._scaler.get_scale() == 2.0**16
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     folder = tmp_path_factory.mktemp("images")

@@ -107,7 +107,7 @@ class TrainStep:
             "extra_losses": self._learns.extra_losses.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "scheduler": self.scheduler.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self._scaler.state_dict() if self.precision.scaled else {},
             "average": self._ema.state_dict() if self._ema else {},
             "gradients": {name: each.grad for name, each in parameters if each.grad is not None},
             "accumulated": self._accumulated,
@@ -132,7 +132,7 @@ class TrainStep:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         self.scheduler.load_state_dict(state["scheduler"])
-        if state["scaler"] and self._scaler.is_enabled():
+        if state["scaler"] and self.precision.scaled:  # else float16 has to find its scale
             self._scaler.load_state_dict(state["scaler"])
         if self._ema:
             self._ema.load_state_dict(state["average"] or {"model": state["model"], "steps": 0})
