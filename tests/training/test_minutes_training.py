@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from tilewise.stop import StopWhen
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.job.minutes import VALIDATIONS, refuse_pipe
 from tilewise.training.train import Start, train
+from tilewise.training.train_state import with_choices_of
 
 MINUTES = 0.01
 
@@ -54,6 +56,18 @@ def test_minutes__a_resumed_job_keeps_its_plan(data: DataSet, model_dir: Path, f
     planned = run(data, model_dir, stop_after=8, minutes=MINUTES)["planned"]
     resumed = run(data, model_dir, minutes=factor * MINUTES)
     assert resumed["planned"] == resumed["done"] == factor * planned
+
+
+def test_minutes__a_resumed_job_takes_what_it_is_given_now() -> None:
+    was = make_hp(minutes=5, training_batch_size="auto").model_copy(
+        update={"evaluation_frequency": 7, "warmup_cosine_lr_warmup_epochs": 3, "validation_batch_size": 16}
+    )
+    state = {"hyperparameters": json.dumps(was.model_dump(mode="json"))}
+    kept = with_choices_of(state, make_hp(minutes=5, training_batch_size="auto"))
+    given = {"evaluation_frequency": 1, "warmup_cosine_lr_warmup_epochs": 0, "validation_batch_size": 2}
+    changed = with_choices_of(state, make_hp(minutes=5, training_batch_size="auto", **given))
+    for name, value in given.items():
+        assert getattr(kept, name) == getattr(was, name) and getattr(changed, name) == value
 
 
 def test_minutes__of_a_pipe_are_refused() -> None:

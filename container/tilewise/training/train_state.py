@@ -176,7 +176,7 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
     was = json.loads(state["hyperparameters"])
     names: list[str] = []
     if hp.training_batch_size == AUTO_BATCH:
-        names += ["training_batch_size", "validation_batch_size"]
+        names += ["training_batch_size", *_left_out(["validation_batch_size"], hp)]
     if hp.precision == "auto" and not hp.deterministic:
         names += ["precision"]
     names += [name for name in ("random_windows", "colour_changes") if getattr(hp, name) == "auto"]
@@ -185,11 +185,16 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
         names += ["multi_scale"]
     if hp.minutes is None:
         return hp.model_copy(update={name: was[name] for name in names})
-    names += ["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"]
+    names += _left_out(["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"], hp)
     names += ["smallest_object"] if hp.smallest_object is None else []
     epochs = was["number_of_epochs"]
     planned = max(1, round(epochs * hp.minutes / was["minutes"])) if was["minutes"] else epochs
     return hp.model_copy(update={"number_of_epochs": planned} | {name: was[name] for name in names})
+
+
+def _left_out(names: Sequence[str], hp: Hyperparameters) -> list[str]:
+    """Those of the names that the user has not given."""
+    return [name for name in names if name not in hp.given]
 
 
 def progress_in(state: Mapping[str, Any]) -> Progress:
