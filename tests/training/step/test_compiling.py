@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_compiled__evaluates_what_an_endpoint_will(monkeypatch: pytest.MonkeyPat
 def test_compile__without_a_compiler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"compile=1 needs a C\+\+ compiler.*, not installed here"):
+        compile_convolutions(make_detector())
+
+
+def test_compile__without_pythons_headers_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name)
+    monkeypatch.setattr(compiling.sysconfig, "get_path", lambda name: f"{tmp_path / name}")
+    with pytest.raises(UserError, match=r"compile=1 needs Python's headers \(Python\.h\).*, not installed"):
         compile_convolutions(make_detector())
 
 

@@ -97,7 +97,7 @@ class TrainingHyperparameters(BaseModel, defer_build=True):
         Flag,
         Row(
             "Compile the convolutions (`torch.compile`): models with `image_size`, without `multi_scale`."
-            " Needs a C++ compiler, and on a GPU also Triton: the image contains neither.",
+            " Needs a C++ compiler and Python's headers, and on a GPU Triton: the image has no compiler.",
             azure=False,
         ),
     ]

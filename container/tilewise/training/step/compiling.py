@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +43,8 @@ def _compile_in_training(module: nn.Module) -> None:
 
 def _require_compiler(device: torch.device) -> None:
     missing = [] if shutil.which("g++") or shutil.which("c++") else ["a C++ compiler"]
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():  # which a system's Python comes without
+        missing.append("Python's headers (Python.h)")
     packages = {"setuptools": "setuptools"} | ({"triton": "Triton"} if device.type == "cuda" else {})
     missing += [name for package, name in packages.items() if importlib.util.find_spec(package) is None]
     if missing:
