@@ -128,7 +128,7 @@ def _check(name: str, digest: str, pin: str) -> None:
 def main() -> int:
     """Fetch what is asked for; what is there already is only compared. Returns 1 where a file fails.
 
-    With ``default`` a file that fails is warned of instead, and a source that is out of reach is asked once.
+    Of a file that only ``default`` asks for a failure is warned of. A source out of reach is asked once.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -141,15 +141,16 @@ def main() -> int:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     failures: dict[Weights, str] = {}
     unreachable: dict[str, str] = {}
-    files, lenient = files_of(arguments.models), "default" in arguments.models
+    files = files_of(arguments.models)
+    named = files_of([name for name in arguments.models if name != "default"])
     for weights in files:
         file, pin = weights.file, weights.pin
-        path, mirror = arguments.folder / file, getattr(arguments, weights.source)
+        path, mirror = arguments.folder / file, getattr(arguments, weights.source).rstrip("/") + "/"
         try:
             if path.exists():
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 _check(file, digest, pin)
-            elif lenient and weights.source in unreachable:
+            elif weights not in named and weights.source in unreachable:
                 raise OSError(unreachable[weights.source])
             else:
                 digest = fetch(mirror + file, path, pin)
@@ -162,9 +163,10 @@ def main() -> int:
         print(f"{file}: SHA-256 {digest} ({known})")
     for weights, reason in failures.items():  # at last: what else there is decides what jobs begin with
         names = files[weights]
+        lenient = weights not in named
         warning = _warning(weights.file, names, arguments.folder) if lenient and names else ""
         print(f"{'WARNING: ' * lenient}{weights.file}: failed: {reason}{warning}", file=sys.stderr)
-    return int(bool(failures) and not lenient)
+    return int(any(weights in named for weights in failures))
 
 
 if __name__ == "__main__":

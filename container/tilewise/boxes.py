@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from tilewise.arrays import Array, Int64
+from tilewise.arrays import Array, Bool, Float32, Int64
 from tilewise.fields import Corners
 
 if TYPE_CHECKING:  # an endpoint may do without it
@@ -126,6 +126,15 @@ def paired_iou(boxes: Rows, others: Rows) -> Rows:
     shared, united = intersection_and_union(boxes, others)
     iou: Rows = shared / united.clip(min=1e-9)
     return iou
+
+
+def mostly_inside(boxes_N4: Float32, others_M4: Float32) -> Bool:
+    """(N,) which boxes lie in one of the others by half of their area or more."""
+    boxes = boxes_N4.astype(np.float64)
+    half, inside = area(boxes) / 2, np.zeros(len(boxes), np.bool_)
+    for other in others_M4.astype(np.float64):
+        inside |= intersection(boxes, other) >= half
+    return inside
 
 
 def intersection_and_union(boxes: Rows, others: Rows) -> tuple[Rows, Rows]:

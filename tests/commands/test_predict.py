@@ -211,6 +211,9 @@ def test_predict__shows_what_the_model_recommends_for_each_class(
         assert code == 0, errors
         assert scores in output
     assert "score 0.9 or more" in tilewise(*options, "--threshold", 0.9)[1]
+    card["score_calibration"] = {"temperature": 1.0, "bias": 1.0}
+    (folder / "model.json").write_text(json.dumps(description | card))
+    assert "score 0.48 or more" in tilewise(*options, "--calibrated")[1]
 
 
 def test_predict__an_archive_that_is_not_unpacked(tilewise: Tilewise, image: Path, tmp_path: Path) -> None:

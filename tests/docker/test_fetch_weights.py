@@ -222,6 +222,21 @@ def test_fetch__by_default_goes_on_without_what_fails_and_says_what_that_means(
     assert "WARNING" not in capsys.readouterr().err
 
 
+def test_fetch__a_model_by_name_fails_also_beside_the_default_ones(
+    mirror: tuple[Path, str],
+    default_files: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (default_files[0] / default_files[1][1]).unlink()
+    mirrors = "--torchvision", mirror[1].rstrip("/"), "--yolox", mirror[1]
+    assert run(monkeypatch, tmp_path / "weights", "default", "ssd_vgg16", *mirrors) == 0
+    assert capsys.readouterr().err.startswith("WARNING")
+    assert run(monkeypatch, tmp_path / "weights", "default", "ssd_resnet50", *mirrors) == 1
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_fetch__by_default_a_file_that_lies_there_stays_and_the_warning_says_so(
     mirror: tuple[Path, str],
     default_files: tuple[Path, list[str]],

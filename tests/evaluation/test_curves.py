@@ -45,6 +45,13 @@ def test_best_score__is_where_f1_is_best() -> None:
     )
 
 
+def test_finds__where_a_score_leaves_what_is_right() -> None:
+    right = np.array([True, False])
+    assert Curve(2, np.array([0.9, 0.8]), right).finds
+    assert not Curve(2, np.array([0.009, 0.008]), right).finds, "no threshold from 0.01 on finds anything"
+    assert not Curve(2, np.array([0.9, 0.8]), ~right[[0, 0]]).finds
+
+
 @pytest.mark.parametrize(("objects", "scores"), [(0, []), (0, [0.9]), (3, [])])
 def test_curve__of_nothing(objects: int, scores: list[float]) -> None:
     curve = Curve(objects, np.array(scores), np.zeros(len(scores), np.bool_))

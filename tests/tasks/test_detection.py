@@ -10,7 +10,9 @@ from tilewise.data.records import Record, Records
 from tilewise.errors import UserError
 from tilewise.evaluation.coco import FIGURES
 from tilewise.hyperparameters import parse_hyperparameters
+from tilewise.instances import Instances
 from tilewise.targets import Targets
+from tilewise.tasks.detection.false_positives import false_positives
 from tilewise.tasks.registry import make_task
 
 METRICS: dict[str, Any] = {name: number / 100 for number, name in enumerate(FIGURES, start=1)}
@@ -79,3 +81,15 @@ def test_check_validation__needs_objects_of_the_size(figure: str, side: float, d
 @pytest.mark.parametrize(("given", "points"), [({}, "all"), (BUILTIN, "11")])
 def test_voc__is_that_of_the_dialect(given: dict[str, object], points: str) -> None:
     assert make_task(parse_hyperparameters(given)).voc.points == points  # type: ignore[attr-defined]
+
+
+def test_false_positives__are_not_what_lies_in_a_crowd() -> None:
+    targets: Targets[Any] = Targets(
+        np.array([[0, 0, 100, 100], [200, 200, 220, 220]], np.float32),
+        np.zeros(2, np.int64),
+        np.array([True, False]),
+    )
+    record = Record("a", Path("a.jpg"), 400, 400, targets)
+    boxes = np.array([[10, 10, 20, 20], [200, 200, 221, 220], [300, 300, 310, 310]], np.float32)
+    found = Instances(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
+    assert false_positives(found, record).tolist() == [[300, 300, 310, 310]]

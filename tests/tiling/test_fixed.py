@@ -54,6 +54,11 @@ def test_fixed__holds_every_box_that_fits_into_the_overlap(
     assert any(x0 <= x and x + box <= x1 for x0, _, x1, _ in windows)
 
 
+def test_fixed__an_image_of_one_tile_is_looked_at_once() -> None:
+    views = fixed_views(200, 200, 200, overlap=0.25, scaling=Scaling(square=320))
+    assert views == [View((0, 0, 200, 200), (320, 320))]
+
+
 def test_fixed__large_images_get_more_tiles_of_the_same_scale() -> None:
     scaling = Scaling(square=320)
     small, large = (

@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> None:
         detections = found.detections
         largest = max(detections.labels.tolist(), default=-1)
         names = classes or tuple(str(label) for label in range(largest + 1))
-        lowest = np.array([_lowest_score(arguments, card, name) for name in names or ("",)])
+        lowest = np.array([_lowest_score(arguments, card, name, calibration) for name in names or ("",)])
         confident = detections.select(detections.scores >= lowest[detections.labels])
         picture = arguments.out / f"{path.stem}-detections.png"
         pixels, shown = _picture_of(path, confident, rendering)
@@ -205,11 +205,14 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"{picture}: {len(confident)} of {len(detections)} detections score {scores} or more")
 
 
-def _lowest_score(arguments: argparse.Namespace, card: ModelCard, name: str) -> float:
+def _lowest_score(
+    arguments: argparse.Namespace, card: ModelCard, name: str, calibration: ScoreCalibration | None
+) -> float:
     """From which on detections of a class are drawn. What a model recommends is of its own scores."""
     if arguments.threshold is not None:
         return float(arguments.threshold)
-    return DEFAULT_THRESHOLD if arguments.calibrated else card.recommended([name])[0]
+    recommended = np.array(card.recommended([name]))
+    return float((calibration(recommended) if calibration else recommended)[0])
 
 
 def _write_classes(

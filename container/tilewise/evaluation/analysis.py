@@ -89,7 +89,7 @@ class Analysis:
             rows[name] = {
                 "objects": curve.objects,
                 "AP50": None if precision is None else round(float(precision.mean()), 6),
-                "best_score_threshold": curve.best_score if curve.hits.any() else None,
+                "best_score_threshold": curve.best_score if curve.finds else None,
                 **self.rates(label),
             }
         return rows
@@ -110,14 +110,14 @@ class Analysis:
 
     def recommended(self) -> dict[str, Any]:
         """The scores of the best F1, of all together and of each class that was found; what scores mean."""
-        if not self.total.hits.any():
+        if not self.total.finds:
             return {}
         found = zip(self.classes, self.by_class, strict=True)
         calibration = self.calibration
         return {
             **({} if calibration is None else {"score_calibration": calibration.to_json()}),
             "recommended_threshold": self.score_threshold,
-            "recommended_thresholds": {name: curve.best_score for name, curve in found if curve.hits.any()},
+            "recommended_thresholds": {name: curve.best_score for name, curve in found if curve.finds},
         }
 
     def to_json(self) -> dict[str, Any]:

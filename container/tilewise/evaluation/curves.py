@@ -54,6 +54,11 @@ class Curve:
         return f1
 
     @property
+    def finds(self) -> bool:
+        """Whether some of the :data:`SCORES` leaves a detection that is right."""
+        return bool(self.f1.max() > 0)
+
+    @property
     def best_score(self) -> float:
         """The score threshold of the best F1; where several are equally good, the middle one of them."""
         f1 = self.f1

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tilewise.arrays import Bool, Float32, Float64, Int64
-from tilewise.boxes import area, intersection, object_size, paired_iou
+from tilewise.boxes import mostly_inside, object_size, paired_iou
 from tilewise.data.records import Record, Records
 from tilewise.evaluation.parts import ROUNDING
 from tilewise.fields import Rows
@@ -187,7 +187,8 @@ def _with(error: LabelError, found: Instances, number: int) -> LabelError:
 def _without_box(index: int, record: Record, found: Instances, near: _Near) -> list[LabelError]:
     """What was found where nothing is annotated, each once."""
     alone = np.setdiff1d(np.arange(len(found)), near.found)
-    alone = alone[~_in_ignored(record, found.boxes[alone])]
+    ignored = record.targets.boxes[record.targets.ignored]  # a crowd, say, which stands for many objects
+    alone = alone[~mostly_inside(found.boxes[alone], ignored)]
     number, whole = np.arange(len(alone)), np.zeros((len(alone), 4), np.bool_)
     of_one_class = Instances(
         found.boxes[alone], found.scores[alone], np.zeros_like(alone), {"of": Rows(alone)}
@@ -195,12 +196,3 @@ def _without_box(index: int, record: Record, found: Instances, near: _Near) -> l
     once = merge_detections(of_one_class, number, whole, rule="nms", threshold=NEARBY)
     kept = cast(Rows, once.fields["of"]).values.tolist()
     return [_with(LabelError(index, "no box", float(found.scores[of])), found, of) for of in kept]
-
-
-def _in_ignored(record: Record, boxes_N4: Float32) -> Bool:
-    """(N,) which boxes lie in an ignored one by half or more: it may stand for many objects, as a crowd."""
-    boxes = boxes_N4.astype(np.float64)
-    half, inside = area(boxes) / 2, np.zeros(len(boxes), np.bool_)
-    for ignored in record.targets.boxes[record.targets.ignored].astype(np.float64):
-        inside |= intersection(boxes, ignored) >= half
-    return inside

@@ -34,5 +34,6 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
 def fixed_views(width: int, height: int, tile: int, *, overlap: float, scaling: Scaling) -> list[View]:
     """The whole image, and then its square tiles of ``tile`` pixels."""
     size = scaling.size_of(tile, tile)
-    tiles = [View(window, size) for window in fixed_windows(width, height, (tile, tile), overlap=overlap)]
+    windows = fixed_windows(width, height, (tile, tile), overlap=overlap)
+    tiles = [View(window, size) for window in windows if window != (0, 0, width, height)]
     return whole_image(width, height, scaling) + tiles

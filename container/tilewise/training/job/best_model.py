@@ -94,8 +94,8 @@ class BestModel:
         if self.metrics and self.score.best == 0:
             log.warning(
                 "the model has not learnt to find anything: its best validation figure is 0. Train longer "
-                "(number_of_epochs, minutes), begin with pretrained weights, or look at the training views: "
-                "`tilewise inspect --augmented`"
+                "(number_of_epochs, minutes), begin with pretrained weights if it began with random ones, "
+                "or look at the training views: `tilewise inspect --augmented`"
             )
 
     def _hyperparameters(self) -> dict[str, Any]:
