@@ -86,13 +86,16 @@ class Script:
 
 
 def make_hp(**given: object) -> Hyperparameters:
-    """Those of a small job that downloads nothing and forks nothing, unless something else is given."""
+    """Those of a small job that downloads and forks nothing: plain SGD on whole images, if not told else."""
     basis: dict[str, object] = {
         "model_name": "ssdlite_mobilenet_v3_large",
         "use_pretrained_model": 0,
         "num_workers": 0,
         "training_batch_size": 4,
+        "optimizer": "sgd",
     }
+    if given.keys().isdisjoint(("training_views", "tile_grid_size", "tile_size")):
+        basis["training_views"] = "whole"
     return parse_hyperparameters(basis | given)
 
 

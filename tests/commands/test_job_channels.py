@@ -138,3 +138,18 @@ def test_model__its_bands_and_range_hold_unless_the_job_has_its_own(
     # the run is interrupted, and resumed from a checkpoint
     state: dict[str, Any] = {"hyperparameters": json.dumps(hp.model_dump(mode="json"))}
     assert with_earlier_rendering(parse_hyperparameters(given), None, state) == hp
+
+
+def test_channels__a_test_of_a_part_of_the_images_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    channels = {"test": JobChannel("test", tmp_path, distribution="ShardedByS3Key")}
+    two = DistributedContext(1, 2, local_size=1)
+    data_channels(Job({}, channels, ("algo-1", "algo-2"), "algo-2", "eth0"), HP, None, distributed=two)
+    assert "channel test is split between 2 hosts, and one of them tests" in caplog.text
+    caplog.clear()
+    data_channels(
+        Job({}, channels, ("algo-1",), "algo-1", "eth0"), HP, None, distributed=DistributedContext()
+    )
+    assert not caplog.text

@@ -91,8 +91,8 @@ def last_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint, and what the optimizer remembers of them."""
     state = Checkpoints(folder).newest()
     assert state is not None
-    momentum = state["parts"]["train_step"]["optimizer"].items()
-    memory = {f"optimizer {index}": each["momentum_buffer"] for index, each in momentum}
+    rows = state["parts"]["train_step"]["optimizer"].items()
+    memory = {f"optimizer {index} {name}": each[name] for index, each in rows for name in each}
     return {**state["parts"]["train_step"]["model"], **memory}
 
 

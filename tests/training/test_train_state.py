@@ -301,9 +301,29 @@ def test_resume__with_fewer_processes_goes_on_after_the_same_share_of_the_epoch(
     assert state is not None and len(state["processes"]) == 1
     checkpoints.save({**state, "processes": state["processes"] * 2})
     trained = Job(tmp_path, "second", folder).run(data, hp)
-    assert "the checkpoint is of 2 processes, now there are 1: the epoch goes on after 4" in caplog.text
+    assert "is of 2 processes with training_batch_size=2, now there are 1 with 2: the" in caplog.text
     # the two batches of the first process, and the last of the five
     assert [epoch["records"] for epoch in trained.epochs] == [6, 10, 10]
+
+
+def test_resume__with_another_batch_goes_on_after_the_same_share_of_the_epoch(
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, folder = data_of(images), tmp_path / "checkpoints"
+    Job(tmp_path, "first", folder).run(data, noisy_hp(training_batch_size=2), stop_after=1)
+    trained = Job(tmp_path, "second", folder).run(data, noisy_hp(training_batch_size=4))
+    assert "now there are 1 with 4: the epoch goes on after 1 of its batches" in caplog.text
+    assert [epoch["records"] for epoch in trained.epochs] == [12, 12, 12], "whole batches"
+
+
+def test_resume__minutes_do_not_replace_the_epochs_of_a_run(
+    images: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hp, data, folder = noisy_hp(), data_of(images), tmp_path / "checkpoints"
+    Job(tmp_path, "first", folder).run(data, hp, stop_after=1)
+    trained = Job(tmp_path, "second", folder).run(data, hp.model_copy(update={"minutes": 30.0}))
+    assert len(trained.epochs) == 3
+    assert "minutes=30 has no effect: the run of the checkpoint has number_of_epochs=3" in caplog.text
 
 
 def test_resume__with_more_epochs_goes_on(

@@ -84,7 +84,7 @@ def data_channels(
             else:
                 log.info("channel %s is not read: validation_metric_type is none", name)
         elif channel.input_mode in ("File", "FastFile"):
-            _require_files(job, channel)
+            _check_shard(job, channel)
             shard = shard_of(
                 channel.distribution,
                 distributed.host,
@@ -100,14 +100,20 @@ def data_channels(
     return sources
 
 
-def _require_files(job: platform.Job, channel: platform.JobChannel) -> None:
-    """Refuse a channel of which this host has got no file, as there are fewer of them than hosts."""
+def _check_shard(job: platform.Job, channel: platform.JobChannel) -> None:
+    """Refuse a channel of which this host, of many, has got no file; warn of a test of a part."""
     if channel.distribution != "ShardedByS3Key" or len(job.hosts) == 1:
         return
     if not any(path.is_file() for path in channel.path.rglob("*")):
         raise UserError(
             f"channel {channel.name}: host {job.current_host} has got none of its files: give each of the "
             f"{len(job.hosts)} hosts some, or use S3DataDistributionType FullyReplicated"
+        )
+    if channel.name == "test":
+        log.warning(
+            "channel test is split between %d hosts, and one of them tests: the figures are of its part of "
+            "the images; S3DataDistributionType FullyReplicated tests all",
+            len(job.hosts),
         )
 
 

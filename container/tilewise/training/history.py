@@ -54,12 +54,12 @@ class Progress:
         for each in fields(self):
             setattr(self, each.name, state[each.name])
 
-    def shared_anew(self, rank: int, processes: int, now: int) -> Progress:
-        """That of one of ``now`` processes which go on with what so many ``processes`` have begun.
+    def shared_anew(self, rank: int, views: int, now: int) -> Progress:
+        """That of a process which goes on with steps of ``now`` views where they had so many ``views``.
 
         The figures of this one epoch are those of its rest and of what the first process did.
         """
-        batches = self.batches * processes // now
+        batches = self.batches * views // now
         return replace(self, batches=batches) if rank == 0 else Progress(self.epoch, self.trained, batches)
 
 

@@ -82,23 +82,30 @@ class TrainState:
                 emptied.
 
         """
-        self._load_process(state["processes"])
+        self._load_process(state["processes"], json.loads(state["hyperparameters"])["training_batch_size"])
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         state.clear()
 
-    def _load_process(self, processes: Sequence[Mapping[str, Any]]) -> None:
-        """What each process has of its own; where there were more of them or fewer, as near as can be."""
-        rank, size = self.job.distributed.rank, self.job.distributed.size
-        if size == len(processes):
-            self.progress.load_state_dict(processes[rank]["progress"])
+    def _load_process(self, processes: Sequence[Mapping[str, Any]], batch: int) -> None:
+        """What each process has of its own; as near as can be where there were others, or other batches."""
+        hp, distributed = self.job.hp, self.job.distributed
+        rank, begun, now = distributed.rank, len(processes), distributed.size
+        if begun == now:
             _set_random_state(processes[rank]["random"])
+        if (begun, batch) == (now, hp.training_batch_size):
+            self.progress.load_state_dict(processes[rank]["progress"])
             return
-        shared = Progress(**processes[0]["progress"]).shared_anew(rank, len(processes), size)
+        batches = (begun, now) if hp.batch_unit == "gpu" else (1, 1)  # of each process, or of each host
+        views = batches[0] * batch, batches[1] * hp.training_batch_size
+        shared = Progress(**processes[0]["progress"]).shared_anew(rank, *views)
         log.warning(
-            "the checkpoint is of %d processes, now there are %d: the epoch goes on after %d of its batches",
-            len(processes),
-            size,
+            "the checkpoint is of %d processes with training_batch_size=%d, now there are %d with %d: the "
+            "epoch goes on after %d of its batches",
+            begun,
+            batch,
+            now,
+            hp.training_batch_size,
             shared.batches,
         )
         self.progress.load_state_dict(shared.state_dict())
@@ -183,6 +190,13 @@ def with_choices_of(state: Mapping[str, Any], hp: Hyperparameters) -> Hyperparam
     if hp.multi_scale == "auto" and isinstance(was["multi_scale"], list):
         was["multi_scale"] = tuple(was["multi_scale"])
         names += ["multi_scale"]
+    if hp.minutes is not None and not was["minutes"]:
+        log.warning(
+            "minutes=%g has no effect: the run of the checkpoint has number_of_epochs=%d, and keeps to "
+            "epochs: give another number_of_epochs instead, or begin anew",
+            hp.minutes,
+            was["number_of_epochs"],
+        )
     if hp.minutes is None:
         return hp.model_copy(update={name: was[name] for name in names})
     names += _left_out(["evaluation_frequency", "warmup_cosine_lr_warmup_epochs"], hp)
