@@ -35,9 +35,10 @@ def test_family__is_consistent(name: str) -> None:
         assert [least for least, _ in model.smallest_views] == sorted({0, *dict(model.smallest_views)})
     others = [each.pattern for each in families() if each is not family]
     assert not [model.name for model in family.models if any(fnmatch(model.name, each) for each in others)]
-    assert family.defaults.keys() <= ROWS.keys()
+    defaults = {**family.defaults, **family.models[0].recipe}
+    assert defaults.keys() <= ROWS.keys()
     hp = parse_hyperparameters({"model_name": family.models[0].name})
-    assert {name: getattr(hp, name) for name in family.defaults} == family.defaults
+    assert {name: getattr(hp, name) for name in defaults} == defaults
     if family.stride_4_level:
         assert all(model.smallest_object > 24 for model in family.models)
 

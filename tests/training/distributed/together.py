@@ -80,7 +80,7 @@ def make_learner(name: str, distributed: DistributedContext) -> TrainStep:
     """
     scaling = FAMILIES[name]
     # in bfloat16 the sums of two halves differ from that of the whole
-    given = {"model_name": name, "learning_rate_scheduler": "step", "precision": "fp32"}
+    given = {"model_name": name, "learning_rate_scheduler": "step", "precision": "fp32", "optimizer": "sgd"}
     hp = parse_hyperparameters(given)
     torch.manual_seed(0)
     spec = DetectorSpec(name, 2, scaling, None, 0.01, 0.5, 100)
