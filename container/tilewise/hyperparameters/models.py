@@ -19,5 +19,6 @@ BASE_NETWORKS = {"vgg-16": "ssd_vgg16", "resnet-50": "ssd_resnet50"}
 PARTS_OF_RECIPES = (
     (("optimizer", "learning_rate"), ("optimizer", "learning_rate", "weight_decay")),
     (("training_views", "tile_grid_size", "tile_size"), ("tile_grid_size",)),
+    ((), ("random_windows", "colour_changes")),
 )
 """Where a job gives one of the first names, the others are not those of its model's recipe."""

@@ -30,7 +30,14 @@ files themselves.
 """
 
 
-RECIPE = {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01, "tile_grid_size": "auto"}
+RECIPE = {
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "weight_decay": 0.01,
+    "tile_grid_size": "auto",
+    "random_windows": "auto",
+    "colour_changes": "auto",
+}
 """What one-stage models learn well with (benchmarks/README.md, "A sweep of defaults")."""
 
 

@@ -271,7 +271,8 @@ def _assemble(
         job, share = plan_epochs(job, work, pixels_per_second=compute.pixels_per_second)
         hp, share = job.distributed.broadcast((job.hp, share))  # the leader plans
         job = replace(job, hp=hp)
-    job = replace(job, hp=with_random_windows(job.hp))
+    hp = with_random_windows(job.hp, data.train.expected_images, tiled=planner is not None)
+    job = replace(job, hp=hp)
     hp, distributed = job.hp, job.distributed
     workers = default_workers(distributed.local_size) if hp.num_workers is None else hp.num_workers
     batch_size = training_batch_size(hp, distributed.local_size)

@@ -73,16 +73,31 @@ def test_is_grey__allows_what_jpeg_rounds() -> None:
     assert not is_grey(pixels)
 
 
-@pytest.mark.parametrize(("epochs", "varied"), [(8, False), (13, False), (14, True), (24, True)])
-def test_random_windows__by_the_epochs(epochs: int, varied: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "images", "tiled", "varied"),
+    [
+        (8, 205, False, False),  # what was measured
+        (34, 85, False, False),
+        (19, 205, False, False),
+        (24, 205, False, True),
+        (3, 85, True, True),
+        (2, 30_000, False, False),
+        (14, 30_000, False, True),
+    ],
+)
+def test_random_windows__by_epochs_and_views(
+    epochs: int, images: int, tiled: bool, varied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
-    chosen = with_random_windows(parse(random_windows="auto", number_of_epochs=epochs))
-    assert chosen.random_windows is varied
-    assert f"random_windows=auto: {varied:d}, since {epochs} epochs are" in caplog.text
+    hp = parse(random_windows="auto", number_of_epochs=epochs)
+    assert with_random_windows(hp, images, tiled=tiled).random_windows is varied
+    why = "tiles" if tiled else f"{epochs} epochs with {epochs * images:,} views are"
+    assert f"random_windows=auto: {varied:d}, since {why}" in caplog.text
 
 
 @pytest.mark.parametrize("given", [0, 1])
 def test_choices__what_is_given_stays(given: int, tmp_path: Path) -> None:
     hp = parse(random_windows=given, colour_changes=given, number_of_epochs=1)
-    assert with_random_windows(with_colour_changes(hp, records(tmp_path, grey(0)), AS_STORED)) == hp
+    chosen = with_colour_changes(hp, records(tmp_path, grey(0)), AS_STORED)
+    assert with_random_windows(chosen, 9, tiled=True) == with_random_windows(chosen, 9, tiled=False) == hp
     assert (hp.random_windows, hp.colour_changes) == (bool(given), bool(given))

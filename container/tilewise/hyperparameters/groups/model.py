@@ -96,7 +96,8 @@ class ModelHyperparameters(BaseModel, defer_build=True):
         AutoFlag,
         Row(
             "Train on random crops and zoom-outs of whole images and tiles; 0: these are only mirrored and"
-            " recoloured, as the views of `snip` and `sniper` are. `auto`: from 14 epochs on.",
+            " recoloured, as the views of `snip` and `sniper` are. `auto`: tiles; whole images from 14 epochs"
+            " and 4,500 views on.",
             azure=True,
         ),
     ]

@@ -14,11 +14,11 @@ from tilewise.views.rendering import Rendering
 
 log = logging.getLogger(__name__)
 
-LONG = 14
-"""From so many epochs on random windows are worth more than they cost.
+LONG, MANY = 14, 4500
+"""From so many epochs and views on random windows of whole images are worth more than they cost.
 
-Between 8 epochs, after which Faster R-CNN had 3.5 points of AP less with them, and 24, after which it had 3.4
-more (benchmarks/README.md, "Beside torchvision's reference training").
+Measured (benchmarks/README.md, "When random windows pay"): they cost AP after 8 epochs with 1,600 views, 34
+with 2,900 and 19 with 3,900, and gain as much after 24 with 4,900. Those of tiles vary less and gain at once.
 """
 
 LOOKED_AT = 16
@@ -32,17 +32,27 @@ _MOST_PIXELS = 25_000_000
 """Larger images are not looked at: to decode them would hold the job up."""
 
 
-def with_random_windows(hp: Hyperparameters) -> Hyperparameters:
-    """The hyperparameters with 0 or 1 for ``random_windows=auto``, by the epochs; the log says which."""
+def with_random_windows(hp: Hyperparameters, images: int, *, tiled: bool) -> Hyperparameters:
+    """The hyperparameters with 0 or 1 for ``random_windows=auto``; the log says which.
+
+    Args:
+        hp: the job's, with its epochs.
+        images: of an epoch.
+        tiled: whether views are of tiles, too.
+
+    """
     if hp.random_windows != "auto":
         return hp
-    varied = hp.number_of_epochs >= LONG or hp.training_crop_size is not None
-    log.info(
-        "random_windows=auto: %d, since %d epochs are %s",
-        varied,
-        hp.number_of_epochs,
-        "enough to learn more from varied windows" if varied else f"few (below {LONG})",
-    )
+    views = hp.number_of_epochs * images
+    long = hp.number_of_epochs >= LONG and views >= MANY
+    if tiled or hp.training_crop_size is not None:
+        varied, why = True, "tiles are varied little" if tiled else "crops are cut at random"
+    else:
+        varied, why = (
+            long,
+            f"{hp.number_of_epochs} epochs with {views:,} views are {'enough' if long else 'few'}",
+        )
+    log.info("random_windows=auto: %d, since %s", varied, why)
     return hp.model_copy(update={"random_windows": varied})
 
 

@@ -33,8 +33,9 @@ def training_views(hp: Hyperparameters, data: DataSet, count: int) -> list[Sampl
     """
     spec = make_task(hp).fit_spec(hp, data, None)
     hp = with_size_factors(hp, spec, data.train.sample)
-    hp = with_random_windows(with_colour_changes(hp, data.train.sample, spec.rendering))
+    hp = with_colour_changes(hp, data.train.sample, spec.rendering)
     planner, repeats = make_planner(hp, spec), balance(hp, data.train, data.classes)
+    hp = with_random_windows(hp, data.train.expected_images, tiled=planner is not None)
     if planner:
         planner.repeats = repeats
     size = BATCH if hp.training_batch_size == AUTO_BATCH else hp.training_batch_size
