@@ -7,15 +7,17 @@
 # BATCH, STEPS and EPOCHS may be given.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+[ $# = 3 ] || { sed -n 's/^# //p' "$0" | head -1 >&2; exit 2; }
 what=$1 data=$(realpath "$2") out=$(realpath -m "$3")
 python=${PYTHON:-python}
 batch=${BATCH:-16} steps=${STEPS:-40} epochs=${EPOCHS:-60}
+failed=0
 mkdir -p "$out"
 
 figures() { # NAME COMMAND…: its figures and its log; a command that fails is named, and the next one runs
     local name=$1 start=$SECONDS
     shift
-    "$python" "$@" >"$out/$name.json" 2>"$out/$name.log" || echo "FAILED: $name, see $out/$name.log"
+    "$python" "$@" >"$out/$name.json" 2>"$out/$name.log" || { failed=1; echo "FAILED: $name, see $out/$name.log"; }
     echo "$name: $((SECONDS - start)) s"
 }
 
@@ -41,3 +43,4 @@ accuracy)
     exit 1
     ;;
 esac
+exit "$failed"

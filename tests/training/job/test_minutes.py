@@ -277,3 +277,12 @@ def test_pace__its_share_is_in_the_checkpoint() -> None:
     assert training.loader.known_batches == 80
     other.pace.load_state_dict(training.pace.state_dict())
     assert other.loader.known_batches == 80
+
+
+def test_pace__a_run_that_goes_on_with_a_number_of_epochs_has_whole_ones() -> None:
+    training = Training(1.0)
+    training.pace.load_state_dict({"share": 0.4})
+    assert training.loader.share == 0.4
+    training.pace.job.hp = training.pace.job.hp.model_copy(update={"minutes": None})
+    training.pace.load_state_dict({"share": 0.4})
+    assert training.loader.share == 1

@@ -265,8 +265,8 @@ class Pace:
         return {"share": self.loader.share}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.loader.share = state["share"]
+        """The inverse of :meth:`state_dict`; a run that goes on with a number of epochs has whole ones."""
+        self.loader.share = state["share"] if self.job.hp.minutes is not None else 1.0
 
     def begin_epoch(self) -> None:
         """To be called before an epoch's first batch is asked for."""
