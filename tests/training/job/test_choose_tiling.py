@@ -42,7 +42,7 @@ def spec(
 
 
 def test_choose_tiling__as_asked_for() -> None:
-    assert tiling() == WHOLE_IMAGE == Tiling("whole")
+    assert tiling(training_views="whole") == WHOLE_IMAGE == Tiling("whole")
     assert tiling(
         tile_grid_size="3x2",
         tile_overlap_ratio=0.1,
