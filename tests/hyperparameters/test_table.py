@@ -164,7 +164,8 @@ def test_defaults__of_models_that_neither_dialect_has(
     values = parse_hyperparameters({"model_name": model, **given}).model_dump()
     always = {"random_windows", "colour_changes"}
     found = {name for name, value in recipe.items() if values[name] == value}
-    assert found - given.keys() == (kept | always) - given.keys()
+    assert found - given.keys() == (kept | always) & recipe.keys() - given.keys()
+    assert "optimizer" in recipe or values["optimizer"] == given.get("optimizer", "sgd")
 
 
 def test_defaults__of_azures_yolov5_are_azures() -> None:

@@ -67,6 +67,8 @@ def _said(recipe: Mapping[str, Any]) -> str:
     lines = []
     for given, names in PARTS_OF_RECIPES:
         values = ", ".join(f"`{name}={recipe[name]}`" for name in names if name in recipe)
+        if not values:
+            continue
         unless = f", unless the job gives {' or '.join(f'`{name}`' for name in given)}" if given else ""
         lines.append(f"- {values}{unless}\n")
     return "".join(lines)

@@ -30,15 +30,11 @@ files themselves.
 """
 
 
-RECIPE = {
-    "optimizer": "adamw",
-    "learning_rate": 0.001,
-    "weight_decay": 0.01,
-    "tile_grid_size": "auto",
-    "random_windows": "auto",
-    "colour_changes": "auto",
-}
-"""What one-stage models learn well with (benchmarks/README.md, "A sweep of defaults")."""
+VIEWS = {"tile_grid_size": "auto", "random_windows": "auto", "colour_changes": "auto"}
+"""What is looked at, where neither dialect says so."""
+
+ADAMW = {"optimizer": "adamw", "learning_rate": 0.001, "weight_decay": 0.01}
+"""What learns well, from random weights and pretrained ones (benchmarks/README.md, "A sweep of defaults")."""
 
 
 def _rcnn(depth: int, resnet: Backbone, *weights: Weights) -> Model:
@@ -48,7 +44,7 @@ def _rcnn(depth: int, resnet: Backbone, *weights: Weights) -> Model:
 
 def _yolox(size: str, sha256: str) -> Model:
     weights = (Weights(f"yolox_{size}.pth", "yolox", sha256),)
-    return Model(f"yolox_{size}", weights, CSP_DARKNET, recipe=RECIPE)
+    return Model(f"yolox_{size}", weights, CSP_DARKNET, recipe=ADAMW | VIEWS)
 
 
 SSD = ModelFamily(
@@ -73,7 +69,7 @@ SSD = ModelFamily(
             "ssdlite_mobilenet_v3_large",
             (Weights("ssdlite320_mobilenet_v3_large_coco-a79551df.pth"),),
             mobilenet_v3_large("backbone.features.*.*"),
-            recipe=RECIPE,
+            recipe=ADAMW | VIEWS,
         ),
     ),
 )
@@ -143,7 +139,7 @@ FCOS = ModelFamily(
     classification_losses=frozenset({"classification", "bbox_ctrness"}),
     models=(
         Model(
-            "fcos_resnet50_fpn", (Weights("fcos_resnet50_fpn_coco-99b0c9b7.pth"),), RESNET_50, recipe=RECIPE
+            "fcos_resnet50_fpn", (Weights("fcos_resnet50_fpn_coco-99b0c9b7.pth"),), RESNET_50, recipe=VIEWS
         ),
     ),
 )
@@ -156,10 +152,10 @@ GFL = ModelFamily(
     stride_4_level=True,
     classification_losses=frozenset({"classification"}),
     models=(
-        Model("gfl_resnet18_fpn", (), RESNET_18, recipe=RECIPE),
-        Model("gfl_resnet34_fpn", (), RESNET_34, recipe=RECIPE),
-        Model("gfl_resnet50_fpn", (), RESNET_50, recipe=RECIPE),
-        Model("gfl_resnet101_fpn", (), RESNET_101, recipe=RECIPE),
+        Model("gfl_resnet18_fpn", (), RESNET_18, recipe=VIEWS),
+        Model("gfl_resnet34_fpn", (), RESNET_34, recipe=VIEWS),
+        Model("gfl_resnet50_fpn", (), RESNET_50, recipe=VIEWS),
+        Model("gfl_resnet101_fpn", (), RESNET_101, recipe=VIEWS),
     ),
 )
 YOLOX = ModelFamily(
