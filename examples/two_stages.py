@@ -25,7 +25,9 @@ def unpack(model: Path, folder: Path) -> Path:
         shutil.copytree(model, folder)
     else:
         with tarfile.open(model) as archive:
-            archive.extractall(folder, filter="data")
+            # Python 3.11 has filters from 3.11.4 on
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            archive.extractall(folder)
     found = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     there = [each for each in found if (each / "model.json").is_file()]
     if not there:

@@ -57,7 +57,7 @@ def test_joined__one_endpoint_finds_and_classifies(models: tuple[Job, Path, Path
     done = run(detector, classifier, tmp_path / "model.tar.gz", "--score-threshold", 0.001)
     assert done.returncode == 0, done.stderr
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
-        archive.extractall(tmp_path / "model", filter="data")
+        archive.extractall(tmp_path / "model")
     image = sorted(job.channel("validation").iterdir())[1].read_bytes()
     with serving(tmp_path / "model", tmp_path) as server:
         server.wait_until_ready()
