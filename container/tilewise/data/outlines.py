@@ -20,6 +20,9 @@ from tilewise.targets import Targets
 
 log = logging.getLogger(__name__)
 
+ONLY_CLASS = "object"
+"""The one class where nothing says which an object has."""
+
 MAX_GAP = 0.05
 """Between the two ends of a line that is an outline, as a share of the longer side of its box."""
 

@@ -118,12 +118,12 @@ def _ends(path: Path) -> bytes:
 
 def has_json_export(folder: Folder) -> bool:
     """Whether a folder's JSON files are a tool's, read or not: then no other reader of JSON takes them."""
-    return any(folder.ask(kind_of, path) for path in _first(folder, ".json"))
+    return any(folder.ask(kind_of, path) for path in few_of(folder, ".json"))
 
 
 def some_of(folder: Folder, kind: str, *suffixes: str) -> list[str]:
     """The files of a kind among the first and the largest few of a folder."""
-    few = dict.fromkeys(path for path in _first(folder, *suffixes) if folder.ask(kind_of, path) == kind)
+    few = dict.fromkeys(path for path in few_of(folder, *suffixes) if folder.ask(kind_of, path) == kind)
     return [path.relative_to(folder.root).as_posix() for path in few]
 
 
@@ -135,7 +135,8 @@ def files_of(folder: Folder, kind: str, *suffixes: str) -> dict[str, Path]:
     return {name: path for name, path in files.items() if folder.ask(kind_of, path) == kind}
 
 
-def _first(folder: Folder, *suffixes: str) -> Iterator[Path]:
+def few_of(folder: Folder, *suffixes: str) -> Iterator[Path]:
+    """The first few files of a folder that end so, and its largest: they tell what there is."""
     files = folder.with_suffix(*suffixes)
     yield from islice(files.values(), MAX_CANDIDATES)
     yield from folder.largest(files, MAX_CANDIDATES).values()

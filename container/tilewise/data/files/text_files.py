@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import itertools
 import json
 import mmap
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TextIO
 
 from tilewise.errors import UserError
 
@@ -78,3 +80,10 @@ class LargeText:
         if whole and isinstance(self.content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.content.madvise(mmap.MADV_DONTNEED, self._given_back, whole)
             self._given_back += whole
+
+
+def csv_reader(text: TextIO) -> Any:
+    """The rows of a CSV file; semicolons or tabs may stand for commas, as spreadsheets write them."""
+    first = text.readline()
+    delimiter = max(",;\t", key=first.count)
+    return csv.reader(itertools.chain([first], text), delimiter=delimiter)

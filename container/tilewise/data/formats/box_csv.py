@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import itertools
 import logging
 import math
 import re
@@ -32,10 +31,10 @@ from tilewise.data.annotations import (
     require_different_images,
     unusable,
 )
-from tilewise.data.files.exports import MAX_CANDIDATES, kind_of
+from tilewise.data.files.exports import few_of, kind_of
 from tilewise.data.files.folder import Folder
-from tilewise.data.files.text_files import open_text
-from tilewise.data.outlines import ClassNumbers, known_size
+from tilewise.data.files.text_files import csv_reader, open_text
+from tilewise.data.outlines import ONLY_CLASS, ClassNumbers, known_size
 from tilewise.data.quoting import as_number, quoted, some
 from tilewise.errors import UserError
 from tilewise.targets import Targets
@@ -43,8 +42,6 @@ from tilewise.targets import Targets
 log = logging.getLogger(__name__)
 
 BOX_CSV = "a CSV file of boxes"
-ONLY_CLASS = "object"
-"""The one class where no column has any."""
 
 IMAGE = ("filename", "image", "imagepath", "imagename", "imageid", "path", "img", "file")
 CLASS = ("class", "label", "classname", "labelname", "category", "categoryname", "name")
@@ -98,8 +95,7 @@ def find_box_csv(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds such files: one of the first few, or of the largest."""
     folder = source.annotations
     every = folder.with_suffix(".csv")
-    few = dict(itertools.islice(every.items(), MAX_CANDIDATES)) | folder.largest(every, MAX_CANDIDATES)
-    if not any(_columns(folder, path) for path in few.values()):
+    if not any(_columns(folder, path) for path in few_of(folder, ".csv")):
         return None
     files = {name: path for name, path in every.items() if _columns(folder, path)}
     others = [name for name in every if name not in files]
@@ -174,12 +170,10 @@ def _columns_of_file(path: Path) -> Columns | None:
 
 
 def _rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and rows; semicolons or tabs may stand for commas."""
+    """Line numbers and rows."""
     with open_text(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        first = text.readline()
-        delimiter = max(",;\t", key=first.count)
-        rows = csv.reader(itertools.chain([first], text), delimiter=delimiter)
+        rows = csv_reader(text)
         yield from ((rows.line_num, row) for row in rows if any(map(str.strip, row)))
 
 

@@ -378,9 +378,9 @@ def _parse(
     alike = Counter(map(_base, names))
     for index, (image, start, end) in enumerate(zip(content.images, [0, *ends], ends, strict=False)):
         name = names[index]
-        # from another folder only where no other entry may mean the same file
-        elsewhere = folder.find_image_called if alike[_base(name)] == 1 else lambda _: None
-        image_name = folder.find_image(name, beside) or elsewhere(name)
+        image_name = folder.find_image(name, beside)
+        if image_name is None and alike[_base(name)] == 1:  # no other entry may mean a file elsewhere
+            image_name = folder.find_image_called(name)
         path = folder.files[image_name] if image_name else None
         if path is None and name.startswith(STUDIO_ADDRESS):  # as Label Studio's converter leaves it
             path = find_addressed(folder, name)

@@ -33,11 +33,13 @@ from tilewise.data.outlines import (
 from tilewise.data.quoting import as_number, quoted, some
 from tilewise.errors import UserError
 
-IGNORED_REGION, *VISDRONE_CLASSES, OTHERS = (
+CATEGORIES = (
     "ignored region", "pedestrian", "people", "bicycle", "car", "van", "truck", "tricycle", "awning-tricycle",
     "bus", "motor", "others",
 )  # fmt: skip
-"""By their numbers in the files. Others are neither objects nor background, as in VisDrone's evaluation."""
+"""VisDrone's, by their numbers in the files."""
+IGNORED_REGION, OTHERS = CATEGORIES[0], CATEGORIES[-1]
+"""Neither objects nor background, as in VisDrone's evaluation."""
 _LABEL_FOLDERS = ("labelTxt", "labels", "annotations")
 
 
@@ -140,10 +142,9 @@ def _visdrone(line: str) -> Iterator[DrawnObject]:
     if len(cells) != 8:
         raise ValueError(f"it is {quoted(line)}, not eight numbers with commas between them")
     left, top, width, height, score, category = (as_number(cell, "it has") for cell in cells[:6])
-    names = (IGNORED_REGION, *VISDRONE_CLASSES, OTHERS)
-    if category not in range(len(names)):
-        raise ValueError(f"its category is {quoted(cells[5])}, not one of 0 to {len(names) - 1}")
-    name = names[int(category)]
+    if category not in range(len(CATEGORIES)):
+        raise ValueError(f"its category is {quoted(cells[5])}, not one of 0 to {len(CATEGORIES) - 1}")
+    name = CATEGORIES[int(category)]
     of_no_class = name in (IGNORED_REGION, OTHERS)
     box = left, top, left + width, top + height
     yield DrawnObject(IGNORED_REGION if of_no_class else name, box, ignored=of_no_class or not score)

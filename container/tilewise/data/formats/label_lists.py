@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from tilewise.data.annotations import (
     unusable,
 )
 from tilewise.data.files.folder import Folder
-from tilewise.data.files.text_files import open_text
+from tilewise.data.files.text_files import csv_reader, open_text
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.label_numbers import ImageLabels
 from tilewise.data.quoting import some
@@ -93,9 +92,7 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
         with open_text(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
             try:
-                title = text.readline()
-                delimiter = max(",;\t", key=title.count)  # spreadsheets write what their country has
-                rows = list(csv.reader(itertools.chain([title], text), delimiter=delimiter))
+                rows = list(csv_reader(text))
             except (UnicodeDecodeError, csv.Error) as error:
                 raise UserError(f"{name} is no CSV file in UTF-8: {error}") from None
         if not rows or len(rows[0]) < 2 or folder.find_image(rows[0][0].strip()):

@@ -33,6 +33,7 @@ from tilewise.data.files.exports import VIA, files_of
 from tilewise.data.files.folder import Folder
 from tilewise.data.files.text_files import open_text, read_text
 from tilewise.data.outlines import (
+    ONLY_CLASS,
     ClassNumbers,
     DrawnObject,
     OutlineCounts,
@@ -51,9 +52,6 @@ log = logging.getLogger(__name__)
 
 NAMES = ("class", "label", "category", "type", "name", "object")
 """Of several attributes of the regions the one of these names is the class, the first before the others."""
-
-ONLY_CLASS = "object"
-"""The one class where no region has an attribute."""
 
 MAX_FIELD = 1 << 30
 """A polygon is one field of a CSV file; Python's limit is 128 KB."""

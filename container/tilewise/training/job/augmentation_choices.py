@@ -43,15 +43,14 @@ def with_random_windows(hp: Hyperparameters, images: int, *, tiled: bool) -> Hyp
     """
     if hp.random_windows != "auto":
         return hp
-    views = hp.number_of_epochs * images
-    long = hp.number_of_epochs >= LONG and views >= MANY
-    if tiled or hp.training_crop_size is not None:
-        varied, why = True, "tiles are varied little" if tiled else "crops are cut at random"
+    if tiled:
+        varied, why = True, "tiles are varied little"
+    elif hp.training_crop_size is not None:
+        varied, why = True, "crops are cut at random"
     else:
-        varied, why = (
-            long,
-            f"{hp.number_of_epochs} epochs with {views:,} views are {'enough' if long else 'few'}",
-        )
+        epochs, views = hp.number_of_epochs, hp.number_of_epochs * images
+        varied = epochs >= LONG and views >= MANY
+        why = f"{epochs} epochs with {views:,} views are {'enough' if varied else 'few'}"
     log.info("random_windows=auto: %d, since %s", varied, why)
     return hp.model_copy(update={"random_windows": varied})
 
