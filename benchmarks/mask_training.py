@@ -244,7 +244,7 @@ def _images_of(data: Path, coco: Any) -> Any:
             masks = [torch.from_numpy(coco.annToMask(row)) for row in rows]
             target = {
                 "boxes": boxes[kept],
-                "labels": torch.tensor([labels[row["category_id"]] for row in rows])[kept],
+                "labels": torch.tensor([labels[row["category_id"]] for row in rows], dtype=torch.int64)[kept],
                 "masks": torch.stack(masks)[kept] if masks else torch.zeros((0, *pixels.shape[1:])),
             }
             if torch.rand(()) < 0.5:

@@ -70,5 +70,41 @@ def test_keep_depthwise_in_float32__leaves_the_others_to_autocast() -> None:
         each = [image]
         for layer in copy.deepcopy(network):
             each.append(layer(each[-1]))
-    assert [one.dtype for one in each[1:]] == [torch.bfloat16, torch.float32, torch.bfloat16]
+    assert {one.dtype for one in each[1:]} == {torch.bfloat16}
     torch.testing.assert_close(each[-1].float(), expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_keep_depthwise_in_float32__gives_the_gradients_of_float32_and_keeps_no_copy_in_it(
+    *, bias: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6, bias=bias)
+    network = nn.Sequential(copy.deepcopy(plain))
+    keep_depthwise_in_float32(network)
+    image = torch.randn(2, 6, 9, 8, generator=generator).bfloat16().requires_grad_()
+    of_float = image.detach().float().requires_grad_()
+    weights = torch.randn(2, 6, 5, 4, generator=generator).bfloat16()
+    kept: list[torch.dtype] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape == image.shape:
+            kept.append(tensor.dtype)
+        return tensor
+
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        out = network(image)
+    expected = plain(of_float)
+    torch.testing.assert_close(out, expected.bfloat16())
+    assert kept == [torch.bfloat16]
+
+    out.backward(weights)
+    expected.backward(weights.float())
+    assert image.grad is not None
+    assert of_float.grad is not None
+    torch.testing.assert_close(image.grad, of_float.grad.bfloat16())
+    for own, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, theirs.grad)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +56,53 @@ def _auto(device: torch.device) -> Precision:
 
 
 class _DepthwiseConv2d(nn.Conv2d):
-    """In float32 also where autocast computes others in bfloat16."""
+    """In float32 also under autocast; takes and gives maps in the numbers of the other layers."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Of (N, C, H, W) in either type, on a CPU."""
+        """Of (N, C, H, W), on a CPU."""
+        reduced = torch.is_autocast_enabled("cpu")
         with torch.autocast("cpu", enabled=False):
-            return super().forward(input.float())
+            if not reduced:
+                return super().forward(input.float())
+            out: Tensor = _InFloat32.apply(
+                input, self.weight, self.bias, self, torch.get_autocast_dtype("cpu")
+            )
+            return out
+
+
+class _InFloat32(torch.autograd.Function):
+    """A convolution in float32, which keeps its input for the gradient as it was.
+
+    Autograd alone keeps the input's copy in float32 beside it, and the layers behind work on maps in float32:
+    a third more memory for SSDlite's steps (benchmarks/README.md).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, layer: nn.Conv2d, dtype: torch.dtype
+    ) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.layer = layer
+        out: Tensor = layer._conv_forward(input.float(), weight, bias)
+        return out.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (input, weight), layer = ctx.saved_tensors, ctx.layer
+        of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient.float(),
+            input.float(),
+            weight,
+            bias_sizes=None if layer.bias is None else layer.bias.shape,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            transposed=False,
+            output_padding=(0, 0),
+            groups=layer.groups,
+            output_mask=ctx.needs_input_grad[:3],
+        )
+        return None if of_input is None else of_input.to(input.dtype), of_weight, of_bias, None, None
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
