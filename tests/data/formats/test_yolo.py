@@ -139,7 +139,17 @@ def test_names__in_several_files(channel: WrittenChannel) -> None:
     channel.write("classes.txt", "ant\nbee")
     assert channel.read().classes == ("ant", "bee")
     channel.write("classes.txt", "bee\nant")
-    assert channel.message() == "channel train: data.yaml and classes.txt name different classes: keep one"
+    assert channel.message() == "channel train: classes.txt and data.yaml name different classes: keep one"
+
+
+def test_names__of_an_export_whose_folder_the_channel_is(channel: WrittenChannel) -> None:
+    channel.image("images/a.jpg")
+    channel.write("labels/a.txt", "1 0.5 0.5 0.1 0.1 0.5 0.5 2")
+    channel.write("../data.yaml", "names: [ant, bee]\nkpt_shape: [1, 3]\ntrain: ../train/images")
+    assert channel.read().classes == ("ant", "bee")
+    assert channel.only().targets.boxes[0].tolist() == pytest.approx([0.45, 0.45, 0.55, 0.55])
+    channel.write("classes.txt", "cat\ndog")
+    assert channel.read().classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

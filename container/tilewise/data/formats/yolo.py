@@ -209,9 +209,17 @@ def _corners(numbers: Sequence[float]) -> tuple[float, float, float, float]:
     return corners
 
 
-def _beside(source: ChannelSource, *suffixes: str) -> dict[str, Path]:
-    """The files of these suffixes beside images or annotations."""
-    return source.images.with_suffix(*suffixes) | source.annotations.with_suffix(*suffixes)
+def _descriptions(source: ChannelSource) -> dict[str, Path]:
+    """What names the classes, beside images or annotations; else the export's whose ``train/`` this is."""
+    suffixes = ".yaml", ".yml", ".names", "classes.txt"
+    files = source.images.with_suffix(*suffixes) | source.annotations.with_suffix(*suffixes)
+    own = {
+        name: path
+        for name, path in files.items()
+        if path.suffix.lower() != ".txt" or path.name.lower() == "classes.txt"
+    }
+    of_export = source.annotations.root.parent / "data.yaml"
+    return own or ({"../data.yaml": of_export} if of_export.is_file() else {})
 
 
 def _numbers_of_keypoints(source: ChannelSource) -> int:
@@ -219,7 +227,7 @@ def _numbers_of_keypoints(source: ChannelSource) -> int:
 
     Without it a line with keypoints looks like a polygon.
     """
-    for path in _beside(source, ".yaml", ".yml").values():
+    for path in _descriptions(source).values():
         found = re.search(rb"^kpt_shape\s*:\s*\[\s*(\d{1,6})\s*,\s*(\d)\s*\]", read_text(path), re.MULTILINE)
         if found:
             return int(found[1]) * int(found[2])
@@ -228,12 +236,8 @@ def _numbers_of_keypoints(source: ChannelSource) -> int:
 
 def _class_names(source: ChannelSource) -> dict[int, str] | None:
     """Class id -> name, by id, from the channel's ``data.yaml``, ``classes.txt`` or ``obj.names``."""
-    files = _beside(source, ".yaml", ".yml", ".names")
-    files |= {
-        name: path for name, path in _beside(source, ".txt").items() if path.name.lower() == "classes.txt"
-    }
     first: tuple[str, dict[int, str]] | None = None
-    for name, path in files.items():
+    for name, path in _descriptions(source).items():
         names = _names_in(name, path, source.name)
         if names is not None and first is not None and names != first[1]:
             raise UserError(f"channel {source.name}: {first[0]} and {name} name different classes: keep one")
