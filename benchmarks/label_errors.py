@@ -6,10 +6,10 @@ python benchmarks/label_errors.py DATA --work FOLDER [name=value …] [--share 0
 DATA holds train.json (COCO), val.json and images/. Of the training images' boxes this share is broken, in
 equal parts: `remove` takes a box away, `add` puts one of the same size where none is, `move` shifts one by
 half its sides, `class` names another class. The demo's job learns from the broken set, in so many minutes of
-one core, and `tilewise errors` looks at the very images that it learnt from; with `--folds 2` a model that
-learnt from one half looks at the other. The figures are the broken labels among the first entries: among as
-many as there are broken ones, and among two and four times as many, in all and by kind. Models are kept in
-FOLDER, and what it has is not trained again.
+the CPU on one core, and `tilewise errors` looks at the very images that it learnt from; with `--folds 2` a
+model that learnt from one half looks at the other. The figures are the broken labels among the first entries:
+among as many as there are broken ones, and among two and four times as many, in all and by kind. Models are
+kept in FOLDER, and what it has is not trained again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "container"), str(ROOT / "local_test")]
 
 from demo_job import demo_hyperparameters  # noqa: E402
 from lay_out import find_coco_files  # noqa: E402
-from runs import on_one_core, train_once  # noqa: E402
+from runs import BY_THE_CPUS_CLOCK, on_one_core, train_once  # noqa: E402
 from tilewise.arrays import Float64  # noqa: E402
 from tilewise.boxes import paired_iou  # noqa: E402
 from tilewise.data.channel_issues import ChannelIssues  # noqa: E402
@@ -210,7 +210,7 @@ def main() -> None:
             (folder / "images").symlink_to((arguments.data / "images").resolve())
         if not (folder / "model").is_dir():
             raw = demo_hyperparameters(chosen | minutes)
-            trained = train_once(folder, raw, keep=folder / "model")
+            trained = train_once(folder, raw, keep=folder / "model", program=BY_THE_CPUS_CLOCK)
             (folder / "figures.json").write_text(json.dumps(trained))
         figures.append(json.loads((folder / "figures.json").read_text()))
         records, errors = suspected(folder / "model", folder / "looked_at.json", folder / "images")
