@@ -14,6 +14,10 @@ FASTEST_BF16, FASTEST_FP16 = (8, 0), (7, 0)
 """Compute capabilities from which on there are tensor cores: for bfloat16 A100's, for float16 V100's."""
 
 
+IN_FLOAT32 = 4_000_000
+"""Values of a map, where a layer computes in float32 and its neighbours do not: as many at once at most."""
+
+
 class Precision(NamedTuple):
     """The numbers that convolutions are computed in, and why."""
 
@@ -89,20 +93,27 @@ class _InFloat32(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (input, weight), layer = ctx.saved_tensors, ctx.layer
-        of_input, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient.float(),
-            input.float(),
-            weight,
-            bias_sizes=None if layer.bias is None else layer.bias.shape,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            transposed=False,
-            output_padding=(0, 0),
-            groups=layer.groups,
-            output_mask=ctx.needs_input_grad[:3],
-        )
-        return None if of_input is None else of_input.to(input.dtype), of_weight, of_bias, None, None
+        of_input, sums = torch.empty_like(input), []
+        few = max(1, IN_FLOAT32 // max(1, input[0].numel()))
+        for first in range(0, len(input), few):  # not all at once in float32
+            some = slice(first, first + few)
+            to_input, *to_weights = torch.ops.aten.convolution_backward(
+                gradient[some].float(),
+                input[some].float(),
+                weight,
+                bias_sizes=None if layer.bias is None else layer.bias.shape,
+                stride=layer.stride,
+                padding=layer.padding,
+                dilation=layer.dilation,
+                transposed=False,
+                output_padding=(0, 0),
+                groups=layer.groups,
+                output_mask=(True, *ctx.needs_input_grad[1:3]),
+            )
+            of_input[some] = to_input
+            sums.append(to_weights)
+        of_weight, of_bias = (None if each[0] is None else sum(each) for each in zip(*sums, strict=True))
+        return of_input, of_weight, of_bias, None, None
 
 
 def keep_depthwise_in_float32(network: nn.Module) -> None:
