@@ -73,8 +73,6 @@ def run(arguments: argparse.Namespace) -> None:
     if channel:
         _quantise(artifact, out / "model.onnx", channel)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
-    if artifact.spec.tiling.mirror:
-        print("this model was validated with tta=mirror; the example looks at each view once, not mirrored")
 
 
 def _quantise(artifact: Any, path: Path, channel: Channel) -> None:

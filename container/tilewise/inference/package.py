@@ -15,7 +15,7 @@ from tilewise.inference.export import trace, write_onnx
 from tilewise.inference.graph import INPUT, OUTPUTS, SCORES
 from tilewise.models.classifier import Classifier
 from tilewise.models.classifier_spec import ClassifierSpec
-from tilewise.models.spec import DetectorSpec
+from tilewise.models.spec import DetectorSpec, SegmenterSpec
 from tilewise.prototypes import MASK_SIDE, PLANES, PROTOTYPES, STRIDE
 from tilewise.views.view import FILL
 
@@ -99,6 +99,8 @@ def facts(spec: DetectorSpec | ClassifierSpec, fields: Iterable[str] = ()) -> di
         "nms_iou_threshold": spec.nms_iou_threshold,
         "detections_per_view": spec.detections_per_view,
         "detections_per_image": spec.detections_per_image,
+        **({"mask_threshold": spec.mask_pixel_score_threshold} if isinstance(spec, SegmenterSpec) else {}),
+        **({"prototype_stride": STRIDE} if "prototypes" in fields else {}),
     }
 
 
