@@ -12,11 +12,12 @@ import pytest
 import torch
 from made_detectors import spread_outputs
 from PIL import Image
-from tilewise.data.decoding.decode import DecodedImage
+from tilewise.data.decoding.decode import DecodedImage, decode_reduced
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.detections import merge_instances
 from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.package import write_package
+from tilewise.inference.portable_example import read
 from tilewise.inference.predictor import Predictor
 from tilewise.inference.view_plan import ViewPlan
 from tilewise.masks import masks_in
@@ -161,6 +162,19 @@ def test_example__writes_masks(
     with pytest.raises(SystemExit):
         module.main()
     assert "two images have one name" in capsys.readouterr().err
+
+
+def test_example__reads_the_pixels_that_the_endpoint_sees(tmp_path: Path) -> None:
+    pixels = np.dstack([photograph(64, 48), np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))])
+    path = tmp_path / "clear.png"
+    Image.fromarray(pixels).save(path)
+    expected = decode_reduced(path.read_bytes(), lambda width, height: 1).pixels
+    np.testing.assert_array_equal(read(path, {"bands": None}), np.moveaxis(np.asarray(expected), 0, 2))
+    with pytest.raises(SystemExit, match="this model sees bands 4, 3, 2 of an image as RGB"):
+        read(path, {"bands": [4, 3, 2]})
+    Image.fromarray(np.full((48, 64), 3000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(SystemExit, match=r"deep\.png has values of more than 8 bits"):
+        read(tmp_path / "deep.png", {"bands": None})
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.*is deprecated:DeprecationWarning")

@@ -80,6 +80,7 @@ def facts(spec: DetectorSpec | ClassifierSpec, fields: Iterable[str] = ()) -> di
         "scaling": asdict(spec.scaling),
         "tiling": spec.tiling.to_json(),
         "fill": list(FILL),
+        "bands": spec.rendering.bands,
     }
     if isinstance(spec, ClassifierSpec):
         return {

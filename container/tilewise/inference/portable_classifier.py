@@ -46,11 +46,9 @@ class Model:
 
 def main() -> None:
     """Print the classes of each image, the likeliest first."""
-    from PIL import Image, ImageOps
-
     model = Model(Path(__file__).resolve().parent)
     for path in sys.argv[1:]:
-        scores = model.scores(np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
+        scores = model.scores(detect.read(Path(path), model.facts))
         best = np.argsort(-scores, kind="stable")
         print(path, *(f"{model.labels[label]} {scores[label]:.3f}" for label in best))
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -407,9 +408,28 @@ def numbered(masks: list[Mask], width: int, height: int) -> np.ndarray:
     return picture
 
 
+def read(path: Path, facts: dict[str, Any]) -> np.ndarray:
+    """The pixels of an upright image, (H, W, 3) uint8 RGB; what is transparent is white.
+
+    It ends the program where Pillow gives other pixels than Tilewise sees.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(path))
+    if facts["bands"]:
+        bands = ", ".join(map(str, facts["bands"]))
+        sys.exit(f"{path}: this model sees bands {bands} of an image as RGB: give Model their pixels")
+    if image.mode[0] in "IF":
+        sys.exit(f"{path} has values of more than 8 bits: scale them to 0..255, and give Model the pixels")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
 def main() -> None:
     """Print what is found in each image."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     parser = argparse.ArgumentParser(description="Find objects in images with an exported model.")
     parser.add_argument("--masks", type=Path, help="write a PNG of each image's masks to this folder")
@@ -423,7 +443,7 @@ def main() -> None:
             parser.error("--masks: two images have one name")
         options.masks.mkdir(parents=True, exist_ok=True)
     for path in options.images:
-        image = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        image = read(path, model.facts)
         boxes, scores, labels, masks = model.segment(image)
         for box, score, label in zip(boxes, scores, labels, strict=True):
             print(path, model.labels[label], f"{score:.3f}", *(f"{side:.1f}" for side in box))
