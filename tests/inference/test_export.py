@@ -17,6 +17,7 @@ from tilewise.inference.export import add_graph, trace, write_onnx
 from tilewise.inference.load import load_backend
 from tilewise.inference.onnx_backend import OnnxBackend
 from tilewise.inference.torch_backend import TorchBackend
+from tilewise.models.faster_rcnn import TwoStageDetector
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -86,6 +87,21 @@ def test_add_graph__not_where_it_is_slower_or_says_something_else(
     add_graph(tmp_path)
     assert "no graph for ONNX Runtime: its scores differ by" in caplog.text
     assert not [*tmp_path.glob("*.onnx")]
+
+
+def test_add_graph__is_not_tried_where_it_is_known_to_be_slow(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = Artifact.load(model_folder)
+    artifact.save(tmp_path, "model")
+    caplog.set_level(logging.INFO)
+    assert TwoStageDetector.slow_as_graph
+    monkeypatch.setattr(type(artifact.model), "slow_as_graph", True)
+    add_graph(tmp_path)
+    assert "the model has no graph: ONNX Runtime takes several times as long" in caplog.text
+    assert not [*tmp_path.glob("*.onnx")]
+    add_graph(tmp_path, even_if_slower=True)
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_load__which_backend_and_why(

@@ -113,7 +113,8 @@ def add_graph(folder: Path, *, even_if_slower: bool = False) -> None:
 
     Args:
         folder: of the model.
-        even_if_slower: keep it also where PyTorch is faster, for an endpoint that has no PyTorch.
+        even_if_slower: keep it also where PyTorch is faster, for an endpoint that has no PyTorch. Models that
+            are ``slow_as_graph`` are not even tried without it: that took a minute and some GiB.
 
     Raises:
         UserError: the folder holds no model that can be used.
@@ -123,6 +124,12 @@ def add_graph(folder: Path, *, even_if_slower: bool = False) -> None:
     model, scaling = artifact.model, artifact.spec.scaling
     if not isinstance(model, GraphModel):
         log.info("the model has no graph for ONNX Runtime: none is made of models for task=%s", artifact.task)
+        return
+    if model.slow_as_graph and not even_if_slower:
+        log.info(
+            "the model has no graph: ONNX Runtime takes several times as long with two stages (for an "
+            "endpoint without PyTorch tilewise export --even-if-slower makes one)"
+        )
         return
     description = ModelDescription.read(folder)
     path = description.folder / description.graph

@@ -85,6 +85,8 @@ class VisionModel(nn.Module):
 
     postprocess: Any
     figures: ClassVar[frozenset[str]] = frozenset()
+    slow_as_graph: ClassVar[bool] = False
+    """Whether ONNX Runtime takes several times as long as PyTorch on a CPU."""
 
     def __init__(
         self,

@@ -106,6 +106,8 @@ class FasterRCNN(nn.Module):
 class TwoStageDetector(Detector):
     """A detector whose network clips proposals to the views, and draws what to learn from by the targets."""
 
+    slow_as_graph = True
+
     def learn_boxes(self, learning: BoxLearning) -> None:
         """See :meth:`Detector.learn_boxes`; the first stage draws by it, too."""
         super().learn_boxes(learning)
