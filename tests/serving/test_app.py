@@ -201,6 +201,14 @@ def test_invocations__nothing_calibrates_the_scores(client: Client) -> None:
     assert "nothing calibrates the scores of this model" in refused(response, 400)
 
 
+def test_invocations__an_option_given_twice(client: Client) -> None:
+    both = client.http.post("/invocations?classes=ant&classes=bee", data=JPEG)
+    assert [row[0] for row in both.get_json()["prediction"]] == [1.0]
+    assert "threshold=0.1,0.9" in refused(
+        client.http.post("/invocations?threshold=0.1&threshold=0.9", data=JPEG), 400
+    )
+
+
 def test_invocations__annotation(client: Client) -> None:
     response = client.invoke(JPEG, accept="application/json;annotation=1")
     assert response.mimetype == "application/json"

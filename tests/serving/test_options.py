@@ -34,6 +34,7 @@ def test_read_options__all() -> None:
 def test_read_options__as_json_has_them() -> None:
     options = read_options({"threshold": 0.5, "max_detections": 3, "classes": [0, "bee"]}, FORMS)
     assert options == Options(0.5, 3, ("0", "bee"))
+    assert read_options({"classes": ["ant, red"]}, FORMS).classes == ("ant, red",)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_read_options__masks_as_pictures(texts: dict[str, Any], pictures: MaskPi
     [
         ({"threshold": "high"}, "threshold=high: it must be a number from 0 to 1"),
         ({"threshold": "1.5"}, "from 0 to 1"),
+        ({"threshold": "0.5,0.9"}, "threshold=0.5,0.9: it must be a number from 0 to 1"),
         ({"threshold": "nan"}, "from 0 to 1"),
         ({"max_detections": "0"}, "from 1 to 100000"),
         ({"max_detections": "2.5"}, "whole number"),
@@ -91,6 +93,7 @@ def test_labels__a_number_as_a_name() -> None:
         ("c000b4f9-df62-4c85-a0bf-7c525f9104a4", {}),
         ("trace=1;threshold=0.5; classes = ant,bee", {"threshold": "0.5", "classes": "ant,bee"}),
         ("threshold=0.5&tile_size=640", {"threshold": "0.5", "tile_size": "640"}),
+        ("classes=ant;classes=bee", {"classes": "ant,bee"}),
     ],
 )
 def test_read_attributes(header: str, expected: dict[str, str]) -> None:

@@ -61,6 +61,7 @@ def test_read_body__base64_of_urls_and_with_line_breaks() -> None:
 def test_read_body__form() -> None:
     fields: dict[str, Any] = {
         "threshold": "0.5",
+        "classes": ["ant", "bee"],
         "file": [FileStorage(io.BytesIO(each), f"{at}.jpg") for at, each in enumerate((ONE, TWO * 200_000))],
     }
     builder = EnvironBuilder(method="POST", data=fields)
@@ -69,7 +70,7 @@ def test_read_body__form() -> None:
         ask = read_body(sent.read(), environ["CONTENT_TYPE"], no_fetch)
     builder.close()
     assert ask.images == [Image(ONE, "0.jpg"), Image(TWO * 200_000, "1.jpg")]
-    assert ask.options == {"threshold": "0.5"}
+    assert ask.options == {"threshold": "0.5", "classes": "ant,bee"}
     assert ask.dialect == "instances"
 
 

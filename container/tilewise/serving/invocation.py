@@ -135,7 +135,7 @@ def _given(ask: Ask) -> dict[str, Any]:
     return {
         **ask.options,
         **read_attributes(request.headers.get(ATTRIBUTES, "")),
-        **request.args.to_dict(),
+        **{name: ",".join(values) for name, values in request.args.lists()},
     }
 
 

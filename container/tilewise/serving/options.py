@@ -91,11 +91,11 @@ def read_attributes(header: str) -> dict[str, str]:
         UserError: it does.
 
     """
-    options = {}
+    options: dict[str, str] = {}
     for part in re.split("[;&]", header):
         name, equals, value = (text.strip() for text in part.partition("="))
         if equals and name in NAMES:
-            options[name] = value
+            options[name] = f"{options[name]},{value}" if name in options else value
         elif equals and (meant := get_close_matches(name, NAMES, n=1, cutoff=0.75)):
             raise UserError(f"{ATTRIBUTES}: there is no {name}: {meant[0]} is meant?")
     return options
@@ -128,7 +128,7 @@ def read_options(texts: Mapping[str, Any], forms: Iterable[str]) -> Options:
     form = given.get("format", "")
     if form and form not in forms:
         raise UserError(f"format={form}: possible are {', '.join(forms)}")
-    classes = tuple(part.strip() for part in given.get("classes", "").split(",") if part.strip())
+    classes = _classes(texts.get("classes"))
     return Options(
         threshold=_threshold(given.get("threshold", "")),
         most=_whole(given, "max_detections", 1, MOST_DETECTIONS),
@@ -145,6 +145,12 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return "" if value is None else str(value).strip()
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    """The classes of a list, whose names may have commas, or of a text with commas between them."""
+    parts = [_text(part) for part in value] if isinstance(value, list | tuple) else _text(value).split(",")
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _tiles(given: Mapping[str, str]) -> TileOptions:

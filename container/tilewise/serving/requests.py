@@ -218,4 +218,5 @@ def _read_form(body: bytes, media_type: str, parameters: Mapping[str, str]) -> A
     empty = [at for at, image in enumerate(images, start=1) if not image.content]
     if empty:
         raise UserError(f"file {empty[0]} of the form is empty")
-    return Ask(images, "image" if len(images) == 1 else "instances", dict(fields))
+    options = {name: ",".join(values) for name, values in fields.lists()}
+    return Ask(images, "image" if len(images) == 1 else "instances", options)
