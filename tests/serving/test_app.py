@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
@@ -249,6 +250,14 @@ def test_invocations__not_acceptable(client: Client, predictor: FakePredictor) -
 )
 def test_invocations__refused_bodies(client: Client, body: bytes, status: int, reason: str) -> None:
     assert reason in refused(client.invoke(body), status)
+
+
+def test_invocations__names_the_image_that_cannot_be_read(client: Client) -> None:
+    good, bad, huge = (base64.b64encode(each).decode() for each in (JPEG, b"text", b"huge"))
+    lines = f'"{good}"\n{{"image": "{bad}", "name": "b.jpg"}}\n'.encode()
+    assert "image 2 of 2, b.jpg: these bytes" in refused(client.invoke(lines, "application/jsonlines"), 400)
+    instances = json.dumps({"instances": [good, good, huge]}).encode()
+    assert "image 3 of 3: the image has" in refused(client.invoke(instances, "application/json"), 413)
 
 
 @pytest.mark.parametrize("body", [b"memory of NumPy", b"memory of torch"])

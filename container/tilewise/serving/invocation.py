@@ -19,7 +19,7 @@ from tilewise.serving.incoming import ReceivedBody
 from tilewise.serving.logs import LOG_FIELDS
 from tilewise.serving.models import Model
 from tilewise.serving.options import ATTRIBUTES, Options, check_names, read_attributes, read_options
-from tilewise.serving.requests import Ask, read_body
+from tilewise.serving.requests import Ask, Image, read_body
 from tilewise.serving.responses import (
     DEFAULT_FORM,
     JSON_LINES,
@@ -79,9 +79,14 @@ class Invocations:
         try:
             images = []
             for number, image in enumerate(ask.images, start=1):
-                prediction = model.served.predict(
-                    image.content, tiles=options.tiles, client_left=body.client_left, timings=timings
-                )
+                try:
+                    prediction = model.served.predict(
+                        image.content, tiles=options.tiles, client_left=body.client_left, timings=timings
+                    )
+                except UserError as error:
+                    if len(ask.images) > 1:  # not a new error, which would keep this one and its image
+                        error.args = (f"{_place(image, number, len(ask.images))}: {error}",)
+                    raise
                 chosen = _choose(prediction, options, model, shown=form.is_picture)
                 chosen = with_pictures(chosen) if with_pictures else chosen
                 explained = {} if image.explain is None else model.explain(image.content, image.explain)
@@ -137,6 +142,11 @@ def _given(ask: Ask) -> dict[str, Any]:
         **read_attributes(request.headers.get(ATTRIBUTES, "")),
         **{name: ",".join(values) for name, values in request.args.lists()},
     }
+
+
+def _place(image: Image, number: int, count: int) -> str:
+    """Which image of a request is meant."""
+    return f"image {number} of {count}" + (f", {image.name[:100]}" if image.name else "")
 
 
 def _check_one_image(form: Form, answers: Answers, count: int) -> None:
