@@ -81,6 +81,14 @@ def test_read_body__options_and_names() -> None:
     assert ask.images[0].name == "a.jpg"
 
 
+def test_read_body__lines_with_options() -> None:
+    line = json.dumps({"image": B1, "parameters": {"threshold": 0.5}}).encode() + b"\n"
+    ask = read_body(line * 2, "application/jsonlines", no_fetch)
+    assert ask.options == {"threshold": 0.5}
+    with pytest.raises(UserError, match='line 2 has other "parameters" than the lines before'):
+        read_body(line + json.dumps({"image": B1}).encode(), "application/jsonlines", no_fetch)
+
+
 def test_read_body__addresses_are_fetched_and_name_the_image() -> None:
     asked = []
 
@@ -119,6 +127,12 @@ def test_read_body__addresses_are_fetched_and_name_the_image() -> None:
             "application/json",
             "'treshold': possible are",
         ),
+        (
+            {"image": B1, "threshold": 0.5},
+            "application/json",
+            '"threshold": options go into its "parameters"',
+        ),
+        ({"instances": [{"image": B1, "parameters": {}}]}, "application/json", 'they go beside "instances"'),
         (b'{"image": "%s"}\n{' % B1.encode(), "application/jsonlines", "line 2 is not JSON"),
         (b"no form", "multipart/form-data; boundary=x", "holds no image"),
         (b"no form", "multipart/form-data", "holds no image"),

@@ -14,7 +14,7 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
 from tilewise.errors import UserError
-from tilewise.serving.options import check_names
+from tilewise.serving.options import NAMES, check_names
 
 IMAGE_TYPES = "application/x-image, image/jpeg, image/png, any other image/*, application/octet-stream"
 JSON_LINES_TYPES = (
@@ -120,10 +120,9 @@ def _read_json(content: Any, fetch: Fetch) -> Ask:
     """``image``, ``instances``, or Azure's ``input_data`` in both of its shapes."""
     if not isinstance(content, dict):
         raise UserError('the body must be a JSON object with "image", "instances" or "input_data"')
-    options = content.get("parameters") or {}
-    if not isinstance(options, dict):
-        raise UserError('"parameters" must be an object')
-    check_names(options, '"parameters"')
+    options = _options(content, '"parameters"')
+    if misplaced := sorted(content.keys() & set(NAMES)):
+        raise UserError(f'the body has "{misplaced[0]}": options go into its "parameters"')
     if "input_data" in content:
         cells = list(_azure_cells(content["input_data"]))
         return Ask([_image(cell, f"data[{at}]", fetch) for at, cell in enumerate(cells)], "azure", options)
@@ -131,9 +130,22 @@ def _read_json(content: Any, fetch: Fetch) -> Ask:
         instances = content["instances"]
         if not isinstance(instances, list):
             raise UserError('"instances" must be a list of images')
+        for at, each in enumerate(instances):
+            if isinstance(each, dict) and "parameters" in each:
+                raise UserError(
+                    f'instances[{at}] has "parameters": they go beside "instances", for all images'
+                )
         images = [_image(each, f"instances[{at}]", fetch) for at, each in enumerate(instances)]
         return Ask(images, "instances", options)
     return Ask([_image(content, "the body", fetch)], "image", options)
+
+
+def _options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    options = content.get("parameters") or {}
+    if not isinstance(options, dict):
+        raise UserError(f"{where} must be an object")
+    check_names(options, where)
+    return options
 
 
 def _azure_cells(table: Any) -> Iterator[Any]:
@@ -153,15 +165,23 @@ def _azure_cells(table: Any) -> Iterator[Any]:
 
 
 def _read_lines(body: bytes, fetch: Fetch) -> Ask:
-    """One JSON value a line; empty lines do not count."""
-    images = []
+    """One JSON value a line; empty lines do not count. Lines have the same ``parameters``, or none."""
+    images: list[Image] = []
+    options: dict[str, Any] = {}
     for number, line in enumerate(body.splitlines(), start=1):
         if line.strip():
             where = f"line {number}"
-            images.append(_image(_parse(line, where), where, fetch))
+            content = _parse(line, where)
+            own = _options(content, f'{where}: "parameters"') if isinstance(content, dict) else {}
+            if images and own != options:
+                raise UserError(
+                    f'{where} has other "parameters" than the lines before: a request has one set'
+                )
+            options = own
+            images.append(_image(content, where, fetch))
             if len(images) > MOST_IMAGES:
                 raise UserError(f"the body holds more than {MOST_IMAGES} lines")
-    return Ask(images, "lines")
+    return Ask(images, "lines", options)
 
 
 def _image(value: Any, where: str, fetch: Fetch) -> Image:
