@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,34 @@ def test_prelabel__two_images_of_one_name(tilewise: Tilewise, images: Path, mode
         "prelabel", *both, "--model", model_folder, "--to", "coco", "--out", images / "out"
     )
     assert (code, "several images are named a.png" in errors) == (2, True), errors
+
+
+@pytest.mark.parametrize("command", [("prelabel", "--to", "cvat"), ("rank",), ("predict",)])
+def test_commands__name_a_file_that_is_not_utf_8_before_they_look_at_images(
+    tilewise: Tilewise, images: Path, model_folder: Path, command: tuple[str, ...]
+) -> None:
+    (images / os.fsdecode(b"\xff.png")).write_bytes((images / "a.png").read_bytes())
+    (images / "deep" / "a.png").rename(images / "deep" / "b.png")  # predict wants names once
+    out = images.parent / "out"
+    code, _, errors = tilewise(*command, images, "--model", model_folder, "--out", out)
+    assert code == 2 and "xff.png' is not UTF-8: rename it" in errors
+    assert not out.is_file()
+
+
+def test_predict__says_where_it_cannot_write(tilewise: Tilewise, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, errors = tilewise("predict", images / "a.png", "--model", tmp_path, "--out", tmp_path / "file")
+    assert code == 2 and f"--out {tmp_path / 'file'} cannot be written: File exists" in errors
+
+
+def test_rank__does_not_replace_its_table_by_the_manifest(
+    tilewise: Tilewise, images: Path, model_folder: Path
+) -> None:
+    out = images.parent / "order.manifest"
+    code, _, errors = tilewise(
+        "rank", images, "--model", model_folder, "--out", out, "--s3-prefix", "s3://b/"
+    )
+    assert code == 2 and "the manifest beside the table has this name" in errors
 
 
 def test_rank__writes_a_table(tilewise: Tilewise, images: Path, model_folder: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
-from tilewise.commands.unlabelled import find_images, predict_each
+from tilewise.commands.unlabelled import check_place, find_images, predict_each
 from tilewise.data.decoding.decode import decode_reduced
 from tilewise.data.decoding.geotiff import read_georeference
 from tilewise.errors import UserError
@@ -159,13 +159,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--threshold {arguments.threshold}: a score is a number from 0 to 1")
     if arguments.max_detections is not None and arguments.max_detections < 1:
         raise UserError(f"--max-detections {arguments.max_detections}: give a number from 1 on")
+    check_place(arguments.out, folder=True)
     predict = source(arguments, arguments.max_detections, classifies=True)
     model = ModelDescription.read(arguments.model) if arguments.model else None
     classes = read_classes(arguments.model) if arguments.model else None
     rendering = model.spec.rendering if model else AS_STORED
     card = ModelCard.read(arguments.model) if arguments.model else ModelCard()
     calibration = _calibration(arguments, card)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     by_name = {path.name: path for path in images}
     for name, found in predict_each(by_name, predict):
         path = by_name[name]

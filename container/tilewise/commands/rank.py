@@ -61,6 +61,11 @@ def run(arguments: argparse.Namespace) -> None:
     if not issubclass(find_task(task), DetectionTask):
         raise UserError(f"{arguments.model} holds a model of task {task}: rank orders images for a detector")
     check_place(arguments.out)
+    manifest = arguments.out.with_suffix(".manifest")
+    if prefix and manifest == arguments.out:
+        raise UserError(
+            f"--out {arguments.out}: the manifest beside the table has this name, so give another"
+        )
     keep_freed_memory(OF_VIEWS)
     usual = Predictor.load(arguments.model)
     tiled = usual.plan.tiling.kind != "whole"
@@ -85,6 +90,5 @@ def run(arguments: argparse.Namespace) -> None:
             writer.writerow({"place": place} | row)
     if prefix:
         lines = ({"source-ref": f"{prefix.rstrip('/')}/{rows[index]['image']}"} for index in order)
-        manifest = arguments.out.with_suffix(".manifest")
         manifest.write_text("".join(json_line(line) for line in lines), encoding="utf-8")
     print(f"{arguments.out}: {len(order)} of {len(rows)} images, the first is {rows[order[0]]['image']}")

@@ -20,7 +20,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     """The images by name: below a folder their path in it, else the file's own name.
 
     Raises:
-        UserError: there is none, a path does not exist, or two images have one name.
+        UserError: there is none, a path does not exist, a name is not UTF-8, or two images have one name.
 
     """
     found: list[tuple[str, Path]] = []
@@ -30,6 +30,11 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
         found += Folder(path).images.items() if path.is_dir() else [(path.name, path)]
     if not found:
         raise UserError(f"no image in {', '.join(map(str, paths))}")
+    for name, path in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name of the file {os.fsencode(path)!r} is not UTF-8: rename it") from None
     twice = sorted(name for name, count in Counter(name for name, _ in found).items() if count > 1)
     if twice:
         raise UserError(
