@@ -14,6 +14,7 @@ from made_detectors import MODELS, make_detector, spread_outputs
 from PIL import Image
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
+from tilewise.errors import UserError
 from tilewise.evaluation.evaluate import metrics
 from tilewise.inference.backend import Backend
 from tilewise.inference.detections import Prediction, merge_instances
@@ -110,3 +111,10 @@ def test_figures__are_those_of_eager_pytorch(name: str, runtime: str, tmp_path: 
     for figure in ("AP", "AP50", "AR"):
         assert served_figures[figure] == pytest.approx(figures[figure], abs=0.01)
     assert served_figures["VOC"]["mAP"] == pytest.approx(figures["VOC"]["mAP"], abs=0.01)
+
+
+@pytest.mark.parametrize("content", [b"no graph", b""])
+def test_onnx_backend__a_damaged_graph(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"the graph .*model.onnx is damaged: .* unpack the archive again"):
+        OnnxBackend(tmp_path / "model.onnx", None)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, InvalidGraph, InvalidProtobuf
 
 from tilewise.arrays import Array, Float32, Int64
+from tilewise.errors import UserError
 from tilewise.inference.graph import INPUT, said_of_view
 from tilewise.machine import available_cores
 from tilewise.suppression import Limits
@@ -21,6 +23,9 @@ class OnnxBackend:
         path: the graph.
         limits: what is kept of its candidates; None where it gives none, as a classifier's.
         threads: that compute a view together; None for ``OMP_NUM_THREADS``, else for all cores there are.
+
+    Raises:
+        UserError: the file is no graph.
 
     Attributes:
         batch_size: 1, since a CPU gains nothing by more.
@@ -39,7 +44,13 @@ class OnnxBackend:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         # threads that wait for work by spinning starve whoever shares the cores
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except (InvalidGraph, InvalidArgument, InvalidProtobuf) as error:
+            raise UserError(
+                f"the graph {path} is damaged: {error}: unpack the archive again, or remove the file, "
+                "so that PyTorch runs the model"
+            ) from None
         self._outputs = [each.name for each in self._session.get_outputs()]
 
     def upload(self, pixels: Array) -> Array:
