@@ -102,6 +102,20 @@ def test_read_settings__wrong_value_names_the_variable(name: str, value: str) ->
         read_settings({name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("TILEWISE_TILE_OVERLAP", "TILE_OVERLAP_RATIO"), ("TILEWISE_MAX_PIXEL", "MAX_PIXELS")],
+)
+def test_read_settings__a_misspelt_name(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"no environment variable {name}: TILEWISE_{meant} is meant"):
+        read_settings({name: "0.5"})
+
+
+def test_read_settings__names_of_others() -> None:
+    names = ("TILEWISE_PORT", "TILEWISE_SERVICE_HOST", "TILEWISE_PORT_8080_TCP_ADDR", "TILEWISE_PROCESSES")
+    assert read_settings(dict.fromkeys((*names, "TILEWISE_WEIGHTS"), "1")) == read_settings({})
+
+
 @pytest.mark.parametrize(("text", "level"), [("warning", 30), ("ERROR", 40), ("20", 20), ("", 20)])
 def test_read_settings__log_level(text: str, level: int) -> None:
     assert read_settings({"SAGEMAKER_CONTAINER_LOG_LEVEL": text}).log_level == level

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,11 @@ DEFAULT_MAX_PAYLOAD_MB = 25
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 MEMORY_SHARE = 0.8
 GRAPH_WORKER_BYTES, TORCH_WORKER_BYTES = 400 * MEGABYTE, 1100 * MEGABYTE
+PREFIX = "TILEWISE_"
+_OURS = (
+    *("BACKEND", "BATCH_DELAY_MS", "FETCH", "LOG", "MAX_IN_FLIGHT", "MAX_PAYLOAD_MB", "MAX_PIXELS"),
+    *("MAX_REQUESTS", "PAGE", "VIEW_TIMEOUT"),
+)
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
@@ -87,6 +93,7 @@ def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> 
         UserError: a value is wrong; the message names the variable.
 
     """
+    _check_names(environ)
     workers_variable = "SAGEMAKER_MODEL_SERVER_WORKERS"
     if not environ.get(workers_variable):
         workers_variable = "MODEL_SERVER_WORKERS"
@@ -111,8 +118,17 @@ def read_settings(environ: Mapping[str, str], model_dir: Path | None = None) -> 
     )
 
 
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse a name of ours that is misspelt. Others may begin like ours: Kubernetes names services so."""
+    ours = [*_OURS, *(_variable(option).removeprefix(PREFIX) for option in TILE_OPTIONS)]
+    for name in sorted(environ):
+        rest = name.removeprefix(PREFIX)
+        if name != rest and rest not in ours and (meant := get_close_matches(rest, ours, n=1, cutoff=0.75)):
+            raise UserError(f"there is no environment variable {name}: {PREFIX}{meant[0]} is meant?")
+
+
 def _variable(tile_option: str) -> str:
-    return f"TILEWISE_{tile_option.upper()}"
+    return f"{PREFIX}{tile_option.upper()}"
 
 
 def read_backend(environ: Mapping[str, str]) -> BackendName:
