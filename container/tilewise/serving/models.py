@@ -208,9 +208,13 @@ class ModelSet:
         """
         if any(each.name == name for each in self.registry.all()):
             raise LoadedError(f"the model {name[:200]} is loaded already")
-        folder = model_in(Path(url))
+        nothing = UserError(f"there is no model of Tilewise in {url[:200]}")
+        try:
+            folder = model_in(Path(url))
+        except OSError:  # longer than a path can be
+            raise nothing from None
         if not (folder / "model.json").is_file():
-            raise UserError(f"there is no model of Tilewise in {url[:200]}")
+            raise nothing
         with self._lock:
             self._require_memory(folder, self._workers)
             model = self._start(folder)

@@ -19,6 +19,8 @@ def add_model_routes(app: Flask, models: ModelSet, invocations: Invocations) -> 
     def list_models() -> Response:
         try:
             first = int(request.args.get("next_page_token") or 0)
+            if first < 0:
+                raise ValueError
         except ValueError:
             raise RefusedError(400, "next_page_token is none that this server has given") from None
         every = models.registry.all()
@@ -34,6 +36,7 @@ def add_model_routes(app: Flask, models: ModelSet, invocations: Invocations) -> 
             name, url = content["model_name"], content["url"]
             if not (isinstance(name, str) and name and isinstance(url, str) and url):
                 raise ValueError
+            name.encode()  # half of a surrogate pair is no name
         except (ValueError, KeyError, TypeError):
             raise RefusedError(400, 'send {"model_name": "…", "url": "…"}') from None
         models.load(name, url)
