@@ -41,10 +41,17 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except (UserError, OSError) as error:
-        print(f"tilewise {arguments.command}: {error}", file=sys.stderr)
-        return 2
+    except UserError as error:
+        return _failed(arguments.command, str(error))
+    except OSError as error:
+        named = error.filename and error.strerror
+        return _failed(arguments.command, f"{error.filename}: {error.strerror}" if named else str(error))
     return 0
+
+
+def _failed(command: str, why: str) -> int:
+    print(f"tilewise {command}: {why}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -328,8 +328,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not text": (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe"), "is damaged"),
     "a list": (lambda folder: (folder / "model.json").write_text("[]"), "is damaged"),
     "other classes": (
-        lambda folder: edit(folder, detector={**SPEC.to_json(), "num_classes": 3}),
+        lambda folder: edit(
+            folder, detector={**SPEC.to_json(), "num_classes": 3}, classes=["ant", "bee", "cat"]
+        ),
         "is damaged: RuntimeError",
+    ),
+    "fewer names": (
+        lambda folder: edit(folder, classes=["ant"]),
+        rf"model\.json names 1 classes of a model that has {SPEC.num_classes}",
     ),
     "unknown model": (
         lambda folder: edit(folder, detector={**SPEC.to_json(), "name": "yolo"}),

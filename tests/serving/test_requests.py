@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from codecs import BOM_UTF8
 from typing import Any
 
 import pytest
@@ -51,6 +52,11 @@ def test_read_body__several_in_order() -> None:
     assert read({"input_data": {"columns": ["image"], "data": [[B2], [B1]]}}) == [TWO, ONE]
     lines = "\n".join(json.dumps(each) for each in ({"image": B1}, B2)).encode() + b"\n\n"
     assert read(lines, "application/jsonlines") == [ONE, TWO]
+
+
+def test_read_body__begins_with_a_byte_order_mark() -> None:
+    assert read(BOM_UTF8 + json.dumps({"image": B1}).encode(), "application/json") == [ONE]
+    assert read(BOM_UTF8 + json.dumps(B1).encode(), "application/jsonlines") == [ONE]
 
 
 def test_read_body__base64_of_urls_and_with_line_breaks() -> None:

@@ -63,9 +63,14 @@ class ModelDescription:
                     f"{path} has format {content['format']}, which this version of Tilewise does not know"
                 )
             task = find_task(content.get("task", DEFAULT_TASK))()
+            spec, classes = task.spec_from_json(content["detector"]), tuple(map(str, content["classes"]))
+            if len(classes) != spec.num_classes:
+                raise UserError(
+                    f"{path} names {len(classes)} classes of a model that has {spec.num_classes}: name each"
+                )
             return ModelDescription(
-                spec=task.spec_from_json(content["detector"]),
-                classes=tuple(content["classes"]),
+                spec=spec,
+                classes=classes,
                 folder=folder,
                 weights=os.path.basename(content["weights"]),
                 hyperparameters=content["hyperparameters"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -88,9 +89,9 @@ def read_body(body: bytes, content_type: str, fetch: Fetch) -> Ask:
     if not body:
         raise UserError("the body is empty: send the bytes of one image")
     if media_type == "application/json":
-        ask = _read_json(_parse(body, "the body"), fetch)
+        ask = _read_json(_parse(body.removeprefix(BOM_UTF8), "the body"), fetch)
     elif media_type in JSON_LINES_TYPES:
-        ask = _read_lines(body, fetch)
+        ask = _read_lines(body.removeprefix(BOM_UTF8), fetch)
     elif media_type == "multipart/form-data":
         ask = _read_form(body, media_type, parameters)
     elif media_type.startswith("image/") or media_type in (
