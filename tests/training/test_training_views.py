@@ -77,7 +77,7 @@ def test_multi_scale__the_first_batch_is_the_largest(data: DataSet, model_dir: P
     assert len(seen) == 24
 
 
-@pytest.mark.parametrize(("minutes", "size", "views"), [(0.001, 22.4, "whole"), (60, None, "grid")])
+@pytest.mark.parametrize(("minutes", "size", "views"), [(0.001, 16, "whole"), (60, None, "grid")])
 def test_tiles_from_the_data__are_larger_where_the_minutes_are_few(
     tmp_path: Path, minutes: float, size: float | None, views: str
 ) -> None:

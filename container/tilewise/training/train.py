@@ -141,7 +141,8 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         work = _work_of(data, job, spec, make_planner(job.hp, spec), None)
         resolves = find_model(spec.name).resolves(stride_4_level=job.hp.stride_4_level)
         speed = compute.pixels_per_second * job.distributed.size
-        hp = with_larger_tiles(job.hp, work, resolves=resolves, pixels_per_second=speed)
+        objects = int(data.train.sample.object_counts.sum())
+        hp = with_larger_tiles(job.hp, work, objects=objects, resolves=resolves, pixels_per_second=speed)
         hp = job.distributed.broadcast(hp)
         if hp.smallest_object:
             job = replace(job, hp=hp.model_copy(update={"multi_scale": size_factors}))

@@ -120,14 +120,21 @@ def test_plan__of_30_images_and_of_30_000(
     assert ("holds no whole epoch" in caplog.text) == (whole_epoch > 60 * minutes)
 
 
-@pytest.mark.parametrize(("epochs", "size"), [(20, None), (8, None), (6, 27.7), (3, 22.4), (0.1, 22.4)])
-def test_tiles__are_larger_where_few_epochs_would_fit(
-    epochs: float, size: float | None, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("epochs", "objects", "size"),
+    [
+        *((20, 10_000, None), (8, 10_000, None), (6, 10_000, 27.7), (3, 10_000, 19.6), (0.1, 10_000, 16)),
+        *((25, 1000, None), (20, 1000, 28.6), (8, 1000, 18.1), (8, 0, 16), (50, 0, None)),
+    ],
+)
+def test_tiles__are_larger_where_few_epochs_would_fit_or_few_objects_be_seen(
+    epochs: float, objects: int, size: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     second = 10**6
     hp = make_hp(minutes=epochs / 60 * LOADING * (1 + 1e-9))
-    hp = with_larger_tiles(hp, Work(second, 0), resolves=32, pixels_per_second=second)
+    work = Work(second, 0)
+    hp = with_larger_tiles(hp, work, objects=objects, resolves=32, pixels_per_second=second)
     assert hp.smallest_object == size
     told = f"holds {epochs:.1f} epochs of tiles that show three quarters of the objects from 32 px on"
     assert (told in caplog.text) == (size is not None)
