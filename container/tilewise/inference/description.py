@@ -64,9 +64,10 @@ class ModelDescription:
                 )
             task = find_task(content.get("task", DEFAULT_TASK))()
             spec, classes = task.spec_from_json(content["detector"]), tuple(map(str, content["classes"]))
-            if len(classes) != spec.num_classes:
+            number = getattr(spec, "num_classes", len(classes))  # a task's own models may have none
+            if len(classes) != number:
                 raise UserError(
-                    f"{path} names {len(classes)} classes of a model that has {spec.num_classes}: name each"
+                    f"{path} names {len(classes)} classes of a model that has {number}: name each"
                 )
             return ModelDescription(
                 spec=spec,

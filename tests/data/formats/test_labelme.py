@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tilewise.data.channel import DataSet
@@ -283,6 +283,7 @@ _VALUES = st.recursive(
 
 
 @given(st.binary(max_size=100) | _VALUES.map(lambda value: json.dumps({"shapes": value}).encode()))
+@example(b'{"shapes": [{"label": 0, "shape_type": []}]}')
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_anything(tmp_path: Path, content: bytes) -> None:
     if not (tmp_path / "a.png").exists():

@@ -241,8 +241,8 @@ def _box(shape: _LabelMeShape) -> Corners:
         return left, top, right + 1, bottom + 1
     if kind == "linestrip":
         return box_around_line(shape.points, kind)
-    if kind in _KINDS:
+    if isinstance(kind, str) and kind in _KINDS:
         return box_around_outline(shape.points, kind)
-    if kind in _WITHOUT_AREA:
+    if isinstance(kind, str) and kind in _WITHOUT_AREA:
         raise ValueError(f"it is a {kind}, which has no area: draw a box or a polygon, or delete it")
     raise ValueError(f"its shape_type is {quoted(kind)}, not one of rectangle, {', '.join(_KINDS)}")
