@@ -335,7 +335,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "fewer names": (
         lambda folder: edit(folder, classes=["ant"]),
-        rf"model\.json names 1 classes of a model with {SPEC.num_classes}",
+        rf"model\.json names 1 classes of a model that has {SPEC.num_classes}",
     ),
     "unknown model": (
         lambda folder: edit(folder, detector={**SPEC.to_json(), "name": "yolo"}),
