@@ -138,7 +138,7 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
 def with_larger_tiles(
     hp: Hyperparameters, work: Work, *, objects: int, resolves: float, pixels_per_second: float
 ) -> Hyperparameters:
-    """With a smaller ``smallest_object``, where too few epochs of the job's tiles fit; the log says so.
+    """With a smaller ``smallest_object``, where too few objects would be seen; the log says so.
 
     The finer the tiles, the fewer objects a second of training shows. Objects a little too small, seen often
     enough, are learnt better than large ones seen twice (benchmarks/README.md, "Tiles by the minutes").

@@ -13,7 +13,6 @@ log = logging.getLogger(__name__)
 FASTEST_BF16, FASTEST_FP16 = (8, 0), (7, 0)
 """Compute capabilities from which on there are tensor cores: for bfloat16 A100's, for float16 V100's."""
 
-
 IN_FLOAT32 = 4_000_000
 """Values of a map, where a layer computes in float32 and its neighbours do not: as many at once at most."""
 
@@ -64,14 +63,12 @@ class _DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Of (N, C, H, W), on a CPU."""
-        reduced = torch.is_autocast_enabled("cpu")
+        if not torch.is_autocast_enabled("cpu"):
+            return super().forward(input.float())
+        dtype = torch.get_autocast_dtype("cpu")
         with torch.autocast("cpu", enabled=False):
-            if not reduced:
-                return super().forward(input.float())
-            out: Tensor = _InFloat32.apply(
-                input, self.weight, self.bias, self, torch.get_autocast_dtype("cpu")
-            )
-            return out
+            out: Tensor = _InFloat32.apply(input, self.weight, self.bias, self, dtype)
+        return out
 
 
 class _InFloat32(torch.autograd.Function):
