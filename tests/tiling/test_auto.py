@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tilewise.tiling.auto import MOST_VIEWS, GridChoice, ObjectSizes, choose_grid
+from tilewise.tiling.auto import MOST_VIEWS, GridChoice, ObjectSizes, choose_fixed, choose_grid
 from tilewise.views.view import Scaling
 
 
@@ -87,3 +87,24 @@ def test_auto__images_of_several_sizes_count_by_their_objects() -> None:
     )
     choice = choose_grid(mixed, Scaling(square=512), 24)
     assert choice.grid is not None and choice.grid[0] * choice.grid[1] > 9
+
+
+@pytest.mark.parametrize(
+    "growth, fixed", [(0.0, True), (0.4, True), (0.6, False), (1.0, False), (-1.0, True)]
+)
+def test_auto__tiles_are_fixed_unless_the_objects_grow_with_their_images(growth: float, fixed: bool) -> None:
+    rng = np.random.default_rng(0)
+    sides = np.array([800, 1200, 2400])
+    image_of = np.repeat(np.arange(3), 200)
+    sizes = 30 * (sides[image_of] / 1200) ** growth * rng.lognormal(0, 0.3, len(image_of))
+    mixed = ObjectSizes(np.stack([sides, sides], axis=1), np.stack([sizes, sizes], axis=1), image_of)
+    choice = choose_fixed(mixed, Scaling(square=320), 24, overlap=0.25)
+    assert (choice is not None) == fixed
+    said = "the images' sizes differ by a factor of 2.5, and their objects' sizes with them" in (
+        choose_grid(mixed, Scaling(square=320), 24).reason
+    )
+    assert said != fixed
+
+
+def test_auto__images_of_one_size_have_no_growth() -> None:
+    assert "differ" not in choose((1600, 1200), 50, Scaling(square=320)).reason

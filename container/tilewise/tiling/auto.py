@@ -21,6 +21,9 @@ MOST_ZOOM = 2.0
 MOST_STRETCH = 2.0
 ALIKE = 1.5
 """Images whose sizes differ by more, the 90th percentile by the 10th, get tiles of a fixed size."""
+GROWTH = 0.5
+"""Unless their objects grow with them by more than this power of the images' sizes: then the images show the
+same in more pixels or fewer, and the objects differ less as shares of their images than in pixels."""
 QUARTILE = 25
 LONG_OBJECTS = 90
 """The percentile of the objects' longer sides that the overlap of two tiles should hold."""
@@ -101,6 +104,12 @@ def choose_grid(
     whole = _shown(objects, scaling, (1, 1), 0.0)
     quartile = float(np.percentile(whole, QUARTILE))
     start = f"three quarters of the objects measure {quartile:.0f} px or more in a view of the whole image"
+    low, high = _image_sizes(objects)
+    if high > ALIKE * low and _growth(objects) > GROWTH:
+        start = (
+            f"the images' sizes differ by a factor of {high / low:.1f}, and their objects' sizes with them; "
+            f"{start}"
+        )
     if quartile >= smallest_object:
         reason = f"no tiles: {start}, and the detector resolves objects from {smallest_object:.0f} px on"
         return GridChoice(None, none.overlap, reason)
@@ -157,14 +166,15 @@ def choose_fixed(
     They are those of :func:`choose_tile_size`, or larger, so that an image has :data:`MOST_FIXED` on average.
 
     Returns:
-        None where the sizes are alike, or the whole images show the objects well enough.
+        None where the sizes are alike, or the objects differ as the images do, or the whole images show the
+        objects well enough.
 
     """
     size = choose_tile_size(objects, scaling, smallest_object)
     if size is None:
         return None
-    low, high = np.percentile(np.sqrt(objects.image_sizes.prod(axis=1)), [10, 90])
-    if high <= ALIKE * low:
+    low, high = _image_sizes(objects)
+    if high <= ALIKE * low or _growth(objects) > GROWTH:
         return None
 
     def views(size: int) -> float:
@@ -186,6 +196,20 @@ def choose_fixed(
         "average"
     )
     return FixedChoice(size, reason)
+
+
+def _image_sizes(objects: ObjectSizes) -> tuple[float, float]:
+    """√area of the images in pixels: the 10th and the 90th percentile."""
+    low, high = np.percentile(size_of_sides(objects.image_sizes), [10, 90]).tolist()
+    return low, high
+
+
+def _growth(objects: ObjectSizes) -> float:
+    """The power of the images' sizes that their objects' sizes follow, by least squares; 0 if none does."""
+    images = np.log(size_of_sides(objects.image_sizes))[objects.image_of]
+    images -= images.mean()
+    spread = float(images @ images)
+    return float(images @ np.log(objects.sizes)) / spread if spread else 0.0
 
 
 def _candidates(
