@@ -172,10 +172,12 @@ class Trainer:
             return True
         if not self.validator.due(epoch):
             return True
+        start = time.monotonic()
         self.normalisation.refresh(self.train_step.evaluated, epoch)
         metrics_and_scored = self.validator.validate(self.history.epochs[-1])
         if metrics_and_scored is None:
             return False
+        self.history.epochs[-1]["validation_seconds"] = round(time.monotonic() - start, 3)
         self.best.offer(epoch, *metrics_and_scored)
         self.job.tracking.validated(self.history.epochs[-1], metrics_and_scored[1], self.best.classes)
         return True

@@ -18,11 +18,10 @@ from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.targets import Targets
 from tilewise.tiling.spec import Tiling
-from tilewise.training.dataloading import loader
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_order import index_of
-from tilewise.training.dataloading.view_sampler import ViewPlanner
+from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler
 from tilewise.training.job.normalisation import NormalisationStatistics, _by_image
 from tilewise.training.train import train
 from tilewise.views.view import Scaling
@@ -45,42 +44,52 @@ def split(tmp_path: Path) -> Split:
     return Split(Records(records), ChannelIssues("train", images=len(records)))
 
 
-FEW = 4 * 3 * 64 * 64 * 4
-"""Bytes of four decoded images."""
-
-
-def statistics(split: Split, memory: int, **chosen: Any) -> NormalisationStatistics:
-    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), SCALING)
-    config = LoaderConfig(scaling=SCALING, batch_size=4, memory=memory, random_windows=False, **chosen)
+def statistics(split: Split, *, tiles: bool = True, **chosen: Any) -> NormalisationStatistics:
+    planner = ViewPlanner("grid", Tiling("grid", grid=(2, 2)), SCALING) if tiles else None
+    config = LoaderConfig(scaling=SCALING, batch_size=4, random_windows=False, **chosen)
     return NormalisationStatistics(make_loader(split, config, planner=planner), seed=0)
 
 
-def test_refresh__where_few_images_fill_an_epochs_end(split: Split) -> None:
+@pytest.mark.parametrize("tiles", [True, False])
+def test_refresh__statistics_are_of_random_views_and_nothing_else_changes(split: Split, tiles: bool) -> None:
     spec = DetectorSpec("yolox_nano", 1, SCALING, None, 0.01, 0.5, 10)
     model = build_detector(spec).eval()
     first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     weights = {name: each.clone() for name, each in model.named_parameters()}
-    momentum, before = first.momentum, first.running_mean
-    assert before is not None
-    before = before.clone()
-    few, many = statistics(split, memory=FEW), statistics(split, memory=1 << 30)
-    many.refresh(model, 0)
-    assert many.views is not None or torch.equal(first.running_mean, before)  # type: ignore[arg-type]
-    assert few.views is not None
-    few.refresh(model, 0)
-    once = first.running_mean.clone()  # type: ignore[union-attr]
+    momentum, mean = first.momentum, first.running_mean
+    assert mean is not None
+    before = mean.clone()
+    made = statistics(split, tiles=tiles)
+    made.refresh(model, 0)
+    once = mean.clone()
     assert not torch.equal(once, before) and first.momentum == momentum and not model.training
-    few.refresh(model, 0)
-    assert torch.equal(first.running_mean, once)  # type: ignore[arg-type]
-    few.refresh(model, 1)  # of other views
-    assert not torch.equal(first.running_mean, once)  # type: ignore[arg-type]
+    made.refresh(model, 0)
+    assert torch.equal(mean, once)
+    made.refresh(model, 1)  # of other views
+    assert not torch.equal(mean, once)
     assert all(torch.equal(weights[name], each) for name, each in model.named_parameters())
 
 
+def test_refresh__an_average_of_weights_gets_statistics_of_its_own(split: Split) -> None:
+    """Of weights that changed, running statistics say little; of the batches that they see, they fit."""
+    spec = DetectorSpec("yolox_nano", 1, SCALING, None, 0.01, 0.5, 10)
+    model = build_detector(spec).eval()
+    first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    convolution = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    made = statistics(split, tiles=False)
+    made.refresh(model, 0)
+    assert first.running_var is not None
+    before = first.running_var.clone()
+    with torch.no_grad():
+        convolution.weight.mul_(2)
+    made.refresh(model, 0)
+    torch.testing.assert_close(first.running_var, 4 * before)
+
+
 def batches_of(split: Split, **chosen: Any) -> list[Batch]:
-    made = statistics(split, FEW, **chosen)
-    assert made.views is not None
-    return made._batches(made.views, 0)
+    made = statistics(split, **chosen)
+    assert made.sampler is not None
+    return made._batches(made.sampler, 0)
 
 
 def test_refresh__its_views_have_the_size_of_validations(split: Split) -> None:
@@ -91,24 +100,23 @@ def test_refresh__its_views_have_the_size_of_validations(split: Split) -> None:
 
 def test_refresh__its_views_are_no_mosaics(split: Split) -> None:
     """The images are of one grey each."""
-    batches = batches_of(split, augmentations=Augmentations(mosaic=1.0), plain_from=1)
+    batches = batches_of(split, augmentations=Augmentations(mosaic=1.0, colours=False), plain_from=1)
     samples = [sample for batch in batches for sample in batch.samples(torch.device("cpu"))]
     assert samples and all(sample.pixels.unique().numel() == 1 for sample in samples)
 
 
 def test_refresh__comes_image_by_image_so_that_each_is_decoded_once(split: Split) -> None:
-    views = statistics(split, FEW).views
-    assert views is not None
-    groups = list(_by_image(views.first, 64, np.random.default_rng(0)))
+    sampler = statistics(split).sampler
+    assert isinstance(sampler, ViewSampler)
+    groups = list(_by_image(sampler.first, 64, np.random.default_rng(0)))
     images = [{index_of(image) for image, _, _ in items} for items in groups]
     assert all(len(each) == 1 for each in images) and len(set.union(*images)) == len(groups)
     assert sum(map(len, groups)) >= 64 and max(map(len, groups)) == 3
 
 
 def test_train__a_job_without_validation_keeps_such_statistics_too(
-    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    split: Split, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loader, "memory_limit", lambda: FEW)
     hp = make_hp(
         model_name="yolox_nano",
         image_size=32,
@@ -118,4 +126,4 @@ def test_train__a_job_without_validation_keeps_such_statistics_too(
     )
     caplog.set_level(logging.INFO)
     train(DataSet(("grey",), split, None), make_job(hp, tmp_path))
-    assert "statistics of normalisation are of" in caplog.text
+    assert "statistics of normalisation are computed anew, of 4 random batches" in caplog.text

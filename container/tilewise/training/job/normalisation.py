@@ -1,11 +1,11 @@
-"""Running statistics of batch normalisation, where an epoch's last batches are of a few images."""
+"""Running statistics of batch normalisation, computed anew before a model is validated or kept."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.image_cache import ImageCache
 from tilewise.training.dataloading.loader import collate
+from tilewise.training.dataloading.samplers import ImageSampler
 from tilewise.training.dataloading.view_order import Item, index_of
 from tilewise.training.dataloading.view_sampler import ViewSampler
 from tilewise.views.sample import Sample
@@ -25,20 +26,23 @@ from tilewise.views.sample import Sample
 log = logging.getLogger(__name__)
 
 FEW_IMAGES = 32
-"""Statistics are those of the last few dozen batches: of fewer images they are one-sided."""
-
-SEVERAL = 2
-"""Images with fewer views each, on average, come one after the other."""
+"""Statistics are of the views of so many images at least: those of fewer are one-sided."""
 
 VIEWS = 256
 """About so many random views tell the statistics anew, in four to sixteen batches."""
+
+SHARE = 4
+"""At most such a part of an epoch's batches, unless it has hardly any: each costs a forward pass."""
 
 
 class NormalisationStatistics:
     """Computes the running statistics of a model anew, over random views of an epoch, before it is validated.
 
-    That is needed where large images are looked at in many views each: decoded once, a few of them fill the
-    last batches of an epoch. Elsewhere nothing happens.
+    Running statistics are those of the last few dozen batches. They lag behind weights that still change
+    fast; those of averaged weights are not the average of theirs (Izmailov et al., arXiv 1803.05407, section
+    3.2); and where large images are looked at in many views each, the last batches are of a few images. A
+    model can learn well and find nothing when it is validated (benchmarks/README.md, "Statistics before
+    validation"). The images of a pipe cannot be had again: there the running statistics stay.
 
     Args:
         loader: of the training views.
@@ -52,7 +56,8 @@ class NormalisationStatistics:
         sampler: Any = loader.batch_sampler
         while hasattr(sampler, "batches"):
             sampler = sampler.batches
-        self.views = sampler if isinstance(sampler, ViewSampler) and _few(sampler) else None
+        self.sampler = sampler if isinstance(sampler, ImageSampler | ViewSampler) else None
+        self._said = False
 
     @torch.no_grad()
     def refresh(self, model: VisionModel, epoch: int) -> None:
@@ -63,7 +68,7 @@ class NormalisationStatistics:
             for norm in model.modules()
             if isinstance(norm, _BatchNorm) and norm.track_running_stats and id(norm) not in frozen
         ]
-        batches = self._batches(self.views, epoch) if self.views and norms else []
+        batches = self._batches(self.sampler, epoch) if self.sampler and norms else []
         if not batches:
             return
         device = next(model.parameters()).device
@@ -79,21 +84,34 @@ class NormalisationStatistics:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
             model.train(was_training)
-        log.info(
-            "statistics of normalisation are of %d random batches: an epoch ends with few images",
-            len(batches),
-        )
+        if not self._said:
+            log.info(
+                "before each validation, statistics of normalisation are computed anew, of %d random batches",
+                len(batches),
+            )
+            self._said = True
 
-    def _batches(self, views: ViewSampler, epoch: int) -> list[Batch]:
-        """Batches of views of a few dozen random images, each of which is decoded once."""
+    def _batches(self, sampler: ImageSampler | ViewSampler, epoch: int) -> list[Batch]:
+        """Batches of views of random images, each of which is decoded once.
+
+        They have the seeds of plain epochs: validation sees no mosaics.
+        """
         assert isinstance(self.dataset, TrainingDataset)
         dataset = copy(self.dataset)
         dataset.images = ImageCache(1)  # the last one; those of the training stay where they are
-        count = min(max(VIEWS // views.batch_size, 4), 16)
+        count = min(max(VIEWS // sampler.batch_size, 4), 16, max(4, len(sampler) // SHARE))
+        groups: Iterable[list[Item]]
+        if isinstance(sampler, ViewSampler):
+            rng = np.random.default_rng((self.seed, epoch, count))
+            groups = _by_image(sampler.first, count * sampler.batch_size, rng)
+        else:
+            images = copy(sampler)
+            images.epoch = epoch
+            groups = islice(images, count)
         samples: list[Sample] = []
-        rng = np.random.default_rng((self.seed, epoch, count))
-        for items in _by_image(views.first, count * views.batch_size, rng):
-            samples += [each for each in dataset.__getitems__(items) if isinstance(each, Sample)]
+        for items in groups:
+            plain = [(image, view, min(seed, ~seed)) for image, view, seed in items]
+            samples += [each for each in dataset.__getitems__(plain) if isinstance(each, Sample)]
         return [collate(list(samples[number::count])) for number in range(min(count, len(samples)))]
 
 
@@ -102,11 +120,11 @@ def _by_image(
 ) -> Iterator[list[Item]]:
     """So many random views of an epoch or a few more, image by image; fewer where there are not so many.
 
-    They have the size of validation's views, and the seeds of plain epochs: validation sees no mosaics.
+    They are of a few dozen images, and have the size of validation's views.
     """
     of_image: dict[int, list[Item]] = {}
-    for image, view, seed in chain.from_iterable(batches):
-        of_image.setdefault(index_of(image), []).append((image, view, min(seed, ~seed)))
+    for item in chain.from_iterable(batches):
+        of_image.setdefault(index_of(item[0]), []).append(item)
     images = list(of_image.values())
     most = -(-count // min(FEW_IMAGES, len(images)))
     views = np.array([len(items) for items in images])
@@ -116,8 +134,3 @@ def _by_image(
         count -= min(most, len(items))
         if count <= 0:
             return
-
-
-def _few(sampler: ViewSampler) -> bool:
-    many_views = len(sampler) * sampler.batch_size >= SEVERAL * len(sampler.records)
-    return many_views and sampler.lanes * sampler.pool < min(FEW_IMAGES, len(sampler.records))

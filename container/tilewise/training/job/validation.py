@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -43,7 +42,7 @@ class Validator:
         return done == self.job.hp.number_of_epochs or done % self.job.hp.evaluation_frequency == 0
 
     def validate(self, epoch: dict[str, Any]) -> tuple[dict[str, Any], Scored | None] | None:
-        """Score the model; all processes must call it. The figures and the time are added to ``epoch``.
+        """Score the model; all processes must call it. The figures are added to ``epoch``.
 
         Returns:
             The figures, and for the leader what they are of; None where the job is to stop first.
@@ -53,7 +52,6 @@ class Validator:
 
         """
         assert self.source is not None
-        start = time.monotonic()
         distributed, issues = self.job.distributed, self.source.issues
         everywhere = partial(gather, distributed, issues)
         evaluation = self.job.task.evaluate(
@@ -63,7 +61,7 @@ class Validator:
         if metrics is None:
             return None
         self.source.finish_pass()
-        epoch |= {"validation": metrics, "validation_seconds": round(time.monotonic() - start, 3)}
+        epoch["validation"] = metrics
         return metrics, evaluation.scored if evaluation else None
 
     def score_again(self) -> Scored | None:
