@@ -195,6 +195,16 @@ def test_value__none_where_the_default_is_no_value(name: str, text: str) -> None
         assert parse_hyperparameters({names: text}) == parse_hyperparameters({})
 
 
+@pytest.mark.parametrize("model", ["yolox_nano", "gfl_resnet18_fpn", "ssdlite_mobilenet_v3_large"])
+def test_tile_grid_size__none_where_the_model_has_auto(model: str) -> None:
+    assert parse_hyperparameters({"model_name": model}).tile_grid_size == "auto"
+    for text in ("none", "null"):
+        parsed = parse_hyperparameters({"model_name": model, "tile_grid_size": text})
+        assert (parsed.tile_grid_size, parsed.training_views) == (None, "whole")
+    tiles = parse_hyperparameters({"model_name": model, "tile_grid_size": ""})
+    assert tiles.tile_grid_size == "auto"
+
+
 def test_value__zero_is_a_learning_rate_and_freezes_nothing() -> None:
     parsed = parse_hyperparameters({"learning_rate": "0", "layers_to_freeze": "0", "step_lr_step_size": "0"})
     assert (parsed.learning_rate, parsed.layers_to_freeze, parsed.step_lr_step_size) == (0, 0, 0)

@@ -122,6 +122,8 @@ def _recipe(reader: Reader, model: str) -> dict[str, Any]:
     for names, part in PARTS_OF_RECIPES:
         if any(name in reader.entries for name in names):
             recipe = {name: value for name, value in recipe.items() if name not in part}
+    if "tile_grid_size" in reader.none:
+        recipe.pop("tile_grid_size", None)  # none of the job is no tiles, not the recipe's auto
     return recipe
 
 

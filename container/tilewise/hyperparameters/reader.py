@@ -56,6 +56,7 @@ class Reader:
         task: what the job's model is for.
         names: what was given, as written.
         entries: what could be read, by canonical name.
+        none: the canonical names of those that were given as ``none``, where that is no value.
         problems: sentences, by the name as written.
 
     """
@@ -64,6 +65,7 @@ class Reader:
         self.task = task
         self.names: list[str] = []
         self.entries: dict[str, Entry] = {}
+        self.none: set[str] = set()
         self.problems: dict[str, list[str]] = {name: [] for name in raw}
         for name, value in raw.items():
             if not name.startswith(_PLATFORM_PREFIXES):
@@ -90,8 +92,11 @@ class Reader:
             self.refuse(name, f"{name}={shown(text)}: unknown hyperparameter{suggestion}")
             return
         canonical, values = _SPELLINGS[name]
+        unset = _is_unset(canonical, text)
+        if unset:
+            self.none.add(canonical)
         try:
-            value = None if not text or _is_unset(canonical, text) else values.read(text)
+            value = None if not text or unset else values.read(text)
         except ValueError as error:
             self.names.append(name)
             self.refuse(name, f"{name}={shown(text)}: {error}")

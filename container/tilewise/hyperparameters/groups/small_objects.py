@@ -36,8 +36,9 @@ class SmallObjectsHyperparameters(BaseModel, defer_build=True):
     tile_grid_size: Annotated[
         Grid,
         Row(
-            "Look at images in a grid of overlapping tiles, and as a whole. `auto` chooses it from the data."
-            " With `training_views=whole` only validation and serving do.",
+            "Look at images in a grid of overlapping tiles, and as a whole. `auto` chooses it from the data;"
+            " `none` has no tiles, also of a model whose default is `auto`. With `training_views=whole` only"
+            " validation and serving have them.",
             azure=None,
         ),
     ]
