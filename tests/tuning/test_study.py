@@ -160,6 +160,26 @@ def test_minutes__no_trial_begins_after_them(tmp_path: Path) -> None:
     assert len(study.finished()) == 1
 
 
+@pytest.mark.parametrize("objective", ["AP", "details.F1"])
+def test_minutes__that_end_before_the_first_validation_leave_the_other_trials(
+    tmp_path: Path, objective: str
+) -> None:
+    def train(trial: Trial, validated: Validated) -> Mapping[str, Any]:
+        if trial.folder.name == "trial-000":
+            return {"best": {"AP": 0.5}, "details": {"F1": 0.5}}
+        assert trial.deadline is not None
+        time.sleep(max(0.0, trial.deadline - time.monotonic()))
+        return {"best": {}, "details": None}
+
+    study = study_of(tmp_path, train, objective)
+    study.run(3, 0.2 / 60, ignore)
+    best, (_, late) = study.best(), study.finished()
+    assert best is not None and best.number == 0
+    assert "(failed)" in describe(late)
+    assert describe(late).endswith("it ended without a validation: the minutes were over")
+    assert len(write_table(study).read_text().splitlines()) == 3
+
+
 def test_failures__are_kept_and_three_at_the_beginning_end_it(tmp_path: Path) -> None:
     def fails(trial: Trial, validated: Validated) -> Mapping[str, Any]:
         raise TrialError("ClientError: no data")

@@ -144,6 +144,9 @@ class Study:
         metrics = self._train(job, validated)
         if any(ended_early):
             raise optuna.TrialPruned
+        if not metrics.get("best"):
+            over = deadline is not None and time.monotonic() >= deadline
+            raise TrialError(f"it ended without a validation{': the minutes were over' if over else ''}")
         return figure_of(metrics, self.objective)
 
 
