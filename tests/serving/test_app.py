@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import gzip
 import json
 import logging
 import math
@@ -175,6 +176,15 @@ def test_invocations__image_types(client: Client, predictor: FakePredictor, cont
 def test_invocations__other_types(client: Client, predictor: FakePredictor, content_type: str) -> None:
     assert "application/x-image" in refused(client.invoke(JPEG, content_type), 415)
     assert predictor.images == []
+
+
+def test_invocations__packed_body_is_named(client: Client, predictor: FakePredictor) -> None:
+    packed = {"data": gzip.compress(JPEG), "content_type": "image/jpeg"}
+    response = client.http.post("/invocations", headers={"Content-Encoding": "gzip"}, **packed)
+    assert refused(response, 415).startswith("the Content-Encoding is gzip: send the body as it is")
+    assert predictor.images == []
+    plain = {"data": JPEG, "content_type": "image/jpeg", "headers": {"Content-Encoding": "identity"}}
+    assert client.http.post("/invocations", **plain).status_code == 200
 
 
 def test_invocations__calibrated_scores_on_request(predictor: FakePredictor) -> None:

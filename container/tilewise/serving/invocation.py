@@ -19,7 +19,7 @@ from tilewise.serving.incoming import ReceivedBody
 from tilewise.serving.logs import LOG_FIELDS
 from tilewise.serving.models import Model
 from tilewise.serving.options import ATTRIBUTES, Options, check_names, read_attributes, read_options
-from tilewise.serving.requests import Ask, Image, read_body
+from tilewise.serving.requests import Ask, Image, UnsupportedTypeError, read_body
 from tilewise.serving.responses import (
     DEFAULT_FORM,
     JSON_LINES,
@@ -70,6 +70,7 @@ class Invocations:
 
     def _answer(self, model: Model) -> Response:
         body, answers = received(request.environ), model.answers
+        _check_encoding(request.headers.get("Content-Encoding", ""))
         ask = read_body(body.getvalue(), request.headers.get("Content-Type", ""), self._addresses.fetch)
         options = read_options(_given(ask), (*answers.forms, *PICTURE_NAMES))
         form = self._form(ask, options, answers)
@@ -132,6 +133,19 @@ def received(environ: dict[str, Any]) -> ReceivedBody:
     if not isinstance(stream, ReceivedBody):
         stream = environ["wsgi.input"] = ReceivedBody(stream.read(), NEVER)
     return stream
+
+
+def _check_encoding(encoding: str) -> None:
+    """Refuse a body that is packed, which would be taken for a damaged image.
+
+    Raises:
+        UnsupportedTypeError: it is.
+
+    """
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedTypeError(
+            f"the Content-Encoding is {encoding[:50]}: send the body as it is, without packing it"
+        )
 
 
 def _given(ask: Ask) -> dict[str, Any]:
