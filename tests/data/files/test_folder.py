@@ -109,6 +109,29 @@ def test_folder__passes_over_what_is_no_image(tmp_path: Path) -> None:
     assert list(Folder(tmp_path).images) == ["b/a.jpg"]
 
 
+def test_folder__follows_links_but_not_in_a_circle(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "elsewhere" / "deep" / "a.jpg")
+    root = tmp_path / "root"
+    write_image(root / "own" / "b.jpg")
+    for link, target in {
+        root / "images": tmp_path / "elsewhere",
+        root / "own" / "again": root,
+        root / "above": tmp_path,
+        tmp_path / "elsewhere" / "back": root / "own",
+        root / "own" / "there": tmp_path / "elsewhere",
+        root / "lost": tmp_path / "nowhere",
+    }.items():
+        link.symlink_to(target, target_is_directory=True)
+    images = Folder(root).images
+    assert list(images) == [
+        "images/back/b.jpg",
+        "images/deep/a.jpg",
+        "own/b.jpg",
+        "own/there/deep/a.jpg",
+    ]
+    assert images["images/deep/a.jpg"].samefile(image)
+
+
 def test_folder__name_that_is_not_utf_8(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg").rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
     (path,) = Folder(tmp_path).images.values()

@@ -36,7 +36,7 @@ class Folder:
     """A folder and the files below it, listed once.
 
     Hidden files and folders are passed over: notebooks and archives leave copies in ``.ipynb_checkpoints``
-    and as ``._name``. Links to files are followed, links to folders are not.
+    and as ``._name``. Links are followed, but for those to a folder that they lie in.
     """
 
     def __init__(self, root: Path):
@@ -173,10 +173,18 @@ def _names_below(folder: Path, prefix: str) -> Iterator[str]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if entry.is_dir():
+                if entry.is_symlink() and _leads_back(entry.path):
+                    continue
                 yield from _names_below(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.is_file():
                 yield prefix + entry.name
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link is to one of the folders that it lies in: there is nothing new, but without an end."""
+    target = os.path.realpath(link)
+    return any(os.path.realpath(above) == target for above in Path(link).absolute().parents)
 
 
 def _size(path: Path) -> int:
