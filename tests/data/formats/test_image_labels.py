@@ -77,6 +77,14 @@ def test_class_folders__empty_loose_or_unknown(tmp_path: Path) -> None:
         read(tmp_path / "train")
 
 
+def test_class_folders__of_an_archive_of_macos(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", 1)
+    for name in ("__MACOSX/red/._0.png", "__MACOSX/red/0.png", ".cache/0.png"):
+        write_image(tmp_path / "train" / name, [], 0)
+    data = read(tmp_path / "train")
+    assert (data.classes, len(data.train.sample)) == (("blue", "green", "red"), 3)
+
+
 def test_class_folders__num_classes_that_disagrees(tmp_path: Path) -> None:
     class_folders(tmp_path / "train", 1)
     with pytest.raises(UserError, match=r"num_classes is 2, but channel train has 3 categories \(blue, gre"):

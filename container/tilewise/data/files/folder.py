@@ -35,8 +35,8 @@ Answer = TypeVar("Answer")
 class Folder:
     """A folder and the files below it, listed once.
 
-    Hidden files and folders are passed over: notebooks and archives leave copies in ``.ipynb_checkpoints``
-    and as ``._name``. Links are followed, but for those to a folder that they lie in.
+    Hidden files and folders are passed over: notebooks and archives leave copies in ``.ipynb_checkpoints``,
+    as ``._name`` and in ``__MACOSX``. Links are followed, but for those to a folder that they lie in.
     """
 
     def __init__(self, root: Path):
@@ -168,10 +168,15 @@ def temporary_folder() -> Path:
     return folder
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is passed over: it is hidden, or what macOS adds to archives."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and _leads_back(entry.path):

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import PurePosixPath
 
 from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, RawExample, by_name
-from tilewise.data.files.folder import Folder
+from tilewise.data.files.folder import Folder, is_hidden
 from tilewise.data.image_labels import whole_image_targets
 from tilewise.data.quoting import some
 from tilewise.errors import UserError
@@ -38,7 +38,7 @@ def read_class_folders(folder: Folder, channel: str) -> ParsedChannel:
             "folder is an image's class: move each into the folder of its class"
         )
     names = sorted({_class_of(name) for name in folder.images})
-    below = {each.name for each in folder.root.iterdir() if each.is_dir() and not each.name.startswith(".")}
+    below = {each.name for each in folder.root.iterdir() if each.is_dir() and not is_hidden(each.name)}
     empty = sorted(below - set(names))
     if empty:
         raise UserError(
