@@ -233,6 +233,9 @@ def test_convert__what_a_form_cannot_hold(tilewise: Tilewise, tmp_path: Path) ->
     options = ("--task", "multilabel_classification", "--to", "csv")
     code, _, errors = tilewise("convert", tmp_path / "spaced", tmp_path / "out", *options)
     assert code == 2 and "the class dark red has a space in its name" in errors
+    (tmp_path / "spaced" / "dark red").rename(tmp_path / "spaced" / "dark|red")
+    code, _, errors = tilewise("convert", tmp_path / "spaced", tmp_path / "out", *options)
+    assert code == 2 and "the class dark|red has a space in its name, or a comma" in errors
 
 
 def test_inspect__counts_and_draws_by_class(tilewise: Tilewise, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,27 @@ def test_csv__one_label_and_several(images: Path) -> None:
     (images / "labels.csv").write_text("filename,labels\n0.png,b a\n1.png,\n2.png,a\n3.png,c b\n")
     found = labels_of(read(images, several=True).train.sample)
     assert found == {"0.png": [1, 0], "1.png": [], "2.png": [0], "3.png": [2, 1]}
+
+
+@pytest.mark.parametrize("mark", [",", ", ", ";", "|"])
+def test_csv__several_labels_with_a_mark_between_them(
+    images: Path, mark: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rows = [("0.png", ["b", "brown dog"]), ("1.png", []), ("2.png", ["brown dog"]), ("3.png", ["c", "b"])]
+    lines = ["filename,labels", *(f'{name},"{mark.join(labels)}"' for name, labels in rows)]
+    (images / "labels.csv").write_text("\n".join(lines))
+    data = read(images, several=True)
+    assert data.classes == ("b", "brown dog", "c")
+    assert labels_of(data.train.sample) == {"0.png": [0, 1], "1.png": [], "2.png": [1], "3.png": [2, 0]}
+    assert "stand between the classes of an image" in caplog.text
+
+
+def test_csv__several_labels_as_a_list_of_python(images: Path) -> None:
+    lines = ["filename,labels", *(f"{index}.png,\"['a', 'b']\"" for index in range(4))]
+    (images / "labels.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"its label is .*: give the names of its classes with spaces or com"):
+        read(images, several=True)
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,9 +27,14 @@ from tilewise.data.files.folder import Folder
 from tilewise.data.files.text_files import csv_reader, open_text
 from tilewise.data.image_labels import names_of, whole_image_targets
 from tilewise.data.label_numbers import ImageLabels
-from tilewise.data.quoting import some
+from tilewise.data.quoting import quoted, some
 from tilewise.errors import UserError
 from tilewise.targets import Targets
+
+log = logging.getLogger(__name__)
+
+_MARKS = {",": "commas", ";": "semicolons", "|": "bars"}
+"""What may stand between an image's classes in place of spaces."""
 
 LST, CSV = "a list of images (.lst)", "a CSV file of labels"
 
@@ -77,10 +83,11 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
 
 
 def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
-    """Rows of a file's name and its class, or with ``several`` its classes with spaces between them.
+    """Rows of a file's name and its class, or with ``several`` its classes.
 
-    The first line of each file is a title. Semicolons or tabs may stand for its commas. Classes are in
-    alphabetical order.
+    The first line of each file is a title. Semicolons or tabs may stand for its commas. Between several
+    classes are spaces; or, if any cell of the channel has one, commas, semicolons or bars, and spaces then
+    belong to the names. Classes are in alphabetical order.
 
     Raises:
         UserError: a file has no title, is no CSV, or two rows name the same image.
@@ -88,15 +95,9 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
     """
     numbers: dict[str, int] = {}
     examples = []
-    for name, path in files.items():
-        with open_text(path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            try:
-                rows = list(csv_reader(text))
-            except (UnicodeDecodeError, csv.Error) as error:
-                raise UserError(f"{name} is no CSV file in UTF-8: {error}") from None
-        if not rows or len(rows[0]) < 2 or folder.find_image(rows[0][0].strip()):
-            raise UserError(f"{name}: its first line must be a title, such as filename,label")
+    tables = {name: _table(name, path, folder) for name, path in files.items()}
+    between = _between_classes(tables) if several else None
+    for name, rows in tables.items():
         for number, row in enumerate(rows[1:], 2):
             if not row:
                 continue
@@ -104,7 +105,7 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
             try:
                 if len(row) != len(rows[0]):
                     raise ValueError(f"it has {len(row)} cells, and the title {len(rows[0])}")
-                names = names_of(row[1].split() if several else row[1], several=several)
+                names = names_of(_split(row[1], between) if several else row[1], several=several)
             except ValueError as error:
                 examples.append(unusable(where, None, str(error)))
                 continue
@@ -112,6 +113,42 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
             examples.append(_example(where, row[0].strip(), whole_image_targets(labels), folder))
     require_different_images(examples)
     return by_name(examples, list(numbers))
+
+
+def _table(name: str, path: Path, folder: Folder) -> list[list[str]]:
+    with open_text(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            rows = list(csv_reader(text))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{name} is no CSV file in UTF-8: {error}") from None
+    if not rows or len(rows[0]) < 2 or folder.find_image(rows[0][0].strip()):
+        raise UserError(f"{name}: its first line must be a title, such as filename,label")
+    return rows
+
+
+def _between_classes(tables: Mapping[str, list[list[str]]]) -> str | None:
+    """What stands between the classes of an image; None for spaces."""
+    cells = {row[1] for rows in tables.values() for row in rows[1:] if len(row) > 1}
+    found = next((mark for mark in _MARKS if any(mark in cell for cell in cells)), None)
+    if found:
+        log.info("%s: %s stand between the classes of an image", some(tables), _MARKS[found])
+    return found
+
+
+def _split(cell: str, between: str | None) -> list[str]:
+    """A cell's classes.
+
+    Raises:
+        ValueError: it is a list as Python or JSON writes it.
+
+    """
+    if cell.strip().startswith("[") and cell.strip().endswith("]"):
+        raise ValueError(
+            f"its label is {quoted(cell)}: give the names of its classes with spaces or commas between them, "
+            "without brackets and quotes"
+        )
+    return [name for each in cell.split(between) if (name := each.strip())]
 
 
 def _lines(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

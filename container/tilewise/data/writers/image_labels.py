@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -68,14 +69,14 @@ def write_label_csv(
     """Write ``images/`` and ``<name>.csv`` with a title; of several, names with spaces between them.
 
     Raises:
-        UserError: of several, a class's name has a space.
+        UserError: of several, a class's name has a space, or a mark that readers take for one between names.
 
     """
-    spaced = [each for each in classes if several and len(each.split()) > 1]
-    if spaced:
+    unclear = [each for each in classes if several and re.search(r"[\s,;|]", each)]
+    if unclear:
         raise UserError(
-            f"the class {spaced[0]} has a space in its name, which separates the names of several: give --to "
-            "azure-jsonl, or other names with --classes"
+            f"the class {unclear[0]} has a space in its name, or a comma, semicolon or bar, which separates "
+            "the names of several: give --to azure-jsonl, or other names with --classes"
         )
     with _beside_images(output, f"{name}.csv") as file:
         rows = csv.writer(file, lineterminator="\n")
