@@ -164,6 +164,22 @@ def test_convert__some_classes_and_some_images(tilewise: Any, tmp_path: Path) ->
     assert code == 2 and "--max-images is 0: it must be at least 1" in errors
 
 
+@pytest.mark.parametrize("form", ["azure-jsonl", "voc", "via"])
+def test_convert__counts_classes_that_get_lost(tilewise: Any, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    Image.new("RGB", (80, 60)).save(folder / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 80, "height": 60}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 2, "bbox": [5, 5, 20, 20]}],
+        "categories": [{"id": 1, "name": "ant"}, {"id": 2, "name": "bee"}],
+    }
+    (folder / "train.json").write_text(json.dumps(content))
+    code, printed, errors = tilewise("convert", folder, tmp_path / "out", "--to", form)
+    assert code == 0, errors
+    assert "1 classes without objects, which " in printed
+
+
 def test_convert__annotations_elsewhere(tilewise: Any, source: Path, tmp_path: Path) -> None:
     file = tmp_path / "val.json"
     (source / "coco.json").rename(file)

@@ -18,14 +18,17 @@ def write_azure_jsonl(
     """Write ``images/`` and ``<name>.jsonl``.
 
     An object with a mask has its polygons, which by even-odd are the mask; one without has its box's corners.
-    All are fractions of the image's sides. ``image_url`` is the path beside the file.
+    All are fractions of the image's sides. ``image_url`` is the path beside the file. The format has no list
+    of classes: those without objects are lost.
     """
     (output.folder / "images").mkdir()
+    used: set[int] = set()
     with (output.folder / f"{name}.jsonl").open("x", encoding="utf-8") as file:
         for record in records:
             image = output.put_image(record, "images")
             boxes = output.boxes_of(record, holds_ignored=True)
             shapes = output.masks_of(record, holds_ignored=True)
+            used.update(record.targets.labels.tolist())
             line = {
                 "image_url": f"images/{image}",
                 "image_details": {
@@ -38,6 +41,7 @@ def write_azure_jsonl(
                 ],
             }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    output.notes["classes without objects, which Azure's lines have no place for"] += len(classes) - len(used)
 
 
 def _item(box: Box, shape: Shape | None, record: Record, classes: tuple[str, ...]) -> dict[str, Any]:
