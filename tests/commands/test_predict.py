@@ -224,6 +224,25 @@ def test_predict__an_archive_that_is_not_unpacked(tilewise: Tilewise, image: Pat
     assert "unpack model.tar.gz there" in tilewise("predict", image, "--model", tmp_path)[2]
 
 
+def test_predict__passes_over_its_own_pictures(
+    tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.png", "b-detections.png"):  # the second is a user's own
+        shutil.copy(image, folder / name)
+    for _ in range(2):
+        code, output, errors = tilewise("predict", folder, "--model", model_folder, "--out", folder)
+        assert code == 0, errors
+    assert "2 pictures of an earlier tilewise predict passed over" in output
+    assert {path.name for path in folder.glob("*.png")} == {
+        "a.png",
+        "a-detections.png",
+        "b-detections.png",
+        "b-detections-detections.png",
+    }
+
+
 def test_predict__a_folder_and_a_damaged_image_is_named_and_left_out(
     tilewise: Tilewise, image: Path, model_folder: Path, tmp_path: Path
 ) -> None:

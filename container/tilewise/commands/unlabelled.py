@@ -12,12 +12,19 @@ from tilewise.data.decoding.stored_samples import DecodeError
 from tilewise.data.files.folder import Folder
 from tilewise.errors import UserError
 
+PICTURE_ENDINGS = ("-detections.png", "-classes.png")
+"""How the names of the pictures end that ``predict`` writes."""
+
+_ANSWER = b'{"image": '
+
 Found = TypeVar("Found")
 Source = TypeVar("Source", bound=bytes | Path)
 
 
 def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     """The images by name: below a folder their path in it, else the file's own name.
+
+    The pictures that ``predict`` has left in a folder are passed over, and counted.
 
     Raises:
         UserError: there is none, a path does not exist, a name is not UTF-8, or two images have one name.
@@ -27,7 +34,7 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist")
-        found += Folder(path).images.items() if path.is_dir() else [(path.name, path)]
+        found += _images_below(path) if path.is_dir() else [(path.name, path)]
     if not found:
         raise UserError(f"no image in {', '.join(map(str, paths))}")
     for name, path in found:
@@ -41,6 +48,25 @@ def find_images(paths: Sequence[Path]) -> dict[str, Path]:
             f"several images are named {', '.join(twice[:5])}: give the folder that holds them all"
         )
     return dict(found)
+
+
+def _images_below(folder: Path) -> list[tuple[str, Path]]:
+    images = list(Folder(folder).images.items())
+    kept = [(name, path) for name, path in images if not _is_picture_of_predict(path)]
+    if len(kept) < len(images):
+        print(f"{folder}: {len(images) - len(kept)} pictures of an earlier tilewise predict passed over")
+    return kept
+
+
+def _is_picture_of_predict(path: Path) -> bool:
+    """Whether a picture has the name of one, and the answer beside it that was written with it."""
+    if not path.name.endswith(PICTURE_ENDINGS):
+        return False
+    try:
+        with path.with_suffix(".json").open("rb") as file:
+            return file.read(len(_ANSWER)) == _ANSWER
+    except OSError:
+        return False
 
 
 def predict_each(
