@@ -201,7 +201,7 @@ def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, *, wh
     if unknown:
         alike = " ".join(f"; {one}" for one in spelt_alike([*classes, *unknown]))
         raise UserError(
-            f"{who} has objects of classes that {whose} does not know: {whose} has ({', '.join(classes)}), "
+            f"{who} has classes that {whose} does not know: {whose} has ({', '.join(classes)}), "
             f"{who} has ({', '.join(own_classes)}){alike}"
         )
     index_of = {name: index for index, name in enumerate(classes)}

@@ -71,7 +71,7 @@ def test_class_folders__empty_loose_or_unknown(tmp_path: Path) -> None:
         read(tmp_path / "train")
     (tmp_path / "train" / "white").rmdir()
     write_image(tmp_path / "validation" / "white" / "0.png", [], 0)
-    with pytest.raises(UserError, match="channel validation has objects of classes that channel train does"):
+    with pytest.raises(UserError, match="channel validation has classes that channel train does not know"):
         read(tmp_path / "train", ("validation", tmp_path / "validation"))
     write_image(tmp_path / "train" / "loose.png", [], 0)
     with pytest.raises(UserError, match=r"loose\.png lies in no folder, and the folder is an image's class"):
