@@ -29,10 +29,10 @@ FEW_IMAGES = 32
 """Statistics are of the views of so many images at least: those of fewer are one-sided."""
 
 VIEWS = 256
-"""About so many random views tell the statistics anew, in four to sixteen batches."""
+"""So many random views tell the statistics anew, in four batches at least."""
 
 SHARE = 4
-"""At most such a part of an epoch's batches, unless it has hardly any: each costs a forward pass."""
+"""At most one in so many of an epoch's batches, unless it has hardly any: each costs a forward pass."""
 
 
 class NormalisationStatistics:
@@ -99,7 +99,7 @@ class NormalisationStatistics:
         assert isinstance(self.dataset, TrainingDataset)
         dataset = copy(self.dataset)
         dataset.images = ImageCache(1)  # the last one; those of the training stay where they are
-        count = min(max(VIEWS // sampler.batch_size, 4), 16, max(4, len(sampler) // SHARE))
+        count = max(4, min(VIEWS // sampler.batch_size, len(sampler) // SHARE))
         groups: Iterable[list[Item]]
         if isinstance(sampler, ViewSampler):
             rng = np.random.default_rng((self.seed, epoch, count))
