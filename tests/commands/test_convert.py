@@ -116,6 +116,17 @@ def test_convert__without_masks(tilewise: Any, outlined: Path, tmp_path: Path) -
     assert code == 2 and "--masks rle goes with --to coco only" in errors
 
 
+@pytest.mark.parametrize("form", [form for form in convert.FORMATS if form not in convert.HOLD_MASKS])
+def test_convert__counts_masks_that_get_lost(
+    tilewise: Any, outlined: Path, tmp_path: Path, form: str
+) -> None:
+    code, output, errors = tilewise("convert", outlined, tmp_path / "out", "--to", form)
+    assert code == 0, errors
+    assert f"3 masks left out: --to {form} holds boxes alone" in output
+    _, output, _ = tilewise("convert", tmp_path / "out", tmp_path / "boxes", "--to", form)
+    assert "masks left out" not in output  # there are none
+
+
 def test_inspect__counts_and_draws_masks(tilewise: Any, outlined: Path, tmp_path: Path) -> None:
     code, output, errors = tilewise("inspect", outlined, "--out", tmp_path / "with")
     assert code == 0, errors

@@ -46,7 +46,7 @@ from tilewise.data.writers.via import write_via
 from tilewise.data.writers.voc import write_voc
 from tilewise.data.writers.yolo import write_yolo
 from tilewise.errors import UserError
-from tilewise.masks import MASKS
+from tilewise.masks import MASKS, masks_in
 
 FORMATS = (
     "recordio",
@@ -68,7 +68,7 @@ HOLD_LABELS = ("folders", "azure-jsonl", "csv", "lst", "manifest", "recordio")
 """Formats of images that have classes."""
 
 HOLD_MASKS = ("coco", "azure-jsonl", "yolo-seg")
-"""Formats that masks are read for."""
+"""Formats of objects that hold their masks."""
 
 SECONDS_BETWEEN_LINES = 10
 """How often a line says how far it is, where no terminal shows a bar."""
@@ -134,13 +134,13 @@ def run(arguments: argparse.Namespace) -> None:
     source, target, name = arguments.source.resolve(), arguments.target, arguments.name
     _check_options(arguments)
     labels = label_fields(arguments)
-    holds_masks = arguments.to in HOLD_MASKS and arguments.masks != "none" and not labels
+    reads_masks = arguments.masks != "none" and not labels
     choice = DataChoice(
         tuple(arguments.only),
         arguments.other_classes,
         arguments.max_images,
         arguments.seed,
-        fields=labels or frozenset({MASKS} if holds_masks else ()),
+        fields=labels or frozenset({MASKS} if reads_masks else ()),
         objects_as=arguments.objects_as,
     )
     with new_folder(target) as folder:
@@ -158,6 +158,10 @@ def run(arguments: argparse.Namespace) -> None:
         records = choice.of_records(records, issues, classes)
         del channel  # the records hold all of it, packed
         output = Output(folder, source)
+        if arguments.to not in HOLD_MASKS:
+            output.notes[
+                f"masks left out: --to {arguments.to} holds boxes alone; {', '.join(HOLD_MASKS)} hold masks"
+            ] += _masks_of(records)
         _writer(arguments, records)(_progress(records, terminal=sys.stderr.isatty()), classes, output)
     written = f"{output.boxes:,} {'labels' if labels else 'boxes'}" + (
         f" and {output.masks:,} masks" if output.masks else ""
@@ -251,6 +255,12 @@ def _writer(arguments: argparse.Namespace, records: Records) -> _Write:
         "via": write_via,
     }
     return writers[arguments.to]
+
+
+def _masks_of(records: Records) -> int:
+    """How many objects have a mask."""
+    masks = masks_in(records.targets.fields)
+    return 0 if masks is None else int(masks.known.sum())
 
 
 def _progress(records: Records, *, terminal: bool) -> Iterator[Record]:
