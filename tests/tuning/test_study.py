@@ -96,6 +96,16 @@ def test_run__goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         study_of(tmp_path, StandIn(), "AP50")
 
 
+@pytest.mark.parametrize("sampling", ["random", "bayesian"])
+def test_run__that_goes_on_proposes_what_was_not_tried(tmp_path: Path, sampling: str) -> None:
+    space = parse_search({"model_name": "yolox_nano", "learning_rate": "loguniform(-9, -2)"}).spaces
+    train = StandIn()
+    for trials in (2, 4):
+        search = Search(space, sampling=sampling)  # type: ignore[arg-type]
+        Study(search, tmp_path, objective="AP", train=train, seed=3).run(trials, None, ignore)
+    assert len({trial.hyperparameters["learning_rate"] for trial in train.trials}) == 4
+
+
 @pytest.mark.parametrize(
     ("policy", "ended"),
     [

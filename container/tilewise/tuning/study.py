@@ -52,11 +52,12 @@ class Study:
         self.study = optuna.create_study(
             study_name="tilewise",
             storage=optuna.storages.JournalStorage(backend),
-            sampler=_sampler(search, seed),
             pruner=_pruner(search.early_termination),
             direction="maximize",
             load_if_exists=True,
         )
+        # one that goes on draws anew: with the same seed it would propose its first trials again
+        self.study.sampler = _sampler(search, seed + len(self.study.trials))
         facts = {"objective": objective, "spaces": repr(search.spaces)}
         if any(self.study.user_attrs.get(name, value) != value for name, value in facts.items()):
             raise UserError(f"{out} holds a study of another space or objective: name another folder")
