@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tilewise.errors import UserError
 from tilewise.tuning.space import (
     Categories,
@@ -66,6 +67,11 @@ def test_job_of_azure__spaces_limits_and_policy(tmp_path: Path) -> None:
         ("optimizer", "sgd", "sgd"),
         ("tile_grid_size", "choice('2x1', '3x2', '5x3')", Categories(("2x1", "3x2", "5x3"))),
         ("learning_rate", "uniform(0.001, 0.01)", Interval(0.001, 0.01)),
+        (  # YAML 1.1 has no number without a dot before its exponent
+            "learning_rate",
+            yaml.safe_load("{type: uniform, min_value: 1e-3, max_value: 1e-2}"),
+            Interval(0.001, 0.01),
+        ),
         ("training_batch_size", "quniform(2, 16, 1)", Interval(2, 16, whole=True)),
         ("training_batch_size", "quniform(2, 8, 2)", Categories(("2", "4", "6", "8"))),
         ("momentum", "quniform(0.8, 0.95, 0.05)", Categories(("0.8", "0.85", "0.9", "0.95"))),

@@ -218,6 +218,7 @@ def _range(name: str, given: Any) -> Range:
         if len(set(texts)) < len(texts):
             raise UserError(f"{name}: choice has a value twice: {', '.join(texts)}")
         return Categories(texts)
+    arguments = {argument: _number(value) for argument, value in arguments.items()}
     for argument, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{name}: {kind} needs a number as {argument}, not {value!r}")
@@ -233,6 +234,16 @@ def _range(name: str, given: Any) -> Range:
             )
         low, high = math.exp(low), math.exp(high)
     return _interval(name, low, high, log=log, step=arguments.get("q"))
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML 1.1 takes for a text, such as ``1e-4``; what else there is stays as it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _interval(name: str, low: float, high: float, *, log: bool, step: float | None) -> Range:
