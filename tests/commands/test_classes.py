@@ -67,6 +67,12 @@ def test_predict__writes_the_scores_and_a_picture(tilewise: Tilewise, model: Pat
     assert code == 2 and "is a model for task=classification, which finds no objects" in errors
 
 
+def test_errors__takes_a_detector(tilewise: Tilewise, model: Path, tmp_path: Path) -> None:
+    class_folders(tmp_path / "data", 1)
+    code, _, errors = tilewise("errors", tmp_path / "data", "--model", model, "--out", tmp_path / "out")
+    assert code == 2 and f"{model} holds a model of task classification: errors looks for wrong" in errors
+
+
 def test_evaluate__gives_the_figures(tilewise: Tilewise, model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "validation"
     class_folders(folder, 3)

@@ -22,6 +22,8 @@ from tilewise.evaluation.report import report_template
 from tilewise.inference.artifact import read_classes
 from tilewise.inference.description import ModelDescription
 from tilewise.inference.model_card import ModelCard
+from tilewise.registry import find_task
+from tilewise.tasks.detection.task import DetectionTask
 from tilewise.views.rendering import Rendering
 from tilewise.views.view import View, Window
 
@@ -53,8 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Write ``errors.csv``, ``errors.html`` and their pictures, and count the kinds.
 
     Raises:
-        UserError: there is no model, the folder has files, the channel cannot be read or has other classes
-            than the model, or no image can be read.
+        UserError: there is no model or it is no detector, the folder has files, the channel cannot be read or
+            has other classes than the model, or no image can be read.
 
     """
     if not arguments.model:
@@ -64,6 +66,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise UserError(f"{arguments.out} is not an empty folder: give another --out")
     check_place(arguments.out, folder=True)
+    task = ModelDescription.read(arguments.model).task
+    if not issubclass(find_task(task), DetectionTask):
+        raise UserError(
+            f"{arguments.model} holds a model of task {task}: errors looks for wrong labels of objects, and "
+            "takes a detector"
+        )
     classes = read_classes(arguments.model)
     channel = read_channel(arguments.data, arguments.annotations, classes=classes)
     by_key = {record.key: record for record in channel.records}
