@@ -245,6 +245,7 @@ def test_convert__label_studio_with_images_in_s3(tilewise: Any, source: Path, tm
         ),
         (["{source}", "{out}", "--classes", "ant"], "does not know: --classes has (ant)"),
         (["{source}", "{out}", "--classes", "ant", "ant"], "--classes names a class twice"),
+        (["{source}", "{out}", "--max-images", "3", "--seed", "-1"], "--seed -1: give a whole number from 0"),
         (["{full}", "{out}"], "channel train holds no images"),
     ],
 )

@@ -63,6 +63,11 @@ def test_inspect__without_objects_shows_all_and_complains(tilewise: Any, tmp_pat
     assert "exact repetitions" in output and (tmp_path / "out" / "inspect.png").is_file()
 
 
+def test_inspect__a_seed_that_is_none(tilewise: Any, tmp_path: Path) -> None:
+    code, _, errors = tilewise("inspect", channel(tmp_path / "train", 4), "--out", tmp_path, "--seed", "-1")
+    assert code == 2 and "--seed -1: give a whole number from 0" in errors
+
+
 def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -> None:
     folder = channel(tmp_path / "data", 4)
     code, output, errors = tilewise("inspect", folder, "--out", tmp_path, "--json", "--scale", 50)

@@ -26,6 +26,17 @@ def say_what_is_read() -> None:
     logging.getLogger("tilewise").setLevel(logging.INFO)
 
 
+def check_seed(seed: int) -> None:
+    """Refuse what no random numbers begin with.
+
+    Raises:
+        UserError: it is negative, or has more than 32 bits.
+
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: give a whole number from 0 to {2**32 - 1}")
+
+
 def add_task(parser: argparse.ArgumentParser) -> None:
     """The options that say what the images have."""
     parser.add_argument(

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from tilewise.commands.channels import (
     add_task,
+    check_seed,
     checked_records,
     chosen_classes,
     label_fields,
@@ -184,6 +185,7 @@ def _check_options(arguments: argparse.Namespace) -> None:
             f"{arguments.target} lies in {arguments.source}, which would then hold two formats: write it "
             "elsewhere"
         )
+    check_seed(arguments.seed)
     if arguments.max_images is not None and arguments.max_images < 1:
         raise UserError(f"--max-images is {arguments.max_images}: it must be at least 1")
     formats_of = {

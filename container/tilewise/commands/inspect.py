@@ -16,6 +16,7 @@ import numpy as np
 from tilewise.arrays import Array, Float64
 from tilewise.commands.channels import (
     add_task,
+    check_seed,
     checked_records,
     chosen_classes,
     label_fields,
@@ -92,6 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     say_what_is_read()
     if arguments.scale is not None and arguments.scale < 1:
         raise UserError(f"--scale is {arguments.scale}: it must be the side of a square in pixels")
+    check_seed(arguments.seed)
     folders = _folders(arguments.channels, arguments.annotations)
     labels = label_fields(arguments)
     if labels and (arguments.augmented is not None or arguments.scale is not None):

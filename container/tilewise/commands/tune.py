@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from tilewise.commands.channels import say_what_is_read
+from tilewise.commands.channels import check_seed, say_what_is_read
 from tilewise.commands.job_channels import CHANNELS, LIST_CHANNELS
 from tilewise.errors import UserError
 from tilewise.hyperparameters import parse_hyperparameters
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     """
     say_what_is_read()
+    check_seed(arguments.seed)
     channels = _channels(arguments.data)
     unclear = [text for text in arguments.hyperparameters if "=" not in text]
     if unclear:

@@ -57,7 +57,7 @@ class Study:
             load_if_exists=True,
         )
         # one that goes on draws anew: with the same seed it would propose its first trials again
-        self.study.sampler = _sampler(search, seed + len(self.study.trials))
+        self.study.sampler = _sampler(search, (seed + len(self.study.trials)) % 2**32)
         facts = {"objective": objective, "spaces": repr(search.spaces)}
         if any(self.study.user_attrs.get(name, value) != value for name, value in facts.items()):
             raise UserError(f"{out} holds a study of another space or objective: name another folder")
