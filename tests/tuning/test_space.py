@@ -22,6 +22,7 @@ type: automl
 task: image_object_detection
 primary_metric: mean_average_precision
 target_column_name: label
+training_data: {path: azureml:train:1, type: mltable}
 limits: {max_trials: 10, max_concurrent_trials: 2, timeout_minutes: 90}
 training_parameters: {early_stopping: true, evaluation_frequency: 1}
 sweep:
@@ -148,6 +149,9 @@ def test_wrong_ranges__are_named_with_the_cure(name: str, given: Any, message: s
             {"search_space": {}, "sweep": {"early_termination": {"type": "truncation_selection"}}},
             "needs truncation_percentage",
         ),
+        ({"search_space": {}, "limits": {"max_trial": 3}}, r"limits has max_trial: max_trials is meant\?"),
+        ({"search_space": {}, "sweep": {"early_terminaton": {}}}, "sweep has early_terminaton: early_term"),
+        ({"search_space": {}, "limit": {"max_trials": 3}}, "the job has limit: limits is meant"),
         ({"search_space": {}, "training_parameters": {"epohcs": 3}}, "epohcs: unknown hyperparameter"),
     ],
 )

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,11 @@ ARGUMENTS = {
 """The distributions that can be searched, and what each needs."""
 
 UNBOUNDED = ("normal", "qnormal", "lognormal", "qlognormal")
+PARTS = ("search_space", "training_parameters", "sweep", "limits")
+SWEEP = ("sampling_algorithm", "early_termination")
+LIMITS = ("max_trials", "max_concurrent_trials", "timeout_minutes")
+"""What is read of a job, of its sweep and of its limits. Azure has more, which is left alone."""
+
 EARLY_TERMINATION = ("bandit", "median_stopping", "truncation_selection")
 SAMPLING = ("random", "grid", "bayesian")
 
@@ -142,6 +148,8 @@ def parse_search(content: Any) -> Search:
     job = content if is_job else {}
     fixed = _mapping(job, "training_parameters")
     sweep, limits = _mapping(job, "sweep"), _mapping(job, "limits")
+    for where, given, known in (("the job", job, PARTS), ("sweep", sweep, SWEEP), ("limits", limits, LIMITS)):
+        _check_spelling(where, given, known)
     sampling = sweep.get("sampling_algorithm")
     if sampling is not None and str(sampling).lower() not in SAMPLING:
         raise UserError(f"sampling_algorithm must be one of {', '.join(SAMPLING)}, not {sampling!r}")
@@ -149,7 +157,7 @@ def parse_search(content: Any) -> Search:
         tuple(_sub_space(each, fixed) for each in spaces),
         None if sampling is None else str(sampling).lower(),  # type: ignore[arg-type]
         _early_termination(sweep.get("early_termination")),
-        *(_whole(limits, name) for name in ("max_trials", "max_concurrent_trials", "timeout_minutes")),
+        *(_whole(limits, name) for name in LIMITS),
     )
 
 
@@ -158,6 +166,13 @@ def _mapping(job: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise UserError(f"{name} must be a mapping, not {found!r}")
     return found
+
+
+def _check_spelling(where: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a name that is nearly one of those that are read."""
+    for name in map(str, given):
+        if name not in known and (meant := get_close_matches(name, known, n=1, cutoff=0.85)):
+            raise UserError(f"{where} has {name}: {meant[0]} is meant?")
 
 
 def _whole(mapping: Mapping[str, Any], name: str) -> int | None:
