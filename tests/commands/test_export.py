@@ -94,6 +94,19 @@ def test_export__what_does_not_go_together(model: Path, arguments: tuple[str, ..
         run(model, *arguments)
 
 
+def test_export__of_two_stages_is_the_detector_alone(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(model, "--to", "torchscript", "--out", tmp_path / "one")
+    assert "alone" not in capsys.readouterr().out
+    content = json.loads((model / "model.json").read_text()) | {"classifier": {"model": "second"}}
+    (model / "model.json").write_text(json.dumps(content))
+    for options in (("--to", "torchscript", "--out", tmp_path / "two"), ()):
+        run(model, *options)
+        printed = capsys.readouterr().out
+        assert "this is the detector alone" in printed and f"so export {model / 'second'}, too" in printed
+
+
 def test_export__no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model of Tilewise"):
         run(tmp_path, "--to", "onnx")

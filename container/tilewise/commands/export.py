@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewise.errors import UserError
+from tilewise.inference.description import ModelDescription
 
 if TYPE_CHECKING:
     from tilewise.data.read import Channel
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.out:
             raise UserError("--out goes with --to: without it the graph is put beside the model's weights")
         add_graph(arguments.model, even_if_slower=arguments.even_if_slower)
+        _say_what_is_left(arguments.model)
         return
     if arguments.even_if_slower:
         raise UserError("--even-if-slower goes without --to, which always writes the graph")
@@ -73,6 +75,17 @@ def run(arguments: argparse.Namespace) -> None:
     if channel:
         _quantise(artifact, out / "model.onnx", channel)
     print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    _say_what_is_left(arguments.model)
+
+
+def _say_what_is_left(folder: Path) -> None:
+    """A detector's graph finds objects, and says nothing of the classes of a second stage."""
+    classifier = ModelDescription.read(folder).classifier
+    if classifier is not None:
+        print(
+            "this is the detector alone: what classifies its objects is a model of its own, so export "
+            f"{folder / str(classifier.get('model', ''))}, too"
+        )
 
 
 def _quantise(artifact: Any, path: Path, channel: Channel) -> None:
