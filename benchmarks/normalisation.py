@@ -40,7 +40,7 @@ def score_both() -> None:
             print(json.dumps({"epoch": epoch} | line), flush=True)
         return done
 
-    Trainer._validate = both  # type: ignore[method-assign]
+    Trainer._validate = both  # type: ignore[assignment, method-assign]
 
 
 def main() -> None:
