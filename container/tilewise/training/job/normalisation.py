@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 FEW_IMAGES = 32
 """Statistics are of the views of so many images at least: those of fewer are one-sided."""
 
-VIEWS = 256
-"""So many random views tell the statistics anew, in four batches at least."""
+PIXELS = 256 * 320 * 320
+"""Random views of so many pixels tell the statistics anew, in four batches at least."""
 
 SHARE = 4
 """At most one in so many of an epoch's batches, unless it has hardly any: each costs a forward pass."""
 
 
 class NormalisationStatistics:
-    """Computes the running statistics of a model anew, over random views of an epoch, before it is validated.
+    """Computes the running statistics of a model anew, of random views of an epoch, before it is validated.
 
     Running statistics are those of the last few dozen batches. They lag behind weights that still change
     fast; those of averaged weights are not the average of theirs (Izmailov et al., arXiv 1803.05407, section
@@ -99,7 +99,8 @@ class NormalisationStatistics:
         assert isinstance(self.dataset, TrainingDataset)
         dataset = copy(self.dataset)
         dataset.images = ImageCache(1)  # the last one; those of the training stay where they are
-        count = max(4, min(VIEWS // sampler.batch_size, len(sampler) // SHARE))
+        width, height = dataset.scaling.size_of(1, 1)
+        count = max(4, min(PIXELS // (sampler.batch_size * width * height), len(sampler) // SHARE))
         groups: Iterable[list[Item]]
         if isinstance(sampler, ViewSampler):
             rng = np.random.default_rng((self.seed, epoch, count))
