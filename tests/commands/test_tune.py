@@ -70,6 +70,7 @@ def test_tune__trains_trials_and_leaves_table_picture_and_model(
             "learning_rate cannot be both fixed and searched",
         ),
         (("DATA", "--space", "SPACE", "--trials", "0"), "--trials must be at least 1"),
+        (("DATA", "--space", "SPACE", "--minutes", "nan"), "--minutes above 0"),
         (("DATA", "--space", "SPACE", "--seed", "-1"), "--seed -1: give a whole number from 0"),
         (("DATA", "--space", "SPACE", "--hyperparameters", "optimizer=lion"), "must be one of sgd, adam"),
         (("DATA", "--space", "nowhere.yaml"), "nowhere.yaml"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     search = _search(arguments, channels, fixed)
     trials = (search.trials or 12) if arguments.trials is None else arguments.trials
     minutes = search.minutes if arguments.minutes is None else arguments.minutes
-    if trials < 1 or (minutes is not None and minutes <= 0):
+    if trials < 1 or (minutes is not None and not 0 < minutes < math.inf):
         raise UserError("--trials must be at least 1, and --minutes above 0")
     search = replace(search, spaces=tuple(_with_time(space, minutes, trials) for space in search.spaces))
     tasks = [parse_hyperparameters(_example(space)).task for space in search.spaces]
