@@ -270,4 +270,5 @@ def test_on_gpu__a_whole_job_that_is_resumed(data: DataSet, tmp_path: Path) -> N
     with fake_gpu():
         there = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
     here = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
-    torch.testing.assert_close(there.scores, here.scores, rtol=1e-3, atol=1e-4)
+    # The two scale views with other roundings: statistics of few tiny batches make much of a level of grey.
+    torch.testing.assert_close(there.scores, here.scores, rtol=1e-2, atol=1e-3)
