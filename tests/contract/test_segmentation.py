@@ -60,7 +60,14 @@ FEW_STEPS = {
         "learning_rate": "0.003",
         "ema_decay": "0",
     },
-    "maskrcnn_resnet18_fpn": {"min_size": "96", "max_size": "128", "number_of_epochs": "1"},
+    "maskrcnn_resnet18_fpn": {
+        "min_size": "96",
+        "max_size": "128",
+        "number_of_epochs": "10",
+        "evaluation_frequency": "10",
+        "optimizer": "adam",
+        "learning_rate": "0.001",
+    },
 }
 """After these a model finds something, if nothing that overlaps by half."""
 WANTED = frozenset({MASKS})

@@ -50,5 +50,6 @@ def test_serve__a_model_without_a_graph_is_one_sentence(
     shutil.copytree(model_folder, job / "model", dirs_exist_ok=True)
     done = engine.run("serve", base=job)
     assert done.returncode == 3, done.stderr
-    (said,) = [line for line in done.stderr.splitlines() if "PyTorch is not installed" in line]
-    assert "tilewise export MODEL --even-if-slower" in said
+    said = [line for line in done.stderr.splitlines() if "PyTorch is not installed" in line]
+    assert said and all("tilewise export MODEL --even-if-slower" in line for line in said)
+    assert len(said) <= 2  # a second worker may have begun when the first one ends the server
