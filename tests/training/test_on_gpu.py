@@ -265,10 +265,9 @@ def test_on_gpu__a_whole_job_that_is_resumed(data: DataSet, tmp_path: Path) -> N
         assert one == pytest.approx(other, rel=1e-3)
 
     # Where the model is served there may be a GPU, or none.
+    # One grey: the two round scaled edges otherwise, and statistics of few tiny batches make much of that.
     picture = DecodedImage.whole(np.full((3, 128, 128), 40, np.uint8))
-    picture.pixels[:, 30:54, 60:84] = 255
     with fake_gpu():
         there = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
     here = next(Predictor.load(tmp_path / "gpu" / "model").predict_all([picture])).detections
-    # The two scale views with other roundings: statistics of few tiny batches make much of a level of grey.
-    torch.testing.assert_close(there.scores, here.scores, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(there.scores, here.scores, rtol=1e-3, atol=1e-4)
