@@ -15,7 +15,13 @@ import numpy as np
 from tilewise.arrays import Array
 from tilewise.commands.endpoint import ask_endpoint
 from tilewise.commands.geojson import to_geojson
-from tilewise.commands.unlabelled import check_place, find_images, predict_each
+from tilewise.commands.unlabelled import (
+    CLASSES_PICTURE,
+    DETECTIONS_PICTURE,
+    check_place,
+    find_images,
+    predict_each,
+)
 from tilewise.data.decoding.decode import decode_reduced
 from tilewise.data.decoding.geotiff import read_georeference
 from tilewise.errors import UserError
@@ -179,7 +185,7 @@ def run(arguments: argparse.Namespace) -> None:
         names = classes or tuple(str(label) for label in range(largest + 1))
         lowest = np.array([_lowest_score(arguments, card, name, calibration) for name in names or ("",)])
         confident = detections.select(detections.scores >= lowest[detections.labels])
-        picture = arguments.out / f"{path.stem}-detections.png"
+        picture = arguments.out / f"{path.stem}{DETECTIONS_PICTURE}"
         pixels, shown = _picture_of(path, confident, rendering)
         draw_detections(pixels, shown, names).save(picture)
         answer = {
@@ -219,7 +225,7 @@ def _write_classes(
     out: Path, path: Path, found: ClassScores, classes: tuple[str, ...] | None, rendering: Rendering
 ) -> None:
     names = classes or tuple(str(label) for label in range(len(found.scores)))
-    picture = out / f"{path.stem}-classes.png"
+    picture = out / f"{path.stem}{CLASSES_PICTURE}"
     pixels, _ = _picture_of(path, Instances.none(), rendering)
     ClassificationAnswers().draw(pixels, Answered(found, names)).save(picture)
     answer = {"image": path.name, "classes": names, "scores": found.scores.tolist()}

@@ -12,8 +12,8 @@ from tilewise.data.decoding.stored_samples import DecodeError
 from tilewise.data.files.folder import Folder
 from tilewise.errors import UserError
 
-PICTURE_ENDINGS = ("-detections.png", "-classes.png")
-"""How the names of the pictures end that ``predict`` writes."""
+DETECTIONS_PICTURE, CLASSES_PICTURE = "-detections.png", "-classes.png"
+"""How the names of the pictures end that ``predict`` writes, of a detector and of a classifier."""
 
 _ANSWER = b'{"image": '
 
@@ -60,7 +60,7 @@ def _images_below(folder: Path) -> list[tuple[str, Path]]:
 
 def _is_picture_of_predict(path: Path) -> bool:
     """Whether a picture has the name of one, and the answer beside it that was written with it."""
-    if not path.name.endswith(PICTURE_ENDINGS):
+    if not path.name.endswith((DETECTIONS_PICTURE, CLASSES_PICTURE)):
         return False
     try:
         with path.with_suffix(".json").open("rb") as file:

@@ -105,11 +105,9 @@ def choose_grid(
     quartile = float(np.percentile(whole, QUARTILE))
     start = f"three quarters of the objects measure {quartile:.0f} px or more in a view of the whole image"
     low, high = _image_sizes(objects)
-    if high > ALIKE * low and _growth(objects) > GROWTH:
-        start = (
-            f"the images' sizes differ by a factor of {high / low:.1f}, and their objects' sizes with them; "
-            f"{start}"
-        )
+    if high > ALIKE * low and _grow_with_images(objects):
+        differ = f"the images' sizes differ by a factor of {high / low:.1f}"
+        start = f"{differ}, and their objects' sizes with them; {start}"
     if quartile >= smallest_object:
         reason = f"no tiles: {start}, and the detector resolves objects from {smallest_object:.0f} px on"
         return GridChoice(None, none.overlap, reason)
@@ -174,7 +172,7 @@ def choose_fixed(
     if size is None:
         return None
     low, high = _image_sizes(objects)
-    if high <= ALIKE * low or _growth(objects) > GROWTH:
+    if high <= ALIKE * low or _grow_with_images(objects):
         return None
 
     def views(size: int) -> float:
@@ -204,12 +202,11 @@ def _image_sizes(objects: ObjectSizes) -> tuple[float, float]:
     return low, high
 
 
-def _growth(objects: ObjectSizes) -> float:
-    """The power of the images' sizes that their objects' sizes follow, by least squares; 0 if none does."""
+def _grow_with_images(objects: ObjectSizes) -> bool:
+    """Whether the objects' sizes follow their images' by a power above :data:`GROWTH`, by least squares."""
     images = np.log(size_of_sides(objects.image_sizes))[objects.image_of]
     images -= images.mean()
-    spread = float(images @ images)
-    return float(images @ np.log(objects.sizes)) / spread if spread else 0.0
+    return bool(images @ np.log(objects.sizes) > GROWTH * (images @ images))
 
 
 def _candidates(
