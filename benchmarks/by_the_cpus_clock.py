@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 if __name__ == "__main__":
-    time.monotonic = time.process_time
+    time.monotonic = time.perf_counter = time.process_time
     program = Path(sys.argv[1]).resolve()
     sys.argv = [str(program), *sys.argv[2:]]
     sys.path[0] = str(program.parent)

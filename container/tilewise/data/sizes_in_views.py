@@ -29,6 +29,19 @@ def sizes_in_views(records: Records, scaling: Scaling, tiling: Tiling = WHOLE_IM
     return np.concatenate(sizes_in_view)
 
 
+def sizes_in_tiles(records: Records, scaling: Scaling, tiling: Tiling) -> Float64:
+    """(N,) √area of the objects in pixels of the views that show them largest."""
+    image_sizes, size_of = np.unique(records.sizes, axis=0, return_inverse=True)
+    factors = [
+        max(factor for factor, _ in _scales(width, height, scaling, tiling))
+        for width, height in image_sizes.tolist()
+    ]
+    found: Float64 = records.object_sizes * np.repeat(
+        np.array(factors)[size_of.reshape(-1)], records.object_counts
+    )
+    return found
+
+
 def _scales(width: int, height: int, scaling: Scaling, tiling: Tiling) -> list[tuple[float, SizeRange]]:
     """The different scales of an image's views, and the sizes that each trains on."""
     if tiling.kind == "pyramid":

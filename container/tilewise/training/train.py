@@ -22,7 +22,6 @@ from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import find_pretrained, load_pretrained
 from tilewise.models.spec import ModelSpec
-from tilewise.registry import find_model
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.copies import copies_per_image
 from tilewise.training.dataloading.epoch_loader import EpochLoader
@@ -51,7 +50,7 @@ from tilewise.training.job.minutes import (
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.teachers import make_distillation
 from tilewise.training.job.validation import Validator
-from tilewise.training.job.view_plans import load_views, make_planner, with_size_factors
+from tilewise.training.job.view_plans import load_views, make_planner, shown_from, with_size_factors
 from tilewise.training.step.extra_losses import ExtraLoss
 from tilewise.training.step.train_step import TrainStep
 from tilewise.training.train_state import (
@@ -139,10 +138,10 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
     )
     if _tiles_follow_minutes(job, spec, start):
         work = _work_of(data, job, spec, make_planner(job.hp, spec), None)
-        resolves = find_model(spec.name).resolves(stride_4_level=job.hp.stride_4_level)
+        shown = shown_from(job.hp, spec, data.train.sample)
         speed = compute.pixels_per_second * job.distributed.size
         objects = int(data.train.sample.object_counts.sum())
-        hp = with_larger_tiles(job.hp, work, objects=objects, resolves=resolves, pixels_per_second=speed)
+        hp = with_larger_tiles(job.hp, work, objects=objects, shown=shown, pixels_per_second=speed)
         hp = job.distributed.broadcast(hp)
         if hp.smallest_object:
             job = replace(job, hp=hp.model_copy(update={"multi_scale": size_factors}))

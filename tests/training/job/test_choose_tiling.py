@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from tilewise.arrays import Array
 from tilewise.data.records import Record, Records
-from tilewise.data.sizes_in_views import sizes_in_views
+from tilewise.data.sizes_in_views import sizes_in_tiles, sizes_in_views
 from tilewise.hyperparameters import Hyperparameters, parse_hyperparameters
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import find_model
 from tilewise.targets import Targets
 from tilewise.tasks.detection.choose_tiling import choose_tiling
 from tilewise.tiling.spec import WHOLE_IMAGE, Level, Tiling
-from tilewise.training.job.view_plans import make_planner, size_factors, with_size_factors
+from tilewise.training.job.view_plans import make_planner, shown_from, size_factors, with_size_factors
 from tilewise.views.multi_scale import factors_for
 from tilewise.views.view import Scaling
 
@@ -162,3 +162,14 @@ def test_object_sizes__as_the_views_show_them() -> None:
     assert sizes_in_views(some, scaling, tiles_alone) == pytest.approx([40] * 20)
     pyramid = Tiling("pyramid", levels=(Level(1, 60), Level(2, 30, 90), Level(4, 0, 35)))
     assert sizes_in_views(some, scaling, pyramid) == pytest.approx([40] * 20)
+
+
+@pytest.mark.parametrize(("side", "counts"), [(40, 32), (20, 20)])
+def test_shown_from__as_tiles_show_objects_and_no_more_than_the_model_resolves(
+    side: float, counts: float
+) -> None:
+    scaling, some = Scaling(square=400), records(side, (800, 800))
+    tiles = Tiling("grid", grid=(2, 2), overlap=0.0)
+    assert sizes_in_tiles(some, scaling, tiles) == pytest.approx([side] * 20)
+    job = hp(model_name="yolox_tiny", image_size=400)
+    assert shown_from(job, spec(tiles, "yolox_tiny", scaling), some) == pytest.approx(counts)

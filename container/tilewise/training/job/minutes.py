@@ -40,8 +40,8 @@ MOST = 5 / 6
 """Of the time: whole epochs that use less of it are cut, and one more fits."""
 
 ENOUGH_OBJECTS, ENOUGH_EPOCHS, LEAST_SIZE = 25_000, (8, 50), 0.5
-"""Where not so many objects would be seen, in epochs within these bounds, objects in tiles may be smaller
-than the model resolves well, down to such a share."""
+"""Where not so many objects would be seen, in epochs within these bounds, larger tiles may show objects
+smaller, down to such a share."""
 
 LEARNING = 0.5
 """Of the time that a job learns for at least."""
@@ -136,7 +136,7 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
 
 
 def with_larger_tiles(
-    hp: Hyperparameters, work: Work, *, objects: int, resolves: float, pixels_per_second: float
+    hp: Hyperparameters, work: Work, *, objects: int, shown: float, pixels_per_second: float
 ) -> Hyperparameters:
     """With a smaller ``smallest_object``, where too few objects would be seen; the log says so.
 
@@ -147,7 +147,7 @@ def with_larger_tiles(
         hp: of a job with ``minutes`` whose tiles are chosen from its data.
         work: with the tiles that are chosen for what the model resolves.
         objects: of the training data.
-        resolves: the size of objects, in pixels of a view, from which on the model resolves them.
+        shown: the size, in pixels of a view, from which on these tiles show three quarters of the objects.
         pixels_per_second: of the views that all processes learn from in their steps alone.
 
     """
@@ -157,13 +157,13 @@ def with_larger_tiles(
     enough = float(np.clip(ENOUGH_OBJECTS / max(1, objects), *ENOUGH_EPOCHS))
     if epochs >= enough:
         return hp
-    size = round(resolves * max(LEAST_SIZE, math.sqrt(epochs / enough)), 1)
+    size = round(shown * max(LEAST_SIZE, math.sqrt(epochs / enough)), 1)
     log.info(
-        "minutes=%g holds %.1f epochs of tiles that show three quarters of the objects from %g px on: larger "
-        "tiles, with smallest_object=%g, leave time for more of them, up to the %.0f that %d objects take",
+        "minutes=%g holds %.1f epochs of tiles that show three quarters of the objects from %.3g px on: "
+        "larger tiles, with smallest_object=%g, leave time for more, up to the %.0f that %d objects take",
         hp.minutes,
         epochs,
-        resolves,
+        shown,
         size,
         enough,
         objects,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from tilewise.arrays import Float64
 from tilewise.augment.augmentations import Augmentations
 from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.records import Records
-from tilewise.data.sizes_in_views import sizes_in_views
+from tilewise.data.sizes_in_views import sizes_in_tiles, sizes_in_views
 from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
+from tilewise.tiling.auto import QUARTILE
 from tilewise.tiling.spec import WHOLE_IMAGE
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
@@ -60,6 +62,22 @@ def with_size_factors(hp: Hyperparameters, spec: ModelSpec, records: Records) ->
         smallest,
     )
     return hp.model_copy(update={"multi_scale": factors})
+
+
+def shown_from(hp: Hyperparameters, spec: ModelSpec, records: Records) -> float:
+    """From how many pixels (√area, in a view) on tiles show three quarters of the objects.
+
+    What the model resolves, where they get so far: no more than that counts.
+
+    Args:
+        hp: the job's.
+        spec: of its model, whose tiles were chosen from the data.
+        records: the training images, or the first of them.
+
+    """
+    resolves = find_model(spec.name).resolves(stride_4_level=hp.stride_4_level)
+    sizes = sizes_in_tiles(records, spec.scaling, spec.tiling)
+    return min(resolves, float(np.percentile(sizes, QUARTILE)))
 
 
 def size_factors(hp: Hyperparameters, spec: ModelSpec) -> list[float]:
