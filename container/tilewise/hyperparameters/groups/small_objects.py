@@ -57,7 +57,7 @@ class SmallObjectsHyperparameters(BaseModel, defer_build=True):
             " from the data show three quarters of the objects so large.",
             azure=None,
             unset="24 for Faster and Mask R-CNN with a ResNet and with `stride_4_level`, else 32; with"
-            " `minutes`, as little as half of it where too few epochs would fit",
+            " `minutes`, as little as half of what tiles can show where too few epochs would fit",
         ),
     ]
     tile_overlap_ratio: Annotated[
