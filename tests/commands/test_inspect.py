@@ -159,6 +159,15 @@ def test_inspect__augmented_views_have_masks_where_they_are_learnt(tilewise: Any
     assert ((with_boxes - with_masks) != 0).any(axis=2).mean() > 0.02
 
 
+def test_inspect__objects_with_masks_by_the_name_of_their_task(tilewise: Any, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "data", 3)
+    code, output, errors = tilewise(
+        "inspect", tmp_path / "data", "--out", tmp_path, "--task", "instance_segmentation"
+    )
+    assert code == 0, errors
+    assert "with a mask" in output
+
+
 def test_choose_tiles__telling_and_never_twice() -> None:
     sizes = [[], [30] * 9, [30] * 8, [30] * 7, [4, 30], [5], [6], *([20] for _ in range(20))]
     rows = [np.asarray([[500, 300, 500 + side, 300 + side] for side in one], np.float32) for one in sizes]

@@ -41,9 +41,10 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """The options that say what the images have."""
     parser.add_argument(
         "--task",
-        choices=("detection", *_LABELS),
+        choices=("detection", "instance_segmentation", *_LABELS),
         default="detection",
-        help="detection: images have objects; the others: they have one class, or any number",
+        help="detection and instance_segmentation: images have objects, whose masks are read where they have "
+        "some; the others: they have one class, or any number",
     )
     parser.add_argument(
         "--objects-as",
@@ -59,7 +60,7 @@ def label_fields(arguments: argparse.Namespace) -> frozenset[str]:
         UserError: the options do not go together.
 
     """
-    if arguments.objects_as and arguments.task == "detection":
+    if arguments.objects_as and arguments.task not in _LABELS:
         raise UserError("--objects-as goes with --task classification or multilabel_classification")
     return frozenset({_LABELS[arguments.task]} if arguments.task in _LABELS else ())
 
