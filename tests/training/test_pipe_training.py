@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -117,6 +118,16 @@ def test_train__both_channels_in_pipes(stack: ExitStack, tmp_path: Path, detecto
     assert detector.batches == [4] * 6
     assert trained.best["AP"] == 1  # each image with its own objects
     assert not trained.stopped and saved_classes(tmp_path) == ["0"]
+
+
+def test_train__statistics_of_normalisation_are_of_batches_that_were_kept(
+    stack: ExitStack, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    hp = pipe_hp(model_name="yolox_nano", optimizer="adamw", learning_rate=0.001)
+    data = piped(stack, tmp_path / "in", hp, train=[records(10)] * 2, validation=[records(6)] * 2)
+    train(data, make_job(hp, tmp_path))
+    assert "statistics of normalisation are computed anew, of 3 random batches" in caplog.text
 
 
 def test_train__false_positives_cannot_be_looked_for_in_a_pipe(stack: ExitStack, tmp_path: Path) -> None:

@@ -322,6 +322,7 @@ def _assemble(
     pace = Pace(job, loader, train_step.scheduler, history=history, work=work)
     best = BestModel(job, spec, data.classes, train_step=train_step)
     false_positives = FalsePositives(job, planner, data.train, predictor=predictor)
+    normalisation = NormalisationStatistics(batches, hp.seed)
     parts: dict[str, Stateful] = {
         "train_step": train_step,
         "best_model": best,
@@ -329,6 +330,7 @@ def _assemble(
         "false_positives": false_positives,
         "compute": compute,
         "pace": pace,
+        "normalisation": normalisation,
     }
     state = TrainState(job, spec, data.classes, progress=progress, parts=parts)
     trainer = Trainer(
@@ -338,7 +340,7 @@ def _assemble(
         train_step=train_step,
         threads=ThreadTuner(compute),
         pace=pace,
-        normalisation=NormalisationStatistics(batches, hp.seed),
+        normalisation=normalisation,
         validator=Validator(job, data.validation, predictor),
         best=best,
         progress=progress,

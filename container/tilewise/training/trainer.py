@@ -104,6 +104,7 @@ class Trainer:
             self.loader.prefetch(epoch + 1)  # while the model is validated
         if self._validate(epoch):
             self.progress.next_epoch()
+            self.normalisation.forget()
         return not self.job.stopping()
 
     def train_epoch(self, epoch: int) -> dict[str, Any]:
@@ -122,6 +123,7 @@ class Trainer:
             done.batches += 1
             with self.threads.step(batch.area):
                 losses.add(self.train_step.learn(batch))
+            self.normalisation.keep(batch, epoch, done.batches)
             done.records += len(batch)
             done.pixels += batch.area
             lines.batches(epoch, done.batches, done.records, seconds=time.monotonic() - start)

@@ -22,8 +22,10 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_order import index_of
 from tilewise.training.dataloading.view_sampler import ViewPlanner, ViewSampler
+from tilewise.training.job import normalisation
 from tilewise.training.job.normalisation import NormalisationStatistics, _by_image
 from tilewise.training.train import train
+from tilewise.views.sample import Sample
 from tilewise.views.view import Scaling
 from torch import nn
 
@@ -112,6 +114,59 @@ def test_refresh__comes_image_by_image_so_that_each_is_decoded_once(split: Split
     images = [{index_of(image) for image, _, _ in items} for items in groups]
     assert all(len(each) == 1 for each in images) and len(set.union(*images)) == len(groups)
     assert sum(map(len, groups)) >= 64 and max(map(len, groups)) == 3
+
+
+def kept_of_a_pipe(split: Split, count: int) -> NormalisationStatistics:
+    """Of so many batches of four views, each of one grey, from 0 on."""
+    made = statistics(split)
+    made.sampler = None
+    for number in range(1, count + 1):
+        view = torch.full((3, 32, 32), (number - 1) % 256, dtype=torch.uint8)
+        made.keep(Batch.of([Sample(view, Targets.none().to("cpu"))] * 4), 0, number)
+    return made
+
+
+def greys(made: NormalisationStatistics) -> list[int]:
+    return [int(batch.pixels[0]) for batch in made._kept]
+
+
+def test_keep__random_batches_of_a_pipe_as_many_as_memory_allows(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalisation, "KEPT_PIXELS", 10 * 4 * 32 * 32)
+    assert greys(kept_of_a_pipe(split, 7)) == [*range(7)]
+    found = greys(kept_of_a_pipe(split, 250))
+    assert len(set(found)) == 10
+    assert max(found) > 125 and min(found) < 125  # neither the first nor the last ones alone
+    assert found == greys(kept_of_a_pipe(split, 250))
+
+
+def test_keep__four_batches_at_least_of_large_views_and_none_of_files(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(normalisation, "KEPT_PIXELS", 1)
+    assert len(greys(kept_of_a_pipe(split, 20))) == 4
+    made = statistics(split)
+    made.keep(Batch.of([Sample(torch.zeros(3, 32, 32, dtype=torch.uint8), Targets.none().to("cpu"))]), 0, 1)
+    assert not made._kept
+
+
+def test_keep__a_checkpoint_has_what_was_kept(split: Split) -> None:
+    spec = DetectorSpec("yolox_nano", 1, SCALING, None, 0.01, 0.5, 10)
+    model = build_detector(spec).eval()
+    first = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    assert first.running_mean is not None
+    made = kept_of_a_pipe(split, 9)
+    made.refresh(model, 0)
+    mean = first.running_mean.clone()
+    resumed = statistics(split)
+    resumed.sampler = None
+    resumed.load_state_dict(made.state_dict())
+    first.running_mean.zero_()
+    resumed.refresh(model, 0)
+    assert torch.equal(first.running_mean, mean)
+    made.forget()
+    assert not made.state_dict()
 
 
 def test_train__a_job_without_validation_keeps_such_statistics_too(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from tilewise.models.detector import VisionModel
+from tilewise.targets import Targets
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.dataset import TrainingDataset
 from tilewise.training.dataloading.image_cache import ImageCache
@@ -31,8 +33,13 @@ FEW_IMAGES = 32
 PIXELS = 256 * 320 * 320
 """Random views of so many pixels tell the statistics anew, in four batches at least."""
 
+KEPT_PIXELS = PIXELS // 4
+"""Of the views of a pipe, which must be kept in memory, in four batches at least."""
+
 SHARE = 4
 """At most one in so many of an epoch's batches, unless it has hardly any: each costs a forward pass."""
+
+_NO_TARGETS = Targets.none().to("cpu")
 
 
 class NormalisationStatistics:
@@ -42,7 +49,7 @@ class NormalisationStatistics:
     fast; those of averaged weights are not the average of theirs (Izmailov et al., arXiv 1803.05407, section
     3.2); and where large images are looked at in many views each, the last batches are of a few images. A
     model can learn well and find nothing when it is validated (benchmarks/README.md, "Statistics before
-    validation"). The images of a pipe cannot be had again: there the running statistics stay.
+    validation"). The images of a pipe cannot be had again: there some batches of each epoch are kept.
 
     Args:
         loader: of the training views.
@@ -57,7 +64,36 @@ class NormalisationStatistics:
         while hasattr(sampler, "batches"):
             sampler = sampler.batches
         self.sampler = sampler if isinstance(sampler, ImageSampler | ViewSampler) else None
+        self._kept: list[Batch] = []
         self._said = False
+
+    def keep(self, batch: Batch, epoch: int, number: int) -> None:
+        """Of a pipe, keep random batches: each of an epoch's first ``number`` with the same chance."""
+        if self.sampler or not batch.area:
+            return
+        room = max(4, KEPT_PIXELS // batch.area)
+        place = len(self._kept)
+        if place >= room:
+            place = int(np.random.default_rng((self.seed, epoch, number)).integers(number))
+        if place < room:
+            # a loader's memory is not kept
+            views = replace(batch, pixels=batch.pixels.clone(), targets=_NO_TARGETS, counts=[0] * len(batch))
+            self._kept[place : place + 1] = [views]
+
+    def forget(self) -> None:
+        """What was kept of an epoch that is over."""
+        self._kept = []
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """For a checkpoint in the middle of an epoch of a pipe."""
+        return [{"pixels": each.pixels, "sizes": list(map(list, each.sizes))} for each in self._kept]
+
+    def load_state_dict(self, state: list[dict[str, Any]]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._kept = [
+            Batch(each["pixels"], _NO_TARGETS, [(h, w) for h, w in each["sizes"]], [0] * len(each["sizes"]))
+            for each in state
+        ]
 
     @torch.no_grad()
     def refresh(self, model: VisionModel, epoch: int) -> None:
@@ -68,7 +104,9 @@ class NormalisationStatistics:
             for norm in model.modules()
             if isinstance(norm, _BatchNorm) and norm.track_running_stats and id(norm) not in frozen
         ]
-        batches = self._batches(self.sampler, epoch) if self.sampler and norms else []
+        if not norms:
+            return
+        batches = self._batches(self.sampler, epoch) if self.sampler else self._kept
         if not batches:
             return
         device = next(model.parameters()).device
