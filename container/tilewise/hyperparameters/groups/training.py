@@ -20,8 +20,8 @@ class TrainingHyperparameters(BaseModel, defer_build=True):
         Row(
             "In place of `number_of_epochs`: about how long to train. Plans the epochs by the speed that is"
             " measured at the start, and anew where the steps show another; where whole epochs would leave"
-            " more than a sixth of the time, each is cut to its first batches. Sets `evaluation_frequency`"
-            " (for five validations) and the warm-up (a twelfth), too.",
+            " more than a twentieth of the time, each is cut to its first batches. Sets"
+            " `evaluation_frequency` (for five validations) and the warm-up (a twelfth), too.",
             azure=None,
         ),
     ]

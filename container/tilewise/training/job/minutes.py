@@ -36,7 +36,7 @@ VALIDATIONS = 5
 WARM_UP = 1 / 12
 """Of the epochs, where ``warmup_cosine_lr_warmup_epochs`` is not given."""
 
-MOST = 5 / 6
+MOST = 0.95
 """Of the time: whole epochs that use less of it are cut, and one more fits."""
 
 ENOUGH_OBJECTS, ENOUGH_EPOCHS, LEAST_SIZE = 25_000, (8, 50), 0.5
@@ -116,6 +116,7 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
         done: epochs before, which only count for what most of the time is.
 
     """
+    given = every is not None
     if every is None:
         room = (seconds - VALIDATIONS * validation) / epoch
         every = max(1, -(-int(room) // VALIDATIONS))
@@ -127,7 +128,9 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
     if whole and done + whole >= MOST * (done + room):
         return Plan(whole, 1.0, every)
     cut = whole + 1
-    share = min(1.0, (seconds / cut - validation / every) / epoch)
+    if not given:
+        every = -(-cut // VALIDATIONS)
+    share = min(1.0, (seconds - -(-cut // every) * validation) / (cut * epoch))
     if not whole:  # where a validation takes most of the time, the job takes longer
         share = max(share, min(1.0, LEARNING * seconds / epoch))
     if whole and share < LEAST_SHARE:
