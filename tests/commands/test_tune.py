@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_tune__trains_trials_and_leaves_table_picture_and_model(
         (("DATA", "--space", "SPACE", "--seed", "-1"), "--seed -1: give a whole number from 0"),
         (("DATA", "--space", "SPACE", "--hyperparameters", "optimizer=lion"), "must be one of sgd, adam"),
         (("DATA", "--space", "nowhere.yaml"), "nowhere.yaml"),
+        (("DATA", "--space", "CONSTANT"), "nothing is searched"),
     ],
 )
 def test_tune__what_is_wrong_is_said_before_any_trial(
@@ -81,7 +83,10 @@ def test_tune__what_is_wrong_is_said_before_any_trial(
 ) -> None:
     space = tmp_path / "space.yaml"
     space.write_text(SPACE)
-    words = [word.replace("DATA", str(data)).replace("SPACE", str(space)) for word in arguments]
+    constant = tmp_path / "constant.yaml"
+    constant.write_text("model_name: yolox_nano\n")
+    places = {"DATA": data, "SPACE": space, "CONSTANT": constant}
+    words = [re.sub("DATA|SPACE|CONSTANT", lambda name: str(places[name[0]]), word) for word in arguments]
     code, _, errors = tilewise("tune", *words, "--out", tmp_path / "out")
     assert code == 2
     assert message in errors

@@ -70,6 +70,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"--hyperparameters {unclear[0]}: give them as NAME=VALUE, such as image_size=640")
     fixed = dict(text.split("=", 1) for text in arguments.hyperparameters)
     search = _search(arguments, channels, fixed)
+    if len(search.spaces) == 1 and not search.spaces[0].ranges:
+        raise UserError(
+            "nothing is searched, so that all trials would be the same: leave a hyperparameter out of "
+            "--hyperparameters, or give one of the space several values"
+        )
     trials = (search.trials or 12) if arguments.trials is None else arguments.trials
     minutes = search.minutes if arguments.minutes is None else arguments.minutes
     if trials < 1 or (minutes is not None and not 0 < minutes < math.inf):
