@@ -118,6 +118,13 @@ def test_loguniform__takes_exponents_as_azure() -> None:
         ("optimizer", "choice('sgd', 'sgd')", "a value twice"),
         ("optimizer", {"type": "choice", "values": []}, "needs a list of values"),
         ("tile_grid_size", "choice('2x', '3x2')", "tile_grid_size=2x: must be"),
+        ("learning_rate", [0.1, 0.2], r"write \{type: choice, values: \[0.1, 0.2\]\}"),
+        ("learning_rate", {"values": [0.1, 0.2]}, "needs a type of choice, uniform"),
+        ("learning_rate", "uniform(0.1, 0.2, 0.3)", "uniform takes min_value, max_value, not 3 numbers"),
+        ("learning_rate", "loguniform(-900, -5)", "exponents of e, as in Azure: min_value: -9.21 is 0.0001"),
+        ("learning_rate", "loguniform(0.0001, 0.1)", "must be .* exponents of e"),
+        ("warmup_steps", "randint(1)", "a whole number as upper, at least 2, not 1"),
+        ("warmup_steps", "randint(2.5)", "a whole number as upper, at least 2, not 2.5"),
     ],
 )
 def test_wrong_ranges__are_named_with_the_cure(name: str, given: Any, message: str) -> None:
@@ -132,6 +139,7 @@ def test_wrong_ranges__are_named_with_the_cure(name: str, given: Any, message: s
         ("learning_rate", "must be a mapping"),
         ({"search_space": {}, "limits": {"max_trials": 0}}, "max_trials must be a whole number, at least 1"),
         ({"search_space": {}, "limits": 3}, "limits must be a mapping"),
+        ({"limits": {"max_trials": 3}}, "the job has limits, but no search_space"),
         (
             {"search_space": {}, "sweep": {"sampling_algorithm": "sobol"}},
             "one of random, grid, bayesian",

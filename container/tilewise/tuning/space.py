@@ -138,7 +138,9 @@ def read_search(path: Path) -> Search:
 
 def parse_search(content: Any) -> Search:
     """See :func:`read_search`."""
-    is_job = isinstance(content, Mapping) and "search_space" in content
+    is_job = isinstance(content, Mapping) and not content.keys().isdisjoint(PARTS)
+    if is_job and "search_space" not in content:
+        raise UserError(f"the job has {', '.join(map(str, content))}, but no search_space")
     space = content["search_space"] if is_job else content
     spaces = [space] if isinstance(space, Mapping) else space
     if not isinstance(spaces, list) or not spaces or not all(isinstance(each, Mapping) for each in spaces):
@@ -238,17 +240,20 @@ def _range(name: str, given: Any) -> Range:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{name}: {kind} needs a number as {argument}, not {value!r}")
     if kind == "randint":
-        return _interval(name, 0, arguments["upper"] - 1, log=False, step=1)
+        upper = arguments["upper"]
+        if upper < 2 or upper % 1:
+            raise UserError(f"{name}: randint needs a whole number as upper, at least 2, not {upper:g}")
+        return _interval(name, 0, upper - 1, log=False, step=1)
     low, high = arguments["min_value"], arguments["max_value"]
-    log = kind.endswith("loguniform")
-    if log:  # Azure gives the exponents
-        if high > 700:
-            raise UserError(
-                f"{name}: loguniform takes exponents of e, as in Azure: "
-                f"min_value: {math.log(1e-4):.2f} is 0.0001"
-            )
-        low, high = math.exp(low), math.exp(high)
-    return _interval(name, low, high, log=log, step=arguments.get("q"))
+    if not kind.endswith("loguniform"):
+        return _interval(name, low, high, log=False, step=arguments.get("q"))
+    exponents = f"{kind} takes exponents of e, as in Azure: min_value: {math.log(1e-4):.2f} is 0.0001"
+    if low < -700 or high > 700:
+        raise UserError(f"{name}: {exponents}")
+    try:
+        return _interval(name, math.exp(low), math.exp(high), log=True, step=arguments.get("q"))
+    except UserError as error:
+        raise UserError(f"{error} ({exponents})") from None
 
 
 def _number(value: Any) -> Any:
@@ -294,7 +299,9 @@ def _distribution(name: str, given: Any) -> tuple[str, dict[str, Any]]:
     """A distribution's name and arguments, from YAML or from Azure's other form, ``uniform(0.001, 0.01)``."""
     if isinstance(given, Mapping):
         arguments = dict(given)
-        kind = str(arguments.pop("type", ""))
+        if "type" not in arguments:
+            raise UserError(f"{name}: a distribution needs a type of {', '.join(ARGUMENTS)}")
+        kind = str(arguments.pop("type"))
     elif isinstance(given, str) and (called := re.fullmatch(r"\s*([a-z]+)\s*\((.*)\)\s*", given)):
         kind = called[1]
         try:
@@ -306,7 +313,11 @@ def _distribution(name: str, given: Any) -> tuple[str, dict[str, Any]]:
         if kind == "choice" and len(values) == 1 and isinstance(values[0], list):
             values = values[0]
         names = ARGUMENTS.get(kind, ())
+        if kind != "choice" and len(values) > len(names) > 0:
+            raise UserError(f"{name}: {kind} takes {', '.join(names)}, not {len(values)} numbers")
         arguments = {"values": values} if kind == "choice" else dict(zip(names, values, strict=False))
+    elif isinstance(given, list):
+        raise UserError(f"{name}: to search a list of values write {{type: choice, values: {given}}}")
     else:
         return "choice", {"values": [given]}
     if kind in UNBOUNDED:
