@@ -96,6 +96,14 @@ def test_run__goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         study_of(tmp_path, StandIn(), "AP50")
 
 
+def test_run__goes_on_with_the_right_objective_after_a_misspelt_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"AP_larg: .*no such figure \(did you mean AP_large"):
+        study_of(tmp_path, StandIn(), "AP_larg").run(1, None, ignore)
+    study = study_of(tmp_path, StandIn(), "AP")
+    study.run(1, None, ignore)
+    assert study.objective == study.study.user_attrs["objective"] == "AP"
+
+
 @pytest.mark.parametrize("sampling", ["random", "bayesian"])
 def test_run__that_goes_on_proposes_what_was_not_tried(tmp_path: Path, sampling: str) -> None:
     space = parse_search({"model_name": "yolox_nano", "learning_rate": "loguniform(-9, -2)"}).spaces
@@ -227,7 +235,7 @@ def test_objective__any_figure_of_metrics(tmp_path: Path) -> None:
     ]
     assert found == [0.5, 0.25, 0.75, 0.6, 0.4, 0.5, None]
     for wrong in ("AP_smal", "AP_class", "AP_class.dog", "AP.x"):
-        with pytest.raises(UserError, match=f"--objective {wrong}: metrics.json has no such figure; it has"):
+        with pytest.raises(UserError, match=f"--objective {wrong}: metrics.json has no such figure.*; it has"):
             figure_of(metrics, wrong)
     study = study_of(tmp_path / "late", StandIn(), "details.F1")  # is known at the end alone
     study.run(2, None, ignore)

@@ -59,7 +59,8 @@ class Study:
         # one that goes on draws anew: with the same seed it would propose its first trials again
         self.study.sampler = _sampler(search, (seed + len(self.study.trials)) % 2**32)
         facts = {"objective": objective, "spaces": repr(search.spaces)}
-        if any(self.study.user_attrs.get(name, value) != value for name, value in facts.items()):
+        kept = facts if self.finished() else {"spaces": facts["spaces"]}  # no figure is there yet
+        if any(self.study.user_attrs.get(name, value) != value for name, value in kept.items()):
             raise UserError(f"{out} holds a study of another space or objective: name another folder")
         for name, value in facts.items():
             self.study.set_user_attr(name, value)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tilewise.errors import UserError
+from tilewise.hyperparameters.values import did_you_mean
 
 FIGURE = re.compile(r"epoch=(\d+), validation \S+ <score>")
 PROGRESS = re.compile(r"#progress_metric: ")
@@ -85,8 +86,12 @@ def figure_of(metrics: Mapping[str, Any], objective: str) -> float | None:
             found, parts = found[".".join(parts[:length])], parts[length:]
         if not parts and (found is None or (isinstance(found, int | float) and not isinstance(found, bool))):
             return None if found is None else float(found)
-    known = [name for name, value in (metrics.get("best") or {}).items() if isinstance(value, int | float)]
-    raise UserError(f"--objective {objective}: metrics.json has no such figure; it has {', '.join(known)}, …")
+    best = metrics.get("best") or {}
+    known = [name for name, value in best.items() if isinstance(value, int | float)]
+    raise UserError(
+        f"--objective {objective}: metrics.json has no such figure{did_you_mean(objective, best)}; "
+        f"it has {', '.join(known)}, …"
+    )
 
 
 def train_in_process(
