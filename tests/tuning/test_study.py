@@ -96,6 +96,15 @@ def test_run__goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
         study_of(tmp_path, StandIn(), "AP50")
 
 
+def test_run__goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    study_of(tmp_path, StandIn()).run(2, None, ignore)
+    log = tmp_path / "study.log"
+    log.write_bytes(log.read_bytes()[:-20])
+    again = study_of(tmp_path, StandIn())
+    again.run(3, None, ignore)
+    assert len(again.finished()) == 3
+
+
 def test_run__goes_on_with_the_right_objective_after_a_misspelt_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"AP_larg: .*no such figure \(did you mean AP_large"):
         study_of(tmp_path, StandIn(), "AP_larg").run(1, None, ignore)

@@ -48,6 +48,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.out, self.objective, self._train = search, out, objective, train
         out.mkdir(parents=True, exist_ok=True)
+        _drop_half_a_line(out / "study.log")
         backend = JournalFileBackend(str(out / "study.log"))
         self.study = optuna.create_study(
             study_name="tilewise",
@@ -166,6 +167,13 @@ def propose(trial: optuna.Trial, spaces: Sequence[SubSpace]) -> dict[str, str]:
         else:
             found[name] = each.text(trial.suggest_float(own, each.low, each.high, log=each.log))
     return found
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Take off what a process that was killed has written of its last line: Optuna cannot read past it."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _cut_off(trial: optuna.trial.FrozenTrial) -> bool:
