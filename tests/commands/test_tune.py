@@ -3,6 +3,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,40 @@ def test_tune__what_is_wrong_is_said_before_any_trial(
     assert code == 2
     assert message in errors
     assert not (tmp_path / "out").exists()
+
+
+JOB = """
+import os, time
+print(os.getpid(), file=open(os.environ["SAGEMAKER_BASE_DIR"] + "/pid", "w"), flush=True)
+time.sleep(60)
+"""
+TUNE = """
+import pathlib, sys, tilewise.tuning.trial
+tilewise.tuning.trial.PACKAGE = pathlib.Path(sys.argv.pop(1))
+from tilewise.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_tune__that_is_stopped_stops_its_trial(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    package = tmp_path / "package" / "tilewise" / "commands"
+    package.mkdir(parents=True)
+    (package / "train.py").write_text(JOB)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (tmp_path / "space.yaml").write_text(SPACE)
+    words = ("tune", data, "--space", tmp_path / "space.yaml", "--out", tmp_path / "out")
+    tune = subprocess.Popen([sys.executable, "-c", TUNE, package.parents[1], *words])
+    written = tmp_path / "out" / "trial-000" / "pid"
+    try:
+        while tune.poll() is None and not (written.exists() and written.read_text().endswith("\n")):
+            time.sleep(0.1)
+        tune.terminate()
+        assert tune.wait(30) == 128 + signal.SIGTERM
+    finally:
+        tune.kill()
+    assert not Path(f"/proc/{int(written.read_text())}").exists()
 
 
 def test_tune__without_a_space_takes_what_suits_the_data(

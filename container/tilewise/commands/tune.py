@@ -6,6 +6,8 @@ import argparse
 import json
 import logging
 import math
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -86,6 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         search = replace(search, spaces=tuple(_chosen_by(space, objective) for space in search.spaces))
     train = train_in_process(arguments.data, channels)
     study = Study(search, arguments.out, objective=objective, train=train, seed=arguments.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that its trial ends, too
     study.run(trials, minutes, said=lambda trial: print(describe(trial), flush=True))
     table, picture = write_table(study), draw_study(study)
     best = study.best()
