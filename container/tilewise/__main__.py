@@ -46,6 +46,9 @@ def main() -> int:
     except OSError as error:
         named = error.filename and error.strerror
         return _failed(arguments.command, f"{error.filename}: {error.strerror}" if named else str(error))
+    except KeyboardInterrupt:
+        print(f"tilewise {arguments.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
