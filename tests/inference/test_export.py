@@ -118,6 +118,7 @@ def test_load__which_backend_and_why(
         backend = load_backend(tmp_path, description)
         assert isinstance(backend, TorchBackend) and (backend.graph is not None) == (frozen_ms < 20)
         assert words in caplog.text and "there is no graph model.onnx (tilewise export" in caplog.text
+        assert "makes it, where it is faster)" in caplog.text
     eager = load_backend(tmp_path, description, "eager")
     assert isinstance(eager, TorchBackend) and eager.graph is None
     times = iter([1.0, 2.0])

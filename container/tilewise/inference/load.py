@@ -66,7 +66,9 @@ def load_backend(
 def _why_no_graph(folder: Path, description: ModelDescription) -> str:
     """Why a model's graph cannot be run; empty where it can."""
     if not (folder / description.graph).is_file():
-        return f"there is no graph {description.graph} (tilewise export {folder} makes it)"
+        return (
+            f"there is no graph {description.graph} (tilewise export {folder} makes it, where it is faster)"
+        )
     return "" if find_spec("onnxruntime") else "the package onnxruntime is not installed"
 
 
