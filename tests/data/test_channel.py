@@ -188,7 +188,8 @@ def test_coco__class_that_train_does_not_know(channels: Channels) -> None:
     channels.coco("train", [[1, 2]], {1: "ant", 2: "bee"})
     channels.coco("validation", [[1, 3]], {1: "ant", 3: "wasp"})
     text = channels.message()
-    assert "does not know: channel train has (ant, bee), channel validation has (ant, wasp)" in text
+    assert "does not know: channel train has (ant, bee), channel validation has (ant, wasp); rename" in text
+    assert "rename or remove wasp" in text
 
 
 def test_coco__in_the_annotation_channel(channels: Channels) -> None:

@@ -12,6 +12,7 @@ from tilewise.data.annotations import ParsedChannel, RawExample
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import check_objects, make_records
 from tilewise.data.plausibility import spelt_alike
+from tilewise.data.quoting import some
 from tilewise.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def in_classes(channel: ParsedChannel, classes: tuple[str, ...], who: str, *, wh
         alike = " ".join(f"; {one}" for one in spelt_alike([*classes, *unknown]))
         raise UserError(
             f"{who} has classes that {whose} does not know: {whose} has ({', '.join(classes)}), "
-            f"{who} has ({', '.join(own_classes)}){alike}"
+            f"{who} has ({', '.join(own_classes)}); rename or remove {some(unknown)}{alike}"
         )
     index_of = {name: index for index, name in enumerate(classes)}
     table = np.asarray([index_of.get(name, -1) for name in own_classes], dtype=np.int64)
