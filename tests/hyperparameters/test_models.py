@@ -41,6 +41,8 @@ def test_model__unknown() -> None:
     assert problems({"model_name": "retinanet_resnet50", "min_size": "700"}).startswith(
         "model_name='retinanet_resnet50': there is no such model (did you mean retinanet_resnet50_fpn,"
     )
+    assert "(did you mean resnet18," in problems({"model_name": "resnet19"})  # of another task
+    assert "did you mean resnet18" not in problems({"model_name": "resnet19", "task": "detection"})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from tilewise.errors import UserError
@@ -89,15 +90,17 @@ def _resolve_model(reader: Reader) -> str | None:
     elif size:
         reader.refuse(size.name, f"model_size applies only to model_name=yolov5; leave out {size}")
     if entry and model not in available:
-        reader.refuse(entry.name, _why_not(entry, model, available))
+        known = available if "task" in reader.entries else tuple(chain(*map(model_names, task_names())))
+        reader.refuse(entry.name, _why_not(entry, model, available, known))
     return model if model in available else None
 
 
-def _why_not(entry: Entry, model: str, available: tuple[str, ...]) -> str:
+def _why_not(entry: Entry, model: str, available: tuple[str, ...], known: tuple[str, ...]) -> str:
+    """Why a model is not available; ``known`` are those that may be meant."""
     tasks = [task for task in task_names() if model.lower() in model_names(task)]
     if tasks:
         return f"{entry} is a model for task={tasks[0]}; available here: {', '.join(available)}"
-    suggestion = did_you_mean(entry.text, (*available, YOLOV5))
+    suggestion = did_you_mean(entry.text, dict.fromkeys((*known, YOLOV5)))
     return f"{entry}: there is no such model{suggestion}; available: {', '.join(available)}"
 
 
