@@ -115,6 +115,19 @@ def test_image_json__classes_up_to_the_largest_id(
     assert channels.read().classes == classes
 
 
+def test_image_json__names_that_no_object_has_are_said(
+    channels: Channels, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    channels.image_json("train", [[0]], {0: "ant", 1: "bee", 2: "wasp"})
+    assert channels.read(validates=False).classes == ("ant",)
+    said = "left out of the classes, since no object has their id: bee, wasp (num_classes=3 keeps them)"
+    assert said in caplog.text
+    caplog.clear()
+    assert channels.read(num_classes=3, validates=False).classes == ("ant", "bee", "wasp")
+    assert "left out of the classes" not in caplog.text
+
+
 def test_image_json__more_classes_than_ids(channels: Channels) -> None:
     channels.image_json("train", [[0]])
     assert channels.read(num_classes=4, validates=False).classes == ("0", "1", "2", "3")

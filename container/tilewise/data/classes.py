@@ -157,6 +157,13 @@ def _numbered(
             'names in the hyperparameter class_map, such as {"1": "dog", "2": "cat"}'
         )
     names_by_id = next(iter(channels.values())).names
+    unused = [names_by_id[number] for number in sorted(names_by_id) if number >= count]
+    if unused and not num_classes:
+        log.info(
+            "left out of the classes, since no object has their id: %s (num_classes=%d keeps them)",
+            some(unused),
+            1 + max(names_by_id),
+        )
     names = [names_by_id.get(number, str(number)) for number in range(count)]
     return tuple(names if len(set(names)) == count else map(str, range(count)))
 
