@@ -95,6 +95,8 @@ def test_evaluate__of_several_labels_by_a_file(tilewise: Tilewise, tmp_path: Pat
     (tmp_path / "no.json").write_text("{}")
     code, _, errors = tilewise("evaluate", tmp_path / "no.json", tmp_path / "images", "--model", model)
     assert code == 2 and "no.json holds no labels of images: give Azure JSON lines" in errors
+    code, _, errors = tilewise("evaluate", tmp_path / "not.csv", tmp_path / "images", "--model", model)
+    assert (code, errors) == (2, f"tilewise evaluate: {tmp_path / 'not.csv'} is not there\n")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.load.*is deprecated:DeprecationWarning")

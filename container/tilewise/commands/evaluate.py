@@ -70,6 +70,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _of_classes(arguments: argparse.Namespace, task: ClassificationTask) -> dict[str, Any]:
     """The figures of a classifier."""
+    for path in (arguments.coco, arguments.images):
+        if not path.exists():
+            raise UserError(f"{path} is not there")
     name, classes = arguments.images.resolve().name, read_classes(arguments.model)
     annotations = None if arguments.coco.resolve() == arguments.images.resolve() else arguments.coco
     parsed = read_annotated(name, arguments.images, annotations, fields=task.target_fields)
