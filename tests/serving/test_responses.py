@@ -114,6 +114,8 @@ def test_render__boxes_are_read_back_to_a_thousandth_of_a_pixel(
         ("*/*, application/jsonlines;q=0.5", DEFAULT_FORM),
         ("application/json;q=0.2, application/jsonlines;q=0.8", LINES),
         ("application/jsonlines;annotation=1;q=0.3, application/json;annotation=1;q=0.6", ANNOTATION),
+        ("image/*", Form("image/jpeg")),
+        ("image/webp, image/*;q=0.9", Form("image/jpeg")),
     ],
 )
 def test_choose_form__accept_headers(accept: str | None, form: Form) -> None:

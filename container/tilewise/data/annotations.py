@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,10 +14,13 @@ import numpy.typing as npt
 from tilewise.arrays import Array, Float32, Int64
 from tilewise.data.files.folder import Folder
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
+from tilewise.data.quoting import some
 from tilewise.data.records import WHOLE_FILE
 from tilewise.errors import UserError
 from tilewise.masks import MASKS, Masks
 from tilewise.targets import Targets
+
+log = logging.getLogger(__name__)
 
 MAX_FRACTION = 2
 """A careless box may reach beyond its image, but not that far: then it is in pixels."""
@@ -189,6 +193,14 @@ def require_different_images(examples: Iterable[RawExample]) -> None:
                     f"{key} and {example.key} annotate the same image {example.path.name}: keep one, with "
                     "all of its objects"
                 )
+
+
+def say_what_no_row_names(who: str, examples: Iterable[RawExample], folder: Folder, advice: str = "") -> None:
+    """Log the images that are in no row of ``who``, and what to do about them."""
+    named = {example.path for example in examples}
+    if left_out := [name for name, path in folder.images.items() if path not in named]:
+        start = f"{who}: {len(left_out)} images are in no row and not used, such as {some(left_out)}"
+        log.warning("%s", f"{start}: {advice}" if advice else start)
 
 
 def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:

@@ -106,6 +106,8 @@ def _form(media_type: str, options: dict[str, str], default: Form, forms: Forms)
         return Form(media_type, annotation=options.get("annotation") == "1")
     if media_type in PICTURES:
         return Form(media_type)
+    if media_type == "image/*":
+        return Form("image/jpeg")
     return next((Form(media_type, name=name) for name in forms if forms[name].media_type == media_type), None)
 
 

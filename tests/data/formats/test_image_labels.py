@@ -176,6 +176,21 @@ def test_csv__faults(images: Path) -> None:
         read(images)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "filename,label\ndeep/0.png,a\ndeep/1.png,b\n"),
+        ("train.lst", "0\t1\tdeep/0.png\n1\t0\tdeep/1.png\n"),
+    ],
+)
+def test_lists__images_in_no_row_are_told(
+    images: Path, name: str, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (images / name).write_text(text)
+    assert len(read(images).train.sample) == 2
+    assert f"{name}: 2 images are in no row and not used, such as deep/2.png" in caplog.text
+
+
 def test_lst__in_its_own_channel(images: Path, tmp_path: Path) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()

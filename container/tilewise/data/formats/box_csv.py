@@ -29,6 +29,7 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     by_name,
     require_different_images,
+    say_what_no_row_names,
     unusable,
 )
 from tilewise.data.files.exports import few_of, kind_of
@@ -123,15 +124,8 @@ def read_box_csv(
     numbers = ClassNumbers()
     examples = [example for name, path in files.items() for example in _examples(name, path, folder, numbers)]
     require_different_images(examples)
-    named = {example.path for example in examples}
-    if left_out := [name for name, path in folder.images.items() if path not in named]:
-        log.warning(
-            "channel %s: %d images are in no row and not used, such as %s: a row with an image's name and "
-            "empty cells for its box is an image without objects",
-            channel,
-            len(left_out),
-            some(left_out),
-        )
+    advice = "a row with an image's name and empty cells for its box is an image without objects"
+    say_what_no_row_names(f"channel {channel}", examples, folder, advice)
     if others:
         log.info("channel %s: %s hold no boxes and are passed over", channel, some(others))
     return by_name(examples, list(numbers))

@@ -21,6 +21,7 @@ from tilewise.data.annotations import (
     RawExample,
     by_name,
     require_different_images,
+    say_what_no_row_names,
     unusable,
 )
 from tilewise.data.files.folder import Folder
@@ -79,6 +80,7 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
             continue
         examples.append(_example(where, cells[-1].strip(), labels, folder))
     require_different_images(examples)
+    say_what_no_row_names(some(files), examples, folder)
     return ParsedChannel(examples, kind.classes(some(files)))
 
 
@@ -112,6 +114,7 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
             labels = [numbers.setdefault(each, len(numbers)) for each in names]
             examples.append(_example(where, row[0].strip(), whole_image_targets(labels), folder))
     require_different_images(examples)
+    say_what_no_row_names(some(files), examples, folder)
     return by_name(examples, list(numbers))
 
 
