@@ -13,6 +13,7 @@ import torch
 from tilewise.augment.copy_paste import CopyPaste
 from tilewise.data.channel import DataSet
 from tilewise.errors import UserError
+from tilewise.hyperparameters import Hyperparameters
 from tilewise.inference.artifact import Artifact
 from tilewise.inference.device import tune_device
 from tilewise.inference.predictor import Predictor
@@ -137,12 +138,7 @@ def make_trainer(data: DataSet, job: JobContext, start: Start | None = None) -> 
         job, model, spec, train=data.train, extra_losses=start.extra_losses, resumed=bool(start.state)
     )
     if _tiles_follow_minutes(job, spec, start):
-        work = _work_of(data, job, spec, make_planner(job.hp, spec), None)
-        shown = shown_from(job.hp, spec, data.train.sample)
-        speed = compute.pixels_per_second * job.distributed.size
-        objects = int(data.train.sample.object_counts.sum())
-        hp = with_larger_tiles(job.hp, work, objects=objects, shown=shown, pixels_per_second=speed)
-        hp = job.distributed.broadcast(hp)
+        hp = _hp_for_minutes(data, job, spec, compute)
         if hp.smallest_object:
             job = replace(job, hp=hp.model_copy(update={"multi_scale": size_factors}))
             spec = _agree_on_spec(data, job, asked)
@@ -179,6 +175,18 @@ def _tiles_follow_minutes(job: JobContext, spec: ModelSpec, start: Start) -> boo
     from_data = hp.tile_grid_size in (None, "auto") and not hp.tile_size and hp.smallest_object is None
     trained_on = spec.tiling.kind in ("grid", "fixed") and hp.training_views != "whole"
     return hp.minutes is not None and from_data and trained_on and not start.state
+
+
+def _hp_for_minutes(data: DataSet, job: JobContext, spec: ModelSpec, compute: Compute) -> Hyperparameters:
+    """The leader's, with a ``smallest_object`` where the minutes hold too few epochs of the chosen tiles."""
+    hp = with_larger_tiles(
+        job.hp,
+        _work_of(data, job, spec, make_planner(job.hp, spec), None),
+        objects=int(data.train.sample.object_counts.sum()),
+        shown=shown_from(job.hp, spec, data.train.sample),
+        pixels_per_second=compute.pixels_per_second * job.distributed.size,
+    )
+    return job.distributed.broadcast(hp)
 
 
 def _prepare_process(job: JobContext) -> torch.device:
