@@ -32,7 +32,7 @@ from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.augmentation_choices import with_colour_changes, with_random_windows
 from tilewise.training.job.batch_size import training_batch_size, validation_batch_size, with_batch_size
 from tilewise.training.job.best_model import BestModel
-from tilewise.training.job.calibration import Compute, ThreadTuner, calibrate
+from tilewise.training.job.calibration import Compute, calibrate
 from tilewise.training.job.class_balance import balance
 from tilewise.training.job.context import FROM_SCRATCH, JobContext
 from tilewise.training.job.copy_paste import make_copy_paste
@@ -50,6 +50,7 @@ from tilewise.training.job.minutes import (
 )
 from tilewise.training.job.normalisation import NormalisationStatistics
 from tilewise.training.job.teachers import make_distillation
+from tilewise.training.job.thread_tuner import ThreadTuner
 from tilewise.training.job.validation import Validator
 from tilewise.training.job.view_plans import load_views, make_planner, shown_from, with_size_factors
 from tilewise.training.step.extra_losses import ExtraLoss

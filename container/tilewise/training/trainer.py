@@ -16,11 +16,11 @@ from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.history import History, Progress, TrainResult
 from tilewise.training.job.best_model import BestModel
-from tilewise.training.job.calibration import ThreadTuner
 from tilewise.training.job.context import FROM_SCRATCH, JobContext
 from tilewise.training.job.false_positives import FalsePositives
 from tilewise.training.job.minutes import Pace
 from tilewise.training.job.normalisation import NormalisationStatistics
+from tilewise.training.job.thread_tuner import ThreadTuner
 from tilewise.training.job.validation import Validator
 from tilewise.training.step.loss_means import LossMeans, means_of
 from tilewise.training.step.train_step import TrainStep
