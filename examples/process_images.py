@@ -45,7 +45,8 @@ def main() -> int:
     parser.add_argument("--instances", type=int, default=4, help="which share the images (default 4)")
     parser.add_argument("--instance-type", default="ml.c5.xlarge")
     parser.add_argument("--volume-gb", type=int, default=200, help="of each, for its share (default 200)")
-    answer = boto3.client("sagemaker").create_processing_job(**job_request(parser.parse_args()))
+    request = job_request(parser.parse_args())
+    answer = boto3.client("sagemaker").create_processing_job(**request)
     print(answer["ProcessingJobArn"])
     return 0
 

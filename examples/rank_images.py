@@ -44,7 +44,8 @@ def main() -> int:
     parser.add_argument("--instance-type", default="ml.c5.2xlarge")
     parser.add_argument("--volume-gb", type=int, default=100)
     parser.set_defaults(instances=1)
-    answer = boto3.client("sagemaker").create_processing_job(**job_request(parser.parse_args()))
+    request = job_request(parser.parse_args())
+    answer = boto3.client("sagemaker").create_processing_job(**request)
     print(answer["ProcessingJobArn"])
     return 0
 

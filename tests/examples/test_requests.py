@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -33,6 +34,20 @@ def test_metric_definitions__match_the_log(capsys: pytest.CaptureFixture[str]) -
         name = definition["Name"].partition(":")[2]
         assert name not in figures or float(captured[0]) == figures[name]
     assert {f"validation:{name}" for name in FIGURES} < {each["Name"] for each in METRIC_DEFINITIONS}
+
+
+NOT_THESE = {"local_mode.py", "local_mode_v2.py", "processing.py"}
+"""Two need the SageMaker Python SDK, and one is no program."""
+
+
+@pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.py")} - NOT_THESE))
+def test_help__lists_the_arguments_without_an_account(name: str, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    environment |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    command = [sys.executable, str(EXAMPLES / name), "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {name}")
 
 
 def test_create_training_job__spot_with_checkpoints(aws: dict[str, str]) -> None:
