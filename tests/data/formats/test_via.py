@@ -162,6 +162,30 @@ def test_classes__by_no_attribute(channel: WrittenChannel, attributes: Any, mess
 
 
 @pytest.mark.parametrize(
+    ("offered", "unused"),
+    [
+        ({"options": {"ant": "", "wasp": "Wasp", " bee": ""}}, ["wasp"]),
+        ({"options": {"ant": ""}}, []),
+        ({"type": "text"}, []),
+        ({"options": ["ant", "wasp"]}, []),
+        ("ant", []),
+    ],
+)
+def test_classes__options_of_a_project_that_no_region_has_are_said(
+    channel: WrittenChannel, caplog: pytest.LogCaptureFixture, offered: Any, unused: list[str]
+) -> None:
+    channel.image("a.jpg")
+    content = json.loads(project(entry(region(kind="ant"), region(kind="bee"))))
+    content["_via_attributes"] = {"region": {"kind": offered, "colour": {"options": {"red": ""}}}}
+    channel.write("via_project.json", json.dumps(content))
+    with caplog.at_level(logging.INFO, "tilewise"):
+        assert channel.read().classes == ("ant", "bee")
+    start = "channel train: via_project.json: options of the attribute 'kind' that no region has: "
+    said = [one.removeprefix(start).partition(" (")[0] for one in caplog.messages if start in one]
+    assert said == unused
+
+
+@pytest.mark.parametrize(
     ("file", "name"),
     [
         ("a.jpg", "https://host/x/a.jpg?size=big"),

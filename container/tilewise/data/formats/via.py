@@ -104,10 +104,18 @@ def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
 
     """
     # Twice through the files: all of their regions as objects would take a gigabyte for a million.
-    attribute = _class_attribute(_read_all(files), f"channel {channel}: {some(files)}")
+    who = f"channel {channel}: {some(files)}"
+    attribute = _class_attribute(_read_all(files), who)
     numbers, counts = ClassNumbers(), OutlineCounts()
     examples = [_example(image, attribute, folder, numbers, counts) for image in _read_all(files)]
     require_different_images(examples)
+    if unused := sorted(_options(files.values(), attribute) - numbers.keys()):
+        log.info(
+            "%s: options of the attribute %r that no region has: %s (classes are what regions have)",
+            who,
+            attribute,
+            some(unused),
+        )
     counts.tell(channel)
     return by_name(examples, list(numbers))
 
@@ -190,6 +198,21 @@ def _class_attribute(images: Iterable[_ViaImage], who: str) -> str:
         )
     log.info("%s: the attribute %r is the class (there are %s)", who, chosen, ", ".join(map(repr, counts)))
     return chosen
+
+
+def _options(paths: Iterable[Path], attribute: str) -> set[str]:
+    """What projects offer as values of an attribute of their regions."""
+    found: set[str] = set()
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            continue
+        content = msgspec.json.decode(read_text(path), type=dict[str, msgspec.Raw])
+        part = msgspec.json.decode(content.get("_via_attributes", b"{}"))
+        for key in ("region", attribute, "options"):
+            part = part.get(key) if isinstance(part, dict) else None
+        if isinstance(part, dict):
+            found.update(name.strip() for name in part if name.strip())
+    return found
 
 
 def _example(
