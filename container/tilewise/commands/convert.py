@@ -89,7 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of the annotations, or one file with all, if it is not SRC",
     )
     parser.add_argument(
-        "--name", default="train", help="the channel's name, and the name of .rec and .manifest"
+        "--name",
+        default="train",
+        help="the channel's name, and that of its .rec, .manifest, .jsonl, .csv or .lst",
     )
     parser.add_argument(
         "--classes", nargs="+", metavar="NAME", help="the classes' names in the order of their ids"
