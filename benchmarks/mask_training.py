@@ -40,7 +40,7 @@ MODELS: dict[str, dict[str, str]] = {
 """Hyperparameters of each: views in which a run of some minutes learns something."""
 
 TORCHVISION = "torchvision"
-WAYS = ("whole", "fixed")
+WAYS = ("whole", "fixed", "grid")
 COMMON = {
     "task": "instance_segmentation",
     "optimizer": "adamw",
@@ -341,7 +341,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value", help="of our jobs")
     parser.add_argument("--minutes", type=float, default=15, help="of one core that each run learns for")
     parser.add_argument("--models", nargs="+", default=[*MODELS, TORCHVISION])
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["whole", "fixed"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for our models")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "masks.jsonl")

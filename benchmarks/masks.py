@@ -3,17 +3,17 @@
 python benchmarks/masks.py speed [--side 320] [--threads 2]
 python benchmarks/masks.py memory [--masks 1000000]
 python benchmarks/masks.py merge [--scenes 10]
-python benchmarks/masks.py train DATA [name=value …] [--minutes 15] [--models …] [--ways whole fixed]
+python benchmarks/masks.py train DATA [name=value …] [--minutes 15] [--models …] [--ways whole fixed grid]
     [--seeds 0 1 2] [--out FILE]
 
 ``speed``: images a second of each model at the same side, and the ratio to Mask R-CNN R18.
 ``memory``: of reading masks, and of placing 5,000 in a scene of 20,000 x 15,000 pixels.
 ``merge``: crowded scenes of tilted ellipses, half of them across borders of tiles: how many of 1,000 stand
 more than once or are lost after merging, and the mean IoU of masks; with PyPI's ``sahi`` SAHI's ways, too.
-``train``: two models learn from whole images and from fixed tiles, and torchvision's Mask R-CNN by its own
-loop, all on one core and for as many minutes. DATA holds train.json and val.json, COCO files with masks, or
-train_masks.json and val_masks.json; and images/. A run's line is written as it ends; a run whose line FILE
-has is left out.
+``train``: two models learn from whole images, from tiles of a fixed size or a grid that is chosen from the
+data, and torchvision's Mask R-CNN by its own loop, all on one core and for as many minutes. DATA holds
+train.json and val.json, COCO files with masks, or train_masks.json and val_masks.json; and images/. A run's
+line is written as it ends; a run whose line FILE has is left out.
 """
 
 from __future__ import annotations
