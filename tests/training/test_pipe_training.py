@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -245,7 +246,14 @@ def test_train__stopped_while_it_waits_for_the_next_epoch(
         {"train": channel}, 1, validation_share=0.2, validates=False, seed=0, stop=StopWhen(stop.is_set)
     )
     stack.callback(data.close)
-    threading.Timer(1, stop.set).start()
+
+    def stop_after_the_epoch() -> None:
+        while len(detector.batches) < 3:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        stop.set()
+
+    threading.Thread(target=stop_after_the_epoch, daemon=True).start()
     trained = train(data, make_job(hp, tmp_path, detector, stop=StopWhen(stop.is_set)))
     assert trained.stopped and [epoch["records"] for epoch in trained.epochs] == [12, 0]
     assert saved_classes(tmp_path) == ["0"]

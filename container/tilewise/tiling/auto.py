@@ -11,6 +11,7 @@ from tilewise.arrays import Bool, Floats, Int64
 from tilewise.boxes import size_of_sides
 from tilewise.tiling.fixed import fixed_windows
 from tilewise.tiling.grid import grid_tile
+from tilewise.tiling.spec import QUARTILE
 from tilewise.views.view import Scaling
 
 MOST_VIEWS = 25
@@ -24,7 +25,6 @@ ALIKE = 1.5
 GROWTH = 0.5
 """Unless their objects grow with them by more than this power of the images' sizes: then the images show the
 same in more pixels or fewer, and the objects differ less as shares of their images than in pixels."""
-QUARTILE = 25
 LONG_OBJECTS = 90
 """The percentile of the objects' longer sides that the overlap of two tiles should hold."""
 OVERLAPS = tuple(step / 20 for step in range(5, 11))

@@ -12,6 +12,9 @@ from typing import Any, Literal
 TilingKind = Literal["whole", "grid", "fixed", "pyramid"]
 MergeRule = Literal["fragment", "nms", "wbf", "pool"]
 
+QUARTILE = 25
+"""The percentile of the objects' sizes that tiles are chosen for: three quarters of them are as large."""
+
 ANSWER_SLACK = 1.25
 """Detections may be so much larger or smaller than what a level trains on (SNIPER: 1.1 to 1.6)."""
 

@@ -16,8 +16,7 @@ from tilewise.data.source import RecordSource
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
 from tilewise.registry import find_model
-from tilewise.tiling.auto import QUARTILE
-from tilewise.tiling.spec import WHOLE_IMAGE
+from tilewise.tiling.spec import QUARTILE, WHOLE_IMAGE
 from tilewise.training.dataloading.batch import Batch
 from tilewise.training.dataloading.loader import LoaderConfig, make_loader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
