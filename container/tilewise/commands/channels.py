@@ -15,6 +15,7 @@ from tilewise.data.classes import agreed_classes, in_classes
 from tilewise.data.image_labels import ONE_LABEL, SEVERAL_LABELS
 from tilewise.data.records import Records
 from tilewise.errors import UserError
+from tilewise.registry import DEFAULT_TASK, task_names
 from tilewise.registry.classifiers import CLASSIFICATION, MULTILABEL
 
 _LABELS = {CLASSIFICATION: ONE_LABEL, MULTILABEL: SEVERAL_LABELS}
@@ -41,8 +42,8 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """The options that say what the images have."""
     parser.add_argument(
         "--task",
-        choices=("detection", "instance_segmentation", *_LABELS),
-        default="detection",
+        choices=task_names(),
+        default=DEFAULT_TASK,
         help="detection and instance_segmentation: images have objects, whose masks are read where they have "
         "some; the others: they have one class, or any number",
     )

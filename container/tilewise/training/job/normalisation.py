@@ -69,7 +69,7 @@ class NormalisationStatistics:
 
     def keep(self, batch: Batch, epoch: int, number: int) -> None:
         """Of a pipe, keep random batches: each of an epoch's first ``number`` with the same chance."""
-        if self.sampler or not batch.area:
+        if self.sampler is not None or not batch.area:
             return
         room = max(4, KEPT_PIXELS // batch.area)
         place = len(self._kept)
@@ -106,7 +106,7 @@ class NormalisationStatistics:
         ]
         if not norms:
             return
-        batches = self._batches(self.sampler, epoch) if self.sampler else self._kept
+        batches = self._kept if self.sampler is None else self._batches(self.sampler, epoch)
         if not batches:
             return
         device = next(model.parameters()).device
