@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--mpx", type=float, default=200, help="millions of pixels of views of a run")
     parser.add_argument("--minutes", type=float, default=60, help="after so many no further run begins")
     parser.add_argument("--weights", type=Path, help="what all jobs start from")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if sorted(set(arguments.labels)) != arguments.labels:
         parser.error("--labels: give rising numbers of images")
     simulation = Simulation(arguments)

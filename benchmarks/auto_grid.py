@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--grids", nargs="*", default=list(GRIDS))
     parser.add_argument("--sizes", nargs="*", default=[])
     parser.add_argument("--minutes", type=float, default=float("inf"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     records = read_training_images(arguments.data)
     ways: dict[str, dict[str, str]] = {

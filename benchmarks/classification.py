@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, help="keeps each run's figures; what it has is not run again")
     parser.add_argument("--timm", type=Path, help="timm's train.py, to train the same in turn (crops only)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.timm and arguments.case != "crops":
         parser.error("--timm trains on images with one class: give it with the case crops")
     several = arguments.case != "crops"

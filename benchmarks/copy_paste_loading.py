@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     records = read_training_images(arguments.data)
     chosen = SSDLITE | dict(pair.split("=", 1) for pair in arguments.hyperparameters) | {"num_workers": "0"}

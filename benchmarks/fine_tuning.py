@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--stop-after", type=float, default=math.inf, help="after so many minutes no further run begins"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.table:
         print(table(arguments.table))
         return

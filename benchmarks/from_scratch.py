@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--mpx", type=float, default=553)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     hyperparameters = demo_hyperparameters(chosen)
     if "minutes" not in chosen and "number_of_epochs" not in chosen:

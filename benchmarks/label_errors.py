@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["remove", "add", "move"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--core", type=int, help="where all takes place; the first one by default")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     on_one_core(arguments.core)
     content = json.loads(find_coco_files(arguments.data)[0].read_text())
     if "class" in arguments.kinds and len(content["categories"]) < 2:

@@ -248,7 +248,7 @@ def main() -> None:
     parser.add_argument("--reduce", help="WIDTHxHEIGHT that images are reduced to, such as 160x120")
     parser.add_argument("--weights", type=Path, help="what all jobs but the teachers' start from")
     parser.add_argument("--teacher", help="model_name of the teachers")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     for method in arguments.methods:
         unknown = [each for each in method.split("+") if each not in METHODS]
         if unknown:

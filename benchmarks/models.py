@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of the CPU")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     pairs = [each for each in arguments.models if "=" in each]
     arguments.hyperparameters = dict(pair.split("=", 1) for pair in pairs)
     arguments.models = [each for each in arguments.models if each not in pairs]

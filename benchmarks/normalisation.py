@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     lay_out_job(arguments.data, arguments.out, demo_hyperparameters(chosen))
     os.environ["SAGEMAKER_BASE_DIR"] = str(arguments.out)

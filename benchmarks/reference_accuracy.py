@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=list(SIDES))
     parser.add_argument("--runs", type=Path, help="keeps each side's figures; what it has is not run again")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     prepare(None)
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     model = chosen.get("model_name", SSDLITE["model_name"])

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("hyperparameters", nargs="*", metavar="name=value")
     parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--epochs", type=int, default=4)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     chosen["number_of_epochs"] = str(arguments.epochs)
     ways = {

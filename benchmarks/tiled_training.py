@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     chosen = dict(pair.split("=", 1) for pair in arguments.hyperparameters)
     records = read_training_images(arguments.data)
     ways: dict[str, Any] = {}
