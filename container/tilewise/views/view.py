@@ -62,6 +62,14 @@ class Scaling:
         scale = min(self.min_size / min(width, height), self.max_size / max(width, height))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The two sides in pixels of the largest view."""
+        if self.square is not None:
+            return self.square, self.square
+        assert self.min_size is not None and self.max_size is not None
+        return self.min_size, self.max_size
+
     def window(self, width: int, height: int) -> Window:
         """What is seen of an image of so many pixels, where it is seen once: all of it."""
         return 0, 0, width, height

@@ -35,7 +35,7 @@ def crowded(objects: int) -> DataSet:
 def test_spec__finds_twice_the_objects_of_the_fullest_image(
     objects: int, given: dict[str, object], cap: int
 ) -> None:
-    spec = fit_spec(plain_hp(**given), crowded(objects))
+    spec = fit_spec(plain_hp(image_size=320, **given), crowded(objects))
     assert spec.detections_per_view == cap
 
 
@@ -60,10 +60,28 @@ def test_spec__limits_what_is_found_in_an_image(
     per_image: int | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    spec = fit_spec(plain_hp(**given), crowded(objects))
+    spec = fit_spec(plain_hp(image_size=320, **given), crowded(objects))
     assert (spec.detections_per_view, spec.detections_per_image) == (per_view, per_image)
     no_effect = "yolov5" in str(given) and "box_detections_per_image" in given
     assert ("has no effect on model_name=yolov5" in caplog.text) == no_effect
+
+
+@pytest.mark.parametrize(
+    ("given", "per_view", "per_image"),
+    [
+        # 16 px from one to the next are 400 in a view of 320 px
+        ({"image_size": 320, "tile_size": 50}, 800, 100_000),
+        ({"image_size": 320}, 800, 100_000),
+        ({"image_size": 320, "tile_size": 50, "box_detections_per_image": 5000}, 5000, 5000),
+        ({"model_name": "yolov5", "image_size": 320, "tile_size": 50}, 800, None),
+        ({"model_name": "fasterrcnn_resnet18_fpn", "image_size": None, "min_size": 160, "max_size": 320}, 400, 100_000),
+    ],
+)
+def test_spec__keeps_no_more_of_a_view_of_a_crowded_scene_than_it_can_show(
+    given: dict[str, object], per_view: int, per_image: int | None
+) -> None:
+    spec = fit_spec(plain_hp(**given), crowded(50_000))
+    assert (spec.detections_per_view, spec.detections_per_image) == (per_view, per_image)
 
 
 def test_spec__has_anchors_for_the_objects_as_the_view_shows_them() -> None:

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 YOLOV5_DETECTIONS = 300
 """So many of a view YOLOv5 keeps, whatever its job says."""
 
+SIDE_BY_SIDE = 16
+"""Pixels of a view from one object to the next, where they stand as close as a model can tell them apart."""
+
 _OF_AN_IMAGE = {"box_detections_per_image", "box_detections_per_img", "nms_topk"}
 
 
@@ -43,7 +46,7 @@ def fit_spec(hp: Hyperparameters, data: DataSet, initial: DetectorSpec | None = 
     elif anchors:
         unit = "of the image's side" if scaling.square else "pixels"
         log.info("anchors fitted to the objects: %s %s", ", ".join(f"{size:g}" for size in anchors), unit)
-    per_view, per_image = _caps(hp, int(data.train.sample.object_counts.max(initial=0)), tiling)
+    per_view, per_image = _caps(hp, int(data.train.sample.object_counts.max(initial=0)), scaling, tiling)
     return DetectorSpec(
         name=hp.model_name,
         num_classes=len(data.classes),
@@ -66,11 +69,14 @@ def _feature_maps(spec: DetectorSpec) -> int | None:
     return len(sizes) if sizes else None
 
 
-def _caps(hp: Hyperparameters, most_objects: int, tiling: Tiling) -> tuple[int, int | None]:
+def _caps(hp: Hyperparameters, most_objects: int, scaling: Scaling, tiling: Tiling) -> tuple[int, int | None]:
     """How many detections of a view and of an image are kept at most.
 
-    A view of several keeps some that its neighbours will remove: as many as if the job gave no limit.
+    A view of several keeps some that its neighbours will remove: as many as if the job gave no limit. Of a
+    scene with more objects than a view can show none keeps more than twice what it can, unless the job does.
     """
+    width, height = scaling.largest
+    shown = 2 * width * height // SIDE_BY_SIDE**2
     default = ROWS["box_detections_per_image"].default(hp.dialect)
     if hp.azure_yolov5:
         if hp.box_detections_per_image != default:
@@ -80,9 +86,10 @@ def _caps(hp: Hyperparameters, most_objects: int, tiling: Tiling) -> tuple[int, 
                 hp.box_detections_per_image,
                 hp.model_name,
             )
-        return max(YOLOV5_DETECTIONS, 2 * most_objects), None
+        return max(YOLOV5_DETECTIONS, min(2 * most_objects, shown)), None
     cap = hp.box_detections_per_image
     if 2 * most_objects > cap and not _OF_AN_IMAGE & set(hp.given):
         cap = 2 * most_objects
         log.info("an image has up to %d objects: at most %d detections an image are kept", most_objects, cap)
-    return cap if tiling == WHOLE_IMAGE else max(cap, default), cap
+    per_view = cap if tiling == WHOLE_IMAGE else max(cap, default)
+    return min(per_view, max(shown, default, hp.box_detections_per_image)), cap
