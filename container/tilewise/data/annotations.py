@@ -135,12 +135,15 @@ class DetectedFormat:
         format: its name, for messages.
         where: by what it was recognised: files' names, for messages.
         read: reads it; raises UserError where the files contradict themselves.
+        empty_image: where a file names many images, what it has for one without objects, "" where there is
+            no such image; None where each image has a file of its own, or lies in one.
 
     """
 
     format: str
     where: str
     read: Callable[[], ParsedChannel]
+    empty_image: str | None = None
 
 
 def with_fields(parsed: ParsedChannel, fields: frozenset[str]) -> ParsedChannel:
@@ -195,12 +198,21 @@ def require_different_images(examples: Iterable[RawExample]) -> None:
                 )
 
 
-def say_what_no_row_names(who: str, examples: Iterable[RawExample], folder: Folder, advice: str = "") -> None:
-    """Log the images that are in no row of ``who``, and what to do about them."""
-    named = {example.path for example in examples}
-    if left_out := [name for name, path in folder.images.items() if path not in named]:
-        start = f"{who}: {len(left_out)} images are in no row and not used, such as {some(left_out)}"
-        log.warning("%s", f"{start}: {advice}" if advice else start)
+def read_format(found: DetectedFormat, source: ChannelSource) -> ParsedChannel:
+    """Read a channel of a known format, and log which of its images are not annotated there, so not used."""
+    parsed = with_fields(found.read(), source.fields)
+    if found.empty_image is not None:
+        named = {example.path for example in parsed.examples}
+        if unnamed := [name for name, path in source.images.images.items() if path not in named]:
+            log.warning(
+                "channel %s: %d of its images are not annotated in %s and not used, such as %s%s",
+                source.name,
+                len(unnamed),
+                found.where,
+                some(unnamed),
+                f": an image without objects needs {found.empty_image}" if found.empty_image else "",
+            )
+    return parsed
 
 
 def boxes_from_corner_and_size(rows: Sequence[Sequence[float]]) -> Float32:

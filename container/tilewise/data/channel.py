@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from tilewise.arrays import Int64
-from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, with_fields
+from tilewise.data.annotations import ChannelSource, DetectedFormat, ParsedChannel, read_format
 from tilewise.data.channel_issues import MAX_NAMED, ChannelIssues
 from tilewise.data.channel_table import table
 from tilewise.data.checks import make_records
@@ -365,7 +365,7 @@ def parse_channel(
     )
     detected_format = _only_format(source, media_type(content_type))
     log.info("channel %s holds %s (%s)", name, detected_format.format, detected_format.where)
-    parsed = with_fields(detected_format.read(), fields)
+    parsed = read_format(detected_format, source)
     return replace(parsed, image_files=tuple(islice(images.images, MAX_NAMED + 1)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewise.data.annotations import ChannelSource, ParsedChannel, with_fields
+from tilewise.data.annotations import ChannelSource, ParsedChannel, read_format
 from tilewise.data.channel import ChannelFolder, parse_channel
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.checks import make_records
@@ -12,7 +12,7 @@ from tilewise.data.classes import ClassIds, agreed_classes, in_classes
 from tilewise.data.files.folder import Folder, OneFile
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.box_csv import find_box_csv
-from tilewise.data.formats.coco import read_coco
+from tilewise.data.formats.coco import coco_format
 from tilewise.data.formats.cvat import find_cvat
 from tilewise.data.formats.label_lists import find_label_csv, find_lst
 from tilewise.data.formats.label_studio import find_label_studio
@@ -103,13 +103,13 @@ def read_annotated(
         finders = _LABELS_OF_ONE_FILE if source.image_labels else _OF_ONE_FILE
         formats = [format for find in finders if (format := find(source))]
         if formats:
-            return with_fields(formats[0].read(), fields)
+            return read_format(formats[0], source)
         if source.image_labels:
             raise UserError(
                 f"{annotations.name} holds no labels of images: give Azure JSON lines, an augmented "
                 "manifest, a CSV file with a title line, or a .lst file"
             )
-        return with_fields(read_coco(annotations, source.images, masks=source.masks), fields)
+        return read_format(coco_format(annotations, source), source)
     folders = {name: ChannelFolder(folder)}
     if annotations is not None:
         folders[f"{name}_annotation"] = ChannelFolder(annotations)

@@ -64,7 +64,9 @@ def test_read__empty_cells_are_an_image_without_objects(
     with caplog.at_level(logging.INFO, "tilewise"):
         first, second = channel.read().examples
     assert len(first.targets) == 1 and len(second.targets) == 0 and not second.problem
-    assert "1 images are in no row and not used, such as c.jpg" in caplog.text
+    assert (
+        "1 of its images are not annotated in train.csv and not used, such as c.jpg: an" in caplog.text
+    )
     assert "_classes.csv hold no boxes and are passed over" in caplog.text
 
 

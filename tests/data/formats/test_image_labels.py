@@ -188,7 +188,7 @@ def test_lists__images_in_no_row_are_told(
 ) -> None:
     (images / name).write_text(text)
     assert len(read(images).train.sample) == 2
-    assert f"{name}: 2 images are in no row and not used, such as deep/2.png" in caplog.text
+    assert f"2 of its images are not annotated in {name} and not used, such as deep/2.png" in caplog.text
 
 
 def test_lst__in_its_own_channel(images: Path, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def find_azure_jsonl(source: ChannelSource) -> DetectedFormat | None:
                 masks=source.masks,
                 names=partial(names_of, several=source.several_labels) if source.image_labels else None,
             ),
+            "" if source.image_labels else "a line with an empty list as its label",
         )
         if files
         else None

@@ -29,7 +29,6 @@ from tilewise.data.annotations import (
     boxes_from_corners,
     by_name,
     require_different_images,
-    say_what_no_row_names,
     unusable,
 )
 from tilewise.data.files.exports import few_of, kind_of
@@ -101,7 +100,9 @@ def find_box_csv(source: ChannelSource) -> DetectedFormat | None:
     files = {name: path for name, path in every.items() if _columns(folder, path)}
     others = [name for name in every if name not in files]
     read = partial(read_box_csv, files, source.images, source.name, others=others)
-    return DetectedFormat(BOX_CSV, some(files), read)
+    return DetectedFormat(
+        BOX_CSV, some(files), read, empty_image="a row with its name and empty cells for its box"
+    )
 
 
 def read_box_csv(
@@ -124,8 +125,6 @@ def read_box_csv(
     numbers = ClassNumbers()
     examples = [example for name, path in files.items() for example in _examples(name, path, folder, numbers)]
     require_different_images(examples)
-    advice = "a row with an image's name and empty cells for its box is an image without objects"
-    say_what_no_row_names(f"channel {channel}", examples, folder, advice)
     if others:
         log.info("channel %s: %s hold no boxes and are passed over", channel, some(others))
     return by_name(examples, list(numbers))

@@ -12,6 +12,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,9 +268,13 @@ def _run_lengths(mask: dict[str, Any]) -> RunLengths:
 def find_coco(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds a COCO file: in its annotation channel, or beside its images."""
     file = find_coco_file(source.annotations)
-    if file is None:
-        return None
-    return DetectedFormat("COCO", file.name, lambda: read_coco(file, source.images, masks=source.masks))
+    return coco_format(file, source) if file else None
+
+
+def coco_format(file: Path, source: ChannelSource) -> DetectedFormat:
+    """A channel whose COCO file is known."""
+    read = partial(read_coco, file, source.images, masks=source.masks)
+    return DetectedFormat("COCO", file.name, read, empty_image="an entry among its images alone")
 
 
 def find_coco_file(folder: Folder) -> Path | None:

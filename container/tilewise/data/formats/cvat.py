@@ -100,7 +100,8 @@ def find_cvat(source: ChannelSource) -> DetectedFormat | None:
     files = files_of(source.annotations, CVAT, ".xml")
     if not files:
         return None
-    return DetectedFormat(CVAT, some(files), partial(read_cvat, files, source.images, source.name))
+    read = partial(read_cvat, files, source.images, source.name)
+    return DetectedFormat(CVAT, some(files), read, empty_image="an <image> without shapes")
 
 
 def read_cvat(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:

@@ -21,7 +21,6 @@ from tilewise.data.annotations import (
     RawExample,
     by_name,
     require_different_images,
-    say_what_no_row_names,
     unusable,
 )
 from tilewise.data.files.folder import Folder
@@ -46,14 +45,14 @@ def find_lst(source: ChannelSource) -> DetectedFormat | None:
     if source.annotations is source.images and source.images.with_suffix(".rec"):
         return None
     read = partial(read_lst, files, source.images, several=source.several_labels)
-    return DetectedFormat(LST, some(files), read) if files else None
+    return DetectedFormat(LST, some(files), read, empty_image="") if files else None
 
 
 def find_label_csv(source: ChannelSource) -> DetectedFormat | None:
     """Whether a channel holds CSV files."""
     files = source.annotations.with_suffix(".csv")
     read = partial(read_label_csv, files, source.images, several=source.several_labels)
-    return DetectedFormat(CSV, some(files), read) if files else None
+    return DetectedFormat(CSV, some(files), read, empty_image="") if files else None
 
 
 def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> ParsedChannel:
@@ -76,11 +75,11 @@ def read_lst(files: Mapping[str, Path], folder: Folder, *, several: bool) -> Par
         except ValueError as error:
             text = str(error)
             problem = f"its label is no number ({text})" if text.startswith("could not") else text
-            examples.append(unusable(f"{cells[-1].strip()} ({where})", None, problem))
+            name = cells[-1].strip()
+            examples.append(unusable(f"{name} ({where})", _find_image(name, folder), problem))
             continue
         examples.append(_example(where, cells[-1].strip(), labels, folder))
     require_different_images(examples)
-    say_what_no_row_names(some(files), examples, folder)
     return ParsedChannel(examples, kind.classes(some(files)))
 
 
@@ -109,12 +108,11 @@ def read_label_csv(files: Mapping[str, Path], folder: Folder, *, several: bool) 
                     raise ValueError(f"it has {len(row)} cells, and the title {len(rows[0])}")
                 names = names_of(_split(row[1], between) if several else row[1], several=several)
             except ValueError as error:
-                examples.append(unusable(where, None, str(error)))
+                examples.append(unusable(where, _find_image(row[0].strip(), folder), str(error)))
                 continue
             labels = [numbers.setdefault(each, len(numbers)) for each in names]
             examples.append(_example(where, row[0].strip(), whole_image_targets(labels), folder))
     require_different_images(examples)
-    say_what_no_row_names(some(files), examples, folder)
     return by_name(examples, list(numbers))
 
 
@@ -168,7 +166,12 @@ def _lines(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
 
 def _example(where: str, name: str, targets: Targets[Array], folder: Folder) -> RawExample:
     key = f"{name} ({where})"
-    image = folder.find_image(name) or folder.find_image_called(name)
-    if image is None:
+    path = _find_image(name, folder)
+    if path is None:
         return unusable(key, None, f"its image {name} is not in the channel, or not only once")
-    return RawExample(key, folder.files[image], None, targets, fractions=True)
+    return RawExample(key, path, None, targets, fractions=True)
+
+
+def _find_image(name: str, folder: Folder) -> Path | None:
+    image = folder.find_image(name) or folder.find_image_called(name)
+    return folder.files[image] if image else None

@@ -125,9 +125,8 @@ def find_label_studio(source: ChannelSource) -> DetectedFormat | None:
     files = files_of(source.annotations, LABEL_STUDIO, ".json")
     if not files:
         return None
-    return DetectedFormat(
-        LABEL_STUDIO, some(files), partial(read_label_studio, files, source.images, source.name)
-    )
+    read = partial(read_label_studio, files, source.images, source.name)
+    return DetectedFormat(LABEL_STUDIO, some(files), read, empty_image="an annotation without regions")
 
 
 def read_label_studio(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:

@@ -69,7 +69,8 @@ def find_manifest(source: ChannelSource) -> DetectedFormat | None:
     read = partial(
         read_manifest, files, source.images, source.name, attribute=source.label_attribute, labels=labels
     )
-    return DetectedFormat(MANIFEST, some(files), read)
+    empty_image = "" if labels else "a line with an empty list of annotations"
+    return DetectedFormat(MANIFEST, some(files), read, empty_image)
 
 
 def read_manifest(
@@ -105,7 +106,7 @@ def read_manifest(
         log.info("%s: the label attribute is %s", who, attribute)
     names = _class_names(lines, attribute, who)
     paths = _find_images(lines, attribute, folder, who)
-    examples = [_example(line, attribute, paths, fractions=labels is not None) for line in lines]
+    examples = [_example(line, attribute, paths, folder, fractions=labels is not None) for line in lines]
     require_different_images(examples)
     rows = labels.classes(who) if labels else None
     return ParsedChannel(examples, rows) if rows else _with_classes(ParsedChannel(examples, names=names))
@@ -281,11 +282,14 @@ def _label(line: _Line, attribute: str) -> Label | str:
     return f"its label {attribute}: {label}" if isinstance(label, str) else label
 
 
-def _example(line: _Line, attribute: str, paths: Mapping[str, Path | str], *, fractions: bool) -> RawExample:
+def _example(
+    line: _Line, attribute: str, paths: Mapping[str, Path | str], folder: Folder, *, fractions: bool
+) -> RawExample:
     key = f"{shortened(path_in(line.image))} ({line.where})" if line.image else line.where
     label = _label(line, attribute)
     if isinstance(label, str):
-        return unusable(key, None, label)
+        found = folder.find_image(path_in(line.image)) if line.image else None
+        return unusable(key, folder.files[found] if found else None, label)
     path = paths[line.image]
     if isinstance(path, str):
         return unusable(key, None, path)

@@ -85,13 +85,14 @@ def find_via(source: ChannelSource) -> DetectedFormat | None:
     files = files_of(source.annotations, VIA, ".json") | files_of(source.annotations, VIA, ".csv")
     if not files:
         return None
-    return DetectedFormat(VIA, some(files), partial(read_via, files, source.images, source.name))
+    read = partial(read_via, files, source.images, source.name)
+    return DetectedFormat(VIA, some(files), read, empty_image="an entry without regions")
 
 
 def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedChannel:
     """Read them all; classes are the values of one attribute of the regions, in alphabetical order.
 
-    Of circles, ellipses and polygons the boxes around them are taken. Images that no file names are not used.
+    Of circles, ellipses and polygons the boxes around them are taken.
 
     Args:
         files: the annotator's, by their names.
