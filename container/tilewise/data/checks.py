@@ -211,9 +211,6 @@ def _with_checked_masks(
     known, size, around = masks.known, np.asarray((width, height), np.float32), masks.boxes
     issues.masks += int(known.sum()) + len(example.unread_masks)
     inside = np.clip(np.nan_to_num(around), 0, np.tile(size, 2))
-    # those of boxes that are cut have been counted; half a pixel is rounding
-    boxes_inside = ((targets.boxes[:, :2] > 0) & (targets.boxes[:, 2:] < size)).all(axis=1)
-    issues.clipped += int((known & boxes_inside & (np.abs(inside - around) > 0.5).any(axis=1)).sum())
     frame_differs = np.isfinite(masks.limits).all(axis=1) & (masks.limits != size).any(axis=1)
     reasons = {
         f"is not of an image of {width} x {height} pixels, as this one is": frame_differs,
@@ -224,6 +221,9 @@ def _with_checked_masks(
         "does not agree with it": paired_iou(inside, targets.boxes) < MIN_AGREEMENT,
     }
     bad = known & np.any(list(reasons.values()), axis=0)
+    # those of boxes that are cut have been counted; half a pixel is rounding
+    boxes_inside = ((targets.boxes[:, :2] > 0) & (targets.boxes[:, 2:] < size)).all(axis=1)
+    issues.clipped += int((known & ~bad & boxes_inside & (np.abs(inside - around) > 0.5).any(axis=1)).sum())
     for index in np.flatnonzero(bad).tolist():
         reason = next(reason for reason, applies in reasons.items() if applies[index])
         place = f": it lies within {_corners(around[index].tolist())}" if reason.startswith("does") else ""

@@ -119,6 +119,12 @@ def test_coco__a_bad_mask_is_named_and_its_object_keeps_its_box(
     assert "its object keeps its box, without a mask" in caplog.text
 
 
+def test_coco__a_mask_of_another_size_beyond_the_image_is_not_clipped_too(channel: WrittenChannel) -> None:
+    write_coco(channel, {"size": [60, 80], "counts": [0, 4800]}, box=(1, 1, 38, 28))
+    _, issues = read(channel)
+    assert len(issues.masks_dropped) == 1 and issues.clipped == 0
+
+
 def test_too_many_bad_masks__refused(channel: WrittenChannel) -> None:
     for number in range(3):
         channel.image(f"{number}.png")
