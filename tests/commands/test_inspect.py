@@ -78,6 +78,17 @@ def test_inspect__json_alone_on_standard_output(tilewise: Any, tmp_path: Path) -
     assert (data["images"], data["images_without_objects"], data["boxes"]) == (4, 1, 6)
     assert data["boxes_by_class"] == {"ant": 4, "$b_e$ 蜂": 2} and data["most_objects_in_an_image"] == 3
     assert data["boxes_by_size"]["very tiny, < 8"] == 6  # 2.5 x 5 pixels of 50 x 50
+    assert "images_also_in_data" not in data
+
+
+def test_inspect__json_names_images_of_other_channels_that_are_in_the_first(
+    tilewise: Any, tmp_path: Path
+) -> None:
+    folders = channel(tmp_path / "train", 3), channel(tmp_path / "val", 2)
+    _, output, _ = tilewise("inspect", *folders, "--out", tmp_path, "--json")
+    facts = json.loads(output)["channels"]
+    assert facts["val"]["images_also_in_train"] == [["0.png", "0.png"], ["1.png", "1.png"]]
+    assert "images_also_in_train" not in facts["train"]
 
 
 def test_inspect__by_bands_and_a_range(

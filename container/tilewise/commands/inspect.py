@@ -221,7 +221,11 @@ def _as_json(
     *,
     labels: bool,
 ) -> dict[str, Any]:
-    first = next(iter(channels))
+    first, *others = channels
+    also_in_first = {
+        name: {f"images_also_in_{first}": duplicates(channels[first][0], channels[name][0])}
+        for name in others
+    }
     of_targets = _images_as_json if labels else _boxes_as_json
     return {
         "classes": classes,
@@ -230,7 +234,7 @@ def _as_json(
                 "images": len(records),
                 f"images_without_{'class' if labels else 'objects'}": int((records.object_counts == 0).sum()),
                 "images_left_out": issues.left_out,
-                "images_also_in_" + first: [] if name == first else duplicates(channels[first][0], records),
+                **also_in_first.get(name, {}),
                 **of_targets(records, issues, classes),
             }
             for name, (records, issues) in channels.items()
