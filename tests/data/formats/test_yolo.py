@@ -84,6 +84,24 @@ def test_image__with_two_text_files(channel: WrittenChannel) -> None:
     )
 
 
+def test_images__of_which_either_may_be_a_text_files_are_not_taken_for_empty(channel: WrittenChannel) -> None:
+    for name in ("images/a.jpg", "images/a.png", "images/b.jpg", "images/x/c.jpg", "images/y/c.jpg"):
+        channel.image(name)
+    channel.write("labels/a.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("labels/b.txt", "0 0.5 0.5 0.1 0.1")
+    channel.write("labels/c.txt", "0 0.5 0.5 0.1 0.1")
+    problems = {example.key: example.problem for example in channel.read().examples}
+    assert problems == {
+        "images/a.jpg": "labels/a.txt may be for it, or for another image of that name",
+        "images/a.png": "labels/a.txt may be for it, or for another image of that name",
+        "images/b.jpg": "",
+        "images/x/c.jpg": "labels/c.txt may be for it, or for another image of that name",
+        "images/y/c.jpg": "labels/c.txt may be for it, or for another image of that name",
+        "labels/a.txt": "its image a.* is not in the channel, or not only once",
+        "labels/c.txt": "its image c.* is not in the channel, or not only once",
+    }
+
+
 def test_image__missing(channel: WrittenChannel) -> None:
     channel.image("images/a.jpg")
     channel.write("labels/a.txt", "")

@@ -136,6 +136,10 @@ class Folder:
 
     def find_image_like(self, name: str) -> str | None:
         """The same for the image that is called like another file but for its suffix."""
+        return _only(self.images_like(name))
+
+    def images_like(self, name: str) -> list[str]:
+        """All images that :meth:`find_image_like` may mean."""
         stem = _stem(_composed(name))
         alike = {file: _image_stem(file) for file in self._by_base_stem.get(_base(stem).casefold(), [])}
         for same in (str, str.casefold):
@@ -144,8 +148,8 @@ class Folder:
             exact = [file for file, its_stem in stems.items() if its_stem in (wanted, f"images/{wanted}")]
             found = exact or [file for file, its_stem in stems.items() if _is_tail(its_stem, wanted)]
             if found:
-                return _only(found)
-        return None
+                return found
+        return []
 
 
 class OneFile(Folder):

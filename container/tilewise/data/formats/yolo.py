@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,12 @@ def find_yolo(source: ChannelSource) -> DetectedFormat | None:
 
 def _image_of(name: str, folder: Folder) -> str | None:
     """The image that a text file is for: ``labels/…`` mirrors ``images/…``; or it lies beside the image."""
+    return next(filter(None, map(folder.find_image_like, _names_like(name))), None)
+
+
+def _names_like(name: str) -> list[str]:
     mirrored = [re.sub(r"(^|/)labels/", rf"\1{instead}", name) for instead in ("images/", "")]
-    for candidate in dict.fromkeys([*mirrored, name]):
-        image_name = folder.find_image_like(candidate)
-        if image_name:
-            return image_name
-    return None
+    return list(dict.fromkeys([*mirrored, name]))
 
 
 def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> ParsedChannel:
@@ -86,11 +86,19 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
         if image and label_file.setdefault(image, name) != name:
             both = f"{label_file[image]} and {name}"
             raise UserError(f"channel {source.name}: {both} are for the same image {image}: keep one")
+    without_image = [
+        name
+        for name, image in images.items()
+        if image is None and _looks_like_labels(source.annotations.files[name])
+    ]
+    unclear = _unclear_images(without_image, label_file.keys(), source.images)
     examples = [
-        _example(image, path, label_file.get(image), source, index_of, keypoints=keypoints)
+        unusable(image, path, f"{unclear[image]} may be for it, or for another image of that name")
+        if image in unclear
+        else _example(image, path, label_file.get(image), source, index_of, keypoints=keypoints)
         for image, path in source.images.images.items()
     ]
-    missing = len(examples) - len(label_file)
+    missing = len(examples) - len(label_file) - len(unclear)
     if missing:
         log.info(
             "channel %s: %d of %d images have no text file: they count as images without objects",
@@ -98,11 +106,10 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
             missing,
             len(examples),
         )
-    for name, image in images.items():
-        if image is None and _looks_like_labels(source.annotations.files[name]):
-            examples.append(
-                unusable(name, None, f"its image {Path(name).stem}.* is not in the channel, or not only once")
-            )
+    examples += [
+        unusable(name, None, f"its image {Path(name).stem}.* is not in the channel, or not only once")
+        for name in without_image
+    ]
     if names is None:
         log.warning(
             "channel %s: there is no data.yaml, classes.txt or obj.names, so that its classes are numbers: "
@@ -111,6 +118,17 @@ def read_yolo(source: ChannelSource, images: Mapping[str, str | None]) -> Parsed
         )
         return ParsedChannel(examples)
     return ParsedChannel(examples, tuple(names.values()))
+
+
+def _unclear_images(names: Sequence[str], labelled: Collection[str], folder: Folder) -> dict[str, str]:
+    """Images of which a text file may be for one or another, and that file: they may show objects."""
+    return {
+        image: name
+        for name in names
+        for like in _names_like(name)
+        for image in folder.images_like(like)
+        if image not in labelled
+    }
 
 
 def _looks_like_labels(path: Path) -> bool:
