@@ -41,6 +41,7 @@ def test_read__as_tensorflows_tutorials_and_roboflow_have_it(channel: WrittenCha
         (["image_id,width,height,bbox,source", 'a,40,30,"[1.0, 2.0, 10.0, 12.0]",arvalis_1'], ("object",)),
         (["Image Name;Class Name;x;y;w;h", "a.jpg;ant;1;2;10;12"], ("ant",)),
         (["path\tcategory\tx\ty\twidth\theight", "a.jpg\tant\t1\t2\t10\t12"], ("ant",)),
+        (["filename,class_id,xmin,ymin,xmax,ymax", "a.jpg,7,1,2,11,14"], ("7",)),
         (["file_name,x_min,y_min,x_max,y_max,category", "C:\\data\\a.jpg, 1, 2, 11, 14, ant"], ("ant",)),
         (["\ufefffilename,class,left,top,right,bottom,difficult", "a.jpg,ant,1,2,11,14,0"], ("ant",)),
     ],
@@ -54,6 +55,16 @@ def test_read__other_titles(channel: WrittenChannel, lines: list[str], labels: t
     assert example.targets.boxes.tolist() == [[1, 2, 11, 14]]
 
 
+def test_read__no_column_for_the_class(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
+    channel.image("a.jpg")
+    channel.write("boxes.csv", "filename,species,xmin,ymin,xmax,ymax\na.jpg,ant,1,2,11,14\n")
+    assert channel.read().classes == ("object",)
+    assert (
+        "boxes.csv has no column for the class, such as class or label (its columns are filename, species, "
+        "xmin, ymin, xmax, ymax): all of its objects are of one class, object"
+    ) in caplog.text
+
+
 def test_read__empty_cells_are_an_image_without_objects(
     channel: WrittenChannel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -64,9 +75,7 @@ def test_read__empty_cells_are_an_image_without_objects(
     with caplog.at_level(logging.INFO, "tilewise"):
         first, second = channel.read().examples
     assert len(first.targets) == 1 and len(second.targets) == 0 and not second.problem
-    assert (
-        "1 of its images are not annotated in train.csv and not used, such as c.jpg: an" in caplog.text
-    )
+    assert "1 of its images are not annotated in train.csv and not used, such as c.jpg: an" in caplog.text
     assert "_classes.csv hold no boxes and are passed over" in caplog.text
 
 

@@ -161,6 +161,13 @@ def test_classes__by_no_attribute(channel: WrittenChannel, attributes: Any, mess
     assert channel.message() == message
 
 
+def test_classes__without_any_attribute(channel: WrittenChannel, caplog: pytest.LogCaptureFixture) -> None:
+    channel.image("a.jpg")
+    write(channel, entry(region()))
+    assert channel.read().classes == ("object",)
+    assert "its regions have no attributes: they are all of one class, object" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("offered", "unused"),
     [

@@ -44,7 +44,10 @@ log = logging.getLogger(__name__)
 BOX_CSV = "a CSV file of boxes"
 
 IMAGE = ("filename", "image", "imagepath", "imagename", "imageid", "path", "img", "file")
-CLASS = ("class", "label", "classname", "labelname", "category", "categoryname", "name")
+CLASS = (
+    *("class", "label", "classname", "labelname", "category", "categoryname", "name"),
+    *("classid", "labelid", "categoryid"),
+)
 IGNORED = ("difficult", "iscrowd", "isgroupof", "ignore")
 CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
 SIDES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"))
@@ -178,6 +181,14 @@ def _examples(name: str, path: Path, folder: Folder, numbers: ClassNumbers) -> l
             if columns is None:
                 columns = columns_of(row)
                 assert columns is not None
+                if columns.label is None:
+                    log.warning(
+                        "%s has no column for the class, such as class or label (its columns are %s): all of "
+                        "its objects are of one class, %s",
+                        name,
+                        some(row, 12),
+                        ONLY_CLASS,
+                    )
                 if columns.titled:
                     continue
             _add(f"{name} line {line}", row, columns, images, numbers)

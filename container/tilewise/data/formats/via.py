@@ -110,6 +110,8 @@ def read_via(files: Mapping[str, Path], folder: Folder, channel: str) -> ParsedC
     numbers, counts = ClassNumbers(), OutlineCounts()
     examples = [_example(image, attribute, folder, numbers, counts) for image in _read_all(files)]
     require_different_images(examples)
+    if numbers and not attribute:
+        log.warning("%s: its regions have no attributes: they are all of one class, %s", who, ONLY_CLASS)
     if unused := sorted(_options(files.values(), attribute) - numbers.keys()):
         log.info(
             "%s: options of the attribute %r that no region has: %s (classes are what regions have)",
