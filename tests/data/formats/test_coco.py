@@ -156,6 +156,12 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
     write_image(folder.parent / "secret.jpg")
     (example,) = read(folder, content([image(1, name)])).examples
     assert (example.key, example.path) == (name, None)
+    assert example.problem == "its image file is not in the channel, or not only once"
+
+
+def test_images__without_a_name(folder: Path) -> None:
+    _, example = read(folder, content([image(), {"id": 2, "file_name": None}])).examples
+    assert (example.key, example.path, example.problem) == ("images[1]", None, "its file_name is null")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,7 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
         ({"annotations": [], "categories": CATEGORIES}, "Object missing required field `images`"),
         ({"images": []}, "Object missing required field `categories`"),
         (content(categories=[]), "it has no categories"),
-        (content(categories=[{"id": 1}]), "the key 'name' is missing"),
+        (content(categories=[{"id": 1}]), "the category 1 (number): the key 'name' is missing"),
         (content(categories=[{"id": 1, "name": None}]), "the category 1 (number) has no name: null"),
         (
             content(categories=[{"id": [], "name": "y"}]),
@@ -185,8 +191,8 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
         ),
         (content([image(), image(1, "b.jpg")]), "two of the images have the same id, 1 (number)"),
         (content([image(), image(2, "x/a.jpg")]), "two images are the same file: a.jpg and x/a.jpg"),
-        (content([{"id": 1}]), "the key 'file_name' is missing"),
-        (content([{"file_name": "a.jpg"}]), "the key 'id' is missing"),
+        (content([{"id": 1}]), "images[0]: the key 'file_name' is missing"),
+        (content([{"file_name": "a.jpg"}]), "images[0]: the key 'id' is missing"),
         (
             content(annotations=[annotation(8, 5)]),
             "annotation 8 has image_id 5 (number), which none of the images has: their ids are 1 (number)",
@@ -196,8 +202,8 @@ def test_images__not_in_the_channel(folder: Path, name: str) -> None:
             "annotation 8 has category_id 3 (number), which none of the categories has: their",
         ),
         (
-            content(annotations=[{"id": 8, "image_id": 1, "bbox": [1, 2, 3, 4]}]),
-            "the key 'category_id' is missing",
+            content(annotations=[annotation(7), {"id": 8, "image_id": 1, "bbox": [1, 2, 3, 4]}]),
+            "annotations[1]: the key 'category_id' is missing",
         ),
         (content(annotations=3), "Expected `array | null`, got `int` - at `$.annotations`"),
         (content(images=[3]), "Expected `object`, got `int` - at `$.images[0]`"),

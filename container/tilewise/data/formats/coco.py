@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PEEK = 64 * 1024
 _USUAL_PLACE = re.compile(r"(annotations/)?[^/]*", re.IGNORECASE)
+_NOT_FOUND = "its image file is not in the channel, or not only once"
 _NO_GROUP = "none"
 """What Roboflow gives as the supercategory of a category that only groups the others."""
 
@@ -147,10 +148,14 @@ class _Objects:
         self.images = array("i")
         self.unread: dict[int, list[str]] = {}
 
-    def add(self, row: _CocoAnnotation, images: _Ids, categories: _Ids) -> None:
-        """Check an annotation and append it."""
-        label = categories.find(_given(row.category_id, "category_id"), row.id, "category_id")
-        image = images.find(_given(row.image_id, "image_id"), row.id, "image_id")
+    def add(self, number: int, row: _CocoAnnotation, images: _Ids, categories: _Ids) -> None:
+        """Check an annotation, the file's ``number``-th from 0, and append it."""
+        category, of_image = (
+            _given(given, key, "annotations", number)
+            for given, key in ((row.category_id, "category_id"), (row.image_id, "image_id"))
+        )
+        label = categories.find(category, row.id, "category_id")
+        image = images.find(of_image, row.id, "image_id")
         try:
             box = _box(row)
         except ValueError as error:
@@ -338,8 +343,6 @@ def read_coco(file: Path, images: Folder, *, masks: bool = False) -> ParsedChann
     """
     try:
         return _parse(*_load(file), images, _beside(file, images.root), masks=masks)
-    except KeyError as error:
-        raise UserError(f"{file.name} is not a COCO file: the key {error} is missing") from None
     except (TypeError, ValueError, AttributeError, OverflowError, msgspec.ValidationError) as error:
         raise UserError(f"{file.name} is not a COCO file: {error}") from None
 
@@ -372,14 +375,14 @@ def _parse(
     if not content.categories:
         raise ValueError("it has no categories")
     categories = _in_order(content.categories)
-    category_ids = _Ids([_given(category.id, "id") for category in categories], "categories")
-    image_ids = _Ids([_given(image.id, "id") for image in content.images], "images")
+    category_ids = _Ids(_all_given(categories, "id", "categories"), "categories")
+    image_ids = _Ids(_all_given(content.images, "id", "images"), "images")
     objects = _Objects(masks=masks)
-    for annotation in _annotations(content, text, outlined=masks):
-        objects.add(annotation, image_ids, category_ids)
+    for number, annotation in enumerate(_annotations(content, text, outlined=masks)):
+        objects.add(number, annotation, image_ids, category_ids)
     targets, ends = objects.by_image(len(content.images))
     examples = []
-    names = [str(_given(image.file_name, "file_name")) for image in content.images]
+    names = [str(name) for name in _all_given(content.images, "file_name", "images")]
     alike = Counter(map(_base, names))
     for index, (image, start, end) in enumerate(zip(content.images, [0, *ends], ends, strict=False)):
         name = names[index]
@@ -392,8 +395,18 @@ def _parse(
         own = targets.select(slice(start, end))
         unread = tuple(objects.unread.get(index, ()))
         of_masks = tuple(objects.unread_masks.get(index, ()))
+        is_named = image.file_name is not None
+        problem = _NOT_FOUND if is_named else "its file_name is null"
         examples.append(
-            RawExample(shortened(name), path, _size(image), own, unread=unread, unread_masks=of_masks)
+            RawExample(
+                shortened(name) if is_named else f"images[{index}]",
+                path,
+                _size(image),
+                own,
+                problem="" if path else problem,
+                unread=unread,
+                unread_masks=of_masks,
+            )
         )
     _check_files(examples)
     return _with_classes(examples, categories)
@@ -441,7 +454,9 @@ def _in_order(categories: Sequence[_Category]) -> list[_Category]:
 
 
 def _class_name(category: _Category) -> str:
-    name = _given(category.name, "name")
+    name = category.name
+    if name is msgspec.UNSET:
+        raise ValueError(f"the category {quoted(category.id)}: the key 'name' is missing")
     if name is None or not str(name).strip():
         raise ValueError(f"the category {quoted(category.id)} has no name: {quoted(name)}")
     return str(name)
@@ -481,9 +496,14 @@ def _with_classes(examples: list[RawExample], categories: Sequence[_Category]) -
     return ParsedChannel(examples, classes, groups=frozenset(names[index] for index in groups & set(kept)))
 
 
-def _given(value: Any, key: str) -> Any:
+def _all_given(entries: Sequence[_Category] | Sequence[_Image], key: str, what: str) -> list[Any]:
+    return [_given(getattr(entry, key), key, what, number) for number, entry in enumerate(entries)]
+
+
+def _given(value: Any, key: str, what: str, number: int) -> Any:
+    """A value of the ``number``-th entry of a list; ``what`` they are, for messages."""
     if value is msgspec.UNSET:
-        raise KeyError(key)
+        raise ValueError(f"{what}[{number}]: the key {key!r} is missing")
     return value
 
 
