@@ -23,6 +23,7 @@ from tilewise.data.classes import ClassIds, ClassMap, agreed_classes, in_classes
 from tilewise.data.files.exports import name_foreign
 from tilewise.data.files.folder import Folder
 from tilewise.data.files.json_lines import AZURE, MANIFEST
+from tilewise.data.files.text_files import fault_of_text
 from tilewise.data.formats.azure_jsonl import find_azure_jsonl
 from tilewise.data.formats.box_csv import find_box_csv
 from tilewise.data.formats.class_folders import find_class_folders
@@ -90,6 +91,8 @@ CONTENT_TYPES: Mapping[str, tuple[str, ...]] = {
 
 A manifest has RecordIO's too: in pipe mode its images and labels arrive as records.
 """
+
+_TEXTS = (".json", ".jsonl", ".manifest", ".csv", ".xml", ".txt", ".lst")
 
 SPLITS = ("train", "validation", "test")
 
@@ -403,8 +406,12 @@ def _nothing(source: ChannelSource) -> str:
     if foreign := name_foreign(source.annotations):
         return f"{start}: {foreign}"
     folders = {id(one): one for one in (source.images, source.annotations)}.values()
-    others = [name for folder in folders for name in folder.files if name not in folder.images]
+    others = {
+        name: path for folder in folders for name, path in folder.files.items() if name not in folder.images
+    }
     beside = f"; the other files are {some(others, MAX_NAMED)}" if others else ""
+    first_texts = islice((path for name, path in others.items() if name.lower().endswith(_TEXTS)), MAX_NAMED)
+    beside += "".join(f"; {fault}" for path in first_texts if (fault := fault_of_text(path)))
     return (
         f"{start}{beside}: give RecordIO files (.rec), or images and a COCO JSON file, an augmented "
         "manifest, Azure JSON lines, a CSV file of boxes, or for each image one JSON file (in the channel "

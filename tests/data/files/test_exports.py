@@ -106,6 +106,27 @@ def test_exports__that_are_named(channel: WrittenChannel, name: str, content: An
     assert channel.message().startswith(message + sentence)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("train.json", b"", "train.json is empty: give"),
+        ("train.manifest", b"\r\n", "train.manifest is empty: give"),
+        (
+            "boxes.csv",
+            "filename,class,xmin,ymin,xmax,ymax\na.jpg,größe,1,2,11,14\n".encode("latin-1"),
+            "boxes.csv is not text in UTF-8: save it so: give",
+        ),
+        ("train.json", b"\x1f\x8b\x08", "train.json is damaged: it begins as a gzip file, but"),
+    ],
+)
+def test_files__that_hold_no_text_are_named(
+    channel: WrittenChannel, name: str, content: bytes, sentence: str
+) -> None:
+    channel.image("a.jpg")
+    channel.write(name, content)
+    assert f"no annotations of a known form; the other files are {name}; {sentence}" in channel.message()
+
+
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}],
     "annotations": [

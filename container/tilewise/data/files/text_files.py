@@ -55,6 +55,18 @@ def read_text(path: Path) -> bytes:
         return file.read()
 
 
+def fault_of_text(path: Path) -> str:
+    """Why no reader can take a file for its own, as a sentence; "" where it holds text."""
+    try:
+        content = read_text(path)
+        content.decode()
+    except UserError as error:
+        return str(error)
+    except UnicodeDecodeError:
+        return f"{path.name} is not text in UTF-8: save it so"
+    return "" if content.strip() else f"{path.name} is empty"
+
+
 class LargeText:
     """All of :func:`open_text`, whose beginning can be given back while the rest is still read.
 
