@@ -243,6 +243,23 @@ def test_decode_image__no_image(data: bytes) -> None:
         assert isinstance(error.value, UserError) and "\n" not in str(error.value) and str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty: write or fetch it again"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n",
+            "a pointer of Git LFS in",
+        ),
+        (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "a page of HTML, as a failed download"),
+    ],
+)
+def test_decode_image__what_stands_for_an_image(data: bytes, reason: str) -> None:
+    for read in (read_header, decode_image):
+        with pytest.raises(DecodeError, match=reason):
+            read(data)
+
+
 def test_decode_image__never_starts_ghostscript() -> None:
     data = encoded(picture(), "EPS")
     with pytest.raises(DecodeError, match="not an image in a known format"):

@@ -112,6 +112,11 @@ def test_exports__that_are_named(channel: WrittenChannel, name: str, content: An
         ("train.json", b"", "train.json is empty: give"),
         ("train.manifest", b"\r\n", "train.manifest is empty: give"),
         (
+            "coco.json",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n",
+            "coco.json is a pointer of Git LFS in place of the file: fetch that by `git lfs pull`: give",
+        ),
+        (
             "boxes.csv",
             "filename,class,xmin,ymin,xmax,ymax\na.jpg,größe,1,2,11,14\n".encode("latin-1"),
             "boxes.csv is not text in UTF-8: save it so: give",

@@ -250,6 +250,12 @@ def _refuse_by_name(head: bytes) -> None:
         raise DecodeError(HEIC_HINT)
     if what:
         raise DecodeError(f"this is {what[0]}: convert it, with `{what[1]}` for instance")
+    if not head:
+        raise DecodeError("it is empty: write or fetch it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise DecodeError("this is a pointer of Git LFS in place of the image: fetch that by `git lfs pull`")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise DecodeError("this is a page of HTML, as a failed download leaves it: fetch the image again")
 
 
 @contextmanager

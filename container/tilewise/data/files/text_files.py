@@ -64,6 +64,8 @@ def fault_of_text(path: Path) -> str:
         return str(error)
     except UnicodeDecodeError:
         return f"{path.name} is not text in UTF-8: save it so"
+    if content.startswith(b"version https://git-lfs"):
+        return f"{path.name} is a pointer of Git LFS in place of the file: fetch that by `git lfs pull`"
     return "" if content.strip() else f"{path.name} is empty"
 
 
