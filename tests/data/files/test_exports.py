@@ -96,6 +96,11 @@ KITTI = "ant 0.0 0 -1 1.0 2.0 11.0 14.0 -1 -1 -1 -1 -1 -1 -1\n"
             "wider_face_train_bbx_gt.txt is a WIDER FACE export: convert",
         ),
         ("data.parquet", "PAR1", "data.parquet is a Parquet export: write its images to files"),
+        (
+            "train.lst",
+            "0\t2\t5\t0\t.1\t.1\t.4\t.4\ta.jpg\n",
+            "train.lst is a list of im2rec: pack it and its",
+        ),
         ("export.zip", "PK", "export.zip is an archive: unpack it into the channel"),
     ],
 )

@@ -38,6 +38,7 @@ CURES: Mapping[str, str] = {
     "KITTI": "convert it with " + _DATUMARO.format("kitti"),
     "MOT": "convert it with " + _DATUMARO.format("mot_seq"),
     "WIDER FACE": "convert it with " + _DATUMARO.format("wider_face"),
+    "list of im2rec": "pack it and its images into a .rec file with im2rec's --pack-label",
     "Parquet": "write its images to files, with COCO JSON beside them",
     "archive": "unpack it into the channel",
 }
@@ -84,9 +85,11 @@ _NAMES = (
     ("TFRecord", re.compile(r"\.(tfrecords?|record)(-\d+-of-\d+)?$", re.IGNORECASE)),
     ("WIDER FACE", re.compile(r"(^|/)wider_face_.*\.txt$", re.IGNORECASE)),
     ("MOT", re.compile(r"(^|/)(gt|det)/(gt|det)\.txt$")),
+    ("list of im2rec", re.compile(r"\.lst$", re.IGNORECASE)),
     ("Parquet", re.compile(r"\.(parquet|arrow)$")),
     ("archive", re.compile(r"\.(zip|tar|tgz|tar\.gz|7z|rar)$", re.IGNORECASE)),
 )
+_NO_EXPORTS = ("archive", "list of im2rec")
 _TEXT = (
     ("KITTI", (re.compile(rb"^[A-Za-z]\S*( -?[\d.]+){14,15}\s*$", re.MULTILINE),)),
     (DOTA, (re.compile(rb"^(-?[\d.]+ ){8}[A-Za-z]\S*( [012])?\s*$", re.MULTILINE),)),
@@ -157,4 +160,4 @@ def name_foreign(folder: Folder) -> str:
 
 def _sentence(name: str, kind: str) -> str:
     article = "an" if kind[0] in "aO" else "a"
-    return f"{name} is {article} {kind}{'' if kind == 'archive' else ' export'}: {CURES[kind]}"
+    return f"{name} is {article} {kind}{'' if kind in _NO_EXPORTS else ' export'}: {CURES[kind]}"
