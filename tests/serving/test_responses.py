@@ -114,6 +114,7 @@ def test_render__boxes_are_read_back_to_a_thousandth_of_a_pixel(
         ("*/*, application/jsonlines;q=0.5", DEFAULT_FORM),
         ("application/json;q=0.2, application/jsonlines;q=0.8", LINES),
         ("application/jsonlines;annotation=1;q=0.3, application/json;annotation=1;q=0.6", ANNOTATION),
+        ("application/json;annotation=2, application/jsonlines;q=0.5", LINES),
         ("image/*", Form("image/jpeg")),
         ("image/webp, image/*;q=0.9", Form("image/jpeg")),
     ],
@@ -122,7 +123,17 @@ def test_choose_form__accept_headers(accept: str | None, form: Form) -> None:
     assert choose_form(accept, DEFAULT_FORM, FORMS) == form
 
 
-@pytest.mark.parametrize("accept", ["text/csv", "image/webp, text/*", "application/json;q=0", "json"])
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "text/csv",
+        "image/webp, text/*",
+        "application/json;q=0",
+        "json",
+        "application/json;annotation=2",
+        "application/jsonlines;annotation=true",
+    ],
+)
 def test_choose_form__nothing_that_we_make(accept: str) -> None:
     with pytest.raises(NotAcceptableError, match="application/jsonlines"):
         choose_form(accept, DEFAULT_FORM, FORMS)

@@ -103,7 +103,8 @@ def _form(media_type: str, options: dict[str, str], default: Form, forms: Forms)
     if media_type in _ANYTHING:
         return default
     if media_type in (JSON, JSON_LINES):
-        return Form(media_type, annotation=options.get("annotation") == "1")
+        annotation = options.get("annotation", "0")
+        return Form(media_type, annotation=annotation == "1") if annotation in ("0", "1") else None
     if media_type in PICTURES:
         return Form(media_type)
     if media_type == "image/*":
