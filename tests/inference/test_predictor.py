@@ -371,6 +371,13 @@ def test_fields__from_the_detector_through_merging_to_the_answer(merge: MergeRul
     assert [row[2] * 280 for row in rows] == pytest.approx(outline.boxes[:, 0].tolist(), abs=1e-4)
 
 
+def test_merge__a_box_without_area_is_no_object() -> None:
+    boxes = [[40, 5, 40, 9], [3, 4, 9, 8], [5, 0, 9, 0], [38, 5, 46, 9], [41, 5, 46, 9]]
+    found = make_instances(boxes, [0.9, 0.5, 0.4, 0.3, 0.2], [0] * 5)
+    merged = merge_instances([(View((0, 0, 50, 30), (50, 30)), found)], 40, 30, Tiling())
+    assert merged.detections.boxes.tolist() == [[3, 4, 9, 8], [38, 5, 40, 9]]
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, None])
 def test_tiles__a_limit_counts_the_image_after_merging(most: int | None) -> None:
     """Three objects, which the whole image and some of the tiles show."""

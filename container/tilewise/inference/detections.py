@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tilewise.boxes import object_size
 from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.instances import Instances
 from tilewise.tiling.merge import cut_sides, merge_with_masks
@@ -47,8 +48,8 @@ def merge_instances(
 ) -> Prediction:
     """What was found in all views of an image, as one answer: a :data:`tilewise.inference.batching.Merge`.
 
-    So many as ``limit`` are kept at most. Masks become those of the image, of the pixels that a model is
-    surer of than ``mask_threshold``.
+    A box without area is no object. So many as ``limit`` are kept at most. Masks become those of the image,
+    of the pixels that a model is surer of than ``mask_threshold``.
     """
     parts, views, windows, cuts, scales = [], [], [], [], []
     seen: list[Window] = []
@@ -58,7 +59,7 @@ def merge_instances(
             seen.append(view.window)
         cut = cut_sides(instances.boxes, view, width=width, height=height)
         detections = view.to_image(instances, width, height)
-        answered = view.answers_for(detections.boxes)
+        answered = view.answers_for(detections.boxes) & (object_size(detections.boxes) > 0)
         parts.append(detections.select(answered))
         cuts.append(cut[answered])
         views.append(np.full(len(parts[-1]), number))

@@ -98,7 +98,7 @@ class Model:
                     "scale": np.full(count, math.sqrt(float(scale[0]) * float(scale[1]))),
                 }
                 side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
-                kept = (side >= sizes[0]) & (side < sizes[1])
+                kept = (side > 0) & (side >= sizes[0]) & (side < sizes[1])
                 parts.append({name: column[kept] for name, column in part.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
