@@ -100,9 +100,16 @@ def test_read_attributes(header: str, expected: dict[str, str]) -> None:
     assert read_attributes(header) == expected
 
 
-def test_read_attributes__misspelt() -> None:
-    with pytest.raises(UserError, match="threshold is meant"):
-        read_attributes("treshold=0.5")
+@pytest.mark.parametrize("header", ["treshold=0.5", "THRESHOLD=0.5", "Max-Detections=3"])
+def test_read_attributes__misspelt(header: str) -> None:
+    with pytest.raises(UserError, match=r"(threshold|max_detections) is meant"):
+        read_attributes(header)
+
+
+@pytest.mark.parametrize("header", ["threshold:0.5", "trace=1; threshold", "threshold 0.5"])
+def test_read_attributes__without_a_value(header: str) -> None:
+    with pytest.raises(UserError, match="threshold has no value: write threshold="):
+        read_attributes(header)
 
 
 def test_check_names__the_possible_ones() -> None:

@@ -96,8 +96,10 @@ def read_attributes(header: str) -> dict[str, str]:
         name, equals, value = (text.strip() for text in part.partition("="))
         if equals and name in NAMES:
             options[name] = f"{options[name]},{value}" if name in options else value
-        elif equals and (meant := get_close_matches(name, NAMES, n=1, cutoff=0.75)):
+        elif equals and (meant := get_close_matches(name.lower(), NAMES, n=1, cutoff=0.75)):
             raise UserError(f"{ATTRIBUTES}: there is no {name}: {meant[0]} is meant?")
+        elif (word := re.split(r"[\s:]", name, maxsplit=1)[0]) in NAMES:
+            raise UserError(f"{ATTRIBUTES}: {word} has no value: write {word}=…")
     return options
 
 
