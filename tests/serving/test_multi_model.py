@@ -86,6 +86,7 @@ def test_contract__load_list_get_invoke_unload(server: EndpointProcess, tmp_path
 def test_load__wrong_ones(server: EndpointProcess, tmp_path: Path) -> None:
     assert load(server, "a", str(tmp_path / "nowhere"))[0] == 400
     assert send(server, "POST", "/models", {"model_name": "a"})[0] == 400
+    assert send(server, "POST", "/models", b"[" * 100_000)[0] == 400
     assert load(server, "a", "/" + "x" * 5000)[0] == 400
     assert load(server, "\ud800", "/opt/ml/models/a")[0] == 400
     assert send(server, "GET", "/models?next_page_token=-1")[0] == 400

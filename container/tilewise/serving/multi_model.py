@@ -37,7 +37,7 @@ def add_model_routes(app: Flask, models: ModelSet, invocations: Invocations) -> 
             if not (isinstance(name, str) and name and isinstance(url, str) and url):
                 raise ValueError
             name.encode()  # half of a surrogate pair is no name
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RefusedError(400, 'send {"model_name": "…", "url": "…"}') from None
         models.load(name, url)
         return _json({"modelName": name, "modelUrl": url})
