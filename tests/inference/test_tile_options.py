@@ -35,7 +35,10 @@ def test_tile_options__a_detector_without_its_tiles_answers_for_all_sizes() -> N
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"tile_grid_size": "1x1"}, "TILE_GRID_SIZE='1x1': must be columns x rows of more than one tile"),
+        (
+            {"tile_grid_size": "1x1"},
+            "TILE_GRID_SIZE='1x1': must be columns x rows of more than one tile, such as 3x2, or none",
+        ),
         ({"tile_grid_size": "auto"}, "TILE_GRID_SIZE=auto: only training has the data"),
         ({"tile_size": "0"}, "TILE_SIZE=0: must be a whole number, at least 1"),
         ({"tile_overlap_ratio": "1"}, "TILE_OVERLAP_RATIO=1: must be at least 0 and less than 1"),

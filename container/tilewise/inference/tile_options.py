@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from tilewise.errors import UserError
 from tilewise.hyperparameters.values import Count, Fraction, Grid, MergeName, Overlap, TTAName, Values, shown
 from tilewise.tiling.spec import TileOptions
 
 _READERS = {
-    "tile_grid_size": Values(Grid),
+    "tile_grid_size": Values(
+        Annotated[Grid, Field(description="columns x rows of more than one tile, such as 3x2, or none")]
+    ),
     "tile_size": Values(Count | None),
     "tile_overlap_ratio": Values(Overlap),
     "tile_predictions_nms_threshold": Values(Fraction),
