@@ -287,6 +287,41 @@ def test_of_job__has_its_figure() -> None:
         task.scores(figures | {"AUC_weighted": None})
 
 
+@pytest.mark.parametrize(
+    ("task", "shown", "defined"),
+    [
+        (ClassificationTask, [[0], [1]], True),
+        (ClassificationTask, [[1], [1]], False),
+        (MultilabelTask, [[0, 1], [1]], True),
+        (MultilabelTask, [[0, 1], [0, 1]], False),
+        (MultilabelTask, [[], []], False),
+    ],
+)
+@pytest.mark.parametrize("figure", ["AUC_weighted", "average_precision_score_weighted"])
+def test_check_validation__a_ranking_needs_images_with_a_class_and_without(
+    figure: str, task: type[ClassificationTask], shown: list[list[int]], defined: bool
+) -> None:
+    records = Records(
+        Record(
+            f"{number}.png",
+            Path(f"{number}.png"),
+            8,
+            8,
+            Targets(
+                np.full((len(labels), 4), [0, 0, 8, 8], np.float32),
+                np.array(labels, np.int64),
+                np.zeros(len(labels), np.bool_),
+            ),
+        )
+        for number, labels in enumerate(shown)
+    )
+    if defined:
+        task(figure).check_validation(records)
+    else:
+        with pytest.raises(UserError, match=f"primary_metric={figure}: of no class"):
+            task(figure).check_validation(records)
+
+
 def test_validation_pictures__leave_out_what_is_too_large_or_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

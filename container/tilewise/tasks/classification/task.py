@@ -40,6 +40,8 @@ if TYPE_CHECKING:  # an endpoint needs little of it
 
 log = logging.getLogger(__name__)
 
+RANKINGS = ("AUC_weighted", "average_precision_score_weighted")
+"""Figures that may choose the best epoch, and of which a class needs images with it and without it."""
 SHOWN = ("accuracy", "balanced_accuracy", "AUC_macro", "average_precision_score_macro", "f1_score_macro")
 """The figures of a line of the log, beside the loss; the others are in ``metrics.json``."""
 
@@ -152,11 +154,21 @@ class ClassificationTask:
 
     def check_validation(self, records: Records) -> None:
         """Refuse a choice by a figure of which nothing can be known."""
+        from tilewise.data.image_labels import shown_classes
+        from tilewise.tasks.classification.metrics import has_both
+
         labels = np.unique(records.targets.labels)
         if self.primary == "norm_macro_recall" and len(labels) < 2:
             raise UserError(
                 f"primary_metric={self.primary}: the validation images are of one class, so it cannot choose "
                 "the best epoch: choose accuracy, or validate on images of several classes"
+            )
+        shown = shown_classes(records, int(labels.max(initial=-1)) + 1)
+        if self.primary in RANKINGS and not len(has_both(shown)):
+            raise UserError(
+                f"primary_metric={self.primary}: of no class are there validation images with it and "
+                "others without it, so it cannot choose the best epoch: choose accuracy, or validate on "
+                "more images"
             )
 
     def evaluate(
