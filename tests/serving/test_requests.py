@@ -139,6 +139,26 @@ def test_read_body__addresses_are_fetched_and_name_the_image() -> None:
             '"threshold": options go into its "parameters"',
         ),
         ({"instances": [{"image": B1, "parameters": {}}]}, "application/json", 'they go beside "instances"'),
+        (
+            {"instances": [B1, {"image": B1, "threshold": 0.5}]},
+            "application/json",
+            r'instances\[1\] has "threshold": options go into "parameters" beside "instances"',
+        ),
+        (
+            {"input_data": {"columns": ["image"], "data": [{"image": B1, "threshold": 0.5}]}},
+            "application/json",
+            r'data\[0\] has "threshold": options go into "parameters" beside "input_data"',
+        ),
+        (
+            b'"%s"\n{"image": "%s", "classes": "ant"}' % (B1.encode(), B1.encode()),
+            "application/jsonlines",
+            'line 2 has "classes": options go into its "parameters"',
+        ),
+        (
+            {"image": B1, "instances": [B2]},
+            "application/json",
+            'the body has "image" and "instances": give one of them',
+        ),
         (b'{"image": "%s"}\n{' % B1.encode(), "application/jsonlines", "line 2 is not JSON"),
         (b"no form", "multipart/form-data; boundary=x", "holds no image"),
         (b"no form", "multipart/form-data", "holds no image"),

@@ -122,10 +122,14 @@ def _read_json(content: Any, fetch: Fetch) -> Ask:
     if not isinstance(content, dict):
         raise UserError('the body must be a JSON object with "image", "instances" or "input_data"')
     options = _options(content, '"parameters"')
-    if misplaced := sorted(content.keys() & set(NAMES)):
-        raise UserError(f'the body has "{misplaced[0]}": options go into its "parameters"')
+    _check_no_option(content, "the body", 'its "parameters"')
+    given = [name for name in ("image", "instances", "input_data") if name in content]
+    if len(given) > 1:
+        raise UserError(f'the body has "{given[0]}" and "{given[1]}": give one of them')
     if "input_data" in content:
         cells = list(_azure_cells(content["input_data"]))
+        for at, each in enumerate(cells):
+            _check_no_option(each, f"data[{at}]", '"parameters" beside "input_data"')
         return Ask([_image(cell, f"data[{at}]", fetch) for at, cell in enumerate(cells)], "azure", options)
     if "instances" in content:
         instances = content["instances"]
@@ -136,6 +140,7 @@ def _read_json(content: Any, fetch: Fetch) -> Ask:
                 raise UserError(
                     f'instances[{at}] has "parameters": they go beside "instances", for all images'
                 )
+            _check_no_option(each, f"instances[{at}]", '"parameters" beside "instances"')
         images = [_image(each, f"instances[{at}]", fetch) for at, each in enumerate(instances)]
         return Ask(images, "instances", options)
     return Ask([_image(content, "the body", fetch)], "image", options)
@@ -147,6 +152,12 @@ def _options(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where} must be an object")
     check_names(options, where)
     return options
+
+
+def _check_no_option(entry: Any, where: str, place: str) -> None:
+    """Refuse an option beside an image, where it would have no effect; ``place``: where it goes instead."""
+    if isinstance(entry, dict) and (misplaced := sorted(entry.keys() & set(NAMES))):
+        raise UserError(f'{where} has "{misplaced[0]}": options go into {place}')
 
 
 def _azure_cells(table: Any) -> Iterator[Any]:
@@ -179,6 +190,7 @@ def _read_lines(body: bytes, fetch: Fetch) -> Ask:
                     f'{where} has other "parameters" than the lines before: a request has one set'
                 )
             options = own
+            _check_no_option(content, where, 'its "parameters"')
             images.append(_image(content, where, fetch))
             if len(images) > MOST_IMAGES:
                 raise UserError(f"the body holds more than {MOST_IMAGES} lines")
