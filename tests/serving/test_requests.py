@@ -161,7 +161,12 @@ def test_read_body__addresses_are_fetched_and_name_the_image() -> None:
         ),
         (b'{"image": "%s"}\n{' % B1.encode(), "application/jsonlines", "line 2 is not JSON"),
         (b"no form", "multipart/form-data; boundary=x", "holds no image"),
-        (b"no form", "multipart/form-data", "holds no image"),
+        (b"no form", "multipart/form-data", "holds no image: the Content-Type has no boundary"),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nphoto.jpg\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+            "no file, and its field 'image' is no option: send each image as a file",
+        ),
     ],
 )
 def test_read_body__refused(content: Any, content_type: str, reason: str) -> None:

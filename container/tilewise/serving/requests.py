@@ -240,12 +240,20 @@ def _url_safe(text: str) -> bytes | None:
 
 def _read_form(body: bytes, media_type: str, parameters: Mapping[str, str]) -> Ask:
     """Each file is an image, and fields are options."""
+    if not parameters.get("boundary"):
+        raise UserError("the body holds no image: the Content-Type has no boundary between the form's parts")
     # In memory: the parser's own would write large files to /tmp, which need not be there.
     parser = FormDataParser(stream_factory=lambda *_, **__: io.BytesIO(), max_form_parts=MOST_IMAGES + 50)
     try:
         _, fields, files = parser.parse(io.BytesIO(body), media_type, len(body), dict(parameters))
     except Exception as error:
         raise UserError(f"the multipart body cannot be read: {error}"[:250]) from None
+    unknown = next((name for name in fields if name not in NAMES), None)
+    if unknown is not None and not files:
+        raise UserError(
+            f"the form has no file, and its field {unknown!r} is no option: send each image as a file (curl "
+            "-F image=@photo.jpg)"
+        )
     check_names(fields, "the form")
     images = [Image(file.read(), file.filename or "") for _, file in files.items(multi=True)]
     empty = [at for at, image in enumerate(images, start=1) if not image.content]
