@@ -17,6 +17,7 @@ from tilewise.inference import artifact as artifact_module
 from tilewise.inference.artifact import Artifact, read_classes
 from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
+from tilewise.inference.two_stages import load_predictor
 from tilewise.models.build import build_detector
 from tilewise.models.spec import DetectorSpec
 from tilewise.registry import family_of
@@ -360,3 +361,18 @@ def test_load__of_a_bad_folder_says_what_is_wrong(damage: str, folder: Path) -> 
     with pytest.raises(UserError, match=message) as caught:
         Artifact.load(folder)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"recommended_threshold": "high"},
+        {"recommended_thresholds": ["ant"]},
+        {"score_calibration": {"temperature": 1}},
+    ],
+)
+def test_load_predictor__what_is_recommended_is_damaged(content: dict[str, object], folder: Path) -> None:
+    """An endpoint would answer as one for another task, or without thresholds."""
+    edit(folder, **content)
+    with pytest.raises(UserError, match=r"is damaged: its recommended_threshold, .* cannot be read"):
+        load_predictor(folder, backend="eager")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tilewise.errors import UserError
 from tilewise.inference.description import model_in
 from tilewise.inference.score_calibration import ScoreCalibration
 from tilewise.registry import DEFAULT_TASK
@@ -45,6 +46,19 @@ class ModelCard:
     def read(folder: Path) -> ModelCard:
         """The card of the model in a folder; an empty one where there is none, which others tell of."""
         try:
+            return ModelCard.require(folder)
+        except UserError:
+            return ModelCard()
+
+    @staticmethod
+    def require(folder: Path) -> ModelCard:
+        """The card of the model in a folder, of which all else is known to be readable.
+
+        Raises:
+            UserError: it cannot be read.
+
+        """
+        try:
             folder = model_in(folder)
             content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
             if "classifier" in content:  # the answers have its classes
@@ -66,8 +80,11 @@ class ModelCard:
                 calibration=None if calibration is None else ScoreCalibration.from_json(calibration),
                 trained_with=str(content.get("versions", {}).get("tilewise", "")),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return ModelCard()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the model in {folder} is damaged: its recommended_threshold, recommended_thresholds, "
+                f"score_calibration or versions cannot be read: {type(error).__name__}: {error}"
+            ) from None
 
     def recommended(self, classes: Sequence[str]) -> list[float]:
         """For each class, the score from which on what the model says of it is worth showing."""

@@ -16,6 +16,7 @@ from tilewise.data.decoding.decode import DecodedImage
 from tilewise.errors import UserError
 from tilewise.inference.description import DESCRIPTION, ModelDescription
 from tilewise.inference.load import BackendName
+from tilewise.inference.model_card import ModelCard
 from tilewise.inference.predictor import Predictor
 from tilewise.registry import find_task
 from tilewise.tiling.spec import AS_TRAINED, TileOptions
@@ -90,6 +91,7 @@ def load_predictor(
     detector = Predictor.load(folder, options, backend=backend)
     description = ModelDescription.read(Path(folder))
     if description.classifier is None:
+        ModelCard.require(description.folder)
         return detector
     folder = description.folder
     where = folder / DESCRIPTION
