@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -72,6 +74,56 @@ def test_positive_chips__hold_every_box_that_fits(width: int, height: int, side:
     for index, chip in enumerate(chips):
         left = [box for box in boxes if not any(holds(earlier, box) for earlier in chips[:index])]
         assert any(holds(chip, box) for box in left)
+
+
+def greedy_cover(
+    width: int, height: int, boxes: np.ndarray, side: int, stride: float, draw: np.random.Generator
+) -> list[Window]:
+    """Every candidate beside every box, again for each chip that is taken."""
+    xs, ys = (
+        sorted({*range(0, max(0, length - side), max(1, int(stride))), max(0, length - side)})
+        for length in (width, height)
+    )
+    windows = [(x, y, x + side, y + side) for y in ys for x in xs]
+    held = np.array([[holds(window, box) for box in boxes] for window in windows])
+    useful = draw.permutation(np.flatnonzero(held.any(axis=1)))
+    chips = []
+    while held.any():
+        best = useful[held[useful].sum(axis=1).argmax()]
+        chips.append(windows[best])
+        held[:, held[best].copy()] = False
+    return chips
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(90, 400), st.integers(60, 400), st.floats(6, 60), st.integers(1, 60), st.integers(0, 2**32)
+)
+def test_positive_chips__are_those_of_the_greedy_cover(
+    width: int, height: int, stride: float, count: int, seed: int
+) -> None:
+    draw = rng(seed)
+    corners = draw.uniform(0, 1, size=(count, 2)) * (width, height)
+    boxes = np.concatenate([corners, corners + draw.uniform(1, 90, size=(count, 2))], axis=1).round()
+    boxes = boxes.astype(np.float32)
+    wanted = greedy_cover(width, height, boxes, 80, stride, rng(seed))
+    found = positive_chips(width, height, boxes, chip=(80, 80), stride=(stride, stride), rng=rng(seed))
+    assert found == wanted
+
+
+def test_sniper_views__of_a_scene_take_no_memory_of_candidates_times_boxes() -> None:
+    side, count = 12_000, 4_000
+    corners = rng().uniform(0, side - 40, size=(count, 2))
+    boxes = np.concatenate([corners, corners + 30], axis=1).astype(np.float32)
+    tracemalloc.start()
+    try:
+        chips = positive_chips(side, side, boxes, chip=(320, 320), stride=(36.0, 36.0), rng=rng())
+        chips += negative_chips(side, side, boxes, chip=(64, 64), count=1000, rng=rng())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(chips) > 2000
+    assert peak < 30e6  # 110,000 candidates; each with each box would be 440 MB
 
 
 def test_negative_chips__avoid_the_objects() -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tilewise.views.view import FILL, Scaling, View, whole_image
+from tilewise.views import view as view_module
+from tilewise.views.view import FILL, Scaling, View, objects_shown, views_with_objects, whole_image
 from torch import Tensor
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
@@ -323,3 +326,48 @@ def test_pixels__mirrored() -> None:
     array = mirrored.pixels_from_image(image.numpy())
     assert np.array_equal(array, plain.pixels_from_image(image.numpy())[:, :, ::-1])
     assert np.moveaxis(array, 0, 2).flags.c_contiguous
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(small_windows(), min_size=1, max_size=40),
+    st.integers(0, 30),
+    st.floats(0, 1),
+    st.integers(0, 2**32),
+)
+def test_views_with_objects__of_a_scene_are_those_of_all_pairs(
+    windows: list[tuple[int, int, int, int]], count: int, visibility: float, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    columns = [windows[number % 3][::2] for number in range(len(windows))]  # few, as in a grid
+    planned = [
+        View((left, y0, right, y1), (32, 32), (0, float(draw.choice([12, np.inf]))))
+        for (left, right), (_, y0, _, y1) in zip(columns, windows, strict=True)
+    ]
+    corners = draw.integers(-60, 90, size=(count, 2))
+    boxes = np.concatenate([corners, corners + draw.integers(1, 30, size=(count, 2))], axis=1).astype(
+        np.float32
+    )
+    wanted = objects_shown(planned, boxes, visibility).any(axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view_module, "PAIRS", 0)
+        patch.setattr(view_module, "ROWS", 3)
+        found = views_with_objects(planned, boxes, visibility)
+    assert found.tolist() == wanted.tolist()
+
+
+def test_views_with_objects__take_no_memory_of_views_times_boxes() -> None:
+    scene = 30_000
+    views = [
+        View((x, y, x + 300, y + 300), (320, 320)) for y in range(0, scene, 300) for x in range(0, scene, 300)
+    ]
+    corners = np.random.default_rng(0).uniform(0, scene - 20, size=(10_000, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + 20], axis=1)
+    tracemalloc.start()
+    try:
+        found = views_with_objects(views, boxes, 0.4)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 5000 < found.sum() < 10_000
+    assert peak < 5e6  # all boxes in each view would be 1.6 GB

@@ -43,23 +43,50 @@ def positive_chips(
     if not len(boxes_N4):
         return []
     xs, ys = (_candidates(*axis) for axis in zip((width, height), chip, stride, strict=True))
-    held_x, held_y = (
-        (starts[:, None] <= boxes_N4[None, :, axis]) & (boxes_N4[None, :, 2 + axis] <= starts[:, None] + side)
-        for axis, (starts, side) in enumerate(zip((xs, ys), chip, strict=True))
-    )
-    held = (held_y[:, None] & held_x[None, :]).reshape(-1, len(boxes_N4))
-    useful = rng.permutation(np.flatnonzero(held.any(axis=1)))
-    held = held[useful]
-    gains = held.sum(axis=1)
+    first, last = _holders(boxes_N4, xs, ys, chip)
+    gains = _held_by_each(first, last, (len(ys), len(xs)))
+    gain_of = gains.reshape(-1)
+    useful = rng.permutation(np.flatnonzero(gain_of))
+    waiting = np.ones(len(first), np.bool_)
+    most_rows = int((last[:, 1] - first[:, 1]).max(initial=0))
     chips = []
-    while len(gains) and gains.max() > 0:
-        best = int(gains.argmax())
-        y, x = divmod(int(useful[best]), len(xs))
-        chips.append((int(xs[x]), int(ys[y]), int(xs[x]) + chip[0], int(ys[y]) + chip[1]))
-        new = held[best].copy()
-        gains -= held[:, new].sum(axis=1)
-        held[:, new] = False
+    for gain in range(int(gains.max(initial=0)), 0, -1):
+        for candidate in useful[gain_of[useful] == gain].tolist():
+            if gain_of[candidate] < gain:  # others have taken some of its boxes
+                continue
+            y, x = divmod(candidate, len(xs))
+            chips.append((int(xs[x]), int(ys[y]), int(xs[x]) + chip[0], int(ys[y]) + chip[1]))
+            near = slice(*np.searchsorted(first[:, 1], (y - most_rows + 1, y + 1)))
+            held = waiting[near] & ((first[near] <= (x, y)) & (last[near] > (x, y))).all(axis=1)
+            waiting[near] &= ~held
+            for begin, end in zip(first[near][held].tolist(), last[near][held].tolist(), strict=True):
+                gains[begin[1] : end[1], begin[0] : end[0]] -= 1
     return chips
+
+
+def _holders(boxes_N4: Floats, xs: Int64, ys: Int64, chip: tuple[int, int]) -> tuple[Int64, Int64]:
+    """The candidates that hold each box that fits into one, whole: a rectangle of them, ordered by its top.
+
+    Returns:
+        (M, 2) its first column and row, and (M, 2) those behind its last.
+
+    """
+    boxes = boxes_N4.astype(np.float64)
+    first = [np.searchsorted(axis, boxes[:, 2 + n] - chip[n], "left") for n, axis in enumerate((xs, ys))]
+    last = [np.searchsorted(axis, boxes[:, n], "right") for n, axis in enumerate((xs, ys))]
+    begin, end = np.stack(first, axis=1), np.stack(last, axis=1)
+    fits = np.flatnonzero((begin < end).all(axis=1))
+    order = fits[np.argsort(begin[fits, 1], kind="stable")]
+    return begin[order], end[order]
+
+
+def _held_by_each(first_M2: Int64, last_M2: Int64, shape: tuple[int, int]) -> Int64:
+    """How many boxes each candidate holds, (rows, columns): the sum of the boxes' rectangles."""
+    corners = np.zeros((shape[0] + 1, shape[1] + 1), np.int64)
+    (left, top), (right, bottom) = first_M2.T, last_M2.T
+    for x, y, sign in ((left, top, 1), (right, bottom, 1), (left, bottom, -1), (right, top, -1)):
+        np.add.at(corners, (y, x), sign)
+    return np.ascontiguousarray(corners.cumsum(axis=0).cumsum(axis=1)[:-1, :-1])
 
 
 def _candidates(length: int, chip: int, stride: float) -> Int64:
@@ -95,10 +122,12 @@ def negative_chips(
 
     """
     chips: list[Window] = []
+    centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    centres = centres[np.argsort(centres[:, 0], kind="stable")]
     if false_positives_M4 is not None and len(false_positives_M4):
         stride = chip[0] / 8, chip[1] / 8
         chips = positive_chips(width, height, false_positives_M4, chip=chip, stride=stride, rng=rng)
-        chips = [window for window in chips if not _holds_a_centre(window, boxes_N4)]
+        chips = [window for window in chips if not _holds_one(window, centres)]
     for _ in range(TRIALS * count):
         if len(chips) >= count:
             break
@@ -107,14 +136,16 @@ def negative_chips(
             for length, side in zip((width, height), chip, strict=True)
         )
         window = x, y, x + chip[0], y + chip[1]
-        if not _holds_a_centre(window, boxes_N4):
+        if not _holds_one(window, centres):
             chips.append(window)
     return chips[:count]
 
 
-def _holds_a_centre(window: Window, boxes_N4: Floats) -> bool:
-    centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    return bool(((centres >= window[:2]) & (centres < window[2:])).all(axis=1).any())
+def _holds_one(window: Window, centres_N2: Floats) -> bool:
+    """Whether one of these points, sorted by x, lies in a window."""
+    x0, y0, x1, y1 = window
+    ys = centres_N2[slice(*np.searchsorted(centres_N2[:, 0], (x0, x1))), 1]
+    return bool(((ys >= y0) & (ys < y1)).any())
 
 
 def chip_of(

@@ -24,6 +24,7 @@ __all__ = [
     "View",
     "Window",
     "objects_shown",
+    "views_with_objects",
     "whole_image",
 ]
 
@@ -33,6 +34,9 @@ SizeRange = tuple[float, float]
 """Object sizes, √area in pixels of the upright image: from the first up to, not including, the second."""
 
 ANY_SIZE: SizeRange = (0.0, math.inf)
+
+PAIRS, ROWS = 100_000, 16
+"""So many views and boxes are all compared with each other; of more, so many views of a column at once."""
 
 
 @dataclass(frozen=True)
@@ -222,3 +226,33 @@ def objects_shown(views: Sequence[View], boxes_N4: Floats, min_visibility: float
     size = object_size(boxes_N4)
     objects: Bool = seen & (share >= min_visibility) & (size >= low) & (size < high)
     return objects
+
+
+def views_with_objects(views: Sequence[View], boxes_N4: Floats, min_visibility: float) -> Bool:
+    """Which views have at least one object, by the rule of :func:`objects_shown`.
+
+    A scene has thousands of both: views are compared with the boxes near them.
+
+    Args:
+        views: V of an image.
+        boxes_N4: in the image's pixels.
+        min_visibility: share of a box's area.
+
+    Returns:
+        (V,).
+
+    """
+    if len(views) * len(boxes_N4) <= PAIRS:
+        return np.asarray(objects_shown(views, boxes_N4, min_visibility).any(axis=1))
+    columns: dict[tuple[int, int], list[int]] = {}
+    for number, view in enumerate(views):
+        columns.setdefault((view.window[0], view.window[2]), []).append(number)
+    found = np.zeros(len(views), np.bool_)
+    for (left, right), column in columns.items():
+        boxes = boxes_N4[(boxes_N4[:, 0] < right) & (boxes_N4[:, 2] > left)]
+        for numbers in (column[start : start + ROWS] for start in range(0, len(column), ROWS)):
+            some = [views[number] for number in numbers]
+            top, bottom = min(view.window[1] for view in some), max(view.window[3] for view in some)
+            near = boxes[(boxes[:, 1] < bottom) & (boxes[:, 3] > top)]
+            found[numbers] = objects_shown(some, near, min_visibility).any(axis=1)
+    return found

@@ -74,7 +74,11 @@ def test_spec__limits_what_is_found_in_an_image(
         ({"image_size": 320}, 800, 100_000),
         ({"image_size": 320, "tile_size": 50, "box_detections_per_image": 5000}, 5000, 5000),
         ({"model_name": "yolov5", "image_size": 320, "tile_size": 50}, 800, None),
-        ({"model_name": "fasterrcnn_resnet18_fpn", "image_size": None, "min_size": 160, "max_size": 320}, 400, 100_000),
+        (
+            {"model_name": "fasterrcnn_resnet18_fpn", "image_size": None, "min_size": 160, "max_size": 320},
+            400,
+            100_000,
+        ),
     ],
 )
 def test_spec__keeps_no_more_of_a_view_of_a_crowded_scene_than_it_can_show(

@@ -18,7 +18,7 @@ from tilewise.tiling.spec import Tiling
 from tilewise.training.dataloading.copies import Copies
 from tilewise.training.dataloading.repeats import drawn_counts
 from tilewise.training.dataloading.view_order import Copy, Item, index_of, spread
-from tilewise.views.view import Scaling, View, objects_shown, whole_image
+from tilewise.views.view import Scaling, View, views_with_objects, whole_image
 
 TrainingViews = Literal["whole", "grid", "fixed", "snip", "sniper"]
 
@@ -93,8 +93,8 @@ class ViewPlanner:
             return [True] * len(views)
         first = self.views in ("whole", "grid", "fixed") and not self.tiling.whole_from
         boxes = record.targets.boxes[~record.targets.ignored]
-        is_shown = objects_shown(views, boxes, self.min_visibility)
-        return [(first and number == 0) or bool(row.any()) for number, row in enumerate(is_shown)]
+        full: list[bool] = views_with_objects(views, boxes, self.min_visibility).tolist()
+        return [True, *full[1:]] if first else full
 
     def _negatives(
         self, records: Sequence[Record], empty: list[tuple[int, View]], count: int, rng: np.random.Generator
