@@ -58,6 +58,12 @@ class Targets(Generic[A]):
         rows: Any = index
         return type(self)(self.boxes[rows], self.labels[rows], self.ignored[rows], fields)
 
+    def near(self, window: Corners) -> Self:
+        """Those whose boxes reach into a window: few of a scene's, which costs less than to crop all."""
+        x0, y0, x1, y1 = window
+        boxes: Any = self.boxes
+        return self.select((boxes[:, 0] < x1) & (boxes[:, 1] < y1) & (boxes[:, 2] > x0) & (boxes[:, 3] > y0))
+
     def flip(self, width: float) -> Self:
         """As a frame of ``width`` pixels shows them that is mirrored left to right."""
         fields = {name: each.flip(width) for name, each in self.fields.items()}

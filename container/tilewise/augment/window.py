@@ -55,12 +55,12 @@ class RandomWindow(Transform):
         ]
 
     def _draw(self, draft: Draft, rng: np.random.Generator) -> View:
-        view, boxes = draft.view, draft.targets.boxes
+        view = draft.view
         if view is None:
-            window = random_window(draft.width, draft.height, boxes, rng=rng)
+            window = random_window(draft.width, draft.height, draft.targets.boxes, rng=rng)
             return View(window, self.scaling.size_of(window[2] - window[0], window[3] - window[1]))
         x0, y0, x1, y1 = view.window
-        boxes = boxes - np.array([x0, y0, x0, y0], np.float32)
+        boxes = draft.targets.near(view.window).boxes - np.array([x0, y0, x0, y0], np.float32)
         variety = SSD_WINDOWS if view.window == (0, 0, draft.width, draft.height) else TILE_WINDOWS
         left, top, right, bottom = random_window(x1 - x0, y1 - y0, boxes, rng=rng, variety=variety)
         if self.scaling.square is None:

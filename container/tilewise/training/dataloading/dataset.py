@@ -186,9 +186,8 @@ class TrainingDataset(Dataset[Sample | tuple[str, str]]):
             return record.key, str(error)
         pixels, factor = image.to(torch.as_tensor).seen_by(view)
         view = view.snapped(factor)
-        sample = make_sample(
-            pixels, with_image_sizes(record.targets), view, min_visibility=self.min_visibility, factor=factor
-        )
+        targets = with_image_sizes(record.targets.near(view.window))
+        sample = make_sample(pixels, targets, view, min_visibility=self.min_visibility, factor=factor)
         if shown.pastes is not None and not whole:
             try:
                 self._paste(shown, image, sample.pixels, view)
