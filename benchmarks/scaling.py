@@ -111,6 +111,53 @@ def sharing(count: int, folder: Path) -> Work:
     return planning(1000, folder, processes=count)
 
 
+def scene(count: int) -> Any:
+    """The record of a scene with so many objects of 10 to 40 px; their density stays."""
+    import numpy as np
+    from tilewise.data.records import Record
+    from tilewise.targets import Targets
+
+    side, rng = round(200 * math.sqrt(count)), np.random.default_rng(0)
+    corners, sides = rng.uniform(0, side - 40, (count, 2)), rng.uniform(10, 40, (count, 2))
+    boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    targets = Targets(boxes, np.zeros(count, np.int64), np.zeros(count, np.bool_))
+    return Record("scene", Path("scene"), side, side, targets)
+
+
+def planning_tiles(count: int, folder: Path, views: Any = "fixed") -> Work:
+    """The tiles of a scene with so many objects are planned: those with objects, and as many without."""
+    import numpy as np
+    from tilewise.tiling.spec import Level, Tiling
+    from tilewise.training.dataloading.view_sampler import ViewPlanner
+    from tilewise.views.view import Scaling
+
+    record, zoom = scene(count), 200 * math.sqrt(count) / SIDE
+    tiling = Tiling("fixed", tile_size=SIDE, overlap=0.25, whole_from=100.0)
+    if views == "sniper":
+        levels = (Level(1.0, 100.0), Level(zoom / 2, 25.0, 100.0), Level(zoom, 0.0, 50.0))
+        tiling = Tiling("pyramid", levels=levels)
+    planner = ViewPlanner(views, tiling, Scaling(square=SIDE), SIDE, negative_ratio=1.0)
+    return lambda: planner.draw([record], np.random.default_rng(0))
+
+
+def planning_chips(count: int, folder: Path) -> Work:
+    """SNIPER's chips of a scene with so many objects are planned."""
+    return planning_tiles(count, folder, "sniper")
+
+
+def pasting(count: int, folder: Path) -> Work:
+    """A scene with so many objects is copied, and its small objects are pasted into the copy."""
+    from tilewise.augment.copy_paste import CopyPaste
+
+    record, copies = scene(count), CopyPaste()
+
+    def paste() -> object:
+        size, own = (record.width, record.height), copies.pasteable_of(record.targets)
+        return copies.plan(record.targets, *size, seed=0, donor=None, own=own)
+
+    return paste
+
+
 def picture(side: int) -> bytes:
     """A JPEG of so many pixels in both directions, as smooth as photographs are."""
     import numpy as np
@@ -228,6 +275,9 @@ AXES: dict[str, tuple[str, Callable[[int, Path], Work], tuple[int, int]]] = {
     "records read": ("records", reading, (1000, 100_000)),
     "boxes read": ("boxes an image", reading_boxes, (10, 1000)),
     "epoch planned": ("records", planning, (300, 30_000)),
+    "tiles of a scene": ("objects", planning_tiles, (1000, 100_000)),
+    "chips of a scene": ("objects", planning_chips, (1000, 100_000)),
+    "scene pasted": ("objects", pasting, (1000, 100_000)),
     "share planned": ("processes", sharing, (1, 100)),
     "step, boxes": ("boxes an image", learning_boxes, (10, 1000)),
     "step, classes": ("classes", learning_classes, (1, 100)),

@@ -14,9 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from stand_ins import make_hp
-from tilewise.augment.copy_paste import BORDER, SCALE, CopyPaste, pasteable
+from tilewise.augment import copy_paste
+from tilewise.augment.copy_paste import (
+    BORDER,
+    FEATHERS,
+    MOST_OF_OTHERS,
+    SCALE,
+    CopyPaste,
+    pasteable,
+)
 from tilewise.augment.pasting import fade
-from tilewise.boxes import intersection, object_size
+from tilewise.boxes import area, intersection, object_size
 from tilewise.data.channel import Split
 from tilewise.data.channel_issues import ChannelIssues
 from tilewise.data.records import Record, Records
@@ -104,6 +112,22 @@ def test_pasteable__a_rectangle_that_shows_much_of_another_object_stays() -> Non
         ignored=[5],
     )
     assert pasteable(own, 32).tolist() == [False, True, True, False, False, False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 40), st.integers(0, 2**32))
+def test_pasteable__are_those_that_hold_little_of_any_other(count: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    corners = draw.integers(0, 150, size=(count, 2))
+    boxes = np.concatenate([corners, corners + draw.integers(1, 60, size=(count, 2))], axis=1)
+    own = targets(*boxes.tolist())
+    grown = boxes + np.array([-1, -1, 1, 1]) * max(FEATHERS)
+    shares = intersection(grown[:, None].astype(np.float64), boxes.astype(np.float64)) / area(boxes)
+    np.fill_diagonal(shares, 0)
+    wanted = (object_size(boxes.astype(np.float64)) < 32) & ~(shares > MOST_OF_OTHERS).any(axis=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copy_paste, "AT_ONCE", 3)
+        assert pasteable(own, 32).tolist() == wanted.tolist()
 
 
 def test_plan__fields_come_along() -> None:

@@ -223,14 +223,17 @@ def pasteable(targets: Targets[Array], max_size: float) -> Bool:
     if masks is not None:
         beyond = (masks.boxes[:, :2] < -1).any(axis=1) | (masks.boxes[:, 2:] > masks.limits + 1).any(axis=1)
         small &= ~(masks.known & beyond)
-    numbers, limits = np.flatnonzero(small), MOST_OF_OTHERS * area(boxes)
+    by_top, limits = np.argsort(boxes[:, 1], kind="stable"), MOST_OF_OTHERS * area(boxes)
+    tops, lowest_so_far = boxes[by_top, 1], np.maximum.accumulate(boxes[by_top, 3])
+    numbers = by_top[small[by_top]]
     for start in range(0, len(numbers), AT_ONCE):
         some = numbers[start : start + AT_ONCE]
         grown = covered[some] + np.array([-1, -1, 1, 1], np.float32) * max(FEATHERS)
-        held = intersection(grown[:, None], boxes) > limits
-        held[np.arange(len(some)), some] = False
+        first = np.searchsorted(lowest_so_far, grown[:, 1].min(), "right")
+        near = by_top[first : np.searchsorted(tops, grown[:, 3].max())]
+        held = (intersection(grown[:, None], boxes[near]) > limits[near]) & (near != some[:, None])
         for row in np.flatnonzero(held.any(axis=1)).tolist():
-            others = np.flatnonzero(held[row])
+            others = near[held[row]]
             small[some[row]] = masks is not None and not _mask_holds(masks, boxes, some[row], others)
     return np.asarray(small)
 
