@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from tilewise.arrays import Array, Bool, Float32, Int64
+from tilewise.arrays import Array, Bool, Float32, Floats, Int64
 from tilewise.fields import Corners
 
 if TYPE_CHECKING:  # an endpoint may do without it
@@ -149,3 +149,23 @@ def row_like(boxes_N4: Rows, numbers: Sequence[float | Array]) -> Rows:
         return boxes_N4.new_tensor(numbers)
     row = np.array(numbers, boxes_N4.dtype)
     return row if row.ndim == 1 else row.transpose(1, 2, 0)
+
+
+class AlongAxis:
+    """Boxes in their order along an axis: those near a range are found without a look at all of them.
+
+    Args:
+        boxes_N4: on the CPU.
+        axis: 0 for x, 1 for y.
+
+    """
+
+    def __init__(self, boxes_N4: Floats, axis: int):
+        self._order = np.argsort(boxes_N4[:, axis], kind="stable")
+        self._starts = boxes_N4[self._order, axis]
+        self._farthest = np.maximum.accumulate(boxes_N4[self._order, axis + 2])
+
+    def near(self, low: float, high: float) -> Int64:
+        """The numbers of all boxes that reach into a range, and of some that do not: few, if few are long."""
+        first = np.searchsorted(self._farthest, low, "right")
+        return self._order[first : np.searchsorted(self._starts, high)]

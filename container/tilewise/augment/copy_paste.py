@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_masks
 
 from tilewise.arrays import Array, Bool, Float32, Float64, Int64
-from tilewise.boxes import area, intersection, object_size
+from tilewise.boxes import AlongAxis, area, intersection, object_size
 from tilewise.data.decoding.decode import DecodedImage
 from tilewise.masks import Masks, masks_in
 from tilewise.targets import Targets
@@ -223,14 +223,12 @@ def pasteable(targets: Targets[Array], max_size: float) -> Bool:
     if masks is not None:
         beyond = (masks.boxes[:, :2] < -1).any(axis=1) | (masks.boxes[:, 2:] > masks.limits + 1).any(axis=1)
         small &= ~(masks.known & beyond)
-    by_top, limits = np.argsort(boxes[:, 1], kind="stable"), MOST_OF_OTHERS * area(boxes)
-    tops, lowest_so_far = boxes[by_top, 1], np.maximum.accumulate(boxes[by_top, 3])
-    numbers = by_top[small[by_top]]
+    numbers, limits, along_y = np.flatnonzero(small), MOST_OF_OTHERS * area(boxes), AlongAxis(boxes, 1)
+    numbers = numbers[np.argsort(boxes[numbers, 1])]
     for start in range(0, len(numbers), AT_ONCE):
         some = numbers[start : start + AT_ONCE]
         grown = covered[some] + np.array([-1, -1, 1, 1], np.float32) * max(FEATHERS)
-        first = np.searchsorted(lowest_so_far, grown[:, 1].min(), "right")
-        near = by_top[first : np.searchsorted(tops, grown[:, 3].max())]
+        near = along_y.near(grown[:, 1].min(), grown[:, 3].max())
         held = (intersection(grown[:, None], boxes[near]) > limits[near]) & (near != some[:, None])
         for row in np.flatnonzero(held.any(axis=1)).tolist():
             others = near[held[row]]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from itertools import product
 
 import numpy as np
 
-from tilewise.arrays import Floats, Int64
+from tilewise.arrays import Float64, Floats, Int64
 from tilewise.boxes import object_size
 from tilewise.tiling.pyramid import level_tile, pyramid_views
 from tilewise.tiling.spec import Level
@@ -47,25 +49,30 @@ def positive_chips(
     gains = _held_by_each(first, last, (len(ys), len(xs)))
     gain_of = gains.reshape(-1)
     useful = rng.permutation(np.flatnonzero(gain_of))
-    waiting = np.ones(len(first), np.bool_)
-    most_rows = int((last[:, 1] - first[:, 1]).max(initial=0))
+    block = int((last - first).max(initial=1))  # of so many candidates a side
+    waiting: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
+    for number, (column, row) in enumerate((first // block).tolist()):
+        waiting[column, row].add(number)
+    rectangles = np.concatenate([first, last], axis=1).tolist()
     chips = []
     for gain in range(int(gains.max(initial=0)), 0, -1):
         for candidate in useful[gain_of[useful] == gain].tolist():
-            if gain_of[candidate] < gain:  # others have taken some of its boxes
+            if gain_of[candidate] < gain:  # others hold some of its boxes now
                 continue
             y, x = divmod(candidate, len(xs))
             chips.append((int(xs[x]), int(ys[y]), int(xs[x]) + chip[0], int(ys[y]) + chip[1]))
-            near = slice(*np.searchsorted(first[:, 1], (y - most_rows + 1, y + 1)))
-            held = waiting[near] & ((first[near] <= (x, y)) & (last[near] > (x, y))).all(axis=1)
-            waiting[near] &= ~held
-            for begin, end in zip(first[near][held].tolist(), last[near][held].tolist(), strict=True):
-                gains[begin[1] : end[1], begin[0] : end[0]] -= 1
+            column, row = x // block, y // block
+            for boxes in (waiting[near] for near in product((column - 1, column), (row - 1, row))):
+                for number in tuple(boxes):
+                    left, top, right, bottom = rectangles[number]
+                    if left <= x < right and top <= y < bottom:
+                        gains[top:bottom, left:right] -= 1
+                        boxes.remove(number)
     return chips
 
 
 def _holders(boxes_N4: Floats, xs: Int64, ys: Int64, chip: tuple[int, int]) -> tuple[Int64, Int64]:
-    """The candidates that hold each box that fits into one, whole: a rectangle of them, ordered by its top.
+    """The candidates that hold each box that fits into one, whole: a rectangle of them.
 
     Returns:
         (M, 2) its first column and row, and (M, 2) those behind its last.
@@ -75,9 +82,8 @@ def _holders(boxes_N4: Floats, xs: Int64, ys: Int64, chip: tuple[int, int]) -> t
     first = [np.searchsorted(axis, boxes[:, 2 + n] - chip[n], "left") for n, axis in enumerate((xs, ys))]
     last = [np.searchsorted(axis, boxes[:, n], "right") for n, axis in enumerate((xs, ys))]
     begin, end = np.stack(first, axis=1), np.stack(last, axis=1)
-    fits = np.flatnonzero((begin < end).all(axis=1))
-    order = fits[np.argsort(begin[fits, 1], kind="stable")]
-    return begin[order], end[order]
+    fits = (begin < end).all(axis=1)
+    return begin[fits], end[fits]
 
 
 def _held_by_each(first_M2: Int64, last_M2: Int64, shape: tuple[int, int]) -> Int64:
@@ -122,12 +128,13 @@ def negative_chips(
 
     """
     chips: list[Window] = []
-    centres = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    centres = centres[np.argsort(centres[:, 0], kind="stable")]
+    xs, ys = (boxes_N4[:, :2].astype(np.float64) + boxes_N4[:, 2:]).T / 2
+    by_x = np.argsort(xs)
+    centres = xs[by_x], ys[by_x]
     if false_positives_M4 is not None and len(false_positives_M4):
         stride = chip[0] / 8, chip[1] / 8
         chips = positive_chips(width, height, false_positives_M4, chip=chip, stride=stride, rng=rng)
-        chips = [window for window in chips if not _holds_one(window, centres)]
+        chips = [window for window in chips if not _holds_one(window, *centres)]
     for _ in range(TRIALS * count):
         if len(chips) >= count:
             break
@@ -136,15 +143,15 @@ def negative_chips(
             for length, side in zip((width, height), chip, strict=True)
         )
         window = x, y, x + chip[0], y + chip[1]
-        if not _holds_one(window, centres):
+        if not _holds_one(window, *centres):
             chips.append(window)
     return chips[:count]
 
 
-def _holds_one(window: Window, centres_N2: Floats) -> bool:
+def _holds_one(window: Window, xs_N: Float64, ys_N: Float64) -> bool:
     """Whether one of these points, sorted by x, lies in a window."""
-    x0, y0, x1, y1 = window
-    ys = centres_N2[slice(*np.searchsorted(centres_N2[:, 0], (x0, x1))), 1]
+    x0, y0, x1, y1 = map(float, window)  # to search for whole numbers would convert all points
+    ys = ys_N[slice(*xs_N.searchsorted((x0, x1)))]
     return bool(((ys >= y0) & (ys < y1)).any())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from tilewise.arrays import Array, Bool, Floats
-from tilewise.boxes import clip_boxes, crop_boxes, object_size, visible_part
+from tilewise.boxes import AlongAxis, clip_boxes, crop_boxes, object_size, visible_part
 from tilewise.instances import Instances
 from tilewise.views.arrays import FILL, Window, WindowedPixels, cut_array, mirror_array
 
@@ -247,12 +247,13 @@ def views_with_objects(views: Sequence[View], boxes_N4: Floats, min_visibility: 
     columns: dict[tuple[int, int], list[int]] = {}
     for number, view in enumerate(views):
         columns.setdefault((view.window[0], view.window[2]), []).append(number)
-    found = np.zeros(len(views), np.bool_)
+    found, along_x = np.zeros(len(views), np.bool_), AlongAxis(boxes_N4, 0)
     for (left, right), column in columns.items():
-        boxes = boxes_N4[(boxes_N4[:, 0] < right) & (boxes_N4[:, 2] > left)]
+        boxes = boxes_N4[along_x.near(left, right)]
+        along_y = AlongAxis(boxes, 1)
         for numbers in (column[start : start + ROWS] for start in range(0, len(column), ROWS)):
             some = [views[number] for number in numbers]
             top, bottom = min(view.window[1] for view in some), max(view.window[3] for view in some)
-            near = boxes[(boxes[:, 1] < bottom) & (boxes[:, 3] > top)]
+            near = boxes[along_y.near(top, bottom)]
             found[numbers] = objects_shown(some, near, min_visibility).any(axis=1)
     return found
