@@ -14,6 +14,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 CLASSIFIERS = ("classification", "multilabel_classification")
@@ -24,10 +25,13 @@ def unpack(model: Path, folder: Path) -> Path:
     if model.is_dir():
         shutil.copytree(model, folder)
     else:
-        with tarfile.open(model) as archive:
-            # Python 3.11 has filters from 3.11.4 on
-            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-            archive.extractall(folder)
+        try:
+            with tarfile.open(model) as archive:
+                # Python 3.11 has filters from 3.11.4 on
+                archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+                archive.extractall(folder)
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            raise SystemExit(f"{model} cannot be unpacked, a model.tar.gz is expected: {error}") from None
     found = [folder, *(path for path in folder.iterdir() if path.is_dir())]
     there = [each for each in found if (each / "model.json").is_file()]
     if not there:

@@ -106,5 +106,33 @@ def test_auto__tiles_are_fixed_unless_the_objects_grow_with_their_images(growth:
     assert said != fixed
 
 
+@pytest.mark.parametrize(
+    ("image", "side", "size", "views"),
+    [
+        ((9000, 9000), 20, 400, "901.0 views"),  # 16 px of a view; 25 views would show 3 px
+        ((100_000, 100_000), 100, 2000, "4490.0 views"),
+        ((40_000, 600), 20, 400, "267.0 views"),  # so long that the tiles of a grid would be stretched
+        ((9000, 9000), 5, 160, "5626.0 views"),  # enlarged twice, no more
+        ((1500, 1500), 20, None, ""),  # a grid shows 18 px
+        ((600, 600), 5, None, ""),  # a grid shows as much as there is to see
+        ((9000, 9000), 2000, None, ""),
+    ],
+)
+def test_auto__scenes_have_as_many_tiles_as_it_takes(
+    image: tuple[int, int], side: float, size: int | None, views: str
+) -> None:
+    choice = choose_fixed(objects(image, *[(side, side)] * 20), Scaling(square=320), 32, overlap=0.25)
+    assert (choice.size if choice else None) == size
+    assert choice is None or views in choice.reason
+
+
+def test_auto__scenes_of_different_sizes_have_tiles_no_larger_than_a_model_can_learn_from() -> None:
+    sizes, sides = np.array([[4000, 4000], [9000, 9000]] * 5), np.full((40, 2), 20.0)
+    scenes = ObjectSizes(sizes, sides, np.arange(40) % 10)
+    choice = choose_fixed(scenes, Scaling(square=320), 32, overlap=0.25)
+    assert choice is not None and choice.size == 400
+    assert "the images' sizes differ by a factor of 2.2" in choice.reason
+
+
 def test_auto__images_of_one_size_have_no_growth() -> None:
     assert "differ" not in choose((1600, 1200), 50, Scaling(square=320)).reason

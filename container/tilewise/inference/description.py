@@ -64,6 +64,8 @@ class ModelDescription:
                 )
             task = find_task(content.get("task", DEFAULT_TASK))()
             spec, classes = task.spec_from_json(content["detector"]), tuple(map(str, content["classes"]))
+            if not isinstance(content["classes"], list) or len(set(classes)) < len(classes):
+                raise UserError(f'{path}: "classes" must be a list of different names')
             number = getattr(spec, "num_classes", len(classes))  # a task's own models may have none
             if len(classes) != number:
                 raise UserError(
@@ -91,7 +93,7 @@ class ModelDescription:
             packed = next(iter(sorted(folder.glob("*.tar.gz"))), None)
             cure = f"; unpack {packed.name} there: tar xzf {packed.name}" if packed else ""
             raise UserError(f"{folder} holds no model of Tilewise: {path.name} is missing{cure}") from None
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise UserError(f"the model in {folder} is damaged: {type(error).__name__}: {error}") from None
 
 

@@ -9,14 +9,18 @@ import numpy as np
 
 from tilewise.arrays import Bool, Floats, Int64
 from tilewise.boxes import size_of_sides
-from tilewise.tiling.fixed import fixed_windows
+from tilewise.tiling.fixed import count_fixed
 from tilewise.tiling.grid import grid_tile
-from tilewise.tiling.spec import QUARTILE
+from tilewise.tiling.spec import LEAST_SHOWN, QUARTILE
 from tilewise.views.view import Scaling
 
-MOST_VIEWS = 25
-MOST_FIXED = 100
-"""Views of an image on average, where tiles have a fixed size: small images need few of them."""
+MOST_VIEWS, MOST_FIXED = 25, 100
+"""Views of an image in a grid, and on average where tiles have a fixed size: small images need few of them.
+
+Scenes, where objects would then be smaller than :data:`LEAST_SHOWN` of what is resolved, have more.
+"""
+MUCH_LARGER = 1.3
+"""By so much tiles of a fixed size show objects larger than any grid where they are taken in its place."""
 MOST_ZOOM = 2.0
 """A pixel of the image is not shown larger than so many pixels of a view: there is nothing more to see."""
 MOST_STRETCH = 2.0
@@ -102,7 +106,7 @@ def choose_grid(
     if not len(objects.sides):
         return none
     whole = _shown(objects, scaling, (1, 1), 0.0)
-    quartile = float(np.percentile(whole, QUARTILE))
+    quartile = _quartile(whole)
     start = f"three quarters of the objects measure {quartile:.0f} px or more in a view of the whole image"
     low, high = _image_sizes(objects)
     if high > ALIKE * low and _grow_with_images(objects):
@@ -149,51 +153,73 @@ def choose_tile_size(objects: ObjectSizes, scaling: Scaling, smallest_object: fl
 
     """
     whole = _shown(objects, scaling, (1, 1), 0.0)
-    if not len(whole) or float(np.percentile(whole, QUARTILE)) >= smallest_object:
+    if not len(whole) or _quartile(whole) >= smallest_object:
         return None
     view = float(min(scaling.size_of(1000, 1000)))
-    size = float(np.percentile(objects.sizes, QUARTILE))
+    size = _quartile(objects.sizes)
     return max(1, round(max(view * size / smallest_object, view / MOST_ZOOM)))
 
 
 def choose_fixed(
     objects: ObjectSizes, scaling: Scaling, smallest_object: float, *, overlap: float
 ) -> FixedChoice | None:
-    """Tiles of a fixed size, where the images' sizes differ so much that no grid suits all of them.
+    """Tiles of a fixed size, where the images' sizes differ, or are so large, that no grid suits all of them.
 
-    They are those of :func:`choose_tile_size`, or larger, so that an image has :data:`MOST_FIXED` on average.
+    Where sizes differ, they are those of :func:`choose_tile_size`, or larger, so that an image has
+    :data:`MOST_FIXED` on average. In scenes, and where these would be so many, they show objects at
+    :data:`LEAST_SHOWN` of what the model resolves: the fewest views from which it can learn.
 
     Returns:
-        None where the sizes are alike, or the objects differ as the images do, or the whole images show the
-        objects well enough.
+        None where a grid suits all images, or the objects differ as the images do, or the whole images show
+        the objects well enough.
 
     """
     size = choose_tile_size(objects, scaling, smallest_object)
     if size is None:
         return None
-    low, high = _image_sizes(objects)
-    if high <= ALIKE * low or _grow_with_images(objects):
-        return None
+    largest = choose_tile_size(objects, scaling, LEAST_SHOWN * smallest_object)
 
     def views(size: int) -> float:
-        return float(
-            np.mean(
-                [
-                    1 + len(fixed_windows(width, height, (size, size), overlap=overlap))
-                    for width, height in objects.image_sizes.tolist()
-                ]
-            )
-        )
+        counts = [
+            count_fixed(width, height, size, overlap=overlap)
+            for width, height in objects.image_sizes.tolist()
+        ]
+        return 1 + float(np.mean(counts))
 
-    while views(size) > MOST_FIXED:
-        size = math.ceil(1.1 * size)
-    reason = (
-        f"tiles of {size} x {size} px: the images' sizes differ by a factor of {high / low:.1f} (√area of "
-        f"{low:.0f} to {high:.0f} px for eight in ten), and no grid would show all objects alike; the "
-        f"detector resolves objects from {smallest_object:.0f} px on; {views(size):.1f} views an image on "
-        "average"
+    low, high = _image_sizes(objects)
+    if high > ALIKE * low and not _grow_with_images(objects):
+        while views(size) > MOST_FIXED and size != largest:
+            size = min([math.ceil(1.1 * size), *([largest] if largest else [])])
+        why = (
+            f"the images' sizes differ by a factor of {high / low:.1f} (√area of {low:.0f} to {high:.0f} px "
+            "for eight in ten), and no grid would show all objects alike"
+        )
+    else:
+        in_grid = _most_shown(objects, scaling)
+        in_tiles = min(scaling.size_of(1000, 1000)) / (largest or math.inf) * _quartile(objects.sizes)
+        if largest is None or in_tiles < MUCH_LARGER * in_grid:
+            return None
+        size = largest
+        why = (
+            f"in a grid of {MOST_VIEWS} views three quarters of the objects would measure {in_grid:.1f} px "
+            f"or more, in these tiles {in_tiles:.0f} px"
+        )
+    return FixedChoice(
+        size,
+        f"tiles of {size} x {size} px: {why}; the detector resolves objects from {smallest_object:.0f} px "
+        f"on; {views(size):.1f} views an image on average",
     )
-    return FixedChoice(size, reason)
+
+
+def _most_shown(objects: ObjectSizes, scaling: Scaling) -> float:
+    """√area of the lower quartile of the objects in pixels of a view, in the grid that shows it largest."""
+    whole = _shown(objects, scaling, (1, 1), 0.0)
+    candidates = _candidates(objects, scaling, 0.0, OVERLAPS[0])
+    return max([_quartile(whole), *(candidate.shown for candidate in candidates)])
+
+
+def _quartile(sizes: Floats) -> float:
+    return float(np.percentile(sizes, QUARTILE))
 
 
 def _image_sizes(objects: ObjectSizes) -> tuple[float, float]:
@@ -226,7 +252,7 @@ def _candidates(
             zooms = size[0] / tile[0], size[1] / tile[1]
             stretch = round(max(zooms) / min(zooms), 2)
             if max(zooms) <= MOST_ZOOM and stretch <= MOST_STRETCH:
-                object_size = float(np.percentile(_shown(objects, scaling, grid, tile_overlap), QUARTILE))
+                object_size = _quartile(_shown(objects, scaling, grid, tile_overlap))
                 candidates.append(_Candidate(grid, tile_overlap, object_size, stretch))
     return candidates
 

@@ -25,6 +25,11 @@ def fixed_windows(width: int, height: int, tile: tuple[int, int], *, overlap: fl
     ]
 
 
+def count_fixed(width: int, height: int, tile: int, *, overlap: float) -> int:
+    """How many square tiles :func:`fixed_windows` cuts."""
+    return len(_starts(width, tile, overlap)) * len(_starts(height, tile, overlap))
+
+
 def _starts(length: int, tile: int, overlap: float) -> list[int]:
     step = max(1, tile - int(tile * overlap))
     last = max(0, length - tile)

@@ -15,6 +15,9 @@ MergeRule = Literal["fragment", "nms", "wbf", "pool"]
 QUARTILE = 25
 """The percentile of the objects' sizes that tiles are chosen for: three quarters of them are as large."""
 
+LEAST_SHOWN = 0.5
+"""Fewer, larger tiles may show objects smaller than what the model resolves, down to such a share of it."""
+
 ANSWER_SLACK = 1.25
 """Detections may be so much larger or smaller than what a level trains on (SNIPER: 1.1 to 1.6)."""
 

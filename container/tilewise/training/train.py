@@ -23,6 +23,7 @@ from tilewise.models.detector import VisionModel
 from tilewise.models.freezing import freeze
 from tilewise.models.pretrained import find_pretrained, load_pretrained
 from tilewise.models.spec import ModelSpec
+from tilewise.registry import find_model
 from tilewise.training.checkpointing.checkpoints import Checkpoints
 from tilewise.training.dataloading.copies import copies_per_image
 from tilewise.training.dataloading.epoch_loader import EpochLoader
@@ -185,6 +186,7 @@ def _hp_for_minutes(data: DataSet, job: JobContext, spec: ModelSpec, compute: Co
         _work_of(data, job, spec, make_planner(job.hp, spec), None),
         objects=int(data.train.sample.object_counts.sum()),
         shown=shown_from(job.hp, spec, data.train.sample),
+        resolves=find_model(spec.name).resolves(stride_4_level=job.hp.stride_4_level),
         pixels_per_second=compute.pixels_per_second * job.distributed.size,
     )
     return job.distributed.broadcast(hp)

@@ -134,10 +134,19 @@ def test_tiles__are_larger_where_few_epochs_would_fit_or_few_objects_be_seen(
     second = 10**6
     hp = make_hp(minutes=epochs / 60 * LOADING * (1 + 1e-9))
     work = Work(second, 0)
-    hp = with_larger_tiles(hp, work, objects=objects, shown=32, pixels_per_second=second)
+    hp = with_larger_tiles(hp, work, objects=objects, shown=32, resolves=32, pixels_per_second=second)
     assert hp.smallest_object == size
     told = f"holds {epochs:.1f} epochs of tiles that show three quarters of the objects from 32 px on"
     assert (told in caplog.text) == (size is not None)
+
+
+@pytest.mark.parametrize(("shown", "size"), [(16.1, None), (18.7, 9.3)])
+def test_tiles__of_scenes_show_half_of_what_the_model_resolves_and_stay(
+    shown: float, size: float | None
+) -> None:
+    hp, second = make_hp(minutes=0.01), 10**6
+    hp = with_larger_tiles(hp, Work(second, 0), objects=1, shown=shown, resolves=32, pixels_per_second=second)
+    assert hp.smallest_object == size
 
 
 @pytest.mark.parametrize(

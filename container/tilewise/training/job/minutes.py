@@ -15,6 +15,7 @@ from tilewise.data.source import RecordSource
 from tilewise.errors import UserError
 from tilewise.hyperparameters import Hyperparameters
 from tilewise.models.spec import ModelSpec
+from tilewise.tiling.spec import LEAST_SHOWN
 from tilewise.training.dataloading.epoch_loader import EpochLoader
 from tilewise.training.dataloading.view_sampler import ViewPlanner
 from tilewise.training.history import History
@@ -39,9 +40,9 @@ WARM_UP = 1 / 12
 MOST = 0.95
 """Of the time: whole epochs that use less of it are cut, and one more fits."""
 
-ENOUGH_OBJECTS, ENOUGH_EPOCHS, LEAST_SIZE = 25_000, (8, 50), 0.5
+ENOUGH_OBJECTS, ENOUGH_EPOCHS = 25_000, (8, 50)
 """Where not so many objects would be seen, in epochs within these bounds, larger tiles may show objects
-smaller, down to such a share."""
+smaller."""
 
 LEARNING = 0.5
 """Of the time that a job learns for at least."""
@@ -139,7 +140,7 @@ def fit(seconds: float, epoch: float, validation: float, *, every: int | None = 
 
 
 def with_larger_tiles(
-    hp: Hyperparameters, work: Work, *, objects: int, shown: float, pixels_per_second: float
+    hp: Hyperparameters, work: Work, *, objects: int, shown: float, resolves: float, pixels_per_second: float
 ) -> Hyperparameters:
     """With a smaller ``smallest_object``, where too few objects would be seen; the log says so.
 
@@ -150,7 +151,9 @@ def with_larger_tiles(
         hp: of a job with ``minutes`` whose tiles are chosen from its data.
         work: with the tiles that are chosen for what the model resolves.
         objects: of the training data.
-        shown: the size, in pixels of a view, from which on these tiles show three quarters of the objects.
+        shown: the size, in pixels of a view, from which on these tiles show three quarters of the objects;
+            those of scenes show no more than :data:`LEAST_SHOWN` of what the model resolves, and stay.
+        resolves: what the model does.
         pixels_per_second: of the views that all processes learn from in their steps alone.
 
     """
@@ -158,9 +161,9 @@ def with_larger_tiles(
     epoch, validation = work.seconds(pixels_per_second / LOADING)
     epochs = fit(60 * hp.minutes, epoch, validation, every=_given_frequency(hp)).length
     enough = float(np.clip(ENOUGH_OBJECTS / max(1, objects), *ENOUGH_EPOCHS))
-    if epochs >= enough:
+    if epochs >= enough or shown < 1.1 * LEAST_SHOWN * resolves:
         return hp
-    size = round(shown * max(LEAST_SIZE, math.sqrt(epochs / enough)), 1)
+    size = round(shown * max(LEAST_SHOWN, math.sqrt(epochs / enough)), 1)
     log.info(
         "minutes=%g holds %.1f epochs of tiles that show three quarters of the objects from %.3g px on: "
         "larger tiles, with smallest_object=%g, leave time for more, up to the %.0f that %d objects take",
