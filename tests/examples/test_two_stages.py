@@ -75,3 +75,15 @@ def test_join__the_wrong_way_round_or_no_model(models: tuple[Job, Path, Path], t
     (tmp_path / "broken" / "model.json").unlink()
     done = run(tmp_path / "broken", classifier, tmp_path / "model.tar.gz")
     assert done.returncode == 1 and "holds no model of Tilewise: model.json is missing" in done.stderr
+
+
+def test_join__what_is_no_archive_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.tar.gz").write_text("<html>")
+    with tarfile.open(tmp_path / "cut.tar.gz", "w:gz") as archive:
+        archive.add(SCRIPT)
+    (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "cut.tar.gz").read_bytes()[:500])
+    for name in ("page.tar.gz", "cut.tar.gz", "none.tar.gz"):
+        done = run(tmp_path / name, tmp_path, tmp_path / "model.tar.gz")
+        assert done.returncode == 1
+        assert f"{name} cannot be unpacked, a model.tar.gz is expected: " in done.stderr
+        assert "Traceback" not in done.stderr

@@ -338,6 +338,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(folder, classes=["ant"]),
         rf"model\.json names 1 classes of a model that has {SPEC.num_classes}",
     ),
+    "a name of letters": (
+        lambda folder: edit(folder, classes="ab"[: SPEC.num_classes]),
+        r'model\.json: "classes" must be a list of different names',
+    ),
+    "a name twice": (
+        lambda folder: edit(folder, classes=["ant"] * SPEC.num_classes),
+        r'model\.json: "classes" must be a list of different names',
+    ),
+    "nested too deeply": (
+        lambda folder: (folder / "model.json").write_text("[" * 100_000),
+        "is damaged: RecursionError",
+    ),
     "unknown model": (
         lambda folder: edit(folder, detector={**SPEC.to_json(), "name": "yolo"}),
         "is damaged: KeyError: 'yolo'",
