@@ -63,7 +63,8 @@ def test_pyramid__each_level_covers_the_image_at_its_zoom(
         ([30.0], (1,)),
         ([20.0], (1, 1.6)),
         ([8.0], (1, 2, 4)),
-        ([1.0], (1, 2.45, 6)),
+        ([4.0], (1, 2.45, 6)),
+        ([1.0], (1, 4, 16)),  # of a scene: at a zoom of 6 they would measure 6 px
     ],
 )
 def test_choose_zooms__until_the_objects_are_resolved(seen: list[float], zooms: tuple[float, ...]) -> None:

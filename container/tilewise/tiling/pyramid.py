@@ -9,12 +9,13 @@ import numpy as np
 
 from tilewise.arrays import Floats
 from tilewise.tiling.fixed import fixed_windows
-from tilewise.tiling.spec import Level
+from tilewise.tiling.spec import LEAST_SHOWN, QUARTILE, Level
 from tilewise.views.view import Scaling, View
 
 LEVEL_OVERLAP = 1.5
 """Where two levels meet, objects up to so much larger or smaller than the border train both."""
 MAX_ZOOM = 6.0
+"""Unless it takes more to show the objects of a scene at :data:`LEAST_SHOWN` of what is resolved."""
 MAX_LEVELS = 3
 MIN_SHARE = 0.01
 """A level that would train on a smaller share of the objects is left out."""
@@ -64,7 +65,8 @@ def choose_zooms(sizes: Floats, smallest_object: float) -> tuple[float, ...]:
     """
     if not len(sizes):
         return (1.0,)
-    largest_zoom = min(MAX_ZOOM, smallest_object / float(np.percentile(sizes, 25)))
+    zoom = smallest_object / float(np.percentile(sizes, QUARTILE))
+    largest_zoom = min(zoom, max(MAX_ZOOM, LEAST_SHOWN * zoom))
     if largest_zoom <= 1.25:
         return (1.0,)
     count = 2 if largest_zoom < 2 else MAX_LEVELS
