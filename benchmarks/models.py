@@ -53,9 +53,10 @@ def count_gflops(detector: Detector, width: int, height: int) -> float:
     network: Any = detector.network.eval()
     batch = detector.transform([torch.zeros((3, height, width), dtype=torch.uint8)])
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        maps = network.backbone(batch.tensors)
-        features = list(maps.values()) if isinstance(maps, dict) else maps
-        network.rpn.head(features) if hasattr(network, SECOND_STAGE) else network.head(features)
+        if hasattr(network, SECOND_STAGE):
+            network.rpn.head(list(network.backbone(batch.tensors).values()))
+        else:
+            network(batch.tensors)
     return float(counter.get_total_flops()) / 1e9
 
 
