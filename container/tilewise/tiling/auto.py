@@ -189,7 +189,8 @@ def choose_fixed(
     low, high = _image_sizes(objects)
     if high > ALIKE * low and not _grow_with_images(objects):
         while views(size) > MOST_FIXED and size != largest:
-            size = min([math.ceil(1.1 * size), *([largest] if largest else [])])
+            grown = math.ceil(1.1 * size)
+            size = min(grown, largest) if largest else grown
         why = (
             f"the images' sizes differ by a factor of {high / low:.1f} (√area of {low:.0f} to {high:.0f} px "
             "for eight in ten), and no grid would show all objects alike"

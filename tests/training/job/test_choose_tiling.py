@@ -74,6 +74,18 @@ def test_choose_tiling__auto_takes_fixed_tiles_where_image_sizes_differ(
     assert choose_tiling(hp(tile_grid_size="auto"), alike, SCALING).kind == "grid"
 
 
+def test_choose_tiling__scenes(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    scene = records(20, size=(9000, 9000))
+    chosen = choose_tiling(hp(tile_grid_size="auto"), scene, SCALING)
+    assert chosen == Tiling("fixed", tile_size=400, whole_from=600)  # 20 px are 16 px of a view
+    assert "in a grid of 25 views three quarters of the objects would measure 2.8 px or more" in caplog.text
+    assert choose_tiling(hp(tile_grid_size="auto", smallest_object=20), scene, SCALING).tile_size == 640
+    assert choose_tiling(hp(tile_grid_size="4x4"), scene, SCALING).grid == (4, 4)
+    chips = choose_tiling(hp(training_views="sniper"), scene, SCALING)
+    assert chips.levels[-1].zoom == pytest.approx(16 / (20 * 320 / 9000), abs=0.01)
+
+
 def test_choose_tiling__from_the_data_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     chosen = tiling(tile_grid_size="auto")
