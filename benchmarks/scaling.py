@@ -361,7 +361,7 @@ def slope(earlier: dict[str, Any], later: dict[str, Any], key: str) -> float:
     return math.log(later[key] / earlier[key]) / math.log(later["size"] / earlier["size"])
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 790, 420, 50, 300, 16, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 420, 60, 300, 16, 44
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5", "#9c6b4e")
 
 
