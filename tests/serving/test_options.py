@@ -82,6 +82,13 @@ def test_labels__a_class_that_there_is_not(name: str) -> None:
         Options(classes=(name,)).labels(("ant", "bee"))
 
 
+def test_labels__a_name_with_a_comma_goes_by_its_number() -> None:
+    names, options = ("ant, red", "bee"), read_options({"classes": "ant, red"}, FORMS)
+    with pytest.raises(UserError, match="classes are ant, red, bee; give those with a comma by number"):
+        options.labels(names)
+    assert read_options({"classes": "0"}, FORMS).labels(names) == frozenset({0})
+
+
 def test_labels__a_number_as_a_name() -> None:
     assert Options(classes=("1",)).labels(("1", "0")) == frozenset({0})
 

@@ -76,7 +76,8 @@ class Options:
         for text in self.classes:
             label = known.get(text, int(text) if text.isdecimal() and len(text) < 7 else -1)
             if not 0 <= label < len(names):
-                raise UserError(f"classes={text}: the model's classes are {', '.join(names)}")
+                comma = "; give those with a comma by number" if any("," in name for name in names) else ""
+                raise UserError(f"classes={text}: the model's classes are {', '.join(names)}{comma}")
             labels.add(label)
         return frozenset(labels)
 
