@@ -132,9 +132,10 @@ def halves() -> bytes:
 
 
 def test_two_stages__the_classifier_says_what_the_detector_finds(folder: Path, model_folder: Path) -> None:
-    predictor = load_predictor(folder)
+    # what is faster in a moment is taken else, and differs in the last digits
+    predictor = load_predictor(folder, backend="eager")
     found = predictor.predict(halves()).detections
-    boxes = Predictor.load(model_folder).predict(halves()).detections
+    boxes = Predictor.load(model_folder, backend="eager").predict(halves()).detections
     assert predictor.classes == read_classes(folder) == COLOURS
     assert len(found) == len(boxes) > 10
     scores = {tuple(box): score for box, score, _ in boxes}
@@ -149,13 +150,13 @@ def test_two_stages__the_classifier_says_what_the_detector_finds(folder: Path, m
 
 
 def test_two_stages__tiles_and_a_score_to_begin_with(folder: Path, model_folder: Path) -> None:
-    scores = Predictor.load(model_folder).predict(halves()).detections.scores
+    scores = Predictor.load(model_folder, backend="eager").predict(halves()).detections.scores
     for least in (0.0, float(scores[0]), 1.0):
         add_to_description(folder, {"classifier": {"model": "classifier", "score_threshold": least}})
-        kept = len(load_predictor(folder).predict(halves()).detections)
+        kept = len(load_predictor(folder, backend="eager").predict(halves()).detections)
         assert kept == (scores >= least).sum()
     assert 0 < (scores >= scores[0]).sum() < len(scores)
-    tiled = load_predictor(folder).seen_as(TileOptions(grid=(2, 1)))
+    tiled = load_predictor(folder, backend="eager").seen_as(TileOptions(grid=(2, 1)))
     assert tiled.plan.tiling.grid == (2, 1) and tiled.classes == COLOURS
 
 
