@@ -195,10 +195,12 @@ def choose_fixed(
             f"the images' sizes differ by a factor of {high / low:.1f} (√area of {low:.0f} to {high:.0f} px "
             "for eight in ten), and no grid would show all objects alike"
         )
+    elif largest is None:
+        return None
     else:
         in_grid = _most_shown(objects, scaling)
-        in_tiles = min(scaling.size_of(1000, 1000)) / (largest or math.inf) * _quartile(objects.sizes)
-        if largest is None or in_tiles < MUCH_LARGER * in_grid:
+        in_tiles = min(scaling.size_of(1000, 1000)) / largest * _quartile(objects.sizes)
+        if in_tiles < MUCH_LARGER * in_grid:
             return None
         size = largest
         why = (

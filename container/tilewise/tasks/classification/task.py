@@ -163,8 +163,9 @@ class ClassificationTask:
                 f"primary_metric={self.primary}: the validation images are of one class, so it cannot choose "
                 "the best epoch: choose accuracy, or validate on images of several classes"
             )
-        shown = shown_classes(records, int(labels.max(initial=-1)) + 1)
-        if self.primary in RANKINGS and not len(has_both(shown)):
+        if self.primary not in RANKINGS:
+            return
+        if not len(has_both(shown_classes(records, int(labels.max(initial=-1)) + 1))):
             raise UserError(
                 f"primary_metric={self.primary}: of no class are there validation images with it and "
                 "others without it, so it cannot choose the best epoch: choose accuracy, or validate on "

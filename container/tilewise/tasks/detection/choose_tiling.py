@@ -49,8 +49,10 @@ def choose_tiling(hp: Hyperparameters, records: Records, scaling: Scaling) -> Ti
             tiling = replace(tiling, kind="fixed", tile_size=size)
     elif hp.training_views == "grid" or hp.tile_grid_size:
         grid = hp.tile_grid_size
-        fixed = choose_fixed(_objects(records), scaling, smallest_object, overlap=tiling.overlap)
-        if grid == "auto" and fixed:
+        fixed = None
+        if grid == "auto":
+            fixed = choose_fixed(_objects(records), scaling, smallest_object, overlap=tiling.overlap)
+        if fixed:
             log.info("tile_grid_size=auto: %s", fixed.reason)
             tiling, grid = replace(tiling, kind="fixed", tile_size=fixed.size), None
         elif grid == "auto" or grid is None:
